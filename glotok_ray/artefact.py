@@ -1,0 +1,162 @@
+"""What a job leaves behind: a folder whose manifest.json is written last and lists every file with its sha256.
+
+A folder without a manifest is unfinished; one whose files differ from it is damaged. The manifest's fingerprint
+(kind, config, input manifests) tells whether a finished folder answers the present question.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+MANIFEST = "manifest.json"
+_PACKAGES = ("ray", "torch", "torchvision", "deepspeed", "numpy", "pyarrow", "faiss-cpu")
+
+
+class ArtefactError(ValueError):
+    """A file or folder is missing, unfinished, damaged or made by other settings; the text names it and the remedy."""
+
+
+def sha256_of(path: Path) -> str:
+    """Hex digest of a file's bytes, read in blocks."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write JSON so that readers see the old file or the whole new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
+    os.replace(temporary, path)
+
+
+def read_json(path: Path) -> Any:
+    """Parse a JSON file; raises ArtefactError that names it when it is missing or broken."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise ArtefactError(f"{path}: no such file; run the job that writes it first") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ArtefactError(f"{path}: not valid JSON ({error}); rebuild it with --fresh") from None
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that shape results, and the git commit (empty outside a checkout)."""
+    found = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    try:
+        folder = Path(__file__).parent
+        answer = subprocess.run(
+            ["git", "-C", str(folder), "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        found["git_commit"] = answer.stdout.strip()
+    except FileNotFoundError:
+        found["git_commit"] = ""
+    return found
+
+
+def fingerprint(kind: str, config: Mapping[str, Any], inputs: Iterable[Path] = ()) -> str:
+    """Digest of what decides a folder's content: its kind, its config and its inputs' manifests."""
+    manifests = [sha256_of(folder / MANIFEST) for folder in inputs]
+    text = json.dumps([kind, config, manifests], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def write_manifest(
+    folder: Path, kind: str, fingerprint: str = "", exclude: tuple[str, ...] = (), **details: Any
+) -> dict[str, Any]:
+    """List every file of `folder` with size and sha256; the last write of a job.
+
+    Sub-folders named in `exclude` stay out: they are working state, or keep manifests of their own.
+    """
+    files = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder)
+        if (
+            path.is_file()
+            and path.name != MANIFEST
+            and not path.name.startswith(".")
+            and name.parts[0] not in exclude
+        ):
+            files[name.as_posix()] = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+    manifest = {
+        "kind": kind,
+        "fingerprint": fingerprint,
+        "files": files,
+        "versions": versions(),
+        "written_unix_s": int(time.time()),
+        **details,
+    }
+    write_json(folder / MANIFEST, manifest)
+    return manifest
+
+
+def read_manifest(folder: Path, kind: str) -> dict[str, Any]:
+    """The manifest of a finished folder, its files verified; raises ArtefactError otherwise."""
+    if not (folder / MANIFEST).is_file():
+        raise ArtefactError(
+            f"{folder}: holds no finished {kind} (no {MANIFEST}); run the job that writes it, or correct the path"
+        )
+    manifest = read_json(folder / MANIFEST)
+    if manifest.get("kind") != kind:
+        raise ArtefactError(
+            f"{folder}: holds a {manifest.get('kind')!r}, not a {kind!r}; correct the path"
+        )
+    for name, facts in manifest["files"].items():
+        path = folder / name
+        if not path.is_file():
+            raise ArtefactError(
+                f"{path}: listed in {MANIFEST} but missing; restore it or rebuild the folder with --fresh"
+            )
+        if path.stat().st_size != facts["bytes"] or sha256_of(path) != facts["sha256"]:
+            raise ArtefactError(
+                f"{path}: differs from its sha256 in {MANIFEST}; restore it or rebuild the folder with --fresh"
+            )
+    return manifest
+
+
+def finished(folder: Path, kind: str, fingerprint: str) -> dict[str, Any] | None:
+    """The verified manifest when `folder` already answers `fingerprint`, None when there is none yet.
+
+    Raises ArtefactError when the folder holds something else: nothing finished is overwritten unasked.
+    """
+    if not (folder / MANIFEST).is_file():
+        return None
+    manifest = read_manifest(folder, kind)
+    if manifest["fingerprint"] != fingerprint:
+        raise ArtefactError(
+            f"{folder}: holds a finished {kind} made by other settings or inputs; choose another output_path, or pass --fresh to redo it (the old one is kept as {folder.name}.previous)"
+        )
+    return manifest
+
+
+def set_aside(folder: Path) -> None:
+    """Keep what `folder` holds as NAME.previous, in the place of an older one; nothing happens when there is none."""
+    if folder.exists():
+        previous = folder.with_name(folder.name + ".previous")
+        shutil.rmtree(previous, ignore_errors=True)
+        folder.rename(previous)
+
+
+def start_folder(folder: Path, *, fresh: bool) -> Path:
+    """Make an empty `folder`: with `fresh` a finished one is kept as NAME.previous; unfinished remains are removed."""
+    if (folder / MANIFEST).is_file():
+        if not fresh:
+            raise ArtefactError(f"{folder}: already finished; pass --fresh to redo it")
+        set_aside(folder)
+    elif folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    return folder

@@ -1,0 +1,850 @@
+"""Every tunable of every job, once, as frozen dataclasses; the docstring under a field is its meaning.
+
+`override` applies dotted names (`{"loss.relation_weight": 0.1}`); the command line and Ray Tune use the same names.
+Constructors only check: they raise ValueError with the field, its value, the rule and the remedy.
+Named runs are functions in `glotok_ray/recipes/`. Read next: glotok_ray/recipes/tokenizer.py
+"""
+
+import dataclasses
+import json
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+Config = TypeVar("Config")
+
+
+def _require(condition: bool, name: str, value: object, rule: str) -> None:
+    if not condition:
+        raise ValueError(f"{name} = {value!r}: {rule}")
+
+
+# ---------------------------------------------------------------------------------------- tokenizer
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AutoencoderConfig:
+    """The convolutional encoder and decoder of VQGAN (paper section 4.1: "consistent with VQGAN")."""
+
+    image_size: int = 256
+    """Side of the square input image, pixels."""
+    base_channels: int = 128
+    """Channels after the first convolution; each level multiplies it."""
+    channel_multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
+    """One factor per resolution level; every level but the last halves the side."""
+    num_res_blocks: int = 2
+    """Residual blocks per encoder level; the decoder has one more."""
+    latent_channels: int = 256
+    """Channels of the encoder's output and of the decoder's input."""
+    norm_groups: int = 32
+    """Groups of every GroupNorm; each level's channels must be a multiple of it."""
+    dropout: float = 0.0
+    """Dropout inside residual blocks, in [0, 1)."""
+
+    def __post_init__(self) -> None:
+        _require(
+            len(self.channel_multipliers) >= 1,
+            "autoencoder.channel_multipliers",
+            self.channel_multipliers,
+            "needs at least one level",
+        )
+        _require(
+            self.image_size % self.downsample_factor == 0,
+            "autoencoder.image_size",
+            self.image_size,
+            f"must be a multiple of {self.downsample_factor} (2 ** (levels - 1))",
+        )
+        for multiplier in self.channel_multipliers:
+            _require(
+                (self.base_channels * multiplier) % self.norm_groups == 0,
+                "autoencoder.base_channels",
+                self.base_channels,
+                f"times multiplier {multiplier} must be a multiple of norm_groups = {self.norm_groups}",
+            )
+        _require(0 <= self.dropout < 1, "autoencoder.dropout", self.dropout, "must be in [0, 1)")
+
+    @property
+    def downsample_factor(self) -> int:
+        """Input pixels per latent position along one side."""
+        return 2 ** (len(self.channel_multipliers) - 1)
+
+    @property
+    def grid_size(self) -> int:
+        """Latent positions along one side (16 at 256 pixels)."""
+        return self.image_size // self.downsample_factor
+
+    @property
+    def top_channels(self) -> int:
+        """Channels of the lowest-resolution level, which the adapters split."""
+        return self.base_channels * self.channel_multipliers[-1]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AdapterConfig:
+    """One transformer adapter per branch; it splits the shared feature map (paper section 3.2, FQGAN's shape)."""
+
+    depth: int = 6
+    """Pre-LayerNorm transformer blocks; the width is the trunk's top level."""
+    num_heads: int = 8
+    """Attention heads; must divide the width."""
+    mlp_ratio: int = 4
+    """Hidden width of the MLP over its width."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CodebookConfig:
+    """One learnable codebook with cosine look-up."""
+
+    size: int = 16384
+    """Number of codes n."""
+    width: int = 8
+    """Code dimension d (paper section 4.1: 8)."""
+
+    def __post_init__(self) -> None:
+        _require(
+            2 <= self.size <= 65536,
+            "codebook.size",
+            self.size,
+            "must be in [2, 65536]: codes are stored as uint16",
+        )
+        _require(
+            self.width >= 2,
+            "codebook.width",
+            self.width,
+            "must be at least 2: unit vectors of width 1 are only +1 and -1",
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ResidualConfig:
+    """The residual predictor R of one branch: one transformer block (paper section 3.3, Eqs. 8-12)."""
+
+    enabled: bool = True
+    """Off gives the ablation rows without residual learning (Tables 4 and 5)."""
+    width: int = 512
+    """Width of the block; the code is projected in and out. Not stated in the paper."""
+    num_heads: int = 8
+    """Attention heads; must divide the width."""
+    mlp_ratio: int = 4
+    """Hidden width of the MLP over its width."""
+
+    def __post_init__(self) -> None:
+        _require(
+            self.width % self.num_heads == 0,
+            "residual.width",
+            self.width,
+            f"must be a multiple of num_heads = {self.num_heads}",
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenizerConfig:
+    """GloTokTokenizer: encoder, two adapters, two codebooks, two residual predictors, decoder (paper section 3.2)."""
+
+    autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
+    semantic: CodebookConfig = field(default_factory=CodebookConfig)
+    visual: CodebookConfig = field(default_factory=CodebookConfig)
+    residual: ResidualConfig = field(default_factory=ResidualConfig)
+
+    def __post_init__(self) -> None:
+        _require(
+            self.autoencoder.top_channels % self.adapter.num_heads == 0,
+            "adapter.num_heads",
+            self.adapter.num_heads,
+            f"must divide the trunk's top width {self.autoencoder.top_channels}",
+        )
+
+    @property
+    def latent_width(self) -> int:
+        """Channels of the concatenated latent, [visual, semantic] (16 in the paper)."""
+        return self.visual.width + self.semantic.width
+
+    @property
+    def num_tokens(self) -> int:
+        """Latent positions per image and branch."""
+        return self.autoencoder.grid_size**2
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DiscriminatorConfig:
+    """PatchGAN (paper section 3.1, "patch-discriminator")."""
+
+    base_channels: int = 64
+    """Channels of the first layer; doubled per layer, at most 8 times."""
+    num_layers: int = 3
+    """Strided layers after the first."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RelationConfig:
+    """Histogram relation learning (paper section 3.3, Eqs. 4-7, Algorithm 1)."""
+
+    num_bins: int = 40
+    """N bins from -1 to 1 (paper section 4.1)."""
+    alpha: float | Literal["bin_width"] = "bin_width"
+    """Kernel sharpness of Eq. 6; "bin_width" is 1 / (2 * width^2), 190 at 40 bins: one bin is one standard deviation."""
+    include_diagonal: bool = False
+    """Literal Eq. 4 has i <= j: it adds n constant ones. Off counts pairs i < j."""
+    normalization: Literal["sum", "l2"] = "sum"
+    """"sum" makes a proper distribution; "l2" is Algorithm 1's literal norm."""
+    reduction: Literal["sum", "mean"] = "sum"
+    """"mean" divides the KL by the bin count, as F.kl_div's default does."""
+    fine_bins: int = 8192
+    """Nodes of the fine cosine histogram through which the sum over pairs is computed; 0 evaluates every pair and bin literally."""
+
+    def __post_init__(self) -> None:
+        _require(self.num_bins >= 2, "relation.num_bins", self.num_bins, "must be at least 2")
+        if self.alpha != "bin_width":
+            _require(
+                self.alpha > 0, "relation.alpha", self.alpha, 'must be positive, or "bin_width"'
+            )
+        _require(
+            self.fine_bins == 0 or self.fine_bins >= 8 * self.num_bins,
+            "relation.fine_bins",
+            self.fine_bins,
+            f"must be 0 or at least 8 * num_bins = {8 * self.num_bins}",
+        )
+
+    @property
+    def sharpness(self) -> float:
+        """Alpha of Eq. 6 as a number."""
+        width = 2.0 / (self.num_bins - 1)
+        return 1.0 / (2.0 * width * width) if self.alpha == "bin_width" else float(self.alpha)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenizerLossConfig:
+    """Weights of Eqs. 1, 3 and 13. What the paper leaves open follows FQGAN's script (DECISIONS.md)."""
+
+    reconstruction_weight: float = 1.0
+    """lambda_R of Eq. 3."""
+    quantization_weight: float = 1.0
+    """lambda_Q of Eq. 3."""
+    perceptual_weight: float = 1.0
+    """lambda_P of Eq. 3."""
+    adversarial_weight: float = 0.5
+    """lambda_G of Eq. 3."""
+    residual_weight: float = 0.5
+    """lambda_res of Eq. 13 (paper section 4.1)."""
+    relation_weight: float = 0.01
+    """lambda_hist of Eq. 13 (paper section 4.1)."""
+    commitment_weight: float = 0.25
+    """beta of Eq. 1."""
+    entropy_weight: float = 0.0
+    """Code-usage entropy term of FQGAN; not in Eq. 13, off by default."""
+    entropy_temperature: float = 0.01
+    """Softmax temperature of the entropy term."""
+    disentanglement_weight: float = 0.0
+    """Squared cosine between branches of FQGAN; not in Eq. 13, off by default."""
+    adversarial_start_step: int = 20000
+    """Optimizer step from which L_G and the discriminator run."""
+    adaptive_adversarial_weight: bool = False
+    """Scale L_G by the ratio of gradient norms at the decoder's last convolution (VQGAN)."""
+    perceptual_network: Literal["lpips_vgg", "efficientnet_lite0"] = "lpips_vgg"
+    """Feature network of L_P; "efficientnet_lite0" ships with the package and needs no file."""
+    perceptual_weights_path: str = ""
+    """LPIPS-VGG weights file; required for "lpips_vgg" (no download is attempted)."""
+    relation: RelationConfig = field(default_factory=RelationConfig)
+
+    def __post_init__(self) -> None:
+        for item in dataclasses.fields(self):
+            if item.name.endswith("_weight") and item.name != "adaptive_adversarial_weight":
+                _require(
+                    getattr(self, item.name) >= 0,
+                    f"loss.{item.name}",
+                    getattr(self, item.name),
+                    "must not be negative; 0 switches the term off",
+                )
+        _require(
+            self.adversarial_start_step >= 0,
+            "loss.adversarial_start_step",
+            self.adversarial_start_step,
+            "must not be negative",
+        )
+
+
+# ---------------------------------------------------------------------------------------- generator
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class XARConfig:
+    """xAR over cells with noisy context (Ren et al. 2025; defaults are xAR-B)."""
+
+    grid_size: int = 16
+    """Latent positions along one side."""
+    cell_size: int = 8
+    """Side k of a cell, positions; must divide grid_size."""
+    channels: int = 16
+    """Latent channels (8 semantic + 8 visual)."""
+    width: int = 768
+    """Model width d."""
+    depth: int = 16
+    """Blocks in all; half before and half after the middle projection."""
+    num_heads: int = 12
+    """Attention heads; width / num_heads must be a multiple of 4 (2-D rotary)."""
+    mlp_multiple: int = 1
+    """Round the MLP's hidden width, int(8 * width / 3), up to this multiple; 1 keeps the published sizes."""
+    num_classes: int = 1000
+    """Classes; one more embedding row is the null label."""
+    dropout: float = 0.1
+    """Dropout of attention, projection and MLP."""
+    zero_init_gates: bool = False
+    """Start AdaLN at zero (DiT); the published model uses Xavier."""
+
+    def __post_init__(self) -> None:
+        _require(
+            self.grid_size % self.cell_size == 0,
+            "model.cell_size",
+            self.cell_size,
+            f"must divide grid_size = {self.grid_size}",
+        )
+        _require(
+            self.width % (4 * self.num_heads) == 0,
+            "model.num_heads",
+            self.num_heads,
+            f"must make width / num_heads a multiple of 4 (width = {self.width})",
+        )
+        _require(
+            self.depth % 2 == 0 and self.depth >= 2,
+            "model.depth",
+            self.depth,
+            "must be even and at least 2",
+        )
+        _require(self.num_classes >= 1, "model.num_classes", self.num_classes, "must be at least 1")
+
+    @property
+    def num_cells(self) -> int:
+        """Cells per image (4)."""
+        return (self.grid_size // self.cell_size) ** 2
+
+    @property
+    def tokens_per_cell(self) -> int:
+        """Tokens in one cell (64)."""
+        return self.cell_size**2
+
+    @property
+    def mlp_hidden(self) -> int:
+        """Hidden width of the gated MLP."""
+        return -(-int(8 * self.width / 3) // self.mlp_multiple) * self.mlp_multiple
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FlowConfig:
+    """Flow-matching objective of xAR with noisy context learning."""
+
+    time_distribution: Literal["logit_normal", "uniform"] = "logit_normal"
+    """Distribution of t per sample and cell; t = 1 is noise."""
+    label_dropout: float = 0.1
+    """Probability that a label becomes the null label."""
+    latent_space: Literal["codes", "codes_plus_residual"] = "codes"
+    """What is modelled: code vectors (residual predictors run at decoding) or refined vectors (Eqs. 11-12)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SamplerConfig:
+    """Cell-by-cell sampling of xAR."""
+
+    num_steps: int = 50
+    """Network evaluations per cell S: S - 1 stochastic steps and one noise-free step."""
+    final_time: float = 0.04
+    """Last grid point before the noise-free step."""
+    solver: Literal["euler_maruyama", "euler"] = "euler_maruyama"
+    """Stochastic (published) or deterministic steps."""
+    guidance_scale: float = 2.7
+    """Classifier-free guidance w in the last cell; 1 is unguided."""
+    guidance_schedule: Literal["linear", "constant"] = "linear"
+    """"linear" grows from 1 in the first cell to w in the last."""
+    snap: Literal["off", "on"] = "off"
+    """"on" replaces each half by its nearest code before decoding."""
+    use_ema: bool = True
+    """Sample from the averaged weights."""
+
+    def __post_init__(self) -> None:
+        _require(self.num_steps >= 2, "sampler.num_steps", self.num_steps, "must be at least 2")
+        _require(
+            0 < self.final_time < 1, "sampler.final_time", self.final_time, "must be in (0, 1)"
+        )
+        _require(
+            self.guidance_scale >= 1,
+            "sampler.guidance_scale",
+            self.guidance_scale,
+            "must be at least 1 (1 is unguided)",
+        )
+
+
+# ---------------------------------------------------------------------------------------- training
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OptimizerConfig:
+    """Optimizer, gradient clipping and learning-rate schedule."""
+
+    name: Literal["adam", "adamw"] = "adam"
+    """Adam ignores weight_decay only when it is 0; AdamW decouples it."""
+    learning_rate: float = 2e-4
+    """Peak learning rate."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """Adam's moment decay rates."""
+    weight_decay: float = 0.0
+    """Applied to parameters of two or more dimensions."""
+    gradient_clip: float = 1.0
+    """Largest global gradient norm; 0 switches clipping off."""
+    schedule: Literal["constant", "warmup_hold_cosine", "warmup_cosine"] = "constant"
+    """Shape of the learning rate over the run."""
+    warmup_fraction: float = 0.0
+    """Share of all steps with linear warm-up from 0."""
+    hold_fraction: float = 0.0
+    """Share of all steps at which "warmup_hold_cosine" starts to fall."""
+    final_learning_rate: float = 0.0
+    """Learning rate at the last step of a cosine schedule."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScalingConfig:
+    """How many workers train and what each gets."""
+
+    num_workers: int = 8
+    """Ray Train workers (one process each)."""
+    use_gpu: bool = True
+    """One GPU per worker; off trains on CPU."""
+    cpus_per_worker: float = 8.0
+    """Logical CPUs that Ray reserves per worker."""
+    threads_per_worker: int = 0
+    """Torch threads per worker; 0 leaves torch's own choice."""
+    engine: Literal["deepspeed", "torch"] = "deepspeed"
+    """"torch" is a plain optimizer for one process; tests compare the two."""
+    zero_stage: Literal[0, 1, 2, 3] = 2
+    """DeepSpeed ZeRO stage."""
+    precision: Literal["fp32", "bf16"] = "bf16"
+    """bf16 keeps fp32 master weights; look-ups and the relation loss stay in fp32."""
+    max_failures: int = 3
+    """Restarts from the newest checkpoint before the run fails."""
+
+    def __post_init__(self) -> None:
+        _require(
+            self.num_workers >= 1, "scaling.num_workers", self.num_workers, "must be at least 1"
+        )
+        _require(
+            self.engine == "deepspeed" or self.num_workers == 1,
+            "scaling.engine",
+            self.engine,
+            'is for one worker; use "deepspeed" with more',
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageDataConfig:
+    """Image shards in, augmented batches out (tokenizer training)."""
+
+    train_path: str = ""
+    """Folder of the training shards, with its dataset.json."""
+    validation_path: str = ""
+    """Folder of the validation shards, from which the running PSNR is taken."""
+    num_train_images: int = 1281167
+    """Rows expected in train_path, checked against dataset.json; 0 takes what is there."""
+    num_validation_images: int = 512
+    """Validation images scored at each checkpoint; 0 scores none."""
+    horizontal_flip: bool = True
+    """Mirror half of the training images."""
+    crop: Literal["random", "center"] = "random"
+    """"random" is ADM's crop: short side uniform in [image size, 1.25 * image size]; "center" takes the middle."""
+
+    def __post_init__(self) -> None:
+        _require(
+            self.num_train_images >= 0,
+            "data.num_train_images",
+            self.num_train_images,
+            "must not be negative; 0 takes what is there",
+        )
+        _require(
+            self.num_validation_images >= 0,
+            "data.num_validation_images",
+            self.num_validation_images,
+            "must not be negative; 0 scores none",
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CodeDataConfig:
+    """Parquet codes in, batches of indices out (generator training); each epoch draws one stored view per image."""
+
+    train_path: str = ""
+    """Folder of the training codes, with its dataset.json."""
+    num_train_images: int = 1281167
+    """Images expected in train_path (views apart), checked against dataset.json; 0 takes what is there."""
+
+    def __post_init__(self) -> None:
+        _require(
+            self.num_train_images >= 0,
+            "data.num_train_images",
+            self.num_train_images,
+            "must not be negative; 0 takes what is there",
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScheduleConfig:
+    """Batch arithmetic and cadence of a training run."""
+
+    global_batch_size: int = 240
+    """Images per optimizer step over all workers (paper section 4.1)."""
+    micro_batch_size: int = 30
+    """Images per worker and forward pass."""
+    epochs: int = 150
+    """Passes over the training set (paper section 4.1); the remainder that fills no batch is dropped."""
+    log_every_steps: int = 100
+    """Steps between lines of metrics.jsonl."""
+    checkpoint_every_epochs: int = 1
+    """Epochs between checkpoints (and evaluations)."""
+    checkpoints_to_keep: int = 3
+    """Newest checkpoints that stay on disk."""
+    stop_after_steps: int = 0
+    """Stop (with a checkpoint) after this many optimizer steps, under the schedule of the whole run; 0 trains to the end. Running again without it goes on."""
+
+    def __post_init__(self) -> None:
+        for name in (
+            "global_batch_size",
+            "micro_batch_size",
+            "epochs",
+            "log_every_steps",
+            "checkpoint_every_epochs",
+            "checkpoints_to_keep",
+        ):
+            _require(
+                getattr(self, name) >= 1,
+                f"schedule.{name}",
+                getattr(self, name),
+                "must be at least 1",
+            )
+
+    def accumulation_steps(self, num_workers: int) -> int:
+        """Forward passes per worker and optimizer step."""
+        per_pass = num_workers * self.micro_batch_size
+        _require(
+            self.global_batch_size % per_pass == 0,
+            "schedule.global_batch_size",
+            self.global_batch_size,
+            f"must be a multiple of num_workers * micro_batch_size = {num_workers} * {self.micro_batch_size}",
+        )
+        return self.global_batch_size // per_pass
+
+    def steps_per_epoch(self, num_images: int) -> int:
+        """Optimizer steps per epoch; the tail that fills no batch is dropped."""
+        steps = num_images // self.global_batch_size
+        _require(
+            steps >= 1,
+            "schedule.global_batch_size",
+            self.global_batch_size,
+            f"exceeds the training set of {num_images} images; lower it",
+        )
+        return steps
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenizerRun:
+    """All of `jobs.train_tokenizer`."""
+
+    name: str = "tokenizer"
+    """Folder of the run under output_path."""
+    output_path: str = "runs"
+    """Folder or URI that holds runs."""
+    seed: int = 0
+    """Seeds initialisation, data order, crops and flips."""
+    teacher_path: str = ""
+    """Folder with teacher.safetensors and teacher.json."""
+    model: TokenizerConfig = field(default_factory=TokenizerConfig)
+    discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
+    loss: TokenizerLossConfig = field(default_factory=TokenizerLossConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    data: ImageDataConfig = field(default_factory=ImageDataConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    scaling: ScalingConfig = field(default_factory=ScalingConfig)
+
+    def __post_init__(self) -> None:
+        self.schedule.accumulation_steps(self.scaling.num_workers)
+        _require(
+            not (self.scaling.zero_stage == 3 and self.loss.adaptive_adversarial_weight),
+            "scaling.zero_stage",
+            3,
+            "cannot be combined with loss.adaptive_adversarial_weight, which needs the last layer's whole weight; use stage 2",
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GeneratorRun:
+    """All of `jobs.train_generator`."""
+
+    name: str = "generator"
+    """Folder of the run under output_path."""
+    output_path: str = "runs"
+    """Folder or URI that holds runs."""
+    seed: int = 0
+    """Seeds initialisation, data order, times and noise."""
+    tokenizer_path: str = ""
+    """Folder with the tokenizer.safetensors that made the codes."""
+    ema_decay: float = 0.9999
+    """Decay of the averaged weights, per optimizer step."""
+    model: XARConfig = field(default_factory=XARConfig)
+    flow: FlowConfig = field(default_factory=FlowConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    data: CodeDataConfig = field(default_factory=CodeDataConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    scaling: ScalingConfig = field(default_factory=ScalingConfig)
+
+    def __post_init__(self) -> None:
+        self.schedule.accumulation_steps(self.scaling.num_workers)
+        _require(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "must be in [0, 1)")
+
+
+# ---------------------------------------------------------------------------------------- the other jobs
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PoolConfig:
+    """An actor pool of a batch job."""
+
+    num_actors: int = 8
+    """Actors in the pool."""
+    use_gpu: bool = True
+    """One GPU per actor; off runs on CPU."""
+    cpus_per_actor: float = 4.0
+    """Logical CPUs that Ray reserves per actor."""
+    threads_per_actor: int = 0
+    """Torch threads per actor; 0 leaves torch's own choice."""
+    batch_size: int = 64
+    """Images per forward pass."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_actors", "batch_size"):
+            _require(getattr(self, name) >= 1, f"pool.{name}", getattr(self, name), "must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShardRun:
+    """All of `jobs.shard_images`."""
+
+    source: str = "photographs"
+    """"photographs" (the embedded set), or a folder with one sub-folder per class."""
+    output_path: str = "data/shards"
+    """Folder that receives train/ and validation/ shards."""
+    image_size: int = 256
+    """Side of the stored squares; larger pictures are reduced to short side 1.25 * image_size first. Photographs are cut into crops of this side."""
+    crops_per_class: int = 500
+    """Training crops per embedded photograph."""
+    validation_crops_per_class: int = 60
+    """Validation crops per embedded photograph, from a region that no training crop touches."""
+    validation_fraction: float = 0.1
+    """Share of a folder's pictures, per class, that become validation (at least one, chosen by the seed)."""
+    rows_per_shard: int = 1000
+    """Rows per Parquet shard."""
+    seed: int = 0
+    """Seeds crops, the split and the order of rows."""
+
+    def __post_init__(self) -> None:
+        _require(
+            0 < self.validation_fraction < 1,
+            "validation_fraction",
+            self.validation_fraction,
+            "must be in (0, 1)",
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TeacherRun:
+    """All of `jobs.build_teacher`."""
+
+    data_path: str = ""
+    """Folder of training shards, or a file of finished centroids (.npy or .safetensors), which need no features."""
+    output_path: str = "runs/teacher"
+    """Folder that receives teacher.safetensors and teacher.json."""
+    network: Literal["efficientnet_lite0", "dinov2_vitb14_reg", "clip_vitl14"] = "dinov2_vitb14_reg"
+    """Frozen feature network; "efficientnet_lite0" ships with the package."""
+    weights_path: str = ""
+    """Weights file of a network that does not ship with the package."""
+    input_size: int = 224
+    """Side to which images are resized for the network, pixels."""
+    vectors_per_image: int = 16
+    """Spatial feature vectors kept per image, drawn by the seed."""
+    max_images: int = 65536
+    """Images used, drawn by the seed; 0 uses all."""
+    num_clusters: int = 4096
+    """Centroids of k-means."""
+    kmeans_iterations: int = 20
+    """Lloyd iterations."""
+    spherical: bool = False
+    """Normalise centroids after each iteration (cosine k-means)."""
+    center: bool = True
+    """Subtract the mean feature first; it changes the cosine histogram and is recorded."""
+    project_width: int = 0
+    """Project features to this many principal components first, so that a narrow student can reach the target; 0 keeps all."""
+    fine_bins: int = 8192
+    """Nodes of the stored cosine histogram, from which any bin count and alpha is re-binned."""
+    seed: int = 0
+    """Seeds the draw of images and vectors and the initial centroids."""
+    pool: PoolConfig = field(default_factory=PoolConfig)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EncodeRun:
+    """All of `jobs.encode_images`."""
+
+    data_path: str = ""
+    """Folder of shards."""
+    tokenizer_path: str = ""
+    """Folder with tokenizer.safetensors."""
+    output_path: str = "runs/codes"
+    """Folder that receives Parquet codes."""
+    flipped_view: bool = True
+    """Also store the mirrored view of each image as view 1."""
+    pool: PoolConfig = field(default_factory=PoolConfig)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SampleRun:
+    """All of `jobs.sample_images`."""
+
+    generator_path: str = ""
+    """Run folder or checkpoint of a generator."""
+    tokenizer_path: str = ""
+    """Folder with tokenizer.safetensors."""
+    output_path: str = "runs/samples"
+    """Folder that receives samples.npz, samples.parquet and a grid."""
+    num_images: int = 50000
+    """Images; image i has class i mod num_classes."""
+    seed: int = 0
+    """Noise is keyed by (seed, image), so the number of actors changes nothing."""
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    pool: PoolConfig = field(default_factory=PoolConfig)
+
+    def __post_init__(self) -> None:
+        _require(self.num_images >= 1, "num_images", self.num_images, "must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluateRun:
+    """All of `jobs.evaluate_images`."""
+
+    tokenizer_path: str = ""
+    """Folder with tokenizer.safetensors: reconstructions of data_path are judged. Empty judges samples only."""
+    data_path: str = ""
+    """Folder of validation shards: the input of reconstructions and the reference of Frechet distances."""
+    samples_path: str = ""
+    """Folder with samples.npz; empty judges reconstructions only."""
+    codes_path: str = ""
+    """Training codes, from which the two baselines of the samples are drawn; empty computes none."""
+    output_path: str = "runs/evaluation"
+    """Folder that receives metrics.json and grids."""
+    num_images: int = 0
+    """Images evaluated; 0 takes all."""
+    feature_size: int = 224
+    """Side to which images are resized for the feature network, pixels."""
+    uniformity_vectors: int = 10000
+    """Latent vectors per uniformity draw (Table 3)."""
+    uniformity_repeats: int = 10
+    """Draws over which Table 3's metrics are averaged."""
+    seed: int = 0
+    """Seeds the uniformity draws and the baselines."""
+    pool: PoolConfig = field(default_factory=PoolConfig)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SweepRun:
+    """All of `jobs.sweep_tokenizer`: short runs of one tokenizer recipe over lambda_hist, bins and alpha."""
+
+    output_path: str = "runs/sweep"
+    """Folder that receives results.csv, table.md, plots and best_recipe.json."""
+    relation_weights: tuple[float, ...] = (0.0, 0.01, 0.1)
+    """Values of loss.relation_weight; 0 is the baseline without relation learning."""
+    bins: tuple[int, ...] = (20, 40, 80)
+    """Values of loss.relation.num_bins."""
+    alpha_factors: tuple[float, ...] = (0.5, 1.0, 2.0)
+    """Alpha as multiples of 1 / (2 * bin width^2)."""
+    num_trials: int = 12
+    """Trials; the baseline first, then points drawn by the seed without repetition."""
+    max_concurrent_trials: int = 1
+    """Trials that run at once."""
+    max_steps: int = 2000
+    """Optimizer steps per trial, the same for all."""
+    seed: int = 0
+    """Seeds the draw of trials; every trial trains with the tokenizer recipe's own seed."""
+    tokenizer: TokenizerRun = field(default_factory=TokenizerRun)
+    evaluation: EvaluateRun = field(default_factory=EvaluateRun)
+
+    def __post_init__(self) -> None:
+        _require(self.num_trials >= 2, "num_trials", self.num_trials, "must be at least 2")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class QuickstartRun:
+    """All of `jobs.quickstart`: the eight stages, their folders chained under output_path."""
+
+    output_path: str = "runs/quickstart"
+    """Folder of everything that the pipeline writes."""
+    data: ShardRun = field(default_factory=ShardRun)
+    teacher: TeacherRun = field(default_factory=TeacherRun)
+    tokenizer: TokenizerRun = field(default_factory=TokenizerRun)
+    codes: EncodeRun = field(default_factory=EncodeRun)
+    generator: GeneratorRun = field(default_factory=GeneratorRun)
+    samples: SampleRun = field(default_factory=SampleRun)
+    evaluation: EvaluateRun = field(default_factory=EvaluateRun)
+
+
+# ---------------------------------------------------------------------------------------- tools on configs
+
+
+def override(config: Config, changes: dict[str, Any]) -> Config:
+    """Return a copy with dotted fields replaced, all at once; raises ValueError for an unknown field, with the known ones."""
+    return _override(
+        config, {tuple(path.split(".")): value for path, value in changes.items()}, prefix=""
+    )
+
+
+def _override(config: Any, changes: dict[tuple[str, ...], Any], prefix: str) -> Any:
+    names = [item.name for item in dataclasses.fields(config)]
+    values: dict[str, Any] = {}
+    nested: dict[str, dict[tuple[str, ...], Any]] = {}
+    for parts, value in changes.items():
+        path = prefix + ".".join(parts)
+        if parts[0] not in names:
+            raise ValueError(
+                f"{path}: {type(config).__name__} has no field {parts[0]!r}; it has {', '.join(names)}"
+            )
+        if len(parts) == 1:
+            values[parts[0]] = value
+        elif dataclasses.is_dataclass(getattr(config, parts[0])):
+            nested.setdefault(parts[0], {})[parts[1:]] = value
+        else:
+            raise ValueError(f"{path}: {parts[0]!r} is a value, not a section; set it as a whole")
+    for name, inner in nested.items():
+        values[name] = _override(values.get(name, getattr(config, name)), inner, f"{prefix}{name}.")
+    return dataclasses.replace(config, **values)
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """The config as plain JSON types."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def from_dict(kind: type[Config], values: dict[str, Any]) -> Config:
+    """Rebuild a config from `to_dict`; raises ValueError for unknown fields, which a newer or older version may have written."""
+    hints = typing.get_type_hints(kind)
+    unknown = sorted(set(values) - set(hints))
+    if unknown:
+        raise ValueError(f"{kind.__name__} has no field {unknown[0]!r}; it has {', '.join(hints)}")
+    return kind(**{name: _from_plain(hints[name], value) for name, value in values.items()})
+
+
+def _from_plain(hint: Any, value: Any) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return from_dict(typing.cast(type, hint), value)
+    if typing.get_origin(hint) is tuple:
+        return tuple(value)
+    if hint is float or (
+        isinstance(hint, types.UnionType)
+        and float in typing.get_args(hint)
+        and isinstance(value, int)
+    ):
+        return float(value)
+    return value

@@ -1,0 +1,260 @@
+"""Parquet shards of images, and dataset.json, which describes a folder of shards (images or codes).
+
+A row is key (unique string), image (encoded PNG, JPEG or WebP bytes) and label (class index).
+Read next: glotok_ray/data/training_rows.py
+"""
+
+import io
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+from jaxtyping import UInt8
+from PIL import Image
+
+from glotok_ray import artefact
+from glotok_ray.artefact import ArtefactError
+
+DATASET = "dataset.json"
+SCHEMA = pyarrow.schema(
+    [
+        pyarrow.field("key", pyarrow.string(), nullable=False),
+        pyarrow.field("image", pyarrow.binary(), nullable=False),
+        pyarrow.field("label", pyarrow.int32(), nullable=False),
+    ]
+)
+
+# Small groups bound the memory of a writer and of a reader that streams: 100 pictures are some 25 MB.
+_ROWS_PER_GROUP = 100
+
+
+class Row(NamedTuple):
+    """One image of a shard."""
+
+    key: str
+    image: bytes
+    label: int
+
+
+@dataclass(frozen=True)
+class ShardInfo:
+    """A shard's file name inside its folder, its number of rows and the sha256 of its bytes."""
+
+    file: str
+    rows: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What dataset.json says; the fields with defaults describe codes alone."""
+
+    kind: str
+    """ "shards" (images) or "codes"."""
+    classes: tuple[str, ...]
+    """Class names; a label is an index into them."""
+    num_images: int
+    """Images, views apart."""
+    image_size: int
+    """Side that the images were stored for, pixels."""
+    shards: tuple[ShardInfo, ...]
+    num_views: int = 1
+    """Adjacent rows per image."""
+    grid_size: int = 0
+    """Code positions along one side."""
+    tokenizer_sha256: str = ""
+    """Digest of the tokenizer that made the codes."""
+
+
+def encode_png(pixels: UInt8[np.ndarray, "h w 3"]) -> bytes:
+    """Lossless bytes of an RGB image."""
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def decode_image(encoded: bytes, key: str) -> UInt8[np.ndarray, "h w 3"]:
+    """Decode a row's image to RGB; raises ArtefactError that names the row's key."""
+    try:
+        with Image.open(io.BytesIO(encoded)) as image:
+            return np.array(image.convert("RGB"))
+    # Pillow's plugins raise many kinds of errors on damaged bytes.
+    except Exception as error:
+        raise ArtefactError(
+            f"row {key!r}: its image cannot be decoded ({_reason(error)}); "
+            "rebuild the shards with --fresh"
+        ) from error
+
+
+def write_shard(path: Path, rows: Iterable[Row]) -> ShardInfo:
+    """Write rows in their order; equal rows give equal bytes. Readers never see half a file."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    count = 0
+    # Images are compressed already; their bytes make neither dictionaries nor statistics useful.
+    options: dict[str, Any] = {
+        "compression": "NONE",
+        "use_dictionary": False,
+        "write_statistics": ["key", "label"],
+    }
+    with pyarrow.parquet.ParquetWriter(temporary, SCHEMA, **options) as writer:
+        for group in _groups(rows):
+            columns = dict(zip(Row._fields, zip(*group, strict=True), strict=True))
+            writer.write_table(pyarrow.table(columns, schema=SCHEMA))
+            count += len(group)
+    os.replace(temporary, path)
+    return ShardInfo(path.name, count, artefact.sha256_of(path))
+
+
+def read_rows(path: Path) -> Iterator[Row]:
+    """The rows of one shard in order; raises ArtefactError for a file that is not such a shard."""
+    try:
+        file = pyarrow.parquet.ParquetFile(path)
+    except (OSError, pyarrow.ArrowException) as error:
+        raise ArtefactError(
+            f"{path}: cannot be read as Parquet ({_reason(error)}); rebuild it with --fresh"
+        ) from None
+    with file:
+        _check_columns(path, file.schema_arrow)
+        for batch in file.iter_batches(batch_size=_ROWS_PER_GROUP, columns=list(Row._fields)):
+            yield from (Row(**values) for values in batch.to_pylist())
+
+
+def write_dataset(
+    folder: Path,
+    *,
+    classes: Iterable[str],
+    image_size: int,
+    shards: Iterable[ShardInfo],
+    details: dict[str, Any],
+) -> None:
+    """Write the dataset.json of image shards; `details` adds provenance that nothing computes with."""
+    shards = list(shards)
+    facts = {
+        "kind": "shards",
+        "classes": list(classes),
+        "num_images": sum(shard.rows for shard in shards),
+        "image_size": image_size,
+        "shards": [vars(shard) for shard in shards],
+    }
+    artefact.write_json(folder / DATASET, {**details, **facts})
+
+
+def read_dataset(folder: Path, *, verify: bool = False) -> DatasetInfo:
+    """Read and check dataset.json; `verify` also reads every shard: its sha256, columns and rows.
+
+    Raises ArtefactError that names the file or field, the rule and the remedy.
+    """
+    path = folder / DATASET
+    values = artefact.read_json(path)
+    if not isinstance(values, dict):
+        raise ArtefactError(f"{path}: must hold a JSON object; rebuild the folder with --fresh")
+    kind = _field(path, values, "kind", str)
+    if kind not in ("shards", "codes"):
+        raise ArtefactError(
+            f"{path}: kind = {kind!r}: must be 'shards' or 'codes'; correct the path"
+        )
+    info = DatasetInfo(
+        kind=kind,
+        classes=tuple(_field(path, values, "classes", list)),
+        num_images=_field(path, values, "num_images", int),
+        image_size=_field(path, values, "image_size", int),
+        shards=tuple(_shard(path, item) for item in _field(path, values, "shards", list)),
+        **({} if kind == "shards" else _code_fields(path, values)),
+    )
+    _check_counts(path, info)
+    for shard in info.shards:
+        _check_shard(folder / shard.file, shard, kind, verify=verify)
+    return info
+
+
+def _groups(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    group: list[Row] = []
+    for row in rows:
+        group.append(row)
+        if len(group) == _ROWS_PER_GROUP:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _reason(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+def _field(path: Path, values: dict[str, Any], name: str, kind: type) -> Any:
+    if name not in values:
+        raise ArtefactError(f"{path}: has no field {name!r}; rebuild the folder with --fresh")
+    value = values[name]
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise ArtefactError(
+            f"{path}: {name} = {value!r}: must be of type {kind.__name__}; "
+            "rebuild the folder with --fresh"
+        )
+    return value
+
+
+def _code_fields(path: Path, values: dict[str, Any]) -> dict[str, Any]:
+    kinds = {"num_views": int, "grid_size": int, "tokenizer_sha256": str}
+    return {name: _field(path, values, name, kind) for name, kind in kinds.items()}
+
+
+def _shard(path: Path, item: Any) -> ShardInfo:
+    if not isinstance(item, dict):
+        raise ArtefactError(
+            f"{path}: shards holds {item!r}, which is no object; rebuild the folder"
+        )
+    kinds = {"file": str, "rows": int, "sha256": str}
+    shard = ShardInfo(**{name: _field(path, item, name, kind) for name, kind in kinds.items()})
+    if Path(shard.file).name != shard.file:
+        raise ArtefactError(
+            f"{path}: shard file {shard.file!r}: must be a plain name inside the folder"
+        )
+    return shard
+
+
+def _check_counts(path: Path, info: DatasetInfo) -> None:
+    if not info.classes or len(set(info.classes)) != len(info.classes):
+        raise ArtefactError(f"{path}: classes must be distinct names, at least one; rebuild it")
+    rows = sum(shard.rows for shard in info.shards)
+    if rows == 0 or rows != info.num_images * info.num_views:
+        raise ArtefactError(
+            f"{path}: num_images = {info.num_images} with {info.num_views} rows per image, but the "
+            f"shards hold {rows} rows; rebuild the folder with --fresh"
+        )
+
+
+def _check_shard(path: Path, shard: ShardInfo, kind: str, *, verify: bool) -> None:
+    if not path.is_file():
+        raise ArtefactError(
+            f"{path}: listed in {DATASET} but missing; restore it or rebuild the folder with --fresh"
+        )
+    if not verify:
+        return
+    if artefact.sha256_of(path) != shard.sha256:
+        raise ArtefactError(
+            f"{path}: differs from its sha256 in {DATASET}; restore it or rebuild with --fresh"
+        )
+    with pyarrow.parquet.ParquetFile(path) as file:
+        if kind == "shards":
+            _check_columns(path, file.schema_arrow)
+        if file.metadata.num_rows != shard.rows:
+            raise ArtefactError(
+                f"{path}: holds {file.metadata.num_rows} rows, but {DATASET} says {shard.rows}; "
+                "rebuild the folder with --fresh"
+            )
+
+
+def _check_columns(path: Path, schema: pyarrow.Schema) -> None:
+    for field in SCHEMA:
+        index = schema.get_field_index(field.name)
+        if index < 0 or schema.field(index).type != field.type:
+            found = "missing" if index < 0 else f"of type {schema.field(index).type}"
+            raise ArtefactError(
+                f"{path}: column {field.name!r} is {found}; it must be of type {field.type}"
+            )

@@ -1,0 +1,66 @@
+"""Crops and pixel ranges: ADM's centre and random crop, uint8 to [-1, 1] and back.
+
+Source: openai/guided-diffusion, image_datasets.py (the crop of every ImageNet protocol), rewritten.
+Read next: glotok_ray/data/training_rows.py
+"""
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image
+from torch import Tensor
+
+from glotok_ray.data.pictures import largest_short_side, resize_short_side
+from glotok_ray.data.shard_plan import seeded_generator
+
+
+def row_generator(seed: int, epoch: int, key: str) -> np.random.Generator:
+    """The generator of one row in one epoch: its draws depend on nothing else."""
+    return seeded_generator("row", seed, epoch, key)
+
+
+def center_crop(image: UInt8[np.ndarray, "h w 3"], size: int) -> UInt8[np.ndarray, "size size 3"]:
+    """The middle square after the short side became `size`; the identity on a square of that side."""
+    resized = _with_short_side(image, size)
+    top, left = (resized.shape[0] - size) // 2, (resized.shape[1] - size) // 2
+    return resized[top : top + size, left : left + size]
+
+
+def random_crop(
+    image: UInt8[np.ndarray, "h w 3"], size: int, generator: np.random.Generator
+) -> UInt8[np.ndarray, "size size 3"]:
+    """A square at a random place after the short side became a whole number in [size, 1.25 * size]."""
+    short_side = int(generator.integers(size, largest_short_side(size) + 1))
+    resized = _with_short_side(image, short_side)
+    top = int(generator.integers(resized.shape[0] - size + 1))
+    left = int(generator.integers(resized.shape[1] - size + 1))
+    return resized[top : top + size, left : left + size]
+
+
+def to_model_range(
+    images: UInt8[np.ndarray, "b h w 3"], device: torch.device
+) -> Float[Tensor, "b 3 h w"]:
+    """Pixels to float32 in [-1, 1]; channels stay last in memory, which convolutions prefer."""
+    return torch.tensor(images, device=device).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def to_uint8(images: Float[Tensor, "b 3 h w"]) -> UInt8[np.ndarray, "b h w 3"]:
+    """[-1, 1] to pixels, clipped and rounded half up: the exact inverse of `to_model_range`.
+
+    Raises ValueError for NaN and infinity, which would become plausible pixels.
+    """
+    finite = torch.isfinite(images).flatten(1).all(dim=1)
+    if not finite.all():
+        first = int(finite.logical_not().nonzero()[0])
+        raise ValueError(
+            f"image {first} of {len(images)} holds NaN or infinite values: images must be finite; "
+            "look for a diverged model"
+        )
+    levels = (images.detach().float() * 127.5 + 128).floor().clamp(0, 255)
+    return levels.to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+
+
+def _with_short_side(image: np.ndarray, side: int) -> np.ndarray:
+    if min(image.shape[:2]) == side:
+        return image
+    return np.array(resize_short_side(Image.fromarray(image), side))

@@ -1,0 +1,42 @@
+"""Two terms of FQGAN that the paper's Eq. 13 lacks; both are off unless their weight is set (DECISIONS.md).
+
+Read next: glotok_ray/losses/objective.py
+"""
+
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def entropy_loss(
+    latent: Float[Tensor, "b d h w"], unit_codebook: Float[Tensor, "n d"], *, temperature: float
+) -> Float[Tensor, ""]:
+    """Mean entropy of each token's soft assignment minus the entropy of their mean; from -ln n to
+    0, low is good.
+
+    Tokens are assigned by softmax(-distance^2 / temperature). Holds several tensors of tokens x n
+    numbers.
+    """
+    tokens = latent.permute(0, 2, 3, 1).flatten(0, 2)
+    # Between unit vectors distance^2 is 2 - 2 cos, and a constant does not change a softmax.
+    log_assignment = F.log_softmax(2 * (tokens @ unit_codebook.T) / temperature, dim=1)
+    assignment = log_assignment.exp()
+    token_entropy = -(assignment * log_assignment).sum(dim=1).mean()
+    usage = assignment.mean(dim=0)
+    usage_entropy = -(usage * usage.clamp_min(1e-20).log()).sum()
+    return token_entropy - usage_entropy
+
+
+def disentanglement_loss(
+    visual: Float[Tensor, "b d h w"], semantic: Float[Tensor, "b d2 h w"]
+) -> Float[Tensor, ""]:
+    """Mean over positions of the squared cosine between the two branches' codes, in [0, 1]; needs
+    equal code widths.
+    """
+    if visual.shape != semantic.shape:
+        raise ValueError(
+            f"code widths {visual.shape[1]} (visual) and {semantic.shape[1]} (semantic): the "
+            "disentanglement term compares the branches, so they must be equal; set "
+            "loss.disentanglement_weight to 0 or the widths alike"
+        )
+    return F.cosine_similarity(visual, semantic, dim=1).square().mean()

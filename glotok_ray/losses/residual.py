@@ -1,0 +1,23 @@
+"""The residual loss of one branch (paper Eq. 10), averaged over tokens and dimensions.
+
+The paper's norm has no power; mean squared matches Eq. 1.
+Read next: glotok_ray/losses/objective.py
+"""
+
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def residual_loss(
+    latent: Float[Tensor, "b d h w"],
+    code_vectors: Float[Tensor, "b d h w"],
+    residual: Float[Tensor, "b d h w"],
+) -> Float[Tensor, ""]:
+    """Eq. 10: |sg[Z] - Z_hat - Z_res|^2 of one branch; it trains the predictor alone.
+
+    Eq. 10 leaves Z_hat outside sg. Its gradient would repeat Eq. 1's first term, or with a
+    straight-through Z_hat reach the encoder in spite of sg[Z]; so the whole target Z - Z_hat is
+    held fixed.
+    """
+    return F.mse_loss(residual, (latent - code_vectors).detach())

@@ -1,0 +1,66 @@
+"""Codes without a generator: what samples must beat before their distance says anything.
+
+"uniform" draws every code alike; "marginal" draws each position and branch from its own
+distribution over the training codes, independently of all others and of the class. Read next:
+glotok_ray/on_ray/evaluate.py
+"""
+
+import numpy as np
+from jaxtyping import Int, Integer, UInt16
+from numpy import ndarray
+
+_UNIFORM, _MARGINAL = 0, 1
+
+
+class PositionCounts:
+    """Occurrences of each code at each position of one branch, added up block by block."""
+
+    def __init__(self, num_positions: int, num_codes: int) -> None:
+        self.counts: Int[ndarray, "positions n"] = np.zeros((num_positions, num_codes), np.int64)
+
+    def add(self, codes: Integer[ndarray, "images positions"]) -> None:
+        """Count one block of images."""
+        num_positions, num_codes = self.counts.shape
+        if codes.shape[1:] != (num_positions,):
+            raise ValueError(f"codes have shape {codes.shape}: need (images, {num_positions})")
+        if codes.size and codes.max() >= num_codes:
+            raise ValueError(f"code {codes.max()} is outside the codebook of {num_codes}")
+        flat = codes.astype(np.int64) + num_codes * np.arange(num_positions)
+        self.counts += np.bincount(flat.reshape(-1), minlength=self.counts.size).reshape(
+            self.counts.shape
+        )
+
+    def draw(
+        self, first_image: int, num_images: int, *, seed: int, branch: int
+    ) -> UInt16[ndarray, "images positions"]:
+        """Codes of images first_image .. from each position's marginal, keyed by (seed, image)."""
+        cumulative = self.counts.cumsum(axis=1)
+        if (cumulative[:, -1] == 0).any():
+            raise ValueError("a position has no counted code; add training codes first")
+        codes = np.empty((num_images, len(cumulative)), np.uint16)
+        chances = np.stack(
+            [
+                np.random.default_rng([seed, _MARGINAL, branch, first_image + index]).random(
+                    len(cumulative)
+                )
+                for index in range(num_images)
+            ]
+        )
+        for position, totals in enumerate(cumulative):
+            ranks = chances[:, position] * totals[-1]
+            codes[:, position] = np.searchsorted(totals, ranks, side="right")
+        return codes
+
+
+def draw_uniform(
+    first_image: int, num_images: int, *, num_positions: int, num_codes: int, seed: int, branch: int
+) -> UInt16[ndarray, "images positions"]:
+    """Codes of images first_image .. with every code equally likely, keyed by (seed, image)."""
+    return np.stack(
+        [
+            np.random.default_rng([seed, _UNIFORM, branch, first_image + index]).integers(
+                num_codes, size=num_positions, dtype=np.uint16, endpoint=False
+            )
+            for index in range(num_images)
+        ]
+    )

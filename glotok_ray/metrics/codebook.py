@@ -1,0 +1,76 @@
+"""How a codebook is used, from the count of each code over a whole evaluation set (paper section
+4.3).
+
+Counts are integers that add up over images, blocks and workers, so they are the accumulator.
+Read next: glotok_ray/metrics/uniformity.py
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int, Integer, Shaped
+from numpy import ndarray
+
+
+class CodebookUse(NamedTuple):
+    """Figures of one codebook over one set of tokens."""
+
+    usage: float
+    """Share of codes that occur at least once, in [0, 1]."""
+    perplexity: float
+    """exp of the entropy: how many equally used codes would have it, in [1, n]."""
+    entropy_bits: float
+    """Entropy of the code distribution, bits."""
+    normalized_entropy: float
+    """Entropy over its ceiling log2(n), in [0, 1]."""
+    gini: float
+    """Gini coefficient of the counts: 0 for equal use, (n - 1) / n for one code."""
+    dead_codes: int
+    """Codes that never occur."""
+
+
+def count_codes(codes: Integer[ndarray, "..."], num_codes: int) -> Int[ndarray, " n"]:
+    """Occurrences of each code as int64; raises ValueError for an index outside [0, num_codes)."""
+    flat = np.asarray(codes).reshape(-1).astype(np.int64)
+    if flat.size and (flat.min() < 0 or flat.max() >= num_codes):
+        raise ValueError(
+            f"codes reach from {flat.min()} to {flat.max()}: must be in [0, {num_codes})"
+        )
+    return np.bincount(flat, minlength=num_codes)
+
+
+def codebook_use(counts: Integer[ndarray, " n"]) -> CodebookUse:
+    """Usage, perplexity, entropy, Gini and dead codes; raises ValueError when nothing was
+    counted.
+    """
+    counts = np.asarray(counts, dtype=np.float64)
+    total = counts.sum()
+    if total <= 0 or counts.min() < 0:
+        raise ValueError("counts must not be negative and must hold at least one token")
+    shares = counts[counts > 0] / total
+    entropy = float(-(shares * np.log(shares)).sum()) + 0.0
+    return CodebookUse(
+        usage=len(shares) / len(counts),
+        perplexity=float(np.exp(entropy)),
+        entropy_bits=entropy / np.log(2),
+        normalized_entropy=entropy / np.log(len(counts)) if len(counts) > 1 else 1.0,
+        gini=gini(counts),
+        dead_codes=len(counts) - len(shares),
+    )
+
+
+def gini(values: Shaped[ndarray, " n"], weights: Integer[ndarray, " n"] | None = None) -> float:
+    """Gini coefficient sum_i (2 i - n - 1) v_(i) / (n sum v), without the n / (n - 1) correction.
+
+    `weights` repeat values: the result equals that of the expanded vector, without expanding it.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    repeats = np.ones(len(values)) if weights is None else np.asarray(weights, dtype=np.float64)
+    order = np.argsort(values, kind="stable")
+    values, repeats = values[order], repeats[order]
+    after = np.cumsum(repeats)
+    total = after[-1]
+    # A value repeated w times holds the ranks before+1 .. after, whose (2 i - n - 1) average to
+    # this.
+    centred_rank = 2 * after - repeats - total
+    return float((centred_rank * repeats * values).sum() / (total * (repeats * values).sum()))

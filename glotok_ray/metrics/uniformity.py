@@ -1,0 +1,160 @@
+"""How evenly latent vectors fill their space (paper Table 3, section 4.3; procedure of VA-VAE's
+script).
+
+`tsne_uniformity` is the paper's measure; it is noisy, so it is averaged over draws.
+`code_uniformity` is a deterministic companion from code counts alone, far more sensitive. Read
+next: glotok_ray/metrics/codebook.py
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Integer, Shaped
+from numpy import ndarray
+from scipy.stats import gaussian_kde
+from sklearn.manifold import TSNE
+from threadpoolctl import threadpool_limits
+
+from glotok_ray.metrics.codebook import gini
+
+_PERPLEXITY = 30.0
+_MIN_DISTINCT_VECTORS = 4
+_REFERENCE_COUNT = 10000
+_SINGULAR = 1e-10
+_ROWS_PER_BLOCK = 1024
+
+
+class Uniformity(NamedTuple):
+    """Spread of a density over the points at which it was estimated."""
+
+    density_cv: float
+    """Standard deviation of the density over its mean; lower is more uniform."""
+    normalized_entropy: float
+    """Entropy of the densities as a distribution, over its ceiling; higher is more uniform."""
+    gini: float
+    """Gini coefficient of the densities; lower is more uniform."""
+
+
+def density_uniformity(densities: Shaped[ndarray, " n"]) -> Uniformity:
+    """The three figures of Table 3 from densities at n points."""
+    densities = np.asarray(densities, dtype=np.float64)
+    return _weighted_uniformity(densities, np.ones(len(densities)))
+
+
+def _weighted_uniformity(
+    densities: Float[ndarray, " n"], weights: Shaped[ndarray, " n"]
+) -> Uniformity:
+    count = weights.sum()
+    mean = (weights * densities).sum() / count
+    deviation = np.sqrt((weights * (densities - mean) ** 2).sum() / count)
+    shares = densities / (count * mean)
+    positive = shares > 0
+    entropy = -(weights[positive] * shares[positive] * np.log(shares[positive])).sum()
+    return Uniformity(
+        float(deviation / mean), float(entropy / np.log(count)), gini(densities, weights)
+    )
+
+
+def kernel_density_uniformity(points: Float[ndarray, "n 2"]) -> Uniformity:
+    """Figures of a Gaussian kernel density (Scott's bandwidth) at the points themselves.
+
+    Unchanged by affine maps of the points. Raises ValueError when the points lie on a line.
+    """
+    points = np.asarray(points, dtype=np.float64)
+    values = np.linalg.eigvalsh(np.cov(points.T))
+    if values[0] <= _SINGULAR * values[-1]:
+        raise ValueError("the points lie on a line: their kernel density is undefined")
+    return density_uniformity(gaussian_kde(points.T)(points.T))
+
+
+def tsne_perplexity(num_vectors: int) -> float:
+    """30, or a third of n - 1 if that is less."""
+    return min(_PERPLEXITY, (num_vectors - 1) / 3)
+
+
+def tsne_uniformity(vectors: Shaped[ndarray, "n d"]) -> Uniformity:
+    """Table 3's figures of n vectors: t-SNE to the plane, then `kernel_density_uniformity`.
+
+    The initialisation (PCA) and the learning rate ("auto") are fixed, so the only noise is the
+    draw of vectors. Raises ValueError for fewer than 4 distinct vectors, which have no density in
+    the plane (a collapsed codebook).
+    """
+    vectors = np.asarray(vectors, dtype=np.float32)
+    distinct = len(np.unique(vectors, axis=0))
+    if distinct < _MIN_DISTINCT_VECTORS:
+        raise ValueError(f"only {distinct} distinct vectors of {len(vectors)}: needs at least 4")
+    projection = TSNE(
+        n_components=2,
+        perplexity=tsne_perplexity(len(vectors)),
+        max_iter=1000,
+        init="pca",
+        learning_rate="auto",
+        random_state=42,
+    )
+    # Sums over several threads differ in the last digits from run to run; draws run side by side
+    # instead.
+    with threadpool_limits(1):
+        return kernel_density_uniformity(projection.fit_transform(vectors))
+
+
+def draw_latent_vectors(
+    codes: Integer[ndarray, "images positions"],
+    code_vectors: Shaped[ndarray, "n d"],
+    *,
+    num_vectors: int,
+    seed: int,
+    repeat: int,
+) -> Float[ndarray, "num_vectors d"]:
+    """One code vector per drawn image at a random position, standardised per channel over all
+    tokens.
+
+    `codes` must be in a fixed image order: the draw then depends on (seed, repeat) alone.
+    """
+    generator = np.random.default_rng([seed, repeat])
+    images = generator.permutation(len(codes))[: min(num_vectors, len(codes))]
+    positions = generator.integers(codes.shape[1], size=len(images))
+    counts = np.bincount(codes.reshape(-1), minlength=len(code_vectors))
+    vectors = np.asarray(code_vectors, dtype=np.float64)
+    mean = counts @ vectors / counts.sum()
+    deviation = np.sqrt(counts @ (vectors - mean) ** 2 / counts.sum())
+    # A channel without spread carries nothing; dividing it by one leaves it at zero.
+    standardised = (vectors - mean) / np.where(deviation > 0, deviation, 1.0)
+    return standardised[codes[images, positions]]
+
+
+def code_uniformity(
+    counts: Integer[ndarray, " n"], code_vectors: Shaped[ndarray, "n d"]
+) -> Uniformity:
+    """Leave-one-out kernel density of all tokens in whitened code space: no projection, no draw.
+
+    Bandwidth 10000^(-1 / (d + 4)) whatever the number of tokens, so that sets of different size
+    compare. Without leaving the own token out its kernel would dominate in eight dimensions. Raises
+    ValueError below 2 tokens.
+    """
+    used = np.flatnonzero(counts)
+    repeats = np.asarray(counts)[used].astype(np.float64)
+    total = repeats.sum()
+    if total < 2:
+        raise ValueError(f"{total:.0f} tokens: a leave-one-out density needs at least 2")
+    points = _whiten(np.asarray(code_vectors, dtype=np.float64)[used], repeats)
+    inverse_width = 0.5 * _REFERENCE_COUNT ** (2 / (code_vectors.shape[1] + 4))
+    squared_norms = (points**2).sum(axis=1)
+    densities = np.empty(len(points))
+    for start in range(0, len(points), _ROWS_PER_BLOCK):
+        rows = slice(start, start + _ROWS_PER_BLOCK)
+        distances = squared_norms[rows, None] + squared_norms - 2 * points[rows] @ points.T
+        kernels = np.exp(-inverse_width * np.clip(distances, 0, None))
+        densities[rows] = (kernels @ repeats - 1) / (total - 1)
+    densities = np.clip(densities, 0, None)
+    if not densities.any():
+        raise ValueError("every token is alone in whitened space: the density is zero everywhere")
+    return _weighted_uniformity(densities, repeats)
+
+
+def _whiten(points: Float[ndarray, "n d"], repeats: Float[ndarray, " n"]) -> Float[ndarray, "n d"]:
+    """Zero mean and unit covariance under the counts; directions without spread are dropped."""
+    centred = points - repeats @ points / repeats.sum()
+    covariance = (centred * repeats[:, None]).T @ centred / repeats.sum()
+    values, vectors = np.linalg.eigh(covariance)
+    kept = values > _SINGULAR * max(values[-1], 1e-300)
+    return centred @ (vectors[:, kept] / np.sqrt(values[kept]))

@@ -1,0 +1,37 @@
+"""The adapter of one branch: it splits semantic or visual features off the shared map (paper section 3.2).
+
+The paper gives no inside; this is FQGAN's (Bai et al. 2024): positions, LayerNorm, transformer blocks, LayerNorm.
+Read next: glotok_ray/nn/quantizer.py
+"""
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from glotok_ray.config import AdapterConfig
+from glotok_ray.nn.blocks import TransformerBlock, position_table, to_map, to_tokens
+
+
+class Adapter(nn.Module):
+    """Transformer over the positions of a map of fixed grid; no skip around the whole."""
+
+    def __init__(self, config: AdapterConfig, width: int, grid_size: int) -> None:
+        super().__init__()
+        self.positions = position_table(grid_size**2, width)
+        self.norm_in = nn.LayerNorm(width)
+        self.blocks = nn.ModuleList(
+            TransformerBlock(width, config.num_heads, config.mlp_ratio) for _ in range(config.depth)
+        )
+        self.norm_out = nn.LayerNorm(width)
+
+    def forward(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """Same shape; raises ValueError when the grid differs from the position table's."""
+        height, width = features.shape[2:]
+        if height * width != len(self.positions):
+            raise ValueError(
+                f"features of {height}x{width} positions: the adapter has {len(self.positions)}; "
+                "feed images of autoencoder.image_size"
+            )
+        tokens = self.norm_in(to_tokens(features) + self.positions)
+        for block in self.blocks:
+            tokens = block(tokens)
+        return to_map(self.norm_out(tokens), height, width)

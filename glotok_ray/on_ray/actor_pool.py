@@ -1,0 +1,202 @@
+"""Batch jobs: units of work through a pool of Ray Data actors, results back in the units' order.
+
+Neither the results nor their order depend on how many actors share the work.
+Read next: glotok_ray/on_ray/encode.py
+"""
+
+import hashlib
+import itertools
+import logging
+import pickle
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import ray
+import ray.data
+import torch
+from jaxtyping import UInt8
+from ray.data import ActorPoolStrategy
+
+from glotok_ray import artefact, config
+from glotok_ray.artefact import ArtefactError
+from glotok_ray.config import PoolConfig
+from glotok_ray.data.records import DatasetInfo, ShardInfo, decode_image, read_dataset
+from glotok_ray.data.transforms import center_crop
+from glotok_ray.progress import ProgressLine
+
+logger = logging.getLogger(__name__)
+
+UnitWorker = Callable[[Any], Any]
+
+
+class Output(NamedTuple):
+    """Where a batch job writes, and the manifest that is already there for the same question."""
+
+    folder: Path
+    fingerprint: str
+    finished: dict[str, Any] | None
+
+
+def open_output(kind: str, run: Any, inputs: Sequence[str], *, fresh: bool, **extra: Any) -> Output:
+    """Start the folder `run.output_path`, or find it finished for this config and these inputs.
+
+    `inputs` are artefact folders; `extra` are further facts that decide the content. Raises
+    ArtefactError for a folder that something else fills, and for an input without a manifest.
+    """
+    for path in inputs:
+        if not (Path(path) / artefact.MANIFEST).is_file():
+            raise ArtefactError(
+                f"{path or '(empty path)'}: holds no {artefact.MANIFEST}; run the job that writes "
+                "it, or correct the path"
+            )
+    values = {
+        name: value
+        for name, value in config.to_dict(run).items()
+        if name not in ("output_path", "pool")
+    }
+    fingerprint = artefact.fingerprint(kind, {**values, **extra}, [Path(path) for path in inputs])
+    folder = Path(run.output_path).absolute()
+    finished = None if fresh else artefact.finished(folder, kind, fingerprint)
+    if finished is not None:
+        logger.info("already finished: %s", folder)
+    else:
+        artefact.start_folder(folder, fresh=fresh)
+    return Output(folder, fingerprint, finished)
+
+
+def map_shards(
+    units: Sequence[Any],
+    actor_class: Callable[..., UnitWorker],
+    constructor_kwargs: Mapping[str, Any],
+    pool: PoolConfig,
+    *,
+    stage: str,
+    sizes: Sequence[int],
+) -> Iterator[Any]:
+    """Yield `actor_class(**constructor_kwargs)(unit)` for every unit, in order.
+
+    An actor is constructed once and takes one unit after another. `sizes` are the images per unit,
+    for the progress line of `stage`. Units, arguments and results must pickle. A ValueError inside
+    an actor is raised here as ArtefactError with its own message; the actor logs where it arose.
+    """
+    if not units:
+        return
+    num_actors = min(pool.num_actors, len(units))
+    _warn_when_too_small(pool, num_actors)
+    # Pickled by us, so that Ray Data sees bytes and guesses no column types.
+    items = [{"unit": pickle.dumps(unit)} for unit in units]
+    dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+        _Actor,
+        fn_constructor_kwargs={
+            "actor_class": actor_class,
+            "arguments": dict(constructor_kwargs),
+            "pool": pool,
+        },
+        batch_size=1,
+        batch_format="numpy",
+        # One actor is enough to begin, so a cluster that is smaller or still growing works too.
+        compute=ActorPoolStrategy(min_size=1, max_size=num_actors, initial_size=num_actors),
+        num_cpus=pool.cpus_per_actor,
+        num_gpus=1 if pool.use_gpu else None,
+    )
+    dataset.context.execution_options.preserve_order = True
+    progress, done = ProgressLine(stage, sum(sizes)), 0
+    progress.update(0)
+    for row, size in zip(dataset.iter_rows(), sizes, strict=True):
+        if row["error"]:
+            raise ArtefactError(row["error"])
+        done += size
+        progress.update(done)
+        yield pickle.loads(row["result"])
+
+
+class _Actor:
+    """Ray Data's side of an actor; it constructs at the first unit, so errors travel as results."""
+
+    def __init__(
+        self, actor_class: Callable[..., UnitWorker], arguments: dict[str, Any], pool: PoolConfig
+    ) -> None:
+        self._actor_class, self._arguments = actor_class, arguments
+        self._work: UnitWorker | None = None
+        if pool.threads_per_actor:
+            torch.set_num_threads(pool.threads_per_actor)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
+        try:
+            if self._work is None:
+                self._work = self._actor_class(**self._arguments)
+            result = self._work(pickle.loads(batch["unit"][0]))
+        except ValueError as error:
+            logger.exception("%s: a unit failed", self._actor_class.__name__)
+            return {"result": [b""], "error": [str(error)]}
+        return {"result": [pickle.dumps(result)], "error": [""]}
+
+
+def actor_device(pool: PoolConfig) -> torch.device:
+    """The device of this actor: its one GPU, or the CPU. Call it inside the worker."""
+    if not pool.use_gpu:
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise ArtefactError(
+            "pool.use_gpu = True: torch sees no GPU in the actor; install a CUDA build, or pass "
+            "--pool.no-use-gpu"
+        )
+    return torch.device("cuda")
+
+
+def read_image_shards(folder: Path) -> DatasetInfo:
+    """The dataset.json of image shards; raises ArtefactError for anything else."""
+    dataset = read_dataset(folder)
+    if dataset.kind != "shards":
+        raise ArtefactError(
+            f"{folder}: holds {dataset.kind}, not shards of images; correct data_path"
+        )
+    return dataset
+
+
+def read_shard(folder: Path, shard: ShardInfo) -> pyarrow.Table:
+    """All rows of a shard, its bytes checked first; raises ArtefactError when they have changed."""
+    encoded = (folder / shard.file).read_bytes()
+    if hashlib.sha256(encoded).hexdigest() != shard.sha256:
+        raise ArtefactError(
+            f"{folder / shard.file}: differs from its sha256 in dataset.json; restore it, or shard "
+            "the images again with --fresh"
+        )
+    return pyarrow.parquet.read_table(pyarrow.BufferReader(encoded))
+
+
+def image_batches(
+    rows: pyarrow.Table, image_size: int, pool: PoolConfig
+) -> Iterator[UInt8[np.ndarray, "b height width 3"]]:
+    """Batches of decoded and centre-cropped images, in order; threads work ahead of the caller."""
+
+    def prepare(position: int) -> np.ndarray:
+        return center_crop(decode_image(encoded[position].as_py(), keys[position]), image_size)
+
+    keys, encoded = rows["key"].to_pylist(), rows["image"]
+    with ThreadPoolExecutor(max(1, int(pool.cpus_per_actor))) as threads:
+        images = threads.map(prepare, range(rows.num_rows))
+        while batch := list(itertools.islice(images, pool.batch_size)):
+            yield np.stack(batch)
+
+
+def _warn_when_too_small(pool: PoolConfig, num_actors: int) -> None:
+    found = ray.cluster_resources()
+    fitting = found.get("CPU", 0) / pool.cpus_per_actor if pool.cpus_per_actor else float("inf")
+    if pool.use_gpu:
+        fitting = min(fitting, found.get("GPU", 0))
+    if fitting < num_actors:
+        logger.warning(
+            "pool.num_actors = %d: the cluster has room for %d now (%.0f logical CPUs, %.0f GPUs); "
+            "the others wait for it to grow. If it cannot, lower pool.num_actors or "
+            "pool.cpus_per_actor, or pass --pool.no-use-gpu",
+            num_actors,
+            int(fitting),
+            found.get("CPU", 0),
+            found.get("GPU", 0),
+        )

@@ -1,0 +1,70 @@
+"""Joining a Ray cluster: the one a submitted job runs in, the one RAY_ADDRESS names, or a private local one.
+
+A private cluster listens on loopback only, has no dashboard and ends with the process.
+"""
+
+import functools
+import logging
+import os
+from collections.abc import Callable
+from typing import Any
+
+import ray
+from ray.data import DataContext
+
+logger = logging.getLogger(__name__)
+
+
+def connect(logical_cpus: int = 0) -> None:
+    """Connect once; later calls return at once.
+
+    A private cluster gets `logical_cpus` (0: twice the cores, at least 4), because Ray Train reserves whole CPUs for
+    its workers and Ray Data needs some beside them.
+    """
+    _silence()
+    if ray.is_initialized():
+        return
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(log_to_driver=True, logging_level=logging.WARNING)
+        logger.info("joined the Ray cluster at %s: %s", os.environ["RAY_ADDRESS"], _resources())
+        return
+    cores = os.cpu_count() or 1
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    ray.init(
+        address="local",
+        num_cpus=logical_cpus or max(4, 2 * cores),
+        include_dashboard=False,
+        _node_ip_address="127.0.0.1",
+        log_to_driver=True,
+        logging_level=logging.WARNING,
+    )
+    logger.info("started a private Ray cluster on this machine: %s", _resources())
+
+
+def connected(run: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    """`run`, preceded by `connect()`: a job touches no cluster before its arguments are known to be good."""
+
+    @functools.wraps(run)
+    def connect_and_run(*arguments: Any, **options: Any) -> dict[str, Any]:
+        connect()
+        return run(*arguments, **options)
+
+    return connect_and_run
+
+
+def _silence() -> None:
+    # Ray Data's bars and Ray Train's banners would bury our one line per stage.
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.enable_operator_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
+    logging.getLogger("ray.train").setLevel(logging.WARNING)
+    logging.getLogger("ray.tune").setLevel(logging.WARNING)
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+
+
+def _resources() -> str:
+    found = ray.cluster_resources()
+    return f"{found.get('CPU', 0):.0f} logical CPUs, {found.get('GPU', 0):.0f} GPUs"

@@ -1,0 +1,171 @@
+"""Token codes of a data set: one Parquet file of codes per image shard (paper section 3.4).
+
+Codes are what generators train on; they are bound to the tokenizer by the sha256 of its weights.
+Read next: glotok_ray/data/training_rows.py
+"""
+
+import dataclasses
+import logging
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import torch
+from jaxtyping import Int, UInt16
+from torch import Tensor
+
+from glotok_ray import artefact
+from glotok_ray.config import EncodeRun, TokenizerConfig, from_dict
+from glotok_ray.data.records import DatasetInfo, ShardInfo
+from glotok_ray.data.transforms import to_model_range
+from glotok_ray.on_ray.actor_pool import (
+    actor_device,
+    image_batches,
+    map_shards,
+    open_output,
+    read_image_shards,
+    read_shard,
+)
+from glotok_ray.training.checkpoint import load_tokenizer
+
+logger = logging.getLogger(__name__)
+
+COUNTS_FILE = "counts.npz"
+BRANCHES = ("semantic", "visual")
+
+
+class EncodedShard(NamedTuple):
+    """Facts of one written file of codes."""
+
+    file: str
+    rows: int
+    sha256: str
+    counts: dict[str, Int[np.ndarray, " codes"]]
+    """How often each code of a branch occurs."""
+
+
+class EncodeActor:
+    """Encodes one shard after another and writes its codes."""
+
+    def __init__(self, config: EncodeRun) -> None:
+        self._config = config
+        self._device = actor_device(config.pool)
+        self._tokenizer = load_tokenizer(Path(config.tokenizer_path)).to(self._device)
+
+    def __call__(self, shard: ShardInfo) -> EncodedShard:
+        """Write the shard's codes; an image's view 0 (as stored) precedes view 1 (mirrored)."""
+        config, model = self._config, self._tokenizer.config
+        table = read_shard(Path(config.data_path), shard)
+        batches = [
+            self._encode(images)
+            for images in image_batches(table, model.autoencoder.image_size, config.pool)
+        ]
+        codes = {
+            branch: np.concatenate([batch[branch] for batch in batches]) for branch in BRANCHES
+        }
+        views = 2 if config.flipped_view else 1
+        columns = {
+            "key": np.repeat(table["key"].to_numpy(), views),
+            "label": np.repeat(table["label"].to_numpy().astype(np.int32), views),
+            "view": np.tile(np.arange(views, dtype=np.int8), table.num_rows),
+            **{branch: _fixed_size_lists(codes[branch]) for branch in BRANCHES},
+        }
+        path = Path(config.output_path) / shard.file
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        pyarrow.parquet.write_table(pyarrow.table(columns), temporary)
+        # An actor that Ray restarts writes the shard again, so a reader must never see half a file.
+        os.replace(temporary, path)
+        sizes = {"semantic": model.semantic.size, "visual": model.visual.size}
+        counts = {
+            branch: np.bincount(codes[branch].reshape(-1), minlength=sizes[branch])
+            for branch in BRANCHES
+        }
+        return EncodedShard(shard.file, table.num_rows * views, artefact.sha256_of(path), counts)
+
+    @torch.inference_mode()
+    def _encode(self, images: np.ndarray) -> dict[str, UInt16[np.ndarray, "rows positions"]]:
+        batch = to_model_range(images, self._device)
+        views = [batch, batch.flip(-1)] if self._config.flipped_view else [batch]
+        encoded = [self._tokenizer.encode(view) for view in views]
+        return {
+            branch: _interleave([getattr(codes, branch) for codes in encoded])
+            for branch in BRANCHES
+        }
+
+
+def _interleave(views: list[Tensor]) -> np.ndarray:
+    """Views of (b, h, w) codes as rows (b * views, h * w), the views of an image adjacent."""
+    return torch.stack(views, dim=1).flatten(0, 1).flatten(1).cpu().numpy().astype(np.uint16)
+
+
+def _fixed_size_lists(codes: np.ndarray) -> pyarrow.FixedSizeListArray:
+    return pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(codes.reshape(-1)), codes.shape[1])
+
+
+def run(config: EncodeRun, *, fresh: bool = False) -> dict[str, Any]:
+    """Write the folder of codes and return its manifest."""
+    dataset = read_image_shards(Path(config.data_path))
+    output = open_output("codes", config, [config.data_path, config.tokenizer_path], fresh=fresh)
+    if output.finished is not None:
+        return output.finished
+    located = dataclasses.replace(
+        config,
+        data_path=str(Path(config.data_path).absolute()),
+        tokenizer_path=str(Path(config.tokenizer_path).absolute()),
+        output_path=str(output.folder),
+    )
+    sizes = [shard.rows for shard in dataset.shards]
+    shards = list(
+        map_shards(
+            dataset.shards,
+            EncodeActor,
+            {"config": located},
+            config.pool,
+            stage="encode",
+            sizes=sizes,
+        )
+    )
+    _write_facts(output.folder, located, dataset, shards)
+    return artefact.write_manifest(
+        output.folder, "codes", output.fingerprint, num_images=sum(sizes)
+    )
+
+
+def _write_facts(
+    folder: Path, config: EncodeRun, dataset: DatasetInfo, shards: list[EncodedShard]
+) -> None:
+    """Write counts.npz, for the latent scale and the marginal baseline, and dataset.json."""
+    counts = {
+        branch: np.sum([shard.counts[branch] for shard in shards], axis=0) for branch in BRANCHES
+    }
+    np.savez(folder / COUNTS_FILE, **counts)
+    for branch in BRANCHES:
+        logger.info(
+            "%s codes in use: %d of %d",
+            branch,
+            np.count_nonzero(counts[branch]),
+            len(counts[branch]),
+        )
+    tokenizer = Path(config.tokenizer_path)
+    model = from_dict(TokenizerConfig, artefact.read_json(tokenizer / "tokenizer.json"))
+    artefact.write_json(
+        folder / "dataset.json",
+        {
+            "kind": "codes",
+            "num_images": sum(shard.rows for shard in dataset.shards),
+            "num_views": 2 if config.flipped_view else 1,
+            "image_size": model.autoencoder.image_size,
+            "grid_size": model.autoencoder.grid_size,
+            "num_classes": len(dataset.classes),
+            "classes": list(dataset.classes),
+            "semantic_size": model.semantic.size,
+            "visual_size": model.visual.size,
+            "tokenizer_sha256": artefact.sha256_of(tokenizer / "tokenizer.safetensors"),
+            "shards": [
+                {"file": shard.file, "rows": shard.rows, "sha256": shard.sha256} for shard in shards
+            ],
+        },
+    )

@@ -1,0 +1,142 @@
+"""The blocks of an evaluation: validation rows, samples, and the codes of the two baselines.
+
+Which images a block holds depends on the data and `pool.batch_size` alone, not on the actors.
+Read next: glotok_ray/on_ray/judge.py
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet
+
+from glotok_ray import artefact
+from glotok_ray.artefact import ArtefactError
+from glotok_ray.config import EvaluateRun, TokenizerConfig, from_dict
+from glotok_ray.data.records import DatasetInfo, read_dataset
+from glotok_ray.metrics.baselines import PositionCounts, draw_uniform
+from glotok_ray.on_ray.judge import SAMPLES, VALIDATION, Block, stored_images
+from glotok_ray.report.inputs import BASELINES
+
+BRANCHES = ("semantic", "visual")
+
+
+def check(config: EvaluateRun) -> None:
+    """Raise ValueError for paths that leave nothing to evaluate or nothing to compare with."""
+    if not config.tokenizer_path and not config.samples_path:
+        raise ValueError(
+            "tokenizer_path and samples_path are empty: there is nothing to evaluate; give one"
+        )
+    if not config.data_path:
+        raise ValueError(
+            "data_path is empty: give the validation shards, the reference of all distances"
+        )
+    if config.codes_path and not (config.tokenizer_path and config.samples_path):
+        raise ValueError(
+            f"codes_path = {config.codes_path!r}: baselines need tokenizer_path, which decodes "
+            "them, and samples_path, which they are compared with; give both, or leave codes_path "
+            "empty"
+        )
+
+
+def plan(config: EvaluateRun) -> tuple[list[Block], int]:
+    """The blocks of an evaluation, and the side in pixels of the validation crops; draws the
+    baselines' codes.
+    """
+    size = config.pool.batch_size
+    blocks = list(_validation_blocks(read_dataset(Path(config.data_path)), config))
+    model = tokenizer_config(config)
+    image_size = model.autoencoder.image_size if model else 0
+    if config.samples_path:
+        artefact.read_manifest(Path(config.samples_path), "samples")
+        num_samples, side = stored_images(Path(config.samples_path) / "samples.npz").shape[:2]
+        if image_size not in (0, side):
+            raise ArtefactError(
+                f"{config.samples_path}: images of side {side}, but the tokenizer makes "
+                f"{image_size}; correct a path"
+            )
+        image_size = side
+        blocks += [
+            Block(SAMPLES, start, min(start + size, num_samples), start)
+            for start in range(0, num_samples, size)
+        ]
+        if config.codes_path and model:
+            blocks += _baseline_blocks(config, model, num_samples)
+    return blocks, image_size
+
+
+def tokenizer_config(config: EvaluateRun) -> TokenizerConfig | None:
+    """The judged tokenizer's config; None when only samples are judged."""
+    if not config.tokenizer_path:
+        return None
+    return from_dict(
+        TokenizerConfig, artefact.read_json(Path(config.tokenizer_path) / "tokenizer.json")
+    )
+
+
+def _validation_blocks(dataset: DatasetInfo, config: EvaluateRun) -> Iterator[Block]:
+    """The first num_images rows in shard order (all for 0); blocks do not cross shards."""
+    total = sum(shard.rows for shard in dataset.shards)
+    if config.num_images > total:
+        raise ArtefactError(
+            f"num_images = {config.num_images}: {config.data_path} holds {total} images; "
+            "lower it, 0 takes all"
+        )
+    left, first_image = config.num_images or total, 0
+    for shard in dataset.shards:
+        rows = min(shard.rows, left)
+        for start in range(0, rows, config.pool.batch_size):
+            stop = min(start + config.pool.batch_size, rows)
+            yield Block(VALIDATION, start, stop, first_image + start, file=shard.file)
+        left, first_image = left - rows, first_image + rows
+
+
+def _baseline_blocks(config: EvaluateRun, model: TokenizerConfig, num_images: int) -> list[Block]:
+    """As many images as samples per baseline, each from codes keyed by (seed, image)."""
+    counts = _training_counts(config, model)
+    codes: dict[str, list[np.ndarray]] = {name: [] for name in BASELINES}
+    for branch, count in enumerate(counts):
+        num_positions, num_codes = count.counts.shape
+        codes["baseline_uniform"].append(
+            draw_uniform(
+                0,
+                num_images,
+                num_positions=num_positions,
+                num_codes=num_codes,
+                seed=config.seed,
+                branch=branch,
+            )
+        )
+        codes["baseline_marginal"].append(
+            count.draw(0, num_images, seed=config.seed, branch=branch)
+        )
+    blocks = []
+    for name, (semantic, visual) in codes.items():
+        for start in range(0, num_images, config.pool.batch_size):
+            stop = min(start + config.pool.batch_size, num_images)
+            blocks.append(
+                Block(name, start, stop, start, codes=(semantic[start:stop], visual[start:stop]))
+            )
+    return blocks
+
+
+def _training_counts(config: EvaluateRun, model: TokenizerConfig) -> list[PositionCounts]:
+    """Codes per position of each branch over the whole training set, all views."""
+    folder = Path(config.codes_path)
+    artefact.read_manifest(folder, "codes")
+    dataset = read_dataset(folder)
+    weights = artefact.sha256_of(Path(config.tokenizer_path) / "tokenizer.safetensors")
+    if dataset.tokenizer_sha256 != weights:
+        raise ArtefactError(
+            f"{folder}: made by another tokenizer than {config.tokenizer_path}; "
+            "encode the images again or correct a path"
+        )
+    counts = [
+        PositionCounts(model.num_tokens, size) for size in (model.semantic.size, model.visual.size)
+    ]
+    for shard in dataset.shards:
+        table = pyarrow.parquet.read_table(folder / shard.file, columns=list(BRANCHES))
+        for branch, count in zip(BRANCHES, counts, strict=True):
+            flat = table[branch].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+            count.add(flat.reshape(table.num_rows, -1))
+    return counts

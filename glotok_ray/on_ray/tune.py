@@ -1,0 +1,218 @@
+"""A Ray Tune sweep over lambda_hist, bin count and alpha: equal short trainings, judged by their reconstructions.
+
+The loss is never the judge: its meaning changes with bins and alpha. The teacher is re-binned for each trial, not rebuilt.
+Read next: glotok_ray/on_ray/train.py
+"""
+
+import itertools
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas
+import ray.tune
+
+from glotok_ray import artefact, config
+from glotok_ray.config import RelationConfig, SweepRun, TokenizerRun, override
+from glotok_ray.data.shard_plan import seeded_generator
+from glotok_ray.on_ray import cluster, evaluate, train
+from glotok_ray.report.plots import plot_sweep
+
+logger = logging.getLogger(__name__)
+
+JUDGES = {"psnr": "higher", "fd_effnet": "lower"}
+_SWEPT = ("loss.relation_weight", "loss.relation.num_bins", "loss.relation.alpha")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One point of the search space, in the dotted names of the command line."""
+
+    number: int
+    changes: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The trial's run folder."""
+        return f"trial_{self.number:02d}"
+
+
+def draw_trials(sweep: SweepRun) -> list[Trial]:
+    """The baseline (relation weight 0) first, then points of the grid in an order drawn by the seed, none twice.
+
+    With weight 0, bins and alpha change nothing, so the grid holds one such point.
+    """
+    baseline = {"loss.relation_weight": 0.0}
+    points = [
+        {
+            "loss.relation_weight": weight,
+            "loss.relation.num_bins": bins,
+            "loss.relation.alpha": factor * RelationConfig(num_bins=bins).sharpness,
+        }
+        for weight, bins, factor in itertools.product(
+            sweep.relation_weights, sweep.bins, sweep.alpha_factors
+        )
+        if weight > 0
+    ]
+    order = seeded_generator("sweep", sweep.seed).permutation(len(points))
+    chosen = ([baseline] if 0.0 in sweep.relation_weights else []) + [
+        points[index] for index in order
+    ]
+    if len(chosen) < sweep.num_trials:
+        raise ValueError(
+            f"num_trials = {sweep.num_trials}: the search space holds only {len(chosen)} points; lower it, or add values to relation_weights, bins or alpha_factors"
+        )
+    return [Trial(number, changes) for number, changes in enumerate(chosen[: sweep.num_trials])]
+
+
+def trial_recipe(sweep: SweepRun, trial: Trial) -> TokenizerRun:
+    """The tokenizer run of a trial: the base recipe with the trial's changes and the sweep's length."""
+    folder = Path(sweep.output_path).absolute() / "trials"
+    return override(
+        sweep.tokenizer,
+        {
+            **trial.changes,
+            "name": trial.name,
+            "output_path": str(folder),
+            "schedule.stop_after_steps": sweep.max_steps,
+        },
+    )
+
+
+def run_trial(sweep: SweepRun, trial: Trial) -> dict[str, Any]:
+    """Train and judge one trial; finished parts are recognised, so an interrupted sweep goes on."""
+    recipe = trial_recipe(sweep, trial)
+    train.run(recipe)
+    folder = Path(recipe.output_path) / trial.name
+    judged = override(
+        sweep.evaluation,
+        {
+            "tokenizer_path": str(folder),
+            "output_path": str(folder.with_name(trial.name + "_evaluation")),
+        },
+    )
+    evaluate.run(judged)
+    metrics = artefact.read_json(Path(judged.output_path) / "metrics.json")
+    return {"trial": trial.name, **reconstruction_figures(metrics), **trial.changes}
+
+
+def reconstruction_figures(metrics: dict[str, Any]) -> dict[str, float]:
+    """The judges and what explains them, from metrics.json."""
+    names = {
+        "psnr": "reconstruction_psnr",
+        "fd_effnet": "reconstruction_fd_effnet",
+        "semantic_usage": "semantic_usage",
+        "visual_usage": "visual_usage",
+    }
+    return {short: metrics[name]["value"] for short, name in names.items()}
+
+
+def run(sweep: SweepRun, *, fresh: bool = False) -> dict[str, Any]:
+    """Run every trial under Ray Tune and write results.csv, table.md, sweep.png and best_recipe.json."""
+    folder = Path(sweep.output_path).absolute()
+    inputs = [
+        Path(sweep.tokenizer.data.train_path),
+        Path(sweep.tokenizer.teacher_path),
+        Path(sweep.evaluation.data_path),
+    ]
+    for path, kind in zip(inputs, ("shards", "teacher", "shards"), strict=True):
+        artefact.read_manifest(path, kind)
+    settings = {
+        name: value
+        for name, value in config.to_dict(sweep).items()
+        if name not in ("output_path", "max_concurrent_trials")
+    }
+    mark = artefact.fingerprint("sweep", settings, inputs)
+    if fresh:
+        artefact.set_aside(folder)
+    manifest = artefact.finished(folder, "sweep", mark)
+    if manifest:
+        logger.info("sweep: already finished: %s", folder)
+        return manifest
+    folder.mkdir(parents=True, exist_ok=True)
+    frame = _tune(sweep, draw_trials(sweep), folder)
+    ranked = rank_trials(frame)
+    _write_results(sweep, ranked, folder)
+    return artefact.write_manifest(
+        folder,
+        "sweep",
+        mark,
+        exclude=("trials", "tune"),
+        best=ranked.iloc[0]["trial"],
+        table=str(folder / "table.md"),
+    )
+
+
+def _tune(sweep: SweepRun, trials: list[Trial], folder: Path) -> pandas.DataFrame:
+    by_name = {trial.name: trial for trial in trials}
+
+    def trainable(space: dict[str, Any]) -> None:
+        cluster.connect()
+        ray.tune.report(run_trial(sweep, by_name[space["trial"]]))
+
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    tuner = ray.tune.Tuner(
+        # The driver of a trial only waits for its workers: a whole CPU would starve them on a small machine.
+        ray.tune.with_resources(trainable, {"CPU": 0.01}),
+        param_space={"trial": ray.tune.grid_search(list(by_name))},
+        tune_config=ray.tune.TuneConfig(max_concurrent_trials=sweep.max_concurrent_trials),
+        run_config=ray.tune.RunConfig(name="tune", storage_path=str(folder), verbose=0),
+    )
+    results = tuner.fit()
+    if results.num_errors:
+        raise RuntimeError(
+            f"{results.num_errors} of {len(trials)} trials failed; the first: {results.errors[0]}"
+        )
+    columns = ["trial", *_SWEPT, "psnr", "fd_effnet", "semantic_usage", "visual_usage"]
+    return pandas.DataFrame([result.metrics for result in results]).reindex(columns=columns)
+
+
+def rank_trials(frame: pandas.DataFrame) -> pandas.DataFrame:
+    """Best first by the mean of the ranks in PSNR and in FD-EffNet; FD-EffNet decides ties."""
+    ranks = [frame[name].rank(ascending=direction == "lower") for name, direction in JUDGES.items()]
+    ranked = frame.assign(mean_rank=sum(ranks) / len(ranks))
+    return ranked.sort_values(["mean_rank", "fd_effnet"]).reset_index(drop=True)
+
+
+def _write_results(sweep: SweepRun, ranked: pandas.DataFrame, folder: Path) -> None:
+    ranked.to_csv(folder / "results.csv", index=False)
+    (folder / "table.md").write_text(format_table(ranked) + "\n")
+    plot_sweep(ranked, folder / "sweep.png")
+    changes = {
+        name: value
+        for name, value in ranked.iloc[0].items()
+        if name in _SWEPT and not pandas.isna(value)
+    }
+    if "loss.relation.num_bins" in changes:
+        changes["loss.relation.num_bins"] = int(changes["loss.relation.num_bins"])
+    best = override(sweep.tokenizer, {**changes, "name": f"{sweep.tokenizer.name}_best"})
+    artefact.write_json(folder / "best_recipe.json", config.to_dict(best))
+
+
+def format_table(ranked: pandas.DataFrame) -> str:
+    """The ranked trials as a Markdown table."""
+    heads = [
+        "trial",
+        "lambda_hist",
+        "bins",
+        "alpha",
+        "PSNR (dB)",
+        "FD-EffNet",
+        "semantic usage",
+        "visual usage",
+        "mean rank",
+    ]
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    for row in ranked.itertuples(index=False):
+        cells = [
+            "-"
+            if not isinstance(value, str) and pandas.isna(value)
+            else value
+            if isinstance(value, str)
+            else f"{value:.4g}"
+            for value in row
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)

@@ -1,0 +1,22 @@
+"""Image shards: ImageNet from a class-folder tree, and the embedded photographs of the quickstart."""
+
+from glotok_ray.config import ShardRun
+
+
+def imagenet_256() -> ShardRun:
+    """ImageNet-1k as class folders under data/imagenet_folders, stored at short side 320 for 256-pixel training."""
+    return ShardRun(source="data/imagenet_folders", output_path="data/imagenet")
+
+
+def quickstart() -> ShardRun:
+    """4,500 training and 600 validation crops of 64 pixels from ten photographs that ship with scikit-image and scikit-learn."""
+    return ShardRun(
+        output_path="runs/quickstart/data",
+        image_size=64,
+        crops_per_class=450,
+        validation_crops_per_class=60,
+        rows_per_shard=450,
+    )
+
+
+RECIPES = {"imagenet_256": imagenet_256, "quickstart": quickstart}

@@ -1,0 +1,86 @@
+"""report.html: one self-contained page of a run, pictures inside the file, no outside resource.
+
+All text from configs, logs and data is escaped. Read next: glotok_ray/report/inputs.py
+"""
+
+from pathlib import Path
+
+from glotok_ray.report.inputs import ReportInputs
+from glotok_ray.report.markup import number, text
+from glotok_ray.report.sections import KEY_FIGURES, SECTIONS
+from glotok_ray.report.style import STYLE
+
+
+def write_report(path: Path, inputs: ReportInputs) -> None:
+    """Write the page; every section appears, and says so where the run has nothing for it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(render(inputs), encoding="utf-8")
+
+
+def render(inputs: ReportInputs) -> str:
+    """The page as HTML text."""
+    links = "".join(f'<a href="#{name}">{heading}</a>' for name, (heading, _) in SECTIONS.items())
+    sections = "".join(
+        f'<section id="{name}"><h2>{heading}</h2>{build(inputs)}</section>'
+        for name, (heading, build) in SECTIONS.items()
+    )
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{text(inputs.title)}</title><style>{STYLE}</style></head><body><main>"
+        f"<h1>{text(inputs.title)}</h1><p>{text(_summary(inputs))}</p>{_key_figures(inputs)}"
+        f"{_missing(inputs)}<nav>{links}</nav>{sections}</main></body></html>\n"
+    )
+
+
+def _value(inputs: ReportInputs, name: str) -> float | None:
+    return inputs.metrics[name]["value"] if name in inputs.metrics else None
+
+
+def _summary(inputs: ReportInputs) -> str:
+    """One paragraph in plain sentences, from whatever the run has."""
+    seconds = sum(float(stage["seconds"]) for stage in inputs.stages)
+    parts = ["A GloTok image tokenizer and a generator on its latent space, trained and judged"]
+    if inputs.stages:
+        parts[0] += f" in {seconds / 60:.1f} minutes over {len(inputs.stages)} stages"
+    parts[0] += "."
+    psnr, ssim = _value(inputs, "reconstruction_psnr"), _value(inputs, "reconstruction_ssim")
+    if psnr is not None and ssim is not None:
+        parts.append(
+            "Validation crops, held out from training, come back at "
+            f"{psnr:.2f} dB PSNR and {ssim:.3f} SSIM."
+        )
+    if inputs.relation:
+        initial, final = (number(inputs.relation[name]) for name in ("kl_initial", "kl_final"))
+        parts.append(
+            "The divergence of the semantic codebook's cosine histogram from the teacher's went "
+            f"from {initial} to {final}."
+        )
+    distances = [_value(inputs, name) for name in KEY_FIGURES[3:]]
+    if None not in distances:
+        sample, uniform, marginal = (float(distance or 0) for distance in distances)
+        verdict = "closer than both" if sample < min(uniform, marginal) else "not closer than both"
+        parts.append(
+            f"Samples lie at FD-EffNet {sample:.1f} from the validation crops, {verdict} baselines "
+            f"through the same decoder (uniform codes {uniform:.1f}, marginal codes "
+            f"{marginal:.1f}); lower is better."
+        )
+    return " ".join(parts)
+
+
+def _key_figures(inputs: ReportInputs) -> str:
+    cards = []
+    for name in KEY_FIGURES:
+        if _value(inputs, name) is not None:
+            label = text(inputs.metrics[name]["label"])
+            cards.append(
+                f'<div class="card"><b>{number(_value(inputs, name))}</b><span>{label}</span></div>'
+            )
+    return f'<div class="cards">{"".join(cards)}</div>' if cards else ""
+
+
+def _missing(inputs: ReportInputs) -> str:
+    if not inputs.missing:
+        return ""
+    lines = "".join(f"<li>{text(line)}</li>" for line in inputs.missing)
+    return f'<div class="missing">Missing from this run:<ul>{lines}</ul></div>'

@@ -1,0 +1,180 @@
+"""Curves and histograms as small SVG drawings that stay readable on light and dark pages.
+
+Drawn through matplotlib's object interface: no global figure state, no display.
+Read next: glotok_ray/report/page.py
+"""
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas
+from jaxtyping import Int
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from numpy import ndarray
+
+# Mid greys and saturated mid tones keep contrast on white and on near-black alike.
+_INK = "#808791"
+_COLOURS = ("#2f7fd6", "#e0762f", "#2c9f62", "#b058c9")
+_STYLE: dict[Any, Any] = {
+    "text.color": _INK,
+    "axes.labelcolor": _INK,
+    "axes.edgecolor": _INK,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "svg.hashsalt": "glotok",
+}
+_MARKERS = ("o", "s", "^", "D", "v")
+_LOG_RANGE = 30.0
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """All lines of a metrics.jsonl; a last line that was cut off by a crash is left out."""
+    lines = path.read_text().splitlines()
+    found = []
+    for number, line in enumerate(lines):
+        try:
+            found.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            if number < len(lines) - 1:
+                raise ValueError(f"{path}: line {number + 1} is not JSON ({error})") from None
+    return found
+
+
+def loss_curves(log: Sequence[Mapping[str, Any]]) -> dict[str, bytes]:
+    """One SVG per "train/..." and "eval/..." name of a metrics log, keyed by the name, in sorted
+    order.
+    """
+    names = {name for line in log for name in line if name.startswith(("train/", "eval/"))}
+    drawings = {}
+    for name in sorted(names, key=lambda name: (not name.startswith("train/"), name)):
+        points = [
+            (line["step"], line[name]) for line in log if isinstance(line.get(name), int | float)
+        ]
+        if points:
+            steps, values = np.array(points, dtype=np.float64).T
+            drawings[name] = _curve(name, steps, values)
+    return drawings
+
+
+def _curve(name: str, steps: ndarray, values: ndarray) -> bytes:
+    with rc_context(_STYLE):
+        figure, axes = _figure(3.0, 1.9)
+        marker = "o" if len(steps) < 15 else None
+        colour = _COLOURS[1] if name.startswith("eval/") else _COLOURS[0]
+        axes.plot(steps, values, color=colour, linewidth=1.4, marker=marker, markersize=2.5)
+        finite = values[np.isfinite(values)]
+        if len(finite) and finite.min() > 0 and finite.max() > _LOG_RANGE * finite.min():
+            axes.set_yscale("log")
+        axes.set_title(name.replace("_", " "), loc="left")
+        axes.set_xlabel("step")
+        return _svg(figure)
+
+
+def relation_histograms(
+    bins: Sequence[float],
+    teacher: Sequence[float],
+    student_initial: Sequence[float],
+    student_final: Sequence[float],
+) -> bytes:
+    """Cosine histograms of the teacher and of the student's semantic codebook before and after
+    training.
+    """
+    with rc_context(_STYLE):
+        figure, axes = _figure(5.4, 3.0)
+        axes.fill_between(bins, teacher, color=_INK, alpha=0.35, linewidth=0, label="teacher")
+        axes.plot(
+            bins, student_initial, "--", color=_COLOURS[1], linewidth=1.5, label="student, start"
+        )
+        axes.plot(bins, student_final, color=_COLOURS[0], linewidth=1.8, label="student, end")
+        axes.set_xlim(-1, 1)
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("cosine between two codes")
+        axes.set_ylabel("share of pairs")
+        axes.legend(frameon=False, fontsize=8)
+        return _svg(figure)
+
+
+def code_usage(counts: Mapping[str, Int[ndarray, " n"]]) -> bytes:
+    """Occurrences of codes by rank, one line per branch; an even codebook is a flat line."""
+    with rc_context(_STYLE):
+        figure, axes = _figure(5.4, 3.0)
+        for (branch, values), colour in zip(counts.items(), _COLOURS, strict=False):
+            ranked = np.sort(np.asarray(values, dtype=np.float64))[::-1]
+            used = ranked[ranked > 0]
+            share = f"{len(used)} of {len(ranked)} used"
+            ranks = np.arange(1, len(used) + 1) / len(ranked)
+            axes.step(
+                ranks, used, where="mid", color=colour, linewidth=1.5, label=f"{branch}: {share}"
+            )
+            axes.axhline(ranked.mean(), color=colour, linewidth=0.7, linestyle=":")
+        axes.set_yscale("log")
+        axes.set_xlim(0, 1)
+        axes.set_xlabel("rank of the code / size of the codebook")
+        axes.set_ylabel("occurrences")
+        axes.legend(frameon=False, fontsize=8)
+        return _svg(figure)
+
+
+def plot_sweep(ranked: pandas.DataFrame, path: Path) -> None:
+    """A sweep's trials as a PNG: FD-EffNet over PSNR, a colour per lambda_hist, a marker per bin
+    count; better is down and right.
+
+    Columns: trial, loss.relation_weight, loss.relation.num_bins (missing in the baseline), psnr,
+    fd_effnet.
+    """
+    weights = sorted(ranked["loss.relation_weight"].unique())
+    bins = sorted(ranked["loss.relation.num_bins"].dropna().unique())
+    with rc_context(_STYLE):
+        figure, axes = _figure(6.4, 4.2)
+        for row in ranked.to_dict("records"):
+            weight, count = row["loss.relation_weight"], row["loss.relation.num_bins"]
+            is_baseline = pandas.isna(count)
+            name = "no relation loss" if is_baseline else f"weight {weight:g}, {count:.0f} bins"
+            marker = "*" if is_baseline else _MARKERS[bins.index(count) % len(_MARKERS)]
+            axes.scatter(
+                row["psnr"],
+                row["fd_effnet"],
+                s=130 if is_baseline else 45,
+                color=_COLOURS[weights.index(weight) % len(_COLOURS)],
+                marker=marker,
+                label=name,
+            )
+            axes.annotate(
+                str(row["trial"]).removeprefix("trial_"),
+                (row["psnr"], row["fd_effnet"]),
+                xytext=(5, 4),
+                textcoords="offset points",
+                fontsize=7,
+            )
+        handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+        axes.legend(handles.values(), handles.keys(), frameon=False, fontsize=8)
+        axes.set_xlabel("PSNR of validation reconstructions (dB), higher is better")
+        axes.set_ylabel("FD-EffNet, lower is better")
+        figure.patch.set(facecolor="white", alpha=1)
+        figure.savefig(path, dpi=150, format="png")
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.patch.set_alpha(0)
+    axes = figure.add_subplot()
+    axes.patch.set_alpha(0)
+    axes.grid(alpha=0.25, linewidth=0.6)
+    return figure, axes
+
+
+def _svg(figure: Figure) -> bytes:
+    stream = io.BytesIO()
+    FigureCanvasSVG(figure).print_svg(stream, metadata={"Date": None, "Creator": None})
+    return stream.getvalue()

@@ -1,0 +1,47 @@
+"""The scale that brings latents near unit variance for a generator, measured from code usage.
+
+xAR divides its latents by their standard deviation and leaves the mean in; other tokenizers need
+their own figure.
+Read next: glotok_ray/nn/xar.py (`latent_scale`, `normalize`)
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from glotok_ray.config import TokenizerConfig
+
+
+def latent_scale_from_counts(codebook: Float[Tensor, "n d"], counts: Shaped[Tensor, " n"]) -> float:
+    """1 / standard deviation over all elements of one branch: unit code i, seen counts[i] times.
+
+    The deviation is taken about the mean of all elements, one number per branch; the latents keep
+    that mean (xAR's convention). Unit vectors have the second moment 1 / d, so the result is at
+    least sqrt(d). Raises ValueError when `counts` is not one non-negative number per code, is all
+    zero, or the codes in use hold one single value.
+    """
+    if counts.shape != codebook.shape[:1]:
+        raise ValueError(
+            f"counts of shape {tuple(counts.shape)}: needs one per code, "
+            f"({codebook.shape[0]},); count the codes of the tokenizer that made them"
+        )
+    if bool((counts < 0).any()) or not bool((counts > 0).any()):
+        raise ValueError(
+            "counts: must hold no negative number and at least one positive; encode images first"
+        )
+    # In use means counted: a code that no image has may be a zero vector, which has no direction.
+    used = counts > 0
+    share = counts[used].double() / counts[used].double().sum()
+    vectors = F.normalize(codebook.detach()[used].double(), dim=1)
+    mean = share @ vectors.mean(dim=1)
+    variance = float(share @ (vectors - mean).square().mean(dim=1))
+    if variance < 1e-12:
+        raise ValueError("codebook: the codes in use hold one single value; train the tokenizer on")
+    return variance**-0.5
+
+
+def latent_scale(visual: float, semantic: float, config: TokenizerConfig) -> Float[Tensor, " c"]:
+    """One factor per latent channel in the tokenizer's order, [visual, semantic], for `XAR`."""
+    widths = torch.tensor([config.visual.width, config.semantic.width])
+    return torch.repeat_interleave(torch.tensor([visual, semantic]), widths)

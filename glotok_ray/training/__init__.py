@@ -1,0 +1,1 @@
+"""The training loop and its seams: worker, engine, step, trainer, checkpoint. No Ray in here."""

@@ -1,0 +1,238 @@
+"""How gradients become parameter updates: a plain torch optimizer, or DeepSpeed with ZeRO.
+
+Both engines answer the same calls, so the same step runs in one plain process and on a cluster; a test compares losses.
+This is the only module that names deepspeed. Read next: glotok_ray/training/step.py
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from glotok_ray.artefact import ArtefactError
+from glotok_ray.config import OptimizerConfig, ScalingConfig
+
+_STATE_FILE = "engine.pt"
+
+
+class Engine(Protocol):
+    """A module with its optimizer."""
+
+    module: nn.Module
+
+    def __call__(self, *inputs: Any) -> Any:
+        """The module's forward pass."""
+        ...
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of `loss`, divided by the accumulation steps."""
+        ...
+
+    def step(self) -> None:
+        """After the last accumulation step: clip, update, clear. Before it: nothing."""
+        ...
+
+    def set_learning_rate(self, learning_rate: float) -> None:
+        """Set the learning rate of every parameter group."""
+        ...
+
+    def full_precision_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """Names and fp32 values of the whole parameters, on every worker."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write parameters and optimizer state; every worker calls it."""
+        ...
+
+    def load(self, folder: Path) -> None:
+        """Restore what `save` wrote; raises ArtefactError when it is not there."""
+        ...
+
+
+def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Two groups: weight decay for parameters of two or more dimensions, none for the rest (xAR's rule)."""
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    matrices = [parameter for parameter in parameters if parameter.ndim >= 2]
+    vectors = [parameter for parameter in parameters if parameter.ndim < 2]
+    groups = [
+        {"params": matrices, "weight_decay": weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+class TorchEngine:
+    """One process, fp32, a torch optimizer: the reference that DeepSpeed is compared with."""
+
+    def __init__(
+        self, module: nn.Module, optimizer: OptimizerConfig, accumulation_steps: int
+    ) -> None:
+        self.module = module
+        self._clip = optimizer.gradient_clip
+        self._accumulation_steps = accumulation_steps
+        self._micro_steps = 0
+        kind = torch.optim.AdamW if optimizer.name == "adamw" else torch.optim.Adam
+        groups = parameter_groups(module, optimizer.weight_decay)
+        self._optimizer = kind(groups, lr=optimizer.learning_rate, betas=optimizer.betas)
+
+    def __call__(self, *inputs: Any) -> Any:
+        """The module's forward pass."""
+        return self.module(*inputs)
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of `loss`, divided by the accumulation steps."""
+        (loss / self._accumulation_steps).backward()
+
+    def step(self) -> None:
+        """After the last accumulation step: clip, update, clear."""
+        self._micro_steps += 1
+        if self._micro_steps % self._accumulation_steps:
+            return
+        if self._clip:
+            nn.utils.clip_grad_norm_(self.module.parameters(), self._clip)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+
+    def set_learning_rate(self, learning_rate: float) -> None:
+        """Set the learning rate of every parameter group."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate
+
+    def full_precision_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """The parameters themselves."""
+        yield from self.module.named_parameters()
+
+    def save(self, folder: Path) -> None:
+        """Write one file with parameters, buffers and optimizer state."""
+        folder.mkdir(parents=True, exist_ok=True)
+        state = {"module": self.module.state_dict(), "optimizer": self._optimizer.state_dict()}
+        torch.save(state, folder / _STATE_FILE)
+
+    def load(self, folder: Path) -> None:
+        """Restore what `save` wrote."""
+        path = folder / _STATE_FILE
+        if not path.is_file():
+            raise ArtefactError(
+                f"{path}: no such file; it was saved by another engine (scaling.engine)"
+            )
+        state = torch.load(path, weights_only=True, map_location="cpu")
+        self.module.load_state_dict(state["module"])
+        self._optimizer.load_state_dict(state["optimizer"])
+
+
+class DeepSpeedEngine:
+    """One rank of a DeepSpeed engine; torch's process group must be initialised before."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        optimizer: OptimizerConfig,
+        scaling: ScalingConfig,
+        micro_batch_size: int,
+        accumulation_steps: int,
+    ) -> None:
+        import deepspeed
+        import deepspeed.ops
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        if not scaling.use_gpu:
+            # DeepSpeed would compile a shared-memory all-reduce at first use: minutes, and a compiler that a laptop may lack.
+            deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        self._full_precision = (
+            safe_get_full_fp32_param
+            if scaling.precision == "bf16" or scaling.zero_stage == 3
+            else None
+        )
+        self._engine, *_ = deepspeed.initialize(
+            model=module,
+            model_parameters=parameter_groups(module, optimizer.weight_decay),
+            config=deepspeed_config(optimizer, scaling, micro_batch_size, accumulation_steps),
+            dist_init_required=False,
+        )
+        self.module: nn.Module = self._engine.module
+
+    def __call__(self, *inputs: Any) -> Any:
+        """The module's forward pass through DeepSpeed's hooks."""
+        return self._engine(*inputs)
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of `loss`; DeepSpeed divides by the accumulation steps."""
+        self._engine.backward(loss)
+
+    def step(self) -> None:
+        """DeepSpeed counts the accumulation steps itself."""
+        self._engine.step()
+
+    def set_learning_rate(self, learning_rate: float) -> None:
+        """Set the learning rate of every parameter group."""
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = learning_rate
+
+    def full_precision_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """The fp32 master values, gathered where a worker holds only its part."""
+        for name, parameter in self.module.named_parameters():
+            yield (
+                name,
+                parameter if self._full_precision is None else self._full_precision(parameter),
+            )
+
+    def save(self, folder: Path) -> None:
+        """Write DeepSpeed's own checkpoint; each worker writes its part of the optimizer state."""
+        self._engine.save_checkpoint(str(folder), tag="state", save_latest=False)
+
+    def load(self, folder: Path) -> None:
+        """Restore what `save` wrote; DeepSpeed answers a missing checkpoint with None, which is an error here."""
+        path, _ = self._engine.load_checkpoint(str(folder), tag="state")
+        if path is None:
+            raise ArtefactError(
+                f"{folder}: DeepSpeed finds no checkpoint there; it was saved by another engine or worker count"
+            )
+
+
+def deepspeed_config(
+    optimizer: OptimizerConfig,
+    scaling: ScalingConfig,
+    micro_batch_size: int,
+    accumulation_steps: int,
+) -> dict[str, Any]:
+    """The whole DeepSpeed config of one engine; the learning rate follows the trainer's schedule."""
+    return {
+        "train_micro_batch_size_per_gpu": micro_batch_size,
+        "gradient_accumulation_steps": accumulation_steps,
+        "gradient_clipping": optimizer.gradient_clip,
+        "zero_optimization": {
+            "stage": scaling.zero_stage,
+            "elastic_checkpoint": scaling.zero_stage in (1, 2),
+        },
+        "bf16": {"enabled": scaling.precision == "bf16"},
+        "zero_allow_untested_optimizer": True,
+        "steps_per_print": 2**31,
+        "optimizer": {
+            "type": "AdamW" if optimizer.name == "adamw" else "Adam",
+            "params": {
+                "lr": optimizer.learning_rate,
+                "betas": list(optimizer.betas),
+                "weight_decay": optimizer.weight_decay,
+                "torch_adam": not scaling.use_gpu,
+                "adam_w_mode": optimizer.name == "adamw",
+            },
+        },
+    }
+
+
+def make_engine(
+    module: nn.Module,
+    optimizer: OptimizerConfig,
+    scaling: ScalingConfig,
+    micro_batch_size: int,
+    accumulation_steps: int,
+) -> Engine:
+    """The engine that `scaling.engine` names, around a module that is already on its device."""
+    if scaling.engine == "torch":
+        return TorchEngine(module, optimizer, accumulation_steps)
+    if not scaling.use_gpu:
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    return DeepSpeedEngine(module, optimizer, scaling, micro_batch_size, accumulation_steps)

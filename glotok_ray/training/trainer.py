@@ -1,0 +1,201 @@
+"""The training loop: batches in, optimizer steps, log lines, evaluations and checkpoints out.
+
+It knows a `TrainingStep` (what is learned), a `Worker` (who else learns) and a folder; it knows neither Ray nor DeepSpeed.
+Stopped anywhere, it goes on from the newest verified checkpoint with equal losses. Read next: glotok_ray/training/step.py
+"""
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from glotok_ray.config import OptimizerConfig, ScheduleConfig
+from glotok_ray.training import checkpoint
+from glotok_ray.training.schedule import learning_rate, seed_step
+from glotok_ray.training.worker import Worker
+
+logger = logging.getLogger(__name__)
+
+Batch = dict[str, Tensor]
+METRICS_FILE = "metrics.jsonl"
+CHECKPOINT_FOLDER = "checkpoints"
+TENSORBOARD_FOLDER = "tensorboard"
+
+
+class TrainingStep(Protocol):
+    """One optimizer step of a model, and what must be saved to go on with it."""
+
+    def learn(self, batches: list[Batch], step: int) -> dict[str, Tensor]:
+        """Run one optimizer step on the micro batches of this worker; returns scalar terms, averaged over them."""
+        ...
+
+    def set_learning_rate(self, learning_rate: float) -> None:
+        """Set the learning rate of every engine."""
+        ...
+
+    def evaluate(self) -> dict[str, float]:
+        """Figures of the present weights, equal on every worker."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write this worker's part of the state."""
+        ...
+
+    def load(self, folder: Path) -> None:
+        """Restore what `save` wrote."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunPlan:
+    """The arithmetic of a run."""
+
+    folder: Path
+    seed: int
+    steps_per_epoch: int
+    accumulation_steps: int
+    schedule: ScheduleConfig
+    optimizer: OptimizerConfig
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return self.steps_per_epoch * self.schedule.epochs
+
+    @property
+    def last_step(self) -> int:
+        """Optimizer steps after which this process stops."""
+        return min(self.schedule.stop_after_steps or self.total_steps, self.total_steps)
+
+
+class Trainer:
+    """Runs a `TrainingStep` to the end of its plan."""
+
+    def __init__(self, step: TrainingStep, worker: Worker, plan: RunPlan) -> None:
+        self._step, self._worker, self._plan = step, worker, plan
+        self._checkpoints = plan.folder / CHECKPOINT_FOLDER
+
+    def fit(self, batches: Callable[[int], Iterator[Batch]]) -> dict[str, Any]:
+        """Train to `plan.last_step`; `batches(step)` yields this worker's micro batches from that step on.
+
+        Returns the last logged figures. Raises FloatingPointError on a loss that is not finite.
+        """
+        plan = self._plan
+        first_step = self._resume()
+        log = MetricsLog(plan, self._worker, first_step)
+        stream = batches(first_step)
+        for step in range(first_step, plan.last_step):
+            seed_step(plan.seed, step, self._worker.rank)
+            rate = learning_rate(step, plan.total_steps, plan.optimizer)
+            self._step.set_learning_rate(rate)
+            micro_batches = [next(stream) for _ in range(plan.accumulation_steps)]
+            log.add(step, self._step.learn(micro_batches, step), rate)
+            if self._checkpoint_is_due(step + 1):
+                log.flush(step)
+                figures = self._step.evaluate()
+                log.write(step + 1, {f"eval/{name}": value for name, value in figures.items()})
+                checkpoint.save_checkpoint(
+                    self._checkpoints,
+                    step + 1,
+                    self._worker,
+                    self._step.save,
+                    keep=plan.schedule.checkpoints_to_keep,
+                )
+                self._worker.report({"step": step + 1, **figures})
+        log.close()
+        return log.latest
+
+    def _resume(self) -> int:
+        path = checkpoint.newest_checkpoint(self._checkpoints)
+        if path is not None:
+            self._step.load(path)
+            logger.info("resuming at step %d from %s", checkpoint.checkpoint_step(path), path.name)
+        return checkpoint.checkpoint_step(path)
+
+    def _checkpoint_is_due(self, step: int) -> bool:
+        every = self._plan.steps_per_epoch * self._plan.schedule.checkpoint_every_epochs
+        return step % every == 0 or step == self._plan.last_step
+
+
+class MetricsLog:
+    """Averages of the terms since the last line, in metrics.jsonl and TensorBoard, written by rank 0."""
+
+    def __init__(self, plan: RunPlan, worker: Worker, first_step: int) -> None:
+        self._plan, self._worker = plan, worker
+        self._path = plan.folder / METRICS_FILE
+        self._sums: dict[str, Tensor] = {}
+        self._steps = 0
+        self._rate = 0.0
+        self._since = time.monotonic()
+        self.latest: dict[str, Any] = {}
+        self._writer: SummaryWriter | None = None
+        if worker.rank == 0:
+            self._drop_lines_after(first_step)
+            self._writer = SummaryWriter(
+                str(plan.folder / TENSORBOARD_FOLDER), purge_step=first_step
+            )
+
+    def _drop_lines_after(self, step: int) -> None:
+        # A run that died after its last checkpoint repeats those steps; their lines would appear twice.
+        if self._path.is_file():
+            lines = [
+                line
+                for line in self._path.read_text().splitlines()
+                if json.loads(line)["step"] <= step
+            ]
+            self._path.write_text("".join(line + "\n" for line in lines))
+
+    def add(self, step: int, terms: dict[str, Tensor], rate: float) -> None:
+        """Take the terms of one step; every `log_every_steps` steps, write a line."""
+        for name, value in terms.items():
+            value = value.detach().double()
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+        self._steps += 1
+        self._rate = rate
+        if (step + 1) % self._plan.schedule.log_every_steps == 0:
+            self.flush(step)
+
+    def flush(self, step: int) -> None:
+        """Write the averages since the last line; raises FloatingPointError when one is not finite."""
+        if not self._steps:
+            return
+        names = sorted(self._sums)
+        stacked = torch.stack([self._sums[name].reshape(()) for name in names])
+        means = (self._worker.all_sum(stacked) / (self._steps * self._worker.world_size)).tolist()
+        values = {f"train/{name}": value for name, value in zip(names, means, strict=True)}
+        broken = [name for name, value in values.items() if not abs(value) < float("inf")]
+        if broken:
+            raise FloatingPointError(
+                f"step {step}: {', '.join(broken)} not finite in the last {self._steps} steps; "
+                "lower optimizer.learning_rate or set scaling.precision to fp32, then run again to resume from the last checkpoint"
+            )
+        seconds = time.monotonic() - self._since
+        images = self._steps * self._plan.schedule.global_batch_size
+        values |= {"train/learning_rate": self._rate, "time/images_per_s": images / seconds}
+        self.write(step + 1, values)
+        self._sums, self._steps, self._since = {}, 0, time.monotonic()
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Append one line and the TensorBoard points."""
+        self.latest |= {"step": step, **values}
+        if self._writer is None:
+            return
+        with self._path.open("a") as stream:
+            stream.write(
+                json.dumps({"step": step, "epoch": step / self._plan.steps_per_epoch, **values})
+                + "\n"
+            )
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Finish the TensorBoard file."""
+        if self._writer is not None:
+            self._writer.close()

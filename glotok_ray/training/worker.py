@@ -1,0 +1,74 @@
+"""The seam between the training loop and whatever started the process: rank, device, sums, barriers.
+
+`LocalWorker` is one plain process; `glotok_ray.on_ray.train.RayWorker` is one rank of a Ray Train run.
+This is the only module that names torch.distributed. Read next: glotok_ray/training/engine.py
+"""
+
+from typing import Any, Protocol
+
+import torch
+import torch.distributed
+from torch import Tensor
+
+
+class Worker(Protocol):
+    """What the trainer may know of the world."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    def all_sum(self, tensor: Tensor) -> Tensor:
+        """The sum of `tensor` over all workers, on every worker."""
+        ...
+
+    def barrier(self) -> None:
+        """Wait until every worker has come here."""
+        ...
+
+    def report(self, metrics: dict[str, Any]) -> None:
+        """Tell the launcher about an evaluation or checkpoint; every worker must call it equally often."""
+        ...
+
+
+class LocalWorker:
+    """The only worker of a plain process; it remembers its reports."""
+
+    def __init__(self, device: str = "cpu") -> None:
+        self.rank = 0
+        self.world_size = 1
+        self.device = torch.device(device)
+        self.reports: list[dict[str, Any]] = []
+
+    def all_sum(self, tensor: Tensor) -> Tensor:
+        """The identity: there is nobody else."""
+        return tensor
+
+    def barrier(self) -> None:
+        """Return at once."""
+
+    def report(self, metrics: dict[str, Any]) -> None:
+        """Keep the metrics in `reports`."""
+        self.reports.append(metrics)
+
+
+class DistributedWorker:
+    """One rank of an initialised torch.distributed process group; launchers subclass it to report."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.rank = torch.distributed.get_rank()
+        self.world_size = torch.distributed.get_world_size()
+        self.device = device
+
+    def all_sum(self, tensor: Tensor) -> Tensor:
+        """All-reduce a copy, so that the caller's tensor stays as it was."""
+        total = tensor.clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+    def barrier(self) -> None:
+        """Wait for every rank."""
+        torch.distributed.barrier()
+
+    def report(self, metrics: dict[str, Any]) -> None:
+        """Nobody listens; launchers override this."""

@@ -1,0 +1,1 @@
+"""Thin commands: `python -m jobs.NAME RECIPE [--section.field VALUE ...]`, plain or behind `ray job submit`."""

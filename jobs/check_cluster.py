@@ -1,0 +1,38 @@
+"""Check a cluster file for `ray up` without any cloud: python -m jobs.check_cluster cluster/aws.yaml [RECIPE]
+
+Prints one line per problem and exits with 2, or says that none was found. RECIPE (default glotok_16k) is a recipe of
+jobs.train_tokenizer or jobs.train_generator whose workers must fit. Read next: glotok_ray/on_ray/preflight.py
+"""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from glotok_ray.on_ray.preflight import validate_cluster
+from glotok_ray.recipes import generator, tokenizer
+
+logger = logging.getLogger(__name__)
+
+RECIPES = {**tokenizer.RECIPES, **generator.RECIPES}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
+    logging.getLogger("ray").setLevel(logging.WARNING)
+    parser = argparse.ArgumentParser(prog="python -m jobs.check_cluster", description=__doc__)
+    parser.add_argument("file", type=Path, help="the YAML that `ray up` would get")
+    parser.add_argument("recipe", nargs="?", default="glotok_16k", choices=sorted(RECIPES))
+    flags = parser.parse_args(argv)
+    problems = validate_cluster(flags.file, RECIPES[flags.recipe]().scaling)
+    for problem in problems:
+        logger.error("%s", problem)
+    if problems:
+        return 2
+    logger.info("%s: no problem found; the workers of %s fit", flags.file, flags.recipe)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,104 @@
+"""The command line that all jobs share: a recipe name, dotted overrides, --dry-run and --fresh.
+
+Logs go to stderr and the result to stdout, so `--dry-run` can be piped into another program.
+Exit codes: 0 done, 2 bad input (one message that names the field or file, the rule and the remedy).
+"""
+
+import argparse
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from glotok_ray import artefact
+from glotok_ray import config as configs
+
+logger = logging.getLogger(__name__)
+
+
+def run_job(
+    argv: Sequence[str] | None,
+    *,
+    name: str,
+    recipes: Mapping[str, Callable[[], Any]],
+    dry_run: Callable[[Any], dict[str, Any]],
+    run: Callable[..., dict[str, Any]],
+    show: Callable[[dict[str, Any]], str] | None = None,
+) -> int:
+    """Parse `argv`, then describe (`--dry-run`) or run the job; returns the exit code.
+
+    The result is printed as JSON, or as `show` formats it.
+    """
+    logging.basicConfig(
+        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S"
+    )
+    flags, rest = _parser(name, recipes).parse_known_args(argv)
+    try:
+        config = _configure(name, _recipe(flags.recipe, recipes), rest, flags.recipe)
+        if flags.dry_run:
+            answer = {
+                "job": name,
+                "recipe": flags.recipe,
+                **dry_run(config),
+                "config": configs.to_dict(config),
+            }
+            show = None
+        else:
+            started = time.monotonic()
+            answer = run(config, fresh=flags.fresh)
+            logger.info("%s %s finished in %.0f s", name, flags.recipe, time.monotonic() - started)
+    except ValueError as error:
+        logger.error("%s: %s", name, error)
+        return 2
+    sys.stdout.write(show(answer) if show else json.dumps(answer, indent=2, default=str) + "\n")
+    return 0
+
+
+def _parser(name: str, recipes: Mapping[str, Callable[[], Any]]) -> argparse.ArgumentParser:
+    lines = [
+        f"  {key}: {(function.__doc__ or '').strip().splitlines()[0]}"
+        for key, function in recipes.items()
+    ]
+    parser = argparse.ArgumentParser(
+        prog=f"python -m jobs.{name}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="recipes:\n" + "\n".join(lines) + "\n\nAll fields of a recipe: RECIPE --fields",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "recipe",
+        metavar="RECIPE",
+        help="a named configuration, or a JSON file that holds a resolved one",
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print what would run as JSON and start nothing"
+    )
+    parser.add_argument(
+        "--fresh",
+        action="store_true",
+        help="redo what is finished (the old folder is kept as NAME.previous)",
+    )
+    return parser
+
+
+def _recipe(name: str, recipes: Mapping[str, Callable[[], Any]]) -> Any:
+    """The named recipe, or the config in a JSON file; raises ValueError for a name that is neither."""
+    if name in recipes:
+        return recipes[name]()
+    if name.endswith(".json"):
+        kind = type(next(iter(recipes.values()))())
+        return configs.from_dict(kind, artefact.read_json(Path(name)))
+    raise ValueError(f"recipe {name!r}: there is {', '.join(recipes)}, or a path to a .json file")
+
+
+def _configure(name: str, recipe: Any, arguments: Sequence[str], recipe_name: str) -> Any:
+    """Apply `--section.field VALUE` pairs; tyro names near matches of a misspelt flag and exits with 2."""
+    arguments = ["--help" if argument == "--fields" else argument for argument in arguments]
+    return tyro.cli(
+        type(recipe), default=recipe, args=arguments, prog=f"python -m jobs.{name} {recipe_name}"
+    )

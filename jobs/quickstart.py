@@ -1,0 +1,43 @@
+"""The whole pipeline on real photographs, from pictures to report.html, in minutes on a laptop.
+
+    python -m jobs.quickstart quickstart
+    python -m jobs.quickstart quickstart --data.source FOLDER --output-path runs/mine
+
+Machine: 2 cores, 8 GiB. Read next: glotok_ray/on_ray/pipeline.py
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from glotok_ray.config import QuickstartRun
+from glotok_ray.on_ray import cluster, pipeline
+from glotok_ray.recipes.quickstart import RECIPES
+from glotok_ray.report.table import results_table
+from glotok_ray.training.describe import describe_generator, describe_tokenizer
+from jobs.command_line import run_job
+
+
+def describe(quickstart: QuickstartRun) -> dict[str, Any]:
+    """The stages, and what the two trainings cost."""
+    chained = pipeline.chain(quickstart)
+    return {
+        "stages": {stage.name: str(stage.folder) for stage in pipeline.stages(chained)},
+        "tokenizer": describe_tokenizer(chained.tokenizer),
+        "generator": describe_generator(chained.generator),
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the job; returns the exit code."""
+    return run_job(
+        argv,
+        name="quickstart",
+        recipes=RECIPES,
+        dry_run=describe,
+        run=cluster.connected(pipeline.run),
+        show=results_table,
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,28 @@
+r"""Shard images: embedded photographs or a class-folder tree in, Parquet shards out.
+
+    python -m jobs.shard_images quickstart
+    python -m jobs.shard_images imagenet_256 --source FOLDER --output-path data/imagenet
+    ray job submit --address http://127.0.0.1:8265 --working-dir . -- \
+        python -m jobs.shard_images imagenet_256 --source /shared/imagenet/train
+
+Machine: CPUs only, one task per shard. Paths must be readable from every node.
+Result: train/ and validation/ under output_path, each with Parquet shards, dataset.json and a
+manifest; `quickstart` writes 4,500 and 600 crops of 64 pixels.
+"""
+
+from collections.abc import Sequence
+
+from glotok_ray.on_ray import shard
+from glotok_ray.recipes.shard import RECIPES
+from jobs.command_line import run_job
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the job; returns the exit code."""
+    return run_job(
+        argv, name="shard_images", recipes=RECIPES, dry_run=shard.describe, run=shard.run
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,49 @@
+"""Sweep lambda_hist, bin count and alpha of a tokenizer (paper Table 4 varies lambda_hist).
+
+    ray job submit --address http://127.0.0.1:8265 -- python -m jobs.sweep_tokenizer glotok_16k
+
+The best recipe is a file that trains: `python -m jobs.train_tokenizer runs/quickstart_sweep/best_recipe.json`.
+Read next: glotok_ray/on_ray/tune.py
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from glotok_ray.config import SweepRun
+from glotok_ray.on_ray import cluster, tune
+from glotok_ray.recipes.sweep import RECIPES
+from glotok_ray.training.describe import describe_tokenizer
+from jobs.command_line import run_job
+
+
+def describe(sweep: SweepRun) -> dict[str, Any]:
+    """The trials and the cost of one of them."""
+    trials = {trial.name: trial.changes for trial in tune.draw_trials(sweep)}
+    return {
+        "trials": trials,
+        "steps_per_trial": sweep.max_steps,
+        **describe_tokenizer(sweep.tokenizer),
+    }
+
+
+def show(manifest: dict[str, Any]) -> str:
+    """The ranked table and the file of the best recipe."""
+    table = Path(manifest["table"])
+    return f"{table.read_text()}\nbest recipe: {table.with_name('best_recipe.json')}\n"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the job; returns the exit code."""
+    return run_job(
+        argv,
+        name="sweep_tokenizer",
+        recipes=RECIPES,
+        dry_run=describe,
+        run=cluster.connected(tune.run),
+        show=show,
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

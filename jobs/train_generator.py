@@ -1,0 +1,29 @@
+"""Train an xAR generator on codes (paper section 3.4).
+
+    ray job submit --address http://127.0.0.1:8265 -- python -m jobs.train_generator xar_b
+
+Machine: 32 GPUs for xar_b, 64 for xar_l and xar_h. Expected after 800 epochs on glotok_16k: gFID 2.12 (xar_b), 1.75 (xar_h) (paper, Table 2).
+Read next: glotok_ray/on_ray/train.py
+"""
+
+from collections.abc import Sequence
+
+from glotok_ray.on_ray import cluster, train
+from glotok_ray.recipes.generator import RECIPES
+from glotok_ray.training.describe import describe_generator
+from jobs.command_line import run_job
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the job; returns the exit code."""
+    return run_job(
+        argv,
+        name="train_generator",
+        recipes=RECIPES,
+        dry_run=describe_generator,
+        run=cluster.connected(train.run),
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

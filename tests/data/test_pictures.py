@@ -1,0 +1,172 @@
+"""Pictures of every kind become upright 8-bit RGB near the training side; damaged ones give a reason."""
+
+import io
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from glotok_ray.data.pictures import UnreadablePictureError, fit_picture, stored_bytes, to_rgb
+from glotok_ray.data.records import decode_image
+
+
+def saved(image: Image.Image, kind: str, **options: Any) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def noise(width: int, height: int, seed: int = 0) -> Image.Image:
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def stored(original: bytes, image_size: int = 16) -> np.ndarray:
+    return decode_image(stored_bytes(original, image_size), "key")
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "WEBP"])
+def test_lossless_formats_keep_their_pixels(kind: str) -> None:
+    options = {"lossless": True} if kind == "WEBP" else {}
+    np.testing.assert_array_equal(
+        stored(saved(noise(18, 16), kind, **options)), np.asarray(noise(18, 16))
+    )
+
+
+def test_the_first_frame_of_an_animation_is_taken() -> None:
+    frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue")]
+    original = saved(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert stored(original)[0, 0].tolist() == [255, 0, 0]
+
+
+def test_a_plain_jpeg_that_fits_is_kept_byte_for_byte() -> None:
+    fitting, large = (saved(noise(side, side), "JPEG") for side in (18, 40))
+    assert stored_bytes(fitting, 16) == fitting
+    assert stored_bytes(large, 16)[:4] == b"\x89PNG"
+    gray = saved(noise(18, 18).convert("L"), "JPEG")
+    assert stored_bytes(gray, 16)[:4] == b"\x89PNG"
+
+
+def test_exif_orientation_is_honoured() -> None:
+    image = Image.new("RGB", (20, 16), "black")
+    image.paste("white", (0, 0, 10, 16))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = stored(saved(image, "JPEG", exif=exif, quality=95))
+    # Orientation 6: the stored left side is the top of the picture.
+    assert turned.shape == (20, 16, 3)
+    assert turned[2].mean() > 250
+    assert turned[17].mean() < 5
+    exif[0x0112] = 1
+    upright = saved(image, "JPEG", exif=exif)
+    assert stored_bytes(upright, 16) == upright
+
+
+def test_broken_exif_loses_no_picture() -> None:
+    original = saved(noise(18, 18), "JPEG", exif=b"Exif\x00\x00II*\x00\xff\xff\xff\xff")
+    assert stored(original).shape == (18, 18, 3)
+
+
+def test_sixteen_bits_are_scaled_and_not_clipped() -> None:
+    levels = np.array([[0, 128, 257, 25700, 40000, 65535]], dtype=np.uint16)
+    expected = np.round(levels / 257).astype(np.uint8)
+    image = Image.open(io.BytesIO(saved(Image.fromarray(levels), "PNG")))
+    assert image.mode == "I;16"
+    np.testing.assert_array_equal(np.asarray(to_rgb(image))[:, :, 1], expected)
+    tiff = Image.open(io.BytesIO(saved(Image.fromarray(levels), "TIFF")))
+    np.testing.assert_array_equal(np.asarray(to_rgb(tiff))[:, :, 2], expected)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "YCbCr", "LA", "RGBA", "PA", "HSV", "LAB"])
+def test_every_mode_becomes_rgb(mode: str) -> None:
+    source = noise(6, 5).convert("RGB")
+    image = Image.new("LAB", (6, 5)) if mode == "LAB" else source.convert(mode)
+    assert to_rgb(image).mode == "RGB"
+    if mode in ("RGBA", "CMYK"):
+        np.testing.assert_array_equal(np.asarray(to_rgb(image)), np.asarray(source))
+    if mode == "L":
+        np.testing.assert_array_equal(np.asarray(to_rgb(image))[:, :, 0], np.asarray(image))
+
+
+def test_cmyk_jpeg_keeps_its_colours() -> None:
+    original = saved(Image.new("RGB", (16, 16), (200, 30, 60)).convert("CMYK"), "JPEG")
+    assert np.abs(stored(original).astype(int) - (200, 30, 60)).max() <= 3
+
+
+def test_transparent_pixels_are_laid_on_white() -> None:
+    image = Image.new("RGBA", (3, 1), (0, 0, 0, 0))
+    image.putpixel((1, 0), (255, 0, 0, 255))
+    image.putpixel((2, 0), (0, 0, 0, 51))
+    found = np.asarray(to_rgb(Image.open(io.BytesIO(saved(image, "PNG")))))
+    assert found[0].tolist() == [[255, 255, 255], [255, 0, 0], [204, 204, 204]]
+
+
+@pytest.mark.parametrize("mode", ["P", "L", "RGB"])
+def test_a_transparent_colour_is_laid_on_white(mode: str) -> None:
+    image = Image.new("RGB", (2, 1), "black").convert(mode)
+    if mode == "P":
+        image.putpalette([0, 0, 0, 9, 9, 9])
+    image.putpixel((1, 0), (9, 9, 9) if mode == "RGB" else 1 if mode == "P" else 9)
+    transparent = (0, 0, 0) if mode == "RGB" else 0
+    original = saved(image, "PNG", transparency=transparent)
+    found = np.asarray(to_rgb(Image.open(io.BytesIO(original))))
+    assert found[0].tolist() == [[255, 255, 255], [9, 9, 9]]
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((16, 16), (16, 16)),
+        ((20, 31), (20, 31)),
+        ((21, 42), (20, 40)),
+        ((400, 200), (40, 20)),
+        ((8, 12), (16, 24)),
+        ((1, 1), (16, 16)),
+        ((500, 1), (128, 16)),
+        ((30, 3000), (20, 160)),
+    ],
+)
+def test_the_short_side_comes_near_the_training_side(
+    size: tuple[int, int], expected: tuple[int, int]
+) -> None:
+    assert fit_picture(noise(*size), 16).size == expected
+
+
+def test_fitting_halves_by_box_and_a_long_line_keeps_its_middle() -> None:
+    image = noise(40, 80)
+    box = image.resize((20, 40), Image.Resampling.BOX)
+    np.testing.assert_array_equal(np.asarray(fit_picture(image, 16)), np.asarray(box))
+    line = np.zeros((1, 24, 3), dtype=np.uint8)
+    line[:, 8:16] = 255
+    assert np.asarray(fit_picture(Image.fromarray(line), 16)).min() == 255
+
+
+@pytest.mark.parametrize(
+    ("original", "reason"),
+    [
+        (b"", "cannot identify"),
+        (b"plain text", "cannot identify"),
+        (saved(noise(50, 50), "JPEG")[:900], "truncated"),
+        (saved(noise(50, 50), "PNG")[:3000], "truncated"),
+        (saved(Image.new("F", (2, 2)), "TIFF"), "floating-point"),
+        (saved(Image.fromarray(np.array([[-1, 2]], dtype=np.int32)), "TIFF"), "32-bit"),
+        (saved(noise(4, 4), "PPM"), "cannot identify"),
+    ],
+)
+def test_unreadable_pictures_give_a_reason(original: bytes, reason: str) -> None:
+    with pytest.raises(UnreadablePictureError, match=reason):
+        stored_bytes(original, 16)
+
+
+@pytest.mark.parametrize("limit", [300, 100])
+def test_pictures_with_too_many_pixels_are_refused(
+    monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    # Pillow warns at 400 pixels above a limit of 300, and raises above twice a limit of 100.
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(UnreadablePictureError, match=f"MAX_IMAGE_PIXELS = {limit}"):
+            stored_bytes(saved(noise(20, 20), "PNG"), 16)

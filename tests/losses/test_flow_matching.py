@@ -1,0 +1,86 @@
+"""Flow matching: path, target and its sign, draws of times and labels."""
+
+import pytest
+import torch
+
+from glotok_ray.losses.flow_matching import (
+    draw_times,
+    drop_labels,
+    flow_matching_loss,
+    noisy_cells,
+)
+
+
+def test_the_path_runs_from_data_at_zero_to_noise_at_one() -> None:
+    clean, noise = torch.randn(2, 2, 3, 4, 5).unbind(0)
+    assert torch.equal(noisy_cells(clean, noise, torch.zeros(2, 3)), clean)
+    assert torch.equal(noisy_cells(clean, noise, torch.ones(2, 3)), noise)
+
+
+def test_each_cell_has_its_own_time() -> None:
+    clean, noise = torch.zeros(2, 3, 4, 5), torch.ones(2, 3, 4, 5)
+    times = torch.rand(2, 3)
+    noisy = noisy_cells(clean, noise, times)
+    assert torch.equal(noisy, times[:, :, None, None].expand_as(noisy))
+
+
+def test_the_target_is_the_derivative_of_the_path() -> None:
+    clean, noise = torch.randn(2, 2, 3, 4, 5, dtype=torch.float64).unbind(0)
+    start, end = torch.full((2, 3), 0.2), torch.full((2, 3), 0.7)
+    slope = (noisy_cells(clean, noise, end) - noisy_cells(clean, noise, start)) / 0.5
+    assert flow_matching_loss(slope, clean, noise) < 1e-12
+    assert flow_matching_loss(noise - clean, clean, noise) == 0
+
+
+def test_the_loss_is_the_mean_square_over_all_elements() -> None:
+    clean, noise = torch.zeros(1, 2, 2, 1), torch.ones(1, 2, 2, 1)
+    velocity = torch.tensor([1.0, 1.0, 3.0, -1.0]).reshape(1, 2, 2, 1).requires_grad_()
+    loss = flow_matching_loss(velocity, clean, noise)
+    loss.backward()
+    assert loss.item() == pytest.approx((0 + 0 + 4 + 4) / 4)
+    assert velocity.grad.flatten().tolist() == pytest.approx([0.0, 0.0, 1.0, -1.0])
+
+
+def test_a_bf16_velocity_is_compared_in_fp32() -> None:
+    clean, noise = torch.zeros(1, 1, 1, 1), torch.full((1, 1, 1, 1), 1.001)
+    loss = flow_matching_loss(torch.ones(1, 1, 1, 1, dtype=torch.bfloat16), clean, noise)
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(1e-6, rel=1e-2)
+
+
+def test_logit_normal_times_have_normal_logits() -> None:
+    times = draw_times((200, 100), "logit_normal", torch.Generator().manual_seed(0))
+    logits = torch.logit(times.double())
+    assert times.shape == (200, 100)
+    assert logits.mean().abs() < 0.03
+    assert (logits.std() - 1).abs() < 0.03
+    assert (times < 0.1).double().mean() == pytest.approx(0.014, abs=0.004)
+
+
+def test_uniform_times_fill_the_interval_evenly() -> None:
+    times = draw_times((200, 100), "uniform", torch.Generator().manual_seed(0))
+    counts = torch.histc(times, bins=10, min=0.0, max=1.0)
+    assert (counts / times.numel() - 0.1).abs().max() < 0.01
+
+
+def test_times_repeat_with_the_seed_and_differ_between_cells() -> None:
+    first = draw_times((2, 4), "uniform", torch.Generator().manual_seed(3))
+    again = draw_times((2, 4), "uniform", torch.Generator().manual_seed(3))
+    assert torch.equal(first, again)
+    assert first.unique().numel() == 8
+
+
+def test_an_unknown_distribution_is_named() -> None:
+    with pytest.raises(ValueError, match=r"distribution = 'cosine'.*logit_normal"):
+        draw_times((1,), "cosine", torch.Generator())
+
+
+def test_labels_are_dropped_at_the_given_rate() -> None:
+    labels = torch.arange(20_000) % 7
+    draw = torch.Generator().manual_seed(0)
+    dropped = drop_labels(labels, 0.1, 7, draw)
+    assert (dropped == 7).double().mean() == pytest.approx(0.1, abs=0.01)
+    assert torch.equal(dropped[dropped != 7], labels[dropped != 7])
+    assert torch.equal(drop_labels(labels, 0.0, 7, draw), labels)
+    assert (drop_labels(labels, 1.0, 7, draw) == 7).all()
+    assert dropped.dtype == torch.int64

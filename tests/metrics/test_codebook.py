@@ -1,0 +1,61 @@
+"""Codebook figures with known answers."""
+
+import numpy as np
+import pytest
+
+from glotok_ray.metrics.codebook import codebook_use, count_codes, gini
+
+
+def test_uniform_use() -> None:
+    use = codebook_use(np.full(16, 5))
+    assert use.usage == 1
+    assert use.perplexity == pytest.approx(16)
+    assert use.entropy_bits == pytest.approx(4)
+    assert use.normalized_entropy == pytest.approx(1)
+    assert use.gini == pytest.approx(0, abs=1e-12)
+    assert use.dead_codes == 0
+
+
+def test_one_code() -> None:
+    use = codebook_use(np.array([0, 9, 0, 0]))
+    assert use.usage == 0.25
+    assert use.perplexity == pytest.approx(1)
+    assert use.entropy_bits == 0
+    assert use.gini == pytest.approx(3 / 4)
+    assert use.dead_codes == 3
+
+
+def test_halving_shares_give_two_bits() -> None:
+    counts = 2 ** np.arange(30, -1, -1)
+    assert codebook_use(counts).entropy_bits == pytest.approx(2, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [([1, 2, 3, 4, 5], 4 / 15), ([1, 1, 3, 3], 0.25), ([2, 2, 2], 0.0), ([0, 0, 7], 2 / 3)],
+)
+def test_gini_closed_forms(values: list[int], expected: float) -> None:
+    assert gini(np.array(values)) == pytest.approx(expected, abs=1e-12)
+    assert gini(10 * np.array(values)) == pytest.approx(expected, abs=1e-12)
+
+
+def test_weighted_gini_equals_the_expanded_vector() -> None:
+    generator = np.random.default_rng(0)
+    values = generator.uniform(size=20)
+    values[3] = values[11]
+    weights = generator.integers(1, 9, size=20)
+    assert gini(values, weights) == pytest.approx(gini(np.repeat(values, weights)))
+
+
+def test_counts_of_parts_add_up() -> None:
+    codes = np.random.default_rng(1).integers(0, 50, size=(8, 4, 4)).astype(np.uint16)
+    parts = count_codes(codes[:3], 50) + count_codes(codes[3:], 50)
+    np.testing.assert_array_equal(parts, count_codes(codes, 50))
+    assert parts.sum() == codes.size
+
+
+def test_bad_codes_and_empty_counts_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"\[0, 4\)"):
+        count_codes(np.array([4]), 4)
+    with pytest.raises(ValueError, match="at least one"):
+        codebook_use(np.zeros(4))

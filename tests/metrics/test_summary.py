@@ -1,0 +1,63 @@
+"""Named figures: values agree with the metrics, protocols state counts, undefined ones are null."""
+
+import json
+
+import numpy as np
+import pytest
+
+from glotok_ray.metrics.summary import (
+    codebook_figures,
+    figure,
+    frechet_figure,
+    reconstruction_figures,
+    uniformity_figures,
+)
+from glotok_ray.metrics.uniformity import Uniformity
+
+
+def test_reconstruction_figures_leave_identical_pairs_out() -> None:
+    scores = {"psnr": np.array([20.0, 22.0, np.inf]), "ssim": np.array([0.5, 0.7, 1.0])}
+    figures = reconstruction_figures(scores, 64)
+    assert figures["reconstruction_psnr"]["value"] == pytest.approx(21)
+    assert figures["reconstruction_psnr"]["std"] == pytest.approx(1)
+    assert "1 identical pairs" in figures["reconstruction_psnr"]["protocol"]
+    assert "3 validation crops of 64 x 64" in figures["reconstruction_ssim"]["protocol"]
+
+
+def test_frechet_figure_names_its_network_and_counts() -> None:
+    features = np.random.default_rng(0).normal(size=(5, 4))
+    entry = frechet_figure(
+        "FD-EffNet", features + 2, features, what="samples of the generator", feature_size=128
+    )
+    assert entry["value"] == pytest.approx(16)
+    for part in ("EfficientNet-Lite0", "5 samples of the generator", "5 validation", "128 x 128"):
+        assert part in entry["protocol"]
+    alone = frechet_figure("FD-EffNet", features[:1], features, what="samples", feature_size=128)
+    assert alone["value"] is None
+
+
+def test_codebook_figures_keep_branches_apart() -> None:
+    vectors = np.random.default_rng(1).normal(size=(8, 3))
+    figures = codebook_figures("visual", np.full(8, 4), vectors)
+    assert figures["visual_usage"]["value"] == 1
+    assert figures["visual_perplexity"]["value"] == pytest.approx(8)
+    assert "32 visual tokens" in figures["visual_usage"]["protocol"]
+    assert figures["visual_count_density_cv"]["value"] > 0
+
+
+def test_uniformity_is_averaged_over_draws_and_null_after_collapse() -> None:
+    draws = [Uniformity(0.2, 0.99, 0.1), Uniformity(0.3, 0.97, 0.2)]
+    figures = uniformity_figures("semantic", draws, 600)
+    assert figures["semantic_tsne_density_cv"]["value"] == pytest.approx(0.25)
+    assert figures["semantic_tsne_density_cv"]["std"] == pytest.approx(0.1 / np.sqrt(2))
+    assert "600 quantized semantic vectors" in figures["semantic_tsne_gini"]["protocol"]
+    collapsed = uniformity_figures("semantic", [draws[0], None], 600)
+    assert collapsed["semantic_tsne_gini"]["value"] is None
+    assert "undefined" in collapsed["semantic_tsne_gini"]["protocol"]
+
+
+def test_values_that_are_not_finite_become_null() -> None:
+    entry = figure("PSNR", float("nan"), "none", 1.0)
+    assert json.dumps(entry, allow_nan=False)
+    assert entry["value"] is None
+    assert "std" not in entry

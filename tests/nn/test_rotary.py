@@ -1,0 +1,48 @@
+"""Cell order and two-dimensional rotary positions."""
+
+import math
+
+import pytest
+import torch
+
+from glotok_ray.nn.cells import to_cells
+from glotok_ray.nn.rotary import grid_rotation, rotate
+
+
+def test_cells_are_raster_over_cells_and_raster_inside() -> None:
+    grid = torch.arange(16).reshape(1, 1, 4, 4)
+    expected = [[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]]
+    assert to_cells(grid, 2).squeeze(-1).tolist() == [expected]
+
+
+def test_rotation_depends_on_relative_places_alone() -> None:
+    rotation = grid_rotation(4, 2, 8, torch.device("cpu"))
+    query, key = torch.randn(2, 8).unbind(0)
+    places = to_cells(torch.arange(16).reshape(1, 1, 4, 4), 2).flatten()
+    order = places.argsort()  # back to raster
+    turned_query = rotate(query.expand(1, 16, 1, 8), rotation)[0, order, 0]
+    turned_key = rotate(key.expand(1, 16, 1, 8), rotation)[0, order, 0]
+    scores = (turned_query @ turned_key.T).reshape(4, 4, 4, 4)  # query row, column; key row, column
+    assert not torch.allclose(scores[0, 0, 1, 2], query @ key, atol=1e-4)
+    assert torch.allclose(scores[0, 0, 1, 2], scores[2, 1, 3, 3], atol=1e-5)
+    assert torch.allclose(scores[1, 1, 1, 1], query @ key, atol=1e-5)
+    assert not torch.allclose(scores[0, 0, 1, 2], scores[0, 0, 2, 1], atol=1e-4)
+
+
+def test_rows_turn_the_first_half_of_a_head_and_columns_the_second() -> None:
+    rotation = grid_rotation(2, 1, 8, torch.device("cpu"))
+    unit = torch.zeros(1, 4, 1, 8)
+    unit[..., [0, 4]] = 1
+    turned = rotate(unit, rotation)[0, :, 0]
+    still, radian = [1.0, 0.0], [math.cos(1.0), math.sin(1.0)]
+    assert turned[1].tolist() == pytest.approx([*still, 0, 0, *radian, 0, 0])  # row 0, column 1
+    assert turned[2].tolist() == pytest.approx([*radian, 0, 0, *still, 0, 0])  # row 1, column 0
+
+
+def test_the_last_pair_turns_by_the_lowest_frequency() -> None:
+    rotation = grid_rotation(2, 1, 8, torch.device("cpu"))
+    unit = torch.zeros(1, 4, 1, 8)
+    unit[..., 6] = 1
+    angle = 10000 ** (-2 / 4)
+    turned = rotate(unit, rotation)[0, 1, 0]
+    assert turned[6:].tolist() == pytest.approx([math.cos(angle), math.sin(angle)])

@@ -1,0 +1,225 @@
+"""XAR: sizes, order of cells, the mask, conditioning, dropout, learning."""
+
+import dataclasses
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from glotok_ray.config import XARConfig
+from glotok_ray.losses.flow_matching import flow_matching_loss, noisy_cells
+from glotok_ray.nn import xar_blocks
+from glotok_ray.nn.xar import XAR
+from glotok_ray.nn.xar_blocks import block_causal_attention
+
+TINY = XARConfig(
+    grid_size=4, cell_size=2, channels=6, width=32, depth=2, num_heads=2, num_classes=5, dropout=0.0
+)
+
+
+def build(config: XARConfig = TINY, **changes: object) -> XAR:
+    torch.manual_seed(0)
+    return XAR(dataclasses.replace(config, **changes)).eval()
+
+
+def inputs(config: XARConfig, batch: int = 2) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    draw = torch.Generator().manual_seed(1)
+    shape = (batch, config.num_cells, config.tokens_per_cell, config.channels)
+    noisy = torch.randn(shape, generator=draw)
+    times = torch.rand(shape[:2], generator=draw)
+    return noisy, times, torch.arange(batch) % config.num_classes
+
+
+@pytest.mark.parametrize(
+    ("width", "depth", "heads", "total"),
+    [
+        (768, 16, 12, 172_638_224),
+        (1024, 32, 16, 608_397_968),
+        (1280, 40, 16, 1_186_024_096),
+    ],
+)
+def test_published_sizes(width: int, depth: int, heads: int, total: int) -> None:
+    with torch.device("meta"):
+        model = XAR(XARConfig(width=width, depth=depth, num_heads=heads))
+    assert sum(parameter.numel() for parameter in model.parameters()) == total
+
+
+def test_the_state_dict_carries_the_latent_scale_and_nothing_else_besides_parameters() -> None:
+    model = build()
+    names = set(model.state_dict()) - {name for name, _ in model.named_parameters()}
+    assert names == {"latent_scale"}
+    assert torch.equal(model.latent_scale, torch.ones(TINY.channels))
+
+
+@pytest.mark.parametrize(("grid", "cell"), [(4, 1), (4, 4), (6, 2), (6, 3), (16, 8)])
+def test_cells_round_trip(grid: int, cell: int) -> None:
+    model = build(grid_size=grid, cell_size=cell)
+    latents = torch.randn(2, TINY.channels, grid, grid)
+    tokens = model.to_cells(latents)
+    assert tokens.shape == (2, (grid // cell) ** 2, cell**2, TINY.channels)
+    assert torch.equal(model.from_cells(tokens), latents)
+
+
+def test_normalize_scales_each_channel_and_is_undone() -> None:
+    model = build()
+    model.latent_scale.copy_(torch.arange(1.0, 7.0))
+    latents = torch.randn(2, 6, 4, 4)
+    assert torch.allclose(model.normalize(latents)[:, 2], 3 * latents[:, 2])
+    assert torch.allclose(model.denormalize(model.normalize(latents)), latents)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        TINY,
+        dataclasses.replace(TINY, grid_size=5, cell_size=1),  # 25 cells: the masked form
+        dataclasses.replace(TINY, grid_size=6, cell_size=3, channels=3),
+    ],
+)
+def test_no_cell_sees_a_later_one(config: XARConfig) -> None:
+    model = build(config)
+    noisy, times, labels = inputs(config)
+    before = model(noisy, times, labels)
+    for cell in {0, 1, config.num_cells - 1}:
+        moved, later = noisy.clone(), times.clone()
+        moved[:, cell] += 1
+        later[:, cell] = (later[:, cell] + 0.5) % 1
+        for changed in (model(moved, times, labels), model(noisy, later, labels)):
+            difference = (changed - before).abs().amax(dim=(0, 2, 3))
+            assert (difference[:cell] < 1e-6).all()
+            assert (difference[cell:] > 1e-5).all()
+
+
+def test_attention_inside_a_cell_looks_both_ways() -> None:
+    model = build()
+    noisy, times, labels = inputs(TINY)
+    moved = noisy.clone()
+    moved[:, 0, -1] += 1
+    difference = model(moved, times, labels) - model(noisy, times, labels)
+    assert (difference[:, 0, 0].abs() > 1e-6).any()
+
+
+def test_prefix_attention_equals_the_masked_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    query, key, value = torch.randn(3, 2, 3, 12, 8, dtype=torch.float64).unbind(0)
+    scores = query @ key.transpose(-1, -2) / 8**0.5
+    cell = torch.arange(12) // 3
+    literal = scores.masked_fill(cell[:, None] < cell[None], -torch.inf).softmax(-1) @ value
+    prefix = block_causal_attention(query, key, value, num_cells=4, dropout=0.0)
+    monkeypatch.setattr(xar_blocks, "_MOST_PREFIX_CALLS", 0)
+    masked = block_causal_attention(query, key, value, num_cells=4, dropout=0.0)
+    assert torch.allclose(prefix, literal, atol=1e-12)
+    assert torch.allclose(masked, literal, atol=1e-12)
+
+
+def test_cell_by_cell_with_the_cache_equals_the_full_pass() -> None:
+    model = build(depth=4)
+    noisy, times, labels = inputs(TINY)
+    clean = torch.randn_like(noisy)
+    cache = model.new_cache(2)
+    for cell in range(TINY.num_cells):
+        arguments = {"cell": cell, "cache": cache}
+        found = model.forward_cell(noisy[:, cell], times[:, cell], labels, **arguments)
+        mixed = torch.cat([clean[:, :cell], noisy[:, cell:]], dim=1)
+        mixed_times = torch.cat([torch.zeros(2, cell), times[:, cell:]], dim=1)
+        full = model(mixed, mixed_times, labels)[:, cell]
+        assert torch.allclose(found, full, atol=1e-5)
+        model.forward_cell(clean[:, cell], torch.zeros(2), labels, **arguments)
+
+
+def test_first_cells_alone_equal_the_start_of_the_full_pass() -> None:
+    model = build()
+    noisy, times, labels = inputs(TINY)
+    start = model(noisy[:, :2], times[:, :2], labels)
+    assert torch.allclose(start, model(noisy, times, labels)[:, :2], atol=1e-6)
+
+
+def test_the_null_label_is_the_row_after_the_last_class() -> None:
+    model = build()
+    assert model.null_label == TINY.num_classes == 5
+    assert model.class_embedding.weight.shape == (6, TINY.width)
+    assert XARConfig().num_classes == 1000
+    noisy, times, _ = inputs(TINY)
+    null = torch.full((2,), model.null_label)
+    before = model(noisy, times, null)
+    with torch.no_grad():
+        model.class_embedding.weight[:5] += 1
+    assert torch.equal(model(noisy, times, null), before)
+
+
+def test_mlp_is_gated_by_gelu() -> None:
+    mlp = build().blocks[0].mlp
+    tokens = torch.randn(3, TINY.width)
+    expected = mlp.down(F.gelu(mlp.gate(tokens)) * mlp.value(tokens))
+    assert torch.allclose(mlp(tokens), expected)
+    assert mlp.gate.out_features == int(8 * 32 / 3) == 85
+    assert build(mlp_multiple=8).blocks[0].mlp.gate.out_features == 88
+
+
+def test_time_is_cut_to_thousandths() -> None:
+    embedding = build().time_embedding
+    assert torch.equal(embedding(torch.tensor(0.5001)), embedding(torch.tensor(0.5009)))
+    assert not torch.equal(embedding(torch.tensor(0.5001)), embedding(torch.tensor(0.5011)))
+
+
+def test_dropout_acts_in_training_only_and_on_attention_too() -> None:
+    model = build(dropout=0.5)
+    noisy, times, labels = inputs(TINY)
+    assert torch.equal(model(noisy, times, labels), model(noisy, times, labels))
+    model.train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.eval()
+    assert not torch.equal(model(noisy, times, labels), model(noisy, times, labels))
+
+
+def test_gradient_reaches_every_parameter() -> None:
+    model = build().train()
+    noisy, times, _ = inputs(TINY, batch=6)
+    velocity = model(noisy, times, torch.arange(6))
+    flow_matching_loss(velocity, torch.randn_like(noisy), torch.randn_like(noisy)).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        rows = parameter.grad.flatten(1) if parameter.ndim > 1 else parameter.grad[None]
+        assert (rows.abs().amax(dim=1) > 0).all(), name
+
+
+def test_zero_gates_start_as_the_identity_of_every_block() -> None:
+    noisy, times, labels = inputs(TINY)
+    model = build(zero_init_gates=True)
+    assert torch.equal(model(noisy, times, labels), model(noisy, 1 - times, labels + 1))
+    assert not torch.equal(build()(noisy, times, labels), build()(noisy, 1 - times, labels))
+    velocity = model(noisy, times, labels)
+    velocity.square().mean().backward()
+    assert model.blocks[0].modulation.weight.grad.abs().max() > 0
+
+
+def test_a_batch_of_one_works_and_equals_its_place_in_a_larger_one() -> None:
+    model = build()
+    noisy, times, labels = inputs(TINY, batch=3)
+    alone = model(noisy[1:2], times[1:2], labels[1:2])
+    assert alone.shape == (1, 4, 4, 6)
+    assert torch.allclose(alone, model(noisy, times, labels)[1:2], atol=1e-6)
+
+
+def test_a_bf16_model_takes_fp32_inputs() -> None:
+    noisy, times, labels = inputs(TINY)
+    exact = build()(noisy, times, labels)
+    rounded = build().bfloat16()(noisy, times, labels)
+    assert rounded.dtype == torch.bfloat16
+    assert F.mse_loss(rounded.float(), exact) < 1e-3 * exact.square().mean()
+
+
+def test_a_fixed_batch_is_learned() -> None:
+    model = build().train()
+    clean, times, labels = inputs(TINY, batch=4)
+    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(2))
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(80):
+        velocity = model(noisy_cells(clean, noise, times), times, labels)
+        loss = flow_matching_loss(velocity, clean, noise)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.3 * losses[0]

@@ -1,0 +1,56 @@
+"""The quickstart at its very smallest, for the Ray tests: the same stages and classes, a few steps each."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from glotok_ray.config import QuickstartRun, override
+from glotok_ray.recipes.quickstart import quickstart
+
+TINY = {
+    "data.image_size": 32,
+    "data.crops_per_class": 12,
+    "data.validation_crops_per_class": 4,
+    "data.rows_per_shard": 50,
+    "teacher.input_size": 64,
+    "teacher.num_clusters": 24,
+    "teacher.max_images": 60,
+    "tokenizer.model.autoencoder.image_size": 32,
+    "tokenizer.model.autoencoder.base_channels": 8,
+    "tokenizer.model.autoencoder.channel_multipliers": (1, 2, 2),
+    "tokenizer.model.autoencoder.norm_groups": 4,
+    "tokenizer.model.autoencoder.latent_channels": 16,
+    "tokenizer.model.adapter.num_heads": 2,
+    "tokenizer.model.semantic.size": 32,
+    "tokenizer.model.visual.size": 48,
+    "tokenizer.model.residual.width": 16,
+    "tokenizer.model.residual.num_heads": 2,
+    "tokenizer.loss.adversarial_start_step": 4,
+    "tokenizer.data.num_train_images": 120,
+    "tokenizer.data.num_validation_images": 16,
+    "tokenizer.schedule.global_batch_size": 24,
+    "tokenizer.schedule.micro_batch_size": 12,
+    "tokenizer.schedule.epochs": 4,
+    "tokenizer.schedule.log_every_steps": 1,
+    "tokenizer.schedule.checkpoints_to_keep": 9,
+    "generator.model.grid_size": 8,
+    "generator.model.width": 32,
+    "generator.model.depth": 2,
+    "generator.model.num_heads": 2,
+    "generator.data.num_train_images": 120,
+    "generator.schedule.global_batch_size": 24,
+    "generator.schedule.micro_batch_size": 12,
+    "generator.schedule.epochs": 2,
+    "generator.schedule.log_every_steps": 1,
+    "samples.num_images": 20,
+    "samples.sampler.num_steps": 3,
+    "evaluation.feature_size": 64,
+    "evaluation.uniformity_repeats": 1,
+}
+
+
+@pytest.fixture(scope="session")
+def tiny_quickstart() -> Callable[[Path], QuickstartRun]:
+    """All eight stages on 120 crops of 32 pixels, under the given folder."""
+    return lambda folder: override(quickstart(), {**TINY, "output_path": str(folder)})

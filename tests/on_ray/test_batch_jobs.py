@@ -1,0 +1,410 @@
+"""The actor-pool jobs on a tiny data set: teacher, codes, samples, and the pool's own promises."""
+
+import dataclasses
+import io
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from glotok_ray import artefact, config
+from glotok_ray.artefact import ArtefactError
+from glotok_ray.config import (
+    AdapterConfig,
+    AutoencoderConfig,
+    CodebookConfig,
+    EncodeRun,
+    FlowConfig,
+    PoolConfig,
+    RelationConfig,
+    ResidualConfig,
+    SamplerConfig,
+    SampleRun,
+    TeacherRun,
+    TokenizerConfig,
+    XARConfig,
+)
+from glotok_ray.data.records import Row, encode_png, read_dataset, write_dataset, write_shard
+from glotok_ray.data.transforms import to_model_range, to_uint8
+from glotok_ray.nn.tokenizer import GloTokTokenizer
+from glotok_ray.nn.xar import XAR
+from glotok_ray.on_ray import encode, sample, teacher
+from glotok_ray.on_ray.actor_pool import map_shards
+from glotok_ray.sampling.flow import sample_latents
+from glotok_ray.teacher.histogram import load_teacher
+from glotok_ray.training.checkpoint import (
+    load_generator,
+    load_tokenizer,
+    save_generator,
+    save_tokenizer,
+)
+from jobs import build_teacher, encode_images, sample_images
+
+pytestmark = pytest.mark.ray
+
+ROWS = (14, 10, 12)
+TOKENIZER = TokenizerConfig(
+    autoencoder=AutoencoderConfig(
+        image_size=32,
+        base_channels=32,
+        channel_multipliers=(1, 1, 2),
+        num_res_blocks=1,
+        latent_channels=32,
+    ),
+    adapter=AdapterConfig(depth=1, num_heads=2),
+    semantic=CodebookConfig(size=16, width=4),
+    visual=CodebookConfig(size=32, width=4),
+    residual=ResidualConfig(width=16, num_heads=2),
+)
+GENERATOR = XARConfig(
+    grid_size=8, cell_size=4, channels=8, width=32, depth=2, num_heads=2, num_classes=3
+)
+
+
+def pool(num_actors: int = 1, batch_size: int = 8) -> PoolConfig:
+    return PoolConfig(
+        num_actors=num_actors,
+        use_gpu=False,
+        cpus_per_actor=0.5,
+        threads_per_actor=1,
+        batch_size=batch_size,
+    )
+
+
+def write_shards(folder: Path) -> None:
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    shards = []
+    for index, count in enumerate(ROWS):
+        coarse = generator.integers(0, 256, (count, 8, 8, 3), dtype=np.uint8)
+        pixels = coarse.repeat(8, axis=1).repeat(8, axis=2)
+        rows = [Row(f"{index}/{row}", encode_png(pixels[row]), row % 3) for row in range(count)]
+        shards.append(write_shard(folder / f"part-{index:05d}.parquet", rows))
+    write_dataset(folder, classes=["a", "b", "c"], image_size=64, shards=shards, details={})
+    artefact.write_manifest(folder, "shards")
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders shards, tokenizer, other_tokenizer and generator (of the tokenizer)."""
+    folder = tmp_path_factory.mktemp("batch_jobs")
+    write_shards(folder / "shards")
+    torch.manual_seed(0)
+    for name in ("tokenizer", "other_tokenizer"):
+        (folder / name).mkdir()
+        model = GloTokTokenizer(TOKENIZER)
+        # Residual predictors start at the identity; moved away from it, a decode without them
+        # shows.
+        for parameter in (
+            *model.semantic_residual.parameters(),
+            *model.visual_residual.parameters(),
+        ):
+            torch.nn.init.normal_(parameter, std=0.1)
+        save_tokenizer(folder / name, model, TOKENIZER)
+        artefact.write_manifest(folder / name, "tokenizer")
+    (folder / "generator").mkdir()
+    raw, averaged = XAR(GENERATOR).state_dict(), XAR(GENERATOR).state_dict()
+    facts = {
+        "model": config.to_dict(GENERATOR),
+        "flow": config.to_dict(FlowConfig()),
+        "tokenizer_sha256": artefact.sha256_of(folder / "tokenizer" / "tokenizer.safetensors"),
+        "classes": ["a", "b", "c"],
+    }
+    save_generator(folder / "generator", raw, averaged, facts)
+    artefact.write_manifest(folder / "generator", "generator")
+    return folder
+
+
+def teacher_run(inputs: Path, output: Path, **changes: Any) -> TeacherRun:
+    values = {
+        "network": "efficientnet_lite0",
+        "input_size": 64,
+        "vectors_per_image": 3,
+        "max_images": 20,
+        "num_clusters": 6,
+        "kmeans_iterations": 5,
+        "project_width": 4,
+        "pool": pool(),
+    }
+    return TeacherRun(
+        data_path=str(inputs / "shards"), output_path=str(output), **{**values, **changes}
+    )
+
+
+def encode_run(inputs: Path, output: Path, **changes: Any) -> EncodeRun:
+    values = {
+        "data_path": str(inputs / "shards"),
+        "tokenizer_path": str(inputs / "tokenizer"),
+        "pool": pool(),
+    }
+    return EncodeRun(output_path=str(output), **{**values, **changes})
+
+
+def sample_run(inputs: Path, output: Path, **changes: Any) -> SampleRun:
+    values = {
+        "generator_path": str(inputs / "generator"),
+        "tokenizer_path": str(inputs / "tokenizer"),
+        "num_images": 7,
+        "seed": 5,
+        "sampler": SamplerConfig(num_steps=2),
+        "pool": pool(batch_size=3),
+    }
+    return SampleRun(output_path=str(output), **{**values, **changes})
+
+
+def doubler() -> type:
+    """A worker class that Ray pickles by value, since its workers cannot import this file."""
+
+    class Doubler:
+        def __init__(self, offset: int) -> None:
+            self.offset = offset
+
+        def __call__(self, unit: int) -> tuple[int, int]:
+            if unit == 99:
+                raise ValueError("unit 99: damaged")
+            return 2 * unit + self.offset, torch.get_num_threads()
+
+    return Doubler
+
+
+def test_results_come_in_the_units_order_whatever_the_pool(ray_cluster: Any) -> None:
+    units = list(range(7))
+    for num_actors in (1, 2):
+        found = list(
+            map_shards(
+                units, doubler(), {"offset": 1}, pool(num_actors), stage="double", sizes=[1] * 7
+            )
+        )
+        assert found == [(2 * unit + 1, 1) for unit in units]
+
+
+def test_an_error_in_an_actor_keeps_its_message(ray_cluster: Any) -> None:
+    with pytest.raises(ArtefactError, match=r"^unit 99: damaged$"):
+        list(map_shards([1, 99], doubler(), {"offset": 0}, pool(), stage="double", sizes=[1, 1]))
+
+
+def test_teacher_is_built_from_the_drawn_images_and_found_again(
+    ray_cluster: Any, inputs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = teacher_run(inputs, tmp_path / "one")
+    manifest = teacher.run(run)
+    built = load_teacher(tmp_path / "one")
+    assert built.centroids.shape == (6, 4)
+    assert built.distribution(RelationConfig()).sum() == pytest.approx(1, rel=1e-5)
+    facts = built.provenance
+    assert (facts["num_images"], facts["num_vectors"]) == (20, 60)
+    assert facts["data_manifest_sha256"] == artefact.sha256_of(inputs / "shards" / "manifest.json")
+    assert len(facts["weights_sha256"]) == 64
+    # Two actors draw the same images and vectors.
+    teacher.run(dataclasses.replace(run, output_path=str(tmp_path / "two"), pool=pool(2)))
+    torch.testing.assert_close(
+        load_teacher(tmp_path / "two").centroids, built.centroids, rtol=1e-4, atol=1e-4
+    )
+    with caplog.at_level(logging.INFO):
+        assert teacher.run(run) == manifest
+    assert "already finished" in caplog.text
+    with pytest.raises(ArtefactError, match="other settings"):
+        teacher.run(dataclasses.replace(run, seed=1))
+
+
+def test_teacher_takes_finished_centroids(inputs: Path, tmp_path: Path) -> None:
+    codes = np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32)
+    np.save(tmp_path / "codes.npy", codes)
+    run = TeacherRun(data_path=str(tmp_path / "codes.npy"), output_path=str(tmp_path / "teacher"))
+    assert teacher.run(run) == teacher.run(run)
+    np.testing.assert_array_equal(load_teacher(tmp_path / "teacher").centroids.numpy(), codes)
+
+
+def test_teacher_refuses_more_clusters_than_vectors_before_any_work(
+    inputs: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match="num_clusters = 61: only 60 feature vectors"):
+        teacher.run(teacher_run(inputs, tmp_path / "teacher", num_clusters=61))
+    assert not (tmp_path / "teacher").exists()
+
+
+def test_drawn_images_are_spread_over_shards_and_follow_the_seed(inputs: Path) -> None:
+    dataset = read_dataset(inputs / "shards")
+    units = teacher.draw_images(dataset, seed=0, max_images=20)
+    assert sum(len(unit.rows) for unit in units) == 20
+    assert all(sorted(set(unit.rows)) == unit.rows for unit in units)
+    assert units == teacher.draw_images(dataset, seed=0, max_images=20)
+    assert units != teacher.draw_images(dataset, seed=1, max_images=20)
+    everything = [
+        (unit.shard, len(unit.rows)) for unit in teacher.draw_images(dataset, seed=0, max_images=0)
+    ]
+    assert everything == [(shard, shard.rows) for shard in dataset.shards]
+
+
+def test_codes_are_the_tokenizers_own(ray_cluster: Any, inputs: Path, tmp_path: Path) -> None:
+    encode.run(encode_run(inputs, tmp_path / "codes"))
+    artefact.read_manifest(tmp_path / "codes", "codes")
+    facts = artefact.read_json(tmp_path / "codes" / "dataset.json")
+    assert (facts["num_images"], facts["num_views"], facts["grid_size"], facts["num_classes"]) == (
+        36,
+        2,
+        8,
+        3,
+    )
+    assert facts["tokenizer_sha256"] == artefact.sha256_of(
+        inputs / "tokenizer" / "tokenizer.safetensors"
+    )
+    found = read_dataset(tmp_path / "codes", verify=True)
+    assert [shard.rows for shard in found.shards] == [2 * rows for rows in ROWS]
+    table = pq.read_table(tmp_path / "codes" / "part-00001.parquet")
+    assert table.schema.field("semantic").type == pa.list_(pa.uint16(), 64)
+    assert (table.schema.field("label").type, table.schema.field("view").type) == (
+        pa.int32(),
+        pa.int8(),
+    )
+    assert table["key"].to_pylist()[:4] == ["1/0", "1/0", "1/1", "1/1"]
+    assert table["view"].to_pylist()[:4] == [0, 1, 0, 1]
+    expected = direct_codes(inputs)
+    for branch in ("semantic", "visual"):
+        np.testing.assert_array_equal(np.array(table[branch].to_pylist()), expected[branch])
+    counts = np.load(tmp_path / "codes" / "counts.npz")
+    assert (counts["semantic"].shape, counts["visual"].shape) == ((16,), (32,))
+    assert counts["semantic"].sum() == counts["visual"].sum() == 36 * 2 * 64
+
+
+def direct_codes(inputs: Path) -> dict[str, np.ndarray]:
+    """Codes of shard 1 without Ray; its 64-pixel images halve exactly to 32 under the centre crop's
+    box filter.
+    """
+    stored = pq.read_table(inputs / "shards" / "part-00001.parquet")["image"].to_pylist()
+    pixels = [
+        np.asarray(Image.open(io.BytesIO(image)).resize((32, 32), Image.Resampling.BOX))
+        for image in stored
+    ]
+    images = to_model_range(np.stack(pixels), torch.device("cpu"))
+    tokenizer = load_tokenizer(inputs / "tokenizer")
+    with torch.inference_mode():
+        views = [tokenizer.encode(images), tokenizer.encode(images.flip(-1))]
+    return {
+        branch: np.stack(
+            [getattr(view, branch).flatten(1).numpy() for view in views], axis=1
+        ).reshape(2 * len(pixels), -1)
+        for branch in ("semantic", "visual")
+    }
+
+
+def test_one_view_on_request(inputs: Path, tmp_path: Path) -> None:
+    actor = encode.EncodeActor(encode_run(inputs, tmp_path, flipped_view=False))
+    written = actor(read_dataset(inputs / "shards").shards[1])
+    table = pq.read_table(tmp_path / "part-00001.parquet")
+    assert (written.rows, table["view"].to_pylist()) == (10, [0] * 10)
+    assert written.sha256 == artefact.sha256_of(tmp_path / written.file)
+    np.testing.assert_array_equal(
+        np.array(table["visual"].to_pylist()), direct_codes(inputs)["visual"][::2]
+    )
+
+
+def test_samples_do_not_depend_on_the_number_of_actors(
+    ray_cluster: Any, inputs: Path, tmp_path: Path
+) -> None:
+    for num_actors in (1, 2):
+        sample.run(sample_run(inputs, tmp_path / str(num_actors), pool=pool(num_actors, 3)))
+    one, two = (np.load(tmp_path / name / "samples.npz")["arr_0"] for name in ("1", "2"))
+    assert (one.shape, one.dtype) == ((7, 32, 32, 3), np.uint8)
+    np.testing.assert_array_equal(one, two)
+    np.testing.assert_array_equal(one, direct_samples(inputs, snap=False))
+    table = pq.read_table(tmp_path / "1" / "samples.parquet")
+    assert table["label"].to_pylist() == [0, 1, 2, 0, 1, 2, 0]
+    grid = np.asarray(Image.open(tmp_path / "1" / "grid.png"))
+    assert grid.shape == (3 * 32, 3 * 32, 3)
+    np.testing.assert_array_equal(grid[32:64, 32:64], one[4])
+    assert (grid[32:64, 64:] == 255).all()
+
+
+def direct_samples(inputs: Path, *, snap: bool) -> np.ndarray:
+    """The samples without Ray, in the same blocks; the residual predictors run after snapping."""
+    torch.set_num_threads(1)
+    tokenizer, generator = (
+        load_tokenizer(inputs / "tokenizer"),
+        load_generator(inputs / "generator", use_ema=True),
+    )
+    blocks = []
+    with torch.inference_mode():
+        for ids in ([0, 1, 2], [3, 4, 5], [6]):
+            labels = torch.tensor([image % 3 for image in ids])
+            latents = sample_latents(
+                generator, labels, SamplerConfig(num_steps=2), image_ids=ids, seed=5
+            )
+            blocks.append(
+                to_uint8(
+                    tokenizer.decode(tokenizer.snap(latents) if snap else latents, refine=True)
+                )
+            )
+    return np.concatenate(blocks)
+
+
+def test_sampler_settings_reach_the_samples(inputs: Path, tmp_path: Path) -> None:
+    def draw(latent_space: str = "codes", **settings: Any) -> np.ndarray:
+        run = sample_run(inputs, tmp_path, sampler=SamplerConfig(num_steps=2, **settings))
+        return sample.SampleActor(run, 3, latent_space)(range(3))
+
+    plain, snapped = draw(), draw(snap="on")
+    np.testing.assert_array_equal(plain, direct_samples(inputs, snap=False)[:3])
+    np.testing.assert_array_equal(snapped, direct_samples(inputs, snap=True)[:3])
+    for other in (snapped, draw(use_ema=False), draw("codes_plus_residual")):
+        assert not np.array_equal(plain, other)
+
+
+def test_samples_need_the_generators_tokenizer(inputs: Path, tmp_path: Path) -> None:
+    run = sample_run(inputs, tmp_path / "samples", tokenizer_path=str(inputs / "other_tokenizer"))
+    digests = [
+        artefact.sha256_of(inputs / name / "tokenizer.safetensors")
+        for name in ("tokenizer", "other_tokenizer")
+    ]
+    with pytest.raises(ArtefactError, match=f"{digests[0]}.*{digests[1]}"):
+        sample.run(run)
+
+
+def test_a_changed_shard_is_named(inputs: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "shards"
+    shutil.copytree(inputs / "shards", folder)
+    with (folder / "part-00001.parquet").open("ab") as stream:
+        stream.write(b"x")
+    shard = read_dataset(folder).shards[1]
+    actor = encode.EncodeActor(encode_run(inputs, tmp_path, data_path=str(folder)))
+    with pytest.raises(ArtefactError, match=r"part-00001\.parquet: differs from its sha256"):
+        actor(shard)
+
+
+def test_codes_are_no_images(inputs: Path, tmp_path: Path) -> None:
+    facts = {**artefact.read_json(inputs / "shards" / "dataset.json"), "kind": "codes"}
+    facts |= {"num_views": 1, "grid_size": 8, "tokenizer_sha256": ""}
+    shutil.copytree(inputs / "shards", tmp_path / "codes")
+    artefact.write_json(tmp_path / "codes" / "dataset.json", facts)
+    with pytest.raises(ArtefactError, match="holds codes, not shards of images"):
+        encode.run(encode_run(inputs, tmp_path / "out", data_path=str(tmp_path / "codes")))
+
+
+def test_a_missing_input_is_named(inputs: Path, tmp_path: Path) -> None:
+    with pytest.raises(ArtefactError, match="absent"):
+        encode.run(encode_run(inputs, tmp_path / "codes", tokenizer_path=str(tmp_path / "absent")))
+
+
+def test_dry_runs_describe_present_and_absent_inputs(inputs: Path, tmp_path: Path) -> None:
+    described = build_teacher.describe(teacher_run(inputs, tmp_path / "t"))
+    assert (described["images"], described["vectors"], described["vectors_per_cluster"]) == (
+        20,
+        60,
+        10,
+    )
+    described = encode_images.describe(encode_run(inputs, tmp_path / "c"))
+    assert (described["images"], described["tokens_per_branch"]) == (36, 64)
+    assert described["codes_gib"] == pytest.approx(36 * 2 * 64 * 2 * 2 / 2**30)
+    described = sample_images.describe(sample_run(inputs, tmp_path / "s"))
+    assert (described["blocks"], described["solver_steps_per_image"]) == (3, 4 * 2)
+    for module in (build_teacher, encode_images, sample_images):
+        for recipe in module.RECIPES.values():
+            json.dumps(module.describe(recipe()))

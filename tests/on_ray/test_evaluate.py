@@ -1,0 +1,247 @@
+"""An evaluation of an untrained tokenizer on tiny images: figures, baselines, pool independence and
+refusals.
+"""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+import torch
+
+from glotok_ray import artefact
+from glotok_ray.artefact import ArtefactError
+from glotok_ray.config import (
+    AdapterConfig,
+    AutoencoderConfig,
+    CodebookConfig,
+    EvaluateRun,
+    PoolConfig,
+    ResidualConfig,
+    TokenizerConfig,
+)
+from glotok_ray.data.records import Row, encode_png, write_dataset, write_shard
+from glotok_ray.metrics.reconstruction import psnr
+from glotok_ray.nn.tokenizer import GloTokTokenizer
+from glotok_ray.on_ray import evaluate
+from glotok_ray.on_ray.evaluation_plan import plan
+from glotok_ray.on_ray.judge import VALIDATION, Block, Judge, read_images, read_rows, stored_images
+from glotok_ray.training.checkpoint import save_tokenizer
+from jobs import evaluate_images
+
+TOKENIZER = TokenizerConfig(
+    autoencoder=AutoencoderConfig(
+        image_size=16,
+        base_channels=32,
+        channel_multipliers=(1, 1, 1),
+        num_res_blocks=1,
+        latent_channels=32,
+    ),
+    adapter=AdapterConfig(depth=1, num_heads=2),
+    semantic=CodebookConfig(size=32, width=4),
+    visual=CodebookConfig(size=32, width=4),
+    residual=ResidualConfig(width=16, num_heads=2),
+)
+POSITIONS = 16
+
+
+def pool(num_actors: int = 1) -> PoolConfig:
+    return PoolConfig(
+        num_actors=num_actors,
+        use_gpu=False,
+        cpus_per_actor=0.5,
+        threads_per_actor=1,
+        batch_size=5,
+    )
+
+
+def write_codes(folder: Path, tokenizer: Path) -> None:
+    """Eight images whose semantic codes are all 3 and whose visual codes are their position."""
+    folder.mkdir()
+    flat = {
+        "semantic": np.full(8 * POSITIONS, 3, np.uint16),
+        "visual": np.tile(np.arange(POSITIONS, dtype=np.uint16), 8),
+    }
+    columns = {
+        name: pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(values), POSITIONS)
+        for name, values in flat.items()
+    }
+    pyarrow.parquet.write_table(pyarrow.table(columns), folder / "part-00000.parquet")
+    facts = {
+        "kind": "codes",
+        "classes": ["a", "b"],
+        "num_images": 8,
+        "num_views": 1,
+        "image_size": 16,
+        "grid_size": 4,
+        "tokenizer_sha256": artefact.sha256_of(tokenizer / "tokenizer.safetensors"),
+        "shards": [{"file": "part-00000.parquet", "rows": 8, "sha256": "unchecked"}],
+    }
+    artefact.write_json(folder / "dataset.json", facts)
+    artefact.write_manifest(folder, "codes")
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders validation (7 + 4 images), tokenizer, other_tokenizer, samples (6 images), codes."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, size=(17, 16, 16, 3), dtype=np.uint8)
+    (folder / "validation").mkdir()
+    rows = [Row(f"{index}", encode_png(image), index % 2) for index, image in enumerate(images)]
+    shards = [
+        write_shard(folder / "validation" / name, part)
+        for name, part in (("part-00000.parquet", rows[:7]), ("part-00001.parquet", rows[7:11]))
+    ]
+    write_dataset(
+        folder / "validation", classes=["a", "b"], image_size=16, shards=shards, details={}
+    )
+    artefact.write_manifest(folder / "validation", "shards")
+    torch.manual_seed(0)
+    for name in ("tokenizer", "other_tokenizer"):
+        (folder / name).mkdir()
+        save_tokenizer(folder / name, GloTokTokenizer(TOKENIZER), TOKENIZER)
+        artefact.write_manifest(folder / name, "tokenizer")
+    (folder / "samples").mkdir()
+    np.savez(folder / "samples" / "samples.npz", arr_0=images[11:])
+    artefact.write_manifest(folder / "samples", "samples", num_images=6)
+    write_codes(folder / "codes", folder / "tokenizer")
+    return folder
+
+
+def settings(inputs: Path, output: Path, **changes: object) -> EvaluateRun:
+    config = EvaluateRun(
+        tokenizer_path=str(inputs / "tokenizer"),
+        data_path=str(inputs / "validation"),
+        samples_path=str(inputs / "samples"),
+        codes_path=str(inputs / "codes"),
+        output_path=str(output),
+        feature_size=32,
+        uniformity_repeats=1,
+        pool=pool(),
+    )
+    return dataclasses.replace(config, **changes)
+
+
+def test_blocks_cover_every_image_once(inputs: Path, tmp_path: Path) -> None:
+    blocks, image_size = plan(settings(inputs, tmp_path))
+    assert image_size == 16
+    validation = [block for block in blocks if block.kind == VALIDATION]
+    assert [(block.file[5:10], block.start, block.stop) for block in validation] == [
+        ("00000", 0, 5),
+        ("00000", 5, 7),
+        ("00001", 0, 4),
+    ]
+    assert [block.first_image for block in validation] == [0, 5, 7]
+    first, _ = plan(settings(inputs, tmp_path, num_images=8, samples_path="", codes_path=""))
+    assert sum(block.stop - block.start for block in first) == 8
+
+
+def test_baselines_draw_from_the_training_codes(inputs: Path, tmp_path: Path) -> None:
+    blocks, _ = plan(settings(inputs, tmp_path))
+    marginal = [block.codes for block in blocks if block.kind == "baseline_marginal"]
+    semantic, visual = (np.concatenate(parts) for parts in zip(*marginal, strict=True))
+    assert semantic.shape == (6, POSITIONS)
+    assert (semantic == 3).all()
+    np.testing.assert_array_equal(visual, np.tile(np.arange(POSITIONS), (6, 1)))
+    uniform = [block.codes for block in blocks if block.kind == "baseline_uniform"]
+    assert len(np.unique(np.concatenate([codes[0] for codes in uniform]))) > 16
+
+
+def test_a_judge_measures_what_the_tokenizer_makes(inputs: Path, tmp_path: Path) -> None:
+    judge = Judge(
+        settings(inputs, tmp_path), image_size=16, kept_images=3, device=torch.device("cpu")
+    )
+    judged = judge(Block(VALIDATION, 2, 7, 2, file="part-00000.parquet"))
+    assert judged.features.shape == (5, 1280)
+    arrays = judged.arrays
+    # Image 2 alone is below the third kept one.
+    assert arrays["inputs"].shape == (1, 16, 16, 3)
+    np.testing.assert_allclose(
+        arrays["psnr"][:1], psnr(arrays["inputs"], arrays["reconstructions"])
+    )
+    # Decoding the block's own codes as a baseline gives the same picture.
+    codes = (arrays["semantic"][:1], arrays["visual"][:1])
+    decoded = judge(Block("baseline_uniform", 0, 1, 0, codes=codes))
+    np.testing.assert_array_equal(decoded.arrays["images"], arrays["reconstructions"])
+
+
+def test_rows_and_images_are_read_in_parts(inputs: Path, tmp_path: Path) -> None:
+    path = tmp_path / "grouped.parquet"
+    table = pyarrow.table({"key": [str(row) for row in range(10)], "image": [b"x"] * 10})
+    pyarrow.parquet.write_table(table, path, row_group_size=3)
+    for start, stop in ((0, 3), (2, 4), (5, 10), (9, 10)):
+        keys = read_rows(path, start, stop)["key"].to_pylist()
+        assert keys == [str(row) for row in range(start, stop)]
+    samples = inputs / "samples" / "samples.npz"
+    np.testing.assert_array_equal(read_images(samples, 2, 5), np.load(samples)["arr_0"][2:5])
+    np.savez_compressed(tmp_path / "packed.npz", arr_0=np.zeros((2, 4, 4, 3), np.uint8))
+    with pytest.raises(ArtefactError, match="without compression"):
+        stored_images(tmp_path / "packed.npz")
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_figures_do_not_depend_on_the_number_of_actors(inputs: Path, tmp_path: Path) -> None:
+    alone = evaluate.run(settings(inputs, tmp_path / "alone"))
+    evaluate.run(settings(inputs, tmp_path / "shared", pool=pool(num_actors=2)))
+    metrics = artefact.read_json(tmp_path / "alone" / "metrics.json")
+    assert metrics == artefact.read_json(tmp_path / "shared" / "metrics.json")
+    assert alone["num_images"] == 11
+    for name in (
+        "reconstruction_psnr",
+        "reconstruction_ssim",
+        "reconstruction_fd_effnet",
+        "samples_fd_effnet",
+        "baseline_uniform_fd_effnet",
+        "baseline_marginal_fd_effnet",
+        "semantic_usage",
+        "visual_perplexity",
+    ):
+        assert metrics[name]["value"] > 0
+        assert metrics[name]["protocol"].endswith(".")
+    assert "6 samples" in metrics["samples_fd_effnet"]["protocol"]
+    with np.load(tmp_path / "alone" / "code_counts.npz") as counts:
+        assert counts["semantic"].shape == (32,)
+        assert counts["semantic"].sum() == 11 * POSITIONS
+    for name in ("reconstructions.png", "baselines.png", "baseline_uniform.npz"):
+        assert name in alone["files"]
+    again = evaluate.run(settings(inputs, tmp_path / "alone"))
+    assert again["written_unix_s"] == alone["written_unix_s"]
+
+
+def test_samples_alone_need_no_tokenizer(inputs: Path, tmp_path: Path) -> None:
+    config = settings(inputs, tmp_path, tokenizer_path="", codes_path="")
+    blocks, image_size = plan(config)
+    judge = Judge(config, image_size=image_size, kept_images=3, device=torch.device("cpu"))
+    merged = evaluate.merge(judge(block) for block in blocks)
+    figures = evaluate.figures_of(merged, config, image_size)
+    assert list(figures) == ["samples_fd_effnet"]
+    assert figures["samples_fd_effnet"]["value"] > 0
+
+
+def test_paths_that_do_not_fit_are_refused(inputs: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="nothing to evaluate"):
+        evaluate.run(settings(inputs, tmp_path, tokenizer_path="", samples_path=""))
+    with pytest.raises(ValueError, match="data_path is empty"):
+        evaluate.run(settings(inputs, tmp_path, data_path=""))
+    with pytest.raises(ValueError, match="baselines need tokenizer_path"):
+        evaluate.run(settings(inputs, tmp_path, samples_path=""))
+    with pytest.raises(ArtefactError, match="another tokenizer"):
+        plan(settings(inputs, tmp_path, tokenizer_path=str(inputs / "other_tokenizer")))
+    with pytest.raises(ArtefactError, match="holds 11 images"):
+        plan(settings(inputs, tmp_path, num_images=12))
+
+
+def test_dry_run_counts_images(inputs: Path, tmp_path: Path) -> None:
+    images = evaluate_images.describe(settings(inputs, tmp_path))["images"]
+    assert images == {
+        "validation": 11,
+        "samples": 6,
+        "baseline_uniform": 6,
+        "baseline_marginal": 6,
+    }
+    absent = settings(inputs, tmp_path, data_path="nowhere", samples_path="nothing")
+    assert set(evaluate_images.describe(absent)["images"].values()) == {None}

@@ -1,0 +1,156 @@
+"""The whole pipeline on Ray: repeatable, equal to a plain process, resumable; the sweep on its data; a user's own pictures."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas
+import pytest
+from PIL import Image
+
+from glotok_ray import artefact
+from glotok_ray.artefact import ArtefactError
+from glotok_ray.config import override
+from glotok_ray.on_ray import pipeline, train, tune
+from glotok_ray.recipes import sweep as sweep_recipes
+from glotok_ray.training import runs
+from glotok_ray.training.worker import LocalWorker
+from jobs import train_tokenizer
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
+
+
+def losses(folder, name="train/total"):
+    """Step and loss of every logged step, shape (steps, 2)."""
+    lines = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
+    return np.array([[line["step"], line[name]] for line in lines if name in line])
+
+
+@pytest.fixture(scope="module")
+def finished(ray_cluster, tiny_quickstart, tmp_path_factory):
+    """One whole tiny pipeline: its chained config and its answer."""
+    config = pipeline.chain(tiny_quickstart(tmp_path_factory.mktemp("pipeline")))
+    return config, pipeline.run(config)
+
+
+def test_all_eight_stages_leave_their_artefacts(finished):
+    config, answer = finished
+    root = Path(config.output_path)
+    assert [row["status"] for row in answer["stages"]] == ["made"] * 7
+    page = (root / "report.html").read_text()
+    assert "EfficientNet" in page
+    assert len(losses(root / "tokenizer")) == 20
+    assert len(losses(root / "generator", "train/flow_matching")) == 10
+    with np.load(root / "samples" / "samples.npz") as samples:
+        assert samples["arr_0"].shape == (20, 32, 32, 3)
+        assert samples["arr_0"].dtype == np.uint8
+    expected = {"reconstruction_psnr", "reconstruction_fd_effnet", "samples_fd_effnet", "baseline_uniform_fd_effnet", "baseline_marginal_fd_effnet"}
+    assert expected <= set(answer["metrics"])
+    assert all(np.isfinite(entry["value"]) for entry in answer["metrics"].values())
+    assert (root / "tokenizer" / "tensorboard").is_dir()
+
+
+def test_a_second_run_recognises_every_stage(finished):
+    config, _ = finished
+    root = Path(config.output_path)
+    before = {path: path.stat().st_mtime_ns for path in root.glob("*/manifest.json")}
+    answer = pipeline.run(config)
+    assert [row["status"] for row in answer["stages"]] == ["recognised"] * 7
+    assert before == {path: path.stat().st_mtime_ns for path in root.glob("*/manifest.json")}
+
+
+def test_other_settings_do_not_overwrite_a_finished_run(finished):
+    config, _ = finished
+    with pytest.raises(ArtefactError, match=r"tokenizer: holds a finished tokenizer made by other settings.*--fresh"):
+        train.run(override(config.tokenizer, {"optimizer.learning_rate": 0.5}))
+
+
+def test_one_ray_worker_with_deepspeed_equals_a_plain_process(finished, tmp_path):
+    config, _ = finished
+    alone = override(
+        config.tokenizer,
+        {"scaling.num_workers": 1, "schedule.micro_batch_size": 24, "output_path": str(tmp_path), "name": "on_ray"},
+    )
+    plain = override(alone, {"scaling.engine": "torch", "name": "plain"})
+    train.run(alone)
+    runs.run_folder(plain).mkdir()
+    runs.train_tokenizer(plain, LocalWorker(), runs.local_batches(plain))
+    on_ray, by_hand = losses(tmp_path / "on_ray"), losses(tmp_path / "plain")
+    assert len(by_hand) == 20
+    np.testing.assert_allclose(on_ray, by_hand, rtol=2e-3)
+    # The first steps carry no accumulated rounding yet.
+    np.testing.assert_allclose(on_ray[:3], by_hand[:3], rtol=1e-5)
+
+
+def test_two_ray_workers_equal_one_plain_process(finished, tmp_path):
+    # Without the two terms that see one worker's batch alone: BatchNorm in the discriminator, the entropy of the batch mean.
+    config, _ = finished
+    both = override(
+        config.tokenizer,
+        {"loss.entropy_weight": 0.0, "loss.adversarial_weight": 0.0, "schedule.epochs": 2, "output_path": str(tmp_path), "name": "two"},
+    )
+    plain = override(
+        both, {"scaling.num_workers": 1, "scaling.engine": "torch", "schedule.micro_batch_size": 24, "name": "plain"}
+    )
+    train.run(both)
+    runs.run_folder(plain).mkdir()
+    runs.train_tokenizer(plain, LocalWorker(), runs.local_batches(plain))
+    np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "plain"), rtol=2e-3)
+
+
+def test_four_epochs_equal_two_a_stop_and_two_more(finished, tmp_path):
+    config, _ = finished
+    parts = override(config.tokenizer, {"output_path": str(tmp_path), "name": "parts"})
+    stopped = train.run(override(parts, {"schedule.stop_after_steps": 10}))
+    assert stopped["step"] == 10
+    assert len(losses(tmp_path / "parts")) == 10
+    assert train.run(parts)["step"] == 20
+    whole = losses(Path(config.output_path) / "tokenizer")
+    np.testing.assert_array_equal(losses(tmp_path / "parts"), whole)
+
+
+def test_the_sweep_ranks_trials_by_reconstruction_and_keeps_the_teacher(finished, tmp_path):
+    config, _ = finished
+    teacher_manifest = Path(config.teacher.output_path) / artefact.MANIFEST
+    before = teacher_manifest.stat().st_mtime_ns
+    sweep = override(
+        sweep_recipes.quickstart(),
+        {
+            "output_path": str(tmp_path / "sweep"),
+            "num_trials": 2,
+            "max_steps": 3,
+            "tokenizer": override(config.tokenizer, {"data.num_validation_images": 0}),
+            "evaluation": override(config.evaluation, {"samples_path": "", "codes_path": "", "num_images": 10, "uniformity_repeats": 0}),
+        },
+    )
+    manifest = tune.run(sweep)
+    table = pandas.read_csv(tmp_path / "sweep" / "results.csv")
+    assert sorted(table["trial"]) == ["trial_00", "trial_01"]
+    assert table["loss.relation_weight"].tolist().count(0.0) == 1
+    assert table["psnr"].notna().all()
+    assert manifest["best"] == table["trial"][0]
+    assert teacher_manifest.stat().st_mtime_ns == before
+    assert (tmp_path / "sweep" / "sweep.png").stat().st_size > 0
+    assert train_tokenizer.main([str(tmp_path / "sweep" / "best_recipe.json"), "--dry-run"]) == 0
+
+
+def test_a_users_own_pictures_go_through_all_stages(ray_cluster, tiny_quickstart, tmp_path):
+    generator = np.random.default_rng(0)
+    for name in ("cats", "dogs & co"):
+        folder = tmp_path / "pictures" / name / "deeper"
+        folder.mkdir(parents=True)
+        for number in range(9):
+            pixels = generator.integers(0, 256, (generator.integers(1, 60), generator.integers(1, 60), 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / f"{number}.png")
+    (tmp_path / "pictures" / "cats" / "broken.jpg").write_bytes(b"not a picture")
+    config = override(
+        tiny_quickstart(tmp_path / "mine"),
+        {"data.source": str(tmp_path / "pictures"), "tokenizer.schedule.epochs": 1, "generator.schedule.epochs": 1},
+    )
+    answer = pipeline.run(config)
+    info = json.loads((tmp_path / "mine" / "data" / "train" / "dataset.json").read_text())
+    assert info["classes"] == ["cats", "dogs & co"]
+    assert info["num_images"] == 16
+    assert "broken.jpg" in json.dumps(info)
+    assert np.isfinite(answer["metrics"]["samples_fd_effnet"]["value"])
+    assert "dogs &amp; co" in (tmp_path / "mine" / "report.html").read_text()

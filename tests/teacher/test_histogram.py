@@ -1,0 +1,183 @@
+"""The teacher's histogram: re-binning against the literal equations, round trips, and what a narrow
+student can reach.
+"""
+
+import logging
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from glotok_ray import artefact
+from glotok_ray.artefact import ArtefactError
+from glotok_ray.config import RelationConfig
+from glotok_ray.losses import relation as relation_loss
+from glotok_ray.teacher import histogram
+from glotok_ray.teacher.histogram import TeacherHistogram
+
+
+def centroids(count: int = 60, width: int = 5, shift: float = 0.3) -> Tensor:
+    return torch.randn(count, width, generator=torch.Generator().manual_seed(0)) + shift
+
+
+def teacher(codes: Tensor, fine_bins: int = 8192) -> TeacherHistogram:
+    return histogram.build_histogram(codes, fine_bins=fine_bins, provenance={"source": "test"})
+
+
+def literal(codes: Tensor, relation: RelationConfig) -> Tensor:
+    """Eqs. 4-6 written out in fp64: every pair, every bin."""
+    unit = codes.double() / codes.double().norm(dim=1, keepdim=True)
+    first, second = torch.triu_indices(
+        len(unit), len(unit), offset=0 if relation.include_diagonal else 1
+    )
+    cosines = (unit[first] * unit[second]).sum(1)
+    bins = torch.linspace(-1, 1, relation.num_bins, dtype=torch.float64)
+    counts = torch.exp(-relation.sharpness * (cosines[:, None] - bins).square()).sum(0)
+    return counts / (counts.sum() if relation.normalization == "sum" else counts.norm())
+
+
+@pytest.mark.parametrize("alpha", ["bin_width", 20.0, 400.0])
+@pytest.mark.parametrize("num_bins", [7, 40, 128])
+@pytest.mark.parametrize("include_diagonal", [False, True])
+def test_rebinned_equals_the_literal_histogram(
+    num_bins: int, alpha: float | str, include_diagonal: bool
+) -> None:
+    relation = RelationConfig(num_bins=num_bins, alpha=alpha, include_diagonal=include_diagonal)
+    codes = centroids()
+    expected = literal(codes, relation)
+    # The linear split's error is at most delta^2 * alpha / 4 of the kernel (delta = 2 / fine_bins),
+    # plus fp32 rounding of the nodes.
+    bound = 1e-6 + relation.sharpness * (2 / 8192) ** 2
+    error = (teacher(codes).distribution(relation).double() - expected).norm() / expected.norm()
+    assert error < bound
+
+
+def test_algorithm_1_norm_is_available() -> None:
+    relation = RelationConfig(normalization="l2")
+    distribution = teacher(centroids()).distribution(relation)
+    assert float(distribution.norm()) == pytest.approx(1, rel=1e-6)
+    torch.testing.assert_close(
+        distribution.double(), literal(centroids(), relation), rtol=1e-4, atol=1e-6
+    )
+
+
+def test_distribution_is_what_the_student_with_these_codes_has() -> None:
+    relation = RelationConfig()
+    student = relation_loss.codebook_histogram(centroids(), relation)
+    torch.testing.assert_close(
+        teacher(centroids()).distribution(relation), student.float(), rtol=1e-4, atol=1e-7
+    )
+
+
+def test_too_few_nodes_are_refused_with_the_remedy() -> None:
+    with pytest.raises(
+        ValueError, match=r"num_bins = 40: the teacher stores 100 nodes.*--fine-bins 320"
+    ):
+        teacher(centroids(), fine_bins=100).distribution(RelationConfig())
+
+
+def test_counts_are_the_pairs() -> None:
+    assert float(teacher(centroids(60)).fine_histogram.sum()) == pytest.approx(
+        60 * 59 / 2, rel=1e-6
+    )
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    saved = teacher(centroids())
+    histogram.save_teacher(tmp_path, saved)
+    artefact.write_manifest(tmp_path, "teacher")
+    loaded = histogram.load_teacher(tmp_path)
+    assert torch.equal(loaded.centroids, saved.centroids)
+    assert torch.equal(loaded.fine_histogram, saved.fine_histogram)
+    assert loaded.provenance == {"source": "test"}
+    facts = artefact.read_json(tmp_path / "teacher.json")
+    assert (facts["num_clusters"], facts["width"], facts["fine_bins"]) == (60, 5, 8192)
+    assert facts["similarity_std"] == pytest.approx(saved.similarity().std)
+
+
+def test_a_damaged_teacher_is_refused(tmp_path: Path) -> None:
+    histogram.save_teacher(tmp_path, teacher(centroids()))
+    artefact.write_manifest(tmp_path, "teacher")
+    (tmp_path / "teacher.json").write_text("{}")
+    with pytest.raises(ArtefactError, match=r"teacher\.json"):
+        histogram.load_teacher(tmp_path)
+
+
+def test_similarity_is_that_of_the_pairs() -> None:
+    unit = torch.nn.functional.normalize(centroids().double(), dim=1)
+    first, second = torch.triu_indices(60, 60, offset=1)
+    cosines = (unit[first] * unit[second]).sum(1)
+    facts = teacher(centroids()).similarity()
+    assert facts.mean == pytest.approx(float(cosines.mean()), rel=1e-9)
+    assert facts.std == pytest.approx(float(cosines.std(correction=0)), rel=1e-9)
+
+
+def test_narrowest_std_is_attained_by_orthogonal_and_opposite_axes() -> None:
+    # An orthonormal basis: every pair has cosine 0.
+    assert histogram.narrowest_std(0.0, width=8, size=8) == pytest.approx(0, abs=1e-12)
+    # The basis and its negative: tight, so the bound is attained.
+    codes = torch.cat([torch.eye(8), -torch.eye(8)])
+    facts = histogram.similarity_facts(codes)
+    assert histogram.narrowest_std(facts.mean, width=8, size=16) == pytest.approx(
+        facts.std, rel=1e-9
+    )
+
+
+def test_narrowest_std_is_attained_by_a_cone() -> None:
+    # One shared axis and an orthogonal tight frame: eigenvalues of the Gram matrix are s*m once,
+    # equal otherwise.
+    shared = math.sqrt(0.4)
+    frame = torch.cat([torch.eye(7), -torch.eye(7)]).double() * math.sqrt(1 - 0.4)
+    codes = torch.cat([torch.full((14, 1), shared, dtype=torch.float64), frame], dim=1)
+    facts = histogram.similarity_facts(codes)
+    assert histogram.narrowest_std(facts.mean, width=8, size=14) == pytest.approx(
+        facts.std, rel=1e-9
+    )
+
+
+@pytest.mark.parametrize(("mean", "expected"), [(0.0, 0.354), (0.3, 0.265), (0.5, 0.189)])
+def test_narrowest_std_of_a_large_codebook(mean: float, expected: float) -> None:
+    assert histogram.narrowest_std(mean, width=8, size=10**6) == pytest.approx(expected, abs=6e-4)
+
+
+def test_a_wide_narrow_teacher_is_out_of_reach(caplog: pytest.LogCaptureFixture) -> None:
+    wide = teacher(centroids(300, 256, shift=0.0))
+    with caplog.at_level(logging.WARNING):
+        assert not wide.reachable(width=8, size=4096)
+    assert "--project-width 8" in caplog.text
+    assert wide.reachable(width=256, size=300)
+
+
+def test_from_centroids_reads_both_kinds_of_file(tmp_path: Path) -> None:
+    codes = centroids()
+    np.save(tmp_path / "codes.npy", codes.numpy())
+    save_file({"quantize.embedding.weight": codes}, str(tmp_path / "codes.safetensors"))
+    expected = teacher(codes)
+    for name in ("codes.npy", "codes.safetensors"):
+        built = histogram.from_centroids(tmp_path / name, fine_bins=8192)
+        assert torch.equal(built.fine_histogram, expected.fine_histogram)
+        assert built.provenance["sha256"] == artefact.sha256_of(tmp_path / name)
+
+
+def test_from_centroids_names_what_is_wrong(tmp_path: Path) -> None:
+    with pytest.raises(ArtefactError, match="no such centroid file"):
+        histogram.from_centroids(tmp_path / "absent.npy", fine_bins=64)
+    (tmp_path / "broken.safetensors").write_bytes(b"broken")
+    with pytest.raises(ArtefactError, match="not readable as centroids"):
+        histogram.from_centroids(tmp_path / "broken.safetensors", fine_bins=64)
+    save_file({"a": torch.ones(2, 2), "b": torch.ones(2, 2)}, str(tmp_path / "two.safetensors"))
+    with pytest.raises(ArtefactError, match="exactly one matrix"):
+        histogram.from_centroids(tmp_path / "two.safetensors", fine_bins=64)
+
+
+@pytest.mark.parametrize(
+    "codes",
+    [torch.ones(1, 3), torch.tensor([[1.0, 0.0], [0.0, 0.0]]), torch.full((2, 2), torch.nan)],
+)
+def test_bad_centroids_are_refused(codes: Tensor) -> None:
+    with pytest.raises(ValueError, match="centroids"):
+        teacher(codes)

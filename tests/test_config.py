@@ -1,0 +1,114 @@
+"""Configs: overrides, round trips and the errors that users see."""
+
+import pytest
+
+from glotok_ray import config
+from glotok_ray.recipes import (
+    encode,
+    evaluate,
+    generator,
+    quickstart,
+    sample,
+    shard,
+    sweep,
+    teacher,
+    tokenizer,
+)
+
+ALL_RECIPES = [
+    function
+    for module in (
+        encode,
+        evaluate,
+        generator,
+        quickstart,
+        sample,
+        shard,
+        sweep,
+        teacher,
+        tokenizer,
+    )
+    for function in module.RECIPES.values()
+]
+
+
+@pytest.mark.parametrize(
+    "recipe", ALL_RECIPES, ids=lambda function: f"{function.__module__}.{function.__name__}"
+)
+def test_every_recipe_survives_json(recipe):
+    run = recipe()
+    assert config.from_dict(type(run), config.to_dict(run)) == run
+
+
+def test_override_replaces_nested_fields_together():
+    run = config.override(
+        generator.xar_b(), {"model.width": 1280, "model.num_heads": 16, "model.depth": 40}
+    )
+    assert (run.model.width, run.model.num_heads, run.model.depth) == (1280, 16, 40)
+    assert generator.xar_b().model.width == 768
+
+
+def test_override_of_a_whole_section_and_of_a_field_in_it():
+    section = config.RelationConfig(num_bins=20)
+    run = config.override(
+        tokenizer.glotok_16k(), {"loss.relation": section, "loss.relation.alpha": 3.0}
+    )
+    assert (run.loss.relation.num_bins, run.loss.relation.alpha) == (20, 3.0)
+
+
+def test_override_names_the_unknown_field_and_the_known_ones():
+    with pytest.raises(
+        ValueError,
+        match=r"loss\.lambda: TokenizerLossConfig has no field 'lambda'; it has .*relation_weight",
+    ):
+        config.override(tokenizer.glotok_16k(), {"loss.lambda": 1.0})
+
+
+def test_override_refuses_to_look_inside_a_value():
+    with pytest.raises(ValueError, match="is a value, not a section"):
+        config.override(tokenizer.glotok_16k(), {"seed.value": 1})
+
+
+def test_from_dict_refuses_unknown_fields():
+    values = config.to_dict(tokenizer.glotok_16k()) | {"colour": "red"}
+    with pytest.raises(ValueError, match="no field 'colour'"):
+        config.from_dict(config.TokenizerRun, values)
+
+
+def test_alpha_defaults_to_one_bin_width():
+    assert config.RelationConfig(num_bins=40).sharpness == pytest.approx(190.125)
+    assert config.RelationConfig(alpha=50.0).sharpness == 50.0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"schedule.global_batch_size": 241},
+            r"schedule\.global_batch_size = 241: must be a multiple of .* = 8 \* 30",
+        ),
+        (
+            {"model.autoencoder.image_size": 250},
+            r"autoencoder\.image_size = 250: must be a multiple of 16",
+        ),
+        ({"model.semantic.size": 70000}, r"codebook\.size = 70000: .*uint16"),
+        ({"loss.relation.num_bins": 1}, r"relation\.num_bins = 1"),
+        ({"loss.relation_weight": -1.0}, r"loss\.relation_weight = -1\.0: must not be negative"),
+        ({"scaling.engine": "torch"}, r"scaling\.engine = 'torch': is for one worker"),
+        (
+            {"scaling.zero_stage": 3, "loss.adaptive_adversarial_weight": True},
+            r"cannot be combined",
+        ),
+    ],
+)
+def test_bad_values_name_the_field_the_value_and_the_rule(changes, message):
+    with pytest.raises(ValueError, match=message):
+        config.override(tokenizer.glotok_16k(), changes)
+
+
+def test_paper_arithmetic():
+    schedule = tokenizer.glotok_16k().schedule
+    assert schedule.steps_per_epoch(1281167) == 5338
+    assert schedule.steps_per_epoch(1281167) * schedule.epochs == 800700
+    with pytest.raises(ValueError, match="exceeds the training set of 100 images"):
+        schedule.steps_per_epoch(100)

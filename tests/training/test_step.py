@@ -1,0 +1,160 @@
+"""One optimizer step of the tokenizer and of the generator, on the smallest real models."""
+
+import copy
+
+import pytest
+import torch
+
+from glotok_ray.config import (
+    AdapterConfig,
+    AutoencoderConfig,
+    CodebookConfig,
+    DiscriminatorConfig,
+    FlowConfig,
+    OptimizerConfig,
+    RelationConfig,
+    ResidualConfig,
+    TokenizerConfig,
+    TokenizerLossConfig,
+    XARConfig,
+)
+from glotok_ray.losses import adversarial, objective
+from glotok_ray.losses.reconstruction import reconstruction_loss
+from glotok_ray.losses.relation import codebook_histogram
+from glotok_ray.nn.discriminator import PatchDiscriminator
+from glotok_ray.nn.perceptual import build_perceptual
+from glotok_ray.nn.tokenizer import GloTokTokenizer
+from glotok_ray.nn.xar import XAR
+from glotok_ray.training.engine import TorchEngine
+from glotok_ray.training.schedule import seed_step
+from glotok_ray.training.step import GeneratorStep, TokenizerStep, to_model_range
+from glotok_ray.training.worker import LocalWorker
+
+MODEL = TokenizerConfig(
+    autoencoder=AutoencoderConfig(
+        image_size=32, base_channels=8, channel_multipliers=(1, 2, 2), num_res_blocks=1, latent_channels=16, norm_groups=4
+    ),
+    adapter=AdapterConfig(depth=1, num_heads=2),
+    semantic=CodebookConfig(size=32),
+    visual=CodebookConfig(size=48),
+    residual=ResidualConfig(width=16, num_heads=2),
+)
+WEIGHTS = TokenizerLossConfig(
+    perceptual_network="efficientnet_lite0",
+    adversarial_start_step=1,
+    entropy_weight=0.03,
+    disentanglement_weight=0.1,
+    relation=RelationConfig(num_bins=20, fine_bins=512),
+)
+PLAIN = OptimizerConfig(learning_rate=1e-3, gradient_clip=0.0)
+
+
+class RecordingEngine(TorchEngine):
+    """Keeps the gradients that a step would have used."""
+
+    def step(self):
+        self.gradients = {name: p.grad.clone() for name, p in self.module.named_parameters() if p.grad is not None}
+        super().step()
+
+
+def make(weights, engine=RecordingEngine):
+    torch.manual_seed(0)
+    model, critic = GloTokTokenizer(MODEL), PatchDiscriminator(DiscriminatorConfig(base_channels=8, num_layers=2))
+    teacher = codebook_histogram(torch.randn(40, 8), weights.relation)
+    validation = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
+    step = TokenizerStep(
+        engine(model, PLAIN, 1),
+        engine(critic, PLAIN, 1),
+        perceptual=build_perceptual(weights),
+        teacher=teacher,
+        weights=weights,
+        worker=LocalWorker(),
+        validation=validation,
+    )
+    return step, model, critic, teacher
+
+
+@pytest.fixture
+def images():
+    # Four blobs per image: smooth enough to be learned in a few steps.
+    corners = torch.rand(4, 3, 2, 2, generator=torch.Generator().manual_seed(1)) * 255
+    return torch.nn.functional.interpolate(corners, size=32, mode="bilinear").to(torch.uint8)
+
+
+def test_the_cut_graph_has_the_gradient_of_equation_13(images):
+    step, model, critic, teacher = make(WEIGHTS)
+    reference, frozen = copy.deepcopy(model), copy.deepcopy(critic)
+    terms = step.learn([{"image": images}], step=1)
+
+    pixels = to_model_range(images, torch.float32)
+    output = reference(pixels)
+    student = codebook_histogram(reference.semantic_quantizer.codebook, WEIGHTS.relation)
+    one = torch.ones(())
+    image_side = objective.ImageTerms(
+        reconstruction_loss(pixels, output.reconstruction),
+        build_perceptual(WEIGHTS)(pixels, output.reconstruction),
+        adversarial.generator_hinge_loss(frozen(output.reconstruction)),
+        one,
+    )
+    total = objective.glotok_loss(image_side, objective.latent_terms(output, student, teacher, WEIGHTS), WEIGHTS).total
+    total.backward()
+    torch.testing.assert_close(terms["total"], total.detach(), rtol=1e-5, atol=1e-6)
+    gradients = step._tokenizer.gradients
+    for name, parameter in reference.named_parameters():
+        torch.testing.assert_close(gradients[name], parameter.grad, rtol=2e-3, atol=2e-6, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_the_discriminator_learns_only_from_its_start_step(images):
+    step, _, critic, _ = make(WEIGHTS)
+    before = copy.deepcopy(critic.state_dict())
+    terms = step.learn([{"image": images}], step=0)
+    assert "discriminator" not in terms
+    assert terms["adversarial"] == 0
+    assert all(torch.equal(before[name], value) for name, value in critic.state_dict().items())
+    terms = step.learn([{"image": images}], step=1)
+    assert terms["discriminator"] > 0
+    assert any(not torch.equal(before[name], value) for name, value in critic.state_dict().items())
+
+
+def test_the_tokenizers_turn_leaves_no_gradient_in_the_discriminator(images):
+    step, _, critic, _ = make(WEIGHTS)
+    step._tokenizer_turn(to_model_range(images, torch.float32), adversarial_on=True)
+    assert all(parameter.grad is None for parameter in critic.parameters())
+    assert all(parameter.requires_grad for parameter in critic.parameters())
+
+
+def test_a_few_steps_lower_the_loss_and_evaluation_counts_every_image(images):
+    step, _, _, _ = make(WEIGHTS, TorchEngine)
+    first = step.learn([{"image": images}], step=0)["reconstruction"]
+    for _ in range(25):
+        last = step.learn([{"image": images}], step=0)["reconstruction"]
+    assert last < 0.7 * first
+    figures = step.evaluate()
+    assert 0 < figures["psnr"] < 60
+    assert figures["relation_kl"] >= 0
+
+
+def test_the_generator_learns_and_averages():
+    torch.manual_seed(0)
+    tokenizer = GloTokTokenizer(MODEL).requires_grad_(False).eval()
+    model = XAR(XARConfig(grid_size=8, cell_size=4, width=32, depth=2, num_heads=2, num_classes=3))
+    step = GeneratorStep(TorchEngine(model, PLAIN, 1), tokenizer, FlowConfig(), 0.99, LocalWorker())
+    generator = torch.Generator().manual_seed(2)
+    batch = {
+        "semantic": torch.randint(0, 32, (8, 64), generator=generator, dtype=torch.int32),
+        "visual": torch.randint(0, 48, (8, 64), generator=generator, dtype=torch.int32),
+        "label": torch.randint(0, 3, (8,), generator=generator),
+    }
+    losses = []
+    for number in range(40):
+        seed_step(0, number, 0)
+        losses.append(float(step.learn([batch], number)["flow_matching"]))
+    assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
+    weight = "output_projection.weight"
+    assert not torch.equal(step.average.parameters[weight], model.state_dict()[weight])
+    seed_step(0, 0, 0)
+    again = GeneratorStep(TorchEngine(copy.deepcopy(model), PLAIN, 1), tokenizer, FlowConfig(), 0.99, LocalWorker())
+    first = float(again.learn([batch], 0)["flow_matching"])
+    seed_step(0, 0, 0)
+    repeated = GeneratorStep(TorchEngine(copy.deepcopy(model), PLAIN, 1), tokenizer, FlowConfig(), 0.99, LocalWorker())
+    assert first == float(repeated.learn([batch], 0)["flow_matching"])
