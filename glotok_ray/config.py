@@ -236,6 +236,8 @@ class TokenizerLossConfig:
     """Code-usage entropy term of FQGAN; not in Eq. 13, off by default."""
     entropy_temperature: float = 0.01
     """Softmax temperature of the entropy term."""
+    entropy_tokens: int = 0
+    """Evenly spaced tokens per worker and branch on which the entropy term is estimated, at most; 0 takes all."""
     disentanglement_weight: float = 0.0
     """Squared cosine between branches of FQGAN; not in Eq. 13, off by default."""
     adversarial_start_step: int = 20000
@@ -618,7 +620,9 @@ class PoolConfig:
 
     def __post_init__(self) -> None:
         for name in ("num_actors", "batch_size"):
-            _require(getattr(self, name) >= 1, f"pool.{name}", getattr(self, name), "must be at least 1")
+            _require(
+                getattr(self, name) >= 1, f"pool.{name}", getattr(self, name), "must be at least 1"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -16,7 +16,7 @@ from typing import Any
 
 from glotok_ray import artefact
 from glotok_ray.config import TeacherRun
-from glotok_ray.on_ray import cluster, teacher
+from glotok_ray.on_ray import teacher
 from glotok_ray.recipes.teacher import RECIPES
 from jobs.command_line import run_job
 
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         name="build_teacher",
         recipes=RECIPES,
         dry_run=describe,
-        run=cluster.connected(teacher.run),
+        run=teacher.run,
     )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from glotok_ray import artefact
 from glotok_ray.config import EncodeRun, TokenizerConfig, from_dict
-from glotok_ray.on_ray import cluster, encode
+from glotok_ray.on_ray import encode
 from glotok_ray.recipes.encode import RECIPES
 from jobs.command_line import run_job
 
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         name="encode_images",
         recipes=RECIPES,
         dry_run=describe,
-        run=cluster.connected(encode.run),
+        run=encode.run,
     )
 
 

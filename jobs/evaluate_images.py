@@ -16,7 +16,7 @@ from typing import Any
 
 from glotok_ray import artefact
 from glotok_ray.config import EvaluateRun
-from glotok_ray.on_ray import cluster, evaluate
+from glotok_ray.on_ray import evaluate
 from glotok_ray.on_ray.evaluation_plan import check
 from glotok_ray.recipes.evaluate import RECIPES
 from jobs.command_line import run_job
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         name="evaluate_images",
         recipes=RECIPES,
         dry_run=describe,
-        run=cluster.connected(evaluate.run),
+        run=evaluate.run,
     )
 
 

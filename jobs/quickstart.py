@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from glotok_ray.config import QuickstartRun
-from glotok_ray.on_ray import cluster, pipeline
+from glotok_ray.on_ray import pipeline
 from glotok_ray.recipes.quickstart import RECIPES
 from glotok_ray.report.table import results_table
 from glotok_ray.training.describe import describe_generator, describe_tokenizer
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         name="quickstart",
         recipes=RECIPES,
         dry_run=describe,
-        run=cluster.connected(pipeline.run),
+        run=pipeline.run,
         show=results_table,
     )
 

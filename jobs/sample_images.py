@@ -15,7 +15,7 @@ from typing import Any
 
 from glotok_ray import artefact
 from glotok_ray.config import SampleRun, XARConfig, from_dict
-from glotok_ray.on_ray import cluster, sample
+from glotok_ray.on_ray import sample
 from glotok_ray.recipes.sample import RECIPES
 from jobs.command_line import run_job
 
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         name="sample_images",
         recipes=RECIPES,
         dry_run=describe,
-        run=cluster.connected(sample.run),
+        run=sample.run,
     )
 
 

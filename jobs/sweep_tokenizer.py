@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from glotok_ray.config import SweepRun
-from glotok_ray.on_ray import cluster, tune
+from glotok_ray.on_ray import tune
 from glotok_ray.recipes.sweep import RECIPES
 from glotok_ray.training.describe import describe_tokenizer
 from jobs.command_line import run_job
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         name="sweep_tokenizer",
         recipes=RECIPES,
         dry_run=describe,
-        run=cluster.connected(tune.run),
+        run=tune.run,
         show=show,
     )
 

@@ -8,7 +8,7 @@ Read next: glotok_ray/on_ray/train.py
 
 from collections.abc import Sequence
 
-from glotok_ray.on_ray import cluster, train
+from glotok_ray.on_ray import train
 from glotok_ray.recipes.generator import RECIPES
 from glotok_ray.training.describe import describe_generator
 from jobs.command_line import run_job
@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         name="train_generator",
         recipes=RECIPES,
         dry_run=describe_generator,
-        run=cluster.connected(train.run),
+        run=train.run,
     )
 
 

@@ -92,8 +92,8 @@ def test_a_misspelt_flag_is_refused():
     assert refusal.value.code == 2
 
 
-def test_a_bad_value_exits_with_2(caplog):
-    assert (
-        train_tokenizer.main(["glotok_16k", "--dry-run", "--schedule.micro-batch-size", "31"]) == 2
-    )
-    assert "schedule.global_batch_size" in caplog.text
+def test_a_bad_value_exits_with_2_and_names_the_field(capsys):
+    with pytest.raises(SystemExit) as refusal:
+        train_tokenizer.main(["glotok_16k", "--dry-run", "--schedule.micro-batch-size", "31"])
+    assert refusal.value.code == 2
+    assert "global_batch_size" in capsys.readouterr().err

@@ -19,8 +19,8 @@ from glotok_ray.data.shard_plan import seeded_generator
 
 # The band takes this share of the width at most (but fits one crop), or twice the crop's side.
 _LARGEST_BAND = 0.3
-# Windows are up to this many times the crop's side, so that crops hold more than texture.
-_LARGEST_ZOOM = 2
+# Windows are up to this many times the crop's side: 1 cuts pixels as they are.
+_LARGEST_ZOOM = 1
 _DARK_LEVEL = 16
 _DRAWS_PER_CROP = 100
 

@@ -38,11 +38,15 @@ def row_order(seed: int, epoch: int, shard: ShardRows) -> np.ndarray:
     return seeded_generator("rows", seed, epoch, shard.file).permutation(shard.rows)
 
 
-def epoch_units(shards: Sequence[ShardRows], *, seed: int, epoch: int, num_rows: int) -> Iterator[PlanUnit]:
+def epoch_units(
+    shards: Sequence[ShardRows], *, seed: int, epoch: int, num_rows: int
+) -> Iterator[PlanUnit]:
     """The units of one epoch, `num_rows` rows in all; raises ValueError when the shards hold fewer."""
     available = sum(shard.rows for shard in shards)
     if num_rows > available:
-        raise ValueError(f"num_rows = {num_rows}: the shards hold {available} rows; lower global_batch_size or add data")
+        raise ValueError(
+            f"num_rows = {num_rows}: the shards hold {available} rows; lower global_batch_size or add data"
+        )
     left = num_rows
     for index in seeded_generator("shards", seed, epoch).permutation(len(shards)):
         shard = shards[index]

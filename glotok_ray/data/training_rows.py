@@ -43,19 +43,30 @@ class ImageRows:
     @classmethod
     def of(cls, data: ImageDataConfig, *, seed: int, image_size: int) -> "ImageRows":
         """The reader of a run's training shards."""
-        return cls(Path(data.train_path).absolute(), seed, image_size, data.crop, data.horizontal_flip)
+        return cls(
+            Path(data.train_path).absolute(), seed, image_size, data.crop, data.horizontal_flip
+        )
 
     def __call__(self, unit: PlanUnit) -> dict[str, np.ndarray]:
         """The unit's rows in the epoch's order."""
         table = pyarrow.parquet.read_table(self.folder / unit.file, columns=["key", "image"])
-        order = row_order(self.seed, unit.epoch, ShardRows(unit.file, table.num_rows))[unit.start : unit.stop]
+        order = row_order(self.seed, unit.epoch, ShardRows(unit.file, table.num_rows))[
+            unit.start : unit.stop
+        ]
         keys, encoded = table["key"].to_pylist(), table["image"]
-        images = [self._augment(decode_image(encoded[int(row)].as_py(), keys[row]), unit.epoch, keys[row]) for row in order]
+        images = [
+            self._augment(decode_image(encoded[int(row)].as_py(), keys[row]), unit.epoch, keys[row])
+            for row in order
+        ]
         return {"image": np.ascontiguousarray(np.stack(images).transpose(0, 3, 1, 2))}
 
     def _augment(self, image: np.ndarray, epoch: int, key: str) -> np.ndarray:
         generator = row_generator(self.seed, epoch, key)
-        cropped = random_crop(image, self.image_size, generator) if self.crop == "random" else center_crop(image, self.image_size)
+        cropped = (
+            random_crop(image, self.image_size, generator)
+            if self.crop == "random"
+            else center_crop(image, self.image_size)
+        )
         return cropped[:, ::-1] if self.horizontal_flip and generator.random() < 0.5 else cropped
 
 
@@ -71,9 +82,18 @@ class CodeRows:
         """The unit's images in the epoch's order."""
         table = pyarrow.parquet.read_table(self.folder / unit.file)
         images = table.num_rows // self.num_views
-        order = row_order(self.seed, unit.epoch, ShardRows(unit.file, images))[unit.start : unit.stop]
+        order = row_order(self.seed, unit.epoch, ShardRows(unit.file, images))[
+            unit.start : unit.stop
+        ]
         keys = table["key"].to_pylist()
-        views = [int(row_generator(self.seed, unit.epoch, keys[row * self.num_views]).integers(self.num_views)) for row in order]
+        views = [
+            int(
+                row_generator(self.seed, unit.epoch, keys[row * self.num_views]).integers(
+                    self.num_views
+                )
+            )
+            for row in order
+        ]
         chosen = table.take(order * self.num_views + np.array(views, dtype=np.int64))
         return {
             "semantic": _matrix(chosen["semantic"]).astype(np.int32),

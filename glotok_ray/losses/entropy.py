@@ -9,15 +9,22 @@ from torch.nn import functional as F
 
 
 def entropy_loss(
-    latent: Float[Tensor, "b d h w"], unit_codebook: Float[Tensor, "n d"], *, temperature: float
+    latent: Float[Tensor, "b d h w"],
+    unit_codebook: Float[Tensor, "n d"],
+    *,
+    temperature: float,
+    max_tokens: int = 0,
 ) -> Float[Tensor, ""]:
     """Mean entropy of each token's soft assignment minus the entropy of their mean; from -ln n to
     0, low is good.
 
     Tokens are assigned by softmax(-distance^2 / temperature). Holds several tensors of tokens x n
-    numbers.
+    numbers; `max_tokens` (0: all) bounds them by taking evenly spaced tokens.
     """
     tokens = latent.permute(0, 2, 3, 1).flatten(0, 2)
+    if 0 < max_tokens < len(tokens):
+        # An odd stride visits every column of a grid whose side is a power of two.
+        tokens = tokens[:: -(-len(tokens) // max_tokens) | 1]
     # Between unit vectors distance^2 is 2 - 2 cos, and a constant does not change a softmax.
     log_assignment = F.log_softmax(2 * (tokens @ unit_codebook.T) / temperature, dim=1)
     assignment = log_assignment.exp()

@@ -110,7 +110,12 @@ def latent_terms(
     if weights.entropy_weight:
         temperature = weights.entropy_temperature
         parts = [
-            entropy_loss(item.latent, item.unit_codebook, temperature=temperature)
+            entropy_loss(
+                item.latent,
+                item.unit_codebook,
+                temperature=temperature,
+                max_tokens=weights.entropy_tokens,
+            )
             for item in branches
         ]
         entropy = torch.stack(parts).sum()

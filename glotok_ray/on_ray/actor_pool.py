@@ -27,6 +27,7 @@ from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import PoolConfig
 from glotok_ray.data.records import DatasetInfo, ShardInfo, decode_image, read_dataset
 from glotok_ray.data.transforms import center_crop
+from glotok_ray.on_ray import cluster
 from glotok_ray.progress import ProgressLine
 
 logger = logging.getLogger(__name__)
@@ -86,6 +87,7 @@ def map_shards(
     """
     if not units:
         return
+    cluster.connect()
     num_actors = min(pool.num_actors, len(units))
     _warn_when_too_small(pool, num_actors)
     # Pickled by us, so that Ray Data sees bytes and guesses no column types.

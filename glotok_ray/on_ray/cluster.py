@@ -3,11 +3,8 @@
 A private cluster listens on loopback only, has no dashboard and ends with the process.
 """
 
-import functools
 import logging
 import os
-from collections.abc import Callable
-from typing import Any
 
 import ray
 from ray.data import DataContext
@@ -16,7 +13,7 @@ logger = logging.getLogger(__name__)
 
 
 def connect(logical_cpus: int = 0) -> None:
-    """Connect once; later calls return at once.
+    """Connect once; later calls return at once. Called when input is known to be good and work is to be done.
 
     A private cluster gets `logical_cpus` (0: twice the cores, at least 4), because Ray Train reserves whole CPUs for
     its workers and Ray Data needs some beside them.
@@ -35,21 +32,11 @@ def connect(logical_cpus: int = 0) -> None:
         num_cpus=logical_cpus or max(4, 2 * cores),
         include_dashboard=False,
         _node_ip_address="127.0.0.1",
-        log_to_driver=True,
+        # What workers print stays in Ray's session folder: errors are raised here, progress is ours to show.
+        log_to_driver=False,
         logging_level=logging.WARNING,
     )
     logger.info("started a private Ray cluster on this machine: %s", _resources())
-
-
-def connected(run: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
-    """`run`, preceded by `connect()`: a job touches no cluster before its arguments are known to be good."""
-
-    @functools.wraps(run)
-    def connect_and_run(*arguments: Any, **options: Any) -> dict[str, Any]:
-        connect()
-        return run(*arguments, **options)
-
-    return connect_and_run
 
 
 def _silence() -> None:

@@ -20,6 +20,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from glotok_ray import artefact, config
 from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import GeneratorRun, TokenizerRun
+from glotok_ray.on_ray import cluster
 from glotok_ray.on_ray.data import micro_batches, ordered_data_config, training_dataset
 from glotok_ray.progress import ProgressLine
 from glotok_ray.training import checkpoint, runs
@@ -106,6 +107,7 @@ def _open_folder(run: TokenizerRun | GeneratorRun, plan: RunPlan, mark: str) -> 
 
 
 def _fit(run: TokenizerRun | GeneratorRun, plan: RunPlan) -> None:
+    cluster.connect()
     scaling = run.scaling
     trainer = TorchTrainer(
         train_worker,

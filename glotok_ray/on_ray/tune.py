@@ -106,7 +106,9 @@ def reconstruction_figures(metrics: dict[str, Any]) -> dict[str, float]:
         "semantic_usage": "semantic_usage",
         "visual_usage": "visual_usage",
     }
-    return {short: metrics[name]["value"] for short, name in names.items()}
+    # None is an undefined figure, such as the PSNR of images that are all reproduced exactly.
+    values = {short: metrics[name]["value"] for short, name in names.items()}
+    return {short: float("nan") if value is None else value for short, value in values.items()}
 
 
 def run(sweep: SweepRun, *, fresh: bool = False) -> dict[str, Any]:
@@ -146,10 +148,10 @@ def run(sweep: SweepRun, *, fresh: bool = False) -> dict[str, Any]:
 
 
 def _tune(sweep: SweepRun, trials: list[Trial], folder: Path) -> pandas.DataFrame:
+    cluster.connect()
     by_name = {trial.name: trial for trial in trials}
 
     def trainable(space: dict[str, Any]) -> None:
-        cluster.connect()
         ray.tune.report(run_trial(sweep, by_name[space["trial"]]))
 
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")

@@ -1,4 +1,4 @@
-"""Class-conditional samples of a generator: the published guidance and steps of xAR (xar.md section 4.1)."""
+"""Class-conditional samples of a generator: the published guidance and steps of xAR (Ren et al. 2025)."""
 
 from glotok_ray.config import PoolConfig, SampleRun, SamplerConfig, override
 

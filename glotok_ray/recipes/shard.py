@@ -9,13 +9,13 @@ def imagenet_256() -> ShardRun:
 
 
 def quickstart() -> ShardRun:
-    """4,500 training and 600 validation crops of 64 pixels from ten photographs that ship with scikit-image and scikit-learn."""
+    """4,100 training and 600 validation crops of 64 pixels from ten photographs that ship with scikit-image and scikit-learn."""
     return ShardRun(
         output_path="runs/quickstart/data",
         image_size=64,
-        crops_per_class=450,
+        crops_per_class=410,
         validation_crops_per_class=60,
-        rows_per_shard=450,
+        rows_per_shard=410,
     )
 
 

@@ -20,6 +20,8 @@ def results_table(answer: Mapping[str, Any]) -> str:
 
 
 def _number(entry: Mapping[str, Any]) -> str:
+    if entry["value"] is None:
+        return "undefined"
     spread = f" +- {entry['std']:.2g}" if entry.get("std") is not None else ""
     return f"{entry['value']:.4g}{spread}"
 

@@ -1,4 +1,4 @@
-"""The exponential moving average of the weights, in fp32, updated every optimizer step (xar.md section 3: 0.9999)."""
+"""The exponential moving average of the weights, in fp32, updated every optimizer step (xAR: decay 0.9999)."""
 
 from collections.abc import Iterable
 

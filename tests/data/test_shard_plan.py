@@ -19,11 +19,17 @@ def rows(units, seed=0):
 
 def test_an_epoch_sees_each_row_once():
     seen = rows(epoch_units(SHARDS, seed=0, epoch=0, num_rows=20))
-    assert sorted(seen) == sorted((0, shard.file, row) for shard in SHARDS for row in range(shard.rows))
+    assert sorted(seen) == sorted(
+        (0, shard.file, row) for shard in SHARDS for row in range(shard.rows)
+    )
 
 
 def test_epochs_and_seeds_give_different_orders():
-    orders = {tuple(rows(epoch_units(SHARDS, seed=seed, epoch=epoch, num_rows=20), seed)) for seed in (0, 1) for epoch in (0, 1)}
+    orders = {
+        tuple(rows(epoch_units(SHARDS, seed=seed, epoch=epoch, num_rows=20), seed))
+        for seed in (0, 1)
+        for epoch in (0, 1)
+    }
     assert len({tuple((file, row) for _, file, row in order) for order in orders}) == 4
 
 

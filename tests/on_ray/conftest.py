@@ -35,6 +35,7 @@ TINY = {
     "tokenizer.schedule.log_every_steps": 1,
     "tokenizer.schedule.checkpoints_to_keep": 9,
     "generator.model.grid_size": 8,
+    "generator.model.cell_size": 4,
     "generator.model.width": 32,
     "generator.model.depth": 2,
     "generator.model.num_heads": 2,

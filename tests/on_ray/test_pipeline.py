@@ -44,7 +44,13 @@ def test_all_eight_stages_leave_their_artefacts(finished):
     with np.load(root / "samples" / "samples.npz") as samples:
         assert samples["arr_0"].shape == (20, 32, 32, 3)
         assert samples["arr_0"].dtype == np.uint8
-    expected = {"reconstruction_psnr", "reconstruction_fd_effnet", "samples_fd_effnet", "baseline_uniform_fd_effnet", "baseline_marginal_fd_effnet"}
+    expected = {
+        "reconstruction_psnr",
+        "reconstruction_fd_effnet",
+        "samples_fd_effnet",
+        "baseline_uniform_fd_effnet",
+        "baseline_marginal_fd_effnet",
+    }
     assert expected <= set(answer["metrics"])
     assert all(np.isfinite(entry["value"]) for entry in answer["metrics"].values())
     assert (root / "tokenizer" / "tensorboard").is_dir()
@@ -61,7 +67,10 @@ def test_a_second_run_recognises_every_stage(finished):
 
 def test_other_settings_do_not_overwrite_a_finished_run(finished):
     config, _ = finished
-    with pytest.raises(ArtefactError, match=r"tokenizer: holds a finished tokenizer made by other settings.*--fresh"):
+    with pytest.raises(
+        ArtefactError,
+        match=r"tokenizer: holds a finished tokenizer made by other settings.*--fresh",
+    ):
         train.run(override(config.tokenizer, {"optimizer.learning_rate": 0.5}))
 
 
@@ -69,7 +78,12 @@ def test_one_ray_worker_with_deepspeed_equals_a_plain_process(finished, tmp_path
     config, _ = finished
     alone = override(
         config.tokenizer,
-        {"scaling.num_workers": 1, "schedule.micro_batch_size": 24, "output_path": str(tmp_path), "name": "on_ray"},
+        {
+            "scaling.num_workers": 1,
+            "schedule.micro_batch_size": 24,
+            "output_path": str(tmp_path),
+            "name": "on_ray",
+        },
     )
     plain = override(alone, {"scaling.engine": "torch", "name": "plain"})
     train.run(alone)
@@ -87,10 +101,22 @@ def test_two_ray_workers_equal_one_plain_process(finished, tmp_path):
     config, _ = finished
     both = override(
         config.tokenizer,
-        {"loss.entropy_weight": 0.0, "loss.adversarial_weight": 0.0, "schedule.epochs": 2, "output_path": str(tmp_path), "name": "two"},
+        {
+            "loss.entropy_weight": 0.0,
+            "loss.adversarial_weight": 0.0,
+            "schedule.epochs": 2,
+            "output_path": str(tmp_path),
+            "name": "two",
+        },
     )
     plain = override(
-        both, {"scaling.num_workers": 1, "scaling.engine": "torch", "schedule.micro_batch_size": 24, "name": "plain"}
+        both,
+        {
+            "scaling.num_workers": 1,
+            "scaling.engine": "torch",
+            "schedule.micro_batch_size": 24,
+            "name": "plain",
+        },
     )
     train.run(both)
     runs.run_folder(plain).mkdir()
@@ -120,7 +146,10 @@ def test_the_sweep_ranks_trials_by_reconstruction_and_keeps_the_teacher(finished
             "num_trials": 2,
             "max_steps": 3,
             "tokenizer": override(config.tokenizer, {"data.num_validation_images": 0}),
-            "evaluation": override(config.evaluation, {"samples_path": "", "codes_path": "", "num_images": 10, "uniformity_repeats": 0}),
+            "evaluation": override(
+                config.evaluation,
+                {"samples_path": "", "codes_path": "", "num_images": 10, "uniformity_repeats": 0},
+            ),
         },
     )
     manifest = tune.run(sweep)
@@ -140,12 +169,18 @@ def test_a_users_own_pictures_go_through_all_stages(ray_cluster, tiny_quickstart
         folder = tmp_path / "pictures" / name / "deeper"
         folder.mkdir(parents=True)
         for number in range(9):
-            pixels = generator.integers(0, 256, (generator.integers(1, 60), generator.integers(1, 60), 3), dtype=np.uint8)
+            pixels = generator.integers(
+                0, 256, (generator.integers(1, 60), generator.integers(1, 60), 3), dtype=np.uint8
+            )
             Image.fromarray(pixels).save(folder / f"{number}.png")
     (tmp_path / "pictures" / "cats" / "broken.jpg").write_bytes(b"not a picture")
     config = override(
         tiny_quickstart(tmp_path / "mine"),
-        {"data.source": str(tmp_path / "pictures"), "tokenizer.schedule.epochs": 1, "generator.schedule.epochs": 1},
+        {
+            "data.source": str(tmp_path / "pictures"),
+            "tokenizer.schedule.epochs": 1,
+            "generator.schedule.epochs": 1,
+        },
     )
     answer = pipeline.run(config)
     info = json.loads((tmp_path / "mine" / "data" / "train" / "dataset.json").read_text())

@@ -32,7 +32,12 @@ from glotok_ray.training.worker import LocalWorker
 
 MODEL = TokenizerConfig(
     autoencoder=AutoencoderConfig(
-        image_size=32, base_channels=8, channel_multipliers=(1, 2, 2), num_res_blocks=1, latent_channels=16, norm_groups=4
+        image_size=32,
+        base_channels=8,
+        channel_multipliers=(1, 2, 2),
+        num_res_blocks=1,
+        latent_channels=16,
+        norm_groups=4,
     ),
     adapter=AdapterConfig(depth=1, num_heads=2),
     semantic=CodebookConfig(size=32),
@@ -53,13 +58,18 @@ class RecordingEngine(TorchEngine):
     """Keeps the gradients that a step would have used."""
 
     def step(self):
-        self.gradients = {name: p.grad.clone() for name, p in self.module.named_parameters() if p.grad is not None}
+        self.gradients = {
+            name: p.grad.clone() for name, p in self.module.named_parameters() if p.grad is not None
+        }
         super().step()
 
 
 def make(weights, engine=RecordingEngine):
     torch.manual_seed(0)
-    model, critic = GloTokTokenizer(MODEL), PatchDiscriminator(DiscriminatorConfig(base_channels=8, num_layers=2))
+    model, critic = (
+        GloTokTokenizer(MODEL),
+        PatchDiscriminator(DiscriminatorConfig(base_channels=8, num_layers=2)),
+    )
     teacher = codebook_histogram(torch.randn(40, 8), weights.relation)
     validation = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
     step = TokenizerStep(
@@ -96,12 +106,20 @@ def test_the_cut_graph_has_the_gradient_of_equation_13(images):
         adversarial.generator_hinge_loss(frozen(output.reconstruction)),
         one,
     )
-    total = objective.glotok_loss(image_side, objective.latent_terms(output, student, teacher, WEIGHTS), WEIGHTS).total
+    total = objective.glotok_loss(
+        image_side, objective.latent_terms(output, student, teacher, WEIGHTS), WEIGHTS
+    ).total
     total.backward()
     torch.testing.assert_close(terms["total"], total.detach(), rtol=1e-5, atol=1e-6)
     gradients = step._tokenizer.gradients
     for name, parameter in reference.named_parameters():
-        torch.testing.assert_close(gradients[name], parameter.grad, rtol=2e-3, atol=2e-6, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            gradients[name],
+            parameter.grad,
+            rtol=2e-3,
+            atol=2e-6,
+            msg=lambda text, name=name: f"{name}: {text}",
+        )
 
 
 def test_the_discriminator_learns_only_from_its_start_step(images):
@@ -153,8 +171,12 @@ def test_the_generator_learns_and_averages():
     weight = "output_projection.weight"
     assert not torch.equal(step.average.parameters[weight], model.state_dict()[weight])
     seed_step(0, 0, 0)
-    again = GeneratorStep(TorchEngine(copy.deepcopy(model), PLAIN, 1), tokenizer, FlowConfig(), 0.99, LocalWorker())
+    again = GeneratorStep(
+        TorchEngine(copy.deepcopy(model), PLAIN, 1), tokenizer, FlowConfig(), 0.99, LocalWorker()
+    )
     first = float(again.learn([batch], 0)["flow_matching"])
     seed_step(0, 0, 0)
-    repeated = GeneratorStep(TorchEngine(copy.deepcopy(model), PLAIN, 1), tokenizer, FlowConfig(), 0.99, LocalWorker())
+    repeated = GeneratorStep(
+        TorchEngine(copy.deepcopy(model), PLAIN, 1), tokenizer, FlowConfig(), 0.99, LocalWorker()
+    )
     assert first == float(repeated.learn([batch], 0)["flow_matching"])
