@@ -137,7 +137,9 @@ def finished(folder: Path, kind: str, fingerprint: str) -> dict[str, Any] | None
     manifest = read_manifest(folder, kind)
     if manifest["fingerprint"] != fingerprint:
         raise ArtefactError(
-            f"{folder}: holds a finished {kind} made by other settings or inputs; choose another output_path, or pass --fresh to redo it (the old one is kept as {folder.name}.previous)"
+            f"{folder}: holds a finished {kind} made by other settings or inputs; choose "
+            "another output_path, or pass --fresh to redo it (the old one is kept as "
+            f"{folder.name}.previous)"
         )
     return manifest
 

@@ -184,7 +184,9 @@ class RelationConfig:
     num_bins: int = 40
     """N bins from -1 to 1 (paper section 4.1)."""
     alpha: float | Literal["bin_width"] = "bin_width"
-    """Kernel sharpness of Eq. 6; "bin_width" is 1 / (2 * width^2), 190 at 40 bins: one bin is one standard deviation."""
+    """Kernel sharpness of Eq. 6; "bin_width" is 1 / (2 * width^2), 190 at 40 bins: one bin is one
+    standard deviation.
+    """
     include_diagonal: bool = False
     """Literal Eq. 4 has i <= j: it adds n constant ones. Off counts pairs i < j."""
     normalization: Literal["sum", "l2"] = "sum"
@@ -192,7 +194,9 @@ class RelationConfig:
     reduction: Literal["sum", "mean"] = "sum"
     """"mean" divides the KL by the bin count, as F.kl_div's default does."""
     fine_bins: int = 8192
-    """Nodes of the fine cosine histogram through which the sum over pairs is computed; 0 evaluates every pair and bin literally."""
+    """Nodes of the fine cosine histogram through which the sum over pairs is computed; 0 evaluates
+    every pair and bin literally.
+    """
 
     def __post_init__(self) -> None:
         _require(self.num_bins >= 2, "relation.num_bins", self.num_bins, "must be at least 2")
@@ -503,7 +507,9 @@ class ScheduleConfig:
     checkpoints_to_keep: int = 3
     """Newest checkpoints that stay on disk."""
     stop_after_steps: int = 0
-    """Stop (with a checkpoint) after this many optimizer steps, under the schedule of the whole run; 0 trains to the end. Running again without it goes on."""
+    """Stop (with a checkpoint) after this many optimizer steps, under the schedule of the whole
+    run; 0 trains to the end. Running again without it goes on.
+    """
 
     def __post_init__(self) -> None:
         for name in (
@@ -570,7 +576,8 @@ class TokenizerRun:
             not (self.scaling.zero_stage == 3 and self.loss.adaptive_adversarial_weight),
             "scaling.zero_stage",
             3,
-            "cannot be combined with loss.adaptive_adversarial_weight, which needs the last layer's whole weight; use stage 2",
+            "cannot be combined with loss.adaptive_adversarial_weight, which needs the last "
+            "layer's whole weight; use stage 2",
         )
 
 
@@ -634,7 +641,9 @@ class ShardRun:
     output_path: str = "data/shards"
     """Folder that receives train/ and validation/ shards."""
     image_size: int = 256
-    """Side of the stored squares; larger pictures are reduced to short side 1.25 * image_size first. Photographs are cut into crops of this side."""
+    """Side of the stored squares; larger pictures are reduced to short side 1.25 * image_size
+    first. Photographs are cut into crops of this side.
+    """
     crops_per_class: int = 500
     """Training crops per embedded photograph."""
     validation_crops_per_class: int = 60
@@ -682,7 +691,9 @@ class TeacherRun:
     center: bool = True
     """Subtract the mean feature first; it changes the cosine histogram and is recorded."""
     project_width: int = 0
-    """Project features to this many principal components first, so that a narrow student can reach the target; 0 keeps all."""
+    """Project features to this many principal components first, so that a narrow student can reach
+    the target; 0 keeps all.
+    """
     fine_bins: int = 8192
     """Nodes of the stored cosine histogram, from which any bin count and alpha is re-binned."""
     seed: int = 0
@@ -799,7 +810,9 @@ class QuickstartRun:
 
 
 def override(config: Config, changes: dict[str, Any]) -> Config:
-    """Return a copy with dotted fields replaced, all at once; raises ValueError for an unknown field, with the known ones."""
+    """Return a copy with dotted fields replaced, all at once; raises ValueError for an unknown
+    field, with the known ones.
+    """
     return _override(
         config, {tuple(path.split(".")): value for path, value in changes.items()}, prefix=""
     )
@@ -832,7 +845,9 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def from_dict(kind: type[Config], values: dict[str, Any]) -> Config:
-    """Rebuild a config from `to_dict`; raises ValueError for unknown fields, which a newer or older version may have written."""
+    """Rebuild a config from `to_dict`; raises ValueError for unknown fields, which a newer or older
+    version may have written.
+    """
     hints = typing.get_type_hints(kind)
     unknown = sorted(set(values) - set(hints))
     if unknown:

@@ -2,7 +2,8 @@
 
     ray job submit --address http://127.0.0.1:8265 -- python -m jobs.train_generator xar_b
 
-Machine: 32 GPUs for xar_b, 64 for xar_l and xar_h. Expected after 800 epochs on glotok_16k: gFID 2.12 (xar_b), 1.75 (xar_h) (paper, Table 2).
+Machine: 32 GPUs for xar_b, 64 for xar_l and xar_h. Expected after 800 epochs on glotok_16k: gFID
+2.12 (xar_b), 1.75 (xar_h) (paper, Table 2).
 Read next: glotok_ray/on_ray/train.py
 """
 

@@ -25,7 +25,8 @@ def expect_images(dataset: DatasetInfo, folder: str, expected: int) -> int:
     """The number of images; raises ArtefactError when a recipe expects another (0 expects nothing)."""
     if expected not in (0, dataset.num_images):
         raise ArtefactError(
-            f"data.num_train_images = {expected}: {folder} holds {dataset.num_images} images; correct the path or the number (0 takes what is there)"
+            f"data.num_train_images = {expected}: {folder} holds {dataset.num_images} images; "
+            "correct the path or the number (0 takes what is there)"
         )
     return dataset.num_images
 

@@ -1,7 +1,7 @@
 """Training rows through Ray Data: the shard plan goes in, equal and ordered blocks for every worker come out.
 
-The order is the plan's own (`glotok_ray/data/shard_plan.py`): blocks of one micro batch are dealt to the workers in turn,
-so that a run that resumes at any step sees the rows that the uninterrupted run would have seen.
+The order is the plan's own (`glotok_ray/data/shard_plan.py`): blocks of one micro batch are dealt
+to the workers in turn, so that a run that resumes at any step sees the rows that the uninterrupted run would have seen.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +26,7 @@ def training_dataset(
 ) -> Dataset:
     """The rows of `units` in order, in blocks of exactly `rows_per_block` (the last may be smaller)."""
 
-    def read(batch: dict[str, Any]) -> dict[str, np.ndarray]:
+    def read(batch: Any) -> Any:
         names = PlanUnit._fields
         (values,) = zip(*(batch[name] for name in names), strict=True)
         return read_rows(

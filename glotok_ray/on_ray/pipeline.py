@@ -99,7 +99,8 @@ def _fit_schedule(run: TokenizerRun | GeneratorRun, images: int) -> dict[str, in
     workers, schedule = run.scaling.num_workers, run.schedule
     if images < workers:
         raise ArtefactError(
-            f"{images} training images cannot feed {workers} workers; bring more pictures, or lower {run.name}.scaling.num_workers"
+            f"{images} training images cannot feed {workers} workers; bring more pictures, or "
+            f"lower {run.name}.scaling.num_workers"
         )
     steps = schedule.steps_per_epoch(run.data.num_train_images or images) * schedule.epochs
     batch = min(schedule.global_batch_size, images // workers * workers)

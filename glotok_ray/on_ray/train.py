@@ -98,7 +98,9 @@ def _open_folder(run: TokenizerRun | GeneratorRun, plan: RunPlan, mark: str) -> 
     path = plan.folder / RUN_FILE
     if path.is_file() and artefact.read_json(path)["fingerprint"] != mark:
         raise ArtefactError(
-            f"{plan.folder}: holds an unfinished run of other settings or inputs; choose another --name, or pass --fresh (the old one is kept as {plan.folder.name}.previous)"
+            f"{plan.folder}: holds an unfinished run of other settings or inputs; choose "
+            "another --name, or pass --fresh (the old one is kept as "
+            f"{plan.folder.name}.previous)"
         )
     plan.folder.mkdir(parents=True, exist_ok=True)
     artefact.write_json(path, {"fingerprint": mark})
@@ -154,6 +156,7 @@ def train_worker(loop_config: dict[str, Any]) -> None:
 
     def batches(_: int) -> Iterator[dict[str, torch.Tensor]]:
         shard = ray.train.get_dataset_shard("train")
+        assert shard is not None  # _fit always gives one
         return micro_batches(shard, batch_size=run.schedule.micro_batch_size, device=worker.device)
 
     train = runs.train_tokenizer if isinstance(run, TokenizerRun) else runs.train_generator

@@ -1,6 +1,7 @@
 """A Ray Tune sweep over lambda_hist, bin count and alpha: equal short trainings, judged by their reconstructions.
 
-The loss is never the judge: its meaning changes with bins and alpha. The teacher is re-binned for each trial, not rebuilt.
+The loss is never the judge: its meaning changes with bins and alpha. The teacher is re-binned for
+each trial, not rebuilt.
 Read next: glotok_ray/on_ray/train.py
 """
 
@@ -62,7 +63,8 @@ def draw_trials(sweep: SweepRun) -> list[Trial]:
     ]
     if len(chosen) < sweep.num_trials:
         raise ValueError(
-            f"num_trials = {sweep.num_trials}: the search space holds only {len(chosen)} points; lower it, or add values to relation_weights, bins or alpha_factors"
+            f"num_trials = {sweep.num_trials}: the search space holds only {len(chosen)} "
+            "points; lower it, or add values to relation_weights, bins or alpha_factors"
         )
     return [Trial(number, changes) for number, changes in enumerate(chosen[: sweep.num_trials])]
 

@@ -1,6 +1,6 @@
 """Class-conditional samples of a generator: the published guidance and steps of xAR (Ren et al. 2025)."""
 
-from glotok_ray.config import PoolConfig, SampleRun, SamplerConfig, override
+from glotok_ray.config import PoolConfig, SamplerConfig, SampleRun, override
 
 
 def xar_b() -> SampleRun:

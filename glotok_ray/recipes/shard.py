@@ -9,7 +9,9 @@ def imagenet_256() -> ShardRun:
 
 
 def quickstart() -> ShardRun:
-    """4,100 training and 600 validation crops of 64 pixels from ten photographs that ship with scikit-image and scikit-learn."""
+    """4,100 training and 600 validation crops of 64 pixels from ten photographs that ship with
+    scikit-image and scikit-learn.
+    """
     return ShardRun(
         output_path="runs/quickstart/data",
         image_size=64,

@@ -1,4 +1,6 @@
-"""Teachers: clustered features of a frozen network, kept as centroids and a fine cosine histogram (paper section 3.3)."""
+"""Teachers: clustered features of a frozen network, kept as centroids and a fine cosine histogram
+(paper section 3.3).
+"""
 
 from glotok_ray.config import PoolConfig, TeacherRun, override
 

@@ -119,7 +119,8 @@ def _memory(
     parts["average"] = 4 * parameters * extra_copies
     rounded = {name: round(value / _GIB, 3) for name, value in parts.items()}
     note = (
-        f"ZeRO stage {run.scaling.zero_stage} over {run.scaling.num_workers} workers, {run.scaling.precision}; activations as autograd saves them, "
+        f"ZeRO stage {run.scaling.zero_stage} over {run.scaling.num_workers} workers, "
+        f"{run.scaling.precision}; activations as autograd saves them, "
         "without kernels' workspaces, communication buckets, frozen networks and fragmentation"
     )
     return {
@@ -130,7 +131,9 @@ def _memory(
 
 
 def state_bytes(parameters: int, scaling: ScalingConfig) -> dict[str, float]:
-    """Bytes of weights, gradients and Adam's state on one worker under ZeRO (stage 1 shards the optimizer, 2 also gradients, 3 also weights)."""
+    """Bytes of weights, gradients and Adam's state on one worker under ZeRO (stage 1 shards the
+    optimizer, 2 also gradients, 3 also weights).
+    """
     workers, stage = scaling.num_workers, scaling.zero_stage
     width = 2 if scaling.precision == "bf16" else 4
     # Two fp32 moments, and an fp32 master copy where the weights are bf16 (and ZeRO keeps one of fp32 weights as well).

@@ -139,14 +139,17 @@ class DeepSpeedEngine:
         from deepspeed.utils import safe_get_full_fp32_param
 
         if not scaling.use_gpu:
-            # DeepSpeed would compile a shared-memory all-reduce at first use: minutes, and a compiler that a laptop may lack.
+            # DeepSpeed would compile a shared-memory all-reduce at first use: minutes, and a
+            # compiler that a laptop may lack.
             deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         self._full_precision = (
             safe_get_full_fp32_param
             if scaling.precision == "bf16" or scaling.zero_stage == 3
             else None
         )
-        self._engine, *_ = deepspeed.initialize(
+        # DeepSpeed's annotations are narrower than what it takes and returns.
+        initialize: Any = deepspeed.initialize
+        self._engine, *_ = initialize(
             model=module,
             model_parameters=parameter_groups(module, optimizer.weight_decay),
             config=deepspeed_config(optimizer, scaling, micro_batch_size, accumulation_steps),
@@ -174,10 +177,9 @@ class DeepSpeedEngine:
     def full_precision_parameters(self) -> Iterator[tuple[str, Tensor]]:
         """The fp32 master values, gathered where a worker holds only its part."""
         for name, parameter in self.module.named_parameters():
-            yield (
-                name,
-                parameter if self._full_precision is None else self._full_precision(parameter),
-            )
+            whole = parameter if self._full_precision is None else self._full_precision(parameter)
+            assert whole is not None, name  # DeepSpeed has every trained parameter
+            yield name, whole
 
     def save(self, folder: Path) -> None:
         """Write DeepSpeed's own checkpoint; each worker writes its part of the optimizer state."""

@@ -21,7 +21,7 @@ from glotok_ray.data.records import DatasetInfo, decode_image, read_dataset
 from glotok_ray.data.shard_plan import PlanUnit, remaining_units
 from glotok_ray.data.training_rows import CodeRows, ImageRows, expect_images, shard_rows
 from glotok_ray.data.transforms import center_crop
-from glotok_ray.losses.relation import codebook_histogram, histogram_bins
+from glotok_ray.losses.relation import codebook_histogram, histogram_bins, relation_loss
 from glotok_ray.nn.discriminator import PatchDiscriminator
 from glotok_ray.nn.perceptual import build_perceptual
 from glotok_ray.nn.tokenizer import GloTokTokenizer
@@ -153,8 +153,6 @@ def _write_relation(
     folder: Path, relation: RelationConfig, teacher: Tensor, initial: Tensor, codebook: Tensor
 ) -> None:
     """The histograms of the relation loss before and after training, for the report."""
-    from glotok_ray.losses.relation import relation_loss
-
     final = codebook_histogram(codebook.detach(), relation).cpu()
     histograms = {
         "teacher": teacher.cpu(),
@@ -209,7 +207,8 @@ def check_codes(run: GeneratorRun) -> DatasetInfo:
     digest = artefact.sha256_of(Path(run.tokenizer_path) / "tokenizer.safetensors")
     if codes.tokenizer_sha256 != digest:
         raise ArtefactError(
-            f"{folder}: made by tokenizer {codes.tokenizer_sha256[:12]}, but {run.tokenizer_path} is {digest[:12]}; encode again or correct tokenizer_path"
+            f"{folder}: made by tokenizer {codes.tokenizer_sha256[:12]}, but "
+            f"{run.tokenizer_path} is {digest[:12]}; encode again or correct tokenizer_path"
         )
     expected = {
         "model.grid_size": (run.model.grid_size, codes.grid_size),
@@ -258,11 +257,7 @@ def _first_rows(folder: Path, number: int) -> Iterator[tuple[str, bytes]]:
 
 def _frozen(module: nn.Module, device: torch.device, precision: str) -> nn.Module:
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    return (
-        module.requires_grad_(False)
-        .eval()
-        .to(device, dtype=dtype, memory_format=torch.channels_last)
-    )
+    return module.requires_grad_(False).eval().to(device, dtype)
 
 
 def _set_threads(threads: int) -> None:

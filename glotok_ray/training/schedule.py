@@ -31,7 +31,8 @@ def learning_rate(step: int, total_steps: int, optimizer: OptimizerConfig) -> fl
 def seed_step(seed: int, step: int, rank: int) -> None:
     """Seed torch for one step of one worker: a resumed run draws what the uninterrupted one drew.
 
-    torch's CPU generator keeps 32 bits, so the key stays below that: no two of 4 million steps of 1024 workers share one.
+    torch's CPU generator keeps 32 bits, so the key stays below that: no two of 4 million steps of
+    1024 workers share one.
     """
     offset = int.from_bytes(hashlib.blake2b(str(seed).encode(), digest_size=4).digest())
     torch.manual_seed((offset + step * 1024 + rank) % 2**32)

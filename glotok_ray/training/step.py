@@ -1,7 +1,8 @@
 """The learning rules: one optimizer step of the tokenizer (paper Eq. 13) and one of the generator.
 
-The tokenizer's graph is cut at the image: the image-side losses give a gradient at a detached leaf, and one backward pass
-carries it on together with the latent-side losses. DeepSpeed's hooks allow no second pass through a graph (DECISIONS.md).
+The tokenizer's graph is cut at the image: the image-side losses give a gradient at a detached leaf,
+and one backward pass carries it on together with the latent-side losses. DeepSpeed's hooks allow no
+second pass through a graph (DECISIONS.md).
 Read next: glotok_ray/nn/tokenizer.py and glotok_ray/losses/objective.py
 """
 
@@ -16,7 +17,7 @@ from glotok_ray.config import FlowConfig, TokenizerLossConfig
 from glotok_ray.losses import adversarial, objective
 from glotok_ray.losses.flow_matching import draw_times, drop_labels, flow_matching_loss, noisy_cells
 from glotok_ray.losses.reconstruction import reconstruction_loss
-from glotok_ray.losses.relation import codebook_histogram
+from glotok_ray.losses.relation import codebook_histogram, relation_loss
 from glotok_ray.nn.tokenizer import GloTokTokenizer, TokenCodes, TokenizerOutput
 from glotok_ray.nn.xar import XAR
 from glotok_ray.training.ema import ExponentialMovingAverage
@@ -155,11 +156,14 @@ class TokenizerStep:
         """Mean PSNR over the validation images (uint8, per image) and the relation KL."""
         self.model.eval()
         sums = torch.zeros(2, dtype=torch.float64)
+        codebook = self.model.semantic_quantizer.codebook
         for images in self._validation.split(16):
-            reconstruction = self.model(
+            output: TokenizerOutput = self.model(
                 to_model_range(images, self.model.decoder_last_layer.weight.dtype)
-            ).reconstruction
-            pixels = ((reconstruction.float() + 1) * 127.5 + 0.5).floor().clamp(0, 255)
+            )
+            # The pass's own copy is whole even where ZeRO 3 holds the parameter in parts.
+            codebook = output.semantic.unit_codebook
+            pixels = ((output.reconstruction.float() + 1) * 127.5 + 0.5).floor().clamp(0, 255)
             error = (pixels - images.float()).double().square().mean(dim=(1, 2, 3)).clamp_min(1e-3)
             sums += torch.tensor(
                 [float((10 * torch.log10(255.0**2 / error)).sum()), float(len(images))],
@@ -167,18 +171,11 @@ class TokenizerStep:
             )
         self.model.train()
         total, count = self._worker.all_sum(sums.to(self._worker.device)).tolist()
-        figures = {"relation_kl": self.relation_kl()}
+        relation = self._weights.relation
+        student = codebook_histogram(codebook, relation)
+        divergence = relation_loss(student, self._teacher, reduction=relation.reduction)
+        figures = {"relation_kl": float(divergence)}
         return figures | ({"psnr": total / count} if count else {})
-
-    @torch.no_grad()
-    def relation_kl(self) -> float:
-        """KL from the student's to the teacher's histogram, as Eq. 7 is configured."""
-        student = codebook_histogram(self.model.semantic_quantizer.codebook, self._weights.relation)
-        return float(
-            objective.relation_loss(
-                student, self._teacher, reduction=self._weights.relation.reduction
-            )
-        )
 
     def save(self, folder: Path) -> None:
         """Write both engines."""

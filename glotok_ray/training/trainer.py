@@ -1,7 +1,8 @@
 """The training loop: batches in, optimizer steps, log lines, evaluations and checkpoints out.
 
-It knows a `TrainingStep` (what is learned), a `Worker` (who else learns) and a folder; it knows neither Ray nor DeepSpeed.
-Stopped anywhere, it goes on from the newest verified checkpoint with equal losses. Read next: glotok_ray/training/step.py
+It knows a `TrainingStep` (what is learned), a `Worker` (who else learns) and a folder, but neither
+Ray nor DeepSpeed. Stopped anywhere, it goes on from the newest verified checkpoint with equal losses.
+Read next: glotok_ray/training/step.py
 """
 
 import json
@@ -174,7 +175,8 @@ class MetricsLog:
         if broken:
             raise FloatingPointError(
                 f"step {step}: {', '.join(broken)} not finite in the last {self._steps} steps; "
-                "lower optimizer.learning_rate or set scaling.precision to fp32, then run again to resume from the last checkpoint"
+                "lower optimizer.learning_rate or set scaling.precision to fp32, then run "
+                "again to resume from the last checkpoint"
             )
         seconds = time.monotonic() - self._since
         images = self._steps * self._plan.schedule.global_batch_size

@@ -278,9 +278,7 @@ def test_the_entropy_of_few_tokens_is_that_of_an_evenly_spaced_part():
     codebook = torch.nn.functional.normalize(torch.randn(6, 4), dim=1)
     tokens = latent.permute(0, 2, 3, 1).reshape(-1, 4)[::5]
     part = entropy_loss(tokens.T.reshape(1, 4, 1, -1), codebook, temperature=0.1)
-    torch.testing.assert_close(
-        entropy_loss(latent, codebook, temperature=0.1, max_tokens=32), part
-    )
+    torch.testing.assert_close(entropy_loss(latent, codebook, temperature=0.1, max_tokens=32), part)
     whole = entropy_loss(latent, codebook, temperature=0.1)
     torch.testing.assert_close(
         entropy_loss(latent, codebook, temperature=0.1, max_tokens=128), whole

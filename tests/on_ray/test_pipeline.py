@@ -1,4 +1,6 @@
-"""The whole pipeline on Ray: repeatable, equal to a plain process, resumable; the sweep on its data; a user's own pictures."""
+"""The whole pipeline on Ray: repeatable, equal to a plain process, resumable; the sweep on its
+data; a user's own pictures.
+"""
 
 import json
 from pathlib import Path
@@ -97,7 +99,8 @@ def test_one_ray_worker_with_deepspeed_equals_a_plain_process(finished, tmp_path
 
 
 def test_two_ray_workers_equal_one_plain_process(finished, tmp_path):
-    # Without the two terms that see one worker's batch alone: BatchNorm in the discriminator, the entropy of the batch mean.
+    # Without the two terms that see one worker's batch alone: BatchNorm in the discriminator, the
+    # entropy of the batch mean.
     config, _ = finished
     both = override(
         config.tokenizer,
