@@ -139,18 +139,23 @@ def largest_window(pixels: UInt8[np.ndarray, "h w 3"], image_size: int) -> int:
             f"{min(height, width // 2)} here, a training and a validation crop side by side; lower "
             "it, or give a folder of pictures as source"
         )
-    band = max(image_size, int(_LARGEST_BAND * width))
-    return min(_LARGEST_ZOOM * image_size, band, height)
+    return min(_LARGEST_ZOOM * image_size, _band_width(width, image_size), height)
+
+
+def _band_width(width: int, image_size: int) -> int:
+    # Twice the crop's side, where that leaves enough to train on: a narrower band would hold little.
+    return min(2 * image_size, max(image_size, int(_LARGEST_BAND * width)))
 
 
 def validation_band(pixels: UInt8[np.ndarray, "h w 3"], image_size: int) -> Band:
-    """The band, one window wide, whose colour histogram is nearest (L1) to the rest's.
+    """The band, up to two crops wide, whose colour histogram is nearest (L1) to the rest's.
 
-    It lies inside where a window fits on both sides, since subjects are seldom at the edge; else
-    what is left on a side is empty or a window wide at least. The seed plays no part.
+    It lies inside where a band fits on both sides, since subjects are seldom at the edge; else
+    what is left on a side is empty or a band wide at least. The seed plays no part.
     """
-    window = largest_window(pixels, image_size)
+    largest_window(pixels, image_size)  # refuses a photograph that is too small
     width = pixels.shape[1]
+    window = _band_width(width, image_size)
     bins = (pixels >> 6).astype(np.int64) @ (16, 4, 1)
     columns = np.stack([np.bincount(column, minlength=64) for column in bins.T])
     sums = np.concatenate([np.zeros((1, 64), dtype=np.int64), columns.cumsum(axis=0)])

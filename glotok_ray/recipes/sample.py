@@ -32,13 +32,13 @@ def _of(name: str, guidance_scale: float) -> SampleRun:
 
 
 def quickstart() -> SampleRun:
-    """600 images of the quickstart's generator."""
+    """400 images of the quickstart's generator."""
     return SampleRun(
         generator_path="runs/quickstart/generator",
         tokenizer_path="runs/quickstart/tokenizer",
         output_path="runs/quickstart/samples",
-        num_images=600,
-        sampler=SamplerConfig(num_steps=20, guidance_scale=1.5, snap="on"),
+        num_images=400,
+        sampler=SamplerConfig(num_steps=12, guidance_scale=2.0, snap="on"),
         pool=PoolConfig(
             num_actors=2, use_gpu=False, cpus_per_actor=1, threads_per_actor=1, batch_size=50
         ),

@@ -8,7 +8,7 @@ def results_table(answer: Mapping[str, Any]) -> str:
     """Stages with seconds, every metric, the relation KL before and after, and where the report lies."""
     stages = [(row["stage"], f"{row['seconds']:.0f} s", row["status"]) for row in answer["stages"]]
     metrics = [
-        (entry.get("label", name), _number(entry), "") for name, entry in answer["metrics"].items()
+        (_label(name, entry), _number(entry), "") for name, entry in answer["metrics"].items()
     ]
     relation = answer["relation"]
     metrics += [
@@ -17,6 +17,13 @@ def results_table(answer: Mapping[str, Any]) -> str:
     ]
     blocks = [_block("stage", stages), _block("metric", metrics), f"report: {answer['report']}"]
     return "\n\n".join(blocks) + "\n"
+
+
+def _label(name: str, entry: Mapping[str, Any]) -> str:
+    # Both codebooks have figures of one name; the page puts them under a heading each.
+    branch = name.split("_")[0]
+    label = entry.get("label", name)
+    return f"{branch}: {label}" if branch in ("semantic", "visual") else label
 
 
 def _number(entry: Mapping[str, Any]) -> str:

@@ -56,8 +56,8 @@ def test_no_training_crop_touches_a_validation_pixel(
     # Both cover much of what is theirs, and training works on both sides of the band.
     band = validation_band(pixels, image_size)
     # (a side of the retina may lie in its dark frame).
-    assert seen[:, : band.start].mean() > 0.3
-    assert seen[:, band.stop :].mean() > 0.3
+    assert seen[:, : band.start].mean() > 0.25
+    assert seen[:, band.stop :].mean() > 0.25
     assert held[:, band.start : band.stop].mean() > 0.5
     assert not seen[:, band.start : band.stop].any()
 
