@@ -76,37 +76,36 @@ def test_other_settings_do_not_overwrite_a_finished_run(finished):
         train.run(override(config.tokenizer, {"optimizer.learning_rate": 0.5}))
 
 
-def test_one_ray_worker_with_deepspeed_equals_a_plain_process(finished, tmp_path):
+def test_one_ray_worker_equals_a_plain_process(finished, tmp_path):
     config, _ = finished
-    alone = override(
+    plain = override(
         config.tokenizer,
         {
             "scaling.num_workers": 1,
+            "scaling.engine": "torch",
             "schedule.micro_batch_size": 24,
             "output_path": str(tmp_path),
-            "name": "on_ray",
+            "name": "plain",
         },
     )
-    plain = override(alone, {"scaling.engine": "torch", "name": "plain"})
-    train.run(alone)
+    train.run(override(plain, {"name": "on_ray"}))
     runs.run_folder(plain).mkdir()
     runs.train_tokenizer(plain, LocalWorker(), runs.local_batches(plain))
-    on_ray, by_hand = losses(tmp_path / "on_ray"), losses(tmp_path / "plain")
-    assert len(by_hand) == 20
-    np.testing.assert_allclose(on_ray, by_hand, rtol=2e-3)
-    # The first steps carry no accumulated rounding yet.
-    np.testing.assert_allclose(on_ray[:3], by_hand[:3], rtol=1e-5)
+    assert len(losses(tmp_path / "plain")) == 20
+    np.testing.assert_allclose(losses(tmp_path / "on_ray"), losses(tmp_path / "plain"), rtol=1e-5)
 
 
-def test_two_ray_workers_equal_one_plain_process(finished, tmp_path):
+def test_two_deepspeed_workers_equal_one_plain_process(finished, tmp_path):
     # Without the two terms that see one worker's batch alone: BatchNorm in the discriminator, the
-    # entropy of the batch mean.
+    # entropy of the batch mean. Small steps: the engines round differently, and near the border
+    # between two codes a rounding picks the other one.
     config, _ = finished
     both = override(
         config.tokenizer,
         {
             "loss.entropy_weight": 0.0,
             "loss.adversarial_weight": 0.0,
+            "optimizer.learning_rate": 1e-4,
             "schedule.epochs": 2,
             "output_path": str(tmp_path),
             "name": "two",
@@ -124,7 +123,10 @@ def test_two_ray_workers_equal_one_plain_process(finished, tmp_path):
     train.run(both)
     runs.run_folder(plain).mkdir()
     runs.train_tokenizer(plain, LocalWorker(), runs.local_batches(plain))
-    np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "plain"), rtol=2e-3)
+    found, expected = losses(tmp_path / "two"), losses(tmp_path / "plain")
+    assert len(expected) == 10
+    np.testing.assert_allclose(found[:2], expected[:2], rtol=1e-5)
+    np.testing.assert_allclose(found, expected, rtol=5e-3)
 
 
 def test_four_epochs_equal_two_a_stop_and_two_more(finished, tmp_path):
