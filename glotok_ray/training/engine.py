@@ -205,10 +205,8 @@ def deepspeed_config(
         "train_micro_batch_size_per_gpu": micro_batch_size,
         "gradient_accumulation_steps": accumulation_steps,
         "gradient_clipping": optimizer.gradient_clip,
-        "zero_optimization": {
-            "stage": scaling.zero_stage,
-            "elastic_checkpoint": scaling.zero_stage in (1, 2),
-        },
+        # Not "elastic_checkpoint": DeepSpeed 0.19.8 cannot load one back with torch's Adam.
+        "zero_optimization": {"stage": scaling.zero_stage},
         "bf16": {"enabled": scaling.precision == "bf16"},
         "zero_allow_untested_optimizer": True,
         "steps_per_print": 2**31,
