@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from glotok_ray import artefact
+from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import OptimizerConfig, ScheduleConfig
 from glotok_ray.training import checkpoint
 from glotok_ray.training.schedule import learning_rate, seed_step
@@ -116,6 +118,12 @@ class Trainer:
     def _resume(self) -> int:
         path = checkpoint.newest_checkpoint(self._checkpoints)
         if path is not None:
+            saved_by = artefact.read_json(path / artefact.MANIFEST)["world_size"]
+            if saved_by != self._worker.world_size:
+                raise ArtefactError(
+                    f"{path}: saved by {saved_by} workers, and this run has "
+                    f"{self._worker.world_size}; set scaling.num_workers back to {saved_by}"
+                )
             self._step.load(path)
             logger.info("resuming at step %d from %s", checkpoint.checkpoint_step(path), path.name)
         return checkpoint.checkpoint_step(path)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import OptimizerConfig, ScheduleConfig
 from glotok_ray.training import checkpoint
 from glotok_ray.training.engine import TorchEngine
@@ -125,6 +126,14 @@ def test_an_unfinished_checkpoint_is_no_checkpoint(tmp_path):
     folder = tmp_path / "run" / "checkpoints"
     (folder / "step-000000009").mkdir()
     assert checkpoint.checkpoint_step(checkpoint.newest_checkpoint(folder)) == 5
+
+
+def test_another_number_of_workers_is_refused_by_name(tmp_path):
+    fit(tmp_path / "run", stop=5)
+    manifest = tmp_path / "run" / "checkpoints" / "step-000000005" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"world_size": 1', '"world_size": 4'))
+    with pytest.raises(ArtefactError, match=r"saved by 4 workers, and this run has 1; set scaling"):
+        fit(tmp_path / "run")
 
 
 def test_old_checkpoints_are_removed(tmp_path):
