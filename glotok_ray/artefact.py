@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 MANIFEST = "manifest.json"
-_PACKAGES = ("ray", "torch", "torchvision", "deepspeed", "numpy", "pyarrow", "faiss-cpu")
+# Marks a folder that a job of this package has begun, so that nothing else is ever emptied.
+_BEGUN = ".begun.json"
+_PACKAGES = ("ray", "torch", "torchvision", "deepspeed", "numpy", "pyarrow", "faiss-cpu", "timm")
 
 
 class ArtefactError(ValueError):
@@ -100,6 +102,7 @@ def write_manifest(
         **details,
     }
     write_json(folder / MANIFEST, manifest)
+    (folder / _BEGUN).unlink(missing_ok=True)
     return manifest
 
 
@@ -152,13 +155,36 @@ def set_aside(folder: Path) -> None:
         folder.rename(previous)
 
 
-def start_folder(folder: Path, *, fresh: bool) -> Path:
-    """Make an empty `folder`: with `fresh` a finished one is kept as NAME.previous; unfinished remains are removed."""
+def check_startable(folder: Path, *, fresh: bool) -> None:
+    """Raise ArtefactError when `start_folder` would refuse: a finished folder without `fresh`, or files that no job of
+    this package began.
+    """
     if (folder / MANIFEST).is_file():
         if not fresh:
             raise ArtefactError(f"{folder}: already finished; pass --fresh to redo it")
+        return
+    foreign = folder.is_file() or (folder.is_dir() and any(folder.iterdir()))
+    if foreign and not (folder / _BEGUN).is_file():
+        raise ArtefactError(
+            f"{folder}: holds files that no job of this package began, and a job would remove "
+            "them; choose another output_path, or empty it yourself"
+        )
+
+
+def start_folder(folder: Path, *, fresh: bool, fingerprint: str = "", keep: bool = False) -> Path:
+    """Make `folder` ready for a job and mark it as begun; with `fresh` a finished one is kept as NAME.previous.
+
+    Unfinished remains are removed, except with `keep` where they were begun under the same fingerprint: then a job goes
+    on with them. Raises what `check_startable` raises.
+    """
+    check_startable(folder, fresh=fresh)
+    mark = folder / _BEGUN
+    if (folder / MANIFEST).is_file():
         set_aside(folder)
     elif folder.exists():
+        if keep and not fresh and mark.is_file() and read_json(mark) == fingerprint:
+            return folder
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
+    write_json(mark, fingerprint)
     return folder

@@ -7,6 +7,7 @@ Named runs are functions in `glotok_ray/recipes/`. Read next: glotok_ray/recipes
 
 import dataclasses
 import json
+import math
 import types
 import typing
 from dataclasses import dataclass, field
@@ -193,10 +194,16 @@ class RelationConfig:
     """"sum" makes a proper distribution; "l2" is Algorithm 1's literal norm."""
     reduction: Literal["sum", "mean"] = "sum"
     """"mean" divides the KL by the bin count, as F.kl_div's default does."""
-    fine_bins: int = 8192
-    """Nodes of the fine cosine histogram through which the sum over pairs is computed; 0 evaluates
-    every pair and bin literally.
+    literal: bool = False
+    """Evaluate every pair and bin as Algorithm 1 prints it, in pairs x bins memory; off sums through
+    a fine histogram of the cosines.
     """
+    tolerance: float = 3e-6
+    """Largest error of Eq. 6 per pair that the fine histogram may make, where the kernel's peak is 1;
+    it decides the number of nodes.
+    """
+    duplicate_cosine: float = 0.99
+    """A code with a neighbour of at least this cosine counts as a duplicate in the metrics."""
 
     def __post_init__(self) -> None:
         _require(self.num_bins >= 2, "relation.num_bins", self.num_bins, "must be at least 2")
@@ -205,10 +212,16 @@ class RelationConfig:
                 self.alpha > 0, "relation.alpha", self.alpha, 'must be positive, or "bin_width"'
             )
         _require(
-            self.fine_bins == 0 or self.fine_bins >= 8 * self.num_bins,
-            "relation.fine_bins",
-            self.fine_bins,
-            f"must be 0 or at least 8 * num_bins = {8 * self.num_bins}",
+            1e-7 <= self.tolerance <= 1e-2,
+            "relation.tolerance",
+            self.tolerance,
+            "must lie in [1e-7, 0.01]",
+        )
+        _require(
+            -1 < self.duplicate_cosine <= 1,
+            "relation.duplicate_cosine",
+            self.duplicate_cosine,
+            "must lie in (-1, 1]",
         )
 
     @property
@@ -216,6 +229,16 @@ class RelationConfig:
         """Alpha of Eq. 6 as a number."""
         width = 2.0 / (self.num_bins - 1)
         return 1.0 / (2.0 * width * width) if self.alpha == "bin_width" else float(self.alpha)
+
+    @property
+    def num_nodes(self) -> int:
+        """Intervals M of the fine histogram: the least power of two, from 1,024 to 65,536, that keeps
+        the tolerance.
+
+        A linear split over spacing 2 / M misses exp(-alpha x^2) by at most alpha / M^2.
+        """
+        needed = math.sqrt(self.sharpness / self.tolerance)
+        return min(65536, max(1024, 2 ** math.ceil(math.log2(needed))))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -669,36 +692,80 @@ class TeacherRun:
     """All of `jobs.build_teacher`."""
 
     data_path: str = ""
-    """Folder of training shards, or a file of finished centroids (.npy or .safetensors), which need no features."""
+    """Folder of training shards; or a file of finished centroids (.npy, .pt, .pth, .safetensors): a
+    matrix, or a checkpoint whose semantic codebook is taken. Centroids need no features.
+    """
+    centroids_key: str = ""
+    """Tensor of the file to take; empty finds the semantic codebook of GloTok, FQGAN, ImageFolder and
+    LlamaGen checkpoints, or the only matrix.
+    """
     output_path: str = "runs/teacher"
-    """Folder that receives teacher.safetensors and teacher.json."""
-    network: Literal["efficientnet_lite0", "dinov2_vitb14_reg", "clip_vitl14"] = "dinov2_vitb14_reg"
-    """Frozen feature network; "efficientnet_lite0" ships with the package."""
+    """Folder that receives teacher.safetensors, teacher.json and teacher.png."""
+    network: str = "dinov2_vitb14_reg"
+    """Frozen feature network, a name of `glotok_ray.teacher.features.NETWORKS`; "efficientnet_lite0"
+    ships with the package.
+    """
     weights_path: str = ""
-    """Weights file of a network that does not ship with the package."""
+    """Local weights file; empty lets timm download its own, and is right for "efficientnet_lite0"."""
+    weights_sha256: str = ""
+    """Digest that the weights file must have; empty accepts any and records it."""
+    block: int = -1
+    """Transformer block whose output is taken, counted from the end: -1 is the last, -3 DiGIT's."""
+    final_norm: bool = True
+    """Pass the block's output through the network's last LayerNorm."""
+    projected: bool = False
+    """Pass patch tokens through CLIP's projection too (VQGAN-LC); CLIP alone has one."""
     input_size: int = 224
     """Side to which images are resized for the network, pixels."""
     vectors_per_image: int = 16
     """Spatial feature vectors kept per image, drawn by the seed."""
     max_images: int = 65536
     """Images used, drawn by the seed; 0 uses all."""
+    stratified: bool = True
+    """Draw equally many images of every class, as far as each has them; off draws from all alike."""
     num_clusters: int = 4096
-    """Centroids of k-means."""
+    """Centroids of k-means over all vectors; unused with clusters_per_class."""
+    clusters_per_class: int = 0
+    """Cluster every class by itself into this many centroids (VQGAN-LC has 100); 0 clusters all
+    vectors together.
+    """
     kmeans_iterations: int = 20
-    """Lloyd iterations."""
+    """Lloyd iterations, at most; a run that no longer moves stops."""
+    kmeans_seeding: Literal["random", "kmeans++"] = "random"
+    """Initial centroids: vectors drawn alike, or far apart from each other."""
+    kmeans_restarts: int = 1
+    """Runs from different seeds, of which the best objective is kept."""
     spherical: bool = False
-    """Normalise centroids after each iteration (cosine k-means)."""
+    """Cosine k-means: vectors are normalised, and centroids after each iteration."""
     center: bool = True
     """Subtract the mean feature first; it changes the cosine histogram and is recorded."""
     project_width: int = 0
-    """Project features to this many principal components first, so that a narrow student can reach
-    the target; 0 keeps all.
+    """Project features (or finished centroids) to this many principal components first, so that a
+    student of that width can reach the target; 0 keeps all.
     """
-    fine_bins: int = 8192
-    """Nodes of the stored cosine histogram, from which any bin count and alpha is re-binned."""
+    memory_gib: float = 16.0
+    """Features up to this size are clustered in the driver's memory; larger ones stay in Parquet and
+    each Lloyd iteration runs over the pool.
+    """
+    fine_bins: int = 16384
+    """Intervals of the stored cosine histogram, from which any bin count and alpha is re-binned."""
     seed: int = 0
     """Seeds the draw of images and vectors and the initial centroids."""
     pool: PoolConfig = field(default_factory=PoolConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("num_clusters", "kmeans_iterations", "kmeans_restarts", "vectors_per_image"):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
+        for name in ("clusters_per_class", "project_width", "max_images"):
+            _require(getattr(self, name) >= 0, name, getattr(self, name), "must be at least 0")
+        _require(self.block <= -1, "block", self.block, "counts from the end: -1 is the last")
+        _require(self.memory_gib > 0, "memory_gib", self.memory_gib, "must be positive")
+        _require(
+            self.fine_bins >= 1024,
+            "fine_bins",
+            self.fine_bins,
+            "must be at least 1024 (16384 holds any alpha up to 2000)",
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -4,12 +4,13 @@ r"""Build a teacher: centroids of a frozen network's features, and their fine co
     ray job submit --address http://127.0.0.1:8265 --working-dir . \
         --entrypoint-num-cpus 32 -- python -m jobs.build_teacher dinov2_4096
 
-Machine: 8 GPUs for the features of 65,536 images, then the driver's 32 CPUs for k-means over
-1,048,576 vectors (132 TFLOP); `quickstart` runs on 2 cores. Result: teacher.safetensors and
-teacher.json, from which any bin count and alpha is re-binned. `--data-path FILE.npy` (or
-.safetensors) takes finished centroids, such as a pretrained codebook, instead of shards.
+Machine: 8 GPUs for the features of 65,536 images, then the driver's 32 CPUs for k-means over 1,048,576 vectors
+(132 TFLOP); `quickstart` and `embedded_1024` run on 2 cores. Result: teacher.safetensors, teacher.json, from which any
+bin count and alpha is re-binned, and teacher.png. `--data-path FILE` (.npy, .pt, .pth, .safetensors) takes finished
+centroids, such as a pretrained codebook, instead of shards. Killed at any time, the same command goes on.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,36 +19,50 @@ from glotok_ray import artefact
 from glotok_ray.config import TeacherRun
 from glotok_ray.on_ray import teacher
 from glotok_ray.recipes.teacher import RECIPES
+from glotok_ray.teacher import centroids, features
 from jobs.command_line import run_job
 
 
 def describe(config: TeacherRun) -> dict[str, Any]:
-    """What would run: vectors, clusters and, when the data are there, images."""
+    """What would run: vectors, clusters, memory and, when the data are there, images."""
     source = Path(config.data_path)
-    if source.suffix in teacher.CENTROID_SUFFIXES:
+    if source.suffix in centroids.SUFFIXES:
         return {
             "source": "centroids",
             "file_found": source.is_file(),
             "output_path": config.output_path,
         }
+    network = dataclasses.replace(config, weights_path="", weights_sha256="")
+    features.check_network(network)
     dataset = source / "dataset.json"
-    found = artefact.read_json(dataset)["num_images"] if dataset.is_file() else None
-    images = (
-        min(limit for limit in (config.max_images or None, found) if limit)
-        if config.max_images or found
-        else None
-    )
-    vectors = images * config.vectors_per_image if images else None
+    facts = artefact.read_json(dataset) if dataset.is_file() else None
+    limits = [config.max_images, facts["num_images"] if facts else 0]
+    images = min((limit for limit in limits if limit), default=None)
+    channels = features.channels(network)
+    per_image = min(config.vectors_per_image, features.grid_side(network) ** 2)
+    vectors = images * per_image if images else None
+    clusters: int | None = config.num_clusters
+    if config.clusters_per_class:
+        clusters = config.clusters_per_class * len(facts["classes"]) if facts else None
     return {
         "source": "features",
-        "data_found": found is not None,
+        "data_found": facts is not None,
         "network": config.network,
-        "weights_found": config.network == "efficientnet_lite0"
-        or Path(config.weights_path).is_file(),
+        "weights_found": Path(config.weights_path).is_file() if config.weights_path else None,
         "images": images,
         "vectors": vectors,
-        "clusters": config.num_clusters,
-        "vectors_per_cluster": vectors / config.num_clusters if vectors else None,
+        "channels": channels,
+        "features_gib": vectors * channels * 4 / 2**30 if vectors else None,
+        "k_means": (
+            "over the pool" if teacher.is_distributed(vectors, channels, config) else "in memory"
+        )
+        if vectors
+        else None,
+        "driver_memory_gib": teacher.peak_memory_gib(vectors, channels, config)
+        if vectors
+        else None,
+        "clusters": clusters,
+        "vectors_per_cluster": vectors / clusters if vectors and clusters else None,
         "actors": config.pool.num_actors,
         "output_path": config.output_path,
     }

@@ -46,7 +46,7 @@ def test_another_kind_is_refused(folder):
 
 def test_fresh_keeps_the_old_folder(folder):
     artefact.start_folder(folder, fresh=True)
-    assert not any(folder.iterdir())
+    assert not (folder / "a.txt").exists()
     assert (folder.with_name("thing.previous") / "a.txt").read_text() == "one"
 
 
@@ -55,11 +55,41 @@ def test_a_finished_folder_is_not_started_over_unasked(folder):
         artefact.start_folder(folder, fresh=False)
 
 
-def test_unfinished_remains_are_removed(tmp_path):
-    folder = tmp_path / "thing"
-    folder.mkdir()
+def test_a_begun_folder_shows_its_mark_and_no_other_file(tmp_path):
+    folder = artefact.start_folder(tmp_path / "thing", fresh=False)
+    assert [path.name for path in folder.iterdir()] == [".begun.json"]
+    assert artefact.write_manifest(folder, "thing")["files"] == {}
+    assert [path.name for path in folder.iterdir()] == ["manifest.json"]
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_unfinished_remains_are_removed(tmp_path, keep):
+    folder = artefact.start_folder(tmp_path / "thing", fresh=False, fingerprint="one")
     (folder / "half").write_text("x")
-    assert not any(artefact.start_folder(folder, fresh=False).iterdir())
+    artefact.start_folder(folder, fresh=False, fingerprint="two", keep=keep)
+    assert not (folder / "half").exists()
+
+
+def test_a_job_that_resumes_finds_its_remains(tmp_path):
+    folder = artefact.start_folder(tmp_path / "thing", fresh=False, fingerprint="one")
+    (folder / "half").write_text("x")
+    artefact.start_folder(folder, fresh=False, fingerprint="one", keep=True)
+    assert (folder / "half").read_text() == "x"
+    artefact.start_folder(folder, fresh=True, fingerprint="one", keep=True)
+    assert not (folder / "half").exists()
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_what_no_job_began_is_never_removed(tmp_path, fresh):
+    (tmp_path / "photos").mkdir()
+    artefact.start_folder(tmp_path / "photos", fresh=fresh)  # an empty folder is free to take
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years")
+    (tmp_path / "file").write_text("x")
+    for name in ("mine", "file"):
+        with pytest.raises(ArtefactError, match="no job of this package began"):
+            artefact.start_folder(tmp_path / name, fresh=fresh)
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "years"
 
 
 def test_the_fingerprint_follows_config_and_inputs(folder):

@@ -15,7 +15,6 @@ from torch.nn.grad import conv2d_weight
 from glotok_ray.config import TokenizerLossConfig
 from glotok_ray.losses.entropy import disentanglement_loss, entropy_loss
 from glotok_ray.losses.quantization import quantization_loss
-from glotok_ray.losses.relation import relation_loss
 from glotok_ray.losses.residual import residual_loss
 
 _LARGEST_SCALE = 1e4
@@ -94,12 +93,11 @@ class LossTerms(NamedTuple):
 
 
 def latent_terms(
-    output: Output,
-    student: Float[Tensor, " k"],
-    teacher: Float[Tensor, " k"],
-    weights: TokenizerLossConfig,
+    output: Output, relation: Float[Tensor, ""], weights: TokenizerLossConfig
 ) -> LatentTerms:
-    """The raw latent-side terms; the two switches of FQGAN cost nothing while their weight is 0."""
+    """The raw latent-side terms, `relation` being L_hist; the two switches of FQGAN cost nothing while
+    their weight is 0.
+    """
     branches: tuple[Branch, Branch] = (output.semantic, output.visual)
     quantization, residual = (
         torch.stack(terms).sum()
@@ -122,7 +120,6 @@ def latent_terms(
     apart = zero
     if weights.disentanglement_weight:
         apart = disentanglement_loss(output.visual.quantized, output.semantic.quantized)
-    relation = relation_loss(student, teacher, reduction=weights.relation.reduction)
     return LatentTerms(quantization, residual, relation, entropy, apart)
 
 

@@ -1,23 +1,24 @@
 """Histogram relation learning: the codebook's pairwise cosines follow the teacher's (paper Eqs. 4-7, Algorithm 1).
 
-`soft_histogram` is the paper's sum as printed. `codebook_histogram` computes the same through a fine histogram, in
-memory that does not grow with the number of pairs.
-Read next: glotok_ray/losses/residual.py
+`soft_histogram` is the paper's sum as printed. `codebook_histogram` computes the same through a fine histogram of
+the cosines, in memory that does not grow with the number of pairs and in time that does not grow with the bins.
+Read next: glotok_ray/losses/pairs.py
 """
 
+import functools
 import math
-from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
-from torch.autograd.function import once_differentiable
-from torch.nn import functional as F
 
 from glotok_ray.config import RelationConfig
+from glotok_ray.losses.pairs import Share, Sharing, count_pairs, pull_pairs
 
 _SMALLEST_PROBABILITY = 1e-12
+# The kernel counts as 0 where its exponent is below -_REACH: exp(-45) = 3e-20, far below an empty bin.
+_REACH = 45.0
 
 
 def pairwise_cosine(
@@ -26,7 +27,7 @@ def pairwise_cosine(
     """Eq. 4: D, the cosines of all pairs i <= j; without the diagonal i < j. Forms the n x n
     matrix.
     """
-    unit = F.normalize(codes, dim=1)
+    unit = unit_rows(codes)
     rows, columns = torch.triu_indices(
         len(codes), len(codes), offset=0 if include_diagonal else 1, device=codes.device
     )
@@ -74,53 +75,53 @@ def normalize_histogram(
 
 
 def codebook_histogram(
-    codebook: Float[Tensor, "n d"], relation: RelationConfig
+    codebook: Float[Tensor, "n d"], relation: RelationConfig, sharing: Sharing | None = None
 ) -> Float[Tensor, " k"]:
     """P_s of Eq. 7 from codebook rows, normalised and differentiable; fp32, or fp64 for an fp64
     codebook.
+
+    With `sharing`, each worker visits its share of the pairs; all workers must call, with equal codebooks. The value
+    is that of one worker alone, and the mean of the workers' gradients is its gradient. A NaN in the codebook makes
+    the histogram NaN; zero rows have cosine 0 with all others.
     """
     with torch.autocast(codebook.device.type, enabled=False):
         codes = codebook if codebook.dtype == torch.float64 else codebook.float()
-        if relation.fine_bins == 0:
+        if relation.literal:
             similarities = pairwise_cosine(codes, include_diagonal=relation.include_diagonal)
             histogram = soft_histogram(
                 similarities, histogram_bins(relation.num_bins), alpha=relation.sharpness
             )
         else:
-            histogram = _PairHistogram.apply(F.normalize(codes, dim=1), relation)
+            histogram = _PairHistogram.apply(unit_rows(codes), relation, sharing)
         return normalize_histogram(histogram, relation.normalization).to(codes.dtype)
 
 
-def fine_histogram(
-    codes: Float[Tensor, "n d"], *, fine_bins: int, include_diagonal: bool, rows_per_block: int
-) -> Float[Tensor, " nodes"]:
-    """Counts of the pairs' cosines on `fine_bins` + 1 nodes from -1 to 1, each split linearly over
-    its two neighbours; fp64.
-
-    Only pairs i < j are visited, one block of `rows_per_block` squared cosines at a time.
+def unit_rows(codes: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+    """Rows scaled to length 1 without overflow; zero rows stay zero and are moved as if their
+    length were 1.
     """
-    unit = F.normalize(codes.detach(), dim=1)
-    counts = torch.zeros(fine_bins + 1, dtype=torch.float64, device=codes.device)
-    for rows, columns in _tiles(len(unit), rows_per_block):
-        similarities = unit[rows] @ unit[columns].T
-        if rows == columns:
-            similarities = similarities[_above_diagonal(similarities)]
-        position = ((similarities.flatten() + 1) * (fine_bins / 2)).clamp_(0, fine_bins)
-        left = position.floor().clamp_(max=fine_bins - 1)
-        moved = torch.bincount(left.long(), weights=(position - left).double(), minlength=fine_bins)
-        counts[:-1] += torch.bincount(left.long(), minlength=fine_bins) - moved
-        counts[1:] += moved
-    if include_diagonal:
-        # The cosine of a code with itself is 1, which is the last node.
-        counts[-1] += len(unit)
-    return counts
+    # The largest fp32 or fp64 stands for infinity, whose direction would be NaN.
+    largest = torch.finfo(codes.dtype).max
+    codes = codes.clamp(-largest, largest)
+    scale = codes.detach().abs().amax(dim=1, keepdim=True)
+    codes = codes / torch.where(scale == 0, 1, scale)
+    length = torch.where(scale == 0, 1, codes.square().sum(dim=1, keepdim=True)).sqrt()
+    return codes / length
+
+
+def fine_histogram(codes: Float[Tensor, "n d"], *, num_nodes: int) -> Float[Tensor, " nodes"]:
+    """Counts of the cosines of all pairs i < j on `num_nodes` + 1 nodes from -1 to 1, each pair split
+    linearly over its two neighbours; fp64.
+    """
+    return count_pairs(unit_rows(codes.detach()), num_nodes, Share())
 
 
 def rebin(fine: Float[Tensor, " nodes"], relation: RelationConfig) -> Float[Tensor, " k"]:
-    """Eq. 6 from a fine histogram, unnormalised, fp64; off by at most alpha / fine_bins^2 per pair
-    (3e-6 at the defaults).
+    """Eq. 6 from a fine histogram, unnormalised, fp64; off by at most alpha / M^2 per pair on M
+    intervals (3e-6 at the defaults).
     """
-    return _kernel(len(fine), relation, fine.device) @ fine.double()
+    kernel = _kernel(relation.num_bins, len(fine), relation.sharpness, fine.device)
+    return (fine.double()[kernel.nodes] * kernel.values).sum(dim=1)
 
 
 def smallest_reachable_std(mean: float, width: int) -> float:
@@ -146,77 +147,84 @@ class _PairHistogram(torch.autograd.Function):
 
     With g_k the gradient at bin k, the gradient at a cosine s is G'(s), G(t) = sum_k g_k exp(-alpha
     (t - B_k)^2): a function of one number, tabulated on the nodes and interpolated, instead of k
-    exponentials per pair.
+    exponentials per pair. Cosines are computed again in the backward pass, never kept.
     """
 
     @staticmethod
-    def forward(ctx: Any, unit: Tensor, relation: RelationConfig) -> Tensor:
+    def forward(
+        ctx: Any, unit: Tensor, relation: RelationConfig, sharing: Sharing | None
+    ) -> Tensor:
         ctx.save_for_backward(unit)
-        ctx.relation = relation
-        fine = fine_histogram(
-            unit,
-            fine_bins=relation.fine_bins,
-            include_diagonal=relation.include_diagonal,
-            rows_per_block=_rows_per_block(unit),
-        )
+        ctx.relation, ctx.share = relation, Share()
+        if sharing is not None:
+            ctx.share = Share(sharing.rank, sharing.world_size)
+        fine = count_pairs(unit, relation.num_nodes, ctx.share)
+        if ctx.share.count > 1 and sharing is not None:
+            # Counts are multiples of a power of two, so their sum is exact in any order.
+            fine = sharing.all_sum(fine)
+        if relation.include_diagonal:
+            # A code's cosine with itself is 1, which is the last node. It has no gradient.
+            fine[-1] += len(unit)
         return rebin(fine, relation)
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        if torch.is_grad_enabled():
+            raise NotImplementedError(
+                "relation loss: its gradient has no gradient of its own (create_graph=True); set "
+                "relation.literal = True for second derivatives"
+            )
         (unit,) = ctx.saved_tensors
-        slope = _slope_table(gradients[0], ctx.relation).to(unit.dtype)
-        gradient = torch.zeros_like(unit)
-        for rows, columns in _tiles(len(unit), _rows_per_block(unit)):
-            weights = _interpolate(slope, unit[rows] @ unit[columns].T)
-            if rows == columns:
-                # A code's cosine with itself is constant, so the diagonal has no gradient even
-                # where it is counted.
-                weights.mul_(_above_diagonal(weights))
-            gradient[rows] += weights @ unit[columns]
-            gradient[columns] += weights.T @ unit[rows]
-        return gradient, None
+        slope = _slope_table(gradients[0], ctx.relation)
+        # Averaging over workers divides by their number what only adding up would give.
+        return pull_pairs(unit, slope, ctx.share) * ctx.share.count, None, None
 
 
-def _tiles(length: int, size: int) -> Iterator[tuple[slice, slice]]:
-    """Row and column slices of the upper triangle's tiles; on the diagonal both are equal."""
-    for top in range(0, length, size):
-        for left in range(top, length, size):
-            yield slice(top, min(top + size, length)), slice(left, min(left + size, length))
+class _Kernel(NamedTuple):
+    """Eq. 6's exp(-alpha (t - B)^2) where it counts: for every bin, the nodes around it."""
+
+    nodes: Int[Tensor, "k w"]
+    values: Float[Tensor, "k w"]
 
 
-def _above_diagonal(square: Tensor) -> Tensor:
-    return torch.ones_like(square, dtype=torch.bool).triu_(1)
+class _Slopes(NamedTuple):
+    """The kernel's derivative in t, for every node at the bins around it."""
+
+    bins: Int[Tensor, "nodes w"]
+    values: Float[Tensor, "nodes w"]
 
 
-def _rows_per_block(unit: Tensor) -> int:
-    # A CPU gains from tiles that stay in its cache, a GPU from few launches.
-    return 256 if unit.device.type == "cpu" else 4096
+@functools.lru_cache(maxsize=8)
+def _kernel(num_bins: int, points: int, sharpness: float, device: torch.device) -> _Kernel:
+    bins, nodes = histogram_bins(num_bins), histogram_bins(points)
+    around = _neighbours(bins, points, sharpness)
+    values = torch.exp(-sharpness * (nodes[around] - bins[:, None]).square())
+    return _Kernel(around.to(device), values.to(device))
 
 
-def _kernel(nodes: int, relation: RelationConfig, device: torch.device) -> Float[Tensor, "k nodes"]:
-    offset = (
-        histogram_bins(nodes).to(device) - histogram_bins(relation.num_bins).to(device)[:, None]
-    )
-    return torch.exp(-relation.sharpness * offset.square())
+@functools.lru_cache(maxsize=8)
+def _slopes(num_bins: int, points: int, sharpness: float, device: torch.device) -> _Slopes:
+    bins, nodes = histogram_bins(num_bins), histogram_bins(points)
+    around = _neighbours(nodes, num_bins, sharpness)
+    offset = nodes[:, None] - bins[around]
+    values = -2 * sharpness * offset * torch.exp(-sharpness * offset.square())
+    return _Slopes(around.to(device), values.to(device))
+
+
+def _neighbours(targets: Tensor, points: int, sharpness: float) -> Int[Tensor, "t w"]:
+    """For each target the consecutive ones of `points` even points on [-1, 1] that the kernel reaches.
+
+    Without a reach, the work would grow with bins times nodes.
+    """
+    spacing = 2 / (points - 1)
+    width = min(points, 2 * math.ceil(math.sqrt(_REACH / sharpness) / spacing) + 1)
+    first = ((targets + 1) / spacing).round().long() - width // 2
+    return first.clamp(0, points - width)[:, None] + torch.arange(width)
 
 
 def _slope_table(
     gradient: Float[Tensor, " k"], relation: RelationConfig
 ) -> Float[Tensor, " nodes"]:
-    nodes = relation.fine_bins + 1
-    offset = (
-        histogram_bins(nodes).to(gradient) - histogram_bins(relation.num_bins).to(gradient)[:, None]
-    )
-    slopes = -2 * relation.sharpness * offset * _kernel(nodes, relation, gradient.device)
-    return gradient.double() @ slopes
-
-
-def _interpolate(
-    table: Float[Tensor, " nodes"], similarities: Float[Tensor, "r c"]
-) -> Float[Tensor, "r c"]:
-    last = len(table) - 1
-    position = ((similarities + 1) * (last / 2)).clamp_(0, last)
-    left = position.floor().clamp_(max=last - 1)
-    index = left.int()
-    return torch.lerp(table[index], table[index + 1], position - left)
+    """G' on the nodes, for the gradient at each bin; fp64."""
+    slopes = _slopes(relation.num_bins, relation.num_nodes + 1, relation.sharpness, gradient.device)
+    return (gradient.double()[slopes.bins] * slopes.values).sum(dim=1)

@@ -8,8 +8,12 @@ Read next: glotok_ray/metrics/uniformity.py
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int, Integer, Shaped
+import torch
+from jaxtyping import Float, Int, Integer, Shaped
 from numpy import ndarray
+from torch import Tensor
+
+_ROWS_PER_BLOCK = 1024
 
 
 class CodebookUse(NamedTuple):
@@ -57,6 +61,18 @@ def codebook_use(counts: Integer[ndarray, " n"]) -> CodebookUse:
         gini=gini(counts),
         dead_codes=len(counts) - len(shares),
     )
+
+
+def duplicate_fraction(codebook: Float[Tensor, "n d"], cosine: float) -> float:
+    """Share of rows that have another row of at least this cosine, in [0, 1]."""
+    unit = torch.nn.functional.normalize(codebook.detach().float(), dim=1)
+    duplicates = torch.zeros((), device=unit.device)
+    for start in range(0, len(unit), _ROWS_PER_BLOCK):
+        cosines = unit[start : start + _ROWS_PER_BLOCK] @ unit.T
+        # A row is no neighbour of itself.
+        cosines.diagonal(start).fill_(-2)
+        duplicates += (cosines.amax(dim=1) >= cosine).sum()
+    return float(duplicates) / len(unit)
 
 
 def gini(values: Shaped[ndarray, " n"], weights: Integer[ndarray, " n"] | None = None) -> float:

@@ -43,11 +43,14 @@ class Output(NamedTuple):
     finished: dict[str, Any] | None
 
 
-def open_output(kind: str, run: Any, inputs: Sequence[str], *, fresh: bool, **extra: Any) -> Output:
+def open_output(
+    kind: str, run: Any, inputs: Sequence[str], *, fresh: bool, resumes: bool = False, **extra: Any
+) -> Output:
     """Start the folder `run.output_path`, or find it finished for this config and these inputs.
 
-    `inputs` are artefact folders; `extra` are further facts that decide the content. Raises
-    ArtefactError for a folder that something else fills, and for an input without a manifest.
+    `inputs` are artefact folders; `extra` are further facts that decide the content. A job that `resumes` finds what it
+    left there unfinished. Raises ArtefactError for a folder that something else fills, and for an input without a
+    manifest.
     """
     for path in inputs:
         if not (Path(path) / artefact.MANIFEST).is_file():
@@ -66,7 +69,7 @@ def open_output(kind: str, run: Any, inputs: Sequence[str], *, fresh: bool, **ex
     if finished is not None:
         logger.info("already finished: %s", folder)
     else:
-        artefact.start_folder(folder, fresh=fresh)
+        artefact.start_folder(folder, fresh=fresh, fingerprint=fingerprint, keep=resumes)
     return Output(folder, fingerprint, finished)
 
 

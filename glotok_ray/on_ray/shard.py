@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import ray.data
 
 from glotok_ray import artefact
-from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import ShardRun
 from glotok_ray.data.pictures import UnreadablePictureError
 from glotok_ray.data.records import (
@@ -73,7 +72,7 @@ def run(run: ShardRun, *, fresh: bool = False) -> dict[str, Any]:
     # Nothing that stands is touched before it is known that the new rows can be drawn.
     source.rows({})
     for split in SPLITS:
-        _check_leftovers(output / split)
+        artefact.check_startable(output / split, fresh=fresh)
     for split in SPLITS:
         artefact.start_folder(output / split, fresh=fresh)
     shards, unreadable = _write_readable(source, output)
@@ -113,19 +112,6 @@ def _finished(output: Path, fingerprint: str) -> bool:
     if len(found) == 1:
         (output / found[0] / artefact.MANIFEST).unlink()
     return len(found) == len(SPLITS)
-
-
-def _check_leftovers(folder: Path) -> None:
-    """An unfinished folder is about to be emptied: it must hold nothing but this job's remains."""
-    if not folder.exists() or (folder / artefact.MANIFEST).is_file():
-        return
-    for path in folder.iterdir() if folder.is_dir() else [folder]:
-        remains = path.name.startswith((".part-", "part-", ".dataset.json", ".manifest.json"))
-        if path.is_dir() or not (remains or path.name == DATASET):
-            raise ArtefactError(
-                f"{path}: was not written by this job, which would empty {folder}; choose another "
-                "output_path"
-            )
 
 
 def _write_readable(

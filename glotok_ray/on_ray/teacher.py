@@ -1,157 +1,355 @@
-"""The teacher build: features in an actor pool, k-means on the driver, a teacher folder on disk.
+"""The teacher build: features by an actor pool, k-means in memory or over the pool, a teacher folder on disk.
 
-Paper section 3.3; the drawn images and vectors depend on the seed alone.
-Read next: glotok_ray/teacher/clustering.py
+Paper section 3.3; the drawn images and vectors depend on the seed alone. What is finished (parts of features, Lloyd
+iterations) lies in the output folder's `features/` until the end, so a killed job goes on where it was.
+Read next: glotok_ray/on_ray/feature_stage.py
 """
 
 import dataclasses
+import itertools
 import logging
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import faiss
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from glotok_ray import artefact
+from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import CodebookConfig, TeacherRun
-from glotok_ray.data.records import DatasetInfo, ShardInfo
-from glotok_ray.data.shard_plan import seeded_generator
-from glotok_ray.data.transforms import to_model_range
 from glotok_ray.on_ray.actor_pool import (
     Output,
     actor_device,
-    image_batches,
-    map_shards,
     open_output,
     read_image_shards,
-    read_shard,
 )
-from glotok_ray.teacher import features, histogram
-from glotok_ray.teacher.clustering import Clusters, check_count, fit_clusters
+from glotok_ray.on_ray.feature_stage import draw_images, extract
+from glotok_ray.on_ray.standing_pool import StandingPool
+from glotok_ray.report.plots import draw_teacher
+from glotok_ray.teacher import centroids, clustering, features, histogram
+from glotok_ray.teacher.clustering import Clusters, InMemory, PartialSums, Preparation
+from glotok_ray.teacher.feature_parts import Part, read_labels, read_vectors
 
 logger = logging.getLogger(__name__)
 
-CENTROID_SUFFIXES = (".npy", ".safetensors")
-
-
-class DrawnRows(NamedTuple):
-    """Rows of one shard, in ascending order."""
-
-    shard: ShardInfo
-    rows: list[int]
-
-
-class FeatureActor:
-    """Feature vectors of drawn rows of one shard."""
-
-    def __init__(self, config: TeacherRun) -> None:
-        self._config = config
-        self._device = actor_device(config.pool)
-        self._network = features.build_feature_network(config, self._device)
-
-    def __call__(self, unit: DrawnRows) -> Float[np.ndarray, "vectors channels"]:
-        """fp32 vectors, image by image."""
-        config = self._config
-        table = read_shard(Path(config.data_path), unit.shard).take(unit.rows)
-        keys = iter(table["key"].to_pylist())
-        drawn = []
-        for images in image_batches(table, config.input_size, config.pool):
-            with torch.inference_mode():
-                maps = self._network.spatial(to_model_range(images, self._device)).float().cpu()
-            for feature_map in maps:
-                generator = seeded_generator("vectors", config.seed, next(keys))
-                drawn.append(
-                    features.draw_vectors(feature_map, config.vectors_per_image, generator)
-                )
-        return torch.cat(drawn).numpy()
-
-
-def draw_images(dataset: DatasetInfo, *, seed: int, max_images: int) -> list[DrawnRows]:
-    """At most `max_images` rows of all shards, each equally likely; 0 takes every row."""
-    total = sum(shard.rows for shard in dataset.shards)
-    chosen = np.arange(total)
-    if 0 < max_images < total:
-        chosen = np.sort(seeded_generator("images", seed).choice(total, max_images, replace=False))
-    units, start = [], 0
-    for shard in dataset.shards:
-        inside = chosen[(chosen >= start) & (chosen < start + shard.rows)] - start
-        if len(inside):
-            units.append(DrawnRows(shard, inside.tolist()))
-        start += shard.rows
-    return units
+WORK_FOLDER = "features"
+# Parts are summed in this many groups at most, whatever the number of actors: the same sums in memory and over the
+# pool, and at most so many partial sums on their way at once.
+_GROUPS = 64
 
 
 def run(config: TeacherRun, *, fresh: bool = False) -> dict[str, Any]:
     """Write the teacher folder and return its manifest.
 
-    `data_path` may also be a file of finished centroids (.npy, .safetensors).
+    `data_path` may also be a file of finished centroids (`glotok_ray.teacher.centroids.SUFFIXES`).
     """
     source = Path(config.data_path)
-    if source.suffix in CENTROID_SUFFIXES:
-        teacher = histogram.from_centroids(source, fine_bins=config.fine_bins)
+    if source.suffix in centroids.SUFFIXES:
+        teacher = centroids.from_centroids(
+            source,
+            key=config.centroids_key,
+            project_width=config.project_width,
+            fine_bins=config.fine_bins,
+        )
         output = open_output(
             "teacher", config, [], fresh=fresh, sha256=teacher.provenance["sha256"]
         )
         return output.finished or _save(output, teacher)
+    features.check_network(config)
     dataset = read_image_shards(source)
-    units = draw_images(dataset, seed=config.seed, max_images=config.max_images)
-    check_count(sum(len(unit.rows) for unit in units) * config.vectors_per_image, config)
-    weights = features.weights_digest(config)
-    output = open_output("teacher", config, [config.data_path], fresh=fresh, weights_sha256=weights)
+    units = draw_images(dataset, config)
+    vectors_per_image = min(config.vectors_per_image, features.grid_side(config) ** 2)
+    clustering.check_count(sum(len(unit.rows) for unit in units) * vectors_per_image, config)
+    network = features.feature_facts(config)
+    output = open_output(
+        "teacher", config, [config.data_path], fresh=fresh, resumes=True, network=network
+    )
+    work = output.folder / WORK_FOLDER
     if output.finished is not None:
+        shutil.rmtree(work, ignore_errors=True)
         return output.finished
-    clusters, facts = _cluster(units, config)
+    parts = extract(units, _with_absolute_paths(config), work)
+    clusters, facts = _cluster(parts, dataset.classes, config, work)
     provenance = {
         "source": "features",
-        "network": config.network,
-        "weights_sha256": weights,
+        **network,
         "data_manifest_sha256": artefact.sha256_of(source / artefact.MANIFEST),
-        "input_size": config.input_size,
-        "vectors_per_image": config.vectors_per_image,
         "seed": config.seed,
+        **_data_facts(parts, units, config),
         **facts,
     }
     teacher = histogram.build_histogram(
         torch.tensor(clusters.centroids), fine_bins=config.fine_bins, provenance=provenance
     )
-    return _save(output, teacher)
+    manifest = _save(output, teacher)
+    shutil.rmtree(work)
+    return manifest
 
 
-def _cluster(units: list[DrawnRows], config: TeacherRun) -> tuple[Clusters, dict[str, Any]]:
-    """Gather the vectors and cluster them in this process, with all its cores."""
-    sizes = [len(unit.rows) for unit in units]
-    arguments = {"config": _with_absolute_paths(config)}
-    parts = map_shards(units, FeatureActor, arguments, config.pool, stage="features", sizes=sizes)
-    vectors = np.concatenate(list(parts))
-    if len(vectors) < sum(sizes) * config.vectors_per_image:
-        logger.warning(
-            "vectors_per_image = %d: the network's map has fewer positions, all of them are kept "
-            "(%d vectors); raise input_size for more",
-            config.vectors_per_image,
-            len(vectors),
+def peak_memory_gib(vectors: int, channels: int, config: TeacherRun) -> float:
+    """Driver memory that the clustering needs at most, beyond what a started job holds.
+
+    The array of prepared vectors, unless it exceeds `memory_gib`; the largest part while it is prepared (taken as a
+    hundredth of all, raw and prepared); fp64 blocks; centroids and their sums in four copies; the second moments.
+    """
+    width = config.project_width or channels
+    array = vectors * width * 4
+    if is_distributed(vectors, channels, config):
+        array = 0
+    part = vectors / 100 * (channels + width) * 4
+    centroids_bytes = 4 * config.num_clusters * width * 8
+    moments = 3 * channels * channels * 8 if config.project_width else 0
+    return (array + part + (1 << 28) + centroids_bytes + moments) / 2**30
+
+
+def is_distributed(vectors: int, channels: int, config: TeacherRun) -> bool:
+    """Whether prepared vectors exceed `memory_gib`, so that Lloyd iterations run over the pool."""
+    return vectors * (config.project_width or channels) * 4 > config.memory_gib * 2**30
+
+
+# ------------------------------------------------------------------------------------------ clustering
+
+
+class PartTask(NamedTuple):
+    """What an actor does with a group of parts: add up moments or partial sums, or pick rows."""
+
+    parts: Sequence[Part]
+    rows: Sequence[Int[np.ndarray, " m"]] | None = None
+    """Rows to pick from each part."""
+
+
+class Given(NamedTuple):
+    """What all tasks of a pass share."""
+
+    prepare: Preparation | None = None
+    """Without it, moments are added up."""
+    centroids: Float[np.ndarray, "clusters width"] | None = None
+
+
+class PartActor:
+    """Reads parts of features, prepares their vectors on the way, and adds them up."""
+
+    def __init__(self, config: TeacherRun) -> None:
+        self._config = config
+        self._device = actor_device(config.pool)
+        if config.pool.threads_per_actor:
+            torch.set_num_threads(config.pool.threads_per_actor)
+            faiss.omp_set_num_threads(config.pool.threads_per_actor)
+
+    def __call__(self, task: PartTask, given: Given) -> Any:
+        """Moments, rows or partial sums of the parts, in their order."""
+        prepare, centroids = given.prepare, given.centroids
+        if prepare is None:
+            return moments_of(task.parts, self._config)
+        if task.rows is not None:
+            picked = zip(task.parts, task.rows, strict=True)
+            return np.concatenate([prepare(read_vectors(part)[rows]) for part, rows in picked])
+        assert centroids is not None
+        return clustering.add_up(
+            clustering.partial_sums(
+                prepare(read_vectors(part)),
+                centroids,
+                spherical=self._config.spherical,
+                device=self._device,
+            )
+            for part in task.parts
         )
-    logger.info(
-        "k-means: %d vectors, %d clusters, %d iterations",
-        len(vectors),
-        config.num_clusters,
-        config.kmeans_iterations,
+
+
+class OnDisk:
+    """Prepared vectors that stay in their parts: every pass runs over the actor pool."""
+
+    def __init__(
+        self, groups: Sequence[Sequence[Part]], prepare: Preparation, pool: StandingPool
+    ) -> None:
+        self._groups, self._prepare, self._pool = groups, prepare, pool
+        self.count = sum(part.count for group in groups for part in group)
+
+    def rows(self, indices: Int[np.ndarray, " m"]) -> Float[np.ndarray, "m width"]:
+        """The vectors at these ascending positions, from the parts that hold them."""
+        tasks, first = [], 0
+        for group in self._groups:
+            rows = []
+            for part in group:
+                rows.append(indices[(indices >= first) & (indices < first + part.count)] - first)
+                first += part.count
+            tasks.append(PartTask(group, rows))
+        return np.concatenate(list(self._pool.map(tasks, Given(self._prepare))))
+
+    def partial_sums(self, centroids: Float[np.ndarray, "clusters width"]) -> PartialSums:
+        """The sums of the groups, added in their order as they come back."""
+        tasks = [PartTask(group) for group in self._groups]
+        return clustering.add_up(self._pool.map(tasks, Given(self._prepare, centroids)))
+
+
+def moments_of(parts: Sequence[Part], config: TeacherRun) -> clustering.Moments:
+    """Moments of some parts, in their order."""
+    return clustering.add_up(
+        clustering.moments(read_vectors(part), second=bool(config.project_width)) for part in parts
     )
-    clusters = fit_clusters(vectors, config)
-    facts = {
-        "num_images": sum(sizes),
-        "num_vectors": len(vectors),
-        "kmeans_iterations": config.kmeans_iterations,
+
+
+def groups_of(parts: Sequence[Part]) -> list[list[Part]]:
+    """Parts in order in at most `_GROUPS` groups, a function of the parts alone."""
+    number = min(_GROUPS, len(parts))
+    edges = [len(parts) * index // number for index in range(number + 1)]
+    return [list(parts[a:b]) for a, b in itertools.pairwise(edges)]
+
+
+def _cluster(
+    parts: list[Part], classes: Sequence[str], config: TeacherRun, work: Path
+) -> tuple[Clusters, dict[str, Any]]:
+    """Prepare the vectors and cluster them where they fit."""
+    parts = [part for part in parts if part.count]
+    count = sum(part.count for part in parts)
+    clustering.check_count(count, config)
+    groups = groups_of(parts)
+    width = config.project_width or read_vectors(parts[0]).shape[1]
+    if config.clusters_per_class:
+        where = "per class"
+    else:
+        where = "over the actor pool" if is_distributed(count, width, config) else "in memory"
+    size = count * width * 4 / 2**30
+    logger.info("k-means: %d vectors of width %d (%.2f GiB), %s", count, width, size, where)
+    if where == "over the actor pool":
+        with StandingPool(PartActor, {"config": config}, config.pool) as pool:
+            tasks = [PartTask(group) for group in groups]
+            prepare = clustering.preparation(clustering.add_up(pool.map(tasks, Given())), config)
+            clusters = _fit(OnDisk(groups, prepare, pool), config, work)
+    else:
+        found = clustering.add_up(moments_of(group, config) for group in groups)
+        prepare = clustering.preparation(found, config)
+        if config.clusters_per_class:
+            clusters = _per_class(parts, classes, prepare, config, work)
+        else:
+            clusters = _fit(_load(groups, prepare, config), config, work)
+    return clusters, {
+        "clustering": where,
+        "faiss": str(faiss.__version__),
+        "kmeans_seeding": config.kmeans_seeding,
+        "kmeans_restarts": config.kmeans_restarts,
+        "kmeans_iterations": len(clusters.objective) - 1,
         "objective": clusters.objective,
         "spherical": config.spherical,
         "center": config.center,
         "project_width": config.project_width,
-        "projection_kept_share": clusters.kept_share,
+        "projection_kept_share": prepare.kept_share,
+        "clusters_per_class": config.clusters_per_class,
         "smallest_cluster": int(clusters.sizes.min()),
         "median_cluster": float(np.median(clusters.sizes)),
         "largest_cluster": int(clusters.sizes.max()),
     }
-    return clusters, facts
+
+
+def _fit(vectors: clustering.Vectors, config: TeacherRun, work: Path) -> Clusters:
+    """All vectors together; the state after each iteration is kept in the working folder."""
+    path = work / "kmeans.npz"
+    return clustering.fit(
+        vectors,
+        config.num_clusters,
+        config,
+        state=clustering.load_state(path),
+        save=lambda state: clustering.save_state(path, state),
+    )
+
+
+def _load(groups: list[list[Part]], prepare: Preparation, config: TeacherRun) -> InMemory:
+    """One array, filled part by part: raw features are never held beside it, but for one part."""
+    counts = [sum(part.count for part in group) for group in groups]
+    array, start = None, 0
+    for group in groups:
+        for part in group:
+            prepared = prepare(read_vectors(part))
+            if array is None:
+                array = np.empty((sum(counts), prepared.shape[1]), np.float32)
+            array[start : start + part.count] = prepared
+            start += part.count
+    assert array is not None
+    edges = [[part.count for part in group] for group in groups]
+    return InMemory(array, spherical=config.spherical, groups=edges)
+
+
+def _per_class(
+    parts: list[Part],
+    classes: Sequence[str],
+    prepare: Preparation,
+    config: TeacherRun,
+    work: Path,
+) -> Clusters:
+    """Each class clustered by itself, as many classes per reading of the parts as fit in memory."""
+    per_label = np.zeros(len(classes), np.int64)
+    for part in parts:
+        for label, number in part.vectors_per_label.items():
+            per_label[int(label)] += number
+    for label in np.flatnonzero(per_label < config.clusters_per_class).tolist():
+        raise ArtefactError(
+            f"clusters_per_class = {config.clusters_per_class}: class {classes[label]!r} has only "
+            f"{per_label[label]} feature vectors; lower it, or raise max_images or "
+            "vectors_per_image"
+        )
+    done = [work / f"class-{label:06d}.npz" for label in range(len(classes))]
+    missing = [label for label, path in enumerate(done) if not path.is_file()]
+    width = config.project_width or read_vectors(parts[0]).shape[1]
+    most = max(1, int(config.memory_gib * 2**30 // (4 * width)))
+    while missing:
+        taken, total = [missing[0]], per_label[missing[0]]
+        for label in missing[1:]:
+            if total + per_label[label] > most:
+                break
+            taken.append(label)
+            total += per_label[label]
+        for label, vectors in _vectors_of_classes(parts, taken, prepare).items():
+            clusters = clustering.fit(
+                InMemory(vectors, spherical=config.spherical),
+                config.clusters_per_class,
+                config,
+                stage=f"k-means, class {classes[label]}",
+            )
+            clustering.save_state(done[label], clustering.State(1, (), None, clusters))
+        missing = missing[len(taken) :]
+    found = [clustering.load_state(path) for path in done]
+    best = [state.best for state in found if state is not None and state.best is not None]
+    return Clusters(
+        np.concatenate([clusters.centroids for clusters in best]),
+        np.concatenate([clusters.sizes for clusters in best]),
+        [float(sum(clusters.objective[end] for clusters in best)) for end in (0, -1)],
+    )
+
+
+def _vectors_of_classes(
+    parts: list[Part], labels: Sequence[int], prepare: Preparation
+) -> dict[int, Float[np.ndarray, "n width"]]:
+    found: dict[int, list[np.ndarray]] = {label: [] for label in labels}
+    for part in parts:
+        if not part.count:
+            continue
+        here = read_labels(part)
+        if not np.isin(here, labels).any():
+            continue
+        vectors = read_vectors(part)
+        for label in labels:
+            chosen = here == label
+            if chosen.any():
+                found[label].append(prepare(vectors[chosen]))
+    return {label: np.concatenate(pieces) for label, pieces in found.items()}
+
+
+# ------------------------------------------------------------------------------------------ results
+
+
+def _data_facts(parts: list[Part], units: Sequence[Any], config: TeacherRun) -> dict[str, Any]:
+    return {
+        "num_images": sum(part.images for part in parts),
+        "num_vectors": sum(part.count for part in parts),
+        "undecodable_images": sum(len(part.broken) for part in parts),
+        "drawn_images": sum(len(unit.rows) for unit in units),
+        "vectors_per_image": config.vectors_per_image,
+        "stratified": config.stratified,
+    }
 
 
 def _with_absolute_paths(config: TeacherRun) -> TeacherRun:
@@ -165,6 +363,12 @@ def _with_absolute_paths(config: TeacherRun) -> TeacherRun:
 def _save(output: Output, teacher: histogram.TeacherHistogram) -> dict[str, Any]:
     histogram.save_teacher(output.folder, teacher)
     student = CodebookConfig()
+    draw_teacher(
+        teacher,
+        output.folder / "teacher.png",
+        student_width=student.width,
+        student_size=student.size,
+    )
     teacher.reachable(width=student.width, size=student.size)
     mean, std = teacher.similarity()
     logger.info(
@@ -175,5 +379,10 @@ def _save(output: Output, teacher: histogram.TeacherHistogram) -> dict[str, Any]
         output.folder,
     )
     return artefact.write_manifest(
-        output.folder, "teacher", output.fingerprint, similarity_mean=mean, similarity_std=std
+        output.folder,
+        "teacher",
+        output.fingerprint,
+        exclude=(WORK_FOLDER,),
+        similarity_mean=mean,
+        similarity_std=std,
     )

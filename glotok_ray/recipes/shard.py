@@ -21,4 +21,19 @@ def quickstart() -> ShardRun:
     )
 
 
-RECIPES = {"imagenet_256": imagenet_256, "quickstart": quickstart}
+def photographs_160() -> ShardRun:
+    """4,200 crops of 160 pixels from the same photographs, 0.3 GB, for the teacher `embedded_1024`."""
+    return ShardRun(
+        output_path="data/photographs",
+        image_size=160,
+        crops_per_class=420,
+        validation_crops_per_class=20,
+        rows_per_shard=210,
+    )
+
+
+RECIPES = {
+    "imagenet_256": imagenet_256,
+    "photographs_160": photographs_160,
+    "quickstart": quickstart,
+}

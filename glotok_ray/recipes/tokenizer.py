@@ -11,7 +11,6 @@ from glotok_ray.config import (
     DiscriminatorConfig,
     ImageDataConfig,
     OptimizerConfig,
-    RelationConfig,
     ResidualConfig,
     ScalingConfig,
     ScheduleConfig,
@@ -98,7 +97,6 @@ def quickstart() -> TokenizerRun:
             # Without it a codebook collapses within the few hundred steps that a laptop can afford.
             entropy_weight=0.03,
             entropy_tokens=512,
-            relation=RelationConfig(fine_bins=2048),
         ),
         optimizer=OptimizerConfig(
             learning_rate=2e-3, schedule="warmup_hold_cosine", hold_fraction=0.5

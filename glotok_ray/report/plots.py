@@ -19,6 +19,10 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from numpy import ndarray
 
+from glotok_ray.config import RelationConfig
+from glotok_ray.losses.relation import histogram_bins, rebin
+from glotok_ray.teacher.histogram import TeacherHistogram
+
 # Mid greys and saturated mid tones keep contrast on white and on near-black alike.
 _INK = "#808791"
 _COLOURS = ("#2f7fd6", "#e0762f", "#2c9f62", "#b058c9")
@@ -36,6 +40,9 @@ _STYLE: dict[Any, Any] = {
 }
 _MARKERS = ("o", "s", "^", "D", "v")
 _LOG_RANGE = 30.0
+# Bars of a density over cosines from -1 to 1; a power of two, as the stored nodes mostly are, so that bars hold
+# equally many.
+_BARS = 256
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -161,6 +168,57 @@ def plot_sweep(ranked: pandas.DataFrame, path: Path) -> None:
         axes.legend(handles.values(), handles.keys(), frameon=False, fontsize=8)
         axes.set_xlabel("PSNR of validation reconstructions (dB), higher is better")
         axes.set_ylabel("FD-EffNet, lower is better")
+        figure.patch.set(facecolor="white", alpha=1)
+        figure.savefig(path, dpi=150, format="png")
+
+
+def draw_teacher(
+    teacher: TeacherHistogram, path: Path, *, student_width: int, student_size: int
+) -> None:
+    """A teacher's cosines as a PNG: their density, P_t at the default bins, mean and spread, and the
+    least spread that a codebook of the student's width and size can have at this mean.
+    """
+    check = teacher.floor_check(width=student_width, size=student_size)
+    edges = np.linspace(-1, 1, _BARS + 1)
+    fine = teacher.fine_histogram.numpy()
+    shares, _ = np.histogram(np.linspace(-1, 1, len(fine)), edges, weights=fine / fine.sum())
+    bars = shares * _BARS / 2
+    # Not `distribution`: nodes too coarse for training still make a picture.
+    relation = RelationConfig()
+    bins = histogram_bins(relation.num_bins).numpy()
+    counts = rebin(teacher.fine_histogram, relation).numpy()
+    density = counts / counts.sum() / (bins[1] - bins[0])
+    with rc_context(_STYLE):
+        figure, axes = _figure(7.2, 4.4)
+        axes.stairs(bars, edges, fill=True, color=_INK, alpha=0.4, label="cosines of all pairs")
+        name = f"P_t, {relation.num_bins} bins, alpha {relation.sharpness:.0f}"
+        axes.plot(bins, density, color=_COLOURS[0], linewidth=1.6, label=name)
+        top = 1.2 * max(density.max(), bars.max())
+        axes.set_ylim(0, top)
+        for height, spread, colour, name in (
+            (0.95, check.std, _COLOURS[0], "teacher"),
+            (0.89, check.smallest_std, _COLOURS[1], f"narrowest at width {student_width}"),
+        ):
+            axes.errorbar(
+                check.mean,
+                height * top,
+                xerr=spread,
+                fmt="o",
+                color=colour,
+                capsize=4,
+                markersize=4,
+                label=f"{name}: mean {check.mean:z.3f} \u00b1 std {spread:.3f}",
+            )
+        verdict = "can" if check.reachable else "cannot"
+        axes.set_title(
+            f"{len(teacher.centroids)} centroids of width {teacher.centroids.shape[1]}: "
+            f"{student_size} codes of width {student_width} {verdict} spread this narrowly",
+            loc="left",
+        )
+        axes.set_xlim(-1, 1)
+        axes.set_xlabel("cosine between two centroids")
+        axes.set_ylabel("density")
+        figure.legend(frameon=False, fontsize=8, loc="outside lower center", ncols=2)
         figure.patch.set(facecolor="white", alpha=1)
         figure.savefig(path, dpi=150, format="png")
 

@@ -1,11 +1,16 @@
 """K-means over feature vectors: its centroids are the teacher's codes (paper section 3.3).
 
-Vectors are first centred, projected and normalised as the config says; each step changes cosines.
+One Lloyd loop, which asks for sums over all vectors and does not know where they lie: in memory here, or on disk and
+shared out over a cluster (glotok_ray/on_ray/teacher.py). Both add up the same groups in the same order, so they give
+the same centroids.
 Read next: glotok_ray/teacher/histogram.py
 """
 
 import logging
-from typing import NamedTuple
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
 import faiss
 import numpy as np
@@ -13,11 +18,18 @@ import torch
 from jaxtyping import Float, Int
 
 from glotok_ray.config import TeacherRun
+from glotok_ray.progress import ProgressLine
 
 logger = logging.getLogger(__name__)
 
 # Below this, faiss itself warns that centroids are badly determined.
 FEWEST_POINTS_PER_CENTROID = 39
+# k-means++ walks a sample, one pass per centroid: this many vectors for each.
+_SAMPLE_PER_CENTROID = 32
+# Worst-served vectors that a pass remembers, to which empty clusters move.
+_SPARE_VECTORS = 256
+# fp64 copies of a block of vectors: 2^24 numbers are 128 MiB.
+_NUMBERS_PER_BLOCK = 1 << 24
 
 
 class Projection(NamedTuple):
@@ -27,6 +39,76 @@ class Projection(NamedTuple):
     kept_share: float
 
 
+class Preparation(NamedTuple):
+    """What happens to a feature vector before it is clustered; each step changes cosines."""
+
+    mean: Float[np.ndarray, " channels"] | None
+    axes: Float[np.ndarray, "channels width"] | None
+    spherical: bool
+    kept_share: float = 1.0
+    """Share of the second moment that the axes keep; 1 without axes."""
+
+    def __call__(self, vectors: Float[np.ndarray, "n channels"]) -> Float[np.ndarray, "n width"]:
+        """A new array: centred, projected, normalised, fp32."""
+        prepared = np.array(vectors, dtype=np.float32, order="C")
+        if self.mean is not None:
+            prepared -= self.mean
+        if self.axes is not None:
+            prepared = prepared @ self.axes
+        return normalize_rows(prepared) if self.spherical else prepared
+
+
+class Moments(NamedTuple):
+    """Additive sums from which a preparation follows, fp64."""
+
+    count: int
+    total: Float[np.ndarray, " channels"]
+    second: Float[np.ndarray, "channels channels"] | None
+
+    def __add__(self, other: "Moments") -> "Moments":  # type: ignore[override]
+        second = None
+        if self.second is not None and other.second is not None:
+            second = self.second + other.second
+        return Moments(self.count + other.count, self.total + other.total, second)
+
+
+class PartialSums(NamedTuple):
+    """What one pass over some vectors adds to a Lloyd iteration; sums of groups add up."""
+
+    sums: Float[np.ndarray, "clusters width"]
+    counts: Int[np.ndarray, " clusters"]
+    objective: float
+    """Summed squared distance to the nearest centroid, or summed cosine when spherical."""
+    worst: Float[np.ndarray, "spare width"]
+    """The worst-served vectors, worst first."""
+    badness: Float[np.ndarray, " spare"]
+
+    def __add__(self, other: "PartialSums") -> "PartialSums":  # type: ignore[override]
+        badness = np.concatenate([self.badness, other.badness])
+        order = np.argsort(-badness, kind="stable")[:_SPARE_VECTORS]
+        return PartialSums(
+            self.sums + other.sums,
+            self.counts + other.counts,
+            self.objective + other.objective,
+            np.concatenate([self.worst, other.worst])[order],
+            badness[order],
+        )
+
+
+class Vectors(Protocol):
+    """All prepared vectors, wherever they lie."""
+
+    count: int
+
+    def rows(self, indices: Int[np.ndarray, " m"]) -> Float[np.ndarray, "m width"]:
+        """The vectors at these ascending positions."""
+        ...
+
+    def partial_sums(self, centroids: Float[np.ndarray, "clusters width"]) -> PartialSums:
+        """The sums over all vectors."""
+        ...
+
+
 class Clusters(NamedTuple):
     """Centroids in the prepared space, and how they came about."""
 
@@ -34,9 +116,86 @@ class Clusters(NamedTuple):
     sizes: Int[np.ndarray, " clusters"]
     """Vectors nearest to each centroid; none is 0."""
     objective: list[float]
-    """After each iteration: summed squared distance, or summed cosine when spherical."""
-    kept_share: float
-    """Share of the variance that the projection keeps; 1 without one."""
+    """Before each update and at the end: summed squared distance, or summed cosine when spherical."""
+
+
+class State(NamedTuple):
+    """A Lloyd run between two iterations; enough to go on with."""
+
+    restart: int = 0
+    objective: tuple[float, ...] = ()
+    centroids: Float[np.ndarray, "clusters width"] | None = None
+    best: Clusters | None = None
+
+
+class InMemory:
+    """Prepared vectors in one array, added up as if each part were read by itself."""
+
+    def __init__(
+        self,
+        vectors: Float[np.ndarray, "n width"],
+        *,
+        spherical: bool,
+        groups: Sequence[Sequence[int]] | None = None,
+    ) -> None:
+        """`groups` hold the vectors of each part, in order; without them all are one part."""
+        self.count = len(vectors)
+        self._vectors, self._spherical = vectors, spherical
+        self._groups = groups or [[len(vectors)]]
+
+    def rows(self, indices: Int[np.ndarray, " m"]) -> Float[np.ndarray, "m width"]:
+        """Copies of these rows."""
+        return self._vectors[indices]
+
+    def partial_sums(self, centroids: Float[np.ndarray, "clusters width"]) -> PartialSums:
+        """The sums of the groups' sums, in order."""
+        start, totals = 0, []
+        for group in self._groups:
+            sums = []
+            for count in group:
+                part = self._vectors[start : start + count]
+                sums.append(partial_sums(part, centroids, spherical=self._spherical))
+                start += count
+            totals.append(add_up(sums))
+        return add_up(totals)
+
+
+def add_up(parts: Iterable[Any]) -> Any:
+    """The sum of moments or of partial sums, in their order; at least one is needed."""
+    total = None
+    for part in parts:
+        total = part if total is None else total + part
+    assert total is not None
+    return total
+
+
+# ------------------------------------------------------------------------------------------ preparation
+
+
+def moments(vectors: Float[np.ndarray, "n channels"], *, second: bool) -> Moments:
+    """Sums over these vectors; `second` moments are needed for a projection alone."""
+    channels = vectors.shape[1]
+    total = np.zeros(channels)
+    moment = np.zeros((channels, channels)) if second else None
+    for block in _blocks(vectors):
+        double = block.astype(np.float64)
+        total += double.sum(axis=0)
+        if moment is not None:
+            moment += double.T @ double
+    return Moments(len(vectors), total, moment)
+
+
+def preparation(found: Moments, config: TeacherRun) -> Preparation:
+    """Centring, projection and normalisation as the config says."""
+    mean = found.total / found.count
+    axes, kept = None, 1.0
+    if found.second is not None:
+        moment = found.second / found.count
+        if config.center:
+            moment = moment - np.outer(mean, mean)
+        axes, kept = _leading_axes(moment, config.project_width)
+    centre = mean.astype(np.float32) if config.center else None
+    return Preparation(centre, axes, config.spherical, kept)
 
 
 def principal_axes(vectors: Float[np.ndarray, "vectors channels"], width: int) -> Projection:
@@ -44,16 +203,18 @@ def principal_axes(vectors: Float[np.ndarray, "vectors channels"], width: int) -
 
     Of centred vectors this is PCA. Raises ValueError when `width` exceeds the channels.
     """
-    channels = vectors.shape[1]
+    second = moments(vectors, second=True).second
+    assert second is not None
+    return _leading_axes(second, width)
+
+
+def _leading_axes(moment: np.ndarray, width: int) -> Projection:
+    channels = len(moment)
     if not 1 <= width <= channels:
         raise ValueError(
             f"project_width = {width}: features have {channels} channels; choose at most that, or "
             "0 to keep all"
         )
-    moment = np.zeros((channels, channels))
-    for start in range(0, len(vectors), 65536):
-        block = vectors[start : start + 65536].astype(np.float64)
-        moment += block.T @ block
     values, axes = torch.linalg.eigh(torch.from_numpy(moment))
     axes = axes.flip(1)[:, :width].numpy()
     largest = axes[np.abs(axes).argmax(axis=0), np.arange(width)]
@@ -70,50 +231,205 @@ def normalize_rows(
     return vectors / np.maximum(norms, np.finfo(np.float32).tiny)
 
 
-def fit_clusters(vectors: Float[np.ndarray, "vectors channels"], config: TeacherRun) -> Clusters:
-    """Seeded k-means over all vectors; raises ValueError when they are too few or too alike."""
-    check_count(len(vectors), config)
-    kept_share = 1.0
-    # A copy: the caller's vectors stay as they are.
-    vectors = np.array(vectors, dtype=np.float32, order="C")
-    if config.center:
-        vectors -= vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
-    if config.project_width:
-        axes, kept_share = principal_axes(vectors, config.project_width)
-        vectors = vectors @ axes
-    if config.spherical:
-        vectors = normalize_rows(vectors)
-    kmeans = faiss.Kmeans(
-        vectors.shape[1],
-        config.num_clusters,
-        niter=config.kmeans_iterations,
-        seed=config.seed,
-        spherical=config.spherical,
-        # faiss otherwise drops vectors beyond 256 per centroid, and warns by itself below 39.
-        max_points_per_centroid=len(vectors),
-        min_points_per_centroid=1,
+# ------------------------------------------------------------------------------------------ Lloyd
+
+
+def partial_sums(
+    vectors: Float[np.ndarray, "n width"],
+    centroids: Float[np.ndarray, "clusters width"],
+    *,
+    spherical: bool,
+    device: torch.device | None = None,
+) -> PartialSums:
+    """One group's share of a Lloyd iteration: nearest centroids by faiss, or by torch on a GPU."""
+    nearest, badness = _nearest(vectors, centroids, spherical=spherical, device=device)
+    sums = torch.zeros(centroids.shape, dtype=torch.float64)
+    start = 0
+    for block in _blocks(vectors):
+        index = torch.from_numpy(nearest[start : start + len(block)])
+        sums.index_add_(0, index, torch.from_numpy(block.astype(np.float64)))
+        start += len(block)
+    worst = np.argsort(-badness, kind="stable")[:_SPARE_VECTORS]
+    objective = float(badness.astype(np.float64).sum())
+    if spherical:
+        objective = len(vectors) - objective
+    counts = np.bincount(nearest, minlength=len(centroids))
+    return PartialSums(sums.numpy(), counts, objective, vectors[worst], badness[worst])
+
+
+def _nearest(
+    vectors: np.ndarray,
+    centroids: np.ndarray,
+    *,
+    spherical: bool,
+    device: torch.device | None,
+) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+    """The nearest centroid of each vector, and how badly it serves it: squared distance, or 1 -
+    cosine.
+    """
+    if device is not None and device.type == "cuda":
+        return nearest_by_product(vectors, centroids, spherical=spherical, device=device)
+    index = (faiss.IndexFlatIP if spherical else faiss.IndexFlatL2)(vectors.shape[1])
+    index.add(centroids)
+    scores, nearest = index.search(np.ascontiguousarray(vectors), 1)
+    badness = 1 - scores[:, 0] if spherical else np.maximum(scores[:, 0], 0)
+    return nearest[:, 0], badness
+
+
+def nearest_by_product(
+    vectors: Float[np.ndarray, "n width"],
+    centroids: Float[np.ndarray, "clusters width"],
+    *,
+    spherical: bool,
+    device: torch.device,
+) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+    """What faiss finds, by matrix products in fp32 on `device`."""
+    places = torch.from_numpy(centroids).to(device)
+    half = torch.zeros(len(places), device=device) if spherical else places.square().sum(1) / 2
+    rows = max(1, _NUMBERS_PER_BLOCK // len(places))
+    found, badness = [], []
+    for start in range(0, len(vectors), rows):
+        block = torch.from_numpy(vectors[start : start + rows]).to(device)
+        score, nearest = (block @ places.T - half).max(dim=1)
+        bad = 1 - score if spherical else (block.square().sum(1) - 2 * score).clamp_min(0)
+        found.append(nearest.cpu().numpy())
+        badness.append(bad.cpu().numpy())
+    return np.concatenate(found), np.concatenate(badness)
+
+
+def fit(
+    vectors: Vectors,
+    num_clusters: int,
+    config: TeacherRun,
+    *,
+    state: State | None = None,
+    save: Callable[[State], None] = lambda state: None,
+    stage: str = "k-means",
+) -> Clusters:
+    """Lloyd iterations from `kmeans_restarts` seeds; the best of the runs.
+
+    `save` gets the state after every iteration; from any such `state` the run goes on to the same centroids. Raises
+    ValueError when the vectors are too few or too alike.
+    """
+    state = state or State()
+    progress = ProgressLine(stage, config.kmeans_restarts * config.kmeans_iterations, "iterations")
+    while state.restart < config.kmeans_restarts:
+        if state.centroids is None:
+            seeds = _seeds(vectors, num_clusters, config, state.restart)
+            state = state._replace(centroids=seeds)
+        state = _lloyd(vectors, config, state, save, progress)
+        save(state)
+    assert state.best is not None
+    return state.best
+
+
+def _lloyd(
+    vectors: Vectors,
+    config: TeacherRun,
+    state: State,
+    save: Callable[[State], None],
+    progress: ProgressLine,
+) -> State:
+    """One run to its end; the state before the next restart."""
+    centroids = state.centroids
+    assert centroids is not None
+    for iteration in range(len(state.objective), config.kmeans_iterations):
+        found = vectors.partial_sums(centroids)
+        moved = _update(centroids, found, spherical=config.spherical)
+        done, centroids = np.array_equal(moved, centroids), moved
+        state = state._replace(centroids=moved, objective=(*state.objective, found.objective))
+        progress.update(
+            state.restart * config.kmeans_iterations + iteration + 1,
+            f"objective {found.objective:.6g}",
+        )
+        if done:
+            break
+        save(state)
+    centroids, last = _without_empty(vectors, centroids, spherical=config.spherical)
+    clusters = Clusters(centroids, last.counts, [*state.objective, last.objective])
+    logger.info(
+        "k-means, run %d of %d: objective %.6g after %d iterations",
+        state.restart + 1,
+        config.kmeans_restarts,
+        last.objective,
+        len(state.objective),
     )
-    kmeans.train(vectors)
-    assert kmeans.centroids is not None
-    assert kmeans.obj is not None
-    centroids, sizes = _fill_empty(vectors, kmeans.centroids.copy(), spherical=config.spherical)
-    return Clusters(centroids, sizes, [float(value) for value in kmeans.obj], kept_share)
+    best = _better(state.best, clusters, spherical=config.spherical)
+    return State(restart=state.restart + 1, best=best)
+
+
+def _better(best: Clusters | None, other: Clusters, *, spherical: bool) -> Clusters:
+    if best is None:
+        return other
+    gained = other.objective[-1] - best.objective[-1]
+    return other if (gained > 0 if spherical else gained < 0) else best
+
+
+def _seeds(vectors: Vectors, num_clusters: int, config: TeacherRun, restart: int) -> np.ndarray:
+    """Initial centroids: drawn vectors, or k-means++ over a drawn sample."""
+    generator = np.random.default_rng([config.seed, restart])
+    wanted = num_clusters
+    if config.kmeans_seeding == "kmeans++":
+        wanted = min(vectors.count, _SAMPLE_PER_CENTROID * num_clusters)
+    drawn = vectors.rows(np.sort(generator.choice(vectors.count, wanted, replace=False)))
+    if config.kmeans_seeding == "random":
+        return drawn
+    # faiss's stubs lack its newer classes.
+    library: Any = faiss
+    seeding = library.ClusteringInitialization(drawn.shape[1], num_clusters)
+    seeding.method = library.ClusteringInitMethod_KMEANS_PLUS_PLUS
+    seeding.seed = int(generator.integers(1 << 31))
+    seeds = np.empty((num_clusters, drawn.shape[1]), np.float32)
+    seeding.init_centroids(len(drawn), library.swig_ptr(drawn), library.swig_ptr(seeds))
+    return seeds
+
+
+def _update(centroids: np.ndarray, found: PartialSums, *, spherical: bool) -> np.ndarray:
+    """Means of the clusters; empty ones move to the worst-served vectors."""
+    moved = centroids.copy()
+    filled = found.counts > 0
+    moved[filled] = found.sums[filled] / found.counts[filled, None]
+    empty = np.flatnonzero(~filled)[: len(found.worst)]
+    moved[empty] = found.worst[: len(empty)]
+    return normalize_rows(moved) if spherical else moved
+
+
+def _without_empty(
+    vectors: Vectors, centroids: np.ndarray, *, spherical: bool
+) -> tuple[np.ndarray, PartialSums]:
+    """Move centroids that no vector is nearest to, until none is left."""
+    clusters = previous = len(centroids)
+    while True:
+        found = vectors.partial_sums(centroids)
+        empty = np.flatnonzero(found.counts == 0)
+        if len(empty) == 0:
+            return centroids, found
+        if len(empty) >= previous:
+            raise ValueError(
+                f"num_clusters = {clusters}: {len(empty)} clusters stay empty, since the "
+                f"{vectors.count} feature vectors hold too few different ones; lower num_clusters to "
+                f"at most {clusters - len(empty)}, or use more images"
+            )
+        previous = len(empty)
+        centroids = centroids.copy()
+        empty = empty[: len(found.worst)]
+        centroids[empty] = found.worst[: len(empty)]
 
 
 def check_count(count: int, config: TeacherRun) -> None:
     """Raise ValueError when `count` vectors cannot fill the clusters; warn when they are few."""
+    if config.clusters_per_class:
+        return
     if count < config.num_clusters:
         raise ValueError(
             f"num_clusters = {config.num_clusters}: only {count} feature vectors are drawn; lower "
-            "num_clusters, or "
-            f"raise max_images ({config.max_images}) or vectors_per_image "
+            f"num_clusters, or raise max_images ({config.max_images}) or vectors_per_image "
             f"({config.vectors_per_image})"
         )
     if count < FEWEST_POINTS_PER_CENTROID * config.num_clusters:
         logger.warning(
             "%d vectors for %d clusters are %.1f per centroid; below %d centroids follow single "
-            "vectors. "
-            "Raise max_images or vectors_per_image, or lower num_clusters",
+            "vectors. Raise max_images or vectors_per_image, or lower num_clusters",
             count,
             config.num_clusters,
             count / config.num_clusters,
@@ -121,32 +437,38 @@ def check_count(count: int, config: TeacherRun) -> None:
         )
 
 
-def _fill_empty(
-    vectors: np.ndarray, centroids: np.ndarray, *, spherical: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """Move centroids that no vector is nearest to onto the worst-served vectors, until none is
-    left.
+def _blocks(vectors: np.ndarray) -> Iterable[np.ndarray]:
+    rows = max(1, _NUMBERS_PER_BLOCK // max(1, vectors.shape[1]))
+    return (vectors[start : start + rows] for start in range(0, len(vectors), rows))
 
-    faiss splits empty clusters during its iterations, but not after the last one.
-    """
-    clusters = len(centroids)
-    index = (faiss.IndexFlatIP if spherical else faiss.IndexFlatL2)(vectors.shape[1])
-    previous = clusters
-    while True:
-        index.reset()
-        index.add(centroids)
-        scores, nearest = index.search(vectors, 1)
-        sizes = np.bincount(nearest[:, 0], minlength=clusters)
-        empty = np.flatnonzero(sizes == 0)
-        if len(empty) == 0:
-            return centroids, sizes
-        if len(empty) >= previous:
-            raise ValueError(
-                f"num_clusters = {clusters}: {len(empty)} clusters stay empty, since the "
-                f"{len(vectors)} feature vectors hold "
-                f"too few different ones; lower num_clusters to at most {clusters - len(empty)}, "
-                "or use more images"
-            )
-        previous = len(empty)
-        distance = -scores[:, 0] if spherical else scores[:, 0]
-        centroids[empty] = vectors[np.argsort(-distance, kind="stable")[: len(empty)]]
+
+# ------------------------------------------------------------------------------------------ state on disk
+
+
+def save_state(path: Path, state: State) -> None:
+    """Write a state so that a reader sees the old one or the new one."""
+    arrays: dict[str, Any] = {"restart": state.restart, "objective": state.objective}
+    if state.centroids is not None:
+        arrays["centroids"] = state.centroids
+    if state.best is not None:
+        arrays |= {f"best_{name}": value for name, value in state.best._asdict().items()}
+    temporary = path.with_name(f".{path.name}.tmp.npz")
+    np.savez(temporary, **arrays)
+    os.replace(temporary, path)
+
+
+def load_state(path: Path) -> State | None:
+    """The state that `save_state` wrote, or None when there is none."""
+    if not path.is_file():
+        return None
+    with np.load(path, allow_pickle=False) as stored:
+        best = None
+        if "best_centroids" in stored:
+            objective = stored["best_objective"].tolist()
+            best = Clusters(stored["best_centroids"], stored["best_sizes"], objective)
+        return State(
+            int(stored["restart"]),
+            tuple(stored["objective"].tolist()),
+            stored.get("centroids"),
+            best,
+        )

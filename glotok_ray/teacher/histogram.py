@@ -10,23 +10,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from glotok_ray import artefact
-from glotok_ray.artefact import ArtefactError
-from glotok_ray.config import RelationConfig
+from glotok_ray.config import CodebookConfig, RelationConfig
 from glotok_ray.losses import relation as relation_loss
+from glotok_ray.teacher.clustering import principal_axes
 
 logger = logging.getLogger(__name__)
 
 CENTROIDS_FILE = "teacher.safetensors"
 FACTS_FILE = "teacher.json"
-_ROWS_PER_BLOCK = 1024
+# Largest error of Eq. 6 per pair that re-binning may make, where the kernel's peak is 1.
+_LARGEST_ERROR = 1e-4
+# Widths of codebooks in use, for which teacher.json tells whether they can reach the teacher.
+_STUDENT_WIDTHS = (4, 8, 16, 32, 64)
 
 
 class SimilarityFacts(NamedTuple):
@@ -34,6 +35,18 @@ class SimilarityFacts(NamedTuple):
 
     mean: float
     std: float
+
+
+class FloorCheck(NamedTuple):
+    """A student's codebook held against a teacher."""
+
+    width: int
+    size: int
+    mean: float
+    std: float
+    smallest_std: float
+    """No codebook of this width and size has cosines with this mean and a std below it."""
+    reachable: bool
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -49,13 +62,15 @@ class TeacherHistogram:
     def distribution(self, relation: RelationConfig) -> Float[Tensor, " bins"]:
         """P_t of Eq. 7 for these bins, alpha, diagonal and norm; fp32, on the CPU.
 
-        Raises ValueError for fewer than 8 stored nodes per bin, which would blur the kernel.
+        Raises ValueError when the stored nodes are too few for so sharp a kernel.
         """
         nodes = len(self.fine_histogram) - 1
-        if nodes < 8 * relation.num_bins:
+        needed = math.ceil(math.sqrt(relation.sharpness / _LARGEST_ERROR))
+        if nodes < needed:
             raise ValueError(
-                f"relation.num_bins = {relation.num_bins}: the teacher stores {nodes} nodes, fewer "
-                f"than 8 per bin; rebuild it with --fine-bins {8 * relation.num_bins} or more"
+                f"relation.alpha = {relation.sharpness:.4g} ({relation.num_bins} bins): the teacher's "
+                f"{nodes} stored intervals would blur so sharp a kernel; rebuild it with --fine-bins "
+                f"{needed} or more, or lower relation.alpha"
             )
         fine = self.fine_histogram.double().clone()
         if relation.include_diagonal:
@@ -68,28 +83,50 @@ class TeacherHistogram:
         """Exact mean and standard deviation of the cosine over pairs i < j."""
         return similarity_facts(self.centroids)
 
+    def projected(self, width: int) -> "TeacherHistogram":
+        """The teacher on the leading `width` principal axes of its unit centroids, so that a student of
+        that width can reach it.
+
+        Raises ValueError when `width` exceeds the centroids' own.
+        """
+        unit = relation_loss.unit_rows(self.centroids)
+        axes, kept = principal_axes(unit.numpy(), width)
+        facts = {**self.provenance, "projected_to": width, "projection_kept_share": kept}
+        return build_histogram(
+            unit @ torch.from_numpy(axes),
+            fine_bins=len(self.fine_histogram) - 1,
+            provenance=facts,
+        )
+
+    def floor_check(self, *, width: int, size: int) -> FloorCheck:
+        """Compare the teacher's spread with the least that `size` codes of `width` dimensions can
+        have at its mean.
+        """
+        mean, std = self.similarity()
+        smallest = narrowest_std(mean, width=width, size=size)
+        # A codebook may attain the bound; rounding must not put it out of reach of itself.
+        return FloorCheck(width, size, mean, std, smallest, std >= smallest - 1e-6)
+
     def reachable(self, *, width: int, size: int) -> bool:
         """Whether `size` unit codes of `width` dimensions can spread as narrowly; warns if not.
 
         Of a teacher out of reach, the relation loss alone is lowest with duplicate codes.
         """
-        mean, std = self.similarity()
-        floor = narrowest_std(mean, width=width, size=size)
-        if std >= floor:
-            return True
-        logger.warning(
-            "teacher cosines have mean %.3f and std %.3f, but %d codes of width %d cannot have a "
-            "std below %.3f at that mean: relation learning alone would favour duplicate codes. "
-            "Keep loss.relation_weight small and watch codebook usage, or build the teacher with "
-            "--project-width %d",
-            mean,
-            std,
-            size,
-            width,
-            floor,
-            width,
-        )
-        return False
+        check = self.floor_check(width=width, size=size)
+        if not check.reachable:
+            logger.warning(
+                "teacher cosines have mean %.3f and std %.3f, but %d codes of width %d cannot have a "
+                "std below %.3f at that mean: relation learning alone would favour duplicate codes. "
+                "Keep loss.relation_weight small and watch codebook usage, or build the teacher with "
+                "--project-width %d",
+                check.mean,
+                check.std,
+                size,
+                width,
+                check.smallest_std,
+                width,
+            )
+        return check.reachable
 
 
 def similarity_facts(codes: Float[Tensor, "codes width"]) -> SimilarityFacts:
@@ -128,49 +165,14 @@ def build_histogram(
         raise ValueError(
             "centroids: a vector is zero and has no direction; remove it, or cluster again"
         )
-    if fine_bins < 1:
-        raise ValueError(
-            f"fine_bins = {fine_bins}: must be at least 1 (8192 holds any usual bin count)"
-        )
-    fine = relation_loss.fine_histogram(
-        centroids, fine_bins=fine_bins, include_diagonal=False, rows_per_block=_ROWS_PER_BLOCK
-    )
-    return TeacherHistogram(
-        centroids=centroids, fine_histogram=fine.double(), provenance=provenance
-    )
-
-
-def from_centroids(path: Path, *, fine_bins: int) -> TeacherHistogram:
-    """A teacher of the vectors in a file: .npy (K, width), or .safetensors with one such tensor."""
-    centroids = _read_centroids(path)
-    provenance = {"source": "centroids", "file": path.name, "sha256": artefact.sha256_of(path)}
-    return build_histogram(centroids, fine_bins=fine_bins, provenance=provenance)
-
-
-def _read_centroids(path: Path) -> Tensor:
-    if not path.is_file():
-        raise ArtefactError(f"{path}: no such centroid file; correct the path")
-    try:
-        if path.suffix == ".npy":
-            return torch.from_numpy(np.load(path, allow_pickle=False).astype(np.float32))
-        tensors = load_file(str(path))
-    except (ValueError, OSError, SafetensorError) as error:
-        raise ArtefactError(
-            f"{path}: not readable as centroids ({error}); bring .npy or .safetensors"
-        ) from error
-    matrices = {name: value for name, value in tensors.items() if value.ndim == 2}
-    if len(matrices) != 1:
-        raise ArtefactError(
-            f"{path}: must hold exactly one matrix (K, width), holds {sorted(matrices)}; save it "
-            "alone"
-        )
-    return next(iter(matrices.values()))
+    fine = relation_loss.fine_histogram(centroids, num_nodes=fine_bins)
+    return TeacherHistogram(centroids=centroids, fine_histogram=fine, provenance=provenance)
 
 
 def save_teacher(folder: Path, teacher: TeacherHistogram) -> None:
     """Write teacher.safetensors and teacher.json; the caller writes the manifest."""
     save_file({"centroids": teacher.centroids}, str(folder / CENTROIDS_FILE))
-    facts = teacher.similarity()
+    facts, student = teacher.similarity(), CodebookConfig()
     artefact.write_json(
         folder / FACTS_FILE,
         {
@@ -180,6 +182,11 @@ def save_teacher(folder: Path, teacher: TeacherHistogram) -> None:
             "width": teacher.centroids.shape[1],
             "similarity_mean": facts.mean,
             "similarity_std": facts.std,
+            "floor_checks": [
+                teacher.floor_check(width=width, size=student.size)._asdict()
+                for width in sorted({student.width, *_STUDENT_WIDTHS})
+            ],
+            "versions": artefact.versions(),
             "provenance": teacher.provenance,
         },
     )

@@ -6,6 +6,7 @@ second pass through a graph (DECISIONS.md).
 Read next: glotok_ray/nn/tokenizer.py and glotok_ray/losses/objective.py
 """
 
+import logging
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ from glotok_ray.losses import adversarial, objective
 from glotok_ray.losses.flow_matching import draw_times, drop_labels, flow_matching_loss, noisy_cells
 from glotok_ray.losses.reconstruction import reconstruction_loss
 from glotok_ray.losses.relation import codebook_histogram, relation_loss
+from glotok_ray.metrics.codebook import codebook_use, duplicate_fraction
 from glotok_ray.nn.tokenizer import GloTokTokenizer, TokenCodes, TokenizerOutput
 from glotok_ray.nn.xar import XAR
 from glotok_ray.training.ema import ExponentialMovingAverage
@@ -25,6 +27,11 @@ from glotok_ray.training.engine import Engine
 from glotok_ray.training.schedule import step_generator
 from glotok_ray.training.trainer import Batch
 from glotok_ray.training.worker import Worker
+
+logger = logging.getLogger(__name__)
+
+# Random codes of eight dimensions have next to none; a collapsing codebook passes this on its way.
+_MANY_DUPLICATES = 0.2
 
 
 def to_model_range(images: Tensor, dtype: torch.dtype) -> Float[Tensor, "b 3 h w"]:
@@ -67,6 +74,12 @@ class TokenizerStep:
             worker,
             validation,
         )
+        config = self.model.config
+        # How often each code was chosen since the last evaluation.
+        self._code_counts = {
+            name: torch.zeros(size, dtype=torch.int64, device=worker.device)
+            for name, size in (("semantic", config.semantic.size), ("visual", config.visual.size))
+        }
 
     @property
     def model(self) -> GloTokTokenizer:
@@ -79,9 +92,12 @@ class TokenizerStep:
             step >= self._weights.adversarial_start_step and self._weights.adversarial_weight > 0
         )
         means: dict[str, Tensor] = {}
-        for batch in batches:
+        for position, batch in enumerate(batches):
             images = to_model_range(batch["image"], self.model.decoder_last_layer.weight.dtype)
-            terms, reconstruction = self._tokenizer_turn(images, adversarial_on)
+            # The codebook stays as it is until the optimizer steps, so the first micro batch carries the
+            # relation loss of all of them.
+            relation_share = len(batches) if position == 0 else 0
+            terms, reconstruction = self._tokenizer_turn(images, adversarial_on, relation_share)
             if adversarial_on:
                 terms["discriminator"] = self._discriminator_turn(images, reconstruction)
             for name, value in terms.items():
@@ -89,18 +105,33 @@ class TokenizerStep:
         return means
 
     def _tokenizer_turn(
-        self, images: Tensor, adversarial_on: bool
+        self, images: Tensor, adversarial_on: bool, relation_share: int
     ) -> tuple[dict[str, Tensor], Tensor]:
         output: TokenizerOutput = self._tokenizer(images)
         image_side = self._image_gradient(images, output, adversarial_on)
-        student = codebook_histogram(output.semantic.unit_codebook, self._weights.relation)
-        latent_side = objective.latent_terms(output, student, self._teacher, self._weights)
+        relation = images.new_zeros((), dtype=torch.float32)
+        if relation_share:
+            relation = relation_share * self._relation(output.semantic.unit_codebook)
+        latent_side = objective.latent_terms(output, relation, self._weights)
         # The inner product has exactly `gradient` as its derivative at the reconstruction.
         carried = (output.reconstruction.float() * image_side.gradient).sum()
         self._tokenizer.backward(carried + objective.latent_loss(latent_side, self._weights))
         self._tokenizer.step()
+        self._count_codes(output)
         terms = objective.loss_terms(image_side, latent_side, self._weights)
         return terms, output.reconstruction.detach()
+
+    def _relation(self, codebook: Tensor) -> Tensor:
+        """L_hist; each worker visits its share of the pairs, every worker gets the whole value."""
+        relation = self._weights.relation
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self._weights.relation_weight > 0):
+            student = codebook_histogram(codebook, relation, self._worker)
+            return relation_loss(student, self._teacher, reduction=relation.reduction)
+
+    def _count_codes(self, output: TokenizerOutput) -> None:
+        for name, counts in self._code_counts.items():
+            indices = getattr(output, name).indices.flatten()
+            counts.index_add_(0, indices, torch.ones_like(indices))
 
     def _image_gradient(
         self, images: Tensor, output: TokenizerOutput, adversarial_on: bool
@@ -153,16 +184,15 @@ class TokenizerStep:
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
-        """Mean PSNR over the validation images (uint8, per image) and the relation KL."""
+        """Mean PSNR over the validation images (uint8, per image), the relation KL, and per codebook the
+        usage and perplexity since the last evaluation and the share of duplicate codes.
+        """
         self.model.eval()
         sums = torch.zeros(2, dtype=torch.float64)
-        codebook = self.model.semantic_quantizer.codebook
         for images in self._validation.split(16):
             output: TokenizerOutput = self.model(
                 to_model_range(images, self.model.decoder_last_layer.weight.dtype)
             )
-            # The pass's own copy is whole even where ZeRO 3 holds the parameter in parts.
-            codebook = output.semantic.unit_codebook
             pixels = ((output.reconstruction.float() + 1) * 127.5 + 0.5).floor().clamp(0, 255)
             error = (pixels - images.float()).double().square().mean(dim=(1, 2, 3)).clamp_min(1e-3)
             sums += torch.tensor(
@@ -171,11 +201,33 @@ class TokenizerStep:
             )
         self.model.train()
         total, count = self._worker.all_sum(sums.to(self._worker.device)).tolist()
-        relation = self._weights.relation
-        student = codebook_histogram(codebook, relation)
-        divergence = relation_loss(student, self._teacher, reduction=relation.reduction)
-        figures = {"relation_kl": float(divergence)}
+        # Whole even where ZeRO 3 holds them in parts.
+        parameters = dict(self._tokenizer.full_precision_parameters())
+        codebooks = {name: parameters[f"{name}_quantizer.codebook"] for name in self._code_counts}
+        figures = {"relation_kl": float(self._relation(codebooks["semantic"]))}
+        for name, codebook in codebooks.items():
+            figures |= self._codebook_figures(name, codebook)
         return figures | ({"psnr": total / count} if count else {})
+
+    def _codebook_figures(self, name: str, codebook: Tensor) -> dict[str, float]:
+        counts = self._worker.all_sum(self._code_counts[name])
+        self._code_counts[name] = torch.zeros_like(counts)
+        duplicates = duplicate_fraction(codebook, self._weights.relation.duplicate_cosine)
+        if duplicates > _MANY_DUPLICATES and self._worker.rank == 0:
+            logger.warning(
+                "%s codebook: %.0f %% of the codes have a neighbour of cosine %g or more. If the teacher "
+                "is out of this codebook's reach, lower loss.relation_weight or build it with "
+                "--project-width %d",
+                name,
+                100 * duplicates,
+                self._weights.relation.duplicate_cosine,
+                codebook.shape[1],
+            )
+        figures = {f"{name}_duplicates": duplicates}
+        if counts.sum() > 0:
+            use = codebook_use(counts.cpu().numpy())
+            figures |= {f"{name}_usage": use.usage, f"{name}_perplexity": use.perplexity}
+        return figures
 
     def save(self, folder: Path) -> None:
         """Write both engines."""

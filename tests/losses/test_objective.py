@@ -35,11 +35,11 @@ from glotok_ray.losses.objective import (
     vqgan_loss,
 )
 from glotok_ray.losses.reconstruction import reconstruction_loss
-from glotok_ray.losses.relation import codebook_histogram
+from glotok_ray.losses.relation import codebook_histogram, relation_loss
 from glotok_ray.nn.discriminator import PatchDiscriminator
 from glotok_ray.nn.tokenizer import GloTokTokenizer, TokenizerOutput
 
-RELATION = RelationConfig(num_bins=10, fine_bins=256)
+RELATION = RelationConfig(num_bins=10)
 WEIGHTS = TokenizerLossConfig(
     reconstruction_weight=2.0,
     quantization_weight=3.0,
@@ -151,8 +151,10 @@ class Scene:
     def latent_terms(
         self, output: TokenizerOutput, weights: TokenizerLossConfig = WEIGHTS
     ) -> LatentTerms:
-        student = codebook_histogram(self.model.semantic_quantizer.codebook, weights.relation)
-        return latent_terms(output, student, self.teacher, weights)
+        return latent_terms(output, self.relation(self.model.semantic_quantizer.codebook), weights)
+
+    def relation(self, codebook: torch.Tensor) -> torch.Tensor:
+        return relation_loss(codebook_histogram(codebook, RELATION), self.teacher, reduction="sum")
 
     def image_terms(self, reconstruction: torch.Tensor) -> ImageTerms:
         return ImageTerms(
@@ -197,9 +199,7 @@ def test_the_codebook_gathered_in_the_forward_pass_serves_the_relation_loss_alik
     output = scene.model(scene.images)
     gradients = []
     for source in (codebook, output.semantic.unit_codebook):
-        loss = latent_terms(
-            output, codebook_histogram(source, RELATION), scene.teacher, WEIGHTS
-        ).relation
+        loss = scene.relation(source)
         gradients.append(torch.autograd.grad(loss, codebook, retain_graph=True)[0])
     torch.testing.assert_close(gradients[0], gradients[1])
 

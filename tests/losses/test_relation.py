@@ -2,14 +2,17 @@
 reproduced literally.
 """
 
-import time
+import dataclasses
+import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from glotok_ray.config import RelationConfig
-from glotok_ray.losses import relation as relation_module
+from glotok_ray.losses.pairs import Share, count_pairs
 from glotok_ray.losses.relation import (
     codebook_histogram,
     fine_histogram,
@@ -20,9 +23,10 @@ from glotok_ray.losses.relation import (
     relation_loss,
     smallest_reachable_std,
     soft_histogram,
+    unit_rows,
 )
 
-DENSE = RelationConfig(fine_bins=0)
+DENSE = RelationConfig(literal=True)
 
 
 def codes(n: int, d: int = 8, *, dtype: torch.dtype = torch.float32, seed: int = 0) -> torch.Tensor:
@@ -75,7 +79,7 @@ def test_sum_of_eq_6():
 
 def test_gradcheck_of_the_paper_s_sum():
     codebook = codes(6, 3, dtype=torch.float64).requires_grad_()
-    relation = RelationConfig(num_bins=5, fine_bins=0)
+    relation = RelationConfig(num_bins=5, literal=True)
     assert torch.autograd.gradcheck(lambda c: codebook_histogram(c, relation), codebook)
 
 
@@ -86,11 +90,13 @@ def test_fast_path_equals_the_paper_s_sum(dtype, precision, include_diagonal, no
     codebook = codes(520, dtype=dtype)  # three tiles a side
     options = {"include_diagonal": include_diagonal, "normalization": normalization}
     fast = codebook_histogram(codebook, RelationConfig(**options))
-    dense = codebook_histogram(codebook, RelationConfig(fine_bins=0, **options))
+    dense = codebook_histogram(codebook, RelationConfig(literal=True, **options))
     assert fast.dtype == dense.dtype == dtype
     torch.testing.assert_close(fast, dense, rtol=1e-5, atol=1e-6)
     loss, gradient = loss_and_gradient(codebook, RelationConfig(**options))
-    dense_loss, dense_gradient = loss_and_gradient(codebook, RelationConfig(fine_bins=0, **options))
+    dense_loss, dense_gradient = loss_and_gradient(
+        codebook, RelationConfig(literal=True, **options)
+    )
     torch.testing.assert_close(loss, dense_loss, rtol=1e-5, atol=1e-6)
     assert (gradient - dense_gradient).norm() < precision * dense_gradient.norm()
 
@@ -100,7 +106,7 @@ def test_fast_path_at_other_sharpness_and_bins(alpha):
     relation = RelationConfig(num_bins=20, alpha=alpha)
     loss, gradient = loss_by_hand(codes(80, dtype=torch.float64), relation)
     dense_loss, dense_gradient = loss_by_hand(
-        codes(80, dtype=torch.float64), RelationConfig(num_bins=20, alpha=alpha, fine_bins=0)
+        codes(80, dtype=torch.float64), RelationConfig(num_bins=20, alpha=alpha, literal=True)
     )
     torch.testing.assert_close(loss, dense_loss, rtol=1e-4, atol=1e-6)
     assert (gradient - dense_gradient).norm() < 1e-4 * dense_gradient.norm()
@@ -116,28 +122,9 @@ def loss_by_hand(
     return loss.detach(), torch.autograd.grad(loss, leaf)[0]
 
 
-def test_fine_histogram_does_not_depend_on_the_tiles():
-    codebook = codes(101, dtype=torch.float64)
-    whole = fine_histogram(codebook, fine_bins=512, include_diagonal=False, rows_per_block=1000)
-    for rows in (7, 100):
-        tiled = fine_histogram(codebook, fine_bins=512, include_diagonal=False, rows_per_block=rows)
-        torch.testing.assert_close(tiled, whole)
-    assert float(whole.sum()) == pytest.approx(101 * 100 / 2)
-    diagonal = fine_histogram(codebook, fine_bins=512, include_diagonal=True, rows_per_block=7)
-    assert float((diagonal - whole)[-1]) == pytest.approx(101)
-    assert float((diagonal - whole)[:-1].abs().sum()) == pytest.approx(0, abs=1e-9)
-
-
-def test_gradient_does_not_depend_on_the_tiles(monkeypatch):
-    codebook = codes(101, dtype=torch.float64)
-    expected = loss_and_gradient(codebook, RelationConfig())[1]
-    monkeypatch.setattr(relation_module, "_rows_per_block", lambda unit: 13)
-    torch.testing.assert_close(loss_and_gradient(codebook, RelationConfig())[1], expected)
-
-
 def test_fine_histogram_splits_linearly_and_holds_the_ends():
     vectors = torch.tensor([[1.0, 0.0], [1.0, 0.0], [-1.0, 0.0], [0.25, (1 - 0.0625) ** 0.5]])
-    counts = fine_histogram(vectors, fine_bins=4, include_diagonal=False, rows_per_block=2)
+    counts = fine_histogram(vectors, num_nodes=4)
     # Cosines: 1 once, -1 twice, 0.25 twice (half way from node 0 to 0.5), -0.25 once.
     expected = torch.tensor([2, 0.5, 0.5 + 2 * 0.5, 2 * 0.5, 1], dtype=torch.float64)
     torch.testing.assert_close(counts, expected, rtol=0, atol=1e-6)
@@ -196,7 +183,7 @@ def test_at_the_teacher_the_sum_norm_is_stationary_and_the_l2_norm_is_not():
 
     def gradient_norm(normalization: str) -> float:
         log_counts = rebin(
-            fine_histogram(codebook, fine_bins=8192, include_diagonal=False, rows_per_block=64),
+            fine_histogram(codebook, num_nodes=8192),
             DENSE,
         ).log()
         leaf = log_counts.clone().requires_grad_()
@@ -244,15 +231,15 @@ def test_algorithm_1_literally():
     expected = F.kl_div(
         distribution(student_codes).log(), distribution(teacher_codes), reduction="none"
     ).mean()
-    for fine_bins in (0, 8192):
-        literal = RelationConfig(
+    for literal in (False, True):
+        relation = RelationConfig(
             alpha=190.0,
             include_diagonal=True,
             normalization="l2",
             reduction="mean",
-            fine_bins=fine_bins,
+            literal=literal,
         )
-        student, target = (codebook_histogram(c, literal) for c in (student_codes, teacher_codes))
+        student, target = (codebook_histogram(c, relation) for c in (student_codes, teacher_codes))
         loss = relation_loss(student, target, reduction="mean")
         torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-6)
 
@@ -277,14 +264,6 @@ def test_autocast_changes_nothing():
     expected = codebook_histogram(codes(100), RelationConfig())
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(codebook_histogram(codes(100), RelationConfig()), expected)
-
-
-def test_a_whole_codebook_takes_seconds():
-    start = time.monotonic()
-    loss, gradient = loss_and_gradient(codes(4096), RelationConfig())
-    assert time.monotonic() - start < 20  # about 0.5 s on one free core; the literal sum takes 80 s
-    assert torch.isfinite(loss)
-    assert torch.isfinite(gradient).all()
 
 
 @pytest.mark.parametrize(
@@ -312,3 +291,122 @@ def test_reachable_spread_is_met_by_uniform_codes_and_by_a_shifted_simplex():
 def test_reachable_spread_refuses_impossible_input():
     with pytest.raises(ValueError, match="mean cosine"):
         smallest_reachable_std(1.5, 8)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    n=st.integers(2, 120),
+    d=st.integers(2, 16),
+    num_bins=st.integers(8, 256),
+    alpha=st.floats(20, 2000),
+    mean=st.floats(0, 1),
+    seed=st.integers(0, 2**31),
+    include_diagonal=st.booleans(),
+)
+def test_gradient_equals_the_literal_one_in_double_precision(
+    n, d, num_bins, alpha, mean, seed, include_diagonal
+):
+    codebook = with_duplicates_and_opposites(n, d, mean, seed)
+    options = {"num_bins": num_bins, "alpha": alpha, "include_diagonal": include_diagonal}
+    weights = torch.randn(
+        num_bins, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    )
+
+    def value_and_gradient(codes, relation):
+        leaf = codes.clone().requires_grad_()
+        # Unnormalised bins under random weights: no bin's error hides behind another's.
+        histogram = codebook_histogram(leaf, relation)
+        value = (histogram.double() * weights).sum()
+        return histogram.detach().double(), torch.autograd.grad(value, leaf)[0].double()
+
+    expected, reference = value_and_gradient(
+        codebook.double(), RelationConfig(literal=True, **options)
+    )
+    histogram, gradient = value_and_gradient(codebook.float(), RelationConfig(**options))
+    assert (histogram - expected).norm() <= 1e-5 * expected.norm()
+    # Two opposite codes alone have no gradient but rounding, so the slope's own size is the measure.
+    size = alpha**0.5 * weights.abs().max() / codebook.double().norm(dim=1).min() / len(codebook)
+    assert (gradient - reference).norm() <= 1e-4 * reference.norm() + 1e-6 * size
+
+
+def with_duplicates_and_opposites(n: int, d: int, mean: float, seed: int) -> torch.Tensor:
+    """Random codes around a shared direction, of lengths from 0.5 to 2; a quarter are copies, a
+    quarter opposites of others. fp32 numbers.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    codes = torch.randn(n, d, generator=generator) + mean * torch.ones(d)
+    quarter = n // 4
+    codes[:quarter] = codes[quarter : 2 * quarter]
+    codes[2 * quarter : 3 * quarter] = -codes[quarter : 2 * quarter]
+    return F.normalize(codes, dim=1) * (0.5 + 1.5 * torch.rand(n, 1, generator=generator))
+
+
+@pytest.mark.parametrize("literal", [False, True])
+@pytest.mark.parametrize("broken", [0.0, float("inf"), -float("inf"), 1e38, 1e-40])
+def test_no_input_but_nan_gives_nan(broken, literal):
+    codebook = codes(40)
+    codebook[3] = broken
+    codebook[5, 2] = broken
+    loss, gradient = loss_and_gradient(codebook, RelationConfig(literal=literal))
+    assert torch.isfinite(loss)
+    assert not gradient.isnan().any()
+
+
+def test_nan_shows_in_the_loss():
+    codebook = codes(40)
+    codebook[3, 1] = float("nan")
+    assert loss_and_gradient(codebook, RelationConfig())[0].isnan()
+
+
+def test_second_derivatives_are_refused_with_the_remedy():
+    leaf = codes(20, dtype=torch.float64).requires_grad_()
+    loss = relation_loss(codebook_histogram(leaf, RelationConfig()), teacher(), reduction="sum")
+    with pytest.raises(NotImplementedError, match=r"relation\.literal = True"):
+        torch.autograd.grad(loss, leaf, create_graph=True)
+
+
+@pytest.mark.parametrize(("alpha", "nodes"), [(20.0, 4096), ("bin_width", 8192), (2000.0, 32768)])
+def test_nodes_follow_the_error_bound(alpha, nodes):
+    relation = RelationConfig(alpha=alpha)
+    assert relation.num_nodes == nodes
+    # A cosine half way between two nodes, at the middle of a bin's kernel: the worst case.
+    between = torch.zeros(nodes + 1, dtype=torch.float64)
+    between[nodes // 2 : nodes // 2 + 2] = 0.5
+    middle = RelationConfig(alpha=alpha, num_bins=3)  # its middle bin is cosine 0
+    middle = dataclasses.replace(middle, alpha=relation.sharpness)
+    exact = math.exp(-relation.sharpness / nodes**2)
+    # The bin at 0 lies on a node; the kernel there is 1, one node on exp(-alpha (2 / M)^2).
+    found = float(rebin(between, middle)[1])
+    assert abs(found - exact) <= relation.sharpness / nodes**2 <= relation.tolerance
+
+
+class Team:
+    """Workers in one process: `all_sum` adds what each of them counted beforehand."""
+
+    def __init__(self, rank: int, world_size: int, parts: list[torch.Tensor]) -> None:
+        self.rank, self.world_size, self._parts = rank, world_size, parts
+
+    def all_sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        torch.testing.assert_close(tensor, self._parts[self.rank])
+        return torch.stack(self._parts).sum(0)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_shared_out_over_workers_the_mean_gradient_is_that_of_one(workers):
+    codebook, relation = codes(700), RelationConfig(include_diagonal=True)
+    parts = [
+        count_pairs(unit_rows(codebook), relation.num_nodes, Share(rank, workers))
+        for rank in range(workers)
+    ]
+    whole_loss, whole_gradient = loss_and_gradient(codebook, relation)
+    gradients = []
+    for rank in range(workers):
+        leaf = codebook.clone().requires_grad_()
+        student = codebook_histogram(leaf, relation, Team(rank, workers, parts))
+        loss = relation_loss(student, teacher(), reduction="sum")
+        assert torch.equal(loss.detach(), whole_loss)  # bit for bit: counts are exact sums
+        gradients.append(torch.autograd.grad(loss, leaf)[0])
+    mean = torch.stack(gradients).mean(0)
+    assert (mean - whole_gradient).norm() <= 1e-6 * whole_gradient.norm()
+    if workers > 1:
+        assert not torch.equal(gradients[0], gradients[1])

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+import torch
 
-from glotok_ray.metrics.codebook import codebook_use, count_codes, gini
+from glotok_ray.metrics.codebook import codebook_use, count_codes, duplicate_fraction, gini
 
 
 def test_uniform_use() -> None:
@@ -59,3 +60,12 @@ def test_bad_codes_and_empty_counts_are_refused() -> None:
         count_codes(np.array([4]), 4)
     with pytest.raises(ValueError, match="at least one"):
         codebook_use(np.zeros(4))
+
+
+def test_duplicates_are_rows_with_another_row_nearby() -> None:
+    codes = torch.randn(1500, 8, generator=torch.Generator().manual_seed(0))
+    assert duplicate_fraction(torch.eye(8), 0.99) == 0
+    codes[1200] = 3 * codes[7]  # across blocks, and of another length
+    codes[20] = -codes[30]
+    assert duplicate_fraction(codes, 0.999) == pytest.approx(2 / 1500)
+    assert duplicate_fraction(torch.ones(5, 3), 0.99) == 1

@@ -1,9 +1,7 @@
-"""The actor-pool jobs on a tiny data set: teacher, codes, samples, and the pool's own promises."""
+"""The actor-pool jobs on a tiny data set: codes, samples, and the pool's own promises."""
 
-import dataclasses
 import io
 import json
-import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -24,11 +22,9 @@ from glotok_ray.config import (
     EncodeRun,
     FlowConfig,
     PoolConfig,
-    RelationConfig,
     ResidualConfig,
     SamplerConfig,
     SampleRun,
-    TeacherRun,
     TokenizerConfig,
     XARConfig,
 )
@@ -36,17 +32,16 @@ from glotok_ray.data.records import Row, encode_png, read_dataset, write_dataset
 from glotok_ray.data.transforms import to_model_range, to_uint8
 from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.nn.xar import XAR
-from glotok_ray.on_ray import encode, sample, teacher
+from glotok_ray.on_ray import encode, sample
 from glotok_ray.on_ray.actor_pool import map_shards
 from glotok_ray.sampling.flow import sample_latents
-from glotok_ray.teacher.histogram import load_teacher
 from glotok_ray.training.checkpoint import (
     load_generator,
     load_tokenizer,
     save_generator,
     save_tokenizer,
 )
-from jobs import build_teacher, encode_images, sample_images
+from jobs import encode_images, sample_images
 
 pytestmark = pytest.mark.ray
 
@@ -123,22 +118,6 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def teacher_run(inputs: Path, output: Path, **changes: Any) -> TeacherRun:
-    values = {
-        "network": "efficientnet_lite0",
-        "input_size": 64,
-        "vectors_per_image": 3,
-        "max_images": 20,
-        "num_clusters": 6,
-        "kmeans_iterations": 5,
-        "project_width": 4,
-        "pool": pool(),
-    }
-    return TeacherRun(
-        data_path=str(inputs / "shards"), output_path=str(output), **{**values, **changes}
-    )
-
-
 def encode_run(inputs: Path, output: Path, **changes: Any) -> EncodeRun:
     values = {
         "data_path": str(inputs / "shards"),
@@ -189,59 +168,6 @@ def test_results_come_in_the_units_order_whatever_the_pool(ray_cluster: Any) -> 
 def test_an_error_in_an_actor_keeps_its_message(ray_cluster: Any) -> None:
     with pytest.raises(ArtefactError, match=r"^unit 99: damaged$"):
         list(map_shards([1, 99], doubler(), {"offset": 0}, pool(), stage="double", sizes=[1, 1]))
-
-
-def test_teacher_is_built_from_the_drawn_images_and_found_again(
-    ray_cluster: Any, inputs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    run = teacher_run(inputs, tmp_path / "one")
-    manifest = teacher.run(run)
-    built = load_teacher(tmp_path / "one")
-    assert built.centroids.shape == (6, 4)
-    assert built.distribution(RelationConfig()).sum() == pytest.approx(1, rel=1e-5)
-    facts = built.provenance
-    assert (facts["num_images"], facts["num_vectors"]) == (20, 60)
-    assert facts["data_manifest_sha256"] == artefact.sha256_of(inputs / "shards" / "manifest.json")
-    assert len(facts["weights_sha256"]) == 64
-    # Two actors draw the same images and vectors.
-    teacher.run(dataclasses.replace(run, output_path=str(tmp_path / "two"), pool=pool(2)))
-    torch.testing.assert_close(
-        load_teacher(tmp_path / "two").centroids, built.centroids, rtol=1e-4, atol=1e-4
-    )
-    with caplog.at_level(logging.INFO):
-        assert teacher.run(run) == manifest
-    assert "already finished" in caplog.text
-    with pytest.raises(ArtefactError, match="other settings"):
-        teacher.run(dataclasses.replace(run, seed=1))
-
-
-def test_teacher_takes_finished_centroids(inputs: Path, tmp_path: Path) -> None:
-    codes = np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32)
-    np.save(tmp_path / "codes.npy", codes)
-    run = TeacherRun(data_path=str(tmp_path / "codes.npy"), output_path=str(tmp_path / "teacher"))
-    assert teacher.run(run) == teacher.run(run)
-    np.testing.assert_array_equal(load_teacher(tmp_path / "teacher").centroids.numpy(), codes)
-
-
-def test_teacher_refuses_more_clusters_than_vectors_before_any_work(
-    inputs: Path, tmp_path: Path
-) -> None:
-    with pytest.raises(ValueError, match="num_clusters = 61: only 60 feature vectors"):
-        teacher.run(teacher_run(inputs, tmp_path / "teacher", num_clusters=61))
-    assert not (tmp_path / "teacher").exists()
-
-
-def test_drawn_images_are_spread_over_shards_and_follow_the_seed(inputs: Path) -> None:
-    dataset = read_dataset(inputs / "shards")
-    units = teacher.draw_images(dataset, seed=0, max_images=20)
-    assert sum(len(unit.rows) for unit in units) == 20
-    assert all(sorted(set(unit.rows)) == unit.rows for unit in units)
-    assert units == teacher.draw_images(dataset, seed=0, max_images=20)
-    assert units != teacher.draw_images(dataset, seed=1, max_images=20)
-    everything = [
-        (unit.shard, len(unit.rows)) for unit in teacher.draw_images(dataset, seed=0, max_images=0)
-    ]
-    assert everything == [(shard, shard.rows) for shard in dataset.shards]
 
 
 def test_codes_are_the_tokenizers_own(ray_cluster: Any, inputs: Path, tmp_path: Path) -> None:
@@ -394,17 +320,11 @@ def test_a_missing_input_is_named(inputs: Path, tmp_path: Path) -> None:
 
 
 def test_dry_runs_describe_present_and_absent_inputs(inputs: Path, tmp_path: Path) -> None:
-    described = build_teacher.describe(teacher_run(inputs, tmp_path / "t"))
-    assert (described["images"], described["vectors"], described["vectors_per_cluster"]) == (
-        20,
-        60,
-        10,
-    )
     described = encode_images.describe(encode_run(inputs, tmp_path / "c"))
     assert (described["images"], described["tokens_per_branch"]) == (36, 64)
     assert described["codes_gib"] == pytest.approx(36 * 2 * 64 * 2 * 2 / 2**30)
     described = sample_images.describe(sample_run(inputs, tmp_path / "s"))
     assert (described["blocks"], described["solver_steps_per_image"]) == (3, 4 * 2)
-    for module in (build_teacher, encode_images, sample_images):
+    for module in (encode_images, sample_images):
         for recipe in module.RECIPES.values():
             json.dumps(module.describe(recipe()))

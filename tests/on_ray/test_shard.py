@@ -132,9 +132,9 @@ def test_stored_pictures_keep_their_pixels(ray_cluster: Any, tmp_path: Path) -> 
 def test_folders_of_others_are_not_emptied(tmp_path: Path) -> None:
     # The pictures lie where the shards would go: output_path/train.
     source = pictures(tmp_path / "data" / "train")
-    with pytest.raises(ArtefactError, match="was not written by this job"):
+    with pytest.raises(ArtefactError, match="no job of this package began"):
         shard.run(folder_run(source, tmp_path / "data"))
-    with pytest.raises(ArtefactError, match="was not written by this job"):
+    with pytest.raises(ArtefactError, match="no job of this package began"):
         shard.run(folder_run(source, tmp_path / "data"), fresh=True)
     assert len(list(source.rglob("*.png"))) == 12
 

@@ -5,11 +5,10 @@ student can reach.
 import logging
 import math
 from pathlib import Path
+from typing import Literal
 
-import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from glotok_ray import artefact
@@ -44,7 +43,7 @@ def literal(codes: Tensor, relation: RelationConfig) -> Tensor:
 @pytest.mark.parametrize("num_bins", [7, 40, 128])
 @pytest.mark.parametrize("include_diagonal", [False, True])
 def test_rebinned_equals_the_literal_histogram(
-    num_bins: int, alpha: float | str, include_diagonal: bool
+    num_bins: int, alpha: float | Literal["bin_width"], include_diagonal: bool
 ) -> None:
     relation = RelationConfig(num_bins=num_bins, alpha=alpha, include_diagonal=include_diagonal)
     codes = centroids()
@@ -75,7 +74,7 @@ def test_distribution_is_what_the_student_with_these_codes_has() -> None:
 
 def test_too_few_nodes_are_refused_with_the_remedy() -> None:
     with pytest.raises(
-        ValueError, match=r"num_bins = 40: the teacher stores 100 nodes.*--fine-bins 320"
+        ValueError, match=r"alpha = 190.1 \(40 bins\): the teacher's 100 stored.*--fine-bins 1379"
     ):
         teacher(centroids(), fine_bins=100).distribution(RelationConfig())
 
@@ -96,6 +95,8 @@ def test_round_trip(tmp_path: Path) -> None:
     assert loaded.provenance == {"source": "test"}
     facts = artefact.read_json(tmp_path / "teacher.json")
     assert (facts["num_clusters"], facts["width"], facts["fine_bins"]) == (60, 5, 8192)
+    assert [check["width"] for check in facts["floor_checks"]] == [4, 8, 16, 32, 64]
+    assert facts["versions"]["torch"] == artefact.versions()["torch"]
     assert facts["similarity_std"] == pytest.approx(saved.similarity().std)
 
 
@@ -152,26 +153,55 @@ def test_a_wide_narrow_teacher_is_out_of_reach(caplog: pytest.LogCaptureFixture)
     assert wide.reachable(width=256, size=300)
 
 
-def test_from_centroids_reads_both_kinds_of_file(tmp_path: Path) -> None:
-    codes = centroids()
-    np.save(tmp_path / "codes.npy", codes.numpy())
-    save_file({"quantize.embedding.weight": codes}, str(tmp_path / "codes.safetensors"))
-    expected = teacher(codes)
-    for name in ("codes.npy", "codes.safetensors"):
-        built = histogram.from_centroids(tmp_path / name, fine_bins=8192)
-        assert torch.equal(built.fine_histogram, expected.fine_histogram)
-        assert built.provenance["sha256"] == artefact.sha256_of(tmp_path / name)
+def test_floor_check_tells_the_numbers() -> None:
+    wide = teacher(centroids(300, 256, shift=0.0))
+    check = wide.floor_check(width=8, size=4096)
+    assert (check.width, check.size, check.reachable) == (8, 4096, False)
+    assert check.smallest_std == histogram.narrowest_std(check.mean, width=8, size=4096)
+    assert (check.mean, check.std) == wide.similarity()
 
 
-def test_from_centroids_names_what_is_wrong(tmp_path: Path) -> None:
-    with pytest.raises(ArtefactError, match="no such centroid file"):
-        histogram.from_centroids(tmp_path / "absent.npy", fine_bins=64)
-    (tmp_path / "broken.safetensors").write_bytes(b"broken")
-    with pytest.raises(ArtefactError, match="not readable as centroids"):
-        histogram.from_centroids(tmp_path / "broken.safetensors", fine_bins=64)
-    save_file({"a": torch.ones(2, 2), "b": torch.ones(2, 2)}, str(tmp_path / "two.safetensors"))
-    with pytest.raises(ArtefactError, match="exactly one matrix"):
-        histogram.from_centroids(tmp_path / "two.safetensors", fine_bins=64)
+def test_a_teacher_that_attains_the_bound_is_reachable() -> None:
+    # Opposite axes: 28 * 4 pairs of cosine 0 and 8 of -1, so mean -1/15 and second moment 1/15.
+    check = teacher(torch.cat([torch.eye(8), -torch.eye(8)])).floor_check(width=8, size=16)
+    assert check.mean == pytest.approx(-1 / 15)
+    assert check.smallest_std == pytest.approx(math.sqrt(1 / 15 - 1 / 225), rel=1e-9)
+    assert check.reachable
+    # One dimension less, with a mean below 1/7, needs a second moment (16/7 - 1) / 15.
+    narrow = teacher(torch.cat([torch.eye(8), -torch.eye(8)])).floor_check(width=7, size=16)
+    assert narrow.smallest_std == pytest.approx(math.sqrt(9 / 105 - 1 / 225), rel=1e-9)
+    assert not narrow.reachable
+
+
+def test_projection_goes_by_directions_not_by_lengths() -> None:
+    # Three directions near axis 0 and a long one on axis 1: by length, axis 1 would come first.
+    codes = torch.tensor([[1.0, 0.1], [1.0, 0.2], [1.0, 0.3], [0.1, 100.0]])
+    one_axis = teacher(codes).projected(1).centroids[:, 0]
+    assert bool((one_axis[:3].abs() > 0.9).all())
+    assert float(one_axis.abs().max()) <= 1
+
+
+def test_projection_keeps_the_cosines_of_a_teacher_that_lies_in_few_dimensions() -> None:
+    axes = torch.linalg.qr(torch.randn(40, 5, generator=torch.Generator().manual_seed(1)))[0]
+    flat = centroids(60, 5)
+    wide = teacher(flat @ axes.T)
+    projected = wide.projected(5)
+    assert projected.centroids.shape == (60, 5)
+    assert projected.provenance["projected_to"] == 5
+    assert projected.provenance["projection_kept_share"] == pytest.approx(1, abs=1e-5)
+    assert projected.similarity().std == pytest.approx(wide.similarity().std, rel=1e-4)
+    relation = RelationConfig()
+    torch.testing.assert_close(
+        projected.distribution(relation), teacher(flat).distribution(relation), rtol=1e-3, atol=1e-6
+    )
+
+
+def test_projection_brings_a_wide_teacher_within_reach() -> None:
+    wide = teacher(centroids(300, 256, shift=0.0))
+    assert not wide.floor_check(width=8, size=300).reachable
+    assert wide.projected(8).floor_check(width=8, size=300).reachable
+    with pytest.raises(ValueError, match="project_width = 300"):
+        wide.projected(300)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """One optimizer step of the tokenizer and of the generator, on the smallest real models."""
 
 import copy
+import dataclasses
+import logging
 
 import pytest
 import torch
@@ -20,7 +22,7 @@ from glotok_ray.config import (
 )
 from glotok_ray.losses import adversarial, objective
 from glotok_ray.losses.reconstruction import reconstruction_loss
-from glotok_ray.losses.relation import codebook_histogram
+from glotok_ray.losses.relation import codebook_histogram, relation_loss
 from glotok_ray.nn.discriminator import PatchDiscriminator
 from glotok_ray.nn.perceptual import build_perceptual
 from glotok_ray.nn.tokenizer import GloTokTokenizer
@@ -49,7 +51,7 @@ WEIGHTS = TokenizerLossConfig(
     adversarial_start_step=1,
     entropy_weight=0.03,
     disentanglement_weight=0.1,
-    relation=RelationConfig(num_bins=20, fine_bins=512),
+    relation=RelationConfig(num_bins=20),
 )
 PLAIN = OptimizerConfig(learning_rate=1e-3, gradient_clip=0.0)
 
@@ -99,6 +101,7 @@ def test_the_cut_graph_has_the_gradient_of_equation_13(images):
     pixels = to_model_range(images, torch.float32)
     output = reference(pixels)
     student = codebook_histogram(reference.semantic_quantizer.codebook, WEIGHTS.relation)
+    relation = relation_loss(student, teacher, reduction="sum")
     one = torch.ones(())
     image_side = objective.ImageTerms(
         reconstruction_loss(pixels, output.reconstruction),
@@ -107,7 +110,7 @@ def test_the_cut_graph_has_the_gradient_of_equation_13(images):
         one,
     )
     total = objective.glotok_loss(
-        image_side, objective.latent_terms(output, student, teacher, WEIGHTS), WEIGHTS
+        image_side, objective.latent_terms(output, relation, WEIGHTS), WEIGHTS
     ).total
     total.backward()
     torch.testing.assert_close(terms["total"], total.detach(), rtol=1e-5, atol=1e-6)
@@ -136,7 +139,9 @@ def test_the_discriminator_learns_only_from_its_start_step(images):
 
 def test_the_tokenizers_turn_leaves_no_gradient_in_the_discriminator(images):
     step, _, critic, _ = make(WEIGHTS)
-    step._tokenizer_turn(to_model_range(images, torch.float32), adversarial_on=True)
+    step._tokenizer_turn(
+        to_model_range(images, torch.float32), adversarial_on=True, relation_share=1
+    )
     assert all(parameter.grad is None for parameter in critic.parameters())
     assert all(parameter.requires_grad for parameter in critic.parameters())
 
@@ -150,6 +155,51 @@ def test_a_few_steps_lower_the_loss_and_evaluation_counts_every_image(images):
     figures = step.evaluate()
     assert 0 < figures["psnr"] < 60
     assert figures["relation_kl"] >= 0
+    for name, size in (("semantic", 32), ("visual", 48)):
+        assert 1 / size <= figures[f"{name}_usage"] <= 1
+        assert 1 <= figures[f"{name}_perplexity"] <= size
+        assert figures[f"{name}_duplicates"] == 0
+
+
+def test_codes_are_counted_since_the_last_evaluation(images):
+    step, _, _, _ = make(WEIGHTS)
+    step.learn([{"image": images}, {"image": images}], step=0)
+    counts = step._code_counts["semantic"].clone()
+    assert int(counts.sum()) == 2 * 4 * 64  # micro batches, images, tokens
+    assert step.evaluate()["semantic_usage"] == float((counts > 0).sum()) / 32
+    assert int(step._code_counts["semantic"].sum()) == 0
+    assert "semantic_usage" not in step.evaluate()
+
+
+def test_a_collapsed_codebook_is_warned_about(images, caplog):
+    step, model, _, _ = make(WEIGHTS)
+    with torch.no_grad():
+        model.semantic_quantizer.codebook[:] = model.semantic_quantizer.codebook[:4].repeat(8, 1)
+    with caplog.at_level(logging.WARNING):
+        assert step.evaluate()["semantic_duplicates"] == 1
+    assert "semantic codebook: 100 % of the codes have a neighbour" in caplog.text
+    assert "visual" not in caplog.text
+
+
+def test_the_first_micro_batch_carries_the_relation_loss_of_all(images):
+    only_relation = dataclasses.replace(
+        WEIGHTS, relation_weight=1.0, quantization_weight=0.0, entropy_weight=0.0
+    )
+    gradients, terms = [], []
+    for parts in (1, 2):
+        step, _, _, _ = make(only_relation)
+        # A plain engine divides by its accumulation steps, as DeepSpeed does.
+        step._tokenizer._accumulation_steps = parts
+        terms.append(step.learn([{"image": images}] * parts, step=0))
+        gradients.append(step._tokenizer.gradients["semantic_quantizer.codebook"])
+    torch.testing.assert_close(terms[0]["relation"], terms[1]["relation"])
+    assert terms[0]["relation"] > 0
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-3, atol=1e-6)
+
+
+def test_without_weight_the_relation_is_still_told(images):
+    step, _, _, _ = make(dataclasses.replace(WEIGHTS, relation_weight=0.0))
+    assert step.learn([{"image": images}], step=0)["relation"] > 0
 
 
 def test_the_generator_learns_and_averages():

@@ -1,0 +1,143 @@
+"""Teachers from vectors that exist already: a matrix in a file, or the semantic codebook of a checkpoint.
+
+Read next: glotok_ray/teacher/histogram.py
+"""
+
+import argparse
+import difflib
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from glotok_ray import artefact
+from glotok_ray.artefact import ArtefactError
+from glotok_ray.teacher import histogram
+from glotok_ray.teacher.histogram import TeacherHistogram
+
+SUFFIXES = (".npy", ".pt", ".pth", ".safetensors")
+# GloTok (this package), FQGAN, ImageFolder and XQ-GAN (the semantic branch is their last), LlamaGen and taming.
+SEMANTIC_CODEBOOKS = (
+    "semantic_quantizer.codebook",
+    "quantize_sem.embedding.weight",
+    "quantizes.1.embedding.weight",
+    "quantize.embedding.weight",
+)
+# Where training scripts put a model's tensors, in the order of trust: raw weights first, since a codebook that
+# follows an average lags behind its encoder.
+_NESTS = ("model", "state_dict", "module", "ema")
+
+# What numpy, safetensors and torch raise for damaged files and for files of another kind.
+_UNREADABLE = (ValueError, TypeError, OSError, SafetensorError, RuntimeError, EOFError, LookupError)
+
+
+class Centroids(NamedTuple):
+    """A matrix, the tensor's name in its file (empty in .npy), and the file's digest."""
+
+    vectors: Float[Tensor, "clusters width"]
+    key: str
+    sha256: str
+
+
+def from_centroids(
+    path: Path, *, key: str = "", project_width: int = 0, fine_bins: int
+) -> TeacherHistogram:
+    """A teacher of the vectors in a file; with `project_width` on the principal axes of their directions,
+    nothing subtracted.
+
+    Raises ArtefactError, also for zero or non-finite vectors and for a projection wider than they are.
+    """
+    found = read_centroids(path, key)
+    facts = {"source": "centroids", "file": path.name, "key": found.key, "sha256": found.sha256}
+    try:
+        teacher = histogram.build_histogram(found.vectors, fine_bins=fine_bins, provenance=facts)
+        return teacher.projected(project_width) if project_width else teacher
+    except ValueError as error:
+        raise ArtefactError(f"{path}: {error}") from error
+
+
+def read_centroids(path: Path, key: str = "") -> Centroids:
+    """Vectors of a .npy matrix, a .safetensors file, or a .pt / .pth checkpoint (tensors may lie under
+    "model", "state_dict", "module" or "ema").
+
+    An empty `key` takes the first of `SEMANTIC_CODEBOOKS`, or else the only matrix. Nothing in the file is executed.
+    Raises ArtefactError.
+    """
+    if not path.is_file():
+        raise ArtefactError(f"{path}: no such centroid file; correct data_path")
+    tensors = _read_tensors(path)
+    name = _choose(path, tensors, key)
+    vectors = tensors[name]
+    if vectors.ndim != 2 or not vectors.is_floating_point():
+        raise ArtefactError(
+            f"{path}: {name!r} is {vectors.dtype} of shape {tuple(vectors.shape)}; centroids are a "
+            "matrix of real numbers (K, width)"
+        )
+    return Centroids(
+        vectors.float(), "" if path.suffix == ".npy" else name, artefact.sha256_of(path)
+    )
+
+
+def _choose(path: Path, tensors: Mapping[str, Tensor], key: str) -> str:
+    if key:
+        if key in tensors:
+            return key
+        near = difflib.get_close_matches(key, tensors, n=5, cutoff=0.3)
+        raise ArtefactError(
+            f"{path}: centroids_key = {key!r}: no such tensor among {len(tensors)}; near names: "
+            f"{', '.join(near) or 'none'}"
+        )
+    for name in SEMANTIC_CODEBOOKS:
+        if name in tensors:
+            return name
+    matrices = [name for name, tensor in tensors.items() if tensor.ndim == 2]
+    if len(matrices) == 1:
+        return matrices[0]
+    shown = ", ".join(matrices[:8]) + (", ..." if len(matrices) > 8 else "")
+    raise ArtefactError(
+        f"{path}: holds {len(matrices)} matrices and no semantic codebook of a known name"
+        f"{f' ({shown})' if shown else ''}; choose one with --centroids-key"
+    )
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        if path.suffix == ".npy":
+            matrix = np.load(path, allow_pickle=False)
+            return {"matrix": torch.from_numpy(np.ascontiguousarray(matrix, dtype=np.float32))}
+        if path.suffix == ".safetensors":
+            return load_file(str(path))
+        # Training scripts of the peers save their arguments beside the tensors.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except _UNREADABLE as error:
+        raise ArtefactError(
+            f"{path}: not readable as centroids ({error}); bring one of {', '.join(SUFFIXES)}"
+        ) from error
+    except pickle.UnpicklingError as error:
+        # torch's own text also advises to load it all the same.
+        reason = str(error).rpartition("WeightsUnpickler error:")[2].strip().split("\n")[0]
+        raise ArtefactError(
+            f"{path}: holds more than tensors, and loading that would run its code ({reason}); where you "
+            "trust it, save the codebook alone: torch.save(tensor, 'codebook.pt')"
+        ) from error
+    return _tensors_of(loaded)
+
+
+def _tensors_of(loaded: Any) -> dict[str, Tensor]:
+    if isinstance(loaded, Tensor):
+        return {"matrix": loaded}
+    if not isinstance(loaded, Mapping):
+        return {}
+    for nest in _NESTS:
+        if isinstance(loaded.get(nest), Mapping):
+            loaded = loaded[nest]
+            break
+    return {name: value for name, value in loaded.items() if isinstance(value, Tensor)}
