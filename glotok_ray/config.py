@@ -202,6 +202,10 @@ class RelationConfig:
     """Largest error of Eq. 6 per pair that the fine histogram may make, where the kernel's peak is 1;
     it decides the number of nodes.
     """
+    project_teacher: bool = False
+    """Project the teacher's centroids to the semantic codebook's width before their cosines are
+    counted, so that the codebook can reach them (DECISIONS.md, section 3).
+    """
     duplicate_cosine: float = 0.99
     """A code with a neighbour of at least this cosine counts as a duplicate in the metrics."""
 
@@ -761,10 +765,10 @@ class TeacherRun:
         _require(self.block <= -1, "block", self.block, "counts from the end: -1 is the last")
         _require(self.memory_gib > 0, "memory_gib", self.memory_gib, "must be positive")
         _require(
-            self.fine_bins >= 1024,
+            self.fine_bins >= 2048,
             "fine_bins",
             self.fine_bins,
-            "must be at least 1024 (16384 holds any alpha up to 2000)",
+            "must be at least 2048, which 40 bins need (16384 holds any alpha up to 26000)",
         )
 
 

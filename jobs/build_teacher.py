@@ -22,6 +22,9 @@ from glotok_ray.recipes.teacher import RECIPES
 from glotok_ray.teacher import centroids, features
 from jobs.command_line import run_job
 
+# Shards of a data set that is not here yet, for the estimate of memory.
+_USUAL_PARTS = 1000
+
 
 def describe(config: TeacherRun) -> dict[str, Any]:
     """What would run: vectors, clusters, memory and, when the data are there, images."""
@@ -41,6 +44,7 @@ def describe(config: TeacherRun) -> dict[str, Any]:
     channels = features.channels(network)
     per_image = min(config.vectors_per_image, features.grid_side(network) ** 2)
     vectors = images * per_image if images else None
+    parts = len(facts["shards"]) if facts else _USUAL_PARTS
     clusters: int | None = config.num_clusters
     if config.clusters_per_class:
         clusters = config.clusters_per_class * len(facts["classes"]) if facts else None
@@ -58,7 +62,7 @@ def describe(config: TeacherRun) -> dict[str, Any]:
         )
         if vectors
         else None,
-        "driver_memory_gib": teacher.peak_memory_gib(vectors, channels, config)
+        "driver_memory_gib": teacher.peak_memory_gib(vectors, channels, parts, config)
         if vectors
         else None,
         "clusters": clusters,

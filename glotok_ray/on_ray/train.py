@@ -53,6 +53,8 @@ def run(run: TokenizerRun | GeneratorRun, *, fresh: bool = False) -> dict[str, A
     plan = runs.run_plan(run)
     if isinstance(run, GeneratorRun):
         runs.check_codes(run)
+    else:
+        runs.check_teacher(run)
     mark = artefact.fingerprint(kind, _bound_settings(run), inputs)
     if fresh:
         artefact.set_aside(plan.folder)

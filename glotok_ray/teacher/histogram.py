@@ -26,6 +26,8 @@ CENTROIDS_FILE = "teacher.safetensors"
 FACTS_FILE = "teacher.json"
 # Largest error of Eq. 6 per pair that re-binning may make, where the kernel's peak is 1.
 _LARGEST_ERROR = 1e-4
+# Few centroids of the student's own width lie a little below the floor of many codes, and cost next to nothing.
+_FLOOR_SLACK = 0.02
 # Widths of codebooks in use, for which teacher.json tells whether they can reach the teacher.
 _STUDENT_WIDTHS = (4, 8, 16, 32, 64)
 
@@ -104,8 +106,8 @@ class TeacherHistogram:
         """
         mean, std = self.similarity()
         smallest = narrowest_std(mean, width=width, size=size)
-        # A codebook may attain the bound; rounding must not put it out of reach of itself.
-        return FloorCheck(width, size, mean, std, smallest, std >= smallest - 1e-6)
+        reachable = std >= (1 - _FLOOR_SLACK) * smallest - 1e-6
+        return FloorCheck(width, size, mean, std, smallest, reachable)
 
     def reachable(self, *, width: int, size: int) -> bool:
         """Whether `size` unit codes of `width` dimensions can spread as narrowly; warns if not.
@@ -117,8 +119,8 @@ class TeacherHistogram:
             logger.warning(
                 "teacher cosines have mean %.3f and std %.3f, but %d codes of width %d cannot have a "
                 "std below %.3f at that mean: relation learning alone would favour duplicate codes. "
-                "Keep loss.relation_weight small and watch codebook usage, or build the teacher with "
-                "--project-width %d",
+                "Keep loss.relation_weight small and watch codebook usage; or train with "
+                "--loss.relation.project-teacher; or build the teacher with --project-width %d",
                 check.mean,
                 check.std,
                 size,

@@ -27,7 +27,7 @@ from glotok_ray.nn.perceptual import build_perceptual
 from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.nn.xar import XAR
 from glotok_ray.sampling.latents import latent_scale, latent_scale_from_counts
-from glotok_ray.teacher.histogram import load_teacher
+from glotok_ray.teacher.histogram import TeacherHistogram, load_teacher
 from glotok_ray.training import checkpoint
 from glotok_ray.training.engine import make_engine
 from glotok_ray.training.step import GeneratorStep, TokenizerStep
@@ -104,6 +104,24 @@ def local_batches(run: TokenizerRun | GeneratorRun) -> BatchSource:
     return batches
 
 
+def teacher_of(run: TokenizerRun) -> TeacherHistogram:
+    """The run's teacher, projected to the codebook's width where `relation.project_teacher` says so."""
+    teacher = load_teacher(Path(run.teacher_path))
+    return (
+        teacher.projected(run.model.semantic.width)
+        if run.loss.relation.project_teacher
+        else teacher
+    )
+
+
+def check_teacher(run: TokenizerRun) -> None:
+    """Warn when the codebook cannot reach the teacher; raises ValueError when bins and alpha are too sharp for it."""
+    teacher = teacher_of(run)
+    teacher.distribution(run.loss.relation)
+    if run.loss.relation_weight > 0:
+        teacher.reachable(width=run.model.semantic.width, size=run.model.semantic.size)
+
+
 def train_tokenizer(run: TokenizerRun, worker: Worker, batches: BatchSource) -> dict[str, Any]:
     """Train and export a tokenizer; rank 0 writes tokenizer.safetensors, tokenizer.json and relation.json."""
     _set_threads(run.scaling.threads_per_worker)
@@ -112,7 +130,7 @@ def train_tokenizer(run: TokenizerRun, worker: Worker, batches: BatchSource) -> 
     model = GloTokTokenizer(run.model).to(worker.device)
     discriminator = PatchDiscriminator(run.discriminator).to(worker.device)
     relation = run.loss.relation
-    teacher = load_teacher(Path(run.teacher_path)).distribution(relation).to(worker.device)
+    teacher = teacher_of(run).distribution(relation).to(worker.device)
     with torch.no_grad():
         initial = codebook_histogram(model.semantic_quantizer.codebook, relation)
     engines = [

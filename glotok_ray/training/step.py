@@ -216,12 +216,11 @@ class TokenizerStep:
         if duplicates > _MANY_DUPLICATES and self._worker.rank == 0:
             logger.warning(
                 "%s codebook: %.0f %% of the codes have a neighbour of cosine %g or more. If the teacher "
-                "is out of this codebook's reach, lower loss.relation_weight or build it with "
-                "--project-width %d",
+                "is out of this codebook's reach, lower loss.relation_weight, or pass "
+                "--loss.relation.project-teacher",
                 name,
                 100 * duplicates,
                 self._weights.relation.duplicate_cosine,
-                codebook.shape[1],
             )
         figures = {f"{name}_duplicates": duplicates}
         if counts.sum() > 0:

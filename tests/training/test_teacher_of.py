@@ -1,0 +1,55 @@
+"""The teacher of a training run: projected where asked for, checked before anything starts."""
+
+import dataclasses
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+
+from glotok_ray import artefact
+from glotok_ray.config import RelationConfig, TokenizerLossConfig, TokenizerRun
+from glotok_ray.teacher.histogram import build_histogram, save_teacher
+from glotok_ray.training.runs import check_teacher, teacher_of
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> TokenizerRun:
+    codes = torch.randn(200, 64, generator=torch.Generator().manual_seed(0))
+    save_teacher(tmp_path, build_histogram(codes, fine_bins=2048, provenance={}))
+    artefact.write_manifest(tmp_path, "teacher")
+    return TokenizerRun(teacher_path=str(tmp_path))
+
+
+def with_relation(run: TokenizerRun, relation: RelationConfig) -> TokenizerRun:
+    return dataclasses.replace(run, loss=TokenizerLossConfig(relation=relation))
+
+
+def test_a_teacher_out_of_reach_is_warned_about_and_projected_on_request(
+    run: TokenizerRun, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        check_teacher(run)
+    assert "--loss.relation.project-teacher" in caplog.text
+    caplog.clear()
+    projected = with_relation(run, RelationConfig(project_teacher=True))
+    with caplog.at_level(logging.WARNING):
+        check_teacher(projected)
+    assert not caplog.records
+    assert teacher_of(run).centroids.shape == (200, 64)
+    assert teacher_of(projected).centroids.shape == (200, run.model.semantic.width)
+
+
+def test_without_weight_nothing_is_warned_about(
+    run: TokenizerRun, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        check_teacher(dataclasses.replace(run, loss=TokenizerLossConfig(relation_weight=0.0)))
+    assert not caplog.records
+
+
+def test_a_kernel_too_sharp_for_the_stored_nodes_is_refused_before_training(
+    run: TokenizerRun,
+) -> None:
+    with pytest.raises(ValueError, match=r"relation\.alpha = 2000 \(40 bins\).*--fine-bins 4473"):
+        check_teacher(with_relation(run, RelationConfig(alpha=2000.0)))
