@@ -706,7 +706,7 @@ class TeacherRun:
     output_path: str = "runs/teacher"
     """Folder that receives teacher.safetensors, teacher.json and teacher.png."""
     network: str = "dinov2_vitb14_reg"
-    """Frozen feature network, a name of `glotok_ray.teacher.features.NETWORKS`; "efficientnet_lite0"
+    """Frozen feature network, a name of `glotok_ray.teacher.networks.NETWORKS`; "efficientnet_lite0"
     ships with the package.
     """
     weights_path: str = ""

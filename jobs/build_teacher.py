@@ -19,7 +19,7 @@ from glotok_ray import artefact
 from glotok_ray.config import TeacherRun
 from glotok_ray.on_ray import teacher
 from glotok_ray.recipes.teacher import RECIPES
-from glotok_ray.teacher import centroids, features
+from glotok_ray.teacher import centroids, features, networks
 from jobs.command_line import run_job
 
 # Shards of a data set that is not here yet, for the estimate of memory.
@@ -36,7 +36,7 @@ def describe(config: TeacherRun) -> dict[str, Any]:
             "output_path": config.output_path,
         }
     network = dataclasses.replace(config, weights_path="", weights_sha256="")
-    features.check_network(network)
+    networks.check_network(network)
     dataset = source / "dataset.json"
     facts = artefact.read_json(dataset) if dataset.is_file() else None
     limits = [config.max_images, facts["num_images"] if facts else 0]

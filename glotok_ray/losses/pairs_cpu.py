@@ -122,7 +122,13 @@ def stripes(length: int) -> list[tuple[int, int]]:
     ]
 
 
-_compiled: Any = njit(nogil=True, fastmath=True, cache=True)
+def _compiled(function: Callable[..., Any]) -> Any:
+    options: dict[str, Any] = {"nogil": True, "fastmath": True}
+    try:
+        return njit(cache=True, **options)(function)
+    except RuntimeError:
+        # Neither this folder nor the user's own can be written: compile anew in every process, 3 seconds.
+        return njit(**options)(function)
 
 
 @_compiled

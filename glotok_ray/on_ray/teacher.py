@@ -30,9 +30,17 @@ from glotok_ray.on_ray.actor_pool import (
 from glotok_ray.on_ray.feature_stage import draw_images, extract
 from glotok_ray.on_ray.standing_pool import StandingPool
 from glotok_ray.report.plots import draw_teacher
-from glotok_ray.teacher import centroids, clustering, features, histogram
-from glotok_ray.teacher.clustering import Clusters, InMemory, PartialSums, Preparation
+from glotok_ray.teacher import (
+    centroids,
+    clustering,
+    features,
+    histogram,
+    networks,
+    preparation,
+)
+from glotok_ray.teacher.clustering import Clusters, InMemory, PartialSums
 from glotok_ray.teacher.feature_parts import Part, read_labels, read_vectors
+from glotok_ray.teacher.preparation import Preparation
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +67,7 @@ def run(config: TeacherRun, *, fresh: bool = False) -> dict[str, Any]:
             "teacher", config, [], fresh=fresh, sha256=teacher.provenance["sha256"]
         )
         return output.finished or _save(output, teacher)
-    features.check_network(config)
+    networks.check_network(config)
     dataset = read_image_shards(source)
     units = draw_images(dataset, config)
     vectors_per_image = min(config.vectors_per_image, features.grid_side(config) ** 2)
@@ -148,7 +156,7 @@ class PartActor:
             picked = zip(task.parts, task.rows, strict=True)
             return np.concatenate([prepare(read_vectors(part)[rows]) for part, rows in picked])
         assert centroids is not None
-        return clustering.add_up(
+        return preparation.add_up(
             clustering.partial_sums(
                 prepare(read_vectors(part)),
                 centroids,
@@ -182,13 +190,13 @@ class OnDisk:
     def partial_sums(self, centroids: Float[np.ndarray, "clusters width"]) -> PartialSums:
         """The sums of the groups, added in their order as they come back."""
         tasks = [PartTask(group) for group in self._groups]
-        return clustering.add_up(self._pool.map(tasks, Given(self._prepare, centroids)))
+        return preparation.add_up(self._pool.map(tasks, Given(self._prepare, centroids)))
 
 
-def moments_of(parts: Sequence[Part], config: TeacherRun) -> clustering.Moments:
+def moments_of(parts: Sequence[Part], config: TeacherRun) -> preparation.Moments:
     """Moments of some parts, in their order."""
-    return clustering.add_up(
-        clustering.moments(read_vectors(part), second=bool(config.project_width)) for part in parts
+    return preparation.add_up(
+        preparation.moments(read_vectors(part), second=bool(config.project_width)) for part in parts
     )
 
 
@@ -217,11 +225,11 @@ def _cluster(
     if where == "over the actor pool":
         with StandingPool(PartActor, {"config": config}, config.pool) as pool:
             tasks = [PartTask(group) for group in groups]
-            prepare = clustering.preparation(clustering.add_up(pool.map(tasks, Given())), config)
+            prepare = preparation.preparation(preparation.add_up(pool.map(tasks, Given())), config)
             clusters = _fit(OnDisk(groups, prepare, pool), config, work)
     else:
-        found = clustering.add_up(moments_of(group, config) for group in groups)
-        prepare = clustering.preparation(found, config)
+        found = preparation.add_up(moments_of(group, config) for group in groups)
+        prepare = preparation.preparation(found, config)
         if config.clusters_per_class:
             clusters = _per_class(parts, classes, prepare, config, work)
         else:

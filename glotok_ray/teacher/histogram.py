@@ -18,7 +18,7 @@ from torch import Tensor
 from glotok_ray import artefact
 from glotok_ray.config import CodebookConfig, RelationConfig
 from glotok_ray.losses import relation as relation_loss
-from glotok_ray.teacher.clustering import principal_axes
+from glotok_ray.teacher.preparation import principal_axes
 
 logger = logging.getLogger(__name__)
 

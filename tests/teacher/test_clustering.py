@@ -13,6 +13,7 @@ import torch
 from glotok_ray.config import TeacherRun
 from glotok_ray.teacher import clustering
 from glotok_ray.teacher.clustering import Clusters, InMemory, State
+from glotok_ray.teacher.preparation import add_up, normalize_rows
 
 CONFIG = TeacherRun(num_clusters=4, kmeans_iterations=10, center=False)
 
@@ -70,7 +71,7 @@ def test_it_stops_when_nothing_moves_any_more() -> None:
 def test_the_objective_is_that_of_faiss_from_the_same_seeds(spherical: bool) -> None:
     vectors = cloud()
     if spherical:
-        vectors = clustering.normalize_rows(vectors)
+        vectors = normalize_rows(vectors)
     seeds = vectors[::100].copy()
     kmeans = faiss.Kmeans(
         vectors.shape[1],
@@ -151,7 +152,7 @@ def test_parts_add_up_to_the_whole() -> None:
     vectors = cloud(1000)
     centroids = vectors[:30].copy()
     whole = clustering.partial_sums(vectors, centroids, spherical=False)
-    pieces = clustering.add_up(
+    pieces = add_up(
         clustering.partial_sums(vectors[a : a + 300], centroids, spherical=False)
         for a in range(0, 1000, 300)
     )
@@ -160,17 +161,13 @@ def test_parts_add_up_to_the_whole() -> None:
     assert pieces.objective == pytest.approx(whole.objective, rel=1e-12)
     np.testing.assert_array_equal(pieces.badness, whole.badness)
     np.testing.assert_array_equal(pieces.worst, whole.worst)
-    second = clustering.add_up(
-        clustering.moments(vectors[a : a + 300], second=True) for a in range(0, 1000, 300)
-    )
-    np.testing.assert_allclose(second.second, vectors.T.astype(float) @ vectors, rtol=1e-5)
 
 
 @pytest.mark.parametrize("spherical", [False, True])
 def test_matrix_products_find_what_faiss_finds(spherical: bool) -> None:
     vectors, centroids = cloud(500), cloud(40)[:, ::-1].copy()
     if spherical:
-        vectors, centroids = map(clustering.normalize_rows, (vectors, centroids))
+        vectors, centroids = map(normalize_rows, (vectors, centroids))
     expected = clustering.partial_sums(vectors, centroids, spherical=spherical)
     nearest, badness = clustering.nearest_by_product(
         vectors, centroids, spherical=spherical, device=torch.device("cpu")
@@ -179,54 +176,15 @@ def test_matrix_products_find_what_faiss_finds(spherical: bool) -> None:
     np.testing.assert_allclose(np.sort(badness)[::-1][:256], expected.badness, atol=1e-4)
 
 
-def prepared(vectors: np.ndarray, **changes: Any) -> np.ndarray:
-    config = dataclasses.replace(CONFIG, **changes)
-    found = clustering.moments(vectors, second=bool(config.project_width))
-    return clustering.preparation(found, config)(vectors)
-
-
-def test_preparation_leaves_its_input_alone() -> None:
-    vectors, _ = blobs()
-    before = vectors.copy()
-    vectors.setflags(write=False)
-    centred = prepared(vectors, center=True)
-    np.testing.assert_array_equal(vectors, before)
-    np.testing.assert_allclose(centred.mean(axis=0), 0, atol=1e-5)
-    np.testing.assert_array_equal(prepared(vectors), before)
-
-
 def test_spherical_centroids_are_unit_vectors() -> None:
     vectors, corners = blobs()
-    unit = prepared(vectors * np.linspace(1, 9, 200, dtype=np.float32)[:, None], spherical=True)
-    np.testing.assert_allclose(np.linalg.norm(unit, axis=1), 1, atol=1e-6)
+    unit = normalize_rows(vectors)
     clusters = fit(unit, spherical=True, kmeans_seeding="kmeans++")
     np.testing.assert_allclose(np.linalg.norm(clusters.centroids, axis=1), 1, atol=1e-6)
     unit_corners = corners / np.linalg.norm(corners, axis=1, keepdims=True)
     np.testing.assert_allclose((clusters.centroids @ unit_corners.T).max(axis=1), 1, atol=1e-3)
     assert clusters.sizes.tolist() == [50] * 4
     assert clusters.objective == sorted(clusters.objective)
-
-
-def test_principal_axes_are_those_of_a_known_covariance() -> None:
-    rotation, _ = np.linalg.qr(np.random.default_rng(2).normal(size=(3, 3)))
-    # Second moment exactly rotation @ diag(9, 4, 1) @ rotation.T.
-    vectors = (np.diag([3.0, 2.0, 1.0]) @ rotation.T).astype(np.float32)
-    axes, kept = clustering.principal_axes(vectors, 2)
-    assert kept == pytest.approx(13 / 14, rel=1e-5)
-    np.testing.assert_allclose(np.abs(np.sum(axes * rotation[:, :2], axis=0)), 1, rtol=1e-5)
-    assert (axes[np.abs(axes).argmax(axis=0), np.arange(2)] > 0).all()
-
-
-def test_projection_is_that_of_the_centred_vectors() -> None:
-    vectors, _ = blobs()
-    flat = prepared(vectors, center=True, project_width=2)
-    assert flat.shape == (200, 2)
-    centred = vectors - vectors.mean(axis=0)
-    axes, kept = clustering.principal_axes(centred, 2)
-    assert kept > 0.99
-    np.testing.assert_allclose(np.abs(flat), np.abs(centred @ axes), atol=1e-3)
-    with pytest.raises(ValueError, match="project_width = 9: features have 3 channels"):
-        prepared(vectors, project_width=9)
 
 
 def test_too_few_vectors_are_refused_with_the_counts() -> None:

@@ -19,7 +19,7 @@ from glotok_ray import artefact
 from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import TeacherRun
 from glotok_ray.data.shard_plan import seeded_generator
-from glotok_ray.teacher import features
+from glotok_ray.teacher import features, networks
 
 CPU = torch.device("cpu")
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -36,7 +36,7 @@ class Reference:
     def __init__(self, name: str, folder: Path) -> None:
         self.name = name
         self.side = SIDES[name]
-        architecture = features.NETWORKS[name].architecture
+        architecture = networks.NETWORKS[name].architecture
         with torch.device("meta"):
             network = timm.create_model(architecture, img_size=self.side)
         assert isinstance(network, VisionTransformer)
@@ -227,7 +227,7 @@ def test_openai_release_gives_the_same_features(clip: Reference, tmp_path: Path)
 
 
 def test_positions_are_resampled_to_the_input_size(plain: Reference) -> None:
-    resized = timm.create_model(features.NETWORKS[plain.name].architecture, img_size=28).eval()
+    resized = timm.create_model(networks.NETWORKS[plain.name].architecture, img_size=28).eval()
     assert isinstance(resized, VisionTransformer)
     resized.load_state_dict(plain.tensors)
     resized.set_input_size((56, 56))
@@ -252,7 +252,7 @@ def test_download_is_found_in_the_cache(
     torch.testing.assert_close(spatial(config), spatial(plain.config()))
     # Of the tensors as they are kept, whatever the input size makes of the positions.
     other = plain.config(weights_path="", input_size=42)
-    assert features.weights_digest(config) == features.weights_digest(other)
+    assert networks.weights_digest(config) == networks.weights_digest(other)
 
 
 def test_failed_download_names_the_files_to_bring(
@@ -267,7 +267,7 @@ def test_failed_download_names_the_files_to_bring(
     with pytest.raises(ArtefactError, match=message):
         features.build_feature_network(registers.config(weights_path=""), CPU)
     with pytest.raises(ArtefactError, match=message):
-        features.weights_digest(registers.config(weights_path=""))
+        networks.weights_digest(registers.config(weights_path=""))
 
 
 def without_norm(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -336,13 +336,13 @@ def test_foreign_file_is_refused(plain: Reference, tmp_path: Path, name: str) ->
 # ------------------------------------------------------------------------------------------ checks
 
 
-@pytest.mark.parametrize("name", features.NETWORKS)
+@pytest.mark.parametrize("name", networks.NETWORKS)
 def test_every_network_exists_and_passes_its_checks(name: str) -> None:
     config = TeacherRun(network=name)
-    features.check_network(config)
+    networks.check_network(config)
     width = {"s": 384, "b": 768, "l": 1024, "g": 1536}.get(name.split("_vit")[-1][0], 1280)
     assert features.channels(config) == width
-    assert features.grid_side(config) == {16: 14, 14: 16, 32: 7}[features.NETWORKS[name].side]
+    assert features.grid_side(config) == {16: 14, 14: 16, 32: 7}[networks.NETWORKS[name].side]
 
 
 @pytest.mark.parametrize(
@@ -356,16 +356,16 @@ def test_every_network_exists_and_passes_its_checks(name: str) -> None:
         ({"projected": True}, "projected = True: dinov2_vitb14_reg has no projection.*clip_vitl14"),
         ({"network": "clip_vitb16", "projected": True, "final_norm": False}, "turn final_norm on"),
         ({"weights_sha256": "ab"}, "weights_sha256 = 'ab'"),
-        ({"network": features.EMBEDDED, "weights_path": "a.pth"}, "weights_path = 'a.pth'"),
-        ({"network": features.EMBEDDED, "block": -2}, "block = -2: .*leave it at -1"),
-        ({"network": features.EMBEDDED, "final_norm": False}, "final_norm = False"),
-        ({"network": features.EMBEDDED, "projected": True}, "projected = True"),
+        ({"network": networks.EMBEDDED, "weights_path": "a.pth"}, "weights_path = 'a.pth'"),
+        ({"network": networks.EMBEDDED, "block": -2}, "block = -2: .*leave it at -1"),
+        ({"network": networks.EMBEDDED, "final_norm": False}, "final_norm = False"),
+        ({"network": networks.EMBEDDED, "projected": True}, "projected = True"),
     ],
 )
 def test_fields_that_do_not_fit_are_refused(fields: dict[str, object], message: str) -> None:
     config = TeacherRun(**fields)  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match=message) as refusal:
-        features.check_network(config)
+        networks.check_network(config)
     assert not isinstance(refusal.value, ArtefactError)
 
 
@@ -376,14 +376,14 @@ def test_first_block_is_allowed(plain: Reference) -> None:
 
 def test_missing_file_is_named(plain: Reference) -> None:
     with pytest.raises(ArtefactError, match=r"'absent\.pth': no such file.*pretrain\.pth"):
-        features.check_network(plain.config(weights_path="absent.pth"))
+        networks.check_network(plain.config(weights_path="absent.pth"))
 
 
 def test_sha256_of_the_file_is_checked(plain: Reference) -> None:
     found = artefact.sha256_of(plain.path)
-    features.check_network(plain.config(weights_sha256=found))
-    features.check_network(plain.config(weights_sha256=found.upper()))
-    for check in (features.check_network, features.weights_digest):
+    networks.check_network(plain.config(weights_sha256=found))
+    networks.check_network(plain.config(weights_sha256=found.upper()))
+    for check in (networks.check_network, networks.weights_digest):
         with pytest.raises(ArtefactError, match=rf"has sha256 {found}.*expects {'0' * 64}"):
             check(plain.config(weights_sha256="0" * 64))
 
@@ -407,7 +407,7 @@ def test_facts_are_json_and_bind_the_file(plain: Reference) -> None:
 
 def test_facts_of_the_embedded_network_bind_its_tensors() -> None:
     facts = features.feature_facts(TeacherRun(network="efficientnet_lite0", input_size=64))
-    again = features.weights_digest(TeacherRun(network="efficientnet_lite0"))
+    again = networks.weights_digest(TeacherRun(network="efficientnet_lite0"))
     assert facts == {"network": "efficientnet_lite0", "input_size": 64, "weights_sha256": again}
     assert len(again) == 64
 

@@ -1,0 +1,258 @@
+"""Which networks a teacher may ask for, and their weights: a local file, timm's download, or the package's own.
+
+Everything that can be told without reading weights is checked first. Read next: glotok_ray/teacher/features.py
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import timm
+import torch
+from safetensors.torch import load_file
+from timm.models import load_state_dict_from_hf
+from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
+from torch import Tensor
+
+from glotok_ray import artefact
+from glotok_ray.artefact import ArtefactError
+from glotok_ray.config import TeacherRun
+from glotok_ray.nn.feature_networks import EfficientNetLite0
+
+EMBEDDED = "efficientnet_lite0"
+
+
+class Network(NamedTuple):
+    """A vision transformer of timm, or the embedded network."""
+
+    architecture: str
+    """timm's name with the tag of its weights; empty for the embedded network."""
+    side: int
+    """Pixels from one feature vector to the next."""
+    is_clip: bool = False
+    """Has a projection to the space that CLIP shares with text."""
+
+
+# OpenAI trained CLIP with QuickGELU, a cheaper approximation of GELU; timm's plain `clip` models
+# would run the same weights with GELU.
+NETWORKS = {
+    EMBEDDED: Network("", 32),
+    "dinov2_vits14": Network("vit_small_patch14_dinov2.lvd142m", 14),
+    "dinov2_vitb14": Network("vit_base_patch14_dinov2.lvd142m", 14),
+    "dinov2_vitl14": Network("vit_large_patch14_dinov2.lvd142m", 14),
+    "dinov2_vitg14": Network("vit_giant_patch14_dinov2.lvd142m", 14),
+    "dinov2_vits14_reg": Network("vit_small_patch14_reg4_dinov2.lvd142m", 14),
+    "dinov2_vitb14_reg": Network("vit_base_patch14_reg4_dinov2.lvd142m", 14),
+    "dinov2_vitl14_reg": Network("vit_large_patch14_reg4_dinov2.lvd142m", 14),
+    "dinov2_vitg14_reg": Network("vit_giant_patch14_reg4_dinov2.lvd142m", 14),
+    "clip_vitb16": Network("vit_base_patch16_clip_quickgelu_224.openai", 16, is_clip=True),
+    "clip_vitl14": Network("vit_large_patch14_clip_quickgelu_224.openai", 14, is_clip=True),
+}
+
+
+def check_network(config: TeacherRun) -> None:
+    """Everything about the network that can be told before its weights are read.
+
+    Raises ValueError for fields that do not fit the network, and ArtefactError for a local weights file that is
+    missing or has another sha256.
+    """
+    if config.network not in NETWORKS:
+        raise ValueError(
+            f"network = {config.network!r}: unknown; choose one of {', '.join(NETWORKS)}"
+        )
+    if config.weights_sha256 and not config.weights_path:
+        raise ValueError(
+            f"weights_sha256 = {config.weights_sha256!r}: is the digest of the file at weights_path, "
+            "which is empty; give both, or leave both empty"
+        )
+    if config.network == EMBEDDED:
+        _check_embedded(config)
+    else:
+        _check_transformer(config)
+    if config.weights_path:
+        _check_file(config)
+
+
+def _check_embedded(config: TeacherRun) -> None:
+    if config.weights_path:
+        raise ValueError(
+            f"weights_path = {config.weights_path!r}: {EMBEDDED} ships with the package; leave it empty"
+        )
+    usual = TeacherRun()
+    for name in ("block", "final_norm", "projected"):
+        value = getattr(config, name)
+        if value != getattr(usual, name):
+            raise ValueError(
+                f"{name} = {value}: applies to vision transformers; {EMBEDDED} has one map, "
+                f"so leave it at {getattr(usual, name)}"
+            )
+
+
+def _check_transformer(config: TeacherRun) -> None:
+    network = NETWORKS[config.network]
+    if config.input_size < network.side or config.input_size % network.side:
+        below = config.input_size // network.side * network.side
+        nearest = [str(size) for size in (below, below + network.side) if size > 0]
+        raise ValueError(
+            f"input_size = {config.input_size}: must be a multiple of the patch side {network.side} "
+            f"of {config.network}; take {' or '.join(nearest)}"
+        )
+    if config.projected and not network.is_clip:
+        raise ValueError(
+            f"projected = True: {config.network} has no projection; turn it off, or choose one of "
+            f"{', '.join(name for name, other in NETWORKS.items() if other.is_clip)}"
+        )
+    if config.projected and not config.final_norm:
+        raise ValueError(
+            "projected = True: CLIP's projection follows its last LayerNorm; turn final_norm on"
+        )
+    depth = len(transformer_without_weights(config).blocks)
+    if not -depth <= config.block <= -1:
+        raise ValueError(
+            f"block = {config.block}: {config.network} has {depth} blocks; "
+            f"take one from -{depth} (the first) to -1 (the last)"
+        )
+
+
+def _check_file(config: TeacherRun) -> None:
+    path = Path(config.weights_path)
+    if not path.is_file():
+        raise ArtefactError(
+            f"weights_path = {config.weights_path!r}: no such file; {_file_to_bring(config)}"
+        )
+    if config.weights_sha256 and artefact.sha256_of(path) != config.weights_sha256.lower():
+        raise ArtefactError(
+            f"weights_path = {config.weights_path!r}: has sha256 {artefact.sha256_of(path)}, while "
+            f"weights_sha256 expects {config.weights_sha256}; bring the file that was meant, or "
+            "correct the digest"
+        )
+
+
+def _file_to_bring(config: TeacherRun) -> str:
+    facts = timm_facts(config)
+    release = f" or the original release's {Path(facts['url']).name}" if facts["url"] else ""
+    return (
+        f"for {config.network} bring model.safetensors of the Hugging Face repository "
+        f"{facts['hf_hub_id']}{release}, and name the file with --weights-path"
+    )
+
+
+def timm_facts(config: TeacherRun) -> dict[str, Any]:
+    """timm's record of the pretrained weights: where they are, and how pixels are normalised."""
+    facts = timm.get_pretrained_cfg(NETWORKS[config.network].architecture)
+    assert facts is not None
+    return dataclasses.asdict(facts)
+
+
+def weights_digest(config: TeacherRun) -> str:
+    """sha256 of the weights: of the file at weights_path, or else of the tensors in the order of
+    their names.
+
+    Reads (or downloads) all weights. Raises what `build_feature_network` raises for weights that cannot be had.
+    """
+    check_network(config)
+    if config.weights_path:
+        return artefact.sha256_of(Path(config.weights_path))
+    embedded = config.network == EMBEDDED
+    tensors = EfficientNetLite0().state_dict() if embedded else stored_tensors(config)
+    digest = hashlib.sha256()
+    for name, value in sorted(tensors.items()):
+        digest.update(name.encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def transformer_without_weights(config: TeacherRun) -> VisionTransformer:
+    """All of timm's transformer at `input_size` on the meta device: shapes alone, in no memory."""
+    with torch.device("meta"):
+        transformer = timm.create_model(
+            NETWORKS[config.network].architecture,
+            img_size=config.input_size,
+            weight_init="skip",
+            use_naflex=False,
+        )
+    assert isinstance(transformer, VisionTransformer)
+    return transformer
+
+
+def stored_tensors(config: TeacherRun) -> dict[str, Tensor]:
+    """Tensors under the names of the file at weights_path, or of the download that timm keeps."""
+    if not config.weights_path:
+        try:
+            return load_state_dict_from_hf(timm_facts(config)["hf_hub_id"])
+        except OSError as error:
+            raise ArtefactError(
+                f"weights_path is empty, and timm could not download the weights ({error}); "
+                f"{_file_to_bring(config)}"
+            ) from error
+    path = Path(config.weights_path)
+    try:
+        if path.suffix == ".safetensors":
+            stored = load_file(path)
+        else:
+            stored = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # both readers raise many untyped errors for foreign files
+        raise ArtefactError(
+            f"weights_path = {config.weights_path!r}: cannot be read as .safetensors or as tensors "
+            f"saved by torch.save ({error}); of a TorchScript archive, which OpenAI's CLIP files "
+            f"are, save the state_dict() first; {_file_to_bring(config)}"
+        ) from error
+    for wrapper in ("model", "state_dict"):
+        stored = stored.get(wrapper, stored) if isinstance(stored, Mapping) else stored
+    if not isinstance(stored, Mapping) or not all(
+        isinstance(value, Tensor) for value in stored.values()
+    ):
+        raise ArtefactError(
+            f"weights_path = {config.weights_path!r}: holds no plain state dict of tensors; "
+            f"{_file_to_bring(config)}"
+        )
+    return dict(stored)
+
+
+def fitting_tensors(
+    stored: dict[str, Tensor], transformer: VisionTransformer, config: TeacherRun
+) -> dict[str, Tensor]:
+    """`stored` under timm's names, with positions for `input_size`; raises ArtefactError that lists
+    what does not fit.
+    """
+    source = f"weights_path = {config.weights_path!r}" if config.weights_path else "timm's download"
+    side = NETWORKS[config.network].side
+    for name, value in stored.items():
+        # timm would resample patches of another side, and take ViT-B/32 for ViT-B/16.
+        is_patch = name.endswith(("patch_embed.proj.weight", "conv1.weight"))
+        if is_patch and value.shape[-1:] != (side,):
+            raise ArtefactError(
+                f"{source}: {name} has shape {tuple(value.shape)}, while patches of "
+                f"{config.network} have {side} pixels; {_file_to_bring(config)}"
+            )
+    try:
+        # In fp32 first: positions resampled in a file's half precision would be rounded.
+        floats = {name: value.float() for name, value in stored.items()}
+        found = checkpoint_filter_fn(floats, transformer)
+    except Exception as error:  # timm resamples positions of whatever shape
+        raise ArtefactError(
+            f"{source}: timm cannot convert these tensors for {config.network} ({error}); "
+            f"{_file_to_bring(config)}"
+        ) from error
+    expected = transformer.state_dict()
+    problems = {
+        "missing": sorted(expected.keys() - found.keys()),
+        "extra": sorted(found.keys() - expected.keys()),
+        "misshapen": [
+            f"{name} {tuple(found[name].shape)} for {tuple(value.shape)}"
+            for name, value in expected.items()
+            if name in found and found[name].shape != value.shape
+        ],
+    }
+    listed = [
+        f"{len(names)} {problem} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+        for problem, names in problems.items()
+        if names
+    ]
+    if listed:
+        raise ArtefactError(
+            f"{source}: does not fit {config.network}: {'; '.join(listed)}; {_file_to_bring(config)}"
+        )
+    return found
