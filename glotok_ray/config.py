@@ -273,6 +273,12 @@ class TokenizerLossConfig:
     """Squared cosine between branches of FQGAN; not in Eq. 13, off by default."""
     adversarial_start_step: int = 20000
     """Optimizer step from which L_G and the discriminator run."""
+    adversarial_kind: Literal["hinge", "non_saturating", "vanilla"] = "hinge"
+    """Game between tokenizer and discriminator; "vanilla" is the original minimax game, which saturates."""
+    lecam_weight: float = 0.0
+    """Weight of the LeCam penalty on the discriminator (IBQ has 0.05, TiTok 0.001); 0 is off."""
+    lecam_decay: float = 0.999
+    """Decay of the penalty's moving averages of mean logits, per discriminator step."""
     adaptive_adversarial_weight: bool = False
     """Scale L_G by the ratio of gradient norms at the decoder's last convolution (VQGAN)."""
     perceptual_network: Literal["lpips_vgg", "efficientnet_lite0"] = "lpips_vgg"

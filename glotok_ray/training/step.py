@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 # Random codes of eight dimensions have next to none; a collapsing codebook passes this on its way.
 _MANY_DUPLICATES = 0.2
+_LECAM_FILE = "lecam.pt"
 
 
 def to_model_range(images: Tensor, dtype: torch.dtype) -> Float[Tensor, "b 3 h w"]:
@@ -74,6 +75,8 @@ class TokenizerStep:
             worker,
             validation,
         )
+        # Moving averages of the discriminator's mean logits, real and fake, for LeCam.
+        self._lecam_anchors = torch.zeros(2, device=worker.device)
         config = self.model.config
         # How often each code was chosen since the last evaluation.
         self._code_counts = {
@@ -147,7 +150,7 @@ class TokenizerStep:
             return ImageGradient(gradient, pixel.detach(), perceptual.detach(), zero, zero)
         discriminator = self._discriminator.module
         discriminator.requires_grad_(False)
-        loss = adversarial.generator_hinge_loss(discriminator(leaf))
+        loss = adversarial.generator_loss(discriminator(leaf), weights.adversarial_kind)
         (adversarial_gradient,) = torch.autograd.grad(loss, leaf)
         discriminator.requires_grad_(True)
         scale = zero + 1
@@ -170,10 +173,19 @@ class TokenizerStep:
 
     def _discriminator_turn(self, images: Tensor, reconstruction: Tensor) -> Tensor:
         # Real and fake pass apart, so that BatchNorm sees one kind at a time (FQGAN, LlamaGen).
-        loss = adversarial.discriminator_hinge_loss(
-            self._discriminator(images), self._discriminator(reconstruction)
-        )
-        self._discriminator.backward(loss)
+        real, fake = self._discriminator(images), self._discriminator(reconstruction)
+        weights = self._weights
+        loss = adversarial.discriminator_loss(real, fake, weights.adversarial_kind)
+        if weights.lecam_weight:
+            penalty = adversarial.lecam_penalty(real, fake, self._lecam_anchors)
+            self._discriminator.backward(loss + weights.lecam_weight * penalty)
+            means = torch.stack([real.detach().float().mean(), fake.detach().float().mean()])
+            means = self._worker.all_sum(means) / self._worker.world_size
+            self._lecam_anchors = adversarial.moved_anchors(
+                self._lecam_anchors, means, decay=weights.lecam_decay
+            )
+        else:
+            self._discriminator.backward(loss)
         self._discriminator.step()
         return loss
 
@@ -232,11 +244,16 @@ class TokenizerStep:
         """Write both engines."""
         self._tokenizer.save(folder / "tokenizer")
         self._discriminator.save(folder / "discriminator")
+        if self._worker.rank == 0 and self._weights.lecam_weight:
+            torch.save(self._lecam_anchors.cpu(), folder / _LECAM_FILE)
 
     def load(self, folder: Path) -> None:
         """Restore both engines."""
         self._tokenizer.load(folder / "tokenizer")
         self._discriminator.load(folder / "discriminator")
+        if self._weights.lecam_weight:
+            anchors = torch.load(folder / _LECAM_FILE, weights_only=True)
+            self._lecam_anchors = anchors.to(self._worker.device)
 
 
 class GeneratorStep:

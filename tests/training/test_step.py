@@ -137,6 +137,31 @@ def test_the_discriminator_learns_only_from_its_start_step(images):
     assert any(not torch.equal(before[name], value) for name, value in critic.state_dict().items())
 
 
+@pytest.mark.parametrize("kind", ["non_saturating", "vanilla"])
+def test_other_games_are_played_by_both_sides(images, kind):
+    step, _, critic, _ = make(dataclasses.replace(WEIGHTS, adversarial_kind=kind))
+    before = copy.deepcopy(critic.state_dict())
+    terms = step.learn([{"image": images}], step=1)
+    assert 0 < terms["discriminator"] < 3
+    assert (terms["adversarial"] > 0) == (kind == "non_saturating")
+    assert any(not torch.equal(before[name], value) for name, value in critic.state_dict().items())
+
+
+def test_lecam_changes_the_critic_and_its_anchors_survive_a_checkpoint(images, tmp_path):
+    critics = []
+    for weight in (0.0, 10.0):
+        step, _, critic, _ = make(dataclasses.replace(WEIGHTS, lecam_weight=weight), TorchEngine)
+        for number in (1, 2):
+            step.learn([{"image": images}], step=number)
+        critics.append(critic.state_dict())
+    assert any(not torch.equal(critics[0][name], value) for name, value in critics[1].items())
+    assert (step._lecam_anchors != 0).all()
+    step.save(tmp_path)
+    other, _, _, _ = make(dataclasses.replace(WEIGHTS, lecam_weight=10.0), TorchEngine)
+    other.load(tmp_path)
+    assert torch.equal(other._lecam_anchors, step._lecam_anchors)
+
+
 def test_the_tokenizers_turn_leaves_no_gradient_in_the_discriminator(images):
     step, _, critic, _ = make(WEIGHTS)
     step._tokenizer_turn(
