@@ -155,6 +155,12 @@ def set_aside(folder: Path) -> None:
         folder.rename(previous)
 
 
+def reopen(folder: Path) -> None:
+    """Make a finished folder an unfinished one again, which `start_folder` may empty."""
+    write_json(folder / _BEGUN, "")
+    (folder / MANIFEST).unlink()
+
+
 def check_startable(folder: Path, *, fresh: bool) -> None:
     """Raise ArtefactError when `start_folder` would refuse: a finished folder without `fresh`, or files that no job of
     this package began.

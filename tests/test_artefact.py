@@ -50,6 +50,13 @@ def test_fresh_keeps_the_old_folder(folder):
     assert (folder.with_name("thing.previous") / "a.txt").read_text() == "one"
 
 
+def test_a_reopened_folder_may_be_started_over(folder):
+    artefact.reopen(folder)
+    assert artefact.finished(folder, "thing", "f1") is None
+    artefact.start_folder(folder, fresh=False)
+    assert not (folder / "a.txt").exists()
+
+
 def test_a_finished_folder_is_not_started_over_unasked(folder):
     with pytest.raises(ArtefactError, match="already finished"):
         artefact.start_folder(folder, fresh=False)

@@ -110,7 +110,7 @@ def _finished(output: Path, fingerprint: str) -> bool:
     """Whether both splits stand; a split without its other half (a crash in between) is undone."""
     found = [split for split in SPLITS if artefact.finished(output / split, "shards", fingerprint)]
     if len(found) == 1:
-        (output / found[0] / artefact.MANIFEST).unlink()
+        artefact.reopen(output / found[0])
     return len(found) == len(SPLITS)
 
 
