@@ -157,7 +157,7 @@ def set_aside(folder: Path) -> None:
 
 def reopen(folder: Path) -> None:
     """Make a finished folder an unfinished one again, which `start_folder` may empty."""
-    write_json(folder / _BEGUN, "")
+    write_json(folder / _BEGUN, {})
     (folder / MANIFEST).unlink()
 
 
@@ -165,7 +165,7 @@ def check_startable(folder: Path, *, fresh: bool) -> None:
     """Raise ArtefactError when `start_folder` would refuse: a finished folder without `fresh`, or files that no job of
     this package began.
     """
-    if (folder / MANIFEST).is_file():
+    if _is_finished(folder):
         if not fresh:
             raise ArtefactError(f"{folder}: already finished; pass --fresh to redo it")
         return
@@ -177,20 +177,32 @@ def check_startable(folder: Path, *, fresh: bool) -> None:
         )
 
 
-def start_folder(folder: Path, *, fresh: bool, fingerprint: str = "", keep: bool = False) -> Path:
+def start_folder(folder: Path, *, fresh: bool, keep: bool = False) -> Path:
     """Make `folder` ready for a job and mark it as begun; with `fresh` a finished one is kept as NAME.previous.
 
-    Unfinished remains are removed, except with `keep` where they were begun under the same fingerprint: then a job goes
-    on with them. Raises what `check_startable` raises.
+    Unfinished remains are removed, or with `keep` left to a job that goes on with them. Raises what `check_startable`
+    raises.
     """
     check_startable(folder, fresh=fresh)
-    mark = folder / _BEGUN
-    if (folder / MANIFEST).is_file():
+    if _is_finished(folder):
         set_aside(folder)
     elif folder.exists():
-        if keep and not fresh and mark.is_file() and read_json(mark) == fingerprint:
+        if keep and not fresh:
+            write_json(folder / _BEGUN, {})
             return folder
-        shutil.rmtree(folder)
+        # Under another name first: a kill in between must not leave half of it without its mark.
+        removed = folder.with_name(f".{folder.name}.removed.{os.getpid()}")
+        folder.rename(removed)
+        shutil.rmtree(removed)
     folder.mkdir(parents=True)
-    write_json(mark, fingerprint)
+    write_json(folder / _BEGUN, {})
     return folder
+
+
+def _is_finished(folder: Path) -> bool:
+    """Whether a manifest of ours lies there; other programs write files of that name too."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(manifest, dict) and {"kind", "fingerprint", "files"} <= manifest.keys()

@@ -771,10 +771,10 @@ class TeacherRun:
         _require(self.block <= -1, "block", self.block, "counts from the end: -1 is the last")
         _require(self.memory_gib > 0, "memory_gib", self.memory_gib, "must be positive")
         _require(
-            self.fine_bins >= 2048,
+            2048 <= self.fine_bins <= 1 << 20,
             "fine_bins",
             self.fine_bins,
-            "must be at least 2048, which 40 bins need (16384 holds any alpha up to 26000)",
+            "must be at least 2048, which 40 bins need, and at most 1048576 (16384 holds any alpha up to 26000)",
         )
 
 

@@ -57,11 +57,7 @@ def describe(config: TeacherRun) -> dict[str, Any]:
         "vectors": vectors,
         "channels": channels,
         "features_gib": vectors * channels * 4 / 2**30 if vectors else None,
-        "k_means": (
-            "over the pool" if teacher.is_distributed(vectors, channels, config) else "in memory"
-        )
-        if vectors
-        else None,
+        "k_means": teacher.where_clustered(vectors, channels, config) if vectors else None,
         "driver_memory_gib": teacher.peak_memory_gib(vectors, channels, parts, config)
         if vectors
         else None,

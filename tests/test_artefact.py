@@ -69,20 +69,19 @@ def test_a_begun_folder_shows_its_mark_and_no_other_file(tmp_path):
     assert [path.name for path in folder.iterdir()] == ["manifest.json"]
 
 
-@pytest.mark.parametrize("keep", [False, True])
-def test_unfinished_remains_are_removed(tmp_path, keep):
-    folder = artefact.start_folder(tmp_path / "thing", fresh=False, fingerprint="one")
+def test_unfinished_remains_are_removed(tmp_path):
+    folder = artefact.start_folder(tmp_path / "thing", fresh=False)
     (folder / "half").write_text("x")
-    artefact.start_folder(folder, fresh=False, fingerprint="two", keep=keep)
-    assert not (folder / "half").exists()
+    artefact.start_folder(folder, fresh=False)
+    assert [path.name for path in tmp_path.rglob("*")] == ["thing", ".begun.json"]
 
 
 def test_a_job_that_resumes_finds_its_remains(tmp_path):
-    folder = artefact.start_folder(tmp_path / "thing", fresh=False, fingerprint="one")
+    folder = artefact.start_folder(tmp_path / "thing", fresh=False)
     (folder / "half").write_text("x")
-    artefact.start_folder(folder, fresh=False, fingerprint="one", keep=True)
+    artefact.start_folder(folder, fresh=False, keep=True)
     assert (folder / "half").read_text() == "x"
-    artefact.start_folder(folder, fresh=True, fingerprint="one", keep=True)
+    artefact.start_folder(folder, fresh=True, keep=True)
     assert not (folder / "half").exists()
 
 
@@ -93,7 +92,9 @@ def test_what_no_job_began_is_never_removed(tmp_path, fresh):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years")
     (tmp_path / "file").write_text("x")
-    for name in ("mine", "file"):
+    (tmp_path / "webapp").mkdir()
+    (tmp_path / "webapp" / "manifest.json").write_text('{"name": "app", "files": []}')
+    for name in ("mine", "file", "webapp"):
         with pytest.raises(ArtefactError, match="no job of this package began"):
             artefact.start_folder(tmp_path / name, fresh=fresh)
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years"

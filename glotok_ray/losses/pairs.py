@@ -7,12 +7,16 @@ tiles of plain torch, which is also what the other two are tested against.
 Read next: glotok_ray/losses/pairs_cpu.py
 """
 
+import functools
+import logging
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+logger = logging.getLogger(__name__)
 
 # Wider vectors do not fit into the registers of the CUDA kernel.
 _WIDEST_ON_CUDA = 128
@@ -75,19 +79,33 @@ def _backend(unit: Tensor) -> Backend:
         from glotok_ray.losses import pairs_cpu
 
         return Backend(pairs_cpu.count, pairs_cpu.pull)
-    if unit.dtype == torch.float32 and unit.device.type == "cuda" and _triton_fits(unit):
+    if (
+        unit.dtype == torch.float32
+        and unit.device.type == "cuda"
+        and unit.shape[1] <= _WIDEST_ON_CUDA
+        and _triton_works()
+    ):
         from glotok_ray.losses import pairs_cuda
 
         return Backend(pairs_cuda.count, pairs_cuda.pull)
     return TILED
 
 
-def _triton_fits(unit: Tensor) -> bool:
+@functools.cache
+def _triton_works() -> bool:
+    """Whether a kernel can be compiled and launched; Triton needs a C compiler for its launcher."""
     try:
-        import triton  # noqa: F401
-    except ImportError:
+        from glotok_ray.losses import pairs_cuda
+
+        pairs_cuda.count(torch.eye(2, device="cuda"), 1024, Share())
+    except Exception as error:  # missing packages, compilers and drivers each have their own
+        logger.warning(
+            "relation loss: Triton does not work here (%s), so plain torch computes it, more slowly; "
+            "install triton and a C compiler",
+            error,
+        )
         return False
-    return unit.shape[1] <= _WIDEST_ON_CUDA
+    return True
 
 
 def _count_in_tiles(unit: Tensor, num_nodes: int, share: Share) -> Tensor:

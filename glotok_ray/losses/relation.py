@@ -97,15 +97,16 @@ def codebook_histogram(
 
 
 def unit_rows(codes: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-    """Rows scaled to length 1 without overflow; zero rows stay zero and are moved as if their
-    length were 1.
+    """Rows scaled to length 1 without overflow; rows of next to nothing (below 1e-38 in fp32) stay as
+    they are and are moved as if their length were 1.
     """
-    # The largest fp32 or fp64 stands for infinity, whose direction would be NaN.
-    largest = torch.finfo(codes.dtype).max
-    codes = codes.clamp(-largest, largest)
+    numbers = torch.finfo(codes.dtype)
+    # The largest number stands for infinity, whose direction would be NaN.
+    codes = codes.clamp(-numbers.max, numbers.max)
     scale = codes.detach().abs().amax(dim=1, keepdim=True)
-    codes = codes / torch.where(scale == 0, 1, scale)
-    length = torch.where(scale == 0, 1, codes.square().sum(dim=1, keepdim=True)).sqrt()
+    vanishing = scale < numbers.tiny
+    codes = codes / torch.where(vanishing, 1, scale)
+    length = torch.where(vanishing, 1, codes.square().sum(dim=1, keepdim=True)).sqrt()
     return codes / length
 
 

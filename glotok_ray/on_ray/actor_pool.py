@@ -32,6 +32,9 @@ from glotok_ray.progress import ProgressLine
 
 logger = logging.getLogger(__name__)
 
+# Settings that change no result.
+_FREE = ("output_path", "pool", "memory_gib")
+
 UnitWorker = Callable[[Any], Any]
 
 
@@ -58,18 +61,14 @@ def open_output(
                 f"{path or '(empty path)'}: holds no {artefact.MANIFEST}; run the job that writes "
                 "it, or correct the path"
             )
-    values = {
-        name: value
-        for name, value in config.to_dict(run).items()
-        if name not in ("output_path", "pool")
-    }
+    values = {name: value for name, value in config.to_dict(run).items() if name not in _FREE}
     fingerprint = artefact.fingerprint(kind, {**values, **extra}, [Path(path) for path in inputs])
     folder = Path(run.output_path).absolute()
     finished = None if fresh else artefact.finished(folder, kind, fingerprint)
     if finished is not None:
         logger.info("already finished: %s", folder)
     else:
-        artefact.start_folder(folder, fresh=fresh, fingerprint=fingerprint, keep=resumes)
+        artefact.start_folder(folder, fresh=fresh, keep=resumes)
     return Output(folder, fingerprint, finished)
 
 
@@ -92,7 +91,7 @@ def map_shards(
         return
     cluster.connect()
     num_actors = min(pool.num_actors, len(units))
-    _warn_when_too_small(pool, num_actors)
+    warn_when_too_small(pool, num_actors)
     # Pickled by us, so that Ray Data sees bytes and guesses no column types.
     items = [{"unit": pickle.dumps(unit)} for unit in units]
     dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
@@ -190,7 +189,8 @@ def image_batches(
             yield np.stack(batch)
 
 
-def _warn_when_too_small(pool: PoolConfig, num_actors: int) -> None:
+def warn_when_too_small(pool: PoolConfig, num_actors: int) -> None:
+    """Warn when the cluster has no room for all actors now."""
     found = ray.cluster_resources()
     fitting = found.get("CPU", 0) / pool.cpus_per_actor if pool.cpus_per_actor else float("inf")
     if pool.use_gpu:

@@ -168,6 +168,28 @@ def draw_images(dataset: DatasetInfo, config: TeacherRun) -> list[DrawnRows]:
     return units
 
 
+def check_classes(
+    units: Sequence[DrawnRows], dataset: DatasetInfo, config: TeacherRun, vectors_per_image: int
+) -> None:
+    """Raise ValueError that names a class whose drawn images give fewer vectors than
+    `clusters_per_class`.
+    """
+    drawn = [_shard_labels(unit.shard, Path(config.data_path))[unit.rows] for unit in units]
+    counts = np.bincount(np.concatenate(drawn), minlength=len(dataset.classes))
+    raise_for_small_classes(counts * vectors_per_image, dataset.classes, config)
+
+
+def raise_for_small_classes(
+    vectors: Int[np.ndarray, " classes"], classes: Sequence[str], config: TeacherRun
+) -> None:
+    """Raise ValueError that names the first class with too few vectors."""
+    for label in np.flatnonzero(vectors < config.clusters_per_class).tolist():
+        raise ValueError(
+            f"clusters_per_class = {config.clusters_per_class}: class {classes[label]!r} has only "
+            f"{vectors[label]} feature vectors; lower it, or raise max_images or vectors_per_image"
+        )
+
+
 def draw_stratified(
     labels: Int[np.ndarray, " n"], number: int, *, seed: int
 ) -> Int[np.ndarray, " number"]:
@@ -196,8 +218,8 @@ def draw_stratified(
 
 
 def _labels(dataset: DatasetInfo, folder: Path) -> Int[np.ndarray, " n"]:
-    columns = [
-        pyarrow.parquet.read_table(folder / shard.file, columns=["label"])["label"].to_numpy()
-        for shard in dataset.shards
-    ]
-    return np.concatenate(columns)
+    return np.concatenate([_shard_labels(shard, folder) for shard in dataset.shards])
+
+
+def _shard_labels(shard: ShardInfo, folder: Path) -> Int[np.ndarray, " rows"]:
+    return pyarrow.parquet.read_table(folder / shard.file, columns=["label"])["label"].to_numpy()

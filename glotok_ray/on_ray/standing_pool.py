@@ -4,6 +4,8 @@ A pass of `actor_pool.map_shards` starts its actors anew, which takes longer tha
 glotok_ray/on_ray/teacher.py
 """
 
+import functools
+import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Self
@@ -14,6 +16,11 @@ from ray.exceptions import RayTaskError
 from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import PoolConfig
 from glotok_ray.on_ray import cluster
+from glotok_ray.on_ray.actor_pool import warn_when_too_small
+
+logger = logging.getLogger(__name__)
+
+_PATIENCE_S = 60
 
 
 class StandingPool:
@@ -28,6 +35,7 @@ class StandingPool:
     ) -> None:
         """`actor_class(**arguments)(unit, shared)` does one unit; everything must pickle."""
         cluster.connect()
+        warn_when_too_small(pool, pool.num_actors)
         remote = ray.remote(
             num_cpus=pool.cpus_per_actor,
             num_gpus=1 if pool.use_gpu else 0,
@@ -63,7 +71,7 @@ class StandingPool:
                     number, unit = waiting.popleft()
                     actor = self._idle.pop()
                     running[actor.work.remote(unit, reference)] = (number, actor)
-                done, _ = ray.wait([*running, *self._starting], num_returns=1)
+                done = _first_of([*running, *self._starting], idle=not running)
                 if done[0] in self._starting:
                     self._idle.append(self._starting.pop(done[0]))
                     _result(done[0])
@@ -78,7 +86,8 @@ class _Standing:
     """Ray's side of an actor."""
 
     def __init__(self, actor_class: Callable[..., Any], arguments: dict[str, Any]) -> None:
-        self._work = actor_class(**arguments)
+        # Constructed at the first unit, so that errors arrive as those of a task, with their message.
+        self._make = functools.cache(lambda: actor_class(**arguments))
 
     def ready(self) -> bool:
         """Answers when the actor stands."""
@@ -86,7 +95,20 @@ class _Standing:
 
     def work(self, unit: Any, shared: Any) -> Any:
         """One unit."""
-        return self._work(unit, shared)
+        return self._make()(unit, shared)
+
+
+def _first_of(references: list[Any], *, idle: bool) -> list[Any]:
+    while True:
+        done, _ = ray.wait(references, num_returns=1, timeout=_PATIENCE_S)
+        if done:
+            return done
+        if idle:
+            logger.warning(
+                "no actor could be placed for %d s: the cluster has no free room for pool.cpus_per_actor"
+                " or no GPU; see `ray status`, or pass --pool.no-use-gpu",
+                _PATIENCE_S,
+            )
 
 
 def _result(reference: Any) -> Any:

@@ -19,7 +19,6 @@ import torch
 from jaxtyping import Float, Int
 
 from glotok_ray import artefact
-from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import CodebookConfig, TeacherRun
 from glotok_ray.on_ray.actor_pool import (
     Output,
@@ -27,7 +26,12 @@ from glotok_ray.on_ray.actor_pool import (
     open_output,
     read_image_shards,
 )
-from glotok_ray.on_ray.feature_stage import draw_images, extract
+from glotok_ray.on_ray.feature_stage import (
+    check_classes,
+    draw_images,
+    extract,
+    raise_for_small_classes,
+)
 from glotok_ray.on_ray.standing_pool import StandingPool
 from glotok_ray.report.plots import draw_teacher
 from glotok_ray.teacher import (
@@ -72,16 +76,18 @@ def run(config: TeacherRun, *, fresh: bool = False) -> dict[str, Any]:
     units = draw_images(dataset, config)
     vectors_per_image = min(config.vectors_per_image, features.grid_side(config) ** 2)
     clustering.check_count(sum(len(unit.rows) for unit in units) * vectors_per_image, config)
+    if config.clusters_per_class:
+        check_classes(units, dataset, config, vectors_per_image)
     network = features.feature_facts(config)
     output = open_output(
         "teacher", config, [config.data_path], fresh=fresh, resumes=True, network=network
     )
-    work = output.folder / WORK_FOLDER
     if output.finished is not None:
-        shutil.rmtree(work, ignore_errors=True)
+        shutil.rmtree(output.folder / WORK_FOLDER, ignore_errors=True)
         return output.finished
-    parts = extract(units, _with_absolute_paths(config), work)
-    clusters, facts = _cluster(parts, dataset.classes, config, work)
+    work = _work_folder(output, config, network)
+    parts = extract(units, _with_absolute_paths(config), work.parts)
+    clusters, facts = _cluster(parts, dataset.classes, config, work.states)
     provenance = {
         "source": "features",
         **network,
@@ -94,28 +100,55 @@ def run(config: TeacherRun, *, fresh: bool = False) -> dict[str, Any]:
         torch.tensor(clusters.centroids), fine_bins=config.fine_bins, provenance=provenance
     )
     manifest = _save(output, teacher)
-    shutil.rmtree(work)
+    shutil.rmtree(output.folder / WORK_FOLDER)
     return manifest
+
+
+class WorkFolder(NamedTuple):
+    """Where unfinished work lies: features by what they depend on, so that other clusters of the same
+    features find them; states by all settings.
+    """
+
+    parts: Path
+    states: Path
+
+
+def _work_folder(output: Output, config: TeacherRun, network: dict[str, Any]) -> WorkFolder:
+    names = ("vectors_per_image", "max_images", "stratified", "seed")
+    settings = {**network, **{name: getattr(config, name) for name in names}}
+    mark = artefact.fingerprint("features", settings, [Path(config.data_path)])
+    parts = output.folder / WORK_FOLDER / mark[:16]
+    states = parts / f"k-means-{output.fingerprint[:16]}"
+    states.mkdir(parents=True, exist_ok=True)
+    return WorkFolder(parts, states)
 
 
 def peak_memory_gib(vectors: int, channels: int, num_parts: int, config: TeacherRun) -> float:
     """Driver memory that the clustering needs at most, beyond what a started job holds (about 1 GiB).
 
-    The array of prepared vectors, unless it exceeds `memory_gib`; one part while it is read and prepared, in four
-    copies; fp64 blocks and what the libraries keep of them, 0.5 GiB; centroids and their sums; the second moments.
-    205,800 vectors of width 1,280 in 20 parts were measured to take 1.71 GiB, where this says 1.72.
+    The array of prepared vectors, unless it exceeds `memory_gib` (then none, or per class as much as that); one part
+    while it is read and prepared, in four copies; fp64 blocks and what the libraries keep of them, 0.5 GiB; centroids
+    and their sums; the second moments. 205,800 vectors of width 1,280 in 20 parts were measured to take 1.71 GiB, where
+    this says 1.72.
     """
     width = config.project_width or channels
-    array = 0 if is_distributed(vectors, channels, config) else vectors * width * 4
+    array = min(vectors * width * 4, config.memory_gib * 2**30)
+    if where_clustered(vectors, channels, config) == "over the actor pool":
+        array = 0
     part = vectors / num_parts * (3 * channels + width) * 4
-    centroids_bytes = 4 * config.num_clusters * width * 8
+    centroids_bytes = 4 * (config.clusters_per_class or config.num_clusters) * width * 8
     moments = 3 * channels * channels * 8 if config.project_width else 0
     return (array + part + (1 << 29) + centroids_bytes + moments) / 2**30
 
 
-def is_distributed(vectors: int, channels: int, config: TeacherRun) -> bool:
-    """Whether prepared vectors exceed `memory_gib`, so that Lloyd iterations run over the pool."""
-    return vectors * (config.project_width or channels) * 4 > config.memory_gib * 2**30
+def where_clustered(vectors: int, channels: int, config: TeacherRun) -> str:
+    """ "in memory"; "over the actor pool" where prepared vectors exceed `memory_gib`; or "per class",
+    on the driver.
+    """
+    if config.clusters_per_class:
+        return "per class"
+    size = vectors * (config.project_width or channels) * 4
+    return "over the actor pool" if size > config.memory_gib * 2**30 else "in memory"
 
 
 # ------------------------------------------------------------------------------------------ clustering
@@ -154,7 +187,8 @@ class PartActor:
             return moments_of(task.parts, self._config)
         if task.rows is not None:
             picked = zip(task.parts, task.rows, strict=True)
-            return np.concatenate([prepare(read_vectors(part)[rows]) for part, rows in picked])
+            # Rows of the whole product: a product of few rows rounds differently.
+            return np.concatenate([prepare(read_vectors(part))[rows] for part, rows in picked])
         assert centroids is not None
         return preparation.add_up(
             clustering.partial_sums(
@@ -216,10 +250,7 @@ def _cluster(
     clustering.check_count(count, config)
     groups = groups_of(parts)
     width = config.project_width or read_vectors(parts[0]).shape[1]
-    if config.clusters_per_class:
-        where = "per class"
-    else:
-        where = "over the actor pool" if is_distributed(count, width, config) else "in memory"
+    where = where_clustered(count, width, config)
     size = count * width * 4 / 2**30
     logger.info("k-means: %d vectors of width %d (%.2f GiB), %s", count, width, size, where)
     if where == "over the actor pool":
@@ -292,12 +323,7 @@ def _per_class(
     for part in parts:
         for label, number in part.vectors_per_label.items():
             per_label[int(label)] += number
-    for label in np.flatnonzero(per_label < config.clusters_per_class).tolist():
-        raise ArtefactError(
-            f"clusters_per_class = {config.clusters_per_class}: class {classes[label]!r} has only "
-            f"{per_label[label]} feature vectors; lower it, or raise max_images or "
-            "vectors_per_image"
-        )
+    raise_for_small_classes(per_label, classes, config)
     done = [work / f"class-{label:06d}.npz" for label in range(len(classes))]
     missing = [label for label, path in enumerate(done) if not path.is_file()]
     width = config.project_width or read_vectors(parts[0]).shape[1]
@@ -309,12 +335,14 @@ def _per_class(
                 break
             taken.append(label)
             total += per_label[label]
-        for label, vectors in _vectors_of_classes(parts, taken, prepare).items():
+        sizes = {label: int(per_label[label]) for label in taken}
+        for label, vectors in _vectors_of_classes(parts, sizes, width, prepare).items():
             clusters = clustering.fit(
                 InMemory(vectors, spherical=config.spherical),
                 config.clusters_per_class,
                 config,
                 stage=f"k-means, class {classes[label]}",
+                setting=f"class {classes[label]!r}: clusters_per_class",
             )
             clustering.save_state(done[label], clustering.State(1, (), None, clusters))
         missing = missing[len(taken) :]
@@ -328,21 +356,21 @@ def _per_class(
 
 
 def _vectors_of_classes(
-    parts: list[Part], labels: Sequence[int], prepare: Preparation
+    parts: list[Part], sizes: dict[int, int], width: int, prepare: Preparation
 ) -> dict[int, Float[np.ndarray, "n width"]]:
-    found: dict[int, list[np.ndarray]] = {label: [] for label in labels}
+    """Prepared vectors of some classes, each filled into an array of its known size."""
+    found = {label: np.empty((size, width), np.float32) for label, size in sizes.items()}
+    filled = dict.fromkeys(sizes, 0)
     for part in parts:
-        if not part.count:
+        if not any(str(label) in part.vectors_per_label for label in sizes):
             continue
-        here = read_labels(part)
-        if not np.isin(here, labels).any():
-            continue
-        vectors = read_vectors(part)
-        for label in labels:
-            chosen = here == label
-            if chosen.any():
-                found[label].append(prepare(vectors[chosen]))
-    return {label: np.concatenate(pieces) for label, pieces in found.items()}
+        here, vectors = read_labels(part), read_vectors(part)
+        for label, array in found.items():
+            chosen = vectors[here == label]
+            if len(chosen):
+                array[filled[label] : filled[label] + len(chosen)] = prepare(chosen)
+                filled[label] += len(chosen)
+    return found
 
 
 # ------------------------------------------------------------------------------------------ results

@@ -6,9 +6,10 @@ the same centroids.
 Read next: glotok_ray/teacher/histogram.py
 """
 
+import itertools
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -108,15 +109,18 @@ class InMemory:
 
     def partial_sums(self, centroids: Float[np.ndarray, "clusters width"]) -> PartialSums:
         """The sums of the groups' sums, in order."""
-        start, totals = 0, []
+        return add_up(add_up(sums) for sums in self._groups_sums(centroids))
+
+    def _groups_sums(self, centroids: np.ndarray) -> Iterator[Iterator[PartialSums]]:
+        # One at a time: each holds an array as large as all centroids in fp64.
+        start = 0
         for group in self._groups:
-            sums = []
-            for count in group:
-                part = self._vectors[start : start + count]
-                sums.append(partial_sums(part, centroids, spherical=self._spherical))
-                start += count
-            totals.append(add_up(sums))
-        return add_up(totals)
+            edges = start + np.cumsum([0, *group])
+            yield (
+                partial_sums(self._vectors[a:b], centroids, spherical=self._spherical)
+                for a, b in itertools.pairwise(edges)
+            )
+            start = edges[-1]
 
 
 # ------------------------------------------------------------------------------------------ Lloyd
@@ -193,11 +197,12 @@ def fit(
     state: State | None = None,
     save: Callable[[State], None] = lambda state: None,
     stage: str = "k-means",
+    setting: str = "num_clusters",
 ) -> Clusters:
     """Lloyd iterations from `kmeans_restarts` seeds; the best of the runs.
 
     `save` gets the state after every iteration; from any such `state` the run goes on to the same centroids. Raises
-    ValueError when the vectors are too few or too alike.
+    ValueError, which names the `setting`, when the vectors are too alike.
     """
     state = state or State()
     progress = ProgressLine(stage, config.kmeans_restarts * config.kmeans_iterations, "iterations")
@@ -205,7 +210,7 @@ def fit(
         if state.centroids is None:
             seeds = _seeds(vectors, num_clusters, config, state.restart)
             state = state._replace(centroids=seeds)
-        state = _lloyd(vectors, config, state, save, progress)
+        state = _lloyd(vectors, config, state, save, progress, setting)
         save(state)
     assert state.best is not None
     return state.best
@@ -217,6 +222,7 @@ def _lloyd(
     state: State,
     save: Callable[[State], None],
     progress: ProgressLine,
+    setting: str,
 ) -> State:
     """One run to its end; the state before the next restart."""
     centroids = state.centroids
@@ -233,7 +239,9 @@ def _lloyd(
         if done:
             break
         save(state)
-    centroids, last = _without_empty(vectors, centroids, spherical=config.spherical)
+    centroids, last = _without_empty(
+        vectors, centroids, spherical=config.spherical, setting=setting
+    )
     clusters = Clusters(centroids, last.counts, [*state.objective, last.objective])
     logger.info(
         "k-means, run %d of %d: objective %.6g after %d iterations",
@@ -283,22 +291,25 @@ def _update(centroids: np.ndarray, found: PartialSums, *, spherical: bool) -> np
 
 
 def _without_empty(
-    vectors: Vectors, centroids: np.ndarray, *, spherical: bool
+    vectors: Vectors, centroids: np.ndarray, *, spherical: bool, setting: str
 ) -> tuple[np.ndarray, PartialSums]:
-    """Move centroids that no vector is nearest to, until none is left."""
-    clusters = previous = len(centroids)
+    """Move centroids that no vector is nearest to onto the worst-served vectors, until none is left."""
+    previous: PartialSums | None = None
     while True:
         found = vectors.partial_sums(centroids)
         empty = np.flatnonzero(found.counts == 0)
         if len(empty) == 0:
             return centroids, found
-        if len(empty) >= previous:
-            raise ValueError(
-                f"num_clusters = {clusters}: {len(empty)} clusters stay empty, since the "
-                f"{vectors.count} feature vectors hold too few different ones; lower num_clusters to "
-                f"at most {clusters - len(empty)}, or use more images"
-            )
-        previous = len(empty)
+        # Each move serves its vector better, unless all vectors lie on centroids already.
+        if previous is not None:
+            gain = found.objective - previous.objective
+            if (gain if spherical else -gain) <= 1e-7 * abs(previous.objective):
+                raise ValueError(
+                    f"{setting} = {len(centroids)}: {len(empty)} clusters stay empty, since the "
+                    f"{vectors.count} feature vectors hold too few different ones; lower it to at most "
+                    f"{len(centroids) - len(empty)}, or use more images"
+                )
+        previous = found
         centroids = centroids.copy()
         empty = empty[: len(found.worst)]
         centroids[empty] = found.worst[: len(empty)]

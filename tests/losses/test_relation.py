@@ -342,14 +342,14 @@ def with_duplicates_and_opposites(n: int, d: int, mean: float, seed: int) -> tor
 
 
 @pytest.mark.parametrize("literal", [False, True])
-@pytest.mark.parametrize("broken", [0.0, float("inf"), -float("inf"), 1e38, 1e-40])
+@pytest.mark.parametrize("broken", [0.0, float("inf"), -float("inf"), 1e38, 1e-40, 1e-44])
 def test_no_input_but_nan_gives_nan(broken, literal):
     codebook = codes(40)
     codebook[3] = broken
     codebook[5, 2] = broken
     loss, gradient = loss_and_gradient(codebook, RelationConfig(literal=literal))
     assert torch.isfinite(loss)
-    assert not gradient.isnan().any()
+    assert torch.isfinite(gradient).all()
 
 
 def test_nan_shows_in_the_loss():

@@ -15,9 +15,10 @@ from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import PoolConfig, RelationConfig, TeacherRun
 from glotok_ray.data.records import Row, encode_png, read_dataset, write_dataset, write_shard
 from glotok_ray.on_ray import feature_stage, teacher
+from glotok_ray.on_ray.actor_pool import open_output
 from glotok_ray.on_ray.feature_stage import draw_images, draw_stratified
 from glotok_ray.on_ray.standing_pool import StandingPool
-from glotok_ray.teacher import clustering, feature_parts
+from glotok_ray.teacher import clustering, feature_parts, features
 from glotok_ray.teacher.histogram import TeacherHistogram, load_teacher
 from jobs import build_teacher
 
@@ -124,8 +125,13 @@ def test_over_the_pool_killed_and_resumed_the_centroids_are_those_of_one_run_in_
         patch.setattr(clustering, "save_state", save_and_die)
         with pytest.raises(KilledError):
             teacher.run(run)
-    parts = sorted((tmp_path / "pool" / teacher.WORK_FOLDER).glob("*.parquet"))
+    parts = sorted((tmp_path / "pool" / teacher.WORK_FOLDER).rglob("*.parquet"))
     assert len(parts) == 3
+    # Other clusters of the same features would find them too.
+    other = dataclasses.replace(run, num_clusters=5)
+    output = open_output("teacher", other, [str(shards)], fresh=False, resumes=True)
+    network = features.feature_facts(other)
+    assert teacher._work_folder(output, other, network).parts == parts[0].parent
     # As if it had been killed while this part was written.
     parts[1].with_suffix(".json").unlink()
     made = []
@@ -138,6 +144,7 @@ def test_over_the_pool_killed_and_resumed_the_centroids_are_those_of_one_run_in_
     monkeypatch.setattr(feature_stage, "map_shards", watched)
     resumed = built(run)
     assert made == [parts[1].name]
+    assert not (tmp_path / "pool" / teacher.WORK_FOLDER).exists()
     assert resumed.provenance["clustering"] == "over the actor pool"
     torch.testing.assert_close(resumed.centroids, expected.centroids, rtol=0, atol=1e-6)
     # A vector's distance may differ in its last bit with the threads of a matrix product.
@@ -209,12 +216,13 @@ def test_each_class_may_be_clustered_by_itself(
     np.testing.assert_allclose(found.centroids.numpy(), means, rtol=1e-4, atol=1e-5)
 
 
-def test_a_class_with_too_few_vectors_is_named(
-    ray_cluster: Any, shards: Path, tmp_path: Path
+def test_a_class_with_too_few_vectors_is_named_before_any_work(
+    shards: Path, tmp_path: Path
 ) -> None:
     run = teacher_run(shards, tmp_path / "classes", max_images=4, clusters_per_class=4)
-    with pytest.raises(ArtefactError, match=r"clusters_per_class = 4: class '\w' has only 3"):
+    with pytest.raises(ValueError, match=r"clusters_per_class = 4: class '\w' has only 3"):
         teacher.run(run)
+    assert not (tmp_path / "classes").exists()
 
 
 def test_it_takes_finished_centroids(tmp_path: Path) -> None:
@@ -277,7 +285,7 @@ def test_a_dry_run_tells_vectors_and_memory(shards: Path, tmp_path: Path) -> Non
     assert described["features_gib"] == pytest.approx(60 * 1280 * 4 / 2**30)
     assert 0.5 < described["driver_memory_gib"] < 0.6
     far = build_teacher.describe(teacher_run(shards, tmp_path / "t", memory_gib=1e-9))
-    assert far["k_means"] == "over the pool"
+    assert far["k_means"] == "over the actor pool"
     absent = build_teacher.describe(teacher_run(tmp_path / "absent", tmp_path / "t", max_images=0))
     assert (absent["data_found"], absent["images"]) == (False, None)
     assert build_teacher.describe(TeacherRun(data_path="codes.pt"))["source"] == "centroids"

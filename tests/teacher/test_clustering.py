@@ -221,3 +221,14 @@ def test_an_empty_cluster_moves_to_the_worst_served_vector(
     )
     np.testing.assert_array_equal(clusters.centroids[2], [0, 0, 1])
     assert clusters.sizes.tolist() == [3, 1, 1]
+
+
+def test_an_emptied_cluster_is_filled_again_though_another_empties() -> None:
+    # The outlier, alone in its cluster, is the worst served: moving there empties that cluster.
+    vectors = np.array([[0], [0.1], [14], [-0.1]], dtype=np.float32)
+    seeds = np.array([[0], [10], [1000]], dtype=np.float32)
+    found, sums = clustering._without_empty(
+        InMemory(vectors, spherical=False), seeds, spherical=False, setting="num_clusters"
+    )
+    assert (sums.counts > 0).all()
+    assert 14 in found
