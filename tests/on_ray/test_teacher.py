@@ -158,6 +158,8 @@ def adder() -> type:
 
     class Adder:
         def __init__(self, offset: int) -> None:
+            if offset < 0:
+                raise ValueError("offset -1: must not be negative")
             self.offset = offset
 
         def __call__(self, unit: int, shared: int) -> int:
@@ -176,6 +178,11 @@ def test_a_standing_pool_answers_in_order_pass_after_pass(ray_cluster: Any) -> N
         assert list(standing.map([], 0)) == []
         with pytest.raises(ArtefactError, match=r"^unit 99: damaged$"):
             list(standing.map([1, 99], 0))
+    with (
+        StandingPool(adder(), {"offset": -1}, pool()) as standing,
+        pytest.raises(ArtefactError, match=r"^offset -1: must not be negative$"),
+    ):
+        list(standing.map([1], 0))
 
 
 def test_images_that_cannot_be_decoded_are_counted_and_left_out(
