@@ -73,6 +73,14 @@ def pull_pairs(
     return _backend(unit).pull(torch.nan_to_num(unit), slope, share)
 
 
+def value_and_rise(slope: Float[Tensor, " nodes"]) -> Float[Tensor, "nodes 2"]:
+    """The table as compiled kernels read it, fp32: the value at a node beside its rise to the next one,
+    so that one cache line serves both look-ups.
+    """
+    rise = torch.nn.functional.pad(slope.diff(), (0, 1))
+    return torch.stack([slope, rise], dim=1).float().contiguous()
+
+
 def _backend(unit: Tensor) -> Backend:
     if unit.dtype == torch.float32 and unit.device.type == "cpu":
         # Numba costs half a second to import, which jobs without a relation loss need not pay.

@@ -9,7 +9,7 @@ Read next: glotok_ray/losses/pairs_cuda.py
 import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -17,8 +17,7 @@ from jaxtyping import Float
 from numba import njit
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from glotok_ray.losses.pairs import Share
+from glotok_ray.losses.pairs import Share, value_and_rise
 
 Result = TypeVar("Result")
 
@@ -53,7 +52,7 @@ def unpack(packed: np.ndarray, bits: int) -> Float[np.ndarray, " nodes"]:
     return counts
 
 
-def count(unit: Float[Tensor, "n d"], num_nodes: int, share: "Share") -> Float[Tensor, " nodes"]:
+def count(unit: Float[Tensor, "n d"], num_nodes: int, share: Share) -> Float[Tensor, " nodes"]:
     """`pairs.count_pairs` of finite fp32 vectors."""
     channels = _by_channel(unit)
     bits = fraction_bits(num_nodes)
@@ -70,13 +69,11 @@ def count(unit: Float[Tensor, "n d"], num_nodes: int, share: "Share") -> Float[T
 
 
 def pull(
-    unit: Float[Tensor, "n d"], slope: Float[Tensor, " nodes"], share: "Share"
+    unit: Float[Tensor, "n d"], slope: Float[Tensor, " nodes"], share: Share
 ) -> Float[Tensor, "n d"]:
     """`pairs.pull_pairs` of finite fp32 vectors."""
     channels = _by_channel(unit)
-    # Value and rise to the next node lie side by side: one cache line serves both look-ups.
-    table = torch.stack([slope, torch.nn.functional.pad(slope.diff(), (0, 1))], dim=1)
-    table = np.ascontiguousarray(table.float().numpy())
+    table = value_and_rise(slope).numpy()
 
     def one(first: int, last: int) -> np.ndarray:
         gradient = np.zeros_like(channels)
@@ -94,9 +91,7 @@ def _by_channel(unit: Tensor) -> np.ndarray:
     return torch.nn.functional.pad(unit.detach(), (0, rest)).T.contiguous().numpy()
 
 
-def _over_stripes(
-    one: Callable[[int, int], Result], length: int, share: "Share"
-) -> Iterator[Result]:
+def _over_stripes(one: Callable[[int, int], Result], length: int, share: Share) -> Iterator[Result]:
     mine = stripes(length)[share.index :: share.count]
     threads = min(torch.get_num_threads(), len(mine))
     if threads <= 1:

@@ -6,7 +6,7 @@ each program some rows and lets it walk all columns: twice the products, no addi
 Read next: glotok_ray/losses/relation.py
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import triton
@@ -14,8 +14,7 @@ import triton.language as tl
 from jaxtyping import Float
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from glotok_ray.losses.pairs import Share
+from glotok_ray.losses.pairs import Share, value_and_rise
 
 _ROWS = 64
 _COLUMNS = 64
@@ -131,7 +130,7 @@ def _pull_kernel(  # noqa: PLR0913
     )
 
 
-def count(unit: Float[Tensor, "n d"], num_nodes: int, share: "Share") -> Float[Tensor, " nodes"]:
+def count(unit: Float[Tensor, "n d"], num_nodes: int, share: Share) -> Float[Tensor, " nodes"]:
     """`pairs.count_pairs` of finite fp32 vectors on one device; at most 2^13 nodes keep ten bits of
     fraction.
     """
@@ -163,19 +162,18 @@ def count(unit: Float[Tensor, "n d"], num_nodes: int, share: "Share") -> Float[T
 
 
 def pull(
-    unit: Float[Tensor, "n d"], slope: Float[Tensor, " nodes"], share: "Share"
+    unit: Float[Tensor, "n d"], slope: Float[Tensor, " nodes"], share: Share
 ) -> Float[Tensor, "n d"]:
     """`pairs.pull_pairs` of finite fp32 vectors on one device.
 
     A share holds whole rows here, with the pairs on both sides of them.
     """
     vectors, blocks = _padded(unit), _row_blocks(len(unit), share)
-    table = torch.stack([slope, torch.nn.functional.pad(slope.diff(), (0, 1))], dim=1)
     gradient = torch.zeros_like(vectors)
     if len(blocks):
         _pull_kernel[(len(blocks),)](
             vectors,
-            table.float().contiguous(),
+            value_and_rise(slope),
             gradient,
             len(unit),
             blocks.start,
@@ -194,5 +192,5 @@ def _padded(unit: Tensor) -> Tensor:
     return torch.nn.functional.pad(unit.detach(), (0, -unit.shape[1] % _CHANNELS)).contiguous()
 
 
-def _row_blocks(length: int, share: "Share") -> range:
+def _row_blocks(length: int, share: Share) -> range:
     return range(triton.cdiv(length, _ROWS))[share.index :: share.count]

@@ -213,9 +213,13 @@ class TokenizerStep:
             )
         self.model.train()
         total, count = self._worker.all_sum(sums.to(self._worker.device)).tolist()
-        # Whole even where ZeRO 3 holds them in parts.
-        parameters = dict(self._tokenizer.full_precision_parameters())
-        codebooks = {name: parameters[f"{name}_quantizer.codebook"] for name in self._code_counts}
+        # Whole even where ZeRO 3 holds them in parts; the other parameters are let go one by one.
+        wanted = {f"{name}_quantizer.codebook": name for name in self._code_counts}
+        codebooks = {
+            wanted[name]: value
+            for name, value in self._tokenizer.full_precision_parameters()
+            if name in wanted
+        }
         figures = {"relation_kl": float(self._relation(codebooks["semantic"]))}
         for name, codebook in codebooks.items():
             figures |= self._codebook_figures(name, codebook)
