@@ -28,6 +28,9 @@ loss = relation_loss(codebook_histogram(leaf, RelationConfig(), worker), teacher
 loss.backward()
 mean = worker.all_sum(leaf.grad) / worker.world_size
 torch.save((loss.detach(), mean), f"{folder}/{worker.rank}.pt")
+# A rank that leaves early breaks the others' connections, which gloo answers by aborting.
+worker.barrier()
+torch.distributed.destroy_process_group()
 """
 
 
