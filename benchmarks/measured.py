@@ -28,6 +28,10 @@ class Measured:
     """Largest resident memory during the runs, minus that before them."""
     facts: dict[str, float]
     """What the case returned about itself."""
+    idle_mib: float
+    """Resident memory after the imports, before the case was built."""
+    resident_mib: float
+    """Largest resident memory during the runs."""
 
     @property
     def total(self) -> float:
@@ -57,13 +61,16 @@ def in_own_process(case: Callable[..., Any], *arguments: Any, repeats: int = 3) 
 
 
 def _serve(sender: Any, case: Callable[..., Any], arguments: Sequence[Any], repeats: int) -> None:
+    idle = psutil.Process().memory_info().rss
     run, facts = case(*arguments)
     run()
     before = psutil.Process().memory_info().rss
     with _PeakMemory() as memory:
         parts = [run() for _ in range(repeats)]
     seconds = {name: statistics.median(part[name] for part in parts) for name in parts[0]}
-    sender.send(Measured(seconds, (memory.peak - before) / 2**20, facts() if facts else {}))
+    mib = [value / 2**20 for value in (memory.peak - before, idle, memory.peak)]
+    found = facts() if facts else {}
+    sender.send(Measured(seconds, mib[0], facts=found, idle_mib=mib[1], resident_mib=mib[2]))
 
 
 class _PeakMemory:

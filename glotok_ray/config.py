@@ -86,7 +86,9 @@ class AdapterConfig:
     """One transformer adapter per branch; it splits the shared feature map (paper section 3.2, FQGAN's shape)."""
 
     depth: int = 6
-    """Pre-LayerNorm transformer blocks; the width is the trunk's top level."""
+    """Pre-LayerNorm transformer blocks; the width is the trunk's top level. 0 leaves the adapters out, as
+    in VQGAN and LlamaGen.
+    """
     num_heads: int = 8
     """Attention heads; must divide the width."""
     mlp_ratio: int = 4
@@ -94,15 +96,52 @@ class AdapterConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class CodebookConfig:
-    """One learnable codebook with cosine look-up."""
+class ContrastConfig:
+    """FQGAN's local supervision of one codebook: a head predicts a frozen network's vector of the image."""
 
+    network: str = ""
+    """Frozen network, a name of `glotok_ray.teacher.networks.NETWORKS`; empty leaves the head out."""
+    weights_path: str = ""
+    """Local file of the network's weights; empty lets timm download its own."""
+    weights_sha256: str = ""
+    """Digest that the weights file must have; empty accepts any."""
+    width: int = 1024
+    """Width of the head and of the predicted vector: the network's own (1024 for clip_vitl14)."""
+    depth: int = 3
+    """Transformer blocks of the head."""
+    num_heads: int = 8
+    """Attention heads; must divide the width."""
+
+    def __post_init__(self) -> None:
+        _require(
+            self.width % self.num_heads == 0,
+            "contrast.width",
+            self.width,
+            f"must be a multiple of num_heads = {self.num_heads}",
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CodebookConfig:
+    """One learnable codebook and its branch."""
+
+    name: str = "semantic"
+    """Name of the branch, in files and in metrics."""
     size: int = 16384
     """Number of codes n."""
     width: int = 8
     """Code dimension d (paper section 4.1: 8)."""
+    lookup: Literal["cosine", "euclidean"] = "cosine"
+    """"cosine" finds the nearest of unit vectors; "euclidean" is VQGAN's search among raw vectors."""
+    contrast: ContrastConfig = field(default_factory=ContrastConfig)
 
     def __post_init__(self) -> None:
+        _require(
+            self.name.isidentifier(),
+            "codebook.name",
+            self.name,
+            "must consist of letters, digits and underscores",
+        )
         _require(
             2 <= self.size <= 65536,
             "codebook.size",
@@ -141,12 +180,17 @@ class ResidualConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenizerConfig:
-    """GloTokTokenizer: encoder, two adapters, two codebooks, two residual predictors, decoder (paper section 3.2)."""
+    """GloTokTokenizer: encoder, one branch of adapter, codebook and residual predictor per codebook, decoder
+    (paper section 3.2).
+    """
 
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
-    semantic: CodebookConfig = field(default_factory=CodebookConfig)
-    visual: CodebookConfig = field(default_factory=CodebookConfig)
+    codebooks: tuple[CodebookConfig, ...] = (
+        CodebookConfig(name="visual"),
+        CodebookConfig(name="semantic"),
+    )
+    """One branch each, in the order of the decoder's channels (FQGAN: visual first)."""
     residual: ResidualConfig = field(default_factory=ResidualConfig)
 
     def __post_init__(self) -> None:
@@ -156,11 +200,31 @@ class TokenizerConfig:
             self.adapter.num_heads,
             f"must divide the trunk's top width {self.autoencoder.top_channels}",
         )
+        names = [item.name for item in self.codebooks]
+        _require(
+            0 < len(names) == len(set(names)),
+            "codebooks",
+            names,
+            "must hold at least one codebook, each with a name of its own",
+        )
+
+    def codebook(self, name: str) -> CodebookConfig:
+        """The codebook of that name; raises ValueError with the known ones."""
+        for item in self.codebooks:
+            if item.name == name:
+                return item
+        known = ", ".join(item.name for item in self.codebooks)
+        raise ValueError(f"codebook {name!r}: there is {known}; correct the name")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The codebooks' names, in the order of the decoder's channels."""
+        return tuple(item.name for item in self.codebooks)
 
     @property
     def latent_width(self) -> int:
-        """Channels of the concatenated latent, [visual, semantic] (16 in the paper)."""
-        return self.visual.width + self.semantic.width
+        """Channels of the concatenated latent (16 in the paper)."""
+        return sum(item.width for item in self.codebooks)
 
     @property
     def num_tokens(self) -> int:
@@ -182,6 +246,8 @@ class DiscriminatorConfig:
 class RelationConfig:
     """Histogram relation learning (paper section 3.3, Eqs. 4-7, Algorithm 1)."""
 
+    codebook: str = "semantic"
+    """Name of the codebook whose cosines follow the teacher's histogram."""
     num_bins: int = 40
     """N bins from -1 to 1 (paper section 4.1)."""
     alpha: float | Literal["bin_width"] = "bin_width"
@@ -251,6 +317,8 @@ class TokenizerLossConfig:
 
     reconstruction_weight: float = 1.0
     """lambda_R of Eq. 3."""
+    reconstruction_kind: Literal["l2", "l1"] = "l2"
+    """Eq. 2 squares the difference of pixels; taming-transformers takes its absolute value."""
     quantization_weight: float = 1.0
     """lambda_Q of Eq. 3."""
     perceptual_weight: float = 1.0
@@ -271,6 +339,14 @@ class TokenizerLossConfig:
     """Evenly spaced tokens per worker and branch on which the entropy term is estimated, at most; 0 takes all."""
     disentanglement_weight: float = 0.0
     """Squared cosine between branches of FQGAN; not in Eq. 13, off by default."""
+    contrastive_weight: float = 0.0
+    """FQGAN's local contrastive loss between each contrast head and its network; not in Eq. 13, off by default."""
+    contrastive_temperature: float = 1.0
+    """Divides the cosines of the contrastive loss; FQGAN uses none."""
+    restart_every_steps: int = 0
+    """Optimizer steps between restarts, in which codes that no token chose since the last one move onto tokens of
+    the batch; 0 leaves them alone.
+    """
     adversarial_start_step: int = 20000
     """Optimizer step from which L_G and the discriminator run."""
     adversarial_kind: Literal["hinge", "non_saturating", "vanilla"] = "hinge"
@@ -282,9 +358,11 @@ class TokenizerLossConfig:
     adaptive_adversarial_weight: bool = False
     """Scale L_G by the ratio of gradient norms at the decoder's last convolution (VQGAN)."""
     perceptual_network: Literal["lpips_vgg", "efficientnet_lite0"] = "lpips_vgg"
-    """Feature network of L_P; "efficientnet_lite0" ships with the package and needs no file."""
+    """Feature network of L_P: LPIPS in VGG16, or "efficientnet_lite0", whose weights ship with a package."""
     perceptual_weights_path: str = ""
-    """LPIPS-VGG weights file; required for "lpips_vgg" (no download is attempted)."""
+    """File with VGG16's weights for "lpips_vgg", torchvision's or lpips's; empty: torchvision downloads it once."""
+    perceptual_weights_sha256: str = ""
+    """Hex sha256 that the weights file must have; empty checks nothing."""
     relation: RelationConfig = field(default_factory=RelationConfig)
 
     def __post_init__(self) -> None:
@@ -456,8 +534,16 @@ class ScalingConfig:
     """"torch" is a plain optimizer for one process; tests compare the two."""
     zero_stage: Literal[0, 1, 2, 3] = 2
     """DeepSpeed ZeRO stage."""
-    precision: Literal["fp32", "bf16"] = "bf16"
-    """bf16 keeps fp32 master weights; look-ups and the relation loss stay in fp32."""
+    precision: Literal["fp32", "bf16_autocast", "bf16"] = "bf16"
+    """"bf16_autocast" computes convolutions and products in bf16 on fp32 weights; "bf16" also keeps bf16 weights
+    beside fp32 masters. Look-ups and losses stay in fp32.
+    """
+    activation_checkpointing: bool = False
+    """Keep only the inputs of blocks and compute the rest again in the backward pass: less memory, about a third
+    more time.
+    """
+    compile: bool = False
+    """Let torch.compile fuse the trained networks; the first step then takes minutes."""
     max_failures: int = 3
     """Restarts from the newest checkpoint before the run fails."""
 
@@ -470,6 +556,12 @@ class ScalingConfig:
             "scaling.engine",
             self.engine,
             'is for one worker; use "deepspeed" with more',
+        )
+        _require(
+            self.engine == "deepspeed" or self.precision != "bf16",
+            "scaling.precision",
+            self.precision,
+            'keeps master weights, which engine "torch" does not; use "bf16_autocast" or "fp32"',
         )
 
 
@@ -530,7 +622,7 @@ class ScheduleConfig:
     global_batch_size: int = 240
     """Images per optimizer step over all workers (paper section 4.1)."""
     micro_batch_size: int = 30
-    """Images per worker and forward pass."""
+    """Images per worker and forward pass, at most: a worker's share is cut into equal passes."""
     epochs: int = 150
     """Passes over the training set (paper section 4.1); the remainder that fills no batch is dropped."""
     log_every_steps: int = 100
@@ -560,16 +652,26 @@ class ScheduleConfig:
                 "must be at least 1",
             )
 
-    def accumulation_steps(self, num_workers: int) -> int:
-        """Forward passes per worker and optimizer step."""
-        per_pass = num_workers * self.micro_batch_size
+    def micro_batch(self, num_workers: int) -> int:
+        """Images per worker and forward pass: the largest number up to `micro_batch_size` that divides a worker's
+        share of the global batch, which is thus kept at any worker count that divides it.
+        """
+        share, rest = divmod(self.global_batch_size, num_workers)
+        divisors = [
+            n for n in range(1, self.global_batch_size + 1) if self.global_batch_size % n == 0
+        ]
         _require(
-            self.global_batch_size % per_pass == 0,
+            rest == 0,
             "schedule.global_batch_size",
             self.global_batch_size,
-            f"must be a multiple of num_workers * micro_batch_size = {num_workers} * {self.micro_batch_size}",
+            f"must be a multiple of scaling.num_workers = {num_workers} ({self.global_batch_size} = {num_workers} * "
+            f"{share} + {rest}); take {' or '.join(_neighbours(divisors, num_workers))} workers, or another batch",
         )
-        return self.global_batch_size // per_pass
+        return max(n for n in range(1, min(self.micro_batch_size, share) + 1) if share % n == 0)
+
+    def accumulation_steps(self, num_workers: int) -> int:
+        """Forward passes per worker and optimizer step."""
+        return self.global_batch_size // (num_workers * self.micro_batch(num_workers))
 
     def steps_per_epoch(self, num_images: int) -> int:
         """Optimizer steps per epoch; the tail that fills no batch is dropped."""
@@ -583,6 +685,12 @@ class ScheduleConfig:
         return steps
 
 
+def _neighbours(sorted_values: list[int], value: int) -> list[str]:
+    """The nearest smaller and the nearest larger one."""
+    smaller = [str(item) for item in sorted_values if item < value][-1:]
+    return smaller + [str(item) for item in sorted_values if item > value][:1]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenizerRun:
     """All of `jobs.train_tokenizer`."""
@@ -594,7 +702,15 @@ class TokenizerRun:
     seed: int = 0
     """Seeds initialisation, data order, crops and flips."""
     teacher_path: str = ""
-    """Folder with teacher.safetensors and teacher.json."""
+    """Folder with teacher.safetensors and teacher.json; may be empty where loss.relation_weight is 0, and then no
+    relation is measured either.
+    """
+    initial_path: str = ""
+    """Folder with tokenizer.safetensors (and perhaps discriminator.safetensors) of the same model to start from, such
+    as an imported one; empty starts at random.
+    """
+    ema_decay: float = 0.0
+    """Decay of averaged weights, per optimizer step, which are then exported and scored too; 0 averages nothing."""
     model: TokenizerConfig = field(default_factory=TokenizerConfig)
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     loss: TokenizerLossConfig = field(default_factory=TokenizerLossConfig)
@@ -605,12 +721,17 @@ class TokenizerRun:
 
     def __post_init__(self) -> None:
         self.schedule.accumulation_steps(self.scaling.num_workers)
+        _require(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "must be in [0, 1)")
+        loss = self.loss
+        if self.teacher_path:
+            self.model.codebook(loss.relation.codebook)
+        heads = [item.name for item in self.model.codebooks if item.contrast.network]
         _require(
-            not (self.scaling.zero_stage == 3 and self.loss.adaptive_adversarial_weight),
-            "scaling.zero_stage",
-            3,
-            "cannot be combined with loss.adaptive_adversarial_weight, which needs the last "
-            "layer's whole weight; use stage 2",
+            bool(heads) == (loss.contrastive_weight > 0),
+            "loss.contrastive_weight",
+            loss.contrastive_weight,
+            "must be positive exactly where a codebook names a contrast.network; "
+            f"those with one: {', '.join(heads) or 'none'}",
         )
 
 
@@ -843,10 +964,18 @@ class EvaluateRun:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SweepRun:
-    """All of `jobs.sweep_tokenizer`: short runs of one tokenizer recipe over lambda_hist, bins and alpha."""
+    """All of `jobs.sweep_tokenizer`: short runs of one tokenizer recipe over lambda_hist, bins and alpha, or over the
+    rows of the paper's ablations.
+    """
 
     output_path: str = "runs/sweep"
-    """Folder that receives results.csv, table.md, plots and best_recipe.json."""
+    """Folder that receives results.csv, table.md, and of a search plots and best_recipe.json."""
+    inputs: Literal["given", "quickstart"] = "given"
+    """"quickstart" makes the quickstart's shards and teacher first, where they are not there yet."""
+    rows: tuple[str, ...] = ()
+    """Names of `glotok_ray.recipes.tokenizer.ROWS`, trained once each in place of points of the search space; empty
+    searches.
+    """
     relation_weights: tuple[float, ...] = (0.0, 0.01, 0.1)
     """Values of loss.relation_weight; 0 is the baseline without relation learning."""
     bins: tuple[int, ...] = (20, 40, 80)
@@ -854,7 +983,7 @@ class SweepRun:
     alpha_factors: tuple[float, ...] = (0.5, 1.0, 2.0)
     """Alpha as multiples of 1 / (2 * bin width^2)."""
     num_trials: int = 12
-    """Trials; the baseline first, then points drawn by the seed without repetition."""
+    """Trials of a search; the baseline first, then points drawn by the seed without repetition."""
     max_concurrent_trials: int = 1
     """Trials that run at once."""
     max_steps: int = 2000
@@ -907,13 +1036,37 @@ def _override(config: Any, changes: dict[tuple[str, ...], Any], prefix: str) -> 
             )
         if len(parts) == 1:
             values[parts[0]] = value
-        elif dataclasses.is_dataclass(getattr(config, parts[0])):
+        elif _is_section(getattr(config, parts[0])):
             nested.setdefault(parts[0], {})[parts[1:]] = value
         else:
             raise ValueError(f"{path}: {parts[0]!r} is a value, not a section; set it as a whole")
     for name, inner in nested.items():
-        values[name] = _override(values.get(name, getattr(config, name)), inner, f"{prefix}{name}.")
+        section = values.get(name, getattr(config, name))
+        change = _override_items if isinstance(section, tuple) else _override
+        values[name] = change(section, inner, f"{prefix}{name}.")
     return dataclasses.replace(config, **values)
+
+
+def _is_section(value: Any) -> bool:
+    items = value if isinstance(value, tuple) else (value,)
+    return bool(items) and all(dataclasses.is_dataclass(item) for item in items)
+
+
+def _override_items(
+    items: tuple[Any, ...], changes: dict[tuple[str, ...], Any], prefix: str
+) -> tuple[Any, ...]:
+    """Change members of a tuple of sections, which are addressed by their place: "model.codebooks.0.size"."""
+    nested: dict[int, dict[tuple[str, ...], Any]] = {}
+    for parts, value in changes.items():
+        if len(parts) < 2 or parts[0] not in {str(place) for place in range(len(items))}:
+            raise ValueError(
+                f"{prefix}{'.'.join(parts)}: name a field of one of its {len(items)} parts, as in {prefix}0.FIELD"
+            )
+        nested.setdefault(int(parts[0]), {})[parts[1:]] = value
+    return tuple(
+        _override(item, nested[place], f"{prefix}{place}.") if place in nested else item
+        for place, item in enumerate(items)
+    )
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -936,7 +1089,7 @@ def _from_plain(hint: Any, value: Any) -> Any:
     if dataclasses.is_dataclass(hint):
         return from_dict(typing.cast(type, hint), value)
     if typing.get_origin(hint) is tuple:
-        return tuple(value)
+        return tuple(_from_plain(typing.get_args(hint)[0], item) for item in value)
     if hint is float or (
         isinstance(hint, types.UnionType)
         and float in typing.get_args(hint)

@@ -14,22 +14,21 @@ from pathlib import Path
 from typing import Any
 
 from glotok_ray import artefact
-from glotok_ray.config import EncodeRun, TokenizerConfig, from_dict
+from glotok_ray.config import EncodeRun
+from glotok_ray.nn.tokenizer import CONFIG_FILE
 from glotok_ray.on_ray import encode
 from glotok_ray.recipes.encode import RECIPES
+from glotok_ray.training.checkpoint import tokenizer_config
 from jobs.command_line import run_job
 
 
 def describe(config: EncodeRun) -> dict[str, Any]:
     """What would run: images, views and, when the inputs are there, the size of the codes."""
     dataset = Path(config.data_path) / "dataset.json"
-    tokenizer = Path(config.tokenizer_path) / "tokenizer.json"
+    tokenizer = Path(config.tokenizer_path)
     images = artefact.read_json(dataset)["num_images"] if dataset.is_file() else None
-    tokens = (
-        from_dict(TokenizerConfig, artefact.read_json(tokenizer)).num_tokens
-        if tokenizer.is_file()
-        else None
-    )
+    model = tokenizer_config(tokenizer) if (tokenizer / CONFIG_FILE).is_file() else None
+    tokens = model.num_tokens if model else None
     views = 2 if config.flipped_view else 1
     return {
         "data_found": images is not None,
@@ -37,8 +36,12 @@ def describe(config: EncodeRun) -> dict[str, Any]:
         "images": images,
         "views": views,
         "tokens_per_branch": tokens,
-        # Two branches of uint16 per view.
-        "codes_gib": images * views * tokens * 4 / 2**30 if images and tokens else None,
+        # uint16 per codebook, position and view.
+        "codes_gib": (
+            images * views * model.num_tokens * len(model.codebooks) * 2 / 2**30
+            if images and model
+            else None
+        ),
         "actors": config.pool.num_actors,
         "output_path": config.output_path,
     }

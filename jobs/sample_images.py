@@ -15,6 +15,7 @@ from typing import Any
 
 from glotok_ray import artefact
 from glotok_ray.config import SampleRun, XARConfig, from_dict
+from glotok_ray.nn.tokenizer import CONFIG_FILE
 from glotok_ray.on_ray import sample
 from glotok_ray.recipes.sample import RECIPES
 from jobs.command_line import run_job
@@ -28,7 +29,7 @@ def describe(config: SampleRun) -> dict[str, Any]:
     model = from_dict(XARConfig, artefact.read_json(facts)["model"]) if facts.is_file() else None
     return {
         "generator_found": model is not None,
-        "tokenizer_found": (Path(config.tokenizer_path) / "tokenizer.json").is_file(),
+        "tokenizer_found": (Path(config.tokenizer_path) / CONFIG_FILE).is_file(),
         "images": config.num_images,
         "blocks": -(-config.num_images // config.pool.batch_size),
         "classes": model.num_classes if model else None,

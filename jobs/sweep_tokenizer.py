@@ -1,6 +1,7 @@
-"""Sweep lambda_hist, bin count and alpha of a tokenizer (paper Table 4 varies lambda_hist).
+"""Sweep lambda_hist, bin count and alpha of a tokenizer, or train the rows of the paper's Tables 4 and 5.
 
     ray job submit --address http://127.0.0.1:8265 -- python -m jobs.sweep_tokenizer glotok_16k
+    python -m jobs.sweep_tokenizer ablations_tiny
 
 The best recipe is a file that trains: `python -m jobs.train_tokenizer runs/quickstart_sweep/best_recipe.json`.
 Read next: glotok_ray/on_ray/tune.py
@@ -19,7 +20,7 @@ from jobs.command_line import run_job
 
 def describe(sweep: SweepRun) -> dict[str, Any]:
     """The trials and the cost of one of them."""
-    trials = {trial.name: trial.changes for trial in tune.draw_trials(sweep)}
+    trials = {trial.name: trial.changes or trial.row for trial in tune.draw_trials(sweep)}
     return {
         "trials": trials,
         "steps_per_trial": sweep.max_steps,
@@ -30,7 +31,8 @@ def describe(sweep: SweepRun) -> dict[str, Any]:
 def show(manifest: dict[str, Any]) -> str:
     """The ranked table and the file of the best recipe."""
     table = Path(manifest["table"])
-    return f"{table.read_text()}\nbest recipe: {table.with_name('best_recipe.json')}\n"
+    best = table.with_name("best_recipe.json")
+    return table.read_text() + (f"\nbest recipe: {best}\n" if best.is_file() else "")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

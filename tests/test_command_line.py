@@ -94,6 +94,6 @@ def test_a_misspelt_flag_is_refused():
 
 def test_a_bad_value_exits_with_2_and_names_the_field(capsys):
     with pytest.raises(SystemExit) as refusal:
-        train_tokenizer.main(["glotok_16k", "--dry-run", "--schedule.micro-batch-size", "31"])
+        train_tokenizer.main(["glotok_16k", "--dry-run", "--schedule.global-batch-size", "31"])
     assert refusal.value.code == 2
     assert "global_batch_size" in capsys.readouterr().err

@@ -85,25 +85,46 @@ def test_alpha_defaults_to_one_bin_width():
     [
         (
             {"schedule.global_batch_size": 241},
-            r"schedule\.global_batch_size = 241: must be a multiple of .* = 8 \* 30",
+            r"schedule\.global_batch_size = 241: must be a multiple of .* = 8 \(241 = 8 \* 30 \+ 1\)",
         ),
         (
             {"model.autoencoder.image_size": 250},
             r"autoencoder\.image_size = 250: must be a multiple of 16",
         ),
-        ({"model.semantic.size": 70000}, r"codebook\.size = 70000: .*uint16"),
+        ({"model.codebooks.1.size": 70000}, r"codebook\.size = 70000: .*uint16"),
         ({"loss.relation.num_bins": 1}, r"relation\.num_bins = 1"),
         ({"loss.relation_weight": -1.0}, r"loss\.relation_weight = -1\.0: must not be negative"),
         ({"scaling.engine": "torch"}, r"scaling\.engine = 'torch': is for one worker"),
+        ({"loss.contrastive_weight": 0.5}, r"a codebook names a contrast\.network.*none"),
+        ({"model.codebooks": ()}, r"codebooks = \[\]: must hold at least one"),
+        ({"model.codebooks.1.name": "visual"}, r"each with a name of its own"),
+        ({"model.codebooks.2.size": 5}, r"codebooks\.2\.size: name a field of one of its 2 parts"),
+        ({"loss.relation.codebook": "other"}, r"codebook 'other': there is visual, semantic"),
         (
-            {"scaling.zero_stage": 3, "loss.adaptive_adversarial_weight": True},
-            r"cannot be combined",
+            {"scaling.engine": "torch", "scaling.num_workers": 1, "scaling.precision": "bf16"},
+            r"bf16_autocast",
         ),
     ],
 )
 def test_bad_values_name_the_field_the_value_and_the_rule(changes, message):
     with pytest.raises(ValueError, match=message):
         config.override(tokenizer.glotok_16k(), changes)
+
+
+@pytest.mark.parametrize(
+    ("workers", "micro_batch", "passes"),
+    [(1, 30, 8), (2, 30, 4), (8, 30, 1), (16, 15, 1), (5, 24, 2)],
+)
+def test_the_global_batch_is_kept_at_any_number_of_workers(workers, micro_batch, passes):
+    schedule = tokenizer.glotok_16k().schedule
+    assert schedule.micro_batch(workers) == micro_batch
+    assert schedule.accumulation_steps(workers) == passes
+    assert workers * micro_batch * passes == 240
+
+
+def test_a_number_of_workers_that_cannot_keep_it_is_refused_with_the_arithmetic():
+    with pytest.raises(ValueError, match=r"240 = 7 \* 34 \+ 2\); take 6 or 8 workers"):
+        tokenizer.glotok_16k().schedule.micro_batch(7)
 
 
 def test_paper_arithmetic():

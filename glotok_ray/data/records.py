@@ -69,6 +69,8 @@ class DatasetInfo:
     """Code positions along one side."""
     tokenizer_sha256: str = ""
     """Digest of the tokenizer that made the codes."""
+    codebooks: tuple[str, ...] = ()
+    """Columns of codes, in the order of the latent's channels."""
 
 
 def encode_png(pixels: UInt8[np.ndarray, "h w 3"]) -> bytes:
@@ -201,7 +203,8 @@ def _field(path: Path, values: dict[str, Any], name: str, kind: type) -> Any:
 
 def _code_fields(path: Path, values: dict[str, Any]) -> dict[str, Any]:
     kinds = {"num_views": int, "grid_size": int, "tokenizer_sha256": str}
-    return {name: _field(path, values, name, kind) for name, kind in kinds.items()}
+    fields = {name: _field(path, values, name, kind) for name, kind in kinds.items()}
+    return fields | {"codebooks": tuple(_field(path, values, "codebooks", dict))}
 
 
 def _shard(path: Path, item: Any) -> ShardInfo:

@@ -73,11 +73,12 @@ class ImageRows:
 
 @dataclass(frozen=True)
 class CodeRows:
-    """Reads codes: int32 "semantic" and "visual" (n, h*w), int64 "label" (n,); one view per image and epoch."""
+    """Reads codes: int32 (n, h*w) under each codebook's name, int64 "label" (n,); one view per image and epoch."""
 
     folder: Path
     seed: int
     num_views: int
+    codebooks: tuple[str, ...]
 
     def __call__(self, unit: PlanUnit) -> dict[str, np.ndarray]:
         """The unit's images in the epoch's order."""
@@ -96,11 +97,8 @@ class CodeRows:
             for row in order
         ]
         chosen = table.take(order * self.num_views + np.array(views, dtype=np.int64))
-        return {
-            "semantic": _matrix(chosen["semantic"]).astype(np.int32),
-            "visual": _matrix(chosen["visual"]).astype(np.int32),
-            "label": chosen["label"].to_numpy().astype(np.int64),
-        }
+        grids = {name: _matrix(chosen[name]).astype(np.int32) for name in self.codebooks}
+        return {**grids, "label": chosen["label"].to_numpy().astype(np.int64)}
 
 
 def _matrix(column: pyarrow.ChunkedArray) -> np.ndarray:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 def entropy_loss(
     latent: Float[Tensor, "b d h w"],
-    unit_codebook: Float[Tensor, "n d"],
+    codebook: Float[Tensor, "n d"],
     *,
     temperature: float,
     max_tokens: int = 0,
@@ -25,8 +25,9 @@ def entropy_loss(
     if 0 < max_tokens < len(tokens):
         # An odd stride visits every column of a grid whose side is a power of two.
         tokens = tokens[:: -(-len(tokens) // max_tokens) | 1]
-    # Between unit vectors distance^2 is 2 - 2 cos, and a constant does not change a softmax.
-    log_assignment = F.log_softmax(2 * (tokens @ unit_codebook.T) / temperature, dim=1)
+    # The token's own |z|^2 is the same for all codes, and a constant does not change a softmax.
+    nearness = 2 * (tokens @ codebook.T) - codebook.square().sum(dim=1)
+    log_assignment = F.log_softmax(nearness / temperature, dim=1)
     assignment = log_assignment.exp()
     token_entropy = -(assignment * log_assignment).sum(dim=1).mean()
     usage = assignment.mean(dim=0)

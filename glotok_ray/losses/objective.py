@@ -5,7 +5,9 @@ Image-side and latent-side terms are apart because the trainer differentiates th
 Read next: glotok_ray/training/step.py
 """
 
-from typing import Any, NamedTuple, Protocol
+import itertools
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple, Protocol
 
 import torch
 from jaxtyping import Float
@@ -13,6 +15,7 @@ from torch import Tensor
 from torch.nn.grad import conv2d_weight
 
 from glotok_ray.config import TokenizerLossConfig
+from glotok_ray.losses.contrastive import contrastive_loss
 from glotok_ray.losses.entropy import disentanglement_loss, entropy_loss
 from glotok_ray.losses.quantization import quantization_loss
 from glotok_ray.losses.residual import residual_loss
@@ -28,18 +31,13 @@ class Branch(Protocol):
     @property
     def code_vectors(self) -> Tensor: ...
     @property
+    def quantized(self) -> Tensor: ...
+    @property
     def residual(self) -> Tensor: ...
     @property
-    def unit_codebook(self) -> Tensor: ...
-
-
-class Output(Protocol):
-    """What is read of a forward pass; nn/tokenizer.py: TokenizerOutput."""
-
+    def codebook(self) -> Tensor: ...
     @property
-    def semantic(self) -> Any: ...
-    @property
-    def visual(self) -> Any: ...
+    def prediction(self) -> Tensor | None: ...
 
 
 class ImageSide(Protocol):
@@ -75,6 +73,7 @@ class LatentTerms(NamedTuple):
     relation: Float[Tensor, ""]
     entropy: Float[Tensor, ""]
     disentanglement: Float[Tensor, ""]
+    contrastive: Float[Tensor, ""]
 
 
 class LossTerms(NamedTuple):
@@ -89,45 +88,67 @@ class LossTerms(NamedTuple):
     relation: Float[Tensor, ""]
     entropy: Float[Tensor, ""]
     disentanglement: Float[Tensor, ""]
+    contrastive: Float[Tensor, ""]
     total: Float[Tensor, ""]
 
 
 def latent_terms(
-    output: Output, relation: Float[Tensor, ""], weights: TokenizerLossConfig
+    branches: Mapping[str, Branch],
+    weights: TokenizerLossConfig,
+    *,
+    relation: Float[Tensor, ""],
+    image_vectors: Mapping[str, Float[Tensor, "b c"]],
 ) -> LatentTerms:
-    """The raw latent-side terms, `relation` being L_hist; the two switches of FQGAN cost nothing while
-    their weight is 0.
+    """The raw latent-side terms; `relation` is L_hist, `image_vectors` what the contrast heads should predict.
+
+    FQGAN's three switches cost nothing while their weight is 0.
     """
-    branches: tuple[Branch, Branch] = (output.semantic, output.visual)
-    quantization, residual = (
-        torch.stack(terms).sum()
-        for terms in zip(*(_branch_terms(branch, weights) for branch in branches), strict=True)
-    )
-    zero = quantization.new_zeros(())
-    entropy = zero
+    outputs = list(branches.values())
+    zero = relation.new_zeros(())
+    entropy = apart = contrastive = zero
     if weights.entropy_weight:
-        temperature = weights.entropy_temperature
-        parts = [
-            entropy_loss(
-                item.latent,
-                item.unit_codebook,
-                temperature=temperature,
-                max_tokens=weights.entropy_tokens,
-            )
-            for item in branches
-        ]
-        entropy = torch.stack(parts).sum()
-    apart = zero
-    if weights.disentanglement_weight:
-        apart = disentanglement_loss(output.visual.quantized, output.semantic.quantized)
-    return LatentTerms(quantization, residual, relation, entropy, apart)
+        entropy = _sum(_entropy(item, weights) for item in outputs)
+    if weights.disentanglement_weight and len(outputs) > 1:
+        pairs = itertools.combinations([item.quantized for item in outputs], 2)
+        apart = torch.stack([disentanglement_loss(*pair) for pair in pairs]).mean()
+    if image_vectors:
+        contrastive = _sum(
+            _contrastive(branches[name], target, weights) for name, target in image_vectors.items()
+        )
+    return LatentTerms(
+        quantization=_sum(_quantization(item, weights) for item in outputs),
+        residual=_sum(
+            residual_loss(item.latent, item.code_vectors, item.residual) for item in outputs
+        ),
+        relation=relation,
+        entropy=entropy,
+        disentanglement=apart,
+        contrastive=contrastive,
+    )
 
 
-def _branch_terms(branch: Branch, weights: TokenizerLossConfig) -> tuple[Tensor, Tensor]:
-    quantization = quantization_loss(
+def _sum(terms: Iterable[Tensor]) -> Tensor:
+    return torch.stack(list(terms)).sum()
+
+
+def _quantization(branch: Branch, weights: TokenizerLossConfig) -> Tensor:
+    return quantization_loss(
         branch.latent, branch.code_vectors, commitment_weight=weights.commitment_weight
     )
-    return quantization, residual_loss(branch.latent, branch.code_vectors, branch.residual)
+
+
+def _entropy(branch: Branch, weights: TokenizerLossConfig) -> Tensor:
+    return entropy_loss(
+        branch.latent,
+        branch.codebook,
+        temperature=weights.entropy_temperature,
+        max_tokens=weights.entropy_tokens,
+    )
+
+
+def _contrastive(branch: Branch, target: Tensor, weights: TokenizerLossConfig) -> Tensor:
+    assert branch.prediction is not None  # a target is only made for a branch with a head
+    return contrastive_loss(branch.prediction, target, temperature=weights.contrastive_temperature)
 
 
 def image_loss(terms: ImageSide, weights: TokenizerLossConfig) -> Float[Tensor, ""]:
@@ -151,6 +172,7 @@ def latent_loss(terms: LatentTerms, weights: TokenizerLossConfig) -> Float[Tenso
         + _weighted(weights.relation_weight, terms.relation)
         + _weighted(weights.entropy_weight, terms.entropy)
         + _weighted(weights.disentanglement_weight, terms.disentanglement)
+        + _weighted(weights.contrastive_weight, terms.contrastive)
     )
 
 
@@ -165,23 +187,15 @@ def glotok_loss(image: ImageSide, latent: LatentTerms, weights: TokenizerLossCon
     """Eq. 13: L = L_VQGAN + lambda_res L_res + lambda_hist L_hist, with all raw terms; plus the
     switches, 0 by default.
     """
-    total = (
-        vqgan_loss(image, latent, weights)
-        + _weighted(weights.residual_weight, latent.residual)
-        + _weighted(weights.relation_weight, latent.relation)
-        + _weighted(weights.entropy_weight, latent.entropy)
-        + _weighted(weights.disentanglement_weight, latent.disentanglement)
-    )
+    # Eq. 3's part of latent_loss is L_Q, which vqgan_loss holds already.
+    rest = latent._replace(quantization=torch.zeros_like(latent.quantization))
+    total = vqgan_loss(image, latent, weights) + latent_loss(rest, weights)
     return LossTerms(
         reconstruction=image.reconstruction,
         perceptual=image.perceptual,
         adversarial=image.adversarial,
         adversarial_scale=image.adversarial_scale,
-        quantization=latent.quantization,
-        residual=latent.residual,
-        relation=latent.relation,
-        entropy=latent.entropy,
-        disentanglement=latent.disentanglement,
+        **latent._asdict(),
         total=total,
     )
 

@@ -8,11 +8,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from glotok_ray.config import AdapterConfig
-from glotok_ray.nn.blocks import TransformerBlock, position_table, to_map, to_tokens
+from glotok_ray.nn.blocks import (
+    TransformerBlock,
+    position_table,
+    positions_on_grid,
+    to_map,
+    to_tokens,
+)
 
 
 class Adapter(nn.Module):
-    """Transformer over the positions of a map of fixed grid; no skip around the whole."""
+    """Transformer over the positions of a map; no skip around the whole."""
 
     def __init__(self, config: AdapterConfig, width: int, grid_size: int) -> None:
         super().__init__()
@@ -24,14 +30,10 @@ class Adapter(nn.Module):
         self.norm_out = nn.LayerNorm(width)
 
     def forward(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """Same shape; raises ValueError when the grid differs from the position table's."""
+        """Same shape; on another grid than the trained one the positions are resampled."""
         height, width = features.shape[2:]
-        if height * width != len(self.positions):
-            raise ValueError(
-                f"features of {height}x{width} positions: the adapter has {len(self.positions)}; "
-                "feed images of autoencoder.image_size"
-            )
-        tokens = self.norm_in(to_tokens(features) + self.positions)
+        positions = positions_on_grid(self.positions, height, width)
+        tokens = self.norm_in(to_tokens(features) + positions)
         for block in self.blocks:
             tokens = block(tokens)
         return to_map(self.norm_out(tokens), height, width)

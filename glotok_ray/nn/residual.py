@@ -9,7 +9,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from glotok_ray.config import ResidualConfig
-from glotok_ray.nn.blocks import TransformerBlock, position_table, to_map, to_tokens
+from glotok_ray.nn.blocks import (
+    TransformerBlock,
+    position_table,
+    positions_on_grid,
+    to_map,
+    to_tokens,
+)
 
 
 class ResidualPredictor(nn.Module):
@@ -30,8 +36,10 @@ class ResidualPredictor(nn.Module):
     def forward(self, quantized: Float[Tensor, "b d h w"]) -> Float[Tensor, "b d h w"]:
         """Eqs. 8 and 9: Z_res = R(Z-hat), for the branch that this predictor belongs to."""
         tokens = to_tokens(quantized).to(self.expand.weight.dtype)
-        tokens = self.norm(self.block(self.expand(tokens) + self.positions))
-        return to_map(self.contract(tokens).to(quantized.dtype), *quantized.shape[2:])
+        height, width = quantized.shape[2:]
+        positions = positions_on_grid(self.positions, height, width)
+        tokens = self.norm(self.block(self.expand(tokens) + positions))
+        return to_map(self.contract(tokens).to(quantized.dtype), height, width)
 
 
 def refine(

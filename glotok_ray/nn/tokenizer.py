@@ -1,40 +1,51 @@
-"""GloTok's tokenizer: encoder, two branches of adapter, codebook and residual predictor, decoder (paper section 3.2).
+"""GloTok's tokenizer: encoder, a branch of adapter, codebook and residual predictor per codebook, decoder
+(paper section 3.2).
 
-The branches are shaped like FQGAN's (Bai et al. 2024): each adapter ends in a tail of its own before the codebook.
-Read next: glotok_ray/losses/objective.py
+GloTok has two branches, "visual" and "semantic"; VQGAN and LlamaGen one, FQGAN two or three: all are configs.
+The branches are shaped like FQGAN's (Bai et al. 2024). Read next: glotok_ray/losses/objective.py
 """
 
-from typing import NamedTuple
+from pathlib import Path
+from typing import NamedTuple, Self
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from glotok_ray.config import CodebookConfig, TokenizerConfig
+from glotok_ray import artefact
+from glotok_ray.artefact import ArtefactError
+from glotok_ray.config import CodebookConfig, TokenizerConfig, from_dict, to_dict
 from glotok_ray.nn.adapter import Adapter
 from glotok_ray.nn.autoencoder import PixelDecoder, PixelEncoder
 from glotok_ray.nn.blocks import FeatureHead
+from glotok_ray.nn.contrast import ContrastHead
 from glotok_ray.nn.quantizer import VectorQuantizer
 from glotok_ray.nn.residual import ResidualPredictor, refine
+from glotok_ray.nn.weights import load_weights, save_weights
+
+WEIGHTS_FILE = "tokenizer.safetensors"
+CONFIG_FILE = "config.json"
 
 
 class BranchOutput(NamedTuple):
-    """What one branch made of a batch; latents and codes have unit length and are fp32."""
+    """What one branch made of a batch; all but the prediction are fp32, of unit length with cosine look-up."""
 
     latent: Float[Tensor, "b d h w"]
-    """Z, normalised."""
+    """Z, normalised for cosine look-up."""
     code_vectors: Float[Tensor, "b d h w"]
     """Z-hat; gradients reach the codebook."""
     quantized: Float[Tensor, "b d h w"]
     """Z-hat; gradients pass straight through to Z."""
     indices: Int[Tensor, "b h w"]
     """Rows of the codebook, int64."""
+    codebook: Float[Tensor, "n d"]
+    """The codebook as it was matched, gathered in this pass; gradients reach it."""
     residual: Float[Tensor, "b d h w"]
     """Z_res; zeros where residual learning is off."""
     refined: Float[Tensor, "b d h w"]
     """`quantized` + `residual`: what the decoder sees."""
-    unit_codebook: Float[Tensor, "n d"]
-    """The normalised codebook, gathered in this pass; gradients reach the codebook."""
+    prediction: Float[Tensor, "b c"] | None
+    """The contrast head's image vectors; None without a head, and outside training."""
 
 
 class TokenizerOutput(NamedTuple):
@@ -42,22 +53,66 @@ class TokenizerOutput(NamedTuple):
 
     reconstruction: Float[Tensor, "b 3 H W"]
     """About [-1, 1]; not clamped."""
-    semantic: BranchOutput
-    visual: BranchOutput
+    branches: dict[str, BranchOutput]
+    """By the codebooks' names, in the order of the decoder's channels."""
     last_layer_input: Float[Tensor, "b c H W"]
     """What entered `decoder_last_layer`; for the adaptive adversarial weight."""
 
 
-class TokenCodes(NamedTuple):
-    """The two token grids of a batch, int64."""
+class Branch(nn.Module):
+    """All that belongs to one codebook; `own_head` is off for the first, which uses the encoder's own tail."""
 
-    semantic: Int[Tensor, "b h w"]
-    visual: Int[Tensor, "b h w"]
+    def __init__(
+        self, config: TokenizerConfig, codebook: CodebookConfig, *, own_head: bool
+    ) -> None:
+        super().__init__()
+        trunk, grid_size = config.autoencoder, config.autoencoder.grid_size
+        channels = trunk.top_channels
+        self.adapter = (
+            Adapter(config.adapter, channels, grid_size) if config.adapter.depth else None
+        )
+        self.head = (
+            FeatureHead(channels, trunk.latent_channels, trunk.norm_groups) if own_head else None
+        )
+        self.projection = nn.Conv2d(trunk.latent_channels, codebook.width, 1)
+        self.quantizer = VectorQuantizer(codebook)
+        self.residual = (
+            ResidualPredictor(config.residual, codebook.width, grid_size)
+            if config.residual.enabled
+            else None
+        )
+        self.contrast = (
+            ContrastHead(codebook.contrast, codebook.width, grid_size)
+            if codebook.contrast.network
+            else None
+        )
+
+    def unquantized(self, features: Tensor, encoder_head: FeatureHead) -> Tensor:
+        """The shared map as this branch sees it, in the codebook's width."""
+        if self.adapter is not None:
+            features = self.adapter(features)
+        return self.projection((self.head or encoder_head)(features))
+
+    def predicted_residual(self, quantized: Tensor) -> Tensor:
+        """Z_res of this branch's codes (Eqs. 8 and 9)."""
+        return torch.zeros_like(quantized) if self.residual is None else self.residual(quantized)
+
+    def forward(self, z: Float[Tensor, "b d h w"]) -> BranchOutput:
+        """Quantize and refine."""
+        found = self.quantizer(z)
+        residual = self.predicted_residual(found.quantized)
+        predicts = self.contrast is not None and self.training
+        return BranchOutput(
+            **found._asdict(),
+            residual=residual,
+            refined=refine(found.quantized, residual),
+            prediction=self.contrast(found.quantized) if self.contrast and predicts else None,
+        )
 
 
 class GloTokTokenizer(nn.Module):
-    """Image to two grids of tokens and back; latents are ordered [visual, semantic] along the
-    channels.
+    """Image to one grid of tokens per codebook and back; latents hold the codebooks' vectors in their order
+    along the channels.
     """
 
     def __init__(self, config: TokenizerConfig) -> None:
@@ -65,64 +120,93 @@ class GloTokTokenizer(nn.Module):
         self.config = config
         trunk = config.autoencoder
         self.encoder = PixelEncoder(trunk)
-        self.semantic_adapter = Adapter(config.adapter, trunk.top_channels, trunk.grid_size)
-        self.visual_adapter = Adapter(config.adapter, trunk.top_channels, trunk.grid_size)
-        # The visual branch uses the encoder's own tail; this is its twin.
-        self.semantic_head = FeatureHead(
-            trunk.top_channels, trunk.latent_channels, trunk.norm_groups
+        self.branches = nn.ModuleDict(
+            {
+                codebook.name: Branch(config, codebook, own_head=place > 0)
+                for place, codebook in enumerate(config.codebooks)
+            }
         )
-        self.semantic_projection = nn.Conv2d(trunk.latent_channels, config.semantic.width, 1)
-        self.visual_projection = nn.Conv2d(trunk.latent_channels, config.visual.width, 1)
-        self.semantic_quantizer = VectorQuantizer(config.semantic)
-        self.visual_quantizer = VectorQuantizer(config.visual)
-        self.semantic_residual = self._residual_predictor(config.semantic)
-        self.visual_residual = self._residual_predictor(config.visual)
         self.decoder_projection = nn.Conv2d(config.latent_width, trunk.latent_channels, 1)
         self.decoder = PixelDecoder(trunk)
 
-    def _residual_predictor(self, codebook: CodebookConfig) -> ResidualPredictor | None:
-        if not self.config.residual.enabled:
-            return None
-        return ResidualPredictor(
-            self.config.residual, codebook.width, self.config.autoencoder.grid_size
-        )
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> Self:
+        """The frozen tokenizer of a run or of an export, on the CPU, in evaluation mode.
+
+        Reads tokenizer.safetensors and config.json; raises ArtefactError when they are missing or do not fit.
+        """
+        folder = Path(folder)
+        stored = artefact.read_json(folder / CONFIG_FILE)
+        if not isinstance(stored, dict) or "model" not in stored:
+            raise ArtefactError(
+                f"{folder / CONFIG_FILE}: holds no model section; is {folder} a tokenizer's folder?"
+            )
+        model = cls(from_dict(TokenizerConfig, stored["model"]))
+        load_weights(model, folder / WEIGHTS_FILE)
+        return model.requires_grad_(False).eval().to(memory_format=torch.channels_last)
+
+    def save_pretrained(self, folder: str | Path, **facts: object) -> None:
+        """Write what `from_pretrained` reads; `facts` go into config.json beside the model's config."""
+        save_weights(Path(folder) / WEIGHTS_FILE, self.state_dict())
+        artefact.write_json(Path(folder) / CONFIG_FILE, {**facts, "model": to_dict(self.config)})
 
     @property
     def decoder_last_layer(self) -> nn.Conv2d:
         """The convolution that writes the pixels."""
         return self.decoder.conv_out
 
+    def quantizer(self, name: str) -> VectorQuantizer:
+        """The quantizer of one codebook."""
+        return self.branches[name].quantizer  # type: ignore[return-value]
+
     def module_parameters(self) -> dict[str, int]:
         """Parameters per part; they add up to the whole."""
-        return {
-            name: sum(p.numel() for p in part.parameters()) for name, part in self.named_children()
-        }
+        parts: dict[str, nn.Module] = dict(self.named_children())
+        del parts["branches"]
+        for name, branch in self.branches.items():
+            parts |= {f"{name}_{part}": module for part, module in branch.named_children()}
+        return {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
 
     def forward(self, images: Float[Tensor, "b 3 H W"]) -> TokenizerOutput:
-        """Reconstruct images in [-1, 1] of side `autoencoder.image_size`."""
-        semantic_z, visual_z = self._unquantized(images)
-        semantic = _branch(semantic_z, self.semantic_quantizer, self.semantic_residual)
-        visual = _branch(visual_z, self.visual_quantizer, self.visual_residual)
-        activations = self._activations(torch.cat([visual.refined, semantic.refined], dim=1))
-        return TokenizerOutput(self.decoder_last_layer(activations), semantic, visual, activations)
+        """Reconstruct images in [-1, 1]."""
+        outputs = {name: self.branches[name](z) for name, z in self._unquantized(images).items()}
+        refined = torch.cat([output.refined for output in outputs.values()], dim=1)
+        activations = self._activations(refined)
+        return TokenizerOutput(self.decoder_last_layer(activations), outputs, activations)
 
-    def encode(self, images: Float[Tensor, "b 3 H W"]) -> TokenCodes:
-        """The tokens of images in [-1, 1]."""
-        semantic_z, visual_z = self._unquantized(images)
-        return TokenCodes(
-            self.semantic_quantizer(semantic_z).indices, self.visual_quantizer(visual_z).indices
-        )
+    def encode(self, images: Float[Tensor, "*b 3 H W"]) -> Int[Tensor, "*b k h w"]:
+        """The tokens of one image or of a batch, in [-1, 1]: one grid per codebook, int64.
 
-    def latents(self, codes: TokenCodes, *, refine: bool) -> Float[Tensor, "b c h w"]:
-        """The code vectors of tokens, [visual, semantic]; `refine` adds the predicted residuals
-        (Eqs. 11 and 12).
+        Sides must be multiples of `autoencoder.downsample_factor`; on another grid than the trained one the learned
+        positions are resampled.
         """
-        visual = self.visual_quantizer.code_vectors(codes.visual)
-        semantic = self.semantic_quantizer.code_vectors(codes.semantic)
-        latents = torch.cat([visual, semantic], dim=1)
+        batch = images if images.ndim == 4 else images.unsqueeze(0)
+        grids = [self.quantizer(name)(z).indices for name, z in self._unquantized(batch).items()]
+        codes = torch.stack(grids, dim=1)
+        return codes if images.ndim == 4 else codes[0]
+
+    def decode(self, codes: Int[Tensor, "*b k h w"]) -> Float[Tensor, "*b 3 H W"]:
+        """Images of tokens, about [-1, 1], through the residual predictors; equal to the reconstruction of the
+        images that the tokens come from.
+        """
+        batch = codes if codes.ndim == 4 else codes.unsqueeze(0)
+        images = self.decode_latents(self.latents(batch, refine=True), refine=False)
+        return images if codes.ndim == 4 else images[0]
+
+    def reconstruct(self, images: Float[Tensor, "*b 3 H W"]) -> Float[Tensor, "*b 3 H W"]:
+        """Images after one pass through their tokens; one image or a batch, in [-1, 1] and out."""
+        return self.decode(self.encode(images)).clamp(-1, 1)
+
+    def latents(self, codes: Int[Tensor, "b k h w"], *, refine: bool) -> Float[Tensor, "b c h w"]:
+        """The code vectors of tokens; `refine` adds the predicted residuals (Eqs. 11 and 12)."""
+        vectors = [
+            self.quantizer(name).code_vectors(codes[:, place])
+            for place, name in enumerate(self.config.names)
+        ]
+        latents = torch.cat(vectors, dim=1)
         return self._refined(latents) if refine else latents
 
-    def decode(
+    def decode_latents(
         self, latents: Float[Tensor, "b c h w"], *, refine: bool
     ) -> Float[Tensor, "b 3 H W"]:
         """Images of latents, about [-1, 1]; `refine` says that the latents are bare codes, still
@@ -132,38 +216,34 @@ class GloTokTokenizer(nn.Module):
             self._activations(self._refined(latents) if refine else latents)
         )
 
-    def decode_codes(self, codes: TokenCodes) -> Float[Tensor, "b 3 H W"]:
-        """Images of tokens, about [-1, 1]; equal to the reconstruction of the images they come
-        from.
-        """
-        return self.decode(self.latents(codes, refine=False), refine=True)
-
     def snap(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """Replace each half by its nearest code vector, for latents that a generator made."""
-        visual, semantic = self._halves(latents)
-        codes = TokenCodes(
-            self.semantic_quantizer(semantic).indices, self.visual_quantizer(visual).indices
-        )
-        return self.latents(codes, refine=False)
+        """Replace each codebook's part by its nearest code vector, for latents that a generator made."""
+        parts = self._parts(latents).items()
+        grids = [self.quantizer(name)(part).indices for name, part in parts]
+        return self.latents(torch.stack(grids, dim=1), refine=False)
 
-    def _unquantized(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def _unquantized(self, images: Tensor) -> dict[str, Tensor]:
+        factor = self.config.autoencoder.downsample_factor
+        if images.shape[2] % factor or images.shape[3] % factor:
+            raise ValueError(
+                f"images of {images.shape[2]} x {images.shape[3]} pixels: both sides must be multiples of "
+                f"{factor}; crop or resize them"
+            )
         features = self.encoder.features(images)
-        semantic = self.semantic_projection(self.semantic_head(self.semantic_adapter(features)))
-        visual = self.visual_projection(self.encoder.head(self.visual_adapter(features)))
-        return semantic, visual
+        return {
+            name: branch.unquantized(features, self.encoder.head)  # type: ignore[operator]
+            for name, branch in self.branches.items()
+        }
 
-    def _halves(self, latents: Tensor) -> tuple[Tensor, Tensor]:
-        visual, semantic = latents.split(
-            [self.config.visual.width, self.config.semantic.width], dim=1
-        )
-        return visual, semantic
+    def _parts(self, latents: Tensor) -> dict[str, Tensor]:
+        widths = [codebook.width for codebook in self.config.codebooks]
+        return dict(zip(self.config.names, latents.split(widths, dim=1), strict=True))
 
     def _refined(self, latents: Tensor) -> Tensor:
-        visual, semantic = self._halves(latents)
         return torch.cat(
             [
-                refine(visual, _residual(self.visual_residual, visual)),
-                refine(semantic, _residual(self.semantic_residual, semantic)),
+                refine(part, self.branches[name].predicted_residual(part))  # type: ignore[operator]
+                for name, part in self._parts(latents).items()
             ],
             dim=1,
         )
@@ -172,23 +252,3 @@ class GloTokTokenizer(nn.Module):
         return self.decoder.activations(
             self.decoder_projection(latents.to(self.decoder_projection.weight.dtype))
         )
-
-
-def _residual(predictor: ResidualPredictor | None, quantized: Tensor) -> Tensor:
-    return torch.zeros_like(quantized) if predictor is None else predictor(quantized)
-
-
-def _branch(
-    z: Tensor, quantizer: VectorQuantizer, predictor: ResidualPredictor | None
-) -> BranchOutput:
-    found = quantizer(z)
-    residual = _residual(predictor, found.quantized)
-    return BranchOutput(
-        latent=found.latent,
-        code_vectors=found.code_vectors,
-        quantized=found.quantized,
-        indices=found.indices,
-        residual=residual,
-        refined=refine(found.quantized, residual),
-        unit_codebook=found.unit_codebook,
-    )

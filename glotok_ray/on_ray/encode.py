@@ -15,10 +15,9 @@ import pyarrow
 import pyarrow.parquet
 import torch
 from jaxtyping import Int, UInt16
-from torch import Tensor
 
 from glotok_ray import artefact
-from glotok_ray.config import EncodeRun, TokenizerConfig, from_dict
+from glotok_ray.config import EncodeRun
 from glotok_ray.data.records import DatasetInfo, ShardInfo
 from glotok_ray.data.transforms import to_model_range
 from glotok_ray.on_ray.actor_pool import (
@@ -29,12 +28,11 @@ from glotok_ray.on_ray.actor_pool import (
     read_image_shards,
     read_shard,
 )
-from glotok_ray.training.checkpoint import load_tokenizer
+from glotok_ray.training.checkpoint import load_tokenizer, tokenizer_config
 
 logger = logging.getLogger(__name__)
 
 COUNTS_FILE = "counts.npz"
-BRANCHES = ("semantic", "visual")
 
 
 class EncodedShard(NamedTuple):
@@ -63,42 +61,32 @@ class EncodeActor:
             self._encode(images)
             for images in image_batches(table, model.autoencoder.image_size, config.pool)
         ]
-        codes = {
-            branch: np.concatenate([batch[branch] for batch in batches]) for branch in BRANCHES
-        }
+        codes = dict(zip(model.names, np.concatenate(batches, axis=1), strict=True))
         views = 2 if config.flipped_view else 1
         columns = {
             "key": np.repeat(table["key"].to_numpy(), views),
             "label": np.repeat(table["label"].to_numpy().astype(np.int32), views),
             "view": np.tile(np.arange(views, dtype=np.int8), table.num_rows),
-            **{branch: _fixed_size_lists(codes[branch]) for branch in BRANCHES},
+            **{name: _fixed_size_lists(values) for name, values in codes.items()},
         }
         path = Path(config.output_path) / shard.file
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         pyarrow.parquet.write_table(pyarrow.table(columns), temporary)
         # An actor that Ray restarts writes the shard again, so a reader must never see half a file.
         os.replace(temporary, path)
-        sizes = {"semantic": model.semantic.size, "visual": model.visual.size}
         counts = {
-            branch: np.bincount(codes[branch].reshape(-1), minlength=sizes[branch])
-            for branch in BRANCHES
+            codebook.name: np.bincount(codes[codebook.name].reshape(-1), minlength=codebook.size)
+            for codebook in model.codebooks
         }
         return EncodedShard(shard.file, table.num_rows * views, artefact.sha256_of(path), counts)
 
     @torch.inference_mode()
-    def _encode(self, images: np.ndarray) -> dict[str, UInt16[np.ndarray, "rows positions"]]:
+    def _encode(self, images: np.ndarray) -> UInt16[np.ndarray, "codebooks rows positions"]:
+        """The views of an image are adjacent rows."""
         batch = to_model_range(images, self._device)
         views = [batch, batch.flip(-1)] if self._config.flipped_view else [batch]
-        encoded = [self._tokenizer.encode(view) for view in views]
-        return {
-            branch: _interleave([getattr(codes, branch) for codes in encoded])
-            for branch in BRANCHES
-        }
-
-
-def _interleave(views: list[Tensor]) -> np.ndarray:
-    """Views of (b, h, w) codes as rows (b * views, h * w), the views of an image adjacent."""
-    return torch.stack(views, dim=1).flatten(0, 1).flatten(1).cpu().numpy().astype(np.uint16)
+        codes = torch.stack([self._tokenizer.encode(view) for view in views], dim=1)
+        return codes.flatten(0, 1).transpose(0, 1).flatten(2).cpu().numpy().astype(np.uint16)
 
 
 def _fixed_size_lists(codes: np.ndarray) -> pyarrow.FixedSizeListArray:
@@ -138,19 +126,15 @@ def _write_facts(
     folder: Path, config: EncodeRun, dataset: DatasetInfo, shards: list[EncodedShard]
 ) -> None:
     """Write counts.npz, for the latent scale and the marginal baseline, and dataset.json."""
-    counts = {
-        branch: np.sum([shard.counts[branch] for shard in shards], axis=0) for branch in BRANCHES
-    }
-    np.savez(folder / COUNTS_FILE, **counts)
-    for branch in BRANCHES:
-        logger.info(
-            "%s codes in use: %d of %d",
-            branch,
-            np.count_nonzero(counts[branch]),
-            len(counts[branch]),
-        )
     tokenizer = Path(config.tokenizer_path)
-    model = from_dict(TokenizerConfig, artefact.read_json(tokenizer / "tokenizer.json"))
+    model = tokenizer_config(tokenizer)
+    counts = {
+        name: np.sum([shard.counts[name] for shard in shards], axis=0) for name in model.names
+    }
+    # The names are keys of our own config, never savez's `file`.
+    np.savez(folder / COUNTS_FILE, **counts)  # type: ignore[arg-type]
+    for name, found in counts.items():
+        logger.info("%s codes in use: %d of %d", name, np.count_nonzero(found), len(found))
     artefact.write_json(
         folder / "dataset.json",
         {
@@ -161,8 +145,7 @@ def _write_facts(
             "grid_size": model.autoencoder.grid_size,
             "num_classes": len(dataset.classes),
             "classes": list(dataset.classes),
-            "semantic_size": model.semantic.size,
-            "visual_size": model.visual.size,
+            "codebooks": {codebook.name: codebook.size for codebook in model.codebooks},
             "tokenizer_sha256": artefact.sha256_of(tokenizer / "tokenizer.safetensors"),
             "shards": [
                 {"file": shard.file, "rows": shard.rows, "sha256": shard.sha256} for shard in shards

@@ -22,7 +22,7 @@ from glotok_ray.metrics.codebook import count_codes
 from glotok_ray.metrics.summary import Figures
 from glotok_ray.metrics.uniformity import Uniformity, draw_latent_vectors, tsne_uniformity
 from glotok_ray.on_ray.actor_pool import actor_device, map_shards, open_output
-from glotok_ray.on_ray.evaluation_plan import BRANCHES, check, plan, tokenizer_config
+from glotok_ray.on_ray.evaluation_plan import check, judged_config, plan
 from glotok_ray.on_ray.judge import SAMPLES, VALIDATION, Block, Judge, JudgedBlock
 from glotok_ray.report import grids
 from glotok_ray.report.inputs import BASELINES, CODE_COUNTS_FILE, RECONSTRUCTIONS_FILE
@@ -136,16 +136,16 @@ def figures_of(merged: dict[str, Merged], config: EvaluateRun, image_size: int) 
 
 
 def _code_figures(arrays: dict[str, np.ndarray], config: EvaluateRun) -> Figures:
-    """Use and evenness of both codebooks; Table 3's measure of the semantic one."""
+    """Use and evenness of every codebook; Table 3's measure of the last, which is the semantic one."""
     model = load_tokenizer(Path(config.tokenizer_path))
     figures: Figures = {}
-    for branch in BRANCHES:
-        vectors = getattr(model, f"{branch}_quantizer").codebook.double().numpy()
+    for branch in model.config.names:
+        vectors = model.quantizer(branch).codebook.double().numpy()
         vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
         figures |= summary.codebook_figures(
             branch, count_codes(arrays[branch], len(vectors)), vectors
         )
-        if branch == "semantic" and config.uniformity_repeats > 0:
+        if branch == model.config.names[-1] and config.uniformity_repeats > 0:
             num_vectors = min(config.uniformity_vectors, len(arrays[branch]))
             figures |= summary.uniformity_figures(
                 branch, _tsne_draws(arrays[branch], vectors, config), num_vectors
@@ -202,12 +202,14 @@ def _write_pictures(folder: Path, merged: dict[str, Merged]) -> None:
 
 def _write_counts(folder: Path, merged: dict[str, Merged], config: EvaluateRun) -> None:
     """Occurrences of every code in the validation crops, unused codes included."""
-    model = tokenizer_config(config)
+    model = judged_config(config)
     if model:
         arrays = merged[VALIDATION].arrays
-        semantic = count_codes(arrays["semantic"], model.semantic.size)
-        visual = count_codes(arrays["visual"], model.visual.size)
-        np.savez(folder / CODE_COUNTS_FILE, semantic=semantic, visual=visual)
+        counts = {
+            codebook.name: count_codes(arrays[codebook.name], codebook.size)
+            for codebook in model.codebooks
+        }
+        np.savez(folder / CODE_COUNTS_FILE, **counts)  # type: ignore[arg-type]
 
 
 def _with_absolute_paths(config: EvaluateRun) -> EvaluateRun:

@@ -12,13 +12,12 @@ import pyarrow.parquet
 
 from glotok_ray import artefact
 from glotok_ray.artefact import ArtefactError
-from glotok_ray.config import EvaluateRun, TokenizerConfig, from_dict
+from glotok_ray.config import EvaluateRun, TokenizerConfig
 from glotok_ray.data.records import DatasetInfo, read_dataset
 from glotok_ray.metrics.baselines import PositionCounts, draw_uniform
 from glotok_ray.on_ray.judge import SAMPLES, VALIDATION, Block, stored_images
 from glotok_ray.report.inputs import BASELINES
-
-BRANCHES = ("semantic", "visual")
+from glotok_ray.training.checkpoint import tokenizer_config
 
 
 def check(config: EvaluateRun) -> None:
@@ -45,7 +44,7 @@ def plan(config: EvaluateRun) -> tuple[list[Block], int]:
     """
     size = config.pool.batch_size
     blocks = list(_validation_blocks(read_dataset(Path(config.data_path)), config))
-    model = tokenizer_config(config)
+    model = judged_config(config)
     image_size = model.autoencoder.image_size if model else 0
     if config.samples_path:
         artefact.read_manifest(Path(config.samples_path), "samples")
@@ -65,13 +64,9 @@ def plan(config: EvaluateRun) -> tuple[list[Block], int]:
     return blocks, image_size
 
 
-def tokenizer_config(config: EvaluateRun) -> TokenizerConfig | None:
+def judged_config(config: EvaluateRun) -> TokenizerConfig | None:
     """The judged tokenizer's config; None when only samples are judged."""
-    if not config.tokenizer_path:
-        return None
-    return from_dict(
-        TokenizerConfig, artefact.read_json(Path(config.tokenizer_path) / "tokenizer.json")
-    )
+    return tokenizer_config(Path(config.tokenizer_path)) if config.tokenizer_path else None
 
 
 def _validation_blocks(dataset: DatasetInfo, config: EvaluateRun) -> Iterator[Block]:
@@ -111,12 +106,11 @@ def _baseline_blocks(config: EvaluateRun, model: TokenizerConfig, num_images: in
             count.draw(0, num_images, seed=config.seed, branch=branch)
         )
     blocks = []
-    for name, (semantic, visual) in codes.items():
+    for name, parts in codes.items():
+        drawn = np.stack(parts, axis=1)
         for start in range(0, num_images, config.pool.batch_size):
             stop = min(start + config.pool.batch_size, num_images)
-            blocks.append(
-                Block(name, start, stop, start, codes=(semantic[start:stop], visual[start:stop]))
-            )
+            blocks.append(Block(name, start, stop, start, codes=drawn[start:stop]))
     return blocks
 
 
@@ -131,12 +125,10 @@ def _training_counts(config: EvaluateRun, model: TokenizerConfig) -> list[Positi
             f"{folder}: made by another tokenizer than {config.tokenizer_path}; "
             "encode the images again or correct a path"
         )
-    counts = [
-        PositionCounts(model.num_tokens, size) for size in (model.semantic.size, model.visual.size)
-    ]
+    counts = [PositionCounts(model.num_tokens, codebook.size) for codebook in model.codebooks]
     for shard in dataset.shards:
-        table = pyarrow.parquet.read_table(folder / shard.file, columns=list(BRANCHES))
-        for branch, count in zip(BRANCHES, counts, strict=True):
+        table = pyarrow.parquet.read_table(folder / shard.file, columns=list(model.names))
+        for branch, count in zip(model.names, counts, strict=True):
             flat = table[branch].combine_chunks().flatten().to_numpy(zero_copy_only=False)
             count.add(flat.reshape(table.num_rows, -1))
     return counts

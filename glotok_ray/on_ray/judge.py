@@ -20,7 +20,6 @@ from glotok_ray.data.records import decode_image
 from glotok_ray.data.transforms import center_crop, to_model_range, to_uint8
 from glotok_ray.metrics.reconstruction import psnr, ssim
 from glotok_ray.nn.perceptual import EfficientNetLite0
-from glotok_ray.nn.tokenizer import TokenCodes
 from glotok_ray.training.checkpoint import load_tokenizer
 
 VALIDATION, SAMPLES = "validation", "samples"
@@ -36,8 +35,8 @@ class Block(NamedTuple):
     first_image: int = 0
     """Position of the block's first image within its kind."""
     file: str = ""
-    codes: tuple[UInt16[np.ndarray, "b positions"], UInt16[np.ndarray, "b positions"]] | None = None
-    """Semantic and visual codes of a baseline's block."""
+    codes: UInt16[np.ndarray, "b codebooks positions"] | None = None
+    """Codes of a baseline's block."""
 
 
 class JudgedBlock(NamedTuple):
@@ -46,8 +45,8 @@ class JudgedBlock(NamedTuple):
     kind: str
     features: Float[np.ndarray, "b d"]
     arrays: dict[str, np.ndarray]
-    """"reconstruction_features", "psnr", "ssim", "semantic", "visual", and kept pictures
-    "inputs", "images".
+    """"reconstruction_features", "psnr", "ssim", codes under their codebook's name, and kept
+    pictures "inputs", "images".
     """
 
 
@@ -94,28 +93,25 @@ class Judge:
         if self._tokenizer is None:
             return JudgedBlock(block.kind, features, {})
         codes = self._tokenizer.encode(to_model_range(images, self._device))
-        reconstructions = to_uint8(self._tokenizer.decode_codes(codes))
+        reconstructions = to_uint8(self._tokenizer.decode(codes))
         kept = self._kept(block)
         arrays: dict[str, Any] = {
             "reconstruction_features": self._features(reconstructions),
             "psnr": psnr(images, reconstructions),
             "ssim": ssim(images, reconstructions),
-            "semantic": codes.semantic.flatten(1).cpu().numpy().astype(np.uint16),
-            "visual": codes.visual.flatten(1).cpu().numpy().astype(np.uint16),
             "inputs": images[:kept],
             "reconstructions": reconstructions[:kept],
         }
+        grids = codes.flatten(2).cpu().numpy().astype(np.uint16)
+        arrays |= {name: grids[:, place] for place, name in enumerate(self._tokenizer.config.names)}
         return JudgedBlock(block.kind, features, arrays)
 
     def _decode(self, block: Block) -> UInt8[np.ndarray, "b h w 3"]:
         assert self._tokenizer is not None
         assert block.codes is not None
         side = self._tokenizer.config.autoencoder.grid_size
-        grids = [
-            torch.from_numpy(codes.astype(np.int64)).to(self._device).view(-1, side, side)
-            for codes in block.codes
-        ]
-        return to_uint8(self._tokenizer.decode_codes(TokenCodes(*grids)))
+        codes = torch.from_numpy(block.codes.astype(np.int64)).to(self._device)
+        return to_uint8(self._tokenizer.decode(codes.unflatten(2, (side, side))))
 
     def _features(self, images: UInt8[np.ndarray, "b h w 3"]) -> Float[np.ndarray, "b d"]:
         size = (self._config.feature_size, self._config.feature_size)

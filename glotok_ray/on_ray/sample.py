@@ -55,7 +55,7 @@ class SampleActor:
         )
         if config.sampler.snap == "on":
             latents = self._tokenizer.snap(latents)
-        return to_uint8(self._tokenizer.decode(latents, refine=self._refine))
+        return to_uint8(self._tokenizer.decode_latents(latents, refine=self._refine))
 
 
 def check_pair(generator: Path, tokenizer: Path) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Training runs on Ray Train: one DeepSpeed rank per worker, fed by Ray Data, restarted from the newest checkpoint.
 
-The run folder must be seen by every node (a shared file system). Read next: glotok_ray/training/runs.py
+The run folder must be seen by every node (a shared file system). Read next: glotok_ray/training/tokenizer_run.py
 """
 
 import json
@@ -24,6 +24,8 @@ from glotok_ray.on_ray import cluster
 from glotok_ray.on_ray.data import micro_batches, ordered_data_config, training_dataset
 from glotok_ray.progress import ProgressLine
 from glotok_ray.training import checkpoint, runs
+from glotok_ray.training.generator_run import check_codes, train_generator
+from glotok_ray.training.tokenizer_run import check_guides, train_tokenizer
 from glotok_ray.training.trainer import CHECKPOINT_FOLDER, METRICS_FILE, RunPlan
 from glotok_ray.training.worker import DistributedWorker
 
@@ -52,9 +54,9 @@ def run(run: TokenizerRun | GeneratorRun, *, fresh: bool = False) -> dict[str, A
     kind, inputs = _inputs(run)
     plan = runs.run_plan(run)
     if isinstance(run, GeneratorRun):
-        runs.check_codes(run)
+        check_codes(run)
     else:
-        runs.check_teacher(run)
+        check_guides(run)
     mark = artefact.fingerprint(kind, _bound_settings(run), inputs)
     if fresh:
         artefact.set_aside(plan.folder)
@@ -74,7 +76,9 @@ def run(run: TokenizerRun | GeneratorRun, *, fresh: bool = False) -> dict[str, A
 
 def _inputs(run: TokenizerRun | GeneratorRun) -> tuple[str, list[Path]]:
     if isinstance(run, TokenizerRun):
-        found = {"shards": Path(run.data.train_path), "teacher": Path(run.teacher_path)}
+        found = {"shards": Path(run.data.train_path)}
+        if run.teacher_path:
+            found["teacher"] = Path(run.teacher_path)
         if run.data.validation_path:
             artefact.read_manifest(Path(run.data.validation_path), "shards")
         kind = "tokenizer"
@@ -144,9 +148,11 @@ def _worker_resources(run: TokenizerRun | GeneratorRun) -> dict[str, float]:
 def _remaining_data(run: TokenizerRun | GeneratorRun, plan: RunPlan) -> ray.data.Dataset:
     newest = checkpoint.newest_checkpoint(plan.folder / CHECKPOINT_FOLDER)
     units = runs.plan_units(run, plan, checkpoint.checkpoint_step(newest))
-    return training_dataset(
-        runs.row_reader(run), units, rows_per_block=run.schedule.micro_batch_size
-    )
+    return training_dataset(runs.row_reader(run), units, rows_per_block=_micro_batch(run))
+
+
+def _micro_batch(run: TokenizerRun | GeneratorRun) -> int:
+    return run.schedule.micro_batch(run.scaling.num_workers)
 
 
 def train_worker(loop_config: dict[str, Any]) -> None:
@@ -159,9 +165,9 @@ def train_worker(loop_config: dict[str, Any]) -> None:
     def batches(_: int) -> Iterator[dict[str, torch.Tensor]]:
         shard = ray.train.get_dataset_shard("train")
         assert shard is not None  # _fit always gives one
-        return micro_batches(shard, batch_size=run.schedule.micro_batch_size, device=worker.device)
+        return micro_batches(shard, batch_size=_micro_batch(run), device=worker.device)
 
-    train = runs.train_tokenizer if isinstance(run, TokenizerRun) else runs.train_generator
+    train = train_tokenizer if isinstance(run, TokenizerRun) else train_generator
     train(run, worker, batches)  # type: ignore[arg-type]
 
 

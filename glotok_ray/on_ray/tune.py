@@ -1,4 +1,5 @@
-"""A Ray Tune sweep over lambda_hist, bin count and alpha: equal short trainings, judged by their reconstructions.
+"""A Ray Tune sweep over lambda_hist, bin count and alpha, or over the paper's ablation rows: equal short trainings,
+judged by their reconstructions.
 
 The loss is never the judge: its meaning changes with bins and alpha. The teacher is re-binned for
 each trial, not rebuilt.
@@ -18,33 +19,44 @@ import ray.tune
 from glotok_ray import artefact, config
 from glotok_ray.config import RelationConfig, SweepRun, TokenizerRun, override
 from glotok_ray.data.shard_plan import seeded_generator
-from glotok_ray.on_ray import cluster, evaluate, train
+from glotok_ray.on_ray import cluster, evaluate, shard, teacher, train
+from glotok_ray.recipes import shard as shard_recipes
+from glotok_ray.recipes import teacher as teacher_recipes
+from glotok_ray.recipes.tokenizer import ROWS
+from glotok_ray.report.ablations import ablation_tables
 from glotok_ray.report.plots import plot_sweep
 
 logger = logging.getLogger(__name__)
 
 JUDGES = {"psnr": "higher", "fd_effnet": "lower"}
+_ROW_FIGURES = ("relation_kl", "images_per_s")
 _SWEPT = ("loss.relation_weight", "loss.relation.num_bins", "loss.relation.alpha")
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One point of the search space, in the dotted names of the command line."""
+    """One point of the search space, in the dotted names of the command line, or one row of the ablations."""
 
-    number: int
+    name: str
+    """The trial's run folder."""
     changes: dict[str, Any]
-
-    @property
-    def name(self) -> str:
-        """The trial's run folder."""
-        return f"trial_{self.number:02d}"
+    row: str = "glotok"
+    """Name of `glotok_ray.recipes.tokenizer.ROWS`."""
 
 
 def draw_trials(sweep: SweepRun) -> list[Trial]:
-    """The baseline (relation weight 0) first, then points of the grid in an order drawn by the seed, none twice.
+    """The sweep's rows; without any, the baseline (relation weight 0) first, then points of the grid in an order
+    drawn by the seed, none twice.
 
     With weight 0, bins and alpha change nothing, so the grid holds one such point.
     """
+    if sweep.rows:
+        unknown = sorted(set(sweep.rows) - set(ROWS))
+        if unknown or len(set(sweep.rows)) < len(sweep.rows):
+            raise ValueError(
+                f"rows = {', '.join(sweep.rows)}: must be different ones of {', '.join(ROWS)}; correct them"
+            )
+        return [Trial(row, {}, row) for row in sweep.rows]
     baseline = {"loss.relation_weight": 0.0}
     points = [
         {
@@ -66,14 +78,17 @@ def draw_trials(sweep: SweepRun) -> list[Trial]:
             f"num_trials = {sweep.num_trials}: the search space holds only {len(chosen)} "
             "points; lower it, or add values to relation_weights, bins or alpha_factors"
         )
-    return [Trial(number, changes) for number, changes in enumerate(chosen[: sweep.num_trials])]
+    return [
+        Trial(f"trial_{number:02d}", changes)
+        for number, changes in enumerate(chosen[: sweep.num_trials])
+    ]
 
 
 def trial_recipe(sweep: SweepRun, trial: Trial) -> TokenizerRun:
     """The tokenizer run of a trial: the base recipe with the trial's changes and the sweep's length."""
     folder = Path(sweep.output_path).absolute() / "trials"
     return override(
-        sweep.tokenizer,
+        ROWS[trial.row](sweep.tokenizer),
         {
             **trial.changes,
             "name": trial.name,
@@ -97,7 +112,16 @@ def run_trial(sweep: SweepRun, trial: Trial) -> dict[str, Any]:
     )
     evaluate.run(judged)
     metrics = artefact.read_json(Path(judged.output_path) / "metrics.json")
-    return {"trial": trial.name, **reconstruction_figures(metrics), **trial.changes}
+    logged = artefact.read_manifest(folder, "tokenizer")["figures"]
+    figures = {
+        short: logged[name]
+        for short, name in (
+            ("relation_kl", "eval/relation_kl"),
+            ("images_per_s", "time/images_per_s"),
+        )
+        if name in logged
+    }
+    return {"trial": trial.name, **reconstruction_figures(metrics), **figures, **trial.changes}
 
 
 def reconstruction_figures(metrics: dict[str, Any]) -> dict[str, float]:
@@ -105,8 +129,7 @@ def reconstruction_figures(metrics: dict[str, Any]) -> dict[str, float]:
     names = {
         "psnr": "reconstruction_psnr",
         "fd_effnet": "reconstruction_fd_effnet",
-        "semantic_usage": "semantic_usage",
-        "visual_usage": "visual_usage",
+        **{name: name for name in metrics if name.endswith("_usage")},
     }
     # None is an undefined figure, such as the PSNR of images that are all reproduced exactly.
     values = {short: metrics[name]["value"] for short, name in names.items()}
@@ -116,6 +139,10 @@ def reconstruction_figures(metrics: dict[str, Any]) -> dict[str, float]:
 def run(sweep: SweepRun, *, fresh: bool = False) -> dict[str, Any]:
     """Run every trial under Ray Tune and write results.csv, table.md, sweep.png and best_recipe.json."""
     folder = Path(sweep.output_path).absolute()
+    trials = draw_trials(sweep)
+    if sweep.inputs == "quickstart":
+        shard.run(shard_recipes.quickstart())
+        teacher.run(teacher_recipes.quickstart())
     inputs = [
         Path(sweep.tokenizer.data.train_path),
         Path(sweep.tokenizer.teacher_path),
@@ -136,9 +163,12 @@ def run(sweep: SweepRun, *, fresh: bool = False) -> dict[str, Any]:
         logger.info("sweep: already finished: %s", folder)
         return manifest
     folder.mkdir(parents=True, exist_ok=True)
-    frame = _tune(sweep, draw_trials(sweep), folder)
+    frame = _tune(sweep, trials, folder)
     ranked = rank_trials(frame)
-    _write_results(sweep, ranked, folder)
+    if sweep.rows:
+        _write_ablations(sweep, frame, folder)
+    else:
+        _write_results(sweep, ranked, folder)
     return artefact.write_manifest(
         folder,
         "sweep",
@@ -147,6 +177,17 @@ def run(sweep: SweepRun, *, fresh: bool = False) -> dict[str, Any]:
         best=ranked.iloc[0]["trial"],
         table=str(folder / "table.md"),
     )
+
+
+def _write_ablations(sweep: SweepRun, frame: pandas.DataFrame, folder: Path) -> None:
+    frame.to_csv(folder / "results.csv", index=False)
+    base = sweep.tokenizer
+    scale = (
+        f"{sweep.max_steps} steps of {base.schedule.global_batch_size} images at "
+        f"{base.model.autoencoder.image_size} pixels, {base.model.autoencoder.base_channels} base channels"
+    )
+    measured = {str(row["trial"]): row for row in frame.to_dict("records")}
+    (folder / "table.md").write_text(ablation_tables(measured, scale=scale) + "\n")
 
 
 def _tune(sweep: SweepRun, trials: list[Trial], folder: Path) -> pandas.DataFrame:
@@ -169,7 +210,8 @@ def _tune(sweep: SweepRun, trials: list[Trial], folder: Path) -> pandas.DataFram
         raise RuntimeError(
             f"{results.num_errors} of {len(trials)} trials failed; the first: {results.errors[0]}"
         )
-    columns = ["trial", *_SWEPT, "psnr", "fd_effnet", "semantic_usage", "visual_usage"]
+    figures = ("psnr", "fd_effnet", "semantic_usage", "visual_usage")
+    columns = ["trial", *(_ROW_FIGURES if sweep.rows else _SWEPT), *figures]
     return pandas.DataFrame([result.metrics for result in results]).reindex(columns=columns)
 
 

@@ -1,4 +1,4 @@
-"""Sweeps of lambda_hist, bin count and alpha (paper Table 4 varies lambda_hist alone)."""
+"""Sweeps of lambda_hist, bin count and alpha, and the rows of the paper's Tables 4 and 5 at small size."""
 
 from glotok_ray.config import PoolConfig, SweepRun, override
 from glotok_ray.recipes import evaluate, tokenizer
@@ -15,13 +15,14 @@ def glotok_16k() -> SweepRun:
 
 
 def quickstart() -> SweepRun:
-    """4 short trials on the quickstart's shards and teacher (run the quickstart first)."""
+    """4 short trials on the quickstart's shards and teacher, which are made first where they are missing."""
     reconstructions = override(
         evaluate.quickstart(),
         {"samples_path": "", "codes_path": "", "num_images": 200, "uniformity_repeats": 1},
     )
     return SweepRun(
         output_path="runs/quickstart_sweep",
+        inputs="quickstart",
         num_trials=4,
         max_steps=60,
         tokenizer=tokenizer.quickstart(),
@@ -40,4 +41,20 @@ def quickstart() -> SweepRun:
     )
 
 
-RECIPES = {"glotok_16k": glotok_16k, "quickstart": quickstart}
+def ablations_tiny() -> SweepRun:
+    """Tables 4 and 5, and the two systems of Table 1, at the quickstart's size: 6 trials of 256 steps, 2 cores."""
+    changes = {
+        "output_path": "runs/ablations_tiny",
+        "inputs": "quickstart",
+        "rows": tuple(tokenizer.ROWS),
+        "max_steps": 256,
+        "tokenizer.loss.adversarial_start_step": 128,
+    }
+    return override(quickstart(), changes)
+
+
+RECIPES = {
+    "glotok_16k": glotok_16k,
+    "quickstart": quickstart,
+    "ablations_tiny": ablations_tiny,
+}

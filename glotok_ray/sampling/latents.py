@@ -5,6 +5,8 @@ their own figure.
 Read next: glotok_ray/nn/xar.py (`latent_scale`, `normalize`)
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Shaped
@@ -41,7 +43,7 @@ def latent_scale_from_counts(codebook: Float[Tensor, "n d"], counts: Shaped[Tens
     return variance**-0.5
 
 
-def latent_scale(visual: float, semantic: float, config: TokenizerConfig) -> Float[Tensor, " c"]:
-    """One factor per latent channel in the tokenizer's order, [visual, semantic], for `XAR`."""
-    widths = torch.tensor([config.visual.width, config.semantic.width])
-    return torch.repeat_interleave(torch.tensor([visual, semantic]), widths)
+def latent_scale(scales: Sequence[float], config: TokenizerConfig) -> Float[Tensor, " c"]:
+    """One factor per latent channel, for `XAR`; `scales` holds one per codebook, in the tokenizer's order."""
+    widths = torch.tensor([codebook.width for codebook in config.codebooks])
+    return torch.repeat_interleave(torch.tensor(scales), widths)

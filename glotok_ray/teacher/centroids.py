@@ -3,9 +3,7 @@
 Read next: glotok_ray/teacher/histogram.py
 """
 
-import argparse
 import difflib
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,29 +11,26 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from glotok_ray import artefact
 from glotok_ray.artefact import ArtefactError
+from glotok_ray.nn.weights import read_tensors
 from glotok_ray.teacher import histogram
 from glotok_ray.teacher.histogram import TeacherHistogram
 
 SUFFIXES = (".npy", ".pt", ".pth", ".safetensors")
 # GloTok (this package), FQGAN, ImageFolder and XQ-GAN (the semantic branch is their last), LlamaGen and taming.
 SEMANTIC_CODEBOOKS = (
-    "semantic_quantizer.codebook",
+    "branches.semantic.quantizer.codebook",
     "quantize_sem.embedding.weight",
+    "quantize_sem_high.embedding.weight",
     "quantizes.1.embedding.weight",
     "quantize.embedding.weight",
 )
 # Where training scripts put a model's tensors, in the order of trust: raw weights first, since a codebook that
 # follows an average lags behind its encoder.
 _NESTS = ("model", "state_dict", "module", "ema")
-
-# What numpy, safetensors and torch raise for damaged files and for files of another kind.
-_UNREADABLE = (ValueError, TypeError, OSError, SafetensorError, RuntimeError, EOFError, LookupError)
 
 
 class Centroids(NamedTuple):
@@ -108,27 +103,25 @@ def _choose(path: Path, tensors: Mapping[str, Tensor], key: str) -> str:
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
+    if path.suffix == ".npy":
+        return {"matrix": _read_matrix(path)}
+    loaded = read_tensors(
+        path,
+        purpose="centroids",
+        suffixes=SUFFIXES,
+        alone="the codebook alone: torch.save(tensor, 'codebook.pt')",
+    )
+    return _tensors_of(loaded)
+
+
+def _read_matrix(path: Path) -> Tensor:
     try:
-        if path.suffix == ".npy":
-            matrix = np.load(path, allow_pickle=False)
-            return {"matrix": torch.from_numpy(np.ascontiguousarray(matrix, dtype=np.float32))}
-        if path.suffix == ".safetensors":
-            return load_file(str(path))
-        # Training scripts of the peers save their arguments beside the tensors.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except _UNREADABLE as error:
+        matrix = np.load(path, allow_pickle=False)
+        return torch.from_numpy(np.ascontiguousarray(matrix, dtype=np.float32))
+    except (ValueError, TypeError, OSError, EOFError, LookupError) as error:
         raise ArtefactError(
             f"{path}: not readable as centroids ({error}); bring one of {', '.join(SUFFIXES)}"
         ) from error
-    except pickle.UnpicklingError as error:
-        # torch's own text also advises to load it all the same.
-        reason = str(error).rpartition("WeightsUnpickler error:")[2].strip().split("\n")[0]
-        raise ArtefactError(
-            f"{path}: holds more than tensors, and loading that would run its code ({reason}); where you "
-            "trust it, save the codebook alone: torch.save(tensor, 'codebook.pt')"
-        ) from error
-    return _tensors_of(loaded)
 
 
 def _tensors_of(loaded: Any) -> dict[str, Tensor]:

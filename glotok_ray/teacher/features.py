@@ -67,6 +67,14 @@ class PatchFeatures(FrozenNetwork):
         return patches.transpose(1, 2).unflatten(2, network.patch_embed.grid_size)
 
 
+def load_transformer(config: TeacherRun) -> VisionTransformer:
+    """timm's whole transformer with the weights that `config` names, on the CPU."""
+    transformer = transformer_without_weights(config)
+    tensors = fitting_tensors(stored_tensors(config), transformer, config)
+    transformer.load_state_dict(tensors, assign=True)
+    return transformer
+
+
 def build_feature_network(config: TeacherRun, device: torch.device) -> FeatureNetwork:
     """The frozen network of `config` on `device`, in fp32 and evaluation mode.
 
@@ -75,10 +83,7 @@ def build_feature_network(config: TeacherRun, device: torch.device) -> FeatureNe
     check_network(config)
     if config.network == EMBEDDED:
         return EfficientNetLite0().to(device)
-    transformer = transformer_without_weights(config)
-    tensors = fitting_tensors(stored_tensors(config), transformer, config)
-    transformer.load_state_dict(tensors, assign=True)
-    return PatchFeatures(transformer, config).to(device)
+    return PatchFeatures(load_transformer(config), config).to(device)
 
 
 def grid_side(config: TeacherRun) -> int:

@@ -10,14 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from glotok_ray import artefact, config
 from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import TokenizerConfig, XARConfig
-from glotok_ray.nn.tokenizer import GloTokTokenizer
+from glotok_ray.nn.tokenizer import CONFIG_FILE, GloTokTokenizer
+from glotok_ray.nn.weights import load_weights, save_weights
 from glotok_ray.nn.xar import XAR
 from glotok_ray.training.worker import Worker
 
@@ -62,54 +61,23 @@ def save_checkpoint(
     worker.barrier()
 
 
-def save_model(path: Path, state: dict[str, Tensor]) -> None:
-    """Write a state dict as safetensors, in fp32 and contiguous."""
-    tensors = {
-        name: (value.detach().float() if value.is_floating_point() else value.detach())
-        .cpu()
-        .contiguous()
-        .clone()
-        for name, value in state.items()
-    }
-    save_file(tensors, str(path))
-
-
-def _load_model(model: nn.Module, path: Path) -> None:
-    try:
-        state = load_file(str(path))
-    except Exception as error:  # safetensors raises its own untyped errors for damaged headers
-        raise ArtefactError(
-            f"{path}: not readable as safetensors ({error}); export the model again"
-        ) from error
-    missing = sorted(set(model.state_dict()) ^ set(state))
-    if missing:
-        raise ArtefactError(
-            f"{path}: its tensors do not fit the config beside it (first difference: {missing[0]}); export both again"
-        )
-    model.load_state_dict(state)
-
-
-def save_tokenizer(folder: Path, model: GloTokTokenizer, model_config: TokenizerConfig) -> None:
-    """Write tokenizer.safetensors and tokenizer.json; the caller writes the manifest."""
-    save_model(folder / "tokenizer.safetensors", model.state_dict())
-    artefact.write_json(folder / "tokenizer.json", config.to_dict(model_config))
+def tokenizer_config(folder: Path) -> TokenizerConfig:
+    """The model's config in a tokenizer's folder."""
+    return config.from_dict(TokenizerConfig, artefact.read_json(folder / CONFIG_FILE)["model"])
 
 
 def load_tokenizer(folder: Path) -> GloTokTokenizer:
-    """The frozen tokenizer of a finished tokenizer folder, on the CPU, in evaluation mode."""
+    """The frozen tokenizer of a finished tokenizer folder whose manifest verifies, on the CPU, in evaluation mode."""
     artefact.read_manifest(folder, "tokenizer")
-    model_config = config.from_dict(TokenizerConfig, artefact.read_json(folder / "tokenizer.json"))
-    model = GloTokTokenizer(model_config)
-    _load_model(model, folder / "tokenizer.safetensors")
-    return model.requires_grad_(False).eval().to(memory_format=torch.channels_last)
+    return GloTokTokenizer.from_pretrained(folder)
 
 
 def save_generator(
     folder: Path, raw: dict[str, Tensor], averaged: dict[str, Tensor], facts: dict[str, Any]
 ) -> None:
     """Write both sets of weights and generator.json (`facts`); the caller writes the manifest."""
-    save_model(folder / "generator.safetensors", raw)
-    save_model(folder / "generator_ema.safetensors", averaged)
+    save_weights(folder / "generator.safetensors", raw)
+    save_weights(folder / "generator_ema.safetensors", averaged)
     artefact.write_json(folder / "generator.json", facts)
 
 
@@ -117,7 +85,7 @@ def load_generator(folder: Path, *, use_ema: bool) -> XAR:
     """The frozen generator of a finished generator folder, on the CPU, in evaluation mode."""
     artefact.read_manifest(folder, "generator")
     model = XAR(config.from_dict(XARConfig, artefact.read_json(folder / "generator.json")["model"]))
-    _load_model(
+    load_weights(
         model, folder / ("generator_ema.safetensors" if use_ema else "generator.safetensors")
     )
     return model.requires_grad_(False).eval()

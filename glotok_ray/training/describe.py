@@ -98,7 +98,7 @@ def _arithmetic(run: TokenizerRun | GeneratorRun) -> dict[str, Any]:
         "total_steps": steps * schedule.epochs,
         "samples_seen": steps * schedule.epochs * schedule.global_batch_size,
         "global_batch_size": schedule.global_batch_size,
-        "micro_batch_size": schedule.micro_batch_size,
+        "micro_batch_size": schedule.micro_batch(workers),
         "num_workers": workers,
         "accumulation_steps": schedule.accumulation_steps(workers),
     }
@@ -114,8 +114,10 @@ def _memory(
     """GiB per worker; `extra_copies` counts whole fp32 copies of the weights (the average)."""
     parameters = sum(count_parameters(model) for model in models)
     parts = state_bytes(parameters, run.scaling)
-    activation_scale = 0.5 if run.scaling.precision == "bf16" else 1.0
-    parts["activations"] = saved_bytes_per_image * run.schedule.micro_batch_size * activation_scale
+    activation_scale = 1.0 if run.scaling.precision == "fp32" else 0.5
+    parts["activations"] = (
+        saved_bytes_per_image * run.schedule.micro_batch(run.scaling.num_workers) * activation_scale
+    )
     parts["average"] = 4 * parameters * extra_copies
     rounded = {name: round(value / _GIB, 3) for name, value in parts.items()}
     note = (

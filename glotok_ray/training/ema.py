@@ -1,30 +1,74 @@
-"""The exponential moving average of the weights, in fp32, updated every optimizer step (xAR: decay 0.9999)."""
+"""The exponential moving average of the weights, in fp32, updated every optimizer step (xAR: decay 0.9999).
 
-from collections.abc import Iterable
+Every worker averages only what its engine gives it to update, so under ZeRO the average is as sharded as the optimizer.
+Read next: glotok_ray/training/step.py
+"""
+
+import itertools
+from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from glotok_ray.training.engine import Engine
 
 
 class ExponentialMovingAverage:
-    """Averaged parameters; buffers are copied, not averaged."""
+    """Averaged parameters of an engine's module, this worker's part."""
 
-    def __init__(self, module: nn.Module, decay: float) -> None:
-        self._decay = decay
-        self.parameters = {
-            name: value.detach().float().clone() for name, value in module.named_parameters()
-        }
+    def __init__(self, engine: Engine, decay: float) -> None:
+        self._engine, self._decay = engine, decay
+        self._shards = [shard.detach().clone() for shard in engine.shards()]
 
     @torch.no_grad()
-    def update(self, parameters: Iterable[tuple[str, Tensor]], step: int) -> None:
-        """Move toward `parameters` after optimizer step `step` (0-based).
+    def update(self, step: int) -> None:
+        """Move toward the parameters after optimizer step `step` (0-based).
 
         The decay ramps up as (1 + step) / (10 + step): early averages would otherwise be the initial weights.
         """
         decay = min(self._decay, (1 + step) / (10 + step))
-        for name, value in parameters:
-            self.parameters[name].lerp_(value.float(), 1 - decay)
+        for average, shard in zip(self._shards, self._engine.shards(), strict=True):
+            average.lerp_(shard, 1 - decay)
 
-    def state_dict(self, module: nn.Module) -> dict[str, Tensor]:
-        """A state dict for `module`: averaged parameters, the module's own buffers."""
-        return {**module.state_dict(), **self.parameters}
+    def whole(self, *, keep: bool) -> dict[str, Tensor]:
+        """As `whole_state`, with the averaged parameters and the module's own buffers."""
+        # The engine gathers its own shards; for this moment they are the averages.
+        self._swap()
+        try:
+            return whole_state(self._engine, keep=keep)
+        finally:
+            self._swap()
+
+    @torch.no_grad()
+    def _swap(self) -> None:
+        for shard, average in zip(self._engine.shards(), self._shards, strict=True):
+            held = shard.clone()
+            shard.copy_(average)
+            average.copy_(held)
+
+    def save(self, folder: Path, rank: int) -> None:
+        """Write this worker's part."""
+        torch.save(self._shards, folder / _file(rank))
+
+    def load(self, folder: Path, rank: int) -> None:
+        """Restore what `save` wrote."""
+        stored = torch.load(folder / _file(rank), weights_only=True, map_location="cpu")
+        for average, value in zip(self._shards, stored, strict=True):
+            average.copy_(value)
+
+
+def whole_state(engine: Engine, *, keep: bool) -> dict[str, Tensor]:
+    """A state dict in fp32 on the CPU, gathered parameter by parameter; every worker calls it, and those that `keep`
+    get it.
+    """
+    state: dict[str, Tensor] = {}
+    tensors = itertools.chain(engine.module.named_buffers(), engine.full_precision_parameters())
+    for name, value in tensors:
+        if keep:
+            value = value.detach().cpu()
+            state[name] = value.float().clone() if value.is_floating_point() else value.clone()
+    return state
+
+
+def _file(rank: int) -> str:
+    return f"average-{rank:04d}.pt"

@@ -6,6 +6,7 @@ This is the only module that names deepspeed. Read next: glotok_ray/training/ste
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,6 +28,10 @@ class Engine(Protocol):
         """The module's forward pass."""
         ...
 
+    def frozen(self, images: Tensor) -> Tensor:
+        """The same pass with parameters that take no gradient, while `images` may."""
+        ...
+
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of `loss`, divided by the accumulation steps."""
         ...
@@ -41,6 +46,14 @@ class Engine(Protocol):
 
     def full_precision_parameters(self) -> Iterator[tuple[str, Tensor]]:
         """Names and fp32 values of the whole parameters, on every worker."""
+        ...
+
+    def shards(self) -> list[Tensor]:
+        """The fp32 values that this worker updates, in memory that changes with every step."""
+        ...
+
+    def replace_rows(self, name: str, rows: Tensor, values: Tensor) -> None:
+        """Overwrite rows of a parameter and forget their moments; every worker calls it with equal arguments."""
         ...
 
     def save(self, folder: Path) -> None:
@@ -64,14 +77,35 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, A
     return [group for group in groups if group["params"]]
 
 
+_ADAM_MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def _autocast(device: torch.device, precision: str) -> torch.autocast:
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16_autocast")
+
+
+@contextmanager
+def _without_gradients(module: nn.Module) -> Iterator[None]:
+    module.requires_grad_(False)
+    try:
+        yield
+    finally:
+        module.requires_grad_(True)
+
+
 class TorchEngine:
-    """One process, fp32, a torch optimizer: the reference that DeepSpeed is compared with."""
+    """One process, fp32 weights, a torch optimizer: the reference that DeepSpeed is compared with."""
 
     def __init__(
-        self, module: nn.Module, optimizer: OptimizerConfig, accumulation_steps: int
+        self,
+        module: nn.Module,
+        optimizer: OptimizerConfig,
+        accumulation_steps: int,
+        precision: str = "fp32",
     ) -> None:
         self.module = module
         self._clip = optimizer.gradient_clip
+        self._precision = precision
         self._accumulation_steps = accumulation_steps
         self._micro_steps = 0
         kind = torch.optim.AdamW if optimizer.name == "adamw" else torch.optim.Adam
@@ -80,7 +114,13 @@ class TorchEngine:
 
     def __call__(self, *inputs: Any) -> Any:
         """The module's forward pass."""
-        return self.module(*inputs)
+        with _autocast(inputs[0].device, self._precision):
+            return self.module(*inputs)
+
+    def frozen(self, images: Tensor) -> Tensor:
+        """The same pass with parameters that take no gradient."""
+        with _without_gradients(self.module):
+            return self(images)
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of `loss`, divided by the accumulation steps."""
@@ -104,6 +144,19 @@ class TorchEngine:
     def full_precision_parameters(self) -> Iterator[tuple[str, Tensor]]:
         """The parameters themselves."""
         yield from self.module.named_parameters()
+
+    def shards(self) -> list[Tensor]:
+        """The parameters themselves."""
+        return [parameter.data for parameter in self.module.parameters()]
+
+    @torch.no_grad()
+    def replace_rows(self, name: str, rows: Tensor, values: Tensor) -> None:
+        """Overwrite rows of a parameter and forget their moments."""
+        parameter = self.module.get_parameter(name)
+        parameter[rows] = values.to(parameter)
+        for moment in _ADAM_MOMENTS:
+            if moment in self._optimizer.state[parameter]:
+                self._optimizer.state[parameter][moment][rows] = 0
 
     def save(self, folder: Path) -> None:
         """Write one file with parameters, buffers and optimizer state."""
@@ -136,17 +189,12 @@ class DeepSpeedEngine:
     ) -> None:
         import deepspeed
         import deepspeed.ops
-        from deepspeed.utils import safe_get_full_fp32_param
 
         if not scaling.use_gpu:
             # DeepSpeed would compile a shared-memory all-reduce at first use: minutes, and a
             # compiler that a laptop may lack.
             deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-        self._full_precision = (
-            safe_get_full_fp32_param
-            if scaling.precision == "bf16" or scaling.zero_stage == 3
-            else None
-        )
+        self._precision = scaling.precision
         # DeepSpeed's annotations are narrower than what it takes and returns.
         initialize: Any = deepspeed.initialize
         self._engine, *_ = initialize(
@@ -160,6 +208,12 @@ class DeepSpeedEngine:
     def __call__(self, *inputs: Any) -> Any:
         """The module's forward pass through DeepSpeed's hooks."""
         return self._engine(*inputs)
+
+    def frozen(self, images: Tensor) -> Tensor:
+        """The same pass beside DeepSpeed's own, which would prepare a reduction of gradients."""
+        dtype = torch.bfloat16 if self._precision == "bf16" else images.dtype
+        with _without_gradients(self.module), _autocast(images.device, self._precision):
+            return self.module(images.to(dtype))
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of `loss`; DeepSpeed divides by the accumulation steps."""
@@ -176,10 +230,56 @@ class DeepSpeedEngine:
 
     def full_precision_parameters(self) -> Iterator[tuple[str, Tensor]]:
         """The fp32 master values, gathered where a worker holds only its part."""
+        from deepspeed.utils import safe_get_full_fp32_param
+
         for name, parameter in self.module.named_parameters():
-            whole = parameter if self._full_precision is None else self._full_precision(parameter)
-            assert whole is not None, name  # DeepSpeed has every trained parameter
-            yield name, whole
+            # None where there is no master: stage 0 in fp32.
+            whole = safe_get_full_fp32_param(parameter)
+            yield name, parameter if whole is None else whole
+
+    def shards(self) -> list[Tensor]:
+        """This worker's parts of the fp32 master values; the parameters themselves where there are none."""
+        from deepspeed.utils import safe_get_local_fp32_param
+
+        shards = []
+        parameters: list[Any] = list(self.module.parameters())
+        for parameter in parameters:
+            if hasattr(parameter, "ds_id"):  # ZeRO 3
+                shards.append(safe_get_local_fp32_param(parameter))
+            elif not hasattr(parameter, "_hp_mapping"):  # stage 0 in fp32
+                shards.append(parameter.data)
+            elif parameter._hp_mapping is not None:  # ZeRO 1 and 2; None: another worker's
+                shards.append(parameter._hp_mapping.get_hp_fragment())
+        return shards
+
+    @torch.no_grad()
+    def replace_rows(self, name: str, rows: Tensor, values: Tensor) -> None:
+        """Overwrite rows of the masters, of their moments (with zeros) and of the working weights."""
+        import deepspeed
+        from deepspeed.utils import (
+            safe_get_full_fp32_param,
+            safe_get_full_optimizer_state,
+            safe_set_full_fp32_param,
+            safe_set_full_optimizer_state,
+        )
+
+        parameter = self.module.get_parameter(name)
+        whole = safe_get_full_fp32_param(parameter)
+        if whole is not None:
+            whole[rows] = values.to(whole)
+            safe_set_full_fp32_param(parameter, whole)
+            for moment in _ADAM_MOMENTS:
+                state: Any = safe_get_full_optimizer_state(parameter, moment)
+                state[rows] = 0
+                safe_set_full_optimizer_state(parameter, state, moment)
+        else:
+            for moment in _ADAM_MOMENTS:
+                self._engine.optimizer.state[parameter][moment][rows] = 0
+        gathered = deepspeed.zero.GatheredParameters(
+            [parameter], modifier_rank=0, enabled=hasattr(parameter, "ds_id")
+        )
+        with gathered:
+            parameter.data[rows] = values.to(parameter.data)
 
     def save(self, folder: Path) -> None:
         """Write DeepSpeed's own checkpoint; each worker writes its part of the optimizer state."""
@@ -208,6 +308,12 @@ def deepspeed_config(
         # Not "elastic_checkpoint": DeepSpeed 0.19.8 cannot load one back with torch's Adam.
         "zero_optimization": {"stage": scaling.zero_stage},
         "bf16": {"enabled": scaling.precision == "bf16"},
+        # Gradients travel in fp32, so no module is named as safe in lower precision.
+        "torch_autocast": {
+            "enabled": scaling.precision == "bf16_autocast",
+            "dtype": "bfloat16",
+            "lower_precision_safe_modules": [],
+        },
         "zero_allow_untested_optimizer": True,
         "steps_per_print": 2**31,
         "optimizer": {
@@ -232,7 +338,7 @@ def make_engine(
 ) -> Engine:
     """The engine that `scaling.engine` names, around a module that is already on its device."""
     if scaling.engine == "torch":
-        return TorchEngine(module, optimizer, accumulation_steps)
+        return TorchEngine(module, optimizer, accumulation_steps, scaling.precision)
     if not scaling.use_gpu:
         os.environ["DS_ACCELERATOR"] = "cpu"
     return DeepSpeedEngine(module, optimizer, scaling, micro_batch_size, accumulation_steps)

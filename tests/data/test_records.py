@@ -91,9 +91,18 @@ def test_dataset_round_trip(tmp_path: Path) -> None:
 
 def test_codes_are_described_too(tmp_path: Path) -> None:
     folder = dataset(tmp_path / "d")
-    change(folder, kind="codes", num_images=3, num_views=2, grid_size=4, tokenizer_sha256="ab")
+    change(
+        folder,
+        kind="codes",
+        num_images=3,
+        num_views=2,
+        grid_size=4,
+        tokenizer_sha256="ab",
+        codebooks={"visual": 9, "semantic": 5},
+    )
     info = read_dataset(folder)
     assert (info.num_views, info.grid_size, info.tokenizer_sha256) == (2, 4, "ab")
+    assert info.codebooks == ("visual", "semantic")
     change(folder, num_views=1)
     with pytest.raises(ArtefactError, match="num_images = 3 with 1 rows per image"):
         read_dataset(folder)

@@ -49,6 +49,7 @@ WEIGHTS = TokenizerLossConfig(
     relation_weight=13.0,
     entropy_weight=17.0,
     disentanglement_weight=19.0,
+    contrastive_weight=23.0,
     relation=RELATION,
 )
 NAMES = (
@@ -60,6 +61,7 @@ NAMES = (
     "relation",
     "entropy",
     "disentanglement",
+    "contrastive",
 )
 
 
@@ -68,7 +70,9 @@ def scalars(*values: float) -> list[torch.Tensor]:
 
 
 def terms() -> tuple[ImageTerms, LatentTerms]:
-    return ImageTerms(*scalars(0.1, 0.2, 0.3, 0.5)), LatentTerms(*scalars(0.7, 1.1, 1.3, 1.7, 1.9))
+    return ImageTerms(*scalars(0.1, 0.2, 0.3, 0.5)), LatentTerms(
+        *scalars(0.7, 1.1, 1.3, 1.7, 1.9, 2.3)
+    )
 
 
 def test_eq_3_and_eq_13_are_weighted_sums_of_the_raw_terms():
@@ -76,7 +80,9 @@ def test_eq_3_and_eq_13_are_weighted_sums_of_the_raw_terms():
     vqgan = 2 * 0.1 + 3 * 0.7 + 5 * 0.2 + 7 * 0.5 * 0.3
     assert vqgan_loss(image, latent, WEIGHTS).item() == pytest.approx(vqgan)
     whole = glotok_loss(image, latent, WEIGHTS)
-    assert whole.total.item() == pytest.approx(vqgan + 11 * 1.1 + 13 * 1.3 + 17 * 1.7 + 19 * 1.9)
+    assert whole.total.item() == pytest.approx(
+        vqgan + 11 * 1.1 + 13 * 1.3 + 17 * 1.7 + 19 * 1.9 + 23 * 2.3
+    )
     assert (whole.perceptual.item(), whole.residual.item()) == pytest.approx((0.2, 1.1))
 
 
@@ -122,8 +128,10 @@ SMALL = TokenizerConfig(
         norm_groups=4,
     ),
     adapter=AdapterConfig(depth=1, num_heads=2, mlp_ratio=1),
-    semantic=CodebookConfig(size=24, width=4),
-    visual=CodebookConfig(size=24, width=4),
+    codebooks=(
+        CodebookConfig(name="visual", size=24, width=4),
+        CodebookConfig(name="semantic", size=24, width=4),
+    ),
     residual=ResidualConfig(width=8, num_heads=2, mlp_ratio=1),
 )
 
@@ -151,7 +159,8 @@ class Scene:
     def latent_terms(
         self, output: TokenizerOutput, weights: TokenizerLossConfig = WEIGHTS
     ) -> LatentTerms:
-        return latent_terms(output, self.relation(self.model.semantic_quantizer.codebook), weights)
+        relation = self.relation(self.model.quantizer("semantic").codebook)
+        return latent_terms(output.branches, weights, relation=relation, image_vectors={})
 
     def relation(self, codebook: torch.Tensor) -> torch.Tensor:
         return relation_loss(codebook_histogram(codebook, RELATION), self.teacher, reduction="sum")
@@ -194,11 +203,11 @@ def test_the_split_gradient_equals_the_direct_gradient():
 def test_the_codebook_gathered_in_the_forward_pass_serves_the_relation_loss_alike():
     scene = Scene()
     output = scene.model(scene.images)
-    codebook = scene.model.semantic_quantizer.codebook
+    codebook = scene.model.quantizer("semantic").codebook
     codebook.data *= 1.7  # as after training: rows are not of unit length
     output = scene.model(scene.images)
     gradients = []
-    for source in (codebook, output.semantic.unit_codebook):
+    for source in (codebook, output.branches["semantic"].codebook):
         loss = scene.relation(source)
         gradients.append(torch.autograd.grad(loss, codebook, retain_graph=True)[0])
     torch.testing.assert_close(gradients[0], gradients[1])
@@ -208,7 +217,7 @@ def test_quantization_and_residual_are_summed_over_branches():
     scene = Scene()
     output = scene.model(scene.images)
     latent = scene.latent_terms(output)
-    errors = [F.mse_loss(b.latent, b.code_vectors) for b in (output.semantic, output.visual)]
+    errors = [F.mse_loss(b.latent, b.code_vectors) for b in output.branches.values()]
     torch.testing.assert_close(latent.quantization, 1.25 * (errors[0] + errors[1]))
     torch.testing.assert_close(
         latent.residual, errors[0] + errors[1]

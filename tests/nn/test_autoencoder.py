@@ -1,6 +1,5 @@
 """The trunk is VQGAN's: sizes of the published models, and each block against its formula."""
 
-import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -14,6 +13,7 @@ from glotok_ray.nn.blocks import (
     SpatialAttention,
     TransformerBlock,
     Upsample,
+    positions_on_grid,
 )
 
 SMALL = AutoencoderConfig(
@@ -149,10 +149,15 @@ def test_adapter_tells_positions_apart():
     assert not torch.allclose(same_everywhere[..., 0, 0], same_everywhere[..., 0, 1], atol=1e-2)
 
 
-def test_adapter_refuses_another_grid():
+def test_adapter_resamples_its_positions_on_another_grid():
+    torch.manual_seed(0)
     adapter = Adapter(AdapterConfig(depth=1, num_heads=4), 16, 4)
-    with pytest.raises(ValueError, match=r"5x4 positions: the adapter has 16.*image_size"):
-        adapter(torch.zeros(1, 16, 5, 4))
+    assert adapter(torch.zeros(1, 16, 5, 4)).shape == (1, 16, 5, 4)
+    table = torch.arange(16.0).reshape(16, 1)  # rises by 4 per row and by 1 per column
+    assert positions_on_grid(table, 4, 4) is table
+    larger = positions_on_grid(table, 8, 8).reshape(8, 8)
+    torch.testing.assert_close(larger[2:6, 4] - larger[2:6, 3], torch.full((4,), 0.5))
+    torch.testing.assert_close(larger[4, 2:6] - larger[3, 2:6], torch.full((4,), 2.0))
 
 
 def test_channels_last_gives_the_same_values_and_layout():

@@ -1,12 +1,20 @@
 """The embedded network sees what is in a photograph; L_P follows its formula and stays frozen."""
 
+import copy
+import socket
+import warnings
+from pathlib import Path
+from urllib.error import URLError
+
+import lpips
 import pytest
 import torch
+from safetensors.torch import save_file
 from skimage import data
 from torch import nn
-from torch.nn import functional as F
+from torchvision.models import VGG16_Weights
 
-from glotok_ray.artefact import ArtefactError
+from glotok_ray.artefact import ArtefactError, sha256_of
 from glotok_ray.config import TokenizerLossConfig
 from glotok_ray.nn.perceptual import (
     EfficientNetLite0,
@@ -14,6 +22,7 @@ from glotok_ray.nn.perceptual import (
     NoDistance,
     PerceptualDistance,
     build_perceptual,
+    check_perceptual,
     resize_images,
 )
 
@@ -101,79 +110,221 @@ def test_distance_has_a_finite_gradient_where_all_features_are_zero():
     assert torch.isfinite(y.grad).all()
 
 
-def vgg_state(names: str) -> dict[str, torch.Tensor]:
+# Position of every convolution in torchvision's VGG16: the package's slice, channels in and out.
+CONVOLUTIONS = {
+    0: (1, 3, 64),
+    2: (1, 64, 64),
+    5: (2, 64, 128),
+    7: (2, 128, 128),
+    10: (3, 128, 256),
+    12: (3, 256, 256),
+    14: (3, 256, 256),
+    17: (4, 256, 512),
+    19: (4, 512, 512),
+    21: (4, 512, 512),
+    24: (5, 512, 512),
+    26: (5, 512, 512),
+    28: (5, 512, 512),
+}
+
+
+def trunk(names: str = "torchvision", seed: int = 0) -> dict[str, torch.Tensor]:
     """Random weights under the names of torchvision's VGG16 or of the lpips package."""
-    generator = torch.Generator().manual_seed(0)
-    model = LearnedPerceptualDistance()
-    state = {}
-    for index, layer in enumerate(model.network.layers):
-        if isinstance(layer, nn.Conv2d):
-            place = f"features.{index}" if names == "torchvision" else f"net.slice1.{index}"
-            fan_in = layer.weight[0].numel()
-            state[f"{place}.weight"] = (
-                torch.randn(layer.weight.shape, generator=generator) * (2 / fan_in) ** 0.5
-            )
-            state[f"{place}.bias"] = torch.randn(layer.bias.shape, generator=generator) * 0.1
-    for index, head in enumerate(model.heads):
-        state[f"lin{index}.model.1.weight"] = torch.rand(head.weight.shape, generator=generator)
+    generator, state = torch.Generator().manual_seed(seed), {}
+    for index, (part, before, after) in CONVOLUTIONS.items():
+        place = f"features.{index}" if names == "torchvision" else f"net.slice{part}.{index}"
+        scale = (2 / (9 * before)) ** 0.5
+        state[f"{place}.weight"] = torch.randn(after, before, 3, 3, generator=generator) * scale
+        state[f"{place}.bias"] = torch.randn(after, generator=generator) * 0.1
     return state
 
 
-def lpips_by_hand(state: dict[str, torch.Tensor], x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    def taps(images: torch.Tensor) -> list[torch.Tensor]:
-        shift, scale = torch.tensor([-0.030, -0.088, -0.188]), torch.tensor([0.458, 0.448, 0.450])
-        z, found, index = (images - shift[:, None, None]) / scale[:, None, None], [], 0
-        for stage in (2, 2, 3, 3, 3):
-            for _ in range(stage):
-                weight, bias = state[f"features.{index}.weight"], state[f"features.{index}.bias"]
-                z = F.relu(F.conv2d(z, weight, bias, padding=1))
-                index += 2
-            found.append(z / z.norm(dim=1, keepdim=True).clamp_min(1e-10))
-            z, index = F.max_pool2d(z, 2), index + 1
-        return found
-
-    heads = [state[f"lin{index}.model.1.weight"] for index in range(5)]
-    parts = zip(heads, taps(x), taps(y), strict=True)
-    return sum(F.conv2d((a - b) ** 2, head).mean(dim=(2, 3)) for head, a, b in parts).mean()
+def heads() -> dict[str, torch.Tensor]:
+    widths = enumerate((64, 128, 256, 512, 512))
+    return {f"lin{index}.model.1.weight": torch.rand(1, width, 1, 1) for index, width in widths}
 
 
-def test_lpips_vgg_equals_its_definition(tmp_path):
-    torch.manual_seed(0)
-    x, y = torch.rand(2, 3, 32, 32) * 2 - 1, torch.rand(2, 3, 32, 32) * 2 - 1
-    expected = lpips_by_hand(vgg_state("torchvision"), x, y)
-    path = tmp_path / "lpips_vgg.pth"
-    torch.save(vgg_state("lpips") | {"scaling_layer.shift": torch.zeros(1)}, path)
+def weights_file(path: Path, state: object) -> TokenizerLossConfig:
+    torch.save(state, path)
+    return TokenizerLossConfig(perceptual_weights_path=str(path))
+
+
+@pytest.fixture(scope="module")
+def pair() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.rand(2, 2, 3, 32, 32, generator=generator) * 2 - 1
+    return x, y
+
+
+@pytest.fixture(scope="module")
+def learned() -> LearnedPerceptualDistance:
+    return LearnedPerceptualDistance(trunk(), "a test")
+
+
+@pytest.fixture(scope="module")
+def package() -> lpips.LPIPS:
+    """The package itself, with the weights of `learned`."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)
+    model.load_state_dict(trunk("lpips"), strict=False)
+    return model
+
+
+@pytest.fixture(autouse=True)
+def no_download(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise URLError("no route to host")
+
+    monkeypatch.setattr(VGG16_Weights, "get_state_dict", refuse)
+
+
+def test_lpips_vgg_equals_the_package_with_its_own_heads(learned, package, pair):
+    assert torch.equal(learned(*pair), package(*pair).mean())
+    assert learned(*pair).shape == ()
+    assert float(learned(pair[0], pair[0])) == 0
+
+
+@pytest.mark.parametrize("names", ["torchvision", "lpips"])
+def test_weights_are_read_from_a_file_of_either_naming(names, learned, pair, tmp_path):
+    same = build_perceptual(weights_file(tmp_path / "same.pth", trunk(names)))
+    other = build_perceptual(weights_file(tmp_path / "other.pth", trunk(names, seed=1)))
+    assert torch.equal(same(*pair), learned(*pair))
+    assert not torch.equal(other(*pair), learned(*pair))
+
+
+def test_weights_are_read_from_safetensors_in_any_precision(learned, pair, tmp_path):
+    path = tmp_path / "vgg.safetensors"
+    save_file({name: value.half() for name, value in trunk().items()}, path)
     distance = build_perceptual(TokenizerLossConfig(perceptual_weights_path=str(path)))
-    torch.testing.assert_close(distance(x, y), expected, rtol=1e-4, atol=1e-5)
-    distance.train()
-    assert torch.equal(distance(x, y), distance(x, y))
-    leaf = y.clone().requires_grad_()
-    distance(x, leaf).backward()
-    assert leaf.grad.abs().sum() > 0
+    assert {value.dtype for value in distance.state_dict().values()} == {torch.float32}
+    torch.testing.assert_close(distance(*pair), learned(*pair), rtol=1e-2, atol=0)
 
 
-def test_missing_weights_name_the_file_to_bring(tmp_path):
-    with pytest.raises(
-        ArtefactError, match=r"perceptual_weights_path is empty.*lin0\.model\.1\.weight"
-    ):
+def test_a_whole_state_dict_of_the_package_brings_its_heads(package, learned, pair, tmp_path):
+    stored = {**package.state_dict(), **heads()}
+    distance = build_perceptual(weights_file(tmp_path / "lpips.pth", stored))
+    assert torch.equal(distance.network.lin2.model[1].weight, stored["lin2.model.1.weight"])
+    assert not torch.equal(distance(*pair), learned(*pair))
+
+
+def test_weights_of_torchvision_are_the_default(learned, pair, monkeypatch):
+    stored = trunk() | {"classifier.0.weight": torch.zeros(1)}
+    monkeypatch.setattr(VGG16_Weights, "get_state_dict", lambda *_, **__: stored)
+    assert torch.equal(build_perceptual(TokenizerLossConfig())(*pair), learned(*pair))
+
+
+def test_building_draws_no_random_numbers_and_prints_nothing(capsys, recwarn):
+    weights, before = trunk(), torch.get_rng_state()
+    distance = LearnedPerceptualDistance(weights, "a test")
+    assert torch.equal(torch.get_rng_state(), before)
+    assert capsys.readouterr() == ("", "")
+    assert not recwarn.list
+    assert not any(value.is_meta for value in distance.state_dict().values())
+
+
+def test_the_dropout_of_the_heads_never_wakes(learned, pair):
+    expected = learned(*pair)
+    assert any(isinstance(module, nn.Dropout) for module in learned.modules())
+    nn.Sequential(learned).train()
+    assert not any(module.training for module in learned.modules())
+    assert not any(parameter.requires_grad for parameter in learned.parameters())
+    assert torch.equal(learned(*pair), expected)
+
+
+def test_gradient_of_lpips_reaches_both_images(learned, pair):
+    x, y = (images.clone().requires_grad_() for images in pair)
+    learned(x, y).backward()
+    assert x.grad.abs().sum() > 0
+    assert y.grad.abs().sum() > 0
+
+
+def test_gradient_of_lpips_is_finite_where_all_features_are_zero(pair):
+    # The root in the package has an infinite slope there.
+    silent = {
+        name: value - 100 if name.endswith("bias") else value for name, value in trunk().items()
+    }
+    x, y = pair[0], pair[1].clone().requires_grad_()
+    for precision in (torch.float32, torch.bfloat16):
+        distance = LearnedPerceptualDistance(silent, "a test").to(precision)
+        distance(x, y).backward()
+        assert torch.isfinite(y.grad).all()
+
+
+def test_bf16_weights_still_give_an_fp32_distance(learned, network, cat, pair):
+    low = copy.deepcopy(learned).to(torch.bfloat16)
+    kinds = {name: value.dtype for name, value in low.state_dict().items()}
+    assert {kinds[name] for name in kinds if ".net." in name} == {torch.bfloat16}
+    assert {kinds[name] for name in kinds if ".net." not in name} == {torch.float32}
+    assert torch.equal(low.network.lin0.model[1].weight, learned.network.lin0.model[1].weight)
+    assert low(*pair).dtype == torch.float32
+    torch.testing.assert_close(low(*pair), learned(*pair), rtol=3e-2, atol=0)
+    embedded = PerceptualDistance(copy.deepcopy(network)).to(torch.bfloat16)
+    images = resize_images(cat, 64)
+    assert embedded(images, 0.9 * images).dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    "failure", [URLError("no route"), TimeoutError("silent"), RuntimeError("invalid hash value")]
+)
+def test_a_failed_download_names_the_file_to_bring(failure, monkeypatch):
+    def fail(*_: object, **__: object) -> None:
+        assert socket.getdefaulttimeout() == 20
+        raise failure
+
+    monkeypatch.setattr(VGG16_Weights, "get_state_dict", fail)
+    with pytest.raises(ArtefactError, match=r"vgg16-397923af\.pth.*efficientnet_lite0"):
         build_perceptual(TokenizerLossConfig())
-    with pytest.raises(ArtefactError, match=r"absent\.pth' is no file.*efficientnet_lite0"):
-        build_perceptual(TokenizerLossConfig(perceptual_weights_path=str(tmp_path / "absent.pth")))
+    assert socket.getdefaulttimeout() is None
+
+
+@pytest.mark.parametrize("act", [check_perceptual, build_perceptual])
+def test_a_missing_file_or_wrong_digest_is_refused(act, tmp_path):
+    with pytest.raises(
+        ArtefactError, match=r"weights_path = .*absent\.pth': is no file.*efficientnet"
+    ):
+        act(TokenizerLossConfig(perceptual_weights_path=str(tmp_path / "absent.pth")))
+    with pytest.raises(ArtefactError, match=r"weights_sha256 = '00': needs .*weights_path"):
+        act(TokenizerLossConfig(perceptual_weights_sha256="00"))
+    file = tmp_path / "text.pth"
+    file.write_text("not weights")
+    loss = TokenizerLossConfig(perceptual_weights_path=str(file), perceptual_weights_sha256="00")
+    with pytest.raises(ArtefactError, match=rf"sha256 = '00': must be .*{sha256_of(file)}.*bring"):
+        act(loss)
+
+
+def test_the_check_reads_no_weights_and_needs_no_network(tmp_path):
+    file = tmp_path / "text.pth"
+    file.write_text("not weights")
+    check_perceptual(TokenizerLossConfig())
+    check_perceptual(
+        TokenizerLossConfig(
+            perceptual_weights_path=str(file), perceptual_weights_sha256=sha256_of(file)
+        )
+    )
+    check_perceptual(TokenizerLossConfig(perceptual_weight=0.0, perceptual_weights_path="absent"))
 
 
 def test_foreign_weights_are_refused(tmp_path):
-    heads_only, text = tmp_path / "vgg.pth", tmp_path / "text.pth"
-    state = vgg_state("torchvision")
-    torch.save({name: value for name, value in state.items() if name.startswith("lin")}, heads_only)
-    with pytest.raises(ArtefactError, match=r"nothing in it gives network\.layers\.0\.weight"):
-        build_perceptual(TokenizerLossConfig(perceptual_weights_path=str(heads_only)))
+    text, file = tmp_path / "text.pth", tmp_path / "vgg.pth"
     text.write_text("not weights")
-    with pytest.raises(ArtefactError, match="not a plain state dict"):
-        build_perceptual(TokenizerLossConfig(perceptual_weights_path=str(text)))
-    state["features.0.weight"] = torch.zeros(1)
-    torch.save(state, heads_only)
-    with pytest.raises(ArtefactError, match="size mismatch"):
-        build_perceptual(TokenizerLossConfig(perceptual_weights_path=str(heads_only)))
+    for path in (text, text.rename(tmp_path / "text.safetensors")):
+        path.write_text("not weights")
+        with pytest.raises(ArtefactError, match=r"weights_path = .*not a plain state dict"):
+            build_perceptual(TokenizerLossConfig(perceptual_weights_path=str(path)))
+    with pytest.raises(ArtefactError, match="not a plain state dict but a list"):
+        build_perceptual(weights_file(file, [1]))
+    state = trunk()
+    bias = state.pop("features.28.bias")
+    with pytest.raises(ArtefactError, match=r"no tensor features\.28\.bias \(or net\.slice5"):
+        build_perceptual(weights_file(file, state))
+    with pytest.raises(
+        ArtefactError, match=r"features\.28\.bias has shape \(9,\), must .*\(512,\)"
+    ):
+        build_perceptual(weights_file(file, state | {"features.28.bias": bias[:9]}))
+    some = {name: value for name, value in heads().items() if not name.startswith("lin4")}
+    with pytest.raises(ArtefactError, match=r"no tensor lin4\.model\.1\.weight"):
+        build_perceptual(weights_file(file, trunk() | some))
 
 
 def test_a_weight_of_zero_needs_no_file_and_costs_nothing():

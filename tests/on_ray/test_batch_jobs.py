@@ -39,7 +39,6 @@ from glotok_ray.training.checkpoint import (
     load_generator,
     load_tokenizer,
     save_generator,
-    save_tokenizer,
 )
 from jobs import encode_images, sample_images
 
@@ -55,8 +54,10 @@ TOKENIZER = TokenizerConfig(
         latent_channels=32,
     ),
     adapter=AdapterConfig(depth=1, num_heads=2),
-    semantic=CodebookConfig(size=16, width=4),
-    visual=CodebookConfig(size=32, width=4),
+    codebooks=(
+        CodebookConfig(name="visual", size=32, width=4),
+        CodebookConfig(name="semantic", size=16, width=4),
+    ),
     residual=ResidualConfig(width=16, num_heads=2),
 )
 GENERATOR = XARConfig(
@@ -99,11 +100,11 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         # Residual predictors start at the identity; moved away from it, a decode without them
         # shows.
         for parameter in (
-            *model.semantic_residual.parameters(),
-            *model.visual_residual.parameters(),
+            *model.branches["semantic"].residual.parameters(),
+            *model.branches["visual"].residual.parameters(),
         ):
             torch.nn.init.normal_(parameter, std=0.1)
-        save_tokenizer(folder / name, model, TOKENIZER)
+        model.save_pretrained(folder / name)
         artefact.write_manifest(folder / name, "tokenizer")
     (folder / "generator").mkdir()
     raw, averaged = XAR(GENERATOR).state_dict(), XAR(GENERATOR).state_dict()
@@ -215,10 +216,10 @@ def direct_codes(inputs: Path) -> dict[str, np.ndarray]:
     with torch.inference_mode():
         views = [tokenizer.encode(images), tokenizer.encode(images.flip(-1))]
     return {
-        branch: np.stack(
-            [getattr(view, branch).flatten(1).numpy() for view in views], axis=1
-        ).reshape(2 * len(pixels), -1)
-        for branch in ("semantic", "visual")
+        branch: np.stack([view[:, place].flatten(1).numpy() for view in views], axis=1).reshape(
+            2 * len(pixels), -1
+        )
+        for place, branch in enumerate(("visual", "semantic"))
     }
 
 
@@ -266,7 +267,9 @@ def direct_samples(inputs: Path, *, snap: bool) -> np.ndarray:
             )
             blocks.append(
                 to_uint8(
-                    tokenizer.decode(tokenizer.snap(latents) if snap else latents, refine=True)
+                    tokenizer.decode_latents(
+                        tokenizer.snap(latents) if snap else latents, refine=True
+                    )
                 )
             )
     return np.concatenate(blocks)
@@ -306,7 +309,11 @@ def test_a_changed_shard_is_named(inputs: Path, tmp_path: Path) -> None:
 
 
 def test_codes_are_no_images(inputs: Path, tmp_path: Path) -> None:
-    facts = {**artefact.read_json(inputs / "shards" / "dataset.json"), "kind": "codes"}
+    facts = {
+        **artefact.read_json(inputs / "shards" / "dataset.json"),
+        "kind": "codes",
+        "codebooks": {"visual": 32},
+    }
     facts |= {"num_views": 1, "grid_size": 8, "tokenizer_sha256": ""}
     shutil.copytree(inputs / "shards", tmp_path / "codes")
     artefact.write_json(tmp_path / "codes" / "dataset.json", facts)

@@ -16,6 +16,7 @@ from glotok_ray.config import override
 from glotok_ray.on_ray import pipeline, train, tune
 from glotok_ray.recipes import sweep as sweep_recipes
 from glotok_ray.training import runs
+from glotok_ray.training.tokenizer_run import train_tokenizer as train_in_process
 from glotok_ray.training.worker import LocalWorker
 from jobs import train_tokenizer
 
@@ -90,7 +91,7 @@ def test_one_ray_worker_equals_a_plain_process(finished, tmp_path):
     )
     train.run(override(plain, {"name": "on_ray"}))
     runs.run_folder(plain).mkdir()
-    runs.train_tokenizer(plain, LocalWorker(), runs.local_batches(plain))
+    train_in_process(plain, LocalWorker(), runs.local_batches(plain))
     assert len(losses(tmp_path / "plain")) == 20
     np.testing.assert_allclose(losses(tmp_path / "on_ray"), losses(tmp_path / "plain"), rtol=1e-5)
 
@@ -122,7 +123,7 @@ def test_two_deepspeed_workers_equal_one_plain_process(finished, tmp_path):
     )
     train.run(both)
     runs.run_folder(plain).mkdir()
-    runs.train_tokenizer(plain, LocalWorker(), runs.local_batches(plain))
+    train_in_process(plain, LocalWorker(), runs.local_batches(plain))
     found, expected = losses(tmp_path / "two"), losses(tmp_path / "plain")
     assert len(expected) == 10
     np.testing.assert_allclose(found[:2], expected[:2], rtol=1e-5)

@@ -49,5 +49,6 @@ def test_unusable_input_is_refused(
 
 
 def test_the_visual_half_comes_first() -> None:
-    config = TokenizerConfig(visual=CodebookConfig(width=3), semantic=CodebookConfig(width=2))
-    assert latent_scale(2.0, 5.0, config).tolist() == [2.0, 2.0, 2.0, 5.0, 5.0]
+    books = (CodebookConfig(name="visual", width=3), CodebookConfig(name="semantic", width=2))
+    config = TokenizerConfig(codebooks=books)
+    assert latent_scale([2.0, 5.0], config).tolist() == [2.0, 2.0, 2.0, 5.0, 5.0]

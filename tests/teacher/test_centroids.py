@@ -20,8 +20,8 @@ from glotok_ray.config import (
     TokenizerConfig,
 )
 from glotok_ray.nn.tokenizer import GloTokTokenizer
+from glotok_ray.nn.weights import save_weights
 from glotok_ray.teacher.centroids import SEMANTIC_CODEBOOKS, from_centroids, read_centroids
-from glotok_ray.training.checkpoint import save_model
 
 
 def matrix(rows: int = 20, width: int = 8) -> torch.Tensor:
@@ -143,17 +143,18 @@ def test_the_first_known_name_is_this_packages_own(tmp_path: Path) -> None:
     trunk = AutoencoderConfig(
         image_size=16, base_channels=8, channel_multipliers=(1, 1), latent_channels=8, norm_groups=4
     )
-    codebook = CodebookConfig(size=16, width=4)
     model = GloTokTokenizer(
         TokenizerConfig(
             autoencoder=trunk,
             adapter=AdapterConfig(depth=1, num_heads=2),
-            semantic=codebook,
-            visual=codebook,
+            codebooks=(
+                CodebookConfig(name="visual", size=16, width=4),
+                CodebookConfig(name="semantic", size=16, width=4),
+            ),
             residual=ResidualConfig(width=8, num_heads=2),
         )
     )
-    save_model(tmp_path / "tokenizer.safetensors", model.state_dict())
+    save_weights(tmp_path / "tokenizer.safetensors", model.state_dict())
     found = read_centroids(tmp_path / "tokenizer.safetensors")
     assert found.key == SEMANTIC_CODEBOOKS[0]
-    assert torch.equal(found.vectors, model.semantic_quantizer.codebook.detach())
+    assert torch.equal(found.vectors, model.quantizer("semantic").codebook.detach())

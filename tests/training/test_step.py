@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import logging
+import math
 
 import pytest
 import torch
@@ -11,14 +12,14 @@ from glotok_ray.config import (
     AdapterConfig,
     AutoencoderConfig,
     CodebookConfig,
+    ContrastConfig,
     DiscriminatorConfig,
-    FlowConfig,
     OptimizerConfig,
     RelationConfig,
     ResidualConfig,
     TokenizerConfig,
     TokenizerLossConfig,
-    XARConfig,
+    TokenizerRun,
 )
 from glotok_ray.losses import adversarial, objective
 from glotok_ray.losses.reconstruction import reconstruction_loss
@@ -26,12 +27,12 @@ from glotok_ray.losses.relation import codebook_histogram, relation_loss
 from glotok_ray.nn.discriminator import PatchDiscriminator
 from glotok_ray.nn.perceptual import build_perceptual
 from glotok_ray.nn.tokenizer import GloTokTokenizer
-from glotok_ray.nn.xar import XAR
+from glotok_ray.teacher.image_vectors import build_image_network
 from glotok_ray.training.engine import TorchEngine
-from glotok_ray.training.schedule import seed_step
-from glotok_ray.training.step import GeneratorStep, TokenizerStep, to_model_range
+from glotok_ray.training.step import Guides, TokenizerStep, to_model_range
 from glotok_ray.training.worker import LocalWorker
 
+SEMANTIC = CodebookConfig(name="semantic", size=32)
 MODEL = TokenizerConfig(
     autoencoder=AutoencoderConfig(
         image_size=32,
@@ -42,8 +43,7 @@ MODEL = TokenizerConfig(
         norm_groups=4,
     ),
     adapter=AdapterConfig(depth=1, num_heads=2),
-    semantic=CodebookConfig(size=32),
-    visual=CodebookConfig(size=48),
+    codebooks=(CodebookConfig(name="visual", size=48), SEMANTIC),
     residual=ResidualConfig(width=16, num_heads=2),
 )
 WEIGHTS = TokenizerLossConfig(
@@ -66,7 +66,7 @@ class RecordingEngine(TorchEngine):
         super().step()
 
 
-def make(weights, engine=RecordingEngine):
+def make(weights, engine=RecordingEngine, **options):
     torch.manual_seed(0)
     model, critic = (
         GloTokTokenizer(MODEL),
@@ -75,13 +75,12 @@ def make(weights, engine=RecordingEngine):
     teacher = codebook_histogram(torch.randn(40, 8), weights.relation)
     validation = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
     step = TokenizerStep(
+        TokenizerRun(model=MODEL, loss=weights, **options),
         engine(model, PLAIN, 1),
         engine(critic, PLAIN, 1),
-        perceptual=build_perceptual(weights),
-        teacher=teacher,
-        weights=weights,
-        worker=LocalWorker(),
-        validation=validation,
+        Guides(build_perceptual(weights), teacher, {}),
+        LocalWorker(),
+        validation,
     )
     return step, model, critic, teacher
 
@@ -100,7 +99,7 @@ def test_the_cut_graph_has_the_gradient_of_equation_13(images):
 
     pixels = to_model_range(images, torch.float32)
     output = reference(pixels)
-    student = codebook_histogram(reference.semantic_quantizer.codebook, WEIGHTS.relation)
+    student = codebook_histogram(reference.quantizer("semantic").codebook, WEIGHTS.relation)
     relation = relation_loss(student, teacher, reduction="sum")
     one = torch.ones(())
     image_side = objective.ImageTerms(
@@ -110,7 +109,9 @@ def test_the_cut_graph_has_the_gradient_of_equation_13(images):
         one,
     )
     total = objective.glotok_loss(
-        image_side, objective.latent_terms(output, relation, WEIGHTS), WEIGHTS
+        image_side,
+        objective.latent_terms(output.branches, WEIGHTS, relation=relation, image_vectors={}),
+        WEIGHTS,
     ).total
     total.backward()
     torch.testing.assert_close(terms["total"], total.detach(), rtol=1e-5, atol=1e-6)
@@ -165,7 +166,7 @@ def test_lecam_changes_the_critic_and_its_anchors_survive_a_checkpoint(images, t
 def test_the_tokenizers_turn_leaves_no_gradient_in_the_discriminator(images):
     step, _, critic, _ = make(WEIGHTS)
     step._tokenizer_turn(
-        to_model_range(images, torch.float32), adversarial_on=True, relation_share=1
+        to_model_range(images, torch.float32), step=1, adversarial_on=True, relation_share=1
     )
     assert all(parameter.grad is None for parameter in critic.parameters())
     assert all(parameter.requires_grad for parameter in critic.parameters())
@@ -189,17 +190,19 @@ def test_a_few_steps_lower_the_loss_and_evaluation_counts_every_image(images):
 def test_codes_are_counted_since_the_last_evaluation(images):
     step, _, _, _ = make(WEIGHTS)
     step.learn([{"image": images}, {"image": images}], step=0)
-    counts = step._code_counts["semantic"].clone()
+    counts = step.watch.counts["semantic"].clone()
     assert int(counts.sum()) == 2 * 4 * 64  # micro batches, images, tokens
     assert step.evaluate()["semantic_usage"] == float((counts > 0).sum()) / 32
-    assert int(step._code_counts["semantic"].sum()) == 0
+    assert int(step.watch.counts["semantic"].sum()) == 0
     assert "semantic_usage" not in step.evaluate()
 
 
 def test_a_collapsed_codebook_is_warned_about(images, caplog):
     step, model, _, _ = make(WEIGHTS)
     with torch.no_grad():
-        model.semantic_quantizer.codebook[:] = model.semantic_quantizer.codebook[:4].repeat(8, 1)
+        model.quantizer("semantic").codebook[:] = (
+            model.quantizer("semantic").codebook[:4].repeat(8, 1)
+        )
     with caplog.at_level(logging.WARNING):
         assert step.evaluate()["semantic_duplicates"] == 1
     assert "semantic codebook: 100 % of the codes have a neighbour" in caplog.text
@@ -216,7 +219,7 @@ def test_the_first_micro_batch_carries_the_relation_loss_of_all(images):
         # A plain engine divides by its accumulation steps, as DeepSpeed does.
         step._tokenizer._accumulation_steps = parts
         terms.append(step.learn([{"image": images}] * parts, step=0))
-        gradients.append(step._tokenizer.gradients["semantic_quantizer.codebook"])
+        gradients.append(step._tokenizer.gradients["branches.semantic.quantizer.codebook"])
     torch.testing.assert_close(terms[0]["relation"], terms[1]["relation"])
     assert terms[0]["relation"] > 0
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-3, atol=1e-6)
@@ -227,31 +230,83 @@ def test_without_weight_the_relation_is_still_told(images):
     assert step.learn([{"image": images}], step=0)["relation"] > 0
 
 
-def test_the_generator_learns_and_averages():
+def test_the_contrast_head_learns_its_networks_vectors(images):
+    contrast = ContrastConfig(network="efficientnet_lite0", width=1280, depth=1, num_heads=2)
+    books = (
+        CodebookConfig(name="visual", size=48),
+        dataclasses.replace(SEMANTIC, contrast=contrast),
+    )
+    weights = dataclasses.replace(WEIGHTS, contrastive_weight=1.0, relation_weight=0.0)
     torch.manual_seed(0)
-    tokenizer = GloTokTokenizer(MODEL).requires_grad_(False).eval()
-    model = XAR(XARConfig(grid_size=8, cell_size=4, width=32, depth=2, num_heads=2, num_classes=3))
-    step = GeneratorStep(TorchEngine(model, PLAIN, 1), tokenizer, FlowConfig(), 0.99, LocalWorker())
-    generator = torch.Generator().manual_seed(2)
-    batch = {
-        "semantic": torch.randint(0, 32, (8, 64), generator=generator, dtype=torch.int32),
-        "visual": torch.randint(0, 48, (8, 64), generator=generator, dtype=torch.int32),
-        "label": torch.randint(0, 3, (8,), generator=generator),
-    }
-    losses = []
-    for number in range(40):
-        seed_step(0, number, 0)
-        losses.append(float(step.learn([batch], number)["flow_matching"]))
-    assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
-    weight = "output_projection.weight"
-    assert not torch.equal(step.average.parameters[weight], model.state_dict()[weight])
-    seed_step(0, 0, 0)
-    again = GeneratorStep(
-        TorchEngine(copy.deepcopy(model), PLAIN, 1), tokenizer, FlowConfig(), 0.99, LocalWorker()
+    model = GloTokTokenizer(dataclasses.replace(MODEL, codebooks=books))
+    critic = PatchDiscriminator(DiscriminatorConfig(base_channels=8, num_layers=2))
+    step = TokenizerStep(
+        TokenizerRun(model=model.config, loss=weights),
+        TorchEngine(model, PLAIN, 1),
+        TorchEngine(critic, PLAIN, 1),
+        Guides(build_perceptual(weights), None, {"semantic": build_image_network(contrast)}),
+        LocalWorker(),
+        torch.zeros(0, 3, 32, 32, dtype=torch.uint8),
     )
-    first = float(again.learn([batch], 0)["flow_matching"])
-    seed_step(0, 0, 0)
-    repeated = GeneratorStep(
-        TorchEngine(copy.deepcopy(model), PLAIN, 1), tokenizer, FlowConfig(), 0.99, LocalWorker()
-    )
-    assert first == float(repeated.learn([batch], 0)["flow_matching"])
+    losses = [step.learn([{"image": images}], step=0)["contrastive"] for _ in range(20)]
+    assert float(losses[0]) == pytest.approx(math.log(4), abs=0.4)
+    assert losses[-1] < losses[0] - 0.05
+    assert "relation_kl" not in step.evaluate()
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_weights_change(images):
+    step, model, _, _ = make(WEIGHTS)
+    before = copy.deepcopy(model.state_dict())
+    step._guides = step._guides._replace(perceptual=lambda x, y: y.sum() * float("nan"))
+    with pytest.raises(FloatingPointError, match=r"step 7: perceptual, total not finite"):
+        step.learn([{"image": images}], step=7)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_unused_codes_restart_on_tokens_of_the_batch(images):
+    weights = dataclasses.replace(WEIGHTS, restart_every_steps=2)
+    step, model, _, _ = make(weights, TorchEngine)
+    codebook = model.quantizer("semantic").codebook
+    with torch.no_grad():  # all but one code out of reach of any token
+        codebook[1:] = codebook[1]
+    terms = step.learn([{"image": images}], step=0)
+    assert "semantic_restarted" not in terms
+    terms = step.learn([{"image": images}], step=1)
+    assert 28 <= terms["semantic_restarted"] <= 31
+    moments = step._tokenizer._optimizer.state[codebook]
+    assert ((moments["exp_avg"] == 0).all(dim=1).sum()) == terms["semantic_restarted"]
+    assert step.evaluate()["semantic_duplicates"] < 1
+    step.learn([{"image": images}], step=2)
+    assert step.evaluate()["semantic_usage"] > 0.3
+
+
+def test_an_average_is_scored_exported_and_restored(images, tmp_path):
+    step, model, _, _ = make(WEIGHTS, TorchEngine, ema_decay=0.5)
+    for number in range(4):
+        step.learn([{"image": images}], step=number)
+    figures = step.evaluate()
+    assert figures["average_psnr"] != figures["psnr"]
+    step.save(tmp_path)
+    exported = GloTokTokenizer.from_pretrained(tmp_path)
+    name = "decoder.conv_out.weight"
+    assert not torch.equal(exported.state_dict()[name], model.state_dict()[name])
+    other, _, _, _ = make(WEIGHTS, TorchEngine, ema_decay=0.5)
+    other.load(tmp_path)
+    assert other.evaluate()["average_psnr"] == pytest.approx(figures["average_psnr"])
+
+
+def test_autocast_follows_full_precision(images):
+    # Two steps alone: where two codes are almost equally near, a rounding picks the other one.
+    weights = dataclasses.replace(WEIGHTS, adversarial_weight=0.0)
+    losses = {}
+    for precision in ("fp32", "bf16_autocast"):
+        step, model, _, _ = make(
+            weights, lambda module, *rest, kind=precision: TorchEngine(module, *rest, kind)
+        )
+        losses[precision] = [
+            float(step.learn([{"image": images}], step=number)["reconstruction"])
+            for number in range(2)
+        ]
+        assert model.decoder_last_layer.weight.dtype == torch.float32
+    assert losses["fp32"] != losses["bf16_autocast"]
+    assert losses["bf16_autocast"] == pytest.approx(losses["fp32"], rel=0.03)

@@ -10,7 +10,7 @@ import torch
 from glotok_ray import artefact
 from glotok_ray.config import RelationConfig, TokenizerLossConfig, TokenizerRun
 from glotok_ray.teacher.histogram import build_histogram, save_teacher
-from glotok_ray.training.runs import check_teacher, teacher_of
+from glotok_ray.training.tokenizer_run import check_guides, teacher_of
 
 
 @pytest.fixture
@@ -18,33 +18,43 @@ def run(tmp_path: Path) -> TokenizerRun:
     codes = torch.randn(200, 64, generator=torch.Generator().manual_seed(0))
     save_teacher(tmp_path, build_histogram(codes, fine_bins=2048, provenance={}))
     artefact.write_manifest(tmp_path, "teacher")
-    return TokenizerRun(teacher_path=str(tmp_path))
+    loss = TokenizerLossConfig(perceptual_network="efficientnet_lite0")
+    return TokenizerRun(teacher_path=str(tmp_path), loss=loss)
 
 
 def with_relation(run: TokenizerRun, relation: RelationConfig) -> TokenizerRun:
-    return dataclasses.replace(run, loss=TokenizerLossConfig(relation=relation))
+    return dataclasses.replace(
+        run, loss=TokenizerLossConfig(perceptual_network="efficientnet_lite0", relation=relation)
+    )
 
 
 def test_a_teacher_out_of_reach_is_warned_about_and_projected_on_request(
     run: TokenizerRun, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        check_teacher(run)
+        check_guides(run)
     assert "--loss.relation.project-teacher" in caplog.text
     caplog.clear()
     projected = with_relation(run, RelationConfig(project_teacher=True))
     with caplog.at_level(logging.WARNING):
-        check_teacher(projected)
+        check_guides(projected)
     assert not caplog.records
     assert teacher_of(run).centroids.shape == (200, 64)
-    assert teacher_of(projected).centroids.shape == (200, run.model.semantic.width)
+    assert teacher_of(projected).centroids.shape == (200, run.model.codebook("semantic").width)
 
 
 def test_without_weight_nothing_is_warned_about(
     run: TokenizerRun, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        check_teacher(dataclasses.replace(run, loss=TokenizerLossConfig(relation_weight=0.0)))
+        check_guides(
+            dataclasses.replace(
+                run,
+                loss=TokenizerLossConfig(
+                    perceptual_network="efficientnet_lite0", relation_weight=0.0
+                ),
+            )
+        )
     assert not caplog.records
 
 
@@ -52,4 +62,4 @@ def test_a_kernel_too_sharp_for_the_stored_nodes_is_refused_before_training(
     run: TokenizerRun,
 ) -> None:
     with pytest.raises(ValueError, match=r"relation\.alpha = 2000 \(40 bins\).*--fine-bins 4473"):
-        check_teacher(with_relation(run, RelationConfig(alpha=2000.0)))
+        check_guides(with_relation(run, RelationConfig(alpha=2000.0)))

@@ -1,0 +1,260 @@
+"""A tokenizer's training step (paper appendix B.2) under three supervisions, in one run: time, memory and parameters.
+
+    python -m benchmarks.tokenizer_step            # a table; about ten minutes and 9 GiB on 2 cores
+    python -m benchmarks.tokenizer_step --json
+
+The paper says that GloTok's step needs over 15 % less time and nearly 10 % less memory than local contrastive
+learning with a frozen network, because it runs no such network and trains no head that predicts its vectors.
+
+- glotok: the recipe glotok_16k, with relation and residual learning; its teacher's histogram is random.
+- local contrast: the same trunk, adapters and codebooks with FQGAN's head and CLIP L/14, as in the recipe fqgan_dual,
+  but without entropy and disentanglement, so that only the supervision differs.
+- plain trunk: the recipe vanilla_dual, with neither: the bound.
+
+A step is `TokenizerStep.learn` with the adversarial game on: the tokenizer's turn with all its terms, then the
+discriminator's; fp32, Adam, one pass. Frozen networks have the real architectures with random weights: neither time nor
+memory depends on the values. Each case runs in a process of its own, one after the other; a time is the median of the
+timed steps. Memory is the largest resident memory during these, and that of the step is without what the process held
+after its imports. The frozen network and the head weigh the same at every batch, so their share of the memory falls
+as --batch grows; the paper's GPUs held 30 images each.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import vgg16
+
+from benchmarks import measured
+from glotok_ray.config import ContrastConfig, TokenizerLossConfig, TokenizerRun, override
+from glotok_ray.nn.contrast import ContrastHead
+from glotok_ray.nn.discriminator import PatchDiscriminator
+from glotok_ray.nn.feature_networks import FrozenNetwork
+from glotok_ray.nn.perceptual import LearnedPerceptualDistance, build_perceptual
+from glotok_ray.nn.tokenizer import GloTokTokenizer
+from glotok_ray.recipes.tokenizer import CHANGES, fqgan_dual, glotok_16k
+from glotok_ray.teacher.image_vectors import ClassTokens, as_teacher
+from glotok_ray.teacher.networks import timm_facts, transformer_without_weights
+from glotok_ray.training.engine import make_engine
+from glotok_ray.training.runs import place, set_threads
+from glotok_ray.training.step import Guides, TokenizerStep
+from glotok_ray.training.worker import LocalWorker
+
+GLOTOK, CONTRAST, PLAIN = "glotok", "local contrast", "plain trunk"
+PAPER_TIME, PAPER_MEMORY = 15, 10
+_PERCEPTUAL = ("efficientnet_lite0", "lpips_vgg")
+
+
+def contrast_changes() -> dict[str, Any]:
+    """FQGAN's contrast on the semantic codebook of glotok_16k, whose sizes stay."""
+    semantic = glotok_16k().model.names.index("semantic")
+    return {
+        **CHANGES["local_contrast"],
+        "loss.entropy_weight": 0.0,
+        "loss.disentanglement_weight": 0.0,
+        f"model.codebooks.{semantic}.contrast": fqgan_dual().model.codebook("semantic").contrast,
+    }
+
+
+# Without a teacher's path no relation is measured either, which training would do for its log.
+SUPERVISIONS: dict[str, dict[str, Any]] = {
+    GLOTOK: CHANGES["glotok"],
+    CONTRAST: contrast_changes(),
+    PLAIN: {**CHANGES["vanilla_dual"], "teacher_path": ""},
+}
+
+
+def run_of(name: str, common: dict[str, Any]) -> TokenizerRun:
+    """The run of one supervision; `common` is the same for all."""
+    return override(override(glotok_16k(), SUPERVISIONS[name]), common)
+
+
+def common_changes(options: Any) -> dict[str, Any]:
+    """One plain process in fp32, the adversarial game from the first step, and the command line's sizes."""
+    return {
+        "model.autoencoder.image_size": options.image_size,
+        "model.autoencoder.base_channels": options.base_channels,
+        "schedule.global_batch_size": options.batch,
+        "schedule.micro_batch_size": options.batch,
+        "loss.adversarial_start_step": 0,
+        "loss.perceptual_network": options.perceptual,
+        "scaling.num_workers": 1,
+        "scaling.use_gpu": False,
+        "scaling.engine": "torch",
+        "scaling.precision": "fp32",
+        "scaling.threads_per_worker": options.threads,
+    }
+
+
+def step_case(run: TokenizerRun) -> tuple[Callable, Callable]:
+    """One optimizer step of the run on random images; facts count its parameters."""
+    set_threads(run.scaling.threads_per_worker)
+    torch.manual_seed(run.seed)
+    worker = LocalWorker()
+    model = GloTokTokenizer(run.model).train()
+    tokenizer, discriminator = (
+        make_engine(
+            place(module, worker, run.scaling),
+            run.optimizer,
+            run.scaling,
+            run.schedule.micro_batch_size,
+            accumulation_steps=1,
+        )
+        for module in (model, PatchDiscriminator(run.discriminator))
+    )
+    guides = random_guides(run)
+    images = random_images(run)
+    step = TokenizerStep(run, tokenizer, discriminator, guides, worker, validation=images[:0])
+
+    def learn() -> dict[str, float]:
+        seconds, _ = measured.seconds_of(lambda: step.learn([{"image": images}], step=0))
+        return {"step": seconds}
+
+    def facts() -> dict[str, float]:
+        heads = [module for module in model.modules() if isinstance(module, ContrastHead)]
+        return {
+            "trained_parameters": parameters(model),
+            "head_parameters": sum(map(parameters, heads)),
+            "frozen_network_parameters": sum(map(parameters, guides.image_networks.values())),
+        }
+
+    return learn, facts
+
+
+def random_images(run: TokenizerRun) -> Tensor:
+    """A batch of uint8 noise."""
+    side = run.model.autoencoder.image_size
+    shape = (run.schedule.micro_batch_size, 3, side, side)
+    return torch.randint(0, 256, shape, dtype=torch.uint8)
+
+
+def random_guides(run: TokenizerRun) -> Guides:
+    """What `build_guides` makes, with random numbers in place of files that have to be downloaded."""
+    teacher = None
+    if run.teacher_path:
+        teacher = torch.rand(run.loss.relation.num_bins)
+        teacher /= teacher.sum()
+    networks: dict[str, nn.Module] = {
+        codebook.name: random_image_network(codebook.contrast)
+        for codebook in run.model.codebooks
+        if codebook.contrast.network
+    }
+    return Guides(random_perceptual(run.loss), teacher, networks)
+
+
+@torch.no_grad()
+def random_image_network(contrast: ContrastConfig) -> FrozenNetwork:
+    """The contrast's transformer with small random weights."""
+    teacher = as_teacher(contrast)
+    transformer = transformer_without_weights(teacher).to_empty(device="cpu")
+    for parameter in transformer.parameters():
+        nn.init.normal_(parameter, std=0.02)
+    return ClassTokens(transformer, timm_facts(teacher))
+
+
+def random_perceptual(loss: TokenizerLossConfig) -> nn.Module:
+    """L_P; EfficientNet-Lite0's weights ship with a package, VGG16's are random."""
+    if loss.perceptual_network != "lpips_vgg":
+        return build_perceptual(loss)
+    with torch.device("meta"):
+        shapes = vgg16(weights=None).features.state_dict()
+    weights = {
+        f"features.{name}": torch.randn(value.shape) * 0.02 for name, value in shapes.items()
+    }
+    return LearnedPerceptualDistance(weights, "random numbers")
+
+
+def parameters(module: nn.Module) -> int:
+    """How many numbers the module holds as parameters."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure the three supervisions and print them."""
+    options = _parser().parse_args(argv)
+    set_threads(options.threads)
+    common = common_changes(options)
+    cases = {
+        name: measured.in_own_process(step_case, run_of(name, common), repeats=options.steps)
+        for name in SUPERVISIONS
+    }
+    measured.answer(
+        as_json=options.json,
+        columns=(
+            "supervision",
+            "s per step",
+            "peak MiB",
+            "step MiB",
+            "trained M",
+            "head M",
+            "frozen M",
+        ),
+        rows=[_row(name, case) for name, case in cases.items()],
+        figures={
+            "setting": {key: value for key, value in vars(options).items() if key != "json"},
+            **{name: {**vars(case), "step_mib": step_mib(case)} for name, case in cases.items()},
+        },
+        ratios=_ratios(cases),
+    )
+    if not options.json:
+        sys.stdout.write(_verdict(cases))
+
+
+def _parser() -> Any:
+    parser = measured.parser(str(__doc__).split("\n", maxsplit=1)[0])
+    for name, default, text in (
+        ("--image-size", 256, "side of the images, pixels"),
+        ("--batch", 2, "images per step"),
+        ("--steps", 3, "timed steps, after one that warms up"),
+        ("--base-channels", 128, "the trunk's channels, a multiple of 32; fewer for a quick trial"),
+        ("--threads", 0, "torch threads; 0 takes all cores"),
+    ):
+        parser.add_argument(name, type=int, default=default, help=f"{text} ({default})")
+    parser.add_argument(
+        "--perceptual", choices=_PERCEPTUAL, default=_PERCEPTUAL[0], help="network of L_P"
+    )
+    return parser
+
+
+def step_mib(case: measured.Measured) -> float:
+    """Memory of models, optimizers, guides and activations: all but the imports."""
+    return case.resident_mib - case.idle_mib
+
+
+def _row(name: str, case: measured.Measured) -> list[str]:
+    counts = ("trained_parameters", "head_parameters", "frozen_network_parameters")
+    return [
+        name,
+        f"{case.total:.3f}",
+        f"{case.resident_mib:.0f}",
+        f"{step_mib(case):.0f}",
+        *(f"{case.facts[key] / 1e6:.1f}" for key in counts),
+    ]
+
+
+def _ratios(cases: dict[str, measured.Measured]) -> dict[str, float]:
+    ratios = {}
+    for above, below in ((GLOTOK, CONTRAST), (GLOTOK, PLAIN), (CONTRAST, PLAIN)):
+        first, second = cases[above], cases[below]
+        ratios[f"{above} / {below}, time"] = first.total / second.total
+        ratios[f"{above} / {below}, peak memory"] = first.resident_mib / second.resident_mib
+        ratios[f"{above} / {below}, memory of the step"] = step_mib(first) / step_mib(second)
+    return ratios
+
+
+def _verdict(cases: dict[str, measured.Measured]) -> str:
+    ratios = _ratios(cases)
+    time, memory = (
+        100 * (1 - ratios[f"{GLOTOK} / {CONTRAST}, {what}"])
+        for what in ("time", "memory of the step")
+    )
+    return (
+        f"\nGloTok's step takes {time:.0f} % less time and {memory:.0f} % less memory than the local contrastive one; "
+        f"the paper says {PAPER_TIME} and {PAPER_MEMORY}\n"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Checkpoints of other projects, read under this package's names."""

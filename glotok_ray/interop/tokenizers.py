@@ -1,0 +1,188 @@
+"""Import a tokenizer that LlamaGen, FQGAN or taming-transformers trained: the same function under our names.
+
+Names and shapes alone are checked: the look-up (taming's is "euclidean") and the numbers of attention heads leave no
+trace in a checkpoint, and the config must state them. Read next: glotok_ray/interop/layouts.py
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from glotok_ray import artefact
+from glotok_ray.artefact import ArtefactError
+from glotok_ray.config import DiscriminatorConfig, TokenizerConfig
+from glotok_ray.interop import layouts
+from glotok_ray.nn.discriminator import PatchDiscriminator
+from glotok_ray.nn.tokenizer import GloTokTokenizer
+from glotok_ray.nn.weights import misfits, read_tensors
+
+SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors")
+RECIPES = (
+    "llamagen_vq16, llamagen_vq8, fqgan_dual, fqgan_triple, taming_f16_16384 or taming_f16_1024"
+)
+
+_TAMING_DISCRIMINATOR = "loss.discriminator."
+# Where training scripts put the raw weights; their average serves where a file holds nothing else.
+_NESTS = ("model", "state_dict", "module", "ema")
+# What DistributedDataParallel and torch.compile put before every name.
+_WRAPPERS = ("module.", "_orig_mod.")
+_SHOWN_NAMES = 5
+
+
+class ImportedTokenizer(NamedTuple):
+    """The tensors of a peer's checkpoint under our names, in fp32; they fit the config they were asked for."""
+
+    tokenizer: dict[str, Tensor]
+    discriminator: dict[str, Tensor]
+    """Of `PatchDiscriminator`; empty where the file has none."""
+    left_out: tuple[str, ...]
+    """Names in the file that this package has no use for."""
+    layout: str
+    """A name of `glotok_ray.interop.layouts.LAYOUTS`."""
+    sha256: str
+    """Digest of the file."""
+
+
+def import_tokenizer(
+    path: Path, config: TokenizerConfig, *, weights: Literal["model", "ema"] = "model"
+) -> ImportedTokenizer:
+    """Read a checkpoint as the state dict of `GloTokTokenizer(config)`; nothing in the file is executed.
+
+    `weights` prefers the raw weights or demands their moving average. Contrast heads that the config does not have are
+    left out. Raises ArtefactError, which lists all that does not fit.
+    """
+    if not path.is_file():
+        raise ArtefactError(f"{path}: no such checkpoint; correct the path")
+    tensors, discriminator = _read(path, weights)
+    layout = layouts.detect(tensors)
+    if layout is None:
+        raise ArtefactError(
+            f"{path}: its {len(tensors)} names are of no known layout ({_shown(tensors)}); known are "
+            f"{', '.join(layouts.LAYOUTS)}"
+        )
+    found, left_out = _renamed(tensors, layout, config)
+    _check_tokenizer(path, found, layout, config)
+    judged = {layouts.rename_discriminator(name): value for name, value in discriminator.items()}
+    if judged:
+        _check_discriminator(path, judged)
+    return ImportedTokenizer(found, judged, left_out, layout, artefact.sha256_of(path))
+
+
+def _read(path: Path, weights: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The tokenizer's tensors and the discriminator's, under the names in the file."""
+    loaded = read_tensors(
+        path,
+        purpose="a tokenizer checkpoint",
+        suffixes=SUFFIXES,
+        alone="the state dict alone: torch.save(state_dict, 'tokenizer.pt')",
+    )
+    if not isinstance(loaded, Mapping):
+        raise ArtefactError(
+            f"{path}: holds a {type(loaded).__name__}, not a dictionary of tensors; bring a checkpoint"
+        )
+    tensors = _tensors_of(_state_dict_of(path, loaded, weights))
+    beside = loaded.get("discriminator")
+    discriminator = _tensors_of(beside) if isinstance(beside, Mapping) else {}
+    inside = [name for name in tensors if name.startswith(_TAMING_DISCRIMINATOR)]
+    discriminator |= {
+        name.removeprefix(_TAMING_DISCRIMINATOR): tensors.pop(name) for name in inside
+    }
+    return tensors, discriminator
+
+
+def _state_dict_of(path: Path, loaded: Mapping[str, Any], weights: str) -> Mapping[str, Any]:
+    nests = ("ema",) if weights == "ema" else _NESTS
+    for nest in nests:
+        if isinstance(loaded.get(nest), Mapping):
+            return loaded[nest]
+    if weights == "ema":
+        raise ArtefactError(
+            f'{path}: has no "ema" entry (there is {_shown(loaded)}); take weights = "model"'
+        )
+    return loaded
+
+
+def _tensors_of(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    tensors = {
+        name: value.detach().float() if value.is_floating_point() else value.detach()
+        for name, value in state.items()
+        if isinstance(name, str) and isinstance(value, Tensor)
+    }
+    for wrapper in _WRAPPERS:
+        if all(name.startswith(wrapper) for name in tensors):
+            tensors = {name.removeprefix(wrapper): value for name, value in tensors.items()}
+    return tensors
+
+
+def _renamed(
+    tensors: Mapping[str, Tensor], layout: str, config: TokenizerConfig
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    without_head = tuple(
+        f"branches.{name}.contrast."
+        for name in layouts.LAYOUTS[layout].codebooks
+        if not any(item.name == name and item.contrast.network for item in config.codebooks)
+    )
+    levels = layouts.count_levels(tensors)
+    found: dict[str, Tensor] = {}
+    left_out = []
+    for peer, value in tensors.items():
+        name = layouts.rename(peer, layout, levels)
+        if name is None or name.startswith(without_head):
+            left_out.append(peer)
+        else:
+            # A second tensor of one name must not replace the first; so it shows up as an extra one.
+            found[f"{name} from {peer}" if name in found else name] = value
+    return found, tuple(left_out)
+
+
+def _check_tokenizer(
+    path: Path, found: Mapping[str, Tensor], layout: str, config: TokenizerConfig
+) -> None:
+    with torch.device("meta"):
+        expected = GloTokTokenizer(config).state_dict()
+    order = layouts.LAYOUTS[layout].codebooks
+    # Names and shapes alone would let two branches of one shape change places before the decoder.
+    problems = [
+        ""
+        if config.names == order
+        else f"codebooks in the order {', '.join(config.names)} for {', '.join(order)}",
+        misfits(found, expected),
+    ]
+    if any(problems):
+        raise ArtefactError(
+            f"{path}: its {layout} names and shapes do not fit the tokenizer's config "
+            f"({_described(config)}): {'; '.join(filter(None, problems))}; choose the recipe that fits: {RECIPES}"
+        )
+
+
+def _check_discriminator(path: Path, found: Mapping[str, Tensor]) -> None:
+    config = DiscriminatorConfig()
+    with torch.device("meta"):
+        expected = PatchDiscriminator(config).state_dict()
+    problems = misfits(found, expected)
+    if problems:
+        raise ArtefactError(
+            f"{path}: its discriminator is not the recipes' PatchGAN ({config}): {problems}; save the file "
+            "without its discriminator to import the tokenizer alone"
+        )
+
+
+def _described(config: TokenizerConfig) -> str:
+    trunk = config.autoencoder
+    books = ", ".join(
+        f"{item.name} {item.size} x {item.width}{' with contrast head' if item.contrast.network else ''}"
+        for item in config.codebooks
+    )
+    return (
+        f"codebooks {books}; base_channels {trunk.base_channels} x {trunk.channel_multipliers}, "
+        f"image_size {trunk.image_size}, adapter.depth {config.adapter.depth}, "
+        f"residual.enabled {config.residual.enabled}"
+    )
+
+
+def _shown(names: Mapping[str, Any]) -> str:
+    some = [str(name) for name in names][:_SHOWN_NAMES]
+    return (", ".join(some) + (", ..." if len(names) > len(some) else "")) or "nothing"

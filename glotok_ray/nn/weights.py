@@ -1,0 +1,92 @@
+"""Weights in files: a state dict as safetensors, and back into a module that must fit it exactly.
+
+Read next: glotok_ray/nn/tokenizer.py
+"""
+
+import argparse
+import pickle
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from glotok_ray.artefact import ArtefactError
+
+_LISTED = 5
+# What safetensors and torch raise for damaged files and for files of another kind.
+_UNREADABLE = (ValueError, TypeError, OSError, SafetensorError, RuntimeError, EOFError, LookupError)
+
+
+def save_weights(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Write a state dict as safetensors, in fp32 and contiguous."""
+    tensors = {
+        name: (value.detach().float() if value.is_floating_point() else value.detach())
+        .cpu()
+        .contiguous()
+        .clone()
+        for name, value in state.items()
+    }
+    save_file(tensors, str(path))
+
+
+def load_weights(module: nn.Module, path: Path) -> None:
+    """Read a state dict into `module`; raises ArtefactError that lists what does not fit."""
+    try:
+        state = load_file(str(path))
+    except Exception as error:  # safetensors raises its own untyped errors for damaged headers
+        raise ArtefactError(
+            f"{path}: not readable as safetensors ({error}); export the model again"
+        ) from error
+    problems = misfits(state, module.state_dict())
+    if problems:
+        raise ArtefactError(
+            f"{path}: its tensors do not fit the config beside it: {problems}; export both again"
+        )
+    module.load_state_dict(state)
+
+
+def read_tensors(path: Path, *, purpose: str, suffixes: Sequence[str], alone: str) -> Any:
+    """What a foreign .safetensors file or torch checkpoint holds, on the CPU; nothing in it is executed.
+
+    Raises ArtefactError in the caller's words: it was read as `purpose`, whose files end in `suffixes`, and where
+    trusted, `alone` says what to save instead of the whole.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(str(path))
+        # Training scripts save their arguments beside the tensors.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except _UNREADABLE as error:
+        raise ArtefactError(
+            f"{path}: not readable as {purpose} ({error}); bring one of {', '.join(suffixes)}"
+        ) from error
+    except pickle.UnpicklingError as error:
+        # torch's own text also advises to load it all the same.
+        reason = str(error).rpartition("WeightsUnpickler error:")[2].strip().split("\n")[0]
+        raise ArtefactError(
+            f"{path}: holds more than tensors, and loading that would run its code ({reason}); where you "
+            f"trust it, save {alone}"
+        ) from error
+
+
+def misfits(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
+    """Missing, extra and misshapen tensors in words; empty where everything fits."""
+    problems = {
+        "missing": sorted(expected.keys() - found.keys()),
+        "extra": sorted(found.keys() - expected.keys()),
+        "misshapen": [
+            f"{name} {tuple(found[name].shape)} for {tuple(value.shape)}"
+            for name, value in expected.items()
+            if name in found and found[name].shape != value.shape
+        ],
+    }
+    return "; ".join(
+        f"{len(names)} {problem} ({', '.join(names[:_LISTED])}{', ...' if len(names) > _LISTED else ''})"
+        for problem, names in problems.items()
+        if names
+    )

@@ -1,0 +1,87 @@
+"""Frozen networks that say one vector per image: what FQGAN's contrast heads learn to predict (the local baseline).
+
+GloTok needs none of them while it trains (paper appendix B.2). Read next: glotok_ray/losses/contrastive.py
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+from torch.nn import functional as F
+
+from glotok_ray.config import ContrastConfig, TeacherRun
+from glotok_ray.nn.feature_networks import EfficientNetLite0, FrozenNetwork
+from glotok_ray.teacher.features import channels, load_transformer
+from glotok_ray.teacher.networks import EMBEDDED, check_network, timm_facts
+
+_INPUT_SIZE = 224
+
+
+def as_teacher(contrast: ContrastConfig) -> TeacherRun:
+    """The network as a teacher's config names it: last block, without the LayerNorm after it (FQGAN's choice)."""
+    embedded = contrast.network == EMBEDDED
+    return TeacherRun(
+        network=contrast.network,
+        weights_path=contrast.weights_path,
+        weights_sha256=contrast.weights_sha256,
+        final_norm=embedded,
+        input_size=_INPUT_SIZE,
+    )
+
+
+def check_image_network(contrast: ContrastConfig) -> None:
+    """Raise ValueError for an unknown network or a wrong width, ArtefactError for a wrong weights file."""
+    teacher = as_teacher(contrast)
+    check_network(teacher)
+    width = channels(teacher)
+    if contrast.width != width:
+        raise ValueError(
+            f"contrast.width = {contrast.width}: {contrast.network} says vectors of {width}; set it to {width}"
+        )
+
+
+class ClassTokens(FrozenNetwork):
+    """The class token of a vision transformer's last block; takes a transformer with its weights."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, transformer: VisionTransformer, facts: Mapping[str, Any]) -> None:
+        super().__init__()
+        for name in ("mean", "std"):
+            self.register_buffer(name, torch.tensor(facts[name]).view(3, 1, 1))
+        last = len(transformer.blocks) - 1
+        transformer.prune_intermediate_layers([last], prune_norm=True, prune_head=True)
+        self.transformer = transformer
+        self.freeze()
+
+    def forward(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b c"]:
+        """Vectors of images in [-1, 1] of any size."""
+        # Nearest neighbours, as FQGAN's interpolation does by default.
+        pixels = (F.interpolate(images.to(self.mean.dtype), size=(_INPUT_SIZE,) * 2) + 1) / 2
+        return self.transformer.forward_features((pixels - self.mean) / self.std)[:, 0]
+
+
+class PooledVectors(FrozenNetwork):
+    """The embedded network's pooled features, for machines without a download."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = EfficientNetLite0()
+        self.freeze()
+
+    def forward(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b 1280"]:
+        """Vectors of images in [-1, 1] of any size."""
+        return self.network.pooled(F.interpolate(images, size=(_INPUT_SIZE,) * 2))
+
+
+def build_image_network(contrast: ContrastConfig) -> FrozenNetwork:
+    """The network with its weights, on the CPU in fp32; raises what `check_image_network` raises."""
+    check_image_network(contrast)
+    if contrast.network == EMBEDDED:
+        return PooledVectors()
+    teacher = as_teacher(contrast)
+    return ClassTokens(load_transformer(teacher), timm_facts(teacher))

@@ -1,0 +1,27 @@
+"""The stop before a step on figures that are not finite.
+
+Read next: glotok_ray/training/step.py
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from glotok_ray.training.worker import Worker
+
+
+def check_finite(terms: Mapping[str, Tensor], step: int, worker: Worker) -> None:
+    """Raise FloatingPointError, on all workers alike, that names the step and every term that is not finite anywhere.
+
+    To be called before the gradients of `terms` reach an optimizer: the weights are then still those of the last step.
+    """
+    values = torch.stack([value.detach().float().reshape(()) for value in terms.values()])
+    broken = worker.all_sum((~torch.isfinite(values)).float()).tolist()
+    names = [name for name, workers in zip(terms, broken, strict=True) if workers]
+    if names:
+        raise FloatingPointError(
+            f"step {step}: {', '.join(names)} not finite; the weights were not changed by this step. Lower "
+            "optimizer.learning_rate or set scaling.precision to fp32, then run again to "
+            "resume from the last checkpoint"
+        )

@@ -1,0 +1,178 @@
+"""A tokenizer's training on one worker: build models, guides and engines, train, export.
+
+Called by every rank under Ray Train and by a plain process alike; batches come from outside.
+Read next: glotok_ray/training/trainer.py
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet
+import torch
+from torch import Tensor, nn
+
+from glotok_ray import artefact
+from glotok_ray.artefact import ArtefactError
+from glotok_ray.config import RelationConfig, TokenizerRun
+from glotok_ray.data.records import decode_image, read_dataset
+from glotok_ray.data.transforms import center_crop
+from glotok_ray.interop.model_card import write_model_card
+from glotok_ray.losses.relation import codebook_histogram, histogram_bins, relation_loss
+from glotok_ray.nn.discriminator import PatchDiscriminator
+from glotok_ray.nn.perceptual import build_perceptual, check_perceptual
+from glotok_ray.nn.tokenizer import WEIGHTS_FILE, GloTokTokenizer
+from glotok_ray.nn.weights import load_weights
+from glotok_ray.teacher.histogram import TeacherHistogram, load_teacher
+from glotok_ray.teacher.image_vectors import build_image_network, check_image_network
+from glotok_ray.training.engine import make_engine
+from glotok_ray.training.runs import BatchSource, place, run_plan, set_threads
+from glotok_ray.training.step import DISCRIMINATOR_FILE, Guides, TokenizerStep
+from glotok_ray.training.trainer import Trainer
+from glotok_ray.training.worker import Worker
+
+RELATION_FILE = "relation.json"
+
+
+def check_guides(run: TokenizerRun) -> None:
+    """Look at everything that the run learns from, before a worker starts.
+
+    Warns when the codebook cannot reach the teacher; raises ValueError for bins and alpha too sharp for it, a missing
+    teacher, and weights files that are missing or others.
+    """
+    check_perceptual(run.loss)
+    for codebook in run.model.codebooks:
+        if codebook.contrast.network:
+            check_image_network(codebook.contrast)
+    if run.initial_path and not (Path(run.initial_path) / WEIGHTS_FILE).is_file():
+        raise ArtefactError(
+            f"initial_path = {run.initial_path!r}: holds no {WEIGHTS_FILE}; correct it, or leave it empty"
+        )
+    if not run.teacher_path:
+        if run.loss.relation_weight > 0:
+            raise ValueError(
+                f"teacher_path is empty, while loss.relation_weight = {run.loss.relation_weight}: name a teacher "
+                "(jobs.build_teacher makes one), or set the weight to 0"
+            )
+        return
+    teacher = teacher_of(run)
+    teacher.distribution(run.loss.relation)
+    if run.loss.relation_weight > 0:
+        codebook = run.model.codebook(run.loss.relation.codebook)
+        teacher.reachable(width=codebook.width, size=codebook.size)
+
+
+def teacher_of(run: TokenizerRun) -> TeacherHistogram:
+    """The run's teacher, projected to the codebook's width where `relation.project_teacher` says so."""
+    teacher = load_teacher(Path(run.teacher_path))
+    relation = run.loss.relation
+    if relation.project_teacher:
+        return teacher.projected(run.model.codebook(relation.codebook).width)
+    return teacher
+
+
+def train_tokenizer(run: TokenizerRun, worker: Worker, batches: BatchSource) -> dict[str, Any]:
+    """Train and export a tokenizer; rank 0 writes its weights, config, model card and relation.json."""
+    set_threads(run.scaling.threads_per_worker)
+    plan = run_plan(run)
+    torch.manual_seed(run.seed)
+    model, discriminator = GloTokTokenizer(run.model), PatchDiscriminator(run.discriminator)
+    _start_from(run.initial_path, model, discriminator)
+    guides = build_guides(run, worker.device)
+    with torch.no_grad():
+        initial = _histogram(model, run.loss.relation) if guides.teacher is not None else None
+    tokenizer_engine, discriminator_engine = (
+        make_engine(
+            place(module, worker, run.scaling),
+            run.optimizer,
+            run.scaling,
+            run.schedule.micro_batch(run.scaling.num_workers),
+            plan.accumulation_steps,
+        )
+        for module in (model, discriminator)
+    )
+    validation = _validation_images(run, worker)
+    step = TokenizerStep(run, tokenizer_engine, discriminator_engine, guides, worker, validation)
+    model.train()
+    figures = Trainer(step, worker, plan).fit(batches)
+    step.export(plan.folder)
+    if worker.rank == 0:
+        if initial is not None and guides.teacher is not None:
+            exported = GloTokTokenizer.from_pretrained(plan.folder)
+            final = _histogram(exported, run.loss.relation)
+            _write_relation(plan.folder, run.loss.relation, guides.teacher, (initial, final))
+        write_model_card(plan.folder, run.model, figures, source=f"trained by the run {run.name!r}")
+    worker.barrier()
+    return figures
+
+
+def build_guides(run: TokenizerRun, device: torch.device) -> Guides:
+    """The frozen networks and the teacher of a run, on `device`."""
+    dtype = torch.float32 if run.scaling.precision == "fp32" else torch.bfloat16
+    teacher = None
+    if run.teacher_path:
+        teacher = teacher_of(run).distribution(run.loss.relation).to(device)
+
+    def frozen(network: nn.Module) -> nn.Module:
+        return network.requires_grad_(False).eval().to(device, dtype)
+
+    return Guides(
+        perceptual=frozen(build_perceptual(run.loss)),
+        teacher=teacher,
+        image_networks={
+            codebook.name: frozen(build_image_network(codebook.contrast))
+            for codebook in run.model.codebooks
+            if codebook.contrast.network
+        },
+    )
+
+
+def _start_from(path: str, model: nn.Module, discriminator: nn.Module) -> None:
+    if path:
+        load_weights(model, Path(path) / WEIGHTS_FILE)
+        if (Path(path) / DISCRIMINATOR_FILE).is_file():
+            load_weights(discriminator, Path(path) / DISCRIMINATOR_FILE)
+
+
+def _histogram(model: GloTokTokenizer, relation: RelationConfig) -> Tensor:
+    codebook = model.quantizer(relation.codebook).codebook.detach()
+    return codebook_histogram(codebook, relation).cpu()
+
+
+def _write_relation(
+    folder: Path, relation: RelationConfig, teacher: Tensor, students: tuple[Tensor, Tensor]
+) -> None:
+    """The histograms of the relation loss before and after training, for the report."""
+    teacher = teacher.cpu()
+    values: dict[str, Any] = {
+        "bins": histogram_bins(relation.num_bins).tolist(),
+        "teacher": teacher.tolist(),
+    }
+    for name, student in zip(("initial", "final"), students, strict=True):
+        values[f"student_{name}"] = student.tolist()
+        values[f"kl_{name}"] = float(relation_loss(student, teacher, reduction=relation.reduction))
+    artefact.write_json(folder / RELATION_FILE, values)
+
+
+def _validation_images(run: TokenizerRun, worker: Worker) -> Tensor:
+    """This worker's share of the validation images, uint8 (n, 3, h, w), centre crops."""
+    size = run.model.autoencoder.image_size
+    images: list[np.ndarray] = []
+    if run.data.validation_path and run.data.num_validation_images:
+        folder = Path(run.data.validation_path)
+        for index, (key, encoded) in enumerate(_first_rows(folder, run.data.num_validation_images)):
+            if index % worker.world_size == worker.rank:
+                images.append(center_crop(decode_image(encoded, key), size).transpose(2, 0, 1))
+    stacked = np.stack(images) if images else np.zeros((0, 3, size, size), dtype=np.uint8)
+    return torch.from_numpy(stacked).to(worker.device)
+
+
+def _first_rows(folder: Path, number: int) -> Iterator[tuple[str, bytes]]:
+    for shard in read_dataset(folder).shards:
+        table = pyarrow.parquet.read_table(folder / shard.file, columns=["key", "image"])
+        for key, image in zip(table["key"].to_pylist(), table["image"].to_pylist(), strict=True):
+            if number == 0:
+                return
+            number -= 1
+            yield key, image

@@ -1,0 +1,58 @@
+"""Vectors of whole images: the embedded network's, and the class token of a transformer without its last norm."""
+
+import dataclasses
+
+import pytest
+import timm
+import torch
+from torch.nn import functional as F
+
+from glotok_ray.config import ContrastConfig
+from glotok_ray.teacher.image_vectors import (
+    ClassTokens,
+    as_teacher,
+    build_image_network,
+    check_image_network,
+)
+from glotok_ray.teacher.networks import timm_facts
+
+EMBEDDED = ContrastConfig(network="efficientnet_lite0", width=1280, num_heads=8)
+
+
+def test_the_embedded_network_says_one_vector_per_image():
+    network = build_image_network(EMBEDDED)
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    vectors = network(images)
+    assert vectors.shape == (2, 1280)
+    assert not network.train().training
+    other = network(images.flip(-1))
+    assert F.cosine_similarity(vectors, other).min() > F.cosine_similarity(vectors[:1], vectors[1:])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"width": 1024}, r"contrast\.width = 1024: efficientnet_lite0 says vectors of 1280"),
+        ({"network": "clip_vitl14"}, r"contrast\.width = 1280: clip_vitl14 says vectors of 1024"),
+        ({"network": "resnet"}, r"network = 'resnet': unknown"),
+    ],
+)
+def test_a_wrong_width_or_name_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        check_image_network(dataclasses.replace(EMBEDDED, **changes))
+
+
+def test_class_tokens_are_the_last_blocks_before_the_norm():
+    torch.manual_seed(0)
+    facts = timm_facts(as_teacher(ContrastConfig(network="dinov2_vits14", width=384)))
+    vit = timm.create_model(
+        "vit_tiny_patch16_224", img_size=224, depth=2, embed_dim=24, num_heads=2, num_classes=0
+    ).eval()
+    images = torch.rand(2, 3, 32, 32) * 2 - 1
+    pixels = (F.interpolate(images, size=(224, 224)) + 1) / 2
+    mean, std = (torch.tensor(facts[name]).view(3, 1, 1) for name in ("mean", "std"))
+    hidden = vit.blocks(
+        vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed((pixels - mean) / std))))
+    )
+    found = ClassTokens(vit, facts)(images)
+    torch.testing.assert_close(found, hidden[:, 0])

@@ -1,0 +1,94 @@
+"""Two DeepSpeed workers under every ZeRO stage against one plain process: losses, averages, restarts, resuming."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from glotok_ray.config import override
+from glotok_ray.nn.tokenizer import GloTokTokenizer
+from glotok_ray.training.worker import LocalWorker
+from tests.training import two_workers
+from tests.training.two_workers import RESUMED_FROM, RUN, STEPS
+
+STAGES = (0, 1, 2, 3)
+RESTARTED_AFTER = RUN.loss.restart_every_steps
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What both ranks left behind, all stages in one pair of processes."""
+    found = tmp_path_factory.mktemp("zero")
+    script, root = Path(two_workers.__file__), Path(__file__).parents[2]
+    processes = []
+    for rank in ("0", "1"):
+        environment = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "PYTHONPATH": str(root)}
+        with (found / f"log-{rank}.txt").open("w") as log:
+            processes.append(
+                subprocess.Popen(
+                    [sys.executable, str(script), str(found)],
+                    env={**os.environ, **environment},
+                    cwd=root,
+                    stdout=log,
+                    stderr=log,
+                )
+            )
+    codes = [process.wait(timeout=600) for process in processes]
+    assert codes == [0, 0], (found / "log-0.txt").read_text()[-3000:]
+    return found
+
+
+@pytest.fixture(scope="module")
+def answers(folder: Path) -> dict:
+    return torch.load(folder / "answers-0.pt", weights_only=True)
+
+
+@pytest.fixture(scope="module")
+def plain() -> tuple[list[float], dict[str, torch.Tensor]]:
+    """Losses and averaged weights of one process with all images."""
+    one = override(RUN, {"scaling.num_workers": 1, "scaling.engine": "torch"})
+    worker = LocalWorker()
+    step = two_workers.build(one, worker)
+    losses = two_workers.learn(step, worker, range(RESTARTED_AFTER))
+    return losses, step._average.whole(keep=True)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_two_workers_follow_one_process(answers, plain, stage: int) -> None:
+    # Up to the restart of unused codes, which draws tokens per worker.
+    found, expected = answers[stage]["curve"][:RESTARTED_AFTER], plain[0]
+    assert found == pytest.approx(expected, rel=1e-4)
+    assert len(set(expected)) == RESTARTED_AFTER
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_averages_and_restarts_alike(answers, folder: Path, stage: int) -> None:
+    # After the restart tokens lie on codes exactly, and a rounding may pick a neighbour.
+    assert answers[stage]["curve"] == pytest.approx(answers[0]["curve"], rel=1e-3)
+    assert answers[stage]["figures"] == pytest.approx(answers[0]["figures"], rel=1e-3)
+    found, expected = (
+        GloTokTokenizer.from_pretrained(folder / f"stage-{number}").state_dict()
+        for number in (stage, 0)
+    )
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_resumed_run_repeats_the_uninterrupted_one(answers, stage: int) -> None:
+    assert answers[stage]["again"] == answers[stage]["curve"][RESUMED_FROM:STEPS]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_adaptive_weight_needs_no_whole_layer(answers, stage: int) -> None:
+    assert answers[stage]["rival"] == pytest.approx(answers[0]["rival"], rel=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["thrifty", "masters"])
+@pytest.mark.parametrize("stage", STAGES)
+def test_half_precision_stays_near(answers, stage: int, precision: str) -> None:
+    assert answers[stage][precision] == pytest.approx(answers[0]["curve"][:2], rel=0.03)
+    assert answers[stage][precision] != answers[stage]["curve"][:2]

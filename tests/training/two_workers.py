@@ -1,0 +1,148 @@
+"""One rank of tests/training/test_zero.py: the same small training under every ZeRO stage, over gloo.
+
+python tests/training/two_workers.py FOLDER      with RANK and WORLD_SIZE set
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed
+
+from glotok_ray.config import (
+    AdapterConfig,
+    AutoencoderConfig,
+    CodebookConfig,
+    DiscriminatorConfig,
+    OptimizerConfig,
+    RelationConfig,
+    ResidualConfig,
+    ScalingConfig,
+    TokenizerConfig,
+    TokenizerLossConfig,
+    TokenizerRun,
+    override,
+)
+from glotok_ray.losses.relation import codebook_histogram
+from glotok_ray.nn.discriminator import PatchDiscriminator
+from glotok_ray.nn.perceptual import build_perceptual
+from glotok_ray.nn.tokenizer import GloTokTokenizer
+from glotok_ray.training.engine import make_engine
+from glotok_ray.training.runs import place
+from glotok_ray.training.schedule import seed_step
+from glotok_ray.training.step import Guides, TokenizerStep
+from glotok_ray.training.worker import DistributedWorker, Worker
+
+STEPS = 7
+RESUMED_FROM = 4
+# The discriminator's BatchNorm sees one worker's images, so it stays out where workers are compared with one process.
+RUN = TokenizerRun(
+    model=TokenizerConfig(
+        autoencoder=AutoencoderConfig(
+            image_size=32,
+            base_channels=8,
+            channel_multipliers=(1, 2, 2),
+            num_res_blocks=1,
+            latent_channels=16,
+            norm_groups=4,
+        ),
+        adapter=AdapterConfig(depth=1, num_heads=2),
+        codebooks=(
+            CodebookConfig(name="visual", size=48),
+            CodebookConfig(name="semantic", size=128),
+        ),
+        residual=ResidualConfig(width=16, num_heads=2),
+    ),
+    discriminator=DiscriminatorConfig(base_channels=8, num_layers=2),
+    loss=TokenizerLossConfig(
+        perceptual_network="efficientnet_lite0",
+        adversarial_weight=0.0,
+        adversarial_start_step=0,
+        restart_every_steps=5,
+        relation=RelationConfig(num_bins=20),
+    ),
+    optimizer=OptimizerConfig(learning_rate=1e-4),
+    scaling=ScalingConfig(
+        num_workers=2, use_gpu=False, threads_per_worker=1, zero_stage=2, precision="fp32"
+    ),
+    ema_decay=0.5,
+)
+ADVERSARIAL = {"loss.adversarial_weight": 0.1, "loss.adaptive_adversarial_weight": True}
+
+
+def build(run: TokenizerRun, worker: Worker) -> TokenizerStep:
+    """The step of a run, its start drawn by a fixed seed."""
+    torch.manual_seed(0)
+    modules = GloTokTokenizer(run.model), PatchDiscriminator(run.discriminator)
+    engines = [
+        make_engine(place(module, worker, run.scaling), run.optimizer, run.scaling, 4, 1)
+        for module in modules
+    ]
+    teacher = codebook_histogram(torch.randn(40, 8), run.loss.relation)
+    guides = Guides(build_perceptual(run.loss), teacher, {})
+    validation = torch.zeros(0, 3, 32, 32, dtype=torch.uint8)
+    return TokenizerStep(run, *engines, guides, worker, validation)
+
+
+def all_images() -> torch.Tensor:
+    """Eight smooth images for every step, uint8."""
+    corners = torch.rand(8, 3, 2, 2, generator=torch.Generator().manual_seed(1)) * 255
+    return torch.nn.functional.interpolate(corners, size=32, mode="bilinear").to(torch.uint8)
+
+
+def learn(step: TokenizerStep, worker: Worker, steps: range) -> list[float]:
+    """The loss of each step, the mean over workers."""
+    images = all_images()[worker.rank :: worker.world_size]
+    losses = []
+    for number in steps:
+        seed_step(0, number, worker.rank)
+        total = step.learn([{"image": images}], number)["total"]
+        losses.append(float(worker.all_sum(total)) / worker.world_size)
+    return losses
+
+
+def main(folder: Path) -> None:
+    """Everything that test_zero.py reads, for each stage in turn."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo",
+        init_method=f"file://{folder}/meet",
+        rank=int(os.environ["RANK"]),
+        world_size=int(os.environ["WORLD_SIZE"]),
+    )
+    worker = DistributedWorker(torch.device("cpu"))
+    answers = {}
+    for stage in (0, 1, 2, 3):
+        run = override(RUN, {"scaling.zero_stage": stage})
+        step = build(run, worker)
+        curve = learn(step, worker, range(RESUMED_FROM))
+        (folder / f"stage-{stage}").mkdir(exist_ok=True)
+        step.save(folder / f"stage-{stage}")
+        worker.barrier()
+        curve += learn(step, worker, range(RESUMED_FROM, STEPS))
+        step.export(folder / f"stage-{stage}")
+        resumed = build(run, worker)
+        resumed.load(folder / f"stage-{stage}")
+        again = learn(resumed, worker, range(RESUMED_FROM, STEPS))
+        rival = learn(build(override(run, ADVERSARIAL), worker), worker, range(3))
+        thrifty = override(
+            run, {"scaling.precision": "bf16_autocast", "scaling.activation_checkpointing": True}
+        )
+        masters = override(run, {"scaling.precision": "bf16"})
+        answers[stage] = {
+            "curve": curve,
+            "again": again,
+            "rival": rival,
+            "thrifty": learn(build(thrifty, worker), worker, range(2)),
+            "masters": learn(build(masters, worker), worker, range(2)),
+            "figures": step.evaluate(),
+        }
+    torch.save(answers, folder / f"answers-{worker.rank}.pt")
+    # A rank that leaves early breaks the others' connections, which gloo answers by aborting.
+    worker.barrier()
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
