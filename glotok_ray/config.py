@@ -900,6 +900,20 @@ class TeacherRun:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ExportRun:
+    """All of `jobs.export_tokenizer`."""
+
+    source_path: str = ""
+    """Run folder, one of its checkpoints' folders, or a checkpoint file of LlamaGen, FQGAN or taming-transformers."""
+    output_path: str = "runs/exported"
+    """Folder that receives tokenizer.safetensors, config.json and README.md."""
+    weights: Literal["model", "ema"] = "model"
+    """Of a peer's file: its raw weights or their moving average. A run exports its average where it keeps one."""
+    model: TokenizerConfig = field(default_factory=TokenizerConfig)
+    """Of a peer's file: the tokenizer that it holds. A run brings its own."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class EncodeRun:
     """All of `jobs.encode_images`."""
 

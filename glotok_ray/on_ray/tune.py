@@ -8,6 +8,7 @@ Read next: glotok_ray/on_ray/train.py
 
 import itertools
 import logging
+import operator
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,6 +83,18 @@ def draw_trials(sweep: SweepRun) -> list[Trial]:
         Trial(f"trial_{number:02d}", changes)
         for number, changes in enumerate(chosen[: sweep.num_trials])
     ]
+
+
+_TOKENIZER_PATHS = ("teacher_path", "initial_path", "data.train_path", "data.validation_path")
+
+
+def _located(sweep: SweepRun) -> SweepRun:
+    """The sweep with absolute input paths: Ray Tune gives every trial a working folder of its own."""
+    names = [f"tokenizer.{name}" for name in _TOKENIZER_PATHS] + ["evaluation.data_path"]
+    paths = {name: operator.attrgetter(name)(sweep) for name in names}
+    return override(
+        sweep, {name: str(Path(path).absolute()) for name, path in paths.items() if path}
+    )
 
 
 def trial_recipe(sweep: SweepRun, trial: Trial) -> TokenizerRun:
@@ -163,7 +176,7 @@ def run(sweep: SweepRun, *, fresh: bool = False) -> dict[str, Any]:
         logger.info("sweep: already finished: %s", folder)
         return manifest
     folder.mkdir(parents=True, exist_ok=True)
-    frame = _tune(sweep, trials, folder)
+    frame = _tune(_located(sweep), trials, folder)
     ranked = rank_trials(frame)
     if sweep.rows:
         _write_ablations(sweep, frame, folder)

@@ -58,7 +58,7 @@ def single_codebook(run: TokenizerRun) -> TokenizerRun:
 def local_contrast(run: TokenizerRun) -> TokenizerRun:
     """FQGAN-Dual: a contrast head, entropy and disentanglement terms in place of what GloTok adds.
 
-    Its network is CLIP ViT-L/14, or the embedded one, which needs no download, where the perceptual network is that too.
+    Its network is CLIP ViT-L/14, or the embedded one, which needs no download, where the perceptual network is it too.
     """
     embedded = run.loss.perceptual_network == EMBEDDED_NETWORK
     contrast = (

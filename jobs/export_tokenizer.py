@@ -1,0 +1,42 @@
+"""Export a tokenizer: a run, a checkpoint of it, or a peer's file in; safetensors, config and model card out.
+
+    python -m jobs.export_tokenizer run --source-path runs/glotok_16k --output-path runs/glotok_16k_export
+    python -m jobs.export_tokenizer llamagen_vq16 --source-path vq_ds16_c2i.pt
+
+Machine: any; it starts no Ray. Result: a folder for `GloTokTokenizer.from_pretrained`, and for every job that takes a
+tokenizer_path, so that a peer's tokenizer is encoded with, evaluated and trained further like an own one.
+Read next: glotok_ray/training/export.py
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from glotok_ray.config import ExportRun
+from glotok_ray.nn.tokenizer import GloTokTokenizer
+from glotok_ray.recipes.export import RECIPES
+from glotok_ray.training import export
+from jobs.command_line import run_job
+
+
+def describe(config: ExportRun) -> dict[str, Any]:
+    """What the config says that a peer's file holds; a run brings its own config."""
+    with torch.device("meta"):
+        model = GloTokTokenizer(config.model)
+    modules = model.module_parameters()
+    return {
+        "source_found": bool(config.source_path) and Path(config.source_path).exists(),
+        "parameters": sum(modules.values()),
+        "modules": modules,
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the job; returns the exit code."""
+    return run_job(argv, name="export_tokenizer", recipes=RECIPES, dry_run=describe, run=export.run)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
