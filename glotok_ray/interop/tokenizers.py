@@ -77,7 +77,6 @@ def _read(path: Path, weights: str) -> tuple[dict[str, Tensor], dict[str, Tensor
         path,
         purpose="a tokenizer checkpoint",
         suffixes=SUFFIXES,
-        alone="the state dict alone: torch.save(state_dict, 'tokenizer.pt')",
     )
     if not isinstance(loaded, Mapping):
         raise ArtefactError(

@@ -3,7 +3,6 @@
 Read next: glotok_ray/nn/tokenizer.py
 """
 
-import argparse
 import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,10 +14,21 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from glotok_ray.artefact import ArtefactError
+from glotok_ray.nn import inert_pickle
 
 _LISTED = 5
 # What safetensors and torch raise for damaged files and for files of another kind.
-_UNREADABLE = (ValueError, TypeError, OSError, SafetensorError, RuntimeError, EOFError, LookupError)
+_UNREADABLE = (
+    ValueError,
+    TypeError,
+    OSError,
+    SafetensorError,
+    RuntimeError,
+    EOFError,
+    LookupError,
+    AttributeError,
+    pickle.UnpicklingError,
+)
 
 
 def save_weights(path: Path, state: Mapping[str, Tensor]) -> None:
@@ -49,28 +59,20 @@ def load_weights(module: nn.Module, path: Path) -> None:
     module.load_state_dict(state)
 
 
-def read_tensors(path: Path, *, purpose: str, suffixes: Sequence[str], alone: str) -> Any:
+def read_tensors(path: Path, *, purpose: str, suffixes: Sequence[str]) -> Any:
     """What a foreign .safetensors file or torch checkpoint holds, on the CPU; nothing in it is executed.
 
-    Raises ArtefactError in the caller's words: it was read as `purpose`, whose files end in `suffixes`, and where
-    trusted, `alone` says what to save instead of the whole.
+    Objects that are neither tensors nor plain Python come back as blanks. Raises ArtefactError in the caller's words:
+    it was read as `purpose`, whose files end in `suffixes`.
     """
     try:
         if path.suffix == ".safetensors":
             return load_file(str(path))
-        # Training scripts save their arguments beside the tensors.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True)
+        # torch.load trusts its pickle_module, and this one imports nothing but tensors.
+        return torch.load(path, map_location="cpu", weights_only=False, pickle_module=inert_pickle)
     except _UNREADABLE as error:
         raise ArtefactError(
             f"{path}: not readable as {purpose} ({error}); bring one of {', '.join(suffixes)}"
-        ) from error
-    except pickle.UnpicklingError as error:
-        # torch's own text also advises to load it all the same.
-        reason = str(error).rpartition("WeightsUnpickler error:")[2].strip().split("\n")[0]
-        raise ArtefactError(
-            f"{path}: holds more than tensors, and loading that would run its code ({reason}); where you "
-            f"trust it, save {alone}"
         ) from error
 
 

@@ -89,8 +89,9 @@ _TOKENIZER_PATHS = ("teacher_path", "initial_path", "data.train_path", "data.val
 
 
 def _located(sweep: SweepRun) -> SweepRun:
-    """The sweep with absolute input paths: Ray Tune gives every trial a working folder of its own."""
-    names = [f"tokenizer.{name}" for name in _TOKENIZER_PATHS] + ["evaluation.data_path"]
+    """The sweep with absolute paths: Ray Tune gives every trial a working folder of its own."""
+    names = ["output_path", "evaluation.data_path"]
+    names += [f"tokenizer.{name}" for name in _TOKENIZER_PATHS]
     paths = {name: operator.attrgetter(name)(sweep) for name in names}
     return override(
         sweep, {name: str(Path(path).absolute()) for name, path in paths.items() if path}
@@ -99,7 +100,7 @@ def _located(sweep: SweepRun) -> SweepRun:
 
 def trial_recipe(sweep: SweepRun, trial: Trial) -> TokenizerRun:
     """The tokenizer run of a trial: the base recipe with the trial's changes and the sweep's length."""
-    folder = Path(sweep.output_path).absolute() / "trials"
+    folder = Path(sweep.output_path) / "trials"
     return override(
         ROWS[trial.row](sweep.tokenizer),
         {

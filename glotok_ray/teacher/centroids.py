@@ -109,7 +109,6 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         path,
         purpose="centroids",
         suffixes=SUFFIXES,
-        alone="the codebook alone: torch.save(tensor, 'codebook.pt')",
     )
     return _tensors_of(loaded)
 
