@@ -34,7 +34,7 @@ from glotok_ray.nn.discriminator import PatchDiscriminator
 from glotok_ray.nn.feature_networks import FrozenNetwork
 from glotok_ray.nn.perceptual import LearnedPerceptualDistance, build_perceptual
 from glotok_ray.nn.tokenizer import GloTokTokenizer
-from glotok_ray.recipes.tokenizer import CHANGES, fqgan_dual, glotok_16k
+from glotok_ray.recipes.tokenizer import glotok_16k, local_contrast, without_both
 from glotok_ray.teacher.image_vectors import ClassTokens, as_teacher
 from glotok_ray.teacher.networks import timm_facts, transformer_without_weights
 from glotok_ray.training.engine import make_engine
@@ -47,28 +47,23 @@ PAPER_TIME, PAPER_MEMORY = 15, 10
 _PERCEPTUAL = ("efficientnet_lite0", "lpips_vgg")
 
 
-def contrast_changes() -> dict[str, Any]:
-    """FQGAN's contrast on the semantic codebook of glotok_16k, whose sizes stay."""
-    semantic = glotok_16k().model.names.index("semantic")
-    return {
-        **CHANGES["local_contrast"],
-        "loss.entropy_weight": 0.0,
-        "loss.disentanglement_weight": 0.0,
-        f"model.codebooks.{semantic}.contrast": fqgan_dual().model.codebook("semantic").contrast,
-    }
+def glotok() -> TokenizerRun:
+    """Relation and residual learning."""
+    return glotok_16k()
 
 
-# Without a teacher's path no relation is measured either, which training would do for its log.
-SUPERVISIONS: dict[str, dict[str, Any]] = {
-    GLOTOK: CHANGES["glotok"],
-    CONTRAST: contrast_changes(),
-    PLAIN: {**CHANGES["vanilla_dual"], "teacher_path": ""},
-}
+def contrast() -> TokenizerRun:
+    """FQGAN's contrast on the same trunk, adapters and codebooks, and nothing else of FQGAN."""
+    changes = {"loss.entropy_weight": 0.0, "loss.disentanglement_weight": 0.0}
+    return override(local_contrast(glotok_16k()), changes)
 
 
-def run_of(name: str, common: dict[str, Any]) -> TokenizerRun:
-    """The run of one supervision; `common` is the same for all."""
-    return override(override(glotok_16k(), SUPERVISIONS[name]), common)
+def plain() -> TokenizerRun:
+    """Neither; without a teacher's path no relation is measured, which a training would do for its log."""
+    return override(without_both(glotok_16k()), {"teacher_path": ""})
+
+
+SUPERVISIONS = {GLOTOK: glotok, CONTRAST: contrast, PLAIN: plain}
 
 
 def common_changes(options: Any) -> dict[str, Any]:
@@ -177,8 +172,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     set_threads(options.threads)
     common = common_changes(options)
     cases = {
-        name: measured.in_own_process(step_case, run_of(name, common), repeats=options.steps)
-        for name in SUPERVISIONS
+        name: measured.in_own_process(step_case, override(run(), common), repeats=options.steps)
+        for name, run in SUPERVISIONS.items()
     }
     measured.answer(
         as_json=options.json,

@@ -66,7 +66,9 @@ def check_codes(run: GeneratorRun) -> DatasetInfo:
             f"{folder}: made by tokenizer {codes.tokenizer_sha256[:12]}, but "
             f"{run.tokenizer_path} is {digest[:12]}; encode again or correct tokenizer_path"
         )
+    channels = checkpoint.tokenizer_config(Path(run.tokenizer_path)).latent_width
     expected = {
+        "model.channels": (run.model.channels, channels),
         "model.grid_size": (run.model.grid_size, codes.grid_size),
         "model.num_classes": (run.model.num_classes, len(codes.classes)),
     }

@@ -13,6 +13,7 @@ from PIL import Image
 from glotok_ray import artefact
 from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import override
+from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.on_ray import pipeline, train, tune
 from glotok_ray.recipes import sweep as sweep_recipes
 from glotok_ray.training import runs
@@ -167,6 +168,45 @@ def test_the_sweep_ranks_trials_by_reconstruction_and_keeps_the_teacher(finished
     assert teacher_manifest.stat().st_mtime_ns == before
     assert (tmp_path / "sweep" / "sweep.png").stat().st_size > 0
     assert train_tokenizer.main([str(tmp_path / "sweep" / "best_recipe.json"), "--dry-run"]) == 0
+
+
+def test_ablation_rows_of_one_and_two_codebooks_fill_the_papers_tables(
+    finished, tmp_path, monkeypatch
+):
+    config, _ = finished
+    monkeypatch.chdir(tmp_path)  # as users run it: with relative paths
+    (tmp_path / "data").symlink_to(config.tokenizer.data.train_path)
+    sweep = override(
+        sweep_recipes.ablations_tiny(),
+        {
+            "inputs": "given",
+            "output_path": "sweep",
+            "rows": ("single_codebook", "local_contrast"),
+            "max_steps": 2,
+            "tokenizer": override(
+                config.tokenizer, {"data.train_path": "data", "data.num_validation_images": 0}
+            ),
+            "evaluation": override(
+                config.evaluation,
+                {"samples_path": "", "codes_path": "", "num_images": 10, "uniformity_repeats": 0},
+            ),
+        },
+    )
+    tune.run(sweep)
+    table = (tmp_path / "sweep" / "table.md").read_text()
+    assert "Table 1: the systems compared with" in table
+    assert "Table 4" not in table  # none of its rows was trained
+    assert "| VQ-VAE of LlamaGen, one codebook | 2.19 | 20.79 |" in table
+    single = GloTokTokenizer.from_pretrained(tmp_path / "sweep" / "trials" / "single_codebook")
+    assert single.config.names == ("visual",)
+    card = (tmp_path / "sweep" / "trials" / "local_contrast" / "README.md").read_text()
+    assert "trained by the run 'local_contrast'" in card
+
+
+def test_unknown_rows_are_refused_before_anything_starts():
+    sweep = override(sweep_recipes.ablations_tiny(), {"rows": ("glotok", "glotok_3x")})
+    with pytest.raises(ValueError, match=r"rows = glotok, glotok_3x: must be different ones of"):
+        tune.run(sweep)
 
 
 def test_a_users_own_pictures_go_through_all_stages(ray_cluster, tiny_quickstart, tmp_path):
