@@ -36,7 +36,7 @@ from glotok_ray.nn.perceptual import LearnedPerceptualDistance, build_perceptual
 from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.recipes.tokenizer import glotok_16k, local_contrast, without_both
 from glotok_ray.teacher.image_vectors import ClassTokens, as_teacher
-from glotok_ray.teacher.networks import timm_facts, transformer_without_weights
+from glotok_ray.teacher.networks import transformer_without_weights
 from glotok_ray.training.engine import make_engine
 from glotok_ray.training.runs import place, set_threads
 from glotok_ray.training.step import Guides, TokenizerStep
@@ -146,7 +146,7 @@ def random_image_network(contrast: ContrastConfig) -> FrozenNetwork:
     transformer = transformer_without_weights(teacher).to_empty(device="cpu")
     for parameter in transformer.parameters():
         nn.init.normal_(parameter, std=0.02)
-    return ClassTokens(transformer, timm_facts(teacher))
+    return ClassTokens(transformer, teacher)
 
 
 def random_perceptual(loss: TokenizerLossConfig) -> nn.Module:

@@ -11,6 +11,7 @@ import math
 import types
 import typing
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 Config = TypeVar("Config")
@@ -140,7 +141,7 @@ class CodebookConfig:
             self.name.isidentifier(),
             "codebook.name",
             self.name,
-            "must consist of letters, digits and underscores",
+            "must be a name of letters, digits and underscores that starts with no digit",
         )
         _require(
             2 <= self.size <= 65536,
@@ -195,7 +196,7 @@ class TokenizerConfig:
 
     def __post_init__(self) -> None:
         _require(
-            self.autoencoder.top_channels % self.adapter.num_heads == 0,
+            self.adapter.depth == 0 or self.autoencoder.top_channels % self.adapter.num_heads == 0,
             "adapter.num_heads",
             self.adapter.num_heads,
             f"must divide the trunk's top width {self.autoencoder.top_channels}",
@@ -725,6 +726,13 @@ class TokenizerRun:
         loss = self.loss
         if self.teacher_path:
             self.model.codebook(loss.relation.codebook)
+        widths = {item.name: item.width for item in self.model.codebooks}
+        _require(
+            loss.disentanglement_weight == 0 or len(set(widths.values())) == 1,
+            "loss.disentanglement_weight",
+            loss.disentanglement_weight,
+            f"compares codes of all codebooks, so their widths must be equal (they are {widths}); set it to 0",
+        )
         heads = [item.name for item in self.model.codebooks if item.contrast.network]
         _require(
             bool(heads) == (loss.contrastive_weight > 0),
@@ -1081,6 +1089,20 @@ def _override_items(
         _override(item, nested[place], f"{prefix}{place}.") if place in nested else item
         for place, item in enumerate(items)
     )
+
+
+def with_absolute_paths(config: Config) -> Config:
+    """A copy in which every path that is set (a field named "..._path") is absolute, seen from the present folder."""
+    changes: dict[str, Any] = {}
+    for item in dataclasses.fields(typing.cast(Any, config)):
+        value = getattr(config, item.name)
+        if item.name.endswith("_path") and value:
+            changes[item.name] = str(Path(value).absolute())
+        elif dataclasses.is_dataclass(value):
+            changes[item.name] = with_absolute_paths(value)
+        elif isinstance(value, tuple) and _is_section(value):
+            changes[item.name] = tuple(with_absolute_paths(part) for part in value)
+    return dataclasses.replace(typing.cast(Any, config), **changes)
 
 
 def to_dict(config: Any) -> dict[str, Any]:

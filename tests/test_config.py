@@ -99,6 +99,10 @@ def test_alpha_defaults_to_one_bin_width():
         ({"model.codebooks": ()}, r"codebooks = \[\]: must hold at least one"),
         ({"model.codebooks.1.name": "visual"}, r"each with a name of its own"),
         ({"model.codebooks.2.size": 5}, r"codebooks\.2\.size: name a field of one of its 2 parts"),
+        (
+            {"loss.disentanglement_weight": 0.1, "model.codebooks.0.width": 4},
+            r"widths must be equal .*'visual': 4, 'semantic': 8",
+        ),
         ({"loss.relation.codebook": "other"}, r"codebook 'other': there is visual, semantic"),
         (
             {"scaling.engine": "torch", "scaling.num_workers": 1, "scaling.precision": "bf16"},

@@ -60,8 +60,10 @@ def _figures(figures: Mapping[str, object]) -> str:
     shown = {name: value for name, value in sorted(figures.items()) if name.startswith("eval/")}
     if not shown:
         return ""
+    note = "PSNR in dB on the validation images of the run; usage since the evaluation before."
+    if "eval/average_psnr" in shown:
+        note += " These weights are averages: average_psnr is theirs, the other figures are of the raw weights."
     rows = "\n".join(
         f"| {name.removeprefix('eval/')} | {value:.4g} |" for name, value in shown.items()
     )
-    note = "PSNR in dB on the validation images of the run; usage since the evaluation before."
     return f"## Last evaluation of the run\n\n{note}\n\n| figure | value |\n|---|---|\n{rows}"

@@ -1,4 +1,4 @@
-"""FQGAN's local contrastive loss, the baseline that GloTok replaces (paper appendix B.2); off by default.
+"""FQGAN's local contrastive loss, the baseline that GloTok replaces (paper appendix B.1); off by default.
 
 Read next: glotok_ray/losses/objective.py
 """

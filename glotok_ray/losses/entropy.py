@@ -36,15 +36,9 @@ def entropy_loss(
 
 
 def disentanglement_loss(
-    visual: Float[Tensor, "b d h w"], semantic: Float[Tensor, "b d2 h w"]
+    one: Float[Tensor, "b d h w"], other: Float[Tensor, "b d h w"]
 ) -> Float[Tensor, ""]:
-    """Mean over positions of the squared cosine between the two branches' codes, in [0, 1]; needs
-    equal code widths.
+    """Mean over positions of the squared cosine between two branches' codes, in [0, 1]; of equal code widths,
+    which `TokenizerRun` checks.
     """
-    if visual.shape != semantic.shape:
-        raise ValueError(
-            f"code widths {visual.shape[1]} (visual) and {semantic.shape[1]} (semantic): the "
-            "disentanglement term compares the branches, so they must be equal; set "
-            "loss.disentanglement_weight to 0 or the widths alike"
-        )
-    return F.cosine_similarity(visual, semantic, dim=1).square().mean()
+    return F.cosine_similarity(one, other, dim=1).square().mean()

@@ -1,6 +1,6 @@
 """The head that FQGAN trains beside a codebook: it predicts a frozen network's vector of the whole image.
 
-GloTok does without it (paper appendix B.2, Fig. 5); it is here for the baseline. The loss is in losses/contrastive.py.
+GloTok does without it (paper appendix B.1, Fig. 5); it is here for the baseline. The loss is in losses/contrastive.py.
 Read next: glotok_ray/nn/tokenizer.py
 """
 

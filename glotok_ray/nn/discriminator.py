@@ -42,7 +42,7 @@ class PatchDiscriminator(nn.Module):
         """One logit per patch, positive for real; images are in [-1, 1] and at least 24 pixels wide
         at the defaults.
         """
-        return self.layers(images)
+        return self.layers(images.to(next(self.parameters()).dtype))
 
 
 def _initialize(module: nn.Module) -> None:

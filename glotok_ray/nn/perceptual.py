@@ -145,7 +145,7 @@ def check_perceptual(loss: TokenizerLossConfig) -> None:
             f"loss.perceptual_weights_sha256 = {digest!r}: needs loss.perceptual_weights_path, which is empty; name "
             "the file there, or leave the digest empty (torchvision checks its own download)"
         )
-    if digest and (found := sha256_of(Path(path))) != digest:
+    if digest and (found := sha256_of(Path(path))) != digest.lower():
         raise ArtefactError(
             f"loss.perceptual_weights_sha256 = {digest!r}: must be the sha256 of loss.perceptual_weights_path = "
             f"{path!r}, which is {found!r}; bring the file you mean, or correct the digest"

@@ -78,7 +78,8 @@ class VectorQuantizer(nn.Module):
         self.codebook = nn.Parameter(self._matched(codes))
 
     def _matched(self, vectors: Tensor) -> Tensor:
-        return F.normalize(vectors, dim=1) if self.lookup == "cosine" else vectors
+        # A copy: ZeRO 3 takes the parameter itself away after the pass, and losses read the codebook later.
+        return F.normalize(vectors, dim=1) if self.lookup == "cosine" else vectors.clone()
 
     def forward(self, z: Float[Tensor, "b d h w"]) -> Quantized:
         """Match every position of a map; the results are fp32, or fp64 for fp64 input."""

@@ -101,12 +101,12 @@ class Branch(nn.Module):
         """Quantize and refine."""
         found = self.quantizer(z)
         residual = self.predicted_residual(found.quantized)
-        predicts = self.contrast is not None and self.training
+        head = self.contrast if self.training else None
         return BranchOutput(
             **found._asdict(),
             residual=residual,
             refined=refine(found.quantized, residual),
-            prediction=self.contrast(found.quantized) if self.contrast and predicts else None,
+            prediction=None if head is None else head(found.quantized),
         )
 
 
@@ -141,12 +141,20 @@ class GloTokTokenizer(nn.Module):
             raise ArtefactError(
                 f"{folder / CONFIG_FILE}: holds no model section; is {folder} a tokenizer's folder?"
             )
-        model = cls(from_dict(TokenizerConfig, stored["model"]))
+        try:
+            config = from_dict(TokenizerConfig, stored["model"])
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ArtefactError(
+                f"{folder / CONFIG_FILE}: its model section is no tokenizer of this version ({error}); correct the "
+                "path, or export the tokenizer again"
+            ) from error
+        model = cls(config)
         load_weights(model, folder / WEIGHTS_FILE)
         return model.requires_grad_(False).eval().to(memory_format=torch.channels_last)
 
     def save_pretrained(self, folder: str | Path, **facts: object) -> None:
         """Write what `from_pretrained` reads; `facts` go into config.json beside the model's config."""
+        Path(folder).mkdir(parents=True, exist_ok=True)
         save_weights(Path(folder) / WEIGHTS_FILE, self.state_dict())
         artefact.write_json(Path(folder) / CONFIG_FILE, {**facts, "model": to_dict(self.config)})
 
@@ -190,6 +198,11 @@ class GloTokTokenizer(nn.Module):
         images that the tokens come from.
         """
         batch = codes if codes.ndim == 4 else codes.unsqueeze(0)
+        if batch.ndim != 4 or batch.shape[1] != len(self.branches):
+            raise ValueError(
+                f"codes of shape {tuple(codes.shape)}: must be (codebooks, h, w) or (batch, codebooks, h, w) with "
+                f"{len(self.branches)} codebooks ({', '.join(self.config.names)})"
+            )
         images = self.decode_latents(self.latents(batch, refine=True), refine=False)
         return images if codes.ndim == 4 else images[0]
 
@@ -200,7 +213,7 @@ class GloTokTokenizer(nn.Module):
     def latents(self, codes: Int[Tensor, "b k h w"], *, refine: bool) -> Float[Tensor, "b c h w"]:
         """The code vectors of tokens; `refine` adds the predicted residuals (Eqs. 11 and 12)."""
         vectors = [
-            self.quantizer(name).code_vectors(codes[:, place])
+            self.quantizer(name).code_vectors(codes[:, place].long())
             for place, name in enumerate(self.config.names)
         ]
         latents = torch.cat(vectors, dim=1)
@@ -223,13 +236,17 @@ class GloTokTokenizer(nn.Module):
         return self.latents(torch.stack(grids, dim=1), refine=False)
 
     def _unquantized(self, images: Tensor) -> dict[str, Tensor]:
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise ValueError(
+                f"images of shape {tuple(images.shape)}: must be (3, H, W) or (batch, 3, H, W), in [-1, 1]"
+            )
         factor = self.config.autoencoder.downsample_factor
         if images.shape[2] % factor or images.shape[3] % factor:
             raise ValueError(
                 f"images of {images.shape[2]} x {images.shape[3]} pixels: both sides must be multiples of "
                 f"{factor}; crop or resize them"
             )
-        features = self.encoder.features(images)
+        features = self.encoder.features(images.to(self.encoder.conv_in.weight.dtype))
         return {
             name: branch.unquantized(features, self.encoder.head)  # type: ignore[operator]
             for name, branch in self.branches.items()

@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from glotok_ray.artefact import ArtefactError
 from glotok_ray.nn import inert_pickle
 
-_LISTED = 5
+# Per kind of misfit: a whole branch and more, and still a message that can be read.
+_LISTED = 60
 # What safetensors and torch raise for damaged files and for files of another kind.
 _UNREADABLE = (
     ValueError,
@@ -57,6 +58,19 @@ def load_weights(module: nn.Module, path: Path) -> None:
             f"{path}: its tensors do not fit the config beside it: {problems}; export both again"
         )
     module.load_state_dict(state)
+
+
+def stored_shapes(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file on the meta device: shapes alone, without reading the values."""
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            names = list(file.keys())
+            shapes = {name: file.get_slice(name).get_shape() for name in names}
+    except (SafetensorError, OSError) as error:
+        raise ArtefactError(
+            f"{path}: not readable as safetensors ({error}); export the model again"
+        ) from error
+    return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
 
 
 def read_tensors(path: Path, *, purpose: str, suffixes: Sequence[str]) -> Any:

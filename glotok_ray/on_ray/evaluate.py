@@ -162,7 +162,8 @@ def _tsne_draws(
         config.uniformity_repeats,
         min(config.uniformity_vectors, len(codes)),
     )
-    task = ray.remote(_tsne_draw).options(num_cpus=1)
+    # Inside a trial of a sweep a task would look for its CPU in the trial's own small share.
+    task = ray.remote(_tsne_draw).options(num_cpus=1, scheduling_strategy="DEFAULT")
     draws = [
         draw_latent_vectors(
             codes, vectors, num_vectors=config.uniformity_vectors, seed=config.seed, repeat=repeat

@@ -3,7 +3,6 @@
 The run folder must be seen by every node (a shared file system). Read next: glotok_ray/training/tokenizer_run.py
 """
 
-import json
 import logging
 import threading
 import time
@@ -20,18 +19,25 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from glotok_ray import artefact, config
 from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import GeneratorRun, TokenizerRun
+from glotok_ray.nn.tokenizer import WEIGHTS_FILE
 from glotok_ray.on_ray import cluster
 from glotok_ray.on_ray.data import micro_batches, ordered_data_config, training_dataset
 from glotok_ray.progress import ProgressLine
 from glotok_ray.training import checkpoint, runs
 from glotok_ray.training.generator_run import check_codes, train_generator
 from glotok_ray.training.tokenizer_run import check_guides, train_tokenizer
-from glotok_ray.training.trainer import CHECKPOINT_FOLDER, METRICS_FILE, RunPlan
+from glotok_ray.training.trainer import (
+    CHECKPOINT_FOLDER,
+    METRICS_FILE,
+    RunPlan,
+    last_figures,
+)
 from glotok_ray.training.worker import DistributedWorker
 
 logger = logging.getLogger(__name__)
 
 RUN_FILE = "run.json"
+_NOT_FINITE_FILE = "not_finite.txt"
 _WORKING_FOLDERS = (CHECKPOINT_FOLDER, "ray", "tensorboard")
 # Settings that change neither the weights' meaning nor the data order: a run may be resumed with others.
 _FREE_SECTIONS = ("output_path", "scaling")
@@ -68,7 +74,7 @@ def run(run: TokenizerRun | GeneratorRun, *, fresh: bool = False) -> dict[str, A
     # A stopped run goes on: until it ends again, its folder is unfinished.
     (plan.folder / artefact.MANIFEST).unlink(missing_ok=True)
     _fit(run, plan)
-    figures = _last_figures(plan.folder)
+    figures = last_figures(plan.folder)
     return artefact.write_manifest(
         plan.folder, kind, mark, exclude=_WORKING_FOLDERS, step=plan.last_step, figures=figures
     )
@@ -96,6 +102,8 @@ def _bound_settings(run: TokenizerRun | GeneratorRun) -> dict[str, Any]:
         del settings[name]
     for name in _FREE_SCHEDULE:
         del settings["schedule"][name]
+    if isinstance(run, TokenizerRun) and run.initial_path:
+        settings["initial_sha256"] = artefact.sha256_of(Path(run.initial_path) / WEIGHTS_FILE)
     return settings
 
 
@@ -136,8 +144,12 @@ def _fit(run: TokenizerRun | GeneratorRun, plan: RunPlan) -> None:
         datasets={"train": lambda: _remaining_data(run, plan)},
         dataset_config=ordered_data_config(),
     )
+    note = plan.folder / _NOT_FINITE_FILE
+    note.unlink(missing_ok=True)
     with _ShownProgress(run, plan):
         trainer.fit()
+    if note.is_file():
+        raise ArtefactError(note.read_text())
 
 
 def _worker_resources(run: TokenizerRun | GeneratorRun) -> dict[str, float]:
@@ -168,7 +180,13 @@ def train_worker(loop_config: dict[str, Any]) -> None:
         return micro_batches(shard, batch_size=_micro_batch(run), device=worker.device)
 
     train = train_tokenizer if isinstance(run, TokenizerRun) else train_generator
-    train(run, worker, batches)  # type: ignore[arg-type]
+    try:
+        train(run, worker, batches)  # type: ignore[arg-type]
+    except FloatingPointError as error:
+        # All workers come here alike. Ray would start them again and meet the same numbers; so they end in peace, and
+        # the driver raises what it finds.
+        if worker.rank == 0:
+            (runs.run_folder(run) / _NOT_FINITE_FILE).write_text(str(error))
 
 
 class _ShownProgress:
@@ -194,23 +212,9 @@ class _ShownProgress:
             self._show()
 
     def _show(self) -> None:
-        figures = _last_figures(self._path.parent)
+        figures = last_figures(self._path.parent)
         if figures:
             self._line.update(int(figures["step"] * self._batch), _describe(figures))
-
-
-def _last_figures(folder: Path) -> dict[str, float]:
-    """The newest value of every figure in metrics.jsonl."""
-    path = folder / METRICS_FILE
-    figures: dict[str, float] = {}
-    if path.is_file():
-        for line in path.read_text().splitlines():
-            # The last line may be half written while the run goes on.
-            try:
-                figures |= json.loads(line)
-            except json.JSONDecodeError:
-                break
-    return figures
 
 
 def _describe(figures: dict[str, float]) -> str:

@@ -8,7 +8,6 @@ Read next: glotok_ray/on_ray/train.py
 
 import itertools
 import logging
-import operator
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ import pandas
 import ray.tune
 
 from glotok_ray import artefact, config
-from glotok_ray.config import RelationConfig, SweepRun, TokenizerRun, override
+from glotok_ray.config import RelationConfig, SweepRun, TokenizerRun, override, with_absolute_paths
 from glotok_ray.data.shard_plan import seeded_generator
 from glotok_ray.on_ray import cluster, evaluate, shard, teacher, train
 from glotok_ray.recipes import shard as shard_recipes
@@ -83,19 +82,6 @@ def draw_trials(sweep: SweepRun) -> list[Trial]:
         Trial(f"trial_{number:02d}", changes)
         for number, changes in enumerate(chosen[: sweep.num_trials])
     ]
-
-
-_TOKENIZER_PATHS = ("teacher_path", "initial_path", "data.train_path", "data.validation_path")
-
-
-def _located(sweep: SweepRun) -> SweepRun:
-    """The sweep with absolute paths: Ray Tune gives every trial a working folder of its own."""
-    names = ["output_path", "evaluation.data_path"]
-    names += [f"tokenizer.{name}" for name in _TOKENIZER_PATHS]
-    paths = {name: operator.attrgetter(name)(sweep) for name in names}
-    return override(
-        sweep, {name: str(Path(path).absolute()) for name, path in paths.items() if path}
-    )
 
 
 def trial_recipe(sweep: SweepRun, trial: Trial) -> TokenizerRun:
@@ -177,7 +163,8 @@ def run(sweep: SweepRun, *, fresh: bool = False) -> dict[str, Any]:
         logger.info("sweep: already finished: %s", folder)
         return manifest
     folder.mkdir(parents=True, exist_ok=True)
-    frame = _tune(_located(sweep), trials, folder)
+    # Ray Tune gives every trial a working folder of its own.
+    frame = _tune(with_absolute_paths(sweep), trials, folder)
     ranked = rank_trials(frame)
     if sweep.rows:
         _write_ablations(sweep, frame, folder)

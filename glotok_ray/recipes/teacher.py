@@ -41,6 +41,16 @@ def clip_per_class() -> TeacherRun:
     return override(dinov2_4096(), changes)
 
 
+def fqgan_codebook() -> TeacherRun:
+    """FQGAN's semantic codebook (Table 6): pass its checkpoint with --data-path."""
+    return TeacherRun(output_path="runs/teacher_fqgan")
+
+
+def imagefolder_codebook() -> TeacherRun:
+    """ImageFolder's semantic codebook (Table 6): pass its checkpoint with --data-path."""
+    return TeacherRun(output_path="runs/teacher_imagefolder")
+
+
 def embedded_1024() -> TeacherRun:
     """1,024 clusters of EfficientNet-Lite0 features: 205,800 vectors, all 49 positions of 4,200 crops of
     the embedded photographs at 224 pixels (`jobs.shard_images photographs_160`). Minutes on 2 cores.
@@ -81,6 +91,8 @@ RECIPES = {
         dinov2_projected_4096,
         dinov2_16384,
         clip_per_class,
+        fqgan_codebook,
+        imagefolder_codebook,
         embedded_1024,
         quickstart,
     )

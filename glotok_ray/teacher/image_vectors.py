@@ -3,9 +3,6 @@
 GloTok needs none of them while it trains (paper appendix B.2). Read next: glotok_ray/losses/contrastive.py
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 from jaxtyping import Float
 from timm.models.vision_transformer import VisionTransformer
@@ -15,19 +12,23 @@ from torch.nn import functional as F
 from glotok_ray.config import ContrastConfig, TeacherRun
 from glotok_ray.nn.feature_networks import EfficientNetLite0, FrozenNetwork
 from glotok_ray.teacher.features import channels, load_transformer
-from glotok_ray.teacher.networks import EMBEDDED, check_network, timm_facts
+from glotok_ray.teacher.networks import EMBEDDED, NETWORKS, check_network, timm_facts
 
 _INPUT_SIZE = 224
+# Channels of the embedded network's last block.
+_POOLED_WIDTH = 320
 
 
 def as_teacher(contrast: ContrastConfig) -> TeacherRun:
-    """The network as a teacher's config names it: last block, without the LayerNorm after it (FQGAN's choice)."""
-    embedded = contrast.network == EMBEDDED
+    """The network as a teacher's config names it: its last block, of CLIP without the LayerNorm after it (FQGAN's
+    choices).
+    """
+    is_clip = contrast.network in NETWORKS and NETWORKS[contrast.network].is_clip
     return TeacherRun(
         network=contrast.network,
         weights_path=contrast.weights_path,
         weights_sha256=contrast.weights_sha256,
-        final_norm=embedded,
+        final_norm=not is_clip,
         input_size=_INPUT_SIZE,
     )
 
@@ -36,7 +37,7 @@ def check_image_network(contrast: ContrastConfig) -> None:
     """Raise ValueError for an unknown network or a wrong width, ArtefactError for a wrong weights file."""
     teacher = as_teacher(contrast)
     check_network(teacher)
-    width = channels(teacher)
+    width = _POOLED_WIDTH if contrast.network == EMBEDDED else channels(teacher)
     if contrast.width != width:
         raise ValueError(
             f"contrast.width = {contrast.width}: {contrast.network} says vectors of {width}; set it to {width}"
@@ -44,17 +45,22 @@ def check_image_network(contrast: ContrastConfig) -> None:
 
 
 class ClassTokens(FrozenNetwork):
-    """The class token of a vision transformer's last block; takes a transformer with its weights."""
+    """The class token of a vision transformer's last block, with or without the final LayerNorm; takes a transformer
+    with its weights.
+    """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, transformer: VisionTransformer, facts: Mapping[str, Any]) -> None:
+    def __init__(self, transformer: VisionTransformer, teacher: TeacherRun) -> None:
         super().__init__()
+        facts = timm_facts(teacher)
         for name in ("mean", "std"):
             self.register_buffer(name, torch.tensor(facts[name]).view(3, 1, 1))
         last = len(transformer.blocks) - 1
-        transformer.prune_intermediate_layers([last], prune_norm=True, prune_head=True)
+        transformer.prune_intermediate_layers(
+            [last], prune_norm=not teacher.final_norm, prune_head=True
+        )
         self.transformer = transformer
         self.freeze()
 
@@ -66,16 +72,17 @@ class ClassTokens(FrozenNetwork):
 
 
 class PooledVectors(FrozenNetwork):
-    """The embedded network's pooled features, for machines without a download."""
+    """The embedded network's last block, averaged over positions; a narrow vector keeps the head small on a laptop."""
 
     def __init__(self) -> None:
         super().__init__()
         self.network = EfficientNetLite0()
         self.freeze()
 
-    def forward(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b 1280"]:
+    def forward(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b 320"]:
         """Vectors of images in [-1, 1] of any size."""
-        return self.network.pooled(F.interpolate(images, size=(_INPUT_SIZE,) * 2))
+        resized = F.interpolate(images, size=(_INPUT_SIZE,) * 2)
+        return self.network.features(resized)[-1].mean(dim=(2, 3))
 
 
 def build_image_network(contrast: ContrastConfig) -> FrozenNetwork:
@@ -84,4 +91,4 @@ def build_image_network(contrast: ContrastConfig) -> FrozenNetwork:
     if contrast.network == EMBEDDED:
         return PooledVectors()
     teacher = as_teacher(contrast)
-    return ClassTokens(load_transformer(teacher), timm_facts(teacher))
+    return ClassTokens(load_transformer(teacher), teacher)

@@ -41,9 +41,17 @@ def checkpoint_step(path: Path | None) -> int:
 
 
 def save_checkpoint(
-    folder: Path, step: int, worker: Worker, write: Callable[[Path], None], *, keep: int
+    folder: Path,
+    step: int,
+    worker: Worker,
+    write: Callable[[Path], None],
+    *,
+    facts: dict[str, Any],
+    keep: int,
 ) -> None:
-    """Let every worker `write` into one new checkpoint, commit it and remove all but the newest `keep`."""
+    """Let every worker `write` into one new checkpoint, commit it with `facts` in its manifest and remove all but the
+    newest `keep`.
+    """
     final = folder / f"step-{step:09d}"
     partial = folder / f".{final.name}.partial"
     if worker.rank == 0:
@@ -53,7 +61,7 @@ def save_checkpoint(
     write(partial)
     worker.barrier()
     if worker.rank == 0:
-        artefact.write_manifest(partial, "checkpoint", step=step, world_size=worker.world_size)
+        artefact.write_manifest(partial, "checkpoint", step=step, **facts)
         shutil.rmtree(final, ignore_errors=True)
         partial.rename(final)
         for old in sorted(folder.glob("step-*"))[:-keep]:

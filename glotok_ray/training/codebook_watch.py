@@ -5,7 +5,7 @@ Read next: glotok_ray/training/step.py
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -15,7 +15,6 @@ from torch import Tensor
 from glotok_ray.config import TokenizerConfig, TokenizerLossConfig
 from glotok_ray.metrics.codebook import codebook_use, duplicate_fraction
 from glotok_ray.nn.tokenizer import BranchOutput
-from glotok_ray.training.engine import Engine
 from glotok_ray.training.worker import Worker
 
 logger = logging.getLogger(__name__)
@@ -76,9 +75,11 @@ class CodebookWatch:
             )
 
     @torch.no_grad()
-    def restart_unused(self, engine: Engine, step: int) -> dict[str, Tensor]:
+    def restart_unused(
+        self, replace_rows: Callable[[str, Tensor, Tensor], None], step: int
+    ) -> dict[str, Tensor]:
         """Every `restart_every_steps` steps, move codes that no token chose since the last time onto tokens of this
-        batch; returns how many, per codebook.
+        batch, by `replace_rows(parameter, rows, values)`; returns how many, per codebook.
 
         At most as many codes move as the last micro batches of all workers hold tokens, so no two get the same.
         """
@@ -92,8 +93,8 @@ class CodebookWatch:
             tokens = self._shared_tokens(self._latents[name], len(unused))
             rows = unused[: len(tokens)]
             if len(rows):
-                engine.replace_rows(f"branches.{name}.quantizer.codebook", rows, tokens)
-            moved[f"{name}_restarted"] = torch.tensor(float(len(rows)))
+                replace_rows(f"branches.{name}.quantizer.codebook", rows, tokens)
+            moved[f"{name}_restarted"] = tokens.new_tensor(float(len(rows)))
         return moved
 
     def save(self, folder: Path) -> None:

@@ -30,6 +30,14 @@ class ExponentialMovingAverage:
         for average, shard in zip(self._shards, self._engine.shards(), strict=True):
             average.lerp_(shard, 1 - decay)
 
+    def replace_rows(self, name: str, rows: Tensor, values: Tensor) -> None:
+        """Overwrite rows of an averaged parameter; every worker calls it with equal arguments."""
+        self._swap()
+        try:
+            self._engine.replace_rows(name, rows, values)
+        finally:
+            self._swap()
+
     def whole(self, *, keep: bool) -> dict[str, Tensor]:
         """As `whole_state`, with the averaged parameters and the module's own buffers."""
         # The engine gathers its own shards; for this moment they are the averages.

@@ -211,9 +211,8 @@ class DeepSpeedEngine:
 
     def frozen(self, images: Tensor) -> Tensor:
         """The same pass beside DeepSpeed's own, which would prepare a reduction of gradients."""
-        dtype = torch.bfloat16 if self._precision == "bf16" else images.dtype
         with _without_gradients(self.module), _autocast(images.device, self._precision):
-            return self.module(images.to(dtype))
+            return self.module(images)
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of `loss`; DeepSpeed divides by the accumulation steps."""

@@ -17,7 +17,7 @@ from glotok_ray.nn.tokenizer import WEIGHTS_FILE, GloTokTokenizer
 from glotok_ray.nn.weights import save_weights
 from glotok_ray.training import checkpoint
 from glotok_ray.training.step import DISCRIMINATOR_FILE
-from glotok_ray.training.trainer import CHECKPOINT_FOLDER
+from glotok_ray.training.trainer import CHECKPOINT_FOLDER, last_figures
 
 logger = logging.getLogger(__name__)
 
@@ -75,8 +75,10 @@ def _from_run(found: Path, folder: Path) -> tuple[GloTokTokenizer, str, dict[str
     if discriminator.is_file():
         (folder / DISCRIMINATOR_FILE).write_bytes(discriminator.read_bytes())
     step = manifest.get("step")
+    is_checkpoint = found.parent.name == CHECKPOINT_FOLDER
+    figures = last_figures(found.parents[1], step) if is_checkpoint else manifest.get("figures", {})
     origin = manifest.get("source") or f"the run {_run_name(found)!r} after {step} steps"
-    return GloTokTokenizer.from_pretrained(found), origin, manifest.get("figures", {})
+    return GloTokTokenizer.from_pretrained(found), origin, figures
 
 
 def _run_name(found: Path) -> str:

@@ -21,7 +21,7 @@ def check_finite(terms: Mapping[str, Tensor], step: int, worker: Worker) -> None
     names = [name for name, workers in zip(terms, broken, strict=True) if workers]
     if names:
         raise FloatingPointError(
-            f"step {step}: {', '.join(names)} not finite; the weights were not changed by this step. Lower "
-            "optimizer.learning_rate or set scaling.precision to fp32, then run again to "
-            "resume from the last checkpoint"
+            f"step {step}: {', '.join(names)} not finite; the weights are still those of the step before. Go on from "
+            "the newest checkpoint under another --name with --initial-path CHECKPOINT and a lower "
+            "--optimizer.learning-rate or --scaling.precision fp32"
         )

@@ -39,6 +39,7 @@ def run_plan(run: TokenizerRun | GeneratorRun) -> RunPlan:
         accumulation_steps=run.schedule.accumulation_steps(run.scaling.num_workers),
         schedule=run.schedule,
         optimizer=run.optimizer,
+        scaling=run.scaling,
     )
 
 

@@ -37,9 +37,9 @@ _LECAM_FILE = "lecam.pt"
 _VALIDATION_BATCH = 16
 
 
-def to_model_range(images: Tensor, dtype: torch.dtype) -> Float[Tensor, "b 3 h w"]:
-    """uint8 images to [-1, 1], channels last in memory, which convolutions prefer."""
-    return (images.to(dtype) / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+def to_model_range(images: Tensor) -> Float[Tensor, "b 3 h w"]:
+    """uint8 images to [-1, 1] in fp32, channels last in memory, which convolutions prefer."""
+    return (images.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
 
 
 class Guides(NamedTuple):
@@ -98,7 +98,7 @@ class TokenizerStep:
         )
         means: dict[str, Tensor] = {}
         for position, batch in enumerate(batches):
-            images = to_model_range(batch["image"], self.model.decoder_last_layer.weight.dtype)
+            images = to_model_range(batch["image"])
             # The codebook stays as it is until the optimizer steps, so the first micro batch carries the
             # relation loss of all of them.
             relation_share = len(batches) if position == 0 else 0
@@ -106,12 +106,23 @@ class TokenizerStep:
                 images, step, adversarial_on, relation_share
             )
             if adversarial_on:
-                terms["discriminator"] = self._discriminator_turn(images, reconstruction, step)
+                terms |= self._discriminator_turn(images, reconstruction, step)
+            # Both at the end, so that a loss that is not finite leaves both as they were.
+            self._tokenizer.step()
+            if adversarial_on:
+                self._discriminator.step()
             for name, value in terms.items():
                 means[name] = means.get(name, 0) + value.detach().float() / len(batches)
+        if adversarial_on and self._weights.lecam_weight:
+            self._move_anchors(means)
         if self._average is not None:
             self._average.update(step)
-        return means | self.watch.restart_unused(self._tokenizer, step)
+        return means | self.watch.restart_unused(self._replace_rows, step)
+
+    def _replace_rows(self, name: str, rows: Tensor, values: Tensor) -> None:
+        self._tokenizer.replace_rows(name, rows, values)
+        if self._average is not None:
+            self._average.replace_rows(name, rows, values)
 
     def _tokenizer_turn(
         self, images: Tensor, step: int, adversarial_on: bool, relation_share: int
@@ -133,7 +144,6 @@ class TokenizerStep:
         # The inner product has exactly `gradient` as its derivative at the reconstruction.
         carried = (output.reconstruction.float() * image_side.gradient).sum()
         self._tokenizer.backward(carried + objective.latent_loss(latent_side, self._weights))
-        self._tokenizer.step()
         self.watch.count(output.branches)
         return terms, output.reconstruction.detach()
 
@@ -154,7 +164,7 @@ class TokenizerStep:
     ) -> ImageGradient:
         weights = self._weights
         # fp32 from here on, whatever the networks compute in.
-        images, leaf = images.float(), output.reconstruction.detach().float().requires_grad_()
+        leaf = output.reconstruction.detach().float().requires_grad_()
         pixel = reconstruction_loss(images, leaf, weights.reconstruction_kind)
         perceptual = self._guides.perceptual(images, leaf)
         likelihood = weights.reconstruction_weight * pixel + weights.perceptual_weight * perceptual
@@ -181,26 +191,28 @@ class TokenizerStep:
             output.last_layer_input.detach(), likelihood, adversarial_gradient, shape, padding=1
         )
 
-    def _discriminator_turn(self, images: Tensor, reconstruction: Tensor, step: int) -> Tensor:
+    def _discriminator_turn(
+        self, images: Tensor, reconstruction: Tensor, step: int
+    ) -> dict[str, Tensor]:
         # Real and fake pass apart, so that BatchNorm sees one kind at a time (FQGAN, LlamaGen).
         real, fake = (self._discriminator(batch).float() for batch in (images, reconstruction))
         weights = self._weights
         loss = adversarial.discriminator_loss(real, fake, weights.adversarial_kind)
-        check_finite({"discriminator": loss}, step, self._worker)
+        terms = {"discriminator": loss}
         learned = loss
         if weights.lecam_weight:
-            penalty = adversarial.lecam_penalty(real, fake, self._lecam_anchors)
-            learned = loss + weights.lecam_weight * penalty
-            self._move_anchors(real, fake)
+            terms["lecam"] = adversarial.lecam_penalty(real, fake, self._lecam_anchors)
+            learned = loss + weights.lecam_weight * terms["lecam"]
+            terms |= {"logits_real": real.mean(), "logits_fake": fake.mean()}
+        check_finite(terms, step, self._worker)
         self._discriminator.backward(learned)
-        self._discriminator.step()
-        return loss
+        return terms
 
-    @torch.no_grad()
-    def _move_anchors(self, real: Tensor, fake: Tensor) -> None:
-        means = self._worker.all_sum(torch.stack([real.mean(), fake.mean()]))
+    def _move_anchors(self, means: dict[str, Tensor]) -> None:
+        """Once per step, by the mean logits of all micro batches and workers."""
+        logits = self._worker.all_sum(torch.stack([means["logits_real"], means["logits_fake"]]))
         self._lecam_anchors = adversarial.moved_anchors(
-            self._lecam_anchors, means / self._worker.world_size, decay=self._weights.lecam_decay
+            self._lecam_anchors, logits / self._worker.world_size, decay=self._weights.lecam_decay
         )
 
     def set_learning_rate(self, learning_rate: float) -> None:
@@ -234,9 +246,18 @@ class TokenizerStep:
 
     def _psnr(self, model: GloTokTokenizer, name: str) -> dict[str, float]:
         sums = torch.zeros(2, dtype=torch.float64)
-        dtype = model.decoder_last_layer.weight.dtype
-        for images in self._validation.split(_VALIDATION_BATCH):
-            output: TokenizerOutput = model(to_model_range(images, dtype))
+        parts = list(self._validation.split(_VALIDATION_BATCH))
+        # Under ZeRO 3 a pass gathers weights from all workers, so all make equally many.
+        mine = torch.zeros(self._worker.world_size, device=self._worker.device)
+        mine[self._worker.rank] = len(parts)
+        passes = int(self._worker.all_sum(mine).max())
+        side = self._config.autoencoder.image_size
+        nothing = torch.zeros(1, 3, side, side, dtype=torch.uint8, device=self._worker.device)
+        for number in range(passes):
+            images = parts[number] if number < len(parts) and len(parts[number]) else nothing
+            output: TokenizerOutput = model(to_model_range(images))
+            if images is nothing:
+                continue
             pixels = ((output.reconstruction.float() + 1) * 127.5 + 0.5).floor().clamp(0, 255)
             error = (pixels - images.float()).double().square().mean(dim=(1, 2, 3)).clamp_min(1e-3)
             decibels = 10 * torch.log10(255.0**2 / error)

@@ -23,13 +23,13 @@ from glotok_ray.losses.relation import codebook_histogram, histogram_bins, relat
 from glotok_ray.nn.discriminator import PatchDiscriminator
 from glotok_ray.nn.perceptual import build_perceptual, check_perceptual
 from glotok_ray.nn.tokenizer import WEIGHTS_FILE, GloTokTokenizer
-from glotok_ray.nn.weights import load_weights
+from glotok_ray.nn.weights import load_weights, misfits, stored_shapes
 from glotok_ray.teacher.histogram import TeacherHistogram, load_teacher
 from glotok_ray.teacher.image_vectors import build_image_network, check_image_network
 from glotok_ray.training.engine import make_engine
 from glotok_ray.training.runs import BatchSource, place, run_plan, set_threads
 from glotok_ray.training.step import DISCRIMINATOR_FILE, Guides, TokenizerStep
-from glotok_ray.training.trainer import Trainer
+from glotok_ray.training.trainer import Trainer, last_figures
 from glotok_ray.training.worker import Worker
 
 RELATION_FILE = "relation.json"
@@ -45,10 +45,8 @@ def check_guides(run: TokenizerRun) -> None:
     for codebook in run.model.codebooks:
         if codebook.contrast.network:
             check_image_network(codebook.contrast)
-    if run.initial_path and not (Path(run.initial_path) / WEIGHTS_FILE).is_file():
-        raise ArtefactError(
-            f"initial_path = {run.initial_path!r}: holds no {WEIGHTS_FILE}; correct it, or leave it empty"
-        )
+    if run.initial_path:
+        _check_initial(run)
     if not run.teacher_path:
         if run.loss.relation_weight > 0:
             raise ValueError(
@@ -61,6 +59,21 @@ def check_guides(run: TokenizerRun) -> None:
     if run.loss.relation_weight > 0:
         codebook = run.model.codebook(run.loss.relation.codebook)
         teacher.reachable(width=codebook.width, size=codebook.size)
+
+
+def _check_initial(run: TokenizerRun) -> None:
+    path = Path(run.initial_path) / WEIGHTS_FILE
+    if not path.is_file():
+        raise ArtefactError(
+            f"initial_path = {run.initial_path!r}: holds no {WEIGHTS_FILE}; correct it, or leave it empty"
+        )
+    with torch.device("meta"):
+        expected = GloTokTokenizer(run.model).state_dict()
+    problems = misfits(stored_shapes(path), expected)
+    if problems:
+        raise ArtefactError(
+            f"{path}: does not fit the run's model: {problems}; take the recipe that made it, or correct initial_path"
+        )
 
 
 def teacher_of(run: TokenizerRun) -> TeacherHistogram:
@@ -95,8 +108,9 @@ def train_tokenizer(run: TokenizerRun, worker: Worker, batches: BatchSource) -> 
     validation = _validation_images(run, worker)
     step = TokenizerStep(run, tokenizer_engine, discriminator_engine, guides, worker, validation)
     model.train()
-    figures = Trainer(step, worker, plan).fit(batches)
+    Trainer(step, worker, plan).fit(batches)
     step.export(plan.folder)
+    figures = last_figures(plan.folder)
     if worker.rank == 0:
         if initial is not None and guides.teacher is not None:
             exported = GloTokTokenizer.from_pretrained(plan.folder)

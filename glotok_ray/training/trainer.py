@@ -5,6 +5,7 @@ Ray nor DeepSpeed. Stopped anywhere, it goes on from the newest verified checkpo
 Read next: glotok_ray/training/step.py
 """
 
+import collections
 import json
 import logging
 import time
@@ -19,7 +20,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from glotok_ray import artefact
 from glotok_ray.artefact import ArtefactError
-from glotok_ray.config import OptimizerConfig, ScheduleConfig
+from glotok_ray.config import OptimizerConfig, ScalingConfig, ScheduleConfig
 from glotok_ray.training import checkpoint
 from glotok_ray.training.schedule import learning_rate, seed_step
 from glotok_ray.training.worker import Worker
@@ -66,6 +67,13 @@ class RunPlan:
     accumulation_steps: int
     schedule: ScheduleConfig
     optimizer: OptimizerConfig
+    scaling: ScalingConfig
+
+    @property
+    def state_layout(self) -> dict[str, Any]:
+        """What decides the files of a checkpoint; a run goes on under the same alone."""
+        names = ("num_workers", "engine", "zero_stage", "precision")
+        return {f"scaling.{name}": getattr(self.scaling, name) for name in names}
 
     @property
     def total_steps(self) -> int:
@@ -88,7 +96,7 @@ class Trainer:
     def fit(self, batches: Callable[[int], Iterator[Batch]]) -> dict[str, Any]:
         """Train to `plan.last_step`; `batches(step)` yields this worker's micro batches from that step on.
 
-        Returns the last logged figures. Raises FloatingPointError on a loss that is not finite.
+        Returns the last logged figures. Raises FloatingPointError, from the step, on a loss that is not finite.
         """
         plan = self._plan
         first_step = self._resume()
@@ -109,6 +117,7 @@ class Trainer:
                     step + 1,
                     self._worker,
                     self._step.save,
+                    facts={"state_layout": plan.state_layout},
                     keep=plan.schedule.checkpoints_to_keep,
                 )
                 self._worker.report({"step": step + 1, **figures})
@@ -118,12 +127,13 @@ class Trainer:
     def _resume(self) -> int:
         path = checkpoint.newest_checkpoint(self._checkpoints)
         if path is not None:
-            saved_by = artefact.read_json(path / artefact.MANIFEST)["world_size"]
-            if saved_by != self._worker.world_size:
-                raise ArtefactError(
-                    f"{path}: saved by {saved_by} workers, and this run has "
-                    f"{self._worker.world_size}; set scaling.num_workers back to {saved_by}"
-                )
+            saved = artefact.read_json(path / artefact.MANIFEST)["state_layout"]
+            for name, value in self._plan.state_layout.items():
+                if saved[name] != value:
+                    raise ArtefactError(
+                        f"{path}: saved with {name} = {saved[name]}, and this run has {value}; set it back, or start a "
+                        f"new run from its weights with --initial-path {path}"
+                    )
             self._step.load(path)
             logger.info("resuming at step %d from %s", checkpoint.checkpoint_step(path), path.name)
         return checkpoint.checkpoint_step(path)
@@ -133,6 +143,22 @@ class Trainer:
         return step % every == 0 or step == self._plan.last_step
 
 
+def last_figures(folder: Path, step: int | None = None) -> dict[str, Any]:
+    """The newest value of every figure in a run's metrics.jsonl, up to `step` where it is given."""
+    path = folder / METRICS_FILE
+    figures: dict[str, Any] = {}
+    if path.is_file():
+        for text in path.read_text().splitlines():
+            # The last line may be half written while the run goes on.
+            try:
+                line = json.loads(text)
+            except json.JSONDecodeError:
+                break
+            if step is None or line["step"] <= step:
+                figures |= line
+    return figures
+
+
 class MetricsLog:
     """Averages of the terms since the last line, in metrics.jsonl and TensorBoard, written by rank 0."""
 
@@ -140,6 +166,8 @@ class MetricsLog:
         self._plan, self._worker = plan, worker
         self._path = plan.folder / METRICS_FILE
         self._sums: dict[str, Tensor] = {}
+        # Terms that are there in some steps alone are averaged over those.
+        self._counts: collections.Counter[str] = collections.Counter()
         self._steps = 0
         self._rate = 0.0
         self._since = time.monotonic()
@@ -166,31 +194,29 @@ class MetricsLog:
         for name, value in terms.items():
             value = value.detach().double()
             self._sums[name] = self._sums[name] + value if name in self._sums else value
+            self._counts[name] += 1
         self._steps += 1
         self._rate = rate
         if (step + 1) % self._plan.schedule.log_every_steps == 0:
             self.flush(step)
 
     def flush(self, step: int) -> None:
-        """Write the averages since the last line; raises FloatingPointError when one is not finite."""
+        """Write the averages since the last line."""
         if not self._steps:
             return
         names = sorted(self._sums)
         stacked = torch.stack([self._sums[name].reshape(()) for name in names])
-        means = (self._worker.all_sum(stacked) / (self._steps * self._worker.world_size)).tolist()
-        values = {f"train/{name}": value for name, value in zip(names, means, strict=True)}
-        broken = [name for name, value in values.items() if not abs(value) < float("inf")]
-        if broken:
-            raise FloatingPointError(
-                f"step {step}: {', '.join(broken)} not finite in the last {self._steps} steps; "
-                "lower optimizer.learning_rate or set scaling.precision to fp32, then run "
-                "again to resume from the last checkpoint"
-            )
+        totals = (self._worker.all_sum(stacked) / self._worker.world_size).tolist()
+        values = {
+            f"train/{name}": total / self._counts[name]
+            for name, total in zip(names, totals, strict=True)
+        }
         seconds = time.monotonic() - self._since
         images = self._steps * self._plan.schedule.global_batch_size
         values |= {"train/learning_rate": self._rate, "time/images_per_s": images / seconds}
         self.write(step + 1, values)
         self._sums, self._steps, self._since = {}, 0, time.monotonic()
+        self._counts.clear()
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Append one line and the TensorBoard points."""

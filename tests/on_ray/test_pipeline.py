@@ -155,7 +155,7 @@ def test_the_sweep_ranks_trials_by_reconstruction_and_keeps_the_teacher(finished
             "tokenizer": override(config.tokenizer, {"data.num_validation_images": 0}),
             "evaluation": override(
                 config.evaluation,
-                {"samples_path": "", "codes_path": "", "num_images": 10, "uniformity_repeats": 0},
+                {"samples_path": "", "codes_path": "", "num_images": 10, "uniformity_repeats": 1},
             ),
         },
     )
@@ -196,11 +196,23 @@ def test_ablation_rows_of_one_and_two_codebooks_fill_the_papers_tables(
     table = (tmp_path / "sweep" / "table.md").read_text()
     assert "Table 1: the systems compared with" in table
     assert "Table 4" not in table  # none of its rows was trained
-    assert "| VQ-VAE of LlamaGen, one codebook | 2.19 | 20.79 |" in table
+    assert "| VQ-VAE of LlamaGen, one codebook | 2.19 | 20.7 |" in table
     single = GloTokTokenizer.from_pretrained(tmp_path / "sweep" / "trials" / "single_codebook")
     assert single.config.names == ("visual",)
     card = (tmp_path / "sweep" / "trials" / "local_contrast" / "README.md").read_text()
     assert "trained by the run 'local_contrast'" in card
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_at_once_and_names_step_and_term(finished, tmp_path):
+    config, _ = finished
+    broken = override(
+        config.tokenizer,
+        {"loss.reconstruction_weight": 1e39, "output_path": str(tmp_path), "name": "broken"},
+    )
+    with pytest.raises(ArtefactError, match=r"step 0: total not finite.*--initial-path"):
+        train.run(broken)
+    # Ray would have tried again as often as scaling.max_failures says.
+    assert len(list((tmp_path / "broken" / "ray").iterdir())) == 1
 
 
 def test_unknown_rows_are_refused_before_anything_starts():

@@ -1,4 +1,4 @@
-"""Vectors of whole images: the embedded network's, and the class token of a transformer without its last norm."""
+"""Vectors of whole images: the embedded network's, and the class token of a transformer."""
 
 import dataclasses
 
@@ -16,14 +16,14 @@ from glotok_ray.teacher.image_vectors import (
 )
 from glotok_ray.teacher.networks import timm_facts
 
-EMBEDDED = ContrastConfig(network="efficientnet_lite0", width=1280, num_heads=8)
+EMBEDDED = ContrastConfig(network="efficientnet_lite0", width=320, num_heads=8)
 
 
 def test_the_embedded_network_says_one_vector_per_image():
     network = build_image_network(EMBEDDED)
     images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
     vectors = network(images)
-    assert vectors.shape == (2, 1280)
+    assert vectors.shape == (2, 320)
     assert not network.train().training
     other = network(images.flip(-1))
     assert F.cosine_similarity(vectors, other).min() > F.cosine_similarity(vectors[:1], vectors[1:])
@@ -32,8 +32,8 @@ def test_the_embedded_network_says_one_vector_per_image():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"width": 1024}, r"contrast\.width = 1024: efficientnet_lite0 says vectors of 1280"),
-        ({"network": "clip_vitl14"}, r"contrast\.width = 1280: clip_vitl14 says vectors of 1024"),
+        ({"width": 1024}, r"contrast\.width = 1024: efficientnet_lite0 says vectors of 320"),
+        ({"network": "clip_vitl14"}, r"contrast\.width = 320: clip_vitl14 says vectors of 1024"),
         ({"network": "resnet"}, r"network = 'resnet': unknown"),
     ],
 )
@@ -42,17 +42,19 @@ def test_a_wrong_width_or_name_is_refused(changes, message):
         check_image_network(dataclasses.replace(EMBEDDED, **changes))
 
 
-def test_class_tokens_are_the_last_blocks_before_the_norm():
+@pytest.mark.parametrize("name", ["clip_vitb16", "dinov2_vits14"])
+def test_class_tokens_are_the_last_blocks_and_only_clips_come_before_the_norm(name):
     torch.manual_seed(0)
-    facts = timm_facts(as_teacher(ContrastConfig(network="dinov2_vits14", width=384)))
+    teacher = as_teacher(ContrastConfig(network=name, width=384))
+    facts = timm_facts(teacher)
     vit = timm.create_model(
         "vit_tiny_patch16_224", img_size=224, depth=2, embed_dim=24, num_heads=2, num_classes=0
     ).eval()
+    torch.nn.init.normal_(vit.norm.weight)
     images = torch.rand(2, 3, 32, 32) * 2 - 1
     pixels = (F.interpolate(images, size=(224, 224)) + 1) / 2
-    mean, std = (torch.tensor(facts[name]).view(3, 1, 1) for name in ("mean", "std"))
-    hidden = vit.blocks(
-        vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed((pixels - mean) / std))))
-    )
-    found = ClassTokens(vit, facts)(images)
-    torch.testing.assert_close(found, hidden[:, 0])
+    mean, std = (torch.tensor(facts[key]).view(3, 1, 1) for key in ("mean", "std"))
+    tokens = vit._pos_embed(vit.patch_embed((pixels - mean) / std))
+    hidden = vit.blocks(vit.norm_pre(vit.patch_drop(tokens)))
+    expected = hidden if name == "clip_vitb16" else vit.norm(hidden)
+    torch.testing.assert_close(ClassTokens(vit, teacher)(images), expected[:, 0])

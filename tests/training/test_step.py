@@ -97,7 +97,7 @@ def test_the_cut_graph_has_the_gradient_of_equation_13(images):
     reference, frozen = copy.deepcopy(model), copy.deepcopy(critic)
     terms = step.learn([{"image": images}], step=1)
 
-    pixels = to_model_range(images, torch.float32)
+    pixels = to_model_range(images)
     output = reference(pixels)
     student = codebook_histogram(reference.quantizer("semantic").codebook, WEIGHTS.relation)
     relation = relation_loss(student, teacher, reduction="sum")
@@ -165,9 +165,7 @@ def test_lecam_changes_the_critic_and_its_anchors_survive_a_checkpoint(images, t
 
 def test_the_tokenizers_turn_leaves_no_gradient_in_the_discriminator(images):
     step, _, critic, _ = make(WEIGHTS)
-    step._tokenizer_turn(
-        to_model_range(images, torch.float32), step=1, adversarial_on=True, relation_share=1
-    )
+    step._tokenizer_turn(to_model_range(images), step=1, adversarial_on=True, relation_share=1)
     assert all(parameter.grad is None for parameter in critic.parameters())
     assert all(parameter.requires_grad for parameter in critic.parameters())
 
@@ -231,7 +229,7 @@ def test_without_weight_the_relation_is_still_told(images):
 
 
 def test_the_contrast_head_learns_its_networks_vectors(images):
-    contrast = ContrastConfig(network="efficientnet_lite0", width=1280, depth=1, num_heads=2)
+    contrast = ContrastConfig(network="efficientnet_lite0", width=320, depth=1, num_heads=2)
     books = (
         CodebookConfig(name="visual", size=48),
         dataclasses.replace(SEMANTIC, contrast=contrast),

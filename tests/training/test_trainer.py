@@ -1,4 +1,4 @@
-"""The loop itself, on a toy model: resuming equals not stopping, damage is passed over, broken losses stop the run."""
+"""The loop itself, on a toy model: resuming equals not stopping, damage is passed over, figures are averages."""
 
 import json
 import logging
@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from glotok_ray.artefact import ArtefactError
-from glotok_ray.config import OptimizerConfig, ScheduleConfig
+from glotok_ray.config import OptimizerConfig, ScalingConfig, ScheduleConfig
 from glotok_ray.training import checkpoint
 from glotok_ray.training.engine import TorchEngine
-from glotok_ray.training.trainer import RunPlan, Trainer
+from glotok_ray.training.trainer import RunPlan, Trainer, last_figures
 from glotok_ray.training.worker import LocalWorker
 
 
@@ -23,7 +23,6 @@ class ToyStep:
         self.engine = TorchEngine(
             nn.Linear(3, 1), OptimizerConfig(learning_rate=0.05), accumulation_steps=2
         )
-        self.break_at = -1
 
     def learn(self, batches, step):
         total = torch.zeros(())
@@ -33,8 +32,6 @@ class ToyStep:
                 .square()
                 .mean()
             )
-            if step == self.break_at:
-                loss = loss * float("nan")
             self.engine.backward(loss)
             self.engine.step()
             total += loss.detach() / len(batches)
@@ -59,12 +56,12 @@ def batches(first_step):
     return iter(everything[first_step * 2 :])
 
 
-def fit(folder, *, stop=0, keep=10, change=None):
+def fit(folder, *, stop=0, keep=10, change=None, every=1):
     schedule = ScheduleConfig(
         global_batch_size=8,
         micro_batch_size=4,
         epochs=4,
-        log_every_steps=1,
+        log_every_steps=every,
         checkpoints_to_keep=keep,
         stop_after_steps=stop,
     )
@@ -76,6 +73,7 @@ def fit(folder, *, stop=0, keep=10, change=None):
         accumulation_steps=2,
         schedule=schedule,
         optimizer=optimizer,
+        scaling=ScalingConfig(num_workers=1, use_gpu=False, engine="torch", precision="fp32"),
     )
     folder.mkdir(exist_ok=True)
     step, worker = ToyStep(), LocalWorker()
@@ -128,11 +126,25 @@ def test_an_unfinished_checkpoint_is_no_checkpoint(tmp_path):
     assert checkpoint.checkpoint_step(checkpoint.newest_checkpoint(folder)) == 5
 
 
-def test_another_number_of_workers_is_refused_by_name(tmp_path):
+@pytest.mark.parametrize(
+    ("stored", "other", "message"),
+    [
+        (
+            '"scaling.num_workers": 1',
+            '"scaling.num_workers": 4',
+            r"num_workers = 4.*this run has 1",
+        ),
+        ('"scaling.zero_stage": 2', '"scaling.zero_stage": 3', r"zero_stage = 3.*--initial-path"),
+        ('"scaling.precision": "fp32"', '"scaling.precision": "bf16"', r"precision = bf16.*fp32"),
+    ],
+)
+def test_a_checkpoint_of_another_layout_is_refused_by_name(tmp_path, stored, other, message):
     fit(tmp_path / "run", stop=5)
     manifest = tmp_path / "run" / "checkpoints" / "step-000000005" / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"world_size": 1', '"world_size": 4'))
-    with pytest.raises(ArtefactError, match=r"saved by 4 workers, and this run has 1; set scaling"):
+    text = manifest.read_text()
+    assert stored in text
+    manifest.write_text(text.replace(stored, other))
+    with pytest.raises(ArtefactError, match=message):
         fit(tmp_path / "run")
 
 
@@ -142,15 +154,18 @@ def test_old_checkpoints_are_removed(tmp_path):
     assert kept == ["step-000000015", "step-000000020"]
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_with_a_remedy(tmp_path):
-    def break_it(step):
-        step.break_at = 12
+def test_a_term_that_is_there_in_some_steps_is_averaged_over_those(tmp_path):
+    def now_and_then(step):
+        learn = step.learn
 
-    with pytest.raises(
-        FloatingPointError, match=r"step 12: train/total not finite.*lower optimizer\.learning_rate"
-    ):
-        fit(tmp_path / "run", change=break_it)
-    assert (
-        checkpoint.checkpoint_step(checkpoint.newest_checkpoint(tmp_path / "run" / "checkpoints"))
-        == 10
-    )
+        def sometimes(batches, number):
+            extra = {"rare": torch.tensor(6.0)} if number in (1, 2) else {}
+            return {**learn(batches, number), **extra}
+
+        step.learn = sometimes
+
+    fit(tmp_path / "run", change=now_and_then, every=5)
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert [line["train/rare"] for line in lines if "train/rare" in line] == [6.0]
+    assert last_figures(tmp_path / "run")["step"] == 20
+    assert last_figures(tmp_path / "run", step=10)["step"] == 10
