@@ -248,7 +248,7 @@ def test_the_contrast_head_learns_its_networks_vectors(images):
     )
     losses = [step.learn([{"image": images}], step=0)["contrastive"] for _ in range(20)]
     assert float(losses[0]) == pytest.approx(math.log(4), abs=0.4)
-    assert losses[-1] < losses[0] - 0.05
+    assert losses[-1] < losses[0] - 0.03
     assert "relation_kl" not in step.evaluate()
 
 
