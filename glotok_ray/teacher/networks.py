@@ -20,6 +20,7 @@ from glotok_ray import artefact
 from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import TeacherRun
 from glotok_ray.nn.feature_networks import EfficientNetLite0
+from glotok_ray.nn.weights import misfits
 
 EMBEDDED = "efficientnet_lite0"
 
@@ -236,23 +237,9 @@ def fitting_tensors(
             f"{source}: timm cannot convert these tensors for {config.network} ({error}); "
             f"{_file_to_bring(config)}"
         ) from error
-    expected = transformer.state_dict()
-    problems = {
-        "missing": sorted(expected.keys() - found.keys()),
-        "extra": sorted(found.keys() - expected.keys()),
-        "misshapen": [
-            f"{name} {tuple(found[name].shape)} for {tuple(value.shape)}"
-            for name, value in expected.items()
-            if name in found and found[name].shape != value.shape
-        ],
-    }
-    listed = [
-        f"{len(names)} {problem} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
-        for problem, names in problems.items()
-        if names
-    ]
-    if listed:
+    problems = misfits(found, transformer.state_dict())
+    if problems:
         raise ArtefactError(
-            f"{source}: does not fit {config.network}: {'; '.join(listed)}; {_file_to_bring(config)}"
+            f"{source}: does not fit {config.network}: {problems}; {_file_to_bring(config)}"
         )
     return found

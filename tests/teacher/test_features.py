@@ -290,7 +290,7 @@ def with_patches_of_sixteen(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     ("change", "message"),
     [
         (without_norm, r"2 missing \(norm\.bias, norm\.weight\)"),
-        (with_four_more, r"4 extra \(more0, more1, more2, \.\.\.\)"),
+        (with_four_more, r"4 extra \(more0, more1, more2, more3\)"),
         (with_narrow_norm, r"1 misshapen \(norm\.bias \(5,\) for \(384,\)\)"),
         (
             with_patches_of_sixteen,

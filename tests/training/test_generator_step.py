@@ -3,15 +3,11 @@
 import copy
 
 import torch
+from small_tokenizer import MODEL
 
 from glotok_ray.config import (
-    AdapterConfig,
-    AutoencoderConfig,
-    CodebookConfig,
     FlowConfig,
     OptimizerConfig,
-    ResidualConfig,
-    TokenizerConfig,
     XARConfig,
 )
 from glotok_ray.nn.tokenizer import GloTokTokenizer
@@ -21,19 +17,6 @@ from glotok_ray.training.generator_step import GeneratorStep
 from glotok_ray.training.schedule import seed_step
 from glotok_ray.training.worker import LocalWorker
 
-MODEL = TokenizerConfig(
-    autoencoder=AutoencoderConfig(
-        image_size=32,
-        base_channels=8,
-        channel_multipliers=(1, 2, 2),
-        num_res_blocks=1,
-        latent_channels=16,
-        norm_groups=4,
-    ),
-    adapter=AdapterConfig(depth=1, num_heads=2),
-    codebooks=(CodebookConfig(name="visual", size=48), CodebookConfig(name="semantic", size=32)),
-    residual=ResidualConfig(width=16, num_heads=2),
-)
 PLAIN = OptimizerConfig(learning_rate=1e-3, gradient_clip=0.0)
 
 

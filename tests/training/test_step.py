@@ -7,17 +7,14 @@ import math
 
 import pytest
 import torch
+from small_tokenizer import MODEL, SEMANTIC
 
 from glotok_ray.config import (
-    AdapterConfig,
-    AutoencoderConfig,
     CodebookConfig,
     ContrastConfig,
     DiscriminatorConfig,
     OptimizerConfig,
     RelationConfig,
-    ResidualConfig,
-    TokenizerConfig,
     TokenizerLossConfig,
     TokenizerRun,
 )
@@ -32,20 +29,6 @@ from glotok_ray.training.engine import TorchEngine
 from glotok_ray.training.step import Guides, TokenizerStep, to_model_range
 from glotok_ray.training.worker import LocalWorker
 
-SEMANTIC = CodebookConfig(name="semantic", size=32)
-MODEL = TokenizerConfig(
-    autoencoder=AutoencoderConfig(
-        image_size=32,
-        base_channels=8,
-        channel_multipliers=(1, 2, 2),
-        num_res_blocks=1,
-        latent_channels=16,
-        norm_groups=4,
-    ),
-    adapter=AdapterConfig(depth=1, num_heads=2),
-    codebooks=(CodebookConfig(name="visual", size=48), SEMANTIC),
-    residual=ResidualConfig(width=16, num_heads=2),
-)
 WEIGHTS = TokenizerLossConfig(
     perceptual_network="efficientnet_lite0",
     adversarial_start_step=1,

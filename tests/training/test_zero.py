@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import two_workers
+from two_workers import RESUMED_FROM, RUN, STEPS
 
 from glotok_ray.config import override
 from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.training.worker import LocalWorker
-from tests.training import two_workers
-from tests.training.two_workers import RESUMED_FROM, RUN, STEPS
 
 STAGES = (0, 1, 2, 3)
 RESTARTED_AFTER = RUN.loss.restart_every_steps

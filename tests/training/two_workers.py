@@ -10,17 +10,13 @@ from typing import Any
 
 import torch
 import torch.distributed
+from small_tokenizer import MODEL
 
 from glotok_ray.config import (
-    AdapterConfig,
-    AutoencoderConfig,
-    CodebookConfig,
     DiscriminatorConfig,
     OptimizerConfig,
     RelationConfig,
-    ResidualConfig,
     ScalingConfig,
-    TokenizerConfig,
     TokenizerLossConfig,
     TokenizerRun,
     override,
@@ -40,22 +36,7 @@ STEPS = 7
 RESUMED_FROM = 4
 # The discriminator's BatchNorm sees one worker's images, so it stays out where workers are compared with one process.
 RUN = TokenizerRun(
-    model=TokenizerConfig(
-        autoencoder=AutoencoderConfig(
-            image_size=32,
-            base_channels=8,
-            channel_multipliers=(1, 2, 2),
-            num_res_blocks=1,
-            latent_channels=16,
-            norm_groups=4,
-        ),
-        adapter=AdapterConfig(depth=1, num_heads=2),
-        codebooks=(
-            CodebookConfig(name="visual", size=48, lookup="euclidean"),
-            CodebookConfig(name="semantic", size=128),
-        ),
-        residual=ResidualConfig(width=16, num_heads=2),
-    ),
+    model=override(MODEL, {"codebooks.0.lookup": "euclidean", "codebooks.1.size": 128}),
     discriminator=DiscriminatorConfig(base_channels=8, num_layers=2),
     loss=TokenizerLossConfig(
         perceptual_network="efficientnet_lite0",
