@@ -19,3 +19,8 @@ def recompute_activations(module: nn.Module) -> None:
     for part in module.modules():
         if isinstance(part, _BLOCKS):
             part.forward = functools.partial(checkpoint, part.forward, use_reentrant=False)
+
+
+def recomputing_blocks(module: nn.Module) -> list[nn.Module]:
+    """The blocks inside `module` that `recompute_activations` has wrapped."""
+    return [part for part in module.modules() if isinstance(part.forward, functools.partial)]

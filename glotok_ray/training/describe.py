@@ -13,6 +13,7 @@ from glotok_ray.artefact import MANIFEST, ArtefactError
 from glotok_ray.config import GeneratorRun, ScalingConfig, TokenizerRun
 from glotok_ray.data.records import read_dataset
 from glotok_ray.nn.discriminator import PatchDiscriminator
+from glotok_ray.nn.recompute import recompute_activations, recomputing_blocks
 from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.nn.xar import XAR
 
@@ -25,6 +26,8 @@ def describe_tokenizer(run: TokenizerRun) -> dict[str, Any]:
     with torch.device("meta"):
         model, discriminator = GloTokTokenizer(run.model), PatchDiscriminator(run.discriminator)
         images = torch.empty(1, 3, side, side)
+    if run.scaling.activation_checkpointing:
+        recompute_activations(model)
     trained = [model, discriminator]
     saved = saved_bytes(model, images) + 2 * saved_bytes(discriminator, images)
     return {
@@ -32,7 +35,9 @@ def describe_tokenizer(run: TokenizerRun) -> dict[str, Any]:
         "modules": model.module_parameters(),
         "discriminator_parameters": count_parameters(discriminator),
         **_arithmetic(run),
-        **_memory(trained, run, saved_bytes_per_image=saved, extra_copies=0),
+        **_memory(
+            trained, run, saved_bytes_per_image=saved, averaged=model if run.ema_decay else None
+        ),
     }
 
 
@@ -43,13 +48,15 @@ def describe_generator(run: GeneratorRun) -> dict[str, Any]:
         model = XAR(size)
         cells = torch.empty(1, size.num_cells, size.tokens_per_cell, size.channels)
         inputs = (cells, torch.empty(1, size.num_cells), torch.zeros(1, dtype=torch.int64))
+    if run.scaling.activation_checkpointing:
+        recompute_activations(model)
     modules = {name: count_parameters(child) for name, child in model.named_children()}
     direct = {name: parameter.numel() for name, parameter in model.named_parameters(recurse=False)}
     return {
         "parameters": count_parameters(model),
         "modules": modules | direct,
         **_arithmetic(run),
-        **_memory([model], run, saved_bytes_per_image=saved_bytes(model, *inputs), extra_copies=1),
+        **_memory([model], run, saved_bytes_per_image=saved_bytes(model, *inputs), averaged=model),
     }
 
 
@@ -59,7 +66,9 @@ def count_parameters(module: nn.Module) -> int:
 
 
 def saved_bytes(module: nn.Module, *inputs: Tensor) -> int:
-    """Bytes, in fp32, that autograd keeps from one forward pass, parameters apart."""
+    """Bytes, in fp32, that one forward pass leaves for the backward pass, parameters apart: what autograd keeps, and
+    what enters blocks that recompute (nn/recompute.py).
+    """
     own = {id(parameter) for parameter in module.parameters()}
     seen: dict[int, int] = {}
     kept: list[Tensor] = []  # holding them keeps their ids apart
@@ -71,6 +80,11 @@ def saved_bytes(module: nn.Module, *inputs: Tensor) -> int:
             seen[id(base)] = base.numel() * 4
         return tensor
 
+    def keep_input(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        pack(arguments[0])
+
+    for block in recomputing_blocks(module):
+        block.register_forward_pre_hook(keep_input)
     module.train()
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         module(*inputs)
@@ -109,20 +123,21 @@ def _memory(
     run: TokenizerRun | GeneratorRun,
     *,
     saved_bytes_per_image: int,
-    extra_copies: int,
+    averaged: nn.Module | None,
 ) -> dict[str, Any]:
-    """GiB per worker; `extra_copies` counts whole fp32 copies of the weights (the average)."""
+    """GiB per worker; `averaged` is the model with an fp32 average, which is sharded like the optimizer."""
     parameters = sum(count_parameters(model) for model in models)
     parts = state_bytes(parameters, run.scaling)
     activation_scale = 1.0 if run.scaling.precision == "fp32" else 0.5
     parts["activations"] = (
         saved_bytes_per_image * run.schedule.micro_batch(run.scaling.num_workers) * activation_scale
     )
-    parts["average"] = 4 * parameters * extra_copies
+    shares = run.scaling.num_workers if run.scaling.zero_stage >= 1 else 1
+    parts["average"] = 4 * count_parameters(averaged) / shares if averaged else 0.0
     rounded = {name: round(value / _GIB, 3) for name, value in parts.items()}
     note = (
         f"ZeRO stage {run.scaling.zero_stage} over {run.scaling.num_workers} workers, "
-        f"{run.scaling.precision}; activations as autograd saves them, "
+        f"{run.scaling.precision}; activations as autograd saves them (of recomputing blocks their inputs), "
         "without kernels' workspaces, communication buckets, frozen networks and fragmentation"
     )
     return {
