@@ -92,7 +92,7 @@ class TokenizerStep:
         return self._tokenizer.module  # type: ignore[return-value]
 
     def learn(self, batches: list[Batch], step: int) -> dict[str, Tensor]:
-        """Both turns over all micro batches; returns the raw terms, `total` (Eq. 13) and the discriminator's loss."""
+        """Both turns over all micro batches; returns the raw terms, `total` (Eq. 13) and the discriminator's."""
         adversarial_on = (
             step >= self._weights.adversarial_start_step and self._weights.adversarial_weight > 0
         )
@@ -198,12 +198,12 @@ class TokenizerStep:
         real, fake = (self._discriminator(batch).float() for batch in (images, reconstruction))
         weights = self._weights
         loss = adversarial.discriminator_loss(real, fake, weights.adversarial_kind)
-        terms = {"discriminator": loss}
+        # Logits that stay alike for real and fake say that the discriminator learns nothing.
+        terms = {"discriminator": loss, "logits_real": real.mean(), "logits_fake": fake.mean()}
         learned = loss
         if weights.lecam_weight:
             terms["lecam"] = adversarial.lecam_penalty(real, fake, self._lecam_anchors)
             learned = loss + weights.lecam_weight * terms["lecam"]
-            terms |= {"logits_real": real.mean(), "logits_fake": fake.mean()}
         check_finite(terms, step, self._worker)
         self._discriminator.backward(learned)
         return terms

@@ -153,6 +153,15 @@ def test_the_tokenizers_turn_leaves_no_gradient_in_the_discriminator(images):
     assert all(parameter.requires_grad for parameter in critic.parameters())
 
 
+def test_the_discriminators_turn_leaves_no_gradient_in_the_tokenizer(images):
+    step, model, critic, _ = make(WEIGHTS)
+    pixels = to_model_range(images)
+    terms = step._discriminator_turn(pixels, model(pixels).reconstruction.detach(), step=1)
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert any(parameter.grad.abs().sum() > 0 for parameter in critic.parameters())
+    assert terms["logits_real"] != terms["logits_fake"]
+
+
 def test_a_few_steps_lower_the_loss_and_evaluation_counts_every_image(images):
     step, _, _, _ = make(WEIGHTS, TorchEngine)
     first = step.learn([{"image": images}], step=0)["reconstruction"]
