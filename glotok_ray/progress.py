@@ -48,4 +48,5 @@ class ProgressLine:
             return text
         rate = fresh / elapsed
         left = max(0, self._total - done) / rate
-        return f"{text}  {rate:.1f} {self._unit}/s  {left:.0f} s left"
+        shown = f"{rate:.1f}" if rate >= 1 else f"{rate:.2g}"
+        return f"{text}  {shown} {self._unit}/s  {left:.0f} s left"

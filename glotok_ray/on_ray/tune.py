@@ -20,6 +20,7 @@ from glotok_ray import artefact, config
 from glotok_ray.config import RelationConfig, SweepRun, TokenizerRun, override, with_absolute_paths
 from glotok_ray.data.shard_plan import seeded_generator
 from glotok_ray.on_ray import cluster, evaluate, shard, teacher, train
+from glotok_ray.progress import ProgressLine
 from glotok_ray.recipes import shard as shard_recipes
 from glotok_ray.recipes import teacher as teacher_recipes
 from glotok_ray.recipes.tokenizer import ROWS
@@ -204,7 +205,12 @@ def _tune(sweep: SweepRun, trials: list[Trial], folder: Path) -> pandas.DataFram
         ray.tune.with_resources(trainable, {"CPU": 0.01}),
         param_space={"trial": ray.tune.grid_search(list(by_name))},
         tune_config=ray.tune.TuneConfig(max_concurrent_trials=sweep.max_concurrent_trials),
-        run_config=ray.tune.RunConfig(name="tune", storage_path=str(folder), verbose=0),
+        run_config=ray.tune.RunConfig(
+            name="tune",
+            storage_path=str(folder),
+            verbose=0,
+            callbacks=[_ShownTrials(len(trials))],
+        ),
     )
     results = tuner.fit()
     if results.num_errors:
@@ -214,6 +220,22 @@ def _tune(sweep: SweepRun, trials: list[Trial], folder: Path) -> pandas.DataFram
     figures = ("psnr", "fd_effnet", "semantic_usage", "visual_usage")
     columns = ["trial", *(_ROW_FIGURES if sweep.rows else _SWEPT), *figures]
     return pandas.DataFrame([result.metrics for result in results]).reindex(columns=columns)
+
+
+class _ShownTrials(ray.tune.Callback):
+    """A line for every trial that ends, with the time that the rest will take."""
+
+    def __init__(self, number: int) -> None:
+        self._line = ProgressLine("sweep", number, "trials", interval_s=0.0)
+        self._done = 0
+        self._line.update(0)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Called by Ray Tune in the driver."""
+        self._done += 1
+        result = trial.last_result
+        facts = f"{result['trial']}: PSNR {result['psnr']:.4g}, FD-EffNet {result['fd_effnet']:.4g}"
+        self._line.update(self._done, facts)
 
 
 def rank_trials(frame: pandas.DataFrame) -> pandas.DataFrame:
