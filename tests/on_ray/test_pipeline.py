@@ -195,7 +195,7 @@ def test_ablation_rows_of_one_and_two_codebooks_fill_the_papers_tables(
     tune.run(sweep)
     table = (tmp_path / "sweep" / "table.md").read_text()
     assert "Table 1: the systems compared with" in table
-    assert "Table 4" not in table  # none of its rows was trained
+    assert "Table 4:" not in table  # none of its rows was trained
     assert "| VQ-VAE of LlamaGen, one codebook | 2.19 | 20.7 |" in table
     single = GloTokTokenizer.from_pretrained(tmp_path / "sweep" / "trials" / "single_codebook")
     assert single.config.names == ("visual",)
