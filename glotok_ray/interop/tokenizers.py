@@ -17,7 +17,7 @@ from glotok_ray.config import DiscriminatorConfig, TokenizerConfig
 from glotok_ray.interop import layouts
 from glotok_ray.nn.discriminator import PatchDiscriminator
 from glotok_ray.nn.tokenizer import GloTokTokenizer
-from glotok_ray.nn.weights import misfits, read_tensors
+from glotok_ray.nn.weights import misfits, read_tensors, unnested
 
 SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors")
 RECIPES = (
@@ -25,8 +25,6 @@ RECIPES = (
 )
 
 _TAMING_DISCRIMINATOR = "loss.discriminator."
-# Where training scripts put the raw weights; their average serves where a file holds nothing else.
-_NESTS = ("model", "state_dict", "module", "ema")
 # What DistributedDataParallel and torch.compile put before every name.
 _WRAPPERS = ("module.", "_orig_mod.")
 _SHOWN_NAMES = 5
@@ -93,15 +91,11 @@ def _read(path: Path, weights: str) -> tuple[dict[str, Tensor], dict[str, Tensor
 
 
 def _state_dict_of(path: Path, loaded: Mapping[str, Any], weights: str) -> Mapping[str, Any]:
-    nests = ("ema",) if weights == "ema" else _NESTS
-    for nest in nests:
-        if isinstance(loaded.get(nest), Mapping):
-            return loaded[nest]
-    if weights == "ema":
+    if weights == "ema" and not isinstance(loaded.get("ema"), Mapping):
         raise ArtefactError(
             f'{path}: has no "ema" entry (there is {_shown(loaded)}); take weights = "model"'
         )
-    return loaded
+    return unnested(loaded, ("ema",)) if weights == "ema" else unnested(loaded)
 
 
 def _tensors_of(state: Mapping[str, Any]) -> dict[str, Tensor]:

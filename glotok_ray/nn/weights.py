@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from glotok_ray.artefact import ArtefactError
 from glotok_ray.nn import inert_pickle
 
+# Where training scripts put a model's tensors, in the order of trust: raw weights first, since an average lags behind.
+NESTS = ("model", "state_dict", "module", "ema")
 # Per kind of misfit: a whole branch and more, and still a message that can be read.
 _LISTED = 60
 # What safetensors and torch raise for damaged files and for files of another kind.
@@ -49,9 +51,7 @@ def load_weights(module: nn.Module, path: Path) -> None:
     try:
         state = load_file(str(path))
     except Exception as error:  # safetensors raises its own untyped errors for damaged headers
-        raise ArtefactError(
-            f"{path}: not readable as safetensors ({error}); export the model again"
-        ) from error
+        raise _not_readable(path, error) from error
     problems = misfits(state, module.state_dict())
     if problems:
         raise ArtefactError(
@@ -67,10 +67,12 @@ def stored_shapes(path: Path) -> dict[str, Tensor]:
             names = list(file.keys())
             shapes = {name: file.get_slice(name).get_shape() for name in names}
     except (SafetensorError, OSError) as error:
-        raise ArtefactError(
-            f"{path}: not readable as safetensors ({error}); export the model again"
-        ) from error
+        raise _not_readable(path, error) from error
     return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+
+
+def _not_readable(path: Path, error: Exception) -> ArtefactError:
+    return ArtefactError(f"{path}: not readable as safetensors ({error}); export the model again")
 
 
 def read_tensors(path: Path, *, purpose: str, suffixes: Sequence[str]) -> Any:
@@ -88,6 +90,14 @@ def read_tensors(path: Path, *, purpose: str, suffixes: Sequence[str]) -> Any:
         raise ArtefactError(
             f"{path}: not readable as {purpose} ({error}); bring one of {', '.join(suffixes)}"
         ) from error
+
+
+def unnested(loaded: Mapping[str, Any], nests: Sequence[str] = NESTS) -> Mapping[str, Any]:
+    """The first of the entries `nests` that holds a dictionary, or else `loaded` itself."""
+    for nest in nests:
+        if isinstance(loaded.get(nest), Mapping):
+            return loaded[nest]
+    return loaded
 
 
 def misfits(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:

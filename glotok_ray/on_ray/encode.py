@@ -4,7 +4,6 @@ Codes are what generators train on; they are bound to the tokenizer by the sha25
 Read next: glotok_ray/data/training_rows.py
 """
 
-import dataclasses
 import logging
 import os
 from pathlib import Path
@@ -17,7 +16,7 @@ import torch
 from jaxtyping import Int, UInt16
 
 from glotok_ray import artefact
-from glotok_ray.config import EncodeRun
+from glotok_ray.config import EncodeRun, with_absolute_paths
 from glotok_ray.data.records import DatasetInfo, ShardInfo
 from glotok_ray.data.transforms import to_model_range
 from glotok_ray.on_ray.actor_pool import (
@@ -99,12 +98,8 @@ def run(config: EncodeRun, *, fresh: bool = False) -> dict[str, Any]:
     output = open_output("codes", config, [config.data_path, config.tokenizer_path], fresh=fresh)
     if output.finished is not None:
         return output.finished
-    located = dataclasses.replace(
-        config,
-        data_path=str(Path(config.data_path).absolute()),
-        tokenizer_path=str(Path(config.tokenizer_path).absolute()),
-        output_path=str(output.folder),
-    )
+    # Actors run in working directories of their own.
+    located = with_absolute_paths(config)
     sizes = [shard.rows for shard in dataset.shards]
     shards = list(
         map_shards(

@@ -6,7 +6,6 @@ images decoded from codes that no generator chose (paper section 4). Read next:
 glotok_ray/metrics/summary.py
 """
 
-import dataclasses
 import logging
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 import ray
 
 from glotok_ray import artefact
-from glotok_ray.config import EvaluateRun
+from glotok_ray.config import EvaluateRun, with_absolute_paths
 from glotok_ray.metrics import summary
 from glotok_ray.metrics.codebook import count_codes
 from glotok_ray.metrics.summary import Figures
@@ -55,7 +54,8 @@ def run(config: EvaluateRun, *, fresh: bool = False) -> dict[str, Any]:
     samples.
     """
     check(config)
-    located = _with_absolute_paths(config)
+    # Actors run in working directories of their own.
+    located = with_absolute_paths(config)
     paths = (config.tokenizer_path, config.data_path, config.samples_path, config.codes_path)
     output = open_output("evaluation", config, [path for path in paths if path], fresh=fresh)
     if output.finished is not None:
@@ -211,12 +211,3 @@ def _write_counts(folder: Path, merged: dict[str, Merged], config: EvaluateRun) 
             for codebook in model.codebooks
         }
         np.savez(folder / CODE_COUNTS_FILE, **counts)  # type: ignore[arg-type]
-
-
-def _with_absolute_paths(config: EvaluateRun) -> EvaluateRun:
-    # Actors run in working directories of their own.
-    names = ("tokenizer_path", "data_path", "samples_path", "codes_path")
-    values = {name: getattr(config, name) for name in names}
-    return dataclasses.replace(
-        config, **{name: str(Path(value).absolute()) for name, value in values.items() if value}
-    )

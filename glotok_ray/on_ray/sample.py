@@ -4,7 +4,6 @@ Image i has class i mod num_classes and noise keyed by (seed, i); the pool's siz
 Read next: glotok_ray/sampling/flow.py
 """
 
-import dataclasses
 import logging
 import zipfile
 from collections.abc import Iterable, Iterator
@@ -20,7 +19,7 @@ from PIL import Image
 
 from glotok_ray import artefact
 from glotok_ray.artefact import ArtefactError
-from glotok_ray.config import SampleRun
+from glotok_ray.config import SampleRun, with_absolute_paths
 from glotok_ray.data.transforms import to_uint8
 from glotok_ray.on_ray.actor_pool import actor_device, map_shards, open_output
 from glotok_ray.sampling.flow import sample_latents
@@ -78,21 +77,16 @@ def check_pair(generator: Path, tokenizer: Path) -> dict[str, Any]:
 
 def run(config: SampleRun, *, fresh: bool = False) -> dict[str, Any]:
     """Write the folder of samples and return its manifest."""
-    generator, tokenizer = (
-        Path(config.generator_path).absolute(),
-        Path(config.tokenizer_path).absolute(),
-    )
     if config.num_images < 1:
         raise ValueError(f"num_images = {config.num_images}: must be at least 1")
-    facts = check_pair(generator, tokenizer)
+    # Actors run in working directories of their own.
+    located = with_absolute_paths(config)
+    facts = check_pair(Path(located.generator_path), Path(located.tokenizer_path))
     output = open_output(
         "samples", config, [config.generator_path, config.tokenizer_path], fresh=fresh
     )
     if output.finished is not None:
         return output.finished
-    located = dataclasses.replace(
-        config, generator_path=str(generator), tokenizer_path=str(tokenizer)
-    )
     num_classes = facts["model"]["num_classes"]
     arguments = {
         "config": located,

@@ -5,7 +5,6 @@ iterations) lies in the output folder's `features/` until the end, so a killed j
 Read next: glotok_ray/on_ray/feature_stage.py
 """
 
-import dataclasses
 import itertools
 import logging
 import shutil
@@ -19,7 +18,7 @@ import torch
 from jaxtyping import Float, Int
 
 from glotok_ray import artefact
-from glotok_ray.config import CodebookConfig, TeacherRun
+from glotok_ray.config import CodebookConfig, TeacherRun, with_absolute_paths
 from glotok_ray.on_ray.actor_pool import (
     Output,
     actor_device,
@@ -86,7 +85,8 @@ def run(config: TeacherRun, *, fresh: bool = False) -> dict[str, Any]:
         shutil.rmtree(output.folder / WORK_FOLDER, ignore_errors=True)
         return output.finished
     work = _work_folder(output, config, network)
-    parts = extract(units, _with_absolute_paths(config), work.parts)
+    # Actors run in working directories of their own.
+    parts = extract(units, with_absolute_paths(config), work.parts)
     clusters, facts = _cluster(parts, dataset.classes, config, work.states)
     provenance = {
         "source": "features",
@@ -385,14 +385,6 @@ def _data_facts(parts: list[Part], units: Sequence[Any], config: TeacherRun) -> 
         "vectors_per_image": config.vectors_per_image,
         "stratified": config.stratified,
     }
-
-
-def _with_absolute_paths(config: TeacherRun) -> TeacherRun:
-    # Actors run in working directories of their own.
-    weights = str(Path(config.weights_path).absolute()) if config.weights_path else ""
-    return dataclasses.replace(
-        config, data_path=str(Path(config.data_path).absolute()), weights_path=weights
-    )
 
 
 def _save(output: Output, teacher: histogram.TeacherHistogram) -> dict[str, Any]:

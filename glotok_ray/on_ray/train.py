@@ -160,11 +160,7 @@ def _worker_resources(run: TokenizerRun | GeneratorRun) -> dict[str, float]:
 def _remaining_data(run: TokenizerRun | GeneratorRun, plan: RunPlan) -> ray.data.Dataset:
     newest = checkpoint.newest_checkpoint(plan.folder / CHECKPOINT_FOLDER)
     units = runs.plan_units(run, plan, checkpoint.checkpoint_step(newest))
-    return training_dataset(runs.row_reader(run), units, rows_per_block=_micro_batch(run))
-
-
-def _micro_batch(run: TokenizerRun | GeneratorRun) -> int:
-    return run.schedule.micro_batch(run.scaling.num_workers)
+    return training_dataset(runs.row_reader(run), units, rows_per_block=plan.micro_batch_size)
 
 
 def train_worker(loop_config: dict[str, Any]) -> None:
@@ -177,7 +173,8 @@ def train_worker(loop_config: dict[str, Any]) -> None:
     def batches(_: int) -> Iterator[dict[str, torch.Tensor]]:
         shard = ray.train.get_dataset_shard("train")
         assert shard is not None  # _fit always gives one
-        return micro_batches(shard, batch_size=_micro_batch(run), device=worker.device)
+        size = run.schedule.micro_batch(run.scaling.num_workers)
+        return micro_batches(shard, batch_size=size, device=worker.device)
 
     train = train_tokenizer if isinstance(run, TokenizerRun) else train_generator
     try:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from glotok_ray import artefact
 from glotok_ray.artefact import ArtefactError
-from glotok_ray.nn.weights import read_tensors
+from glotok_ray.nn.weights import read_tensors, unnested
 from glotok_ray.teacher import histogram
 from glotok_ray.teacher.histogram import TeacherHistogram
 
@@ -28,9 +28,6 @@ SEMANTIC_CODEBOOKS = (
     "quantizes.1.embedding.weight",
     "quantize.embedding.weight",
 )
-# Where training scripts put a model's tensors, in the order of trust: raw weights first, since a codebook that
-# follows an average lags behind its encoder.
-_NESTS = ("model", "state_dict", "module", "ema")
 
 
 class Centroids(NamedTuple):
@@ -105,12 +102,7 @@ def _choose(path: Path, tensors: Mapping[str, Tensor], key: str) -> str:
 def _read_tensors(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".npy":
         return {"matrix": _read_matrix(path)}
-    loaded = read_tensors(
-        path,
-        purpose="centroids",
-        suffixes=SUFFIXES,
-    )
-    return _tensors_of(loaded)
+    return _tensors_of(read_tensors(path, purpose="centroids", suffixes=SUFFIXES))
 
 
 def _read_matrix(path: Path) -> Tensor:
@@ -128,8 +120,4 @@ def _tensors_of(loaded: Any) -> dict[str, Tensor]:
         return {"matrix": loaded}
     if not isinstance(loaded, Mapping):
         return {}
-    for nest in _NESTS:
-        if isinstance(loaded.get(nest), Mapping):
-            loaded = loaded[nest]
-            break
-    return {name: value for name, value in loaded.items() if isinstance(value, Tensor)}
+    return {name: value for name, value in unnested(loaded).items() if isinstance(value, Tensor)}

@@ -75,14 +75,13 @@ def _from_run(found: Path, folder: Path) -> tuple[GloTokTokenizer, str, dict[str
     if discriminator.is_file():
         (folder / DISCRIMINATOR_FILE).write_bytes(discriminator.read_bytes())
     step = manifest.get("step")
-    is_checkpoint = found.parent.name == CHECKPOINT_FOLDER
-    figures = last_figures(found.parents[1], step) if is_checkpoint else manifest.get("figures", {})
-    origin = manifest.get("source") or f"the run {_run_name(found)!r} after {step} steps"
+    if found.parent.name == CHECKPOINT_FOLDER:
+        run_folder = found.parents[1]
+        figures = last_figures(run_folder, step)
+    else:
+        run_folder, figures = found, manifest.get("figures", {})
+    origin = manifest.get("source") or f"the run {run_folder.name!r} after {step} steps"
     return GloTokTokenizer.from_pretrained(found), origin, figures
-
-
-def _run_name(found: Path) -> str:
-    return found.parents[1].name if found.parent.name == CHECKPOINT_FOLDER else found.name
 
 
 def _from_peer(

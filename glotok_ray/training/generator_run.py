@@ -36,8 +36,9 @@ def train_generator(run: GeneratorRun, worker: Worker, batches: BatchSource) -> 
     torch.manual_seed(run.seed)
     model = place(XAR(run.model), worker, run.scaling)
     model.latent_scale.copy_(_measured_scale(tokenizer, Path(run.data.train_path)))
-    micro_batch = run.schedule.micro_batch(run.scaling.num_workers)
-    engine = make_engine(model, run.optimizer, run.scaling, micro_batch, plan.accumulation_steps)
+    engine = make_engine(
+        model, run.optimizer, run.scaling, plan.micro_batch_size, plan.accumulation_steps
+    )
     step = GeneratorStep(engine, tokenizer, run.flow, run.ema_decay, worker)
     model.train()
     figures = Trainer(step, worker, plan).fit(batches)

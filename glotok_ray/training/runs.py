@@ -36,7 +36,6 @@ def run_plan(run: TokenizerRun | GeneratorRun) -> RunPlan:
         folder=run_folder(run),
         seed=run.seed,
         steps_per_epoch=run.schedule.steps_per_epoch(images),
-        accumulation_steps=run.schedule.accumulation_steps(run.scaling.num_workers),
         schedule=run.schedule,
         optimizer=run.optimizer,
         scaling=run.scaling,
@@ -70,10 +69,11 @@ def local_batches(run: TokenizerRun | GeneratorRun) -> BatchSource:
     """Micro batches read in this process, for one worker: the same rows in the same order as Ray Data deals them."""
 
     def batches(first_step: int) -> Iterator[Batch]:
-        reader, size = row_reader(run), run.schedule.micro_batch(run.scaling.num_workers)
+        plan, reader = run_plan(run), row_reader(run)
+        size = plan.micro_batch_size
         held: dict[str, list[np.ndarray]] = {}
         count = 0
-        for unit in plan_units(run, run_plan(run), first_step):
+        for unit in plan_units(run, plan, first_step):
             for name, values in reader(unit).items():
                 held.setdefault(name, []).append(values)
             count += unit.stop - unit.start

@@ -100,7 +100,7 @@ def train_tokenizer(run: TokenizerRun, worker: Worker, batches: BatchSource) -> 
             place(module, worker, run.scaling),
             run.optimizer,
             run.scaling,
-            run.schedule.micro_batch(run.scaling.num_workers),
+            plan.micro_batch_size,
             plan.accumulation_steps,
         )
         for module in (model, discriminator)

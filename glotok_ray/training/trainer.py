@@ -64,7 +64,6 @@ class RunPlan:
     folder: Path
     seed: int
     steps_per_epoch: int
-    accumulation_steps: int
     schedule: ScheduleConfig
     optimizer: OptimizerConfig
     scaling: ScalingConfig
@@ -74,6 +73,16 @@ class RunPlan:
         """What decides the files of a checkpoint; a run goes on under the same alone."""
         names = ("num_workers", "engine", "zero_stage", "precision")
         return {f"scaling.{name}": getattr(self.scaling, name) for name in names}
+
+    @property
+    def micro_batch_size(self) -> int:
+        """Images per worker and forward pass."""
+        return self.schedule.micro_batch(self.scaling.num_workers)
+
+    @property
+    def accumulation_steps(self) -> int:
+        """Forward passes per worker and optimizer step."""
+        return self.schedule.accumulation_steps(self.scaling.num_workers)
 
     @property
     def total_steps(self) -> int:

@@ -70,7 +70,6 @@ def fit(folder, *, stop=0, keep=10, change=None, every=1):
         folder=folder,
         seed=3,
         steps_per_epoch=5,
-        accumulation_steps=2,
         schedule=schedule,
         optimizer=optimizer,
         scaling=ScalingConfig(num_workers=1, use_gpu=False, engine="torch", precision="fp32"),
