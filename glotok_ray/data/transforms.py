@@ -41,7 +41,12 @@ def to_model_range(
     images: UInt8[np.ndarray, "b h w 3"], device: torch.device
 ) -> Float[Tensor, "b 3 h w"]:
     """Pixels to float32 in [-1, 1]; channels stay last in memory, which convolutions prefer."""
-    return torch.tensor(images, device=device).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return pixels_to_model_range(torch.tensor(images, device=device).permute(0, 3, 1, 2))
+
+
+def pixels_to_model_range(pixels: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+    """The same for pixels that are a tensor already."""
+    return (pixels.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
 
 
 def to_uint8(images: Float[Tensor, "b 3 h w"]) -> UInt8[np.ndarray, "b h w 3"]:

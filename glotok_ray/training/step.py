@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from glotok_ray import artefact, config
 from glotok_ray.config import TokenizerRun
+from glotok_ray.data.transforms import pixels_to_model_range
 from glotok_ray.losses import adversarial, objective
 from glotok_ray.losses.reconstruction import reconstruction_loss
 from glotok_ray.losses.relation import codebook_histogram, relation_loss
@@ -35,11 +36,6 @@ from glotok_ray.training.worker import Worker
 DISCRIMINATOR_FILE = "discriminator.safetensors"
 _LECAM_FILE = "lecam.pt"
 _VALIDATION_BATCH = 16
-
-
-def to_model_range(images: Tensor) -> Float[Tensor, "b 3 h w"]:
-    """uint8 images to [-1, 1] in fp32, channels last in memory, which convolutions prefer."""
-    return (images.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
 
 
 class Guides(NamedTuple):
@@ -98,7 +94,7 @@ class TokenizerStep:
         )
         means: dict[str, Tensor] = {}
         for position, batch in enumerate(batches):
-            images = to_model_range(batch["image"])
+            images = pixels_to_model_range(batch["image"])
             # The codebook stays as it is until the optimizer steps, so the first micro batch carries the
             # relation loss of all of them.
             relation_share = len(batches) if position == 0 else 0
@@ -255,7 +251,7 @@ class TokenizerStep:
         nothing = torch.zeros(1, 3, side, side, dtype=torch.uint8, device=self._worker.device)
         for number in range(passes):
             images = parts[number] if number < len(parts) and len(parts[number]) else nothing
-            output: TokenizerOutput = model(to_model_range(images))
+            output: TokenizerOutput = model(pixels_to_model_range(images))
             if images is nothing:
                 continue
             pixels = ((output.reconstruction.float() + 1) * 127.5 + 0.5).floor().clamp(0, 255)

@@ -18,6 +18,7 @@ from glotok_ray.config import (
     TokenizerLossConfig,
     TokenizerRun,
 )
+from glotok_ray.data.transforms import pixels_to_model_range
 from glotok_ray.losses import adversarial, objective
 from glotok_ray.losses.reconstruction import reconstruction_loss
 from glotok_ray.losses.relation import codebook_histogram, relation_loss
@@ -26,7 +27,7 @@ from glotok_ray.nn.perceptual import build_perceptual
 from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.teacher.image_vectors import build_image_network
 from glotok_ray.training.engine import TorchEngine
-from glotok_ray.training.step import Guides, TokenizerStep, to_model_range
+from glotok_ray.training.step import Guides, TokenizerStep
 from glotok_ray.training.worker import LocalWorker
 
 WEIGHTS = TokenizerLossConfig(
@@ -80,7 +81,7 @@ def test_the_cut_graph_has_the_gradient_of_equation_13(images):
     reference, frozen = copy.deepcopy(model), copy.deepcopy(critic)
     terms = step.learn([{"image": images}], step=1)
 
-    pixels = to_model_range(images)
+    pixels = pixels_to_model_range(images)
     output = reference(pixels)
     student = codebook_histogram(reference.quantizer("semantic").codebook, WEIGHTS.relation)
     relation = relation_loss(student, teacher, reduction="sum")
@@ -148,14 +149,16 @@ def test_lecam_changes_the_critic_and_its_anchors_survive_a_checkpoint(images, t
 
 def test_the_tokenizers_turn_leaves_no_gradient_in_the_discriminator(images):
     step, _, critic, _ = make(WEIGHTS)
-    step._tokenizer_turn(to_model_range(images), step=1, adversarial_on=True, relation_share=1)
+    step._tokenizer_turn(
+        pixels_to_model_range(images), step=1, adversarial_on=True, relation_share=1
+    )
     assert all(parameter.grad is None for parameter in critic.parameters())
     assert all(parameter.requires_grad for parameter in critic.parameters())
 
 
 def test_the_discriminators_turn_leaves_no_gradient_in_the_tokenizer(images):
     step, model, critic, _ = make(WEIGHTS)
-    pixels = to_model_range(images)
+    pixels = pixels_to_model_range(images)
     terms = step._discriminator_turn(pixels, model(pixels).reconstruction.detach(), step=1)
     assert all(parameter.grad is None for parameter in model.parameters())
     assert any(parameter.grad.abs().sum() > 0 for parameter in critic.parameters())
