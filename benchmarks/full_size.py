@@ -22,8 +22,6 @@ from typing import Any
 
 import numpy as np
 import psutil
-import pyarrow
-import pyarrow.parquet
 import torch
 
 from benchmarks import measured
@@ -36,9 +34,9 @@ from glotok_ray.config import (
     XARRun,
     override,
 )
-from glotok_ray.nn.far import FAR
+from glotok_ray.data.codes import write_code_dataset, write_code_shard
+from glotok_ray.nn.generators import build_generator
 from glotok_ray.nn.tokenizer import WEIGHTS_FILE, GloTokTokenizer
-from glotok_ray.nn.xar import XAR
 from glotok_ray.recipes import generator as generators
 from glotok_ray.recipes import tokenizer as tokenizers
 from glotok_ray.sampling.images import ImageGenerator
@@ -284,35 +282,21 @@ def write_codes(folder: Path, tokenizer: Path, config: TokenizerConfig, num_imag
     folder.mkdir()
     draw = np.random.default_rng(0)
     shape = (num_images, config.num_tokens)
-    codes = {item.name: draw.integers(item.size, size=shape) for item in config.codebooks}
-    columns = {
-        "key": [str(image) for image in range(num_images)],
-        "label": draw.integers(1000, size=num_images).astype(np.int32),
-        "view": np.zeros(num_images, dtype=np.int8),
-        **{name: list(values.astype(np.uint16)) for name, values in codes.items()},
+    codes = {
+        name: draw.integers(size, size=shape).astype(np.uint16)
+        for name, size in config.code_counts.items()
     }
-    path = folder / "shard-00000.parquet"
-    pyarrow.parquet.write_table(pyarrow.table(columns), path)
-    counts = {
-        item.name: np.bincount(codes[item.name].reshape(-1), minlength=item.size)
-        for item in config.codebooks
-    }
-    # The names are keys of our own config, never savez's `file`.
-    np.savez(folder / "counts.npz", **counts)  # type: ignore[arg-type]
-    artefact.write_json(
-        folder / "dataset.json",
-        {
-            "kind": "codes",
-            "num_images": num_images,
-            "num_views": 1,
-            "views": "center",
-            "image_size": config.autoencoder.image_size,
-            "grid_size": config.autoencoder.grid_size,
-            "classes": [str(index) for index in range(1000)],
-            "codebooks": {item.name: item.size for item in config.codebooks},
-            "tokenizer_sha256": artefact.sha256_of(tokenizer / WEIGHTS_FILE),
-            "shards": [{"file": path.name, "rows": num_images, "sha256": artefact.sha256_of(path)}],
-        },
+    keys = [str(image) for image in range(num_images)]
+    labels = draw.integers(1000, size=num_images)
+    shard = write_code_shard(folder / "shard-00000.parquet", keys, labels, codes, config)
+    write_code_dataset(
+        folder,
+        [shard],
+        config,
+        num_views=1,
+        classes=[str(index) for index in range(1000)],
+        tokenizer_sha256=artefact.sha256_of(tokenizer / WEIGHTS_FILE),
+        details={"views": "center"},
     )
     artefact.write_manifest(folder, "codes", num_images=num_images)
 
@@ -324,8 +308,7 @@ def _answer_sampled(arguments: argparse.Namespace, recipe: XARRun | FARRun) -> N
     torch.manual_seed(0)
     dtype = torch.bfloat16 if arguments.precision == "bf16" else torch.float32
     tokenizer = GloTokTokenizer(tokenizer_config(recipe))
-    make = XAR if isinstance(recipe, XARRun) else FAR
-    made, generator = measured.seconds_of(lambda: make(recipe.model).to(dtype))  # type: ignore[arg-type]
+    made, generator = measured.seconds_of(lambda: build_generator(recipe.model).to(dtype))
     images = ImageGenerator(
         generator.requires_grad_(False).eval(), tokenizer.requires_grad_(False).eval()
     )

@@ -6,14 +6,13 @@
 
 The published procedures (benchmarks/published_generators.py) run on the same weights: masked attention, a modulation
 vector for every token, both halves of the guidance in every cell of xAR, and FAR's caches of the full length. Outputs
-are compared in fp32. Each case runs in processes of its own, in turn with the others; the fastest counts.
+are compared in fp32. The procedures take turns in one process for each case; medians count.
 
 - A training step is forward, loss and backward; the optimizer's part is the same for both and left out.
 - xAR is sampled with few steps; at 50 the unconditional half of the first cell is a larger share. "evaluations at
   50 steps" says how much is saved there.
-- FAR is timed at positions spread evenly over the image, with caches full of noise, and scaled to all positions.
+- FAR is timed at positions spread evenly over the image, with caches full of noise: seconds are those of --positions.
 - Operations are those of the matrix products, attention's included; no other work on the machine disturbs them.
-- Processor time is that of all threads; with --threads 1 other work disturbs it little.
 - The bound is the time of these products alone, on operands that may stay in the processor's cache.
 
 Annealing xAR's steps over the cells is approximate, so it is apart. Its quality needs a trained model: with --generator
@@ -21,9 +20,9 @@ the Frechet distance (EfficientNet-Lite0) of its images to those of all steps, b
 """
 
 import argparse
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -54,91 +53,85 @@ from glotok_ray.sampling.images import ImageGenerator
 from glotok_ray.sampling.tokens import GuidedModel, draw_codes, sample_codes
 from glotok_ray.training.runs import set_threads
 
-PUBLISHED, OURS = "published", "ours"
+PUBLISHED, OURS, ANNEALED, BOUND = "published", "ours", "annealed", "bound"
 XAR_STEP, XAR_SAMPLING = "xAR step", "xAR sampling"
 FAR_STEP, FAR_SAMPLING = "FAR step", "FAR sampling"
-ANNEALED = "xAR sampling, annealed"
 _SEED, _GUIDANCE = 0, 2.0
 _ALL_STEPS, _LAST_STEPS = 50, 15
 """Of xAR's paper, and where its third-party speed-up DiSA ends."""
 
-Case = tuple[Callable[[], dict[str, float]], Callable[[], dict[str, float]]]
+Actions = dict[str, Callable[[], object]]
 
 
-def xar_step(options: argparse.Namespace, procedure: str) -> Case:
+def xar_step(options: argparse.Namespace) -> Actions:
     """Forward, loss and backward of xAR on a batch of noise."""
     model = build_xar(options).train()
-    network = PublishedXAR(model).train() if procedure == PUBLISHED else model
+    networks = {PUBLISHED: PublishedXAR(model).train(), OURS: model}
     clean, noise = torch.randn(2, options.batch, model.config.num_tokens, model.config.channels)
     times, labels = (
         torch.rand(options.batch, model.config.num_entities),
         random_labels(options.batch),
     )
 
-    def step() -> None:
+    def step(procedure: str) -> None:
         model.zero_grad()
-        flow_matching_loss(network(noise, times, labels), clean, noise).backward()
+        flow_matching_loss(networks[procedure](noise, times, labels), clean, noise).backward()
 
-    return case_of(step, procedure)
+    return {each: partial(step, each) for each in networks}
 
 
-def xar_sampling(options: argparse.Namespace, procedure: str, last_steps: int = 0) -> Case:
-    """Latents of a batch; with `last_steps`, steps fall to them over the cells."""
+def xar_sampling(options: argparse.Namespace) -> Actions:
+    """Latents of a batch; annealed, the last cell takes the same share of the steps as 15 are of 50."""
     model, labels = build_xar(options).eval(), random_labels(options.samples)
-    sampler = FlowSamplerConfig(num_steps=options.steps, last_num_steps=last_steps)
-    return case_of(lambda: draw_latents(model, labels, sampler, procedure), procedure)
+    last_steps = max(2, round(options.steps * _LAST_STEPS / _ALL_STEPS))
+    exact = FlowSamplerConfig(num_steps=options.steps)
+    annealed = replace(exact, last_num_steps=last_steps)
+    return {
+        PUBLISHED: partial(draw_latents, model, labels, exact, PUBLISHED),
+        OURS: partial(draw_latents, model, labels, exact, OURS),
+        ANNEALED: partial(draw_latents, model, labels, annealed, OURS),
+    }
 
 
-def xar_annealed(options: argparse.Namespace, procedure: str) -> Case:
-    """The same share of the steps in the last cell as from 50 to 15."""
-    return xar_sampling(options, procedure, max(2, round(options.steps * _LAST_STEPS / _ALL_STEPS)))
-
-
-def far_step(options: argparse.Namespace, procedure: str) -> Case:
+def far_step(options: argparse.Namespace) -> Actions:
     """Forward, loss and backward of FAR on a batch of random codes."""
     model = build_far(options).train()
     codes, labels = random_codes(model.config, options.far_batch), random_labels(options.far_batch)
 
-    def step() -> None:
+    def step(procedure: str) -> None:
         model.zero_grad()
         logits = far_logits(model, codes, labels, procedure)
         token_prediction_loss(codebook_cross_entropies(logits, codes)).backward()
 
-    return case_of(step, procedure)
+    return {each: partial(step, each) for each in (PUBLISHED, OURS)}
 
 
-def far_sampling(options: argparse.Namespace, procedure: str) -> Case:
-    """Positions of a batch, spread evenly, each as if all before it were drawn."""
+def far_sampling(options: argparse.Namespace) -> Actions:
+    """Positions of a batch, spread evenly, each as if all before it were drawn; their caches are full of noise."""
     model, labels = build_far(options).eval(), random_labels(options.far_samples)
-    total, count = model.config.num_positions, options.positions
-    positions = [int((index + 0.5) * total / count) for index in range(count)]
-    draw = spread_drawer(model, labels, procedure)
-
-    def sample() -> None:
-        for position in positions:
-            draw(position)
-
-    return case_of(sample, procedure, scale=total / count)
-
-
-def spread_drawer(model: FAR, labels: Tensor, procedure: str) -> Callable[[int], object]:
-    """Draws one position with either procedure; what comes before it is noise."""
     previous = random_codes(model.config, len(labels))
-    if procedure == PUBLISHED:
-        published = PublishedFAR(model, labels, _GUIDANCE)
-        for memory in published.memories:
-            memory.keys.normal_()
-            memory.values.normal_()
-        return lambda position: published.draw_position(previous[..., 0], position, multinomial)
-    batch = GuidedModel(model, labels, TokenSamplerConfig(guidance_scale=_GUIDANCE))
-    batch.cache.keys.normal_()
-    batch.cache.values.normal_()
-    batch.codes[:] = previous
+    published = PublishedFAR(model, labels, _GUIDANCE)
+    ours = GuidedModel(model, labels, TokenSamplerConfig(guidance_scale=_GUIDANCE))
+    ours.codes[:] = previous
     uniforms = torch.rand(previous.shape[1], len(labels), dtype=torch.float64)
-    return torch.no_grad()(lambda position: batch.draw_position(position, uniforms))
+    for memory in (*published.memories, ours.cache):
+        memory.keys.normal_()
+        memory.values.normal_()
+    share = model.config.num_positions / options.positions
+    positions = [int((index + 0.5) * share) for index in range(options.positions)]
+
+    @torch.no_grad()
+    def sample(procedure: str) -> None:
+        for position in positions:
+            if procedure == PUBLISHED:
+                published.draw_position(previous[..., 0], position, multinomial)
+            else:
+                ours.draw_position(position, uniforms)
+
+    return {each: partial(sample, each) for each in (PUBLISHED, OURS)}
 
 
-CASES: dict[str, Callable[[argparse.Namespace, str], Case]] = {
+CASES: dict[str, Callable[[argparse.Namespace], Actions]] = {
     XAR_STEP: xar_step,
     XAR_SAMPLING: xar_sampling,
     FAR_STEP: far_step,
@@ -146,33 +139,24 @@ CASES: dict[str, Callable[[argparse.Namespace, str], Case]] = {
 }
 
 
-def case_of(action: Callable[[], object], procedure: str, scale: float = 1.0) -> Case:
-    """A measured case; the run that warms up also records the products, whose time alone is a fact of ours."""
-    products, processor = Products(), [0.0]
+def paired(options: argparse.Namespace, name: str) -> tuple[Callable, Callable]:
+    """A case whose procedures take turns; the run that warms up records the products, which then run alone."""
+    actions = CASES[name](options)
+    products = {procedure: Products() for procedure in actions}
 
     def run() -> dict[str, float]:
-        if not products.counts:
-            with products:
-                action()
-            return {"run": 0.0}
-        start = time.process_time()
-        seconds, _ = measured.seconds_of(action)
-        processor[0] = time.process_time() - start
-        return {"run": scale * seconds}
+        if not products[OURS].counts:
+            for procedure, action in actions.items():
+                with products[procedure]:
+                    action()
+            return {}
+        seconds = {each: measured.seconds_of(action)[0] for each, action in actions.items()}
+        return seconds | {BOUND: products[OURS].seconds()}
 
-    def facts() -> dict[str, float]:
-        bound = products.seconds() if procedure == OURS else (0.0, 0.0)
-        return {
-            "operations": scale * products.operations,
-            "processor_seconds": scale * processor[0],
-            "bound_seconds": scale * bound[0],
-            "bound_processor_seconds": scale * bound[1],
-        }
-
-    return run, facts
+    return run, lambda: {each: float(found.operations) for each, found in products.items()}
 
 
-def differences(options: argparse.Namespace) -> Case:
+def differences(options: argparse.Namespace) -> tuple[Callable, Callable]:
     """The largest difference of any output of the two procedures, and the share of equal codes, in fp32."""
     set_threads(options.threads)
     return (dict, lambda: xar_differences(options) | far_differences(options))
@@ -315,30 +299,25 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measure both procedures and print them."""
     options = _parser().parse_args(argv)
     set_threads(options.threads)
-    cases = [(name, each) for name in CASES for each in (PUBLISHED, OURS)] + [(ANNEALED, OURS)]
-    rounds: dict[tuple[str, str], list[measured.Measured]] = {case: [] for case in cases}
-    # Round about, so that a machine that slows down for a while does so for all of them.
-    for _ in range(options.rounds):
-        for name, procedure in cases:
-            case = CASES.get(name, xar_annealed)
-            found = measured.in_own_process(case, options, procedure, repeats=1)
-            rounds[name, procedure].append(found)
-    figures = {
-        name: {each: _fastest(rounds[name, each]) for each in (PUBLISHED, OURS)} for name in CASES
+    cases = {
+        name: measured.in_own_process(paired, options, name, repeats=options.rounds)
+        for name in CASES
     }
-    figures[ANNEALED] = {
-        PUBLISHED: figures[XAR_SAMPLING][OURS],
-        OURS: _fastest(rounds[ANNEALED, OURS]),
-    }
-    all_steps = evaluations_of_all_steps()
     checks = measured.in_own_process(differences, options, repeats=1).facts
     quality = annealed_quality(options) if options.generator else {}
     measured.answer(
         as_json=options.json,
         columns=("case", "published s", "ours s", "bound s", "published TFLOP", "ours TFLOP"),
-        rows=[_row(name, figures[name]) for name in CASES],
-        figures={"setting": vars(options), **figures, "evaluations at 50 steps": all_steps},
-        ratios=_ratios(figures, all_steps) | checks | quality,
+        rows=[_row(name, case) for name, case in cases.items()],
+        figures={
+            "setting": {key: value for key, value in vars(options).items() if key != "json"},
+            **{
+                name: {"seconds": case.seconds, "operations": case.facts}
+                for name, case in cases.items()
+            },
+            f"evaluations at {_ALL_STEPS} steps": evaluations_of_all_steps(),
+        },
+        ratios=_ratios(cases) | checks | quality,
     )
 
 
@@ -346,12 +325,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = measured.parser(str(__doc__).split("\n", maxsplit=1)[0])
     for name, default, text in (
         ("--batch", 4, "latents of xAR's training step"),
-        ("--samples", 4, "images that xAR samples at once"),
-        ("--steps", 5, "steps of each cell"),
+        ("--samples", 2, "images that xAR samples at once"),
+        ("--steps", 10, "steps of each cell"),
         ("--far-batch", 1, "images of FAR's training step"),
         ("--far-samples", 32, "images that FAR samples at once"),
         ("--positions", 8, "timed positions of FAR's 256"),
-        ("--rounds", 3, "processes per case and procedure, in turn; the fastest counts"),
+        ("--rounds", 3, "timed runs of each procedure, in turn; their median counts"),
         ("--xar-depth", 0, "xAR's blocks, an even number; 0 takes all"),
         ("--far-depth", 0, "FAR's blocks over positions, the head's in proportion; 0 takes all"),
         ("--threads", 0, "torch threads; 0 takes all cores"),
@@ -362,49 +341,29 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _fastest(rounds: Sequence[measured.Measured]) -> dict[str, float]:
-    """The round that other work on the machine disturbed least; its bound likewise."""
-    facts = [case.facts for case in rounds]
-    return {name: min(each[name] for each in facts) for name in facts[0]} | {
-        "seconds": min(case.total for case in rounds)
-    }
-
-
-def _row(name: str, figures: dict[str, dict[str, float]]) -> list[str]:
-    both = figures[PUBLISHED], figures[OURS]
+def _row(name: str, case: measured.Measured) -> list[str]:
     return [
         name,
-        *(f"{each['seconds']:.2f}" for each in both),
-        f"{figures[OURS]['bound_seconds']:.2f}",
-        *(f"{each['operations'] / 1e12:.2f}" for each in both),
+        *(f"{case.seconds[each]:.2f}" for each in (PUBLISHED, OURS, BOUND)),
+        *(f"{case.facts[each] / 1e12:.2f}" for each in (PUBLISHED, OURS)),
     ]
 
 
-def _ratios(
-    figures: dict[str, dict[str, dict[str, float]]], all_steps: dict[str, float]
-) -> dict[str, float]:
+def _ratios(cases: dict[str, measured.Measured]) -> dict[str, float]:
     ratios = {}
-    for name in CASES:
-        published, ours = figures[name][PUBLISHED], figures[name][OURS]
-        ratios[f"{name}, published / ours, time"] = published["seconds"] / ours["seconds"]
-        ratios[f"{name}, published / ours, operations"] = (
-            published["operations"] / ours["operations"]
-        )
-        ratios[f"{name}, published / ours, processor time"] = (
-            published["processor_seconds"] / ours["processor_seconds"]
-        )
-        ratios[f"{name}, ours / bound, processor time"] = (
-            ours["processor_seconds"] / ours["bound_processor_seconds"]
-        )
-        ratios[f"{name}, ours / bound, time"] = ours["seconds"] / ours["bound_seconds"]
-    steps = f"evaluations at {_ALL_STEPS} steps"
-    ratios[f"{XAR_SAMPLING}, published / ours, {steps}"] = all_steps[PUBLISHED] / all_steps[OURS]
-    exact, annealed = figures[ANNEALED][PUBLISHED], figures[ANNEALED][OURS]
-    ratios[f"approximate: {ANNEALED}, ours exact / annealed, time"] = (
-        exact["seconds"] / annealed["seconds"]
+    for name, case in cases.items():
+        seconds, operations = case.seconds, case.facts
+        ratios[f"{name}, published / ours, time"] = seconds[PUBLISHED] / seconds[OURS]
+        ratios[f"{name}, published / ours, operations"] = operations[PUBLISHED] / operations[OURS]
+        ratios[f"{name}, ours / bound, time"] = seconds[OURS] / seconds[BOUND]
+    evaluations, steps = evaluations_of_all_steps(), f"evaluations at {_ALL_STEPS} steps"
+    ratios[f"{XAR_SAMPLING}, published / ours, {steps}"] = (
+        evaluations[PUBLISHED] / evaluations[OURS]
     )
-    ratios[f"approximate: {ANNEALED} to {_LAST_STEPS}, ours exact / annealed, {steps}"] = (
-        all_steps[OURS] / all_steps[ANNEALED]
+    seconds = cases[XAR_SAMPLING].seconds
+    ratios["approximate: annealed xAR, ours / annealed, time"] = seconds[OURS] / seconds[ANNEALED]
+    ratios[f"approximate: annealed xAR, ours / annealed, {steps}"] = (
+        evaluations[OURS] / evaluations[ANNEALED]
     )
     return ratios
 

@@ -46,20 +46,17 @@ class Products(TorchDispatchMode):
         """Multiplications and additions of all products."""
         return sum(count * _operations(layouts) for (_, layouts), count in self.counts.items())
 
-    def seconds(self) -> tuple[float, float]:
-        """Of all products alone, each as often as it was recorded, on operands that may stay in a cache: on the wall
-        clock, and of the processor in all threads.
-        """
-        wall = processor = 0.0
+    def seconds(self) -> float:
+        """Of all products alone, each as often as it was recorded, on operands that may stay in a cache."""
+        total = 0.0
         for (func, layouts), count in self.counts.items():
             operands = [_operand(*layout) for layout in layouts]
             func(*operands)
-            starts = time.perf_counter(), time.process_time()
+            start = time.perf_counter()
             for _ in range(count):
                 func(*operands)
-            wall += time.perf_counter() - starts[0]
-            processor += time.process_time() - starts[1]
-        return wall, processor
+            total += time.perf_counter() - start
+        return total
 
 
 def _layouts(args: tuple[Any, ...]) -> tuple[Layout, ...]:

@@ -22,6 +22,51 @@ def _require(condition: bool, name: str, value: object, rule: str) -> None:
         raise ValueError(f"{name} = {value!r}: {rule}")
 
 
+# Rules that several sections share.
+
+
+def _require_probability(name: str, value: float) -> None:
+    _require(0 <= value <= 1, name, value, "must be in [0, 1]")
+
+
+def _require_code_count(name: str, size: int) -> None:
+    _require(2 <= size <= 65536, name, size, "must be in [2, 65536]: codes are stored as uint16")
+
+
+def _require_distinct(name: str, names: list[str]) -> None:
+    _require(
+        0 < len(names) == len(set(names)),
+        name,
+        names,
+        "must hold at least one codebook, each with a name of its own",
+    )
+
+
+def _require_rotary_heads(width: int, num_heads: int) -> None:
+    _require(
+        width % (4 * num_heads) == 0,
+        "model.num_heads",
+        num_heads,
+        f"must make width / num_heads a multiple of 4 (width = {width})",
+    )
+
+
+def _require_guidance(scale: float, interval: tuple[float, float]) -> None:
+    _require(scale >= 1, "sampler.guidance_scale", scale, "must be at least 1 (1 is unguided)")
+    low, high = interval
+    _require(
+        0 <= low <= high <= 1,
+        "sampler.guidance_interval",
+        interval,
+        "must be two numbers that rise within [0, 1]",
+    )
+
+
+def _gated_hidden(width: int, multiple: int) -> int:
+    """int(8 * width / 3), rounded up to `multiple`: three products of a gated MLP cost what two of a plain one do."""
+    return -(-int(8 * width / 3) // multiple) * multiple
+
+
 # ---------------------------------------------------------------------------------------- tokenizer
 
 
@@ -143,12 +188,7 @@ class CodebookConfig:
             self.name,
             "must be a name of letters, digits and underscores that starts with no digit",
         )
-        _require(
-            2 <= self.size <= 65536,
-            "codebook.size",
-            self.size,
-            "must be in [2, 65536]: codes are stored as uint16",
-        )
+        _require_code_count("codebook.size", self.size)
         _require(
             self.width >= 2,
             "codebook.width",
@@ -201,13 +241,7 @@ class TokenizerConfig:
             self.adapter.num_heads,
             f"must divide the trunk's top width {self.autoencoder.top_channels}",
         )
-        names = [item.name for item in self.codebooks]
-        _require(
-            0 < len(names) == len(set(names)),
-            "codebooks",
-            names,
-            "must hold at least one codebook, each with a name of its own",
-        )
+        _require_distinct("codebooks", list(self.names))
 
     def codebook(self, name: str) -> CodebookConfig:
         """The codebook of that name; raises ValueError with the known ones."""
@@ -221,6 +255,11 @@ class TokenizerConfig:
     def names(self) -> tuple[str, ...]:
         """The codebooks' names, in the order of the decoder's channels."""
         return tuple(item.name for item in self.codebooks)
+
+    @property
+    def code_counts(self) -> dict[str, int]:
+        """The codebooks' sizes by name."""
+        return {item.name: item.size for item in self.codebooks}
 
     @property
     def latent_width(self) -> int:
@@ -433,12 +472,7 @@ class XARConfig:
             self.scale_sides,
             f"must rise from at least 1 to grid_size = {self.grid_size}",
         )
-        _require(
-            self.width % (4 * self.num_heads) == 0,
-            "model.num_heads",
-            self.num_heads,
-            f"must make width / num_heads a multiple of 4 (width = {self.width})",
-        )
+        _require_rotary_heads(self.width, self.num_heads)
         _require(
             self.depth % 2 == 0 and self.depth >= 2,
             "model.depth",
@@ -479,7 +513,7 @@ class XARConfig:
     @property
     def mlp_hidden(self) -> int:
         """Hidden width of the gated MLP."""
-        return -(-int(8 * self.width / 3) // self.mlp_multiple) * self.mlp_multiple
+        return _gated_hidden(self.width, self.mlp_multiple)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -498,12 +532,7 @@ class FlowConfig:
     """What is modelled: code vectors (residual predictors run at decoding) or refined vectors (Eqs. 11-12)."""
 
     def __post_init__(self) -> None:
-        _require(
-            0 <= self.label_dropout <= 1,
-            "flow.label_dropout",
-            self.label_dropout,
-            "must be in [0, 1]",
-        )
+        _require_probability("flow.label_dropout", self.label_dropout)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -516,12 +545,7 @@ class VocabularyConfig:
     """Number of codes."""
 
     def __post_init__(self) -> None:
-        _require(
-            2 <= self.size <= 65536,
-            "vocabulary.size",
-            self.size,
-            "must be in [2, 65536]: codes are stored as uint16",
-        )
+        _require_code_count("vocabulary.size", self.size)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -556,25 +580,14 @@ class FARConfig:
     """Dropout on the embedded input tokens."""
 
     def __post_init__(self) -> None:
-        names = [item.name for item in self.codebooks]
+        _require_distinct("model.codebooks", list(self.names))
         _require(
-            0 < len(names) == len(set(names)),
-            "model.codebooks",
-            names,
-            "must hold at least one codebook, each with a name of its own",
-        )
-        _require(
-            (self.head_depth > 0) == (len(names) > 1),
+            (self.head_depth > 0) == (len(self.codebooks) > 1),
             "model.head_depth",
             self.head_depth,
             "must be positive for several codebooks, and 0 for one",
         )
-        _require(
-            self.width % (4 * self.num_heads) == 0,
-            "model.num_heads",
-            self.num_heads,
-            f"must make width / num_heads a multiple of 4 (width = {self.width})",
-        )
+        _require_rotary_heads(self.width, self.num_heads)
         _require(self.depth >= 1, "model.depth", self.depth, "must be at least 1")
         _require(self.num_classes >= 1, "model.num_classes", self.num_classes, "must be at least 1")
         for name in ("dropout", "token_dropout"):
@@ -591,6 +604,11 @@ class FARConfig:
         return tuple(item.name for item in self.codebooks)
 
     @property
+    def code_counts(self) -> dict[str, int]:
+        """The codebooks' sizes by name."""
+        return {item.name: item.size for item in self.codebooks}
+
+    @property
     def num_positions(self) -> int:
         """Positions of one image."""
         return self.grid_size**2
@@ -598,7 +616,7 @@ class FARConfig:
     @property
     def mlp_hidden(self) -> int:
         """Hidden width of the gated MLP."""
-        return -(-int(8 * self.width / 3) // self.mlp_multiple) * self.mlp_multiple
+        return _gated_hidden(self.width, self.mlp_multiple)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -635,13 +653,7 @@ class FlowSamplerConfig:
         _require(
             0 < self.final_time < 1, "sampler.final_time", self.final_time, "must be in (0, 1)"
         )
-        _require(
-            self.guidance_scale >= 1,
-            "sampler.guidance_scale",
-            self.guidance_scale,
-            "must be at least 1 (1 is unguided)",
-        )
-        _require_interval(self.guidance_interval)
+        _require_guidance(self.guidance_scale, self.guidance_interval)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -662,28 +674,12 @@ class TokenSamplerConfig:
     """Sample from the averaged weights, where the run kept an average."""
 
     def __post_init__(self) -> None:
-        _require(
-            self.guidance_scale >= 1,
-            "sampler.guidance_scale",
-            self.guidance_scale,
-            "must be at least 1 (1 is unguided)",
-        )
-        _require_interval(self.guidance_interval)
+        _require_guidance(self.guidance_scale, self.guidance_interval)
         _require(self.temperature > 0, "sampler.temperature", self.temperature, "must be positive")
         _require(
             self.top_k >= 0, "sampler.top_k", self.top_k, "must be at least 0 (0 draws among all)"
         )
         _require(0 < self.top_p <= 1, "sampler.top_p", self.top_p, "must be in (0, 1]")
-
-
-def _require_interval(interval: tuple[float, float]) -> None:
-    low, high = interval
-    _require(
-        0 <= low <= high <= 1,
-        "sampler.guidance_interval",
-        interval,
-        "must be two numbers that rise within [0, 1]",
-    )
 
 
 # ---------------------------------------------------------------------------------------- training
@@ -996,7 +992,12 @@ class FARRun(GeneratorRun):
 
     model: FARConfig = field(default_factory=FARConfig)
     label_dropout: float = 0.1
-    """Probability that a label becomes the null label, in [0, 1]."""
+    """Probability that a label becomes the null label."""
+
+    def __post_init__(self) -> None:
+        # Without arguments `super` does not know a class with slots.
+        GeneratorRun.__post_init__(self)
+        _require_probability("label_dropout", self.label_dropout)
 
 
 # ---------------------------------------------------------------------------------------- the other jobs

@@ -14,12 +14,16 @@ from typing import Any
 import torch
 
 from glotok_ray.config import ExportGeneratorRun, XARConfig
-from glotok_ray.nn.far import FAR
-from glotok_ray.nn.generators import GENERATOR_FILE, TOKENIZER_FOLDER, model_config
+from glotok_ray.nn.generators import (
+    GENERATOR_FILE,
+    TOKENIZER_FOLDER,
+    build_generator,
+    model_config,
+)
 from glotok_ray.nn.tokenizer import WEIGHTS_FILE
-from glotok_ray.nn.xar import XAR
 from glotok_ray.recipes.export_generator import RECIPES
 from glotok_ray.training import export_generator
+from glotok_ray.training.memory import count_parameters
 from jobs.command_line import run_job
 
 
@@ -31,12 +35,12 @@ def describe(export: ExportGeneratorRun) -> dict[str, Any]:
     model = model_config(source) if is_run else peer
     tokenizer = Path(export.tokenizer_path or source / TOKENIZER_FOLDER)
     with torch.device("meta"):
-        generator = XAR(model) if isinstance(model, XARConfig) else FAR(model)
+        generator = build_generator(model)
     return {
         "source_found": bool(export.source_path) and source.exists(),
         "tokenizer_found": (tokenizer / WEIGHTS_FILE).is_file(),
-        "architecture": "xar" if isinstance(generator, XAR) else "far",
-        "parameters": sum(parameter.numel() for parameter in generator.parameters()),
+        "architecture": "xar" if isinstance(model, XARConfig) else "far",
+        "parameters": count_parameters(generator),
     }
 
 

@@ -5,7 +5,6 @@ Read next: glotok_ray/data/training_rows.py
 """
 
 import io
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,7 +94,6 @@ def decode_image(encoded: bytes, key: str) -> UInt8[np.ndarray, "h w 3"]:
 
 def write_shard(path: Path, rows: Iterable[Row]) -> ShardInfo:
     """Write rows in their order; equal rows give equal bytes. Readers never see half a file."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     count = 0
     # Images are compressed already; their bytes make neither dictionaries nor statistics useful.
     options: dict[str, Any] = {
@@ -103,12 +101,14 @@ def write_shard(path: Path, rows: Iterable[Row]) -> ShardInfo:
         "use_dictionary": False,
         "write_statistics": ["key", "label"],
     }
-    with pyarrow.parquet.ParquetWriter(temporary, SCHEMA, **options) as writer:
+    with (
+        artefact.replacing(path) as temporary,
+        pyarrow.parquet.ParquetWriter(temporary, SCHEMA, **options) as writer,
+    ):
         for group in _groups(rows):
             columns = dict(zip(Row._fields, zip(*group, strict=True), strict=True))
             writer.write_table(pyarrow.table(columns, schema=SCHEMA))
             count += len(group)
-    os.replace(temporary, path)
     return ShardInfo(path.name, count, artefact.sha256_of(path))
 
 

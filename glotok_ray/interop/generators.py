@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from glotok_ray import artefact
 from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import FARConfig, XARConfig
 from glotok_ray.interop import generator_layouts
 from glotok_ray.nn.entities import token_places
-from glotok_ray.nn.far import FAR
-from glotok_ray.nn.rotary import grid_rotation
+from glotok_ray.nn.generators import build_generator
+from glotok_ray.nn.rotary import grid_rotation, pair_frequencies
 from glotok_ray.nn.weights import (
     misfits,
     read_checkpoint,
@@ -25,7 +25,6 @@ from glotok_ray.nn.weights import (
     tensors_of,
     weights_in,
 )
-from glotok_ray.nn.xar import XAR
 
 RECIPES = "xar_b, xar_l, xar_h, far_b_fqgan, far_l_2x, gpt_b or gpt_l"
 # The scale of MAR's KL-16 autoencoder, with which the released xAR was trained; its code multiplies outside the model.
@@ -153,8 +152,7 @@ def _renamed(
 
 def _expected(config: XARConfig | FARConfig) -> dict[str, Tensor]:
     with torch.device("meta"):
-        model: nn.Module = XAR(config) if isinstance(config, XARConfig) else FAR(config)
-        return model.state_dict()
+        return build_generator(config).state_dict()
 
 
 def _check_mask(path: Path, tensors: Mapping[str, Tensor], config: XARConfig) -> None:
@@ -175,9 +173,8 @@ def _mask(config: XARConfig) -> Tensor:
 def _xar_buffers(config: XARConfig) -> dict[str, Tensor]:
     head_width = config.width // config.num_heads
     rotation = grid_rotation(token_places(config, torch.device("cpu")), head_width)
-    steps = torch.arange(0, head_width // 2, 2, dtype=torch.float32)
     angles = {
-        "freqs": 10000.0 ** (-steps / (head_width // 2)),
+        "freqs": pair_frequencies(head_width, torch.device("cpu")),
         "freqs_cos": rotation.cosine.repeat_interleave(2, dim=1),
         "freqs_sin": rotation.sine.repeat_interleave(2, dim=1),
     }

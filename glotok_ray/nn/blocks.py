@@ -156,3 +156,11 @@ def to_tokens(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b t c"]:
 def to_map(tokens: Float[Tensor, "b t c"], height: int, width: int) -> Float[Tensor, "b c h w"]:
     """The inverse of `to_tokens`."""
     return tokens.transpose(1, 2).unflatten(2, (height, width))
+
+
+def empty_keys_and_values(shape: tuple[int, ...], weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Room for what attention remembers, on the device of `weight` and in the dtype of attention, autocast included."""
+    device = weight.device.type
+    autocast = torch.is_autocast_enabled(device)
+    dtype = torch.get_autocast_dtype(device) if autocast else weight.dtype
+    return weight.new_empty(shape, dtype=dtype), weight.new_empty(shape, dtype=dtype)

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from glotok_ray.config import FARConfig
+from glotok_ray.nn.blocks import empty_keys_and_values
 from glotok_ray.nn.dropout import Dropout
 from glotok_ray.nn.far_blocks import (
     CodebookAttention,
@@ -131,14 +132,12 @@ class FAR(nn.Module):
     def new_cache(self, batch_size: int) -> CodeCache:
         """An empty cache for sampling, on the model's device, in its attention's dtype."""
         config, weight = self.config, self.class_embedding.weight
-        device = weight.device.type
-        autocast = torch.is_autocast_enabled(device)
-        dtype = torch.get_autocast_dtype(device) if autocast else weight.dtype
         head_width = config.width // config.num_heads
         shape = (config.depth, batch_size, config.num_heads, config.num_positions, head_width)
+        keys, values = empty_keys_and_values(shape, weight)
         return CodeCache(
-            keys=weight.new_empty(shape, dtype=dtype),
-            values=weight.new_empty(shape, dtype=dtype),
+            keys,
+            values,
             rotation=self._rotation(config.num_positions, weight.device),
             head_rotation=self._rotation(len(config.codebooks), weight.device),
         )

@@ -53,14 +53,18 @@ class CodebookMemory:
         self.values: list[Float[Tensor, "b heads width"]] = []
 
 
-class PositionAttention(nn.Module):
-    """Causal multi-head attention over the positions of an image, rotary on queries and keys."""
+class _FusedAttention(nn.Module):
+    """The weights of either attention: one product makes queries, keys and values."""
 
     def __init__(self, config: FARConfig) -> None:
         super().__init__()
         self.num_heads = config.num_heads
         self.query_key_value = nn.Linear(config.width, 3 * config.width, bias=False)
         self.projection = nn.Linear(config.width, config.width, bias=False)
+
+
+class PositionAttention(_FusedAttention):
+    """Causal multi-head attention over the positions of an image, rotary on queries and keys."""
 
     def forward(
         self,
@@ -81,18 +85,12 @@ class PositionAttention(nn.Module):
         return self.projection(mixed.transpose(1, 2).flatten(2))
 
 
-class CodebookAttention(nn.Module):
+class CodebookAttention(_FusedAttention):
     """Causal multi-head attention over the codebooks of one position, in closed form.
 
     The trunk's output leads the sequence. Its query and key are zero, as those of the class are in the trunk: it
     attends to itself alone, and all others give it the logit 0. So without gradients only its value is computed.
     """
-
-    def __init__(self, config: FARConfig) -> None:
-        super().__init__()
-        self.num_heads = config.num_heads
-        self.query_key_value = nn.Linear(config.width, 3 * config.width, bias=False)
-        self.projection = nn.Linear(config.width, config.width, bias=False)
 
     def forward(
         self,

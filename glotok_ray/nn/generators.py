@@ -31,6 +31,11 @@ CONFIGS: dict[str, type[XARConfig] | type[FARConfig]] = {"xar": XARConfig, "far"
 _FIELDS = {"architecture": str, "model": dict, "tokenizer_sha256": str, "classes": list}
 
 
+def build_generator(config: XARConfig | FARConfig) -> XAR | FAR:
+    """The model that a config describes, its weights drawn anew."""
+    return XAR(config) if isinstance(config, XARConfig) else FAR(config)
+
+
 def save_generator(
     folder: Path,
     raw: Mapping[str, Tensor],
@@ -105,8 +110,7 @@ def load_generator(folder: Path, *, use_ema: bool) -> XAR | FAR:
     `use_ema` takes the averaged weights where the folder has them. Raises ArtefactError when files are missing or do
     not fit each other.
     """
-    config = model_config(folder)
-    model = XAR(config) if isinstance(config, XARConfig) else FAR(config)
+    model = build_generator(model_config(folder))
     average = folder / AVERAGE_FILE
     load_weights(model, average if use_ema and average.is_file() else folder / WEIGHTS_FILE)
     return model.requires_grad_(False).eval()

@@ -24,15 +24,20 @@ class Rotation(NamedTuple):
         return Rotation(self.cosine[chosen], self.sine[chosen])
 
 
+def pair_frequencies(head_width: int, device: torch.device) -> Float[Tensor, " half"]:
+    """10000^(-2 i / (head_width / 2)) of the pairs of channels that turn with the row, and again with the column."""
+    steps = torch.arange(0, head_width // 2, 2, device=device, dtype=torch.float32)
+    return _THETA ** (-steps / (head_width // 2))
+
+
 def grid_rotation(places: Float[Tensor, "n 2"], head_width: int) -> Rotation:
-    """Angles position / 10000^(2 i / (head_width / 2)) for rows, then for columns.
+    """Angles position * frequency for rows, then for columns.
 
     `places` are the tokens' (row, column), fractions allowed; `head_width` must be a multiple of 4. Computed in fp32
     on each forward pass and not stored: a buffer would be rounded with a bf16 model and lost when a model is built on
     the meta device.
     """
-    steps = torch.arange(0, head_width // 2, 2, device=places.device, dtype=torch.float32)
-    frequencies = _THETA ** (-steps / (head_width // 2))
+    frequencies = pair_frequencies(head_width, places.device)
     angles = (places.float().unsqueeze(-1) * frequencies).flatten(1)
     return Rotation(angles.cos(), angles.sin())
 

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from glotok_ray.config import XARConfig
 from glotok_ray.nn import entities
-from glotok_ray.nn.rotary import grid_rotation
+from glotok_ray.nn.blocks import empty_keys_and_values
+from glotok_ray.nn.rotary import Rotation, grid_rotation
 from glotok_ray.nn.xar_blocks import (
     BlockMemory,
     EntityBlock,
@@ -31,13 +32,15 @@ class EntityCache:
         self,
         keys: Float[Tensor, "depth b n heads width"],
         values: Float[Tensor, "depth b n heads width"],
+        rotation: Rotation,
     ) -> None:
         self.keys = keys
         self.values = values
+        self.rotation = rotation
 
     def rows(self, count: int) -> "EntityCache":
         """A view of the first `count` images; writing to it writes here."""
-        return EntityCache(self.keys[:, :count], self.values[:, :count])
+        return EntityCache(self.keys[:, :count], self.values[:, :count], self.rotation)
 
     def memory(self, block: int, start: int, modulations: Tensor | None = None) -> BlockMemory:
         """What one block reads and writes when the next entity begins at token `start`."""
@@ -164,14 +167,14 @@ class XAR(nn.Module):
     def new_cache(self, batch_size: int) -> EntityCache:
         """An empty cache for `forward_entity`, on the model's device, in its attention's dtype."""
         config, weight = self.config, self.input_projection.weight
-        device = weight.device.type
-        autocast = torch.is_autocast_enabled(device)
-        dtype = torch.get_autocast_dtype(device) if autocast else weight.dtype
         head_width = config.width // config.num_heads
         shape = (config.depth, batch_size, config.num_tokens, config.num_heads, head_width)
-        return EntityCache(
-            weight.new_empty(shape, dtype=dtype), weight.new_empty(shape, dtype=dtype)
-        )
+        keys, values = empty_keys_and_values(shape, weight)
+        return EntityCache(keys, values, self._rotation(weight.device))
+
+    def _rotation(self, device: torch.device) -> Rotation:
+        places = entities.token_places(self.config, device)
+        return grid_rotation(places, self.config.width // self.config.num_heads)
 
     def _condition(self, times: Tensor, labels: Tensor) -> Tensor:
         return F.silu(self.class_embedding(labels).unsqueeze(1) + self.time_embedding(times))
@@ -191,10 +194,9 @@ class XAR(nn.Module):
         ends = list(itertools.accumulate(config.entity_lengths, initial=0))
         last_entity = first_entity + times.shape[1]
         chosen = slice(ends[first_entity], ends[last_entity])
-        places = entities.token_places(config, noisy.device)[chosen]
-        rotation = grid_rotation(places, config.width // config.num_heads)
+        rotation = cache.rotation if cache else self._rotation(noisy.device)
         lengths = config.entity_lengths[first_entity:last_entity]
-        layout = EntityLayout(lengths, rotation, has_context)
+        layout = EntityLayout(lengths, rotation.part(chosen), has_context)
         # With all modulations known, nothing reads a condition.
         condition = times if modulations is not None else self._condition(times, labels)
         tokens = self.input_projection(noisy.to(self.input_projection.weight.dtype))

@@ -6,18 +6,16 @@ Read next: glotok_ray/data/training_rows.py
 """
 
 import logging
-import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import pyarrow
-import pyarrow.parquet
 import torch
-from jaxtyping import Int, UInt8, UInt16
+from jaxtyping import UInt8, UInt16
 
 from glotok_ray import artefact
 from glotok_ray.config import EncodeRun, with_absolute_paths
+from glotok_ray.data.codes import CodeShard, write_code_dataset, write_code_shard
 from glotok_ray.data.records import DatasetInfo, ShardInfo
 from glotok_ray.data.transforms import (
     center_crop,
@@ -25,6 +23,7 @@ from glotok_ray.data.transforms import (
     to_model_range,
     with_mirror_images,
 )
+from glotok_ray.nn.tokenizer import WEIGHTS_FILE
 from glotok_ray.on_ray.actor_pool import (
     actor_device,
     image_batches,
@@ -36,18 +35,6 @@ from glotok_ray.on_ray.actor_pool import (
 from glotok_ray.training.checkpoint import load_tokenizer, tokenizer_config
 
 logger = logging.getLogger(__name__)
-
-COUNTS_FILE = "counts.npz"
-
-
-class EncodedShard(NamedTuple):
-    """Facts of one written file of codes."""
-
-    file: str
-    rows: int
-    sha256: str
-    counts: dict[str, Int[np.ndarray, " codes"]]
-    """How often each code of a branch occurs."""
 
 
 def image_views(
@@ -68,7 +55,7 @@ class EncodeActor:
         self._device = actor_device(config.pool)
         self._tokenizer = load_tokenizer(Path(config.tokenizer_path)).to(self._device)
 
-    def __call__(self, shard: ShardInfo) -> EncodedShard:
+    def __call__(self, shard: ShardInfo) -> CodeShard:
         """Write the shard's codes; the rows of an image are adjacent, in the order of its views."""
         config, model = self._config, self._tokenizer.config
         size, views = model.autoencoder.image_size, config.num_views
@@ -80,31 +67,14 @@ class EncodeActor:
             )
         ]
         codes = dict(zip(model.names, np.concatenate(batches, axis=1), strict=True))
-        columns = {
-            "key": np.repeat(table["key"].to_numpy(), views),
-            "label": np.repeat(table["label"].to_numpy().astype(np.int32), views),
-            "view": np.tile(np.arange(views, dtype=np.int8), table.num_rows),
-            **{name: _fixed_size_lists(values) for name, values in codes.items()},
-        }
         path = Path(config.output_path) / shard.file
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        pyarrow.parquet.write_table(pyarrow.table(columns), temporary)
-        # An actor that Ray restarts writes the shard again, so a reader must never see half a file.
-        os.replace(temporary, path)
-        counts = {
-            codebook.name: np.bincount(codes[codebook.name].reshape(-1), minlength=codebook.size)
-            for codebook in model.codebooks
-        }
-        return EncodedShard(shard.file, table.num_rows * views, artefact.sha256_of(path), counts)
+        labels = table["label"].to_numpy()
+        return write_code_shard(path, table["key"].to_numpy(), labels, codes, model)
 
     @torch.inference_mode()
     def _encode(self, images: np.ndarray) -> UInt16[np.ndarray, "codebooks rows positions"]:
         codes = self._tokenizer.encode(to_model_range(images, self._device))
         return codes.transpose(0, 1).flatten(2).cpu().numpy().astype(np.uint16)
-
-
-def _fixed_size_lists(codes: np.ndarray) -> pyarrow.FixedSizeListArray:
-    return pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(codes.reshape(-1)), codes.shape[1])
 
 
 def run(config: EncodeRun, *, fresh: bool = False) -> dict[str, Any]:
@@ -133,34 +103,20 @@ def run(config: EncodeRun, *, fresh: bool = False) -> dict[str, Any]:
 
 
 def _write_facts(
-    folder: Path, config: EncodeRun, dataset: DatasetInfo, shards: list[EncodedShard]
+    folder: Path, config: EncodeRun, dataset: DatasetInfo, shards: list[CodeShard]
 ) -> None:
-    """Write counts.npz, for the latent scale and the marginal baseline, and dataset.json."""
     tokenizer = Path(config.tokenizer_path)
-    model = tokenizer_config(tokenizer)
-    counts = {
-        name: np.sum([shard.counts[name] for shard in shards], axis=0) for name in model.names
-    }
-    # The names are keys of our own config, never savez's `file`.
-    np.savez(folder / COUNTS_FILE, **counts)  # type: ignore[arg-type]
-    for name, found in counts.items():
-        logger.info("%s codes in use: %d of %d", name, np.count_nonzero(found), len(found))
-    artefact.write_json(
-        folder / "dataset.json",
-        {
-            "kind": "codes",
-            "num_images": sum(shard.rows for shard in dataset.shards),
-            "num_views": config.num_views,
+    counts = write_code_dataset(
+        folder,
+        shards,
+        tokenizer_config(tokenizer),
+        num_views=config.num_views,
+        classes=dataset.classes,
+        tokenizer_sha256=artefact.sha256_of(tokenizer / WEIGHTS_FILE),
+        details={
             "views": config.views,
             "crop_scale": config.crop_scale if config.views == "ten_crop" else None,
-            "image_size": model.autoencoder.image_size,
-            "grid_size": model.autoencoder.grid_size,
-            "num_classes": len(dataset.classes),
-            "classes": list(dataset.classes),
-            "codebooks": {codebook.name: codebook.size for codebook in model.codebooks},
-            "tokenizer_sha256": artefact.sha256_of(tokenizer / "tokenizer.safetensors"),
-            "shards": [
-                {"file": shard.file, "rows": shard.rows, "sha256": shard.sha256} for shard in shards
-            ],
         },
     )
+    for name, found in counts.items():
+        logger.info("%s codes in use: %d of %d", name, np.count_nonzero(found), len(found))

@@ -21,6 +21,7 @@ from glotok_ray.config import (
     with_absolute_paths,
 )
 from glotok_ray.on_ray import evaluate, pipeline, sample, train
+from glotok_ray.on_ray.tune import check_rows
 from glotok_ray.progress import ProgressLine
 from glotok_ray.recipes.generator_ablations import ROWS
 from glotok_ray.recipes.quickstart import quickstart
@@ -37,10 +38,7 @@ _INPUTS = ("data", "teacher", "tokenizer", "codes")
 def chosen_rows(ablation: AblationRun) -> tuple[str, ...]:
     """The rows of this run; raises ValueError for an unknown or repeated name, with the known ones."""
     rows = ablation.rows or tuple(ROWS)
-    if not set(rows) <= set(ROWS) or len(set(rows)) < len(rows):
-        raise ValueError(
-            f"rows = {', '.join(rows)}: must be different ones of {', '.join(ROWS)}; correct them"
-        )
+    check_rows(rows, ROWS)
     return rows
 
 

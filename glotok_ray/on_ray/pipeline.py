@@ -13,7 +13,7 @@ from typing import Any
 
 from glotok_ray import artefact, config
 from glotok_ray.artefact import ArtefactError
-from glotok_ray.config import GeneratorRun, QuickstartRun, TokenizerRun, override
+from glotok_ray.config import FARRun, GeneratorRun, QuickstartRun, TokenizerRun, XARRun, override
 from glotok_ray.data.records import DatasetInfo, read_dataset
 from glotok_ray.on_ray import encode, evaluate, sample, shard, teacher, train
 from glotok_ray.report.inputs import collect, read_figures
@@ -97,7 +97,7 @@ def fit_to_data(quickstart: QuickstartRun, data: DatasetInfo) -> QuickstartRun:
         "teacher.num_clusters": clusters,
     }
     for name in ("tokenizer", "generator", "far"):
-        run: TokenizerRun | GeneratorRun = getattr(quickstart, name)
+        run: TokenizerRun | XARRun | FARRun = getattr(quickstart, name)
         changes[f"{name}.data.num_train_images"] = images
         if images != run.data.num_train_images:
             changes |= {

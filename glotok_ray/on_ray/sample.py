@@ -6,7 +6,6 @@ Read next: glotok_ray/sampling/images.py
 """
 
 import logging
-import os
 import shutil
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -58,11 +57,9 @@ class SampleActor:
     def __call__(self, ids: range) -> None:
         """Write the uint8 images of `ids`, in their order."""
         path = block_path(self._folder, ids)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        with temporary.open("wb") as stream:
-            np.save(stream, self.sample(ids))
         # A job that goes on takes whatever lies here for finished, so it must never see half a file.
-        os.replace(temporary, path)
+        with artefact.replacing(path) as temporary, temporary.open("wb") as stream:
+            np.save(stream, self.sample(ids))
 
     def sample(self, ids: range) -> Block:
         """The images of `ids`; image i has class i mod num_classes."""

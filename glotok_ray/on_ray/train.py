@@ -55,14 +55,14 @@ class RayWorker(DistributedWorker):
         ray.train.report(metrics)
 
 
-def run(run: TokenizerRun | GeneratorRun, *, fresh: bool = False) -> dict[str, Any]:
+def run(run: TokenizerRun | XARRun | FARRun, *, fresh: bool = False) -> dict[str, Any]:
     """Train to the end (or `schedule.stop_after_steps`) and return the manifest; a finished run is recognised."""
     kind, inputs = _inputs(run)
     plan = runs.run_plan(run)
-    if isinstance(run, GeneratorRun):
-        check_codes(run)
-    else:
+    if isinstance(run, TokenizerRun):
         check_guides(run)
+    else:
+        check_codes(run)
     mark = artefact.fingerprint(kind, _bound_settings(run), inputs)
     if fresh:
         artefact.set_aside(plan.folder)

@@ -9,6 +9,7 @@ Read next: glotok_ray/on_ray/train.py
 import itertools
 import logging
 import os
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,14 @@ class Trial:
     """Name of `glotok_ray.recipes.tokenizer.ROWS`."""
 
 
+def check_rows(rows: Sequence[str], known: Collection[str]) -> None:
+    """Raise ValueError for an unknown or repeated name, with the known ones."""
+    if not set(rows) <= set(known) or len(set(rows)) < len(rows):
+        raise ValueError(
+            f"rows = {', '.join(rows)}: must be different ones of {', '.join(known)}; correct them"
+        )
+
+
 def draw_trials(sweep: SweepRun) -> list[Trial]:
     """The sweep's rows; without any, the baseline (relation weight 0) first, then points of the grid in an order
     drawn by the seed, none twice.
@@ -52,11 +61,7 @@ def draw_trials(sweep: SweepRun) -> list[Trial]:
     With weight 0, bins and alpha change nothing, so the grid holds one such point.
     """
     if sweep.rows:
-        unknown = sorted(set(sweep.rows) - set(ROWS))
-        if unknown or len(set(sweep.rows)) < len(sweep.rows):
-            raise ValueError(
-                f"rows = {', '.join(sweep.rows)}: must be different ones of {', '.join(ROWS)}; correct them"
-            )
+        check_rows(sweep.rows, ROWS)
         return [Trial(row, {}, row) for row in sweep.rows]
     baseline = {"loss.relation_weight": 0.0}
     points = [

@@ -196,9 +196,8 @@ def _check_fit(generator: XAR | FAR, tokenizer: GloTokTokenizer) -> None:
     if isinstance(generator, XAR):
         name, have, need = "channels", generator.config.channels, tokenizer.config.latent_width
     else:
-        name = "codebooks"
-        have = {item.name: item.size for item in generator.config.codebooks}
-        need = {item.name: item.size for item in tokenizer.config.codebooks}
+        name, have = "codebooks", generator.config.code_counts
+        need = tokenizer.config.code_counts
     if have != need:
         raise ArtefactError(
             f"generator.{name} = {have}: the tokenizer has {need}; bring the tokenizer of the generator's codes"

@@ -8,7 +8,6 @@ Read next: glotok_ray/teacher/histogram.py
 
 import itertools
 import logging
-import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -18,6 +17,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
+from glotok_ray import artefact
 from glotok_ray.config import TeacherRun
 from glotok_ray.progress import ProgressLine
 from glotok_ray.teacher.preparation import NUMBERS_PER_BLOCK, add_up, blocks, normalize_rows
@@ -346,9 +346,8 @@ def save_state(path: Path, state: State) -> None:
         arrays["centroids"] = state.centroids
     if state.best is not None:
         arrays |= {f"best_{name}": value for name, value in state.best._asdict().items()}
-    temporary = path.with_name(f".{path.name}.tmp.npz")
-    np.savez(temporary, **arrays)
-    os.replace(temporary, path)
+    with artefact.replacing(path) as temporary, temporary.open("wb") as stream:
+        np.savez(stream, **arrays)
 
 
 def load_state(path: Path) -> State | None:

@@ -3,7 +3,6 @@
 Read next: glotok_ray/teacher/clustering.py
 """
 
-import os
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -50,17 +49,16 @@ def write_part(
         }
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    # Activations look like noise: neither compression nor dictionaries make them smaller.
-    pyarrow.parquet.write_table(
-        table,
-        temporary,
-        row_group_size=_ROWS_PER_GROUP,
-        compression="NONE",
-        use_dictionary=False,
-        write_statistics=False,
-    )
-    os.replace(temporary, path)
+    with artefact.replacing(path) as temporary:
+        # Activations look like noise: neither compression nor dictionaries make them smaller.
+        pyarrow.parquet.write_table(
+            table,
+            temporary,
+            row_group_size=_ROWS_PER_GROUP,
+            compression="NONE",
+            use_dictionary=False,
+            write_statistics=False,
+        )
     counts = Counter(labels.tolist())
     part = Part(
         path=str(path),

@@ -63,6 +63,11 @@ class ExponentialMovingAverage:
             average.copy_(value)
 
 
+def make_average(engine: Engine, decay: float, *, warmup: bool) -> ExponentialMovingAverage | None:
+    """The average of an engine's parameters; None where the decay of 0 says that none is kept."""
+    return ExponentialMovingAverage(engine, decay, warmup=warmup) if decay else None
+
+
 def whole_state(engine: Engine, *, keep: bool) -> dict[str, Tensor]:
     """A state dict in fp32 on the CPU, gathered parameter by parameter; every worker calls it, and those that `keep`
     get it.

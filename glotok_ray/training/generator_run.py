@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from glotok_ray import artefact, config
 from glotok_ray.artefact import ArtefactError
-from glotok_ray.config import FARRun, GeneratorRun, TokenizerConfig, XARRun
+from glotok_ray.config import FARRun, TokenizerConfig, XARRun
+from glotok_ray.data.codes import COUNTS_FILE
 from glotok_ray.data.records import DatasetInfo, read_dataset
 from glotok_ray.nn.far import FAR
 from glotok_ray.nn.generators import copy_tokenizer, save_generator
@@ -21,7 +22,7 @@ from glotok_ray.nn.tokenizer import WEIGHTS_FILE, GloTokTokenizer
 from glotok_ray.nn.xar import XAR
 from glotok_ray.sampling.latents import latent_scale, latent_scale_from_counts
 from glotok_ray.training import checkpoint
-from glotok_ray.training.ema import ExponentialMovingAverage, whole_state
+from glotok_ray.training.ema import make_average, whole_state
 from glotok_ray.training.engine import make_engine
 from glotok_ray.training.generator_step import (
     FlowObjective,
@@ -34,7 +35,7 @@ from glotok_ray.training.trainer import Trainer
 from glotok_ray.training.worker import Worker
 
 
-def train_generator(run: GeneratorRun, worker: Worker, batches: BatchSource) -> dict[str, Any]:
+def train_generator(run: XARRun | FARRun, worker: Worker, batches: BatchSource) -> dict[str, Any]:
     """Train and export a generator; rank 0 writes its weights, their average, generator.json and the tokenizer."""
     set_threads(run.scaling.threads_per_worker)
     plan = run_plan(run)
@@ -48,11 +49,7 @@ def train_generator(run: GeneratorRun, worker: Worker, batches: BatchSource) -> 
         plan.micro_batch_size,
         plan.accumulation_steps,
     )
-    average = (
-        ExponentialMovingAverage(engine, run.ema_decay, warmup=run.ema_warmup)
-        if run.ema_decay
-        else None
-    )
+    average = make_average(engine, run.ema_decay, warmup=run.ema_warmup)
     model.train()
     figures = Trainer(GeneratorStep(engine, objective, average, worker), worker, plan).fit(batches)
     keep = worker.rank == 0
@@ -64,8 +61,8 @@ def train_generator(run: GeneratorRun, worker: Worker, batches: BatchSource) -> 
                 # A model in bf16 has rounded it, and training used it as it was measured.
                 state["latent_scale"] = torch.tensor(facts["latent_scale"])
         facts |= {
-            "model": config.to_dict(run.model),  # type: ignore[attr-defined]
-            "tokenizer_sha256": artefact.sha256_of(Path(run.tokenizer_path) / WEIGHTS_FILE),
+            "model": config.to_dict(run.model),
+            "tokenizer_sha256": codes.tokenizer_sha256,
             "classes": list(codes.classes),
         }
         save_generator(plan.folder, raw, averaged, facts)
@@ -74,7 +71,7 @@ def train_generator(run: GeneratorRun, worker: Worker, batches: BatchSource) -> 
     return figures
 
 
-def check_codes(run: GeneratorRun) -> DatasetInfo:
+def check_codes(run: XARRun | FARRun) -> DatasetInfo:
     """The codes' facts; raises ArtefactError when they do not fit the tokenizer or the model."""
     folder = Path(run.data.train_path)
     artefact.read_manifest(folder, "codes")
@@ -95,9 +92,8 @@ def check_codes(run: GeneratorRun) -> DatasetInfo:
     return codes
 
 
-def _expected(run: GeneratorRun, codes: DatasetInfo) -> dict[str, tuple[int, int]]:
+def _expected(run: XARRun | FARRun, codes: DatasetInfo) -> dict[str, tuple[int, int]]:
     """What the model's config says and what the codes need, by field."""
-    assert isinstance(run, XARRun | FARRun)
     fields = {
         "model.grid_size": (run.model.grid_size, codes.grid_size),
         "model.num_classes": (run.model.num_classes, len(codes.classes)),
@@ -109,8 +105,7 @@ def _expected(run: GeneratorRun, codes: DatasetInfo) -> dict[str, tuple[int, int
 
 
 def _check_vocabularies(run: FARRun, tokenizer: TokenizerConfig) -> None:
-    have = {item.name: item.size for item in run.model.codebooks}
-    need = {item.name: item.size for item in tokenizer.codebooks}
+    have, need = run.model.code_counts, tokenizer.code_counts
     if have != need:
         raise ArtefactError(
             f"model.codebooks = {have}: the tokenizer {run.tokenizer_path} has {need}; take the recipe that fits, or "
@@ -118,11 +113,10 @@ def _check_vocabularies(run: FARRun, tokenizer: TokenizerConfig) -> None:
         )
 
 
-def _build(run: GeneratorRun, worker: Worker) -> tuple[nn.Module, Objective, dict[str, Any]]:
+def _build(run: XARRun | FARRun, worker: Worker) -> tuple[nn.Module, Objective, dict[str, Any]]:
     """The model, what it learns from, and what generator.json says of both."""
     if isinstance(run, FARRun):
         return FAR(run.model), TokenObjective(run.model, run.label_dropout), {"architecture": "far"}
-    assert isinstance(run, XARRun)
     tokenizer = checkpoint.load_tokenizer(Path(run.tokenizer_path))
     model = XAR(run.model)
     scale = _measured_scale(tokenizer, Path(run.data.train_path))
@@ -139,7 +133,7 @@ def _build(run: GeneratorRun, worker: Worker) -> tuple[nn.Module, Objective, dic
 
 
 def _measured_scale(tokenizer: GloTokTokenizer, codes: Path) -> Tensor:
-    with np.load(codes / "counts.npz", allow_pickle=False) as counts:
+    with np.load(codes / COUNTS_FILE, allow_pickle=False) as counts:
         scales = [
             latent_scale_from_counts(
                 tokenizer.quantizer(name).codebook.cpu(), torch.from_numpy(counts[name])

@@ -27,7 +27,7 @@ from glotok_ray.nn.tokenizer import (
 )
 from glotok_ray.nn.weights import save_weights
 from glotok_ray.training.codebook_watch import CodebookWatch
-from glotok_ray.training.ema import ExponentialMovingAverage, whole_state
+from glotok_ray.training.ema import make_average, whole_state
 from glotok_ray.training.engine import Engine
 from glotok_ray.training.finite import check_finite
 from glotok_ray.training.trainer import Batch
@@ -76,11 +76,7 @@ class TokenizerStep:
         self._run, self._weights, self._config = run, run.loss, run.model
         self._worker, self._validation = worker, validation
         self.watch = CodebookWatch(run.model, run.loss, worker)
-        self._average = (
-            ExponentialMovingAverage(tokenizer, run.ema_decay, warmup=run.ema_warmup)
-            if run.ema_decay
-            else None
-        )
+        self._average = make_average(tokenizer, run.ema_decay, warmup=run.ema_warmup)
         # Moving averages of the discriminator's mean logits, real and fake, for LeCam.
         self._lecam_anchors = torch.zeros(2, device=worker.device)
 

@@ -25,6 +25,11 @@ from glotok_ray.training.tokenizer_run import train_tokenizer as train_in_proces
 from glotok_ray.training.worker import LocalWorker
 from jobs import train_tokenizer
 
+ONE_PROCESS = {
+    "scaling.num_workers": 1,
+    "scaling.engine": "torch",
+    "schedule.micro_batch_size": 24,
+}
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
 
@@ -89,13 +94,7 @@ def test_one_ray_worker_equals_a_plain_process(finished, tmp_path):
     config, _ = finished
     plain = override(
         config.tokenizer,
-        {
-            "scaling.num_workers": 1,
-            "scaling.engine": "torch",
-            "schedule.micro_batch_size": 24,
-            "output_path": str(tmp_path),
-            "name": "plain",
-        },
+        {**ONE_PROCESS, "output_path": str(tmp_path), "name": "plain"},
     )
     train.run(override(plain, {"name": "on_ray"}))
     runs.run_folder(plain).mkdir()
@@ -122,12 +121,7 @@ def test_two_deepspeed_workers_equal_one_plain_process(finished, tmp_path):
     )
     plain = override(
         both,
-        {
-            "scaling.num_workers": 1,
-            "scaling.engine": "torch",
-            "schedule.micro_batch_size": 24,
-            "name": "plain",
-        },
+        {**ONE_PROCESS, "name": "plain"},
     )
     train.run(both)
     runs.run_folder(plain).mkdir()
@@ -153,12 +147,7 @@ def test_far_on_two_workers_under_zero_3_equals_one_plain_process_and_resumes(fi
     )
     plain = override(
         both,
-        {
-            "scaling.num_workers": 1,
-            "scaling.engine": "torch",
-            "schedule.micro_batch_size": 24,
-            "name": "plain",
-        },
+        {**ONE_PROCESS, "name": "plain"},
     )
     stopped = train.run(override(both, {"schedule.stop_after_steps": 5}))
     assert stopped["step"] == 5

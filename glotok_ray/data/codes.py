@@ -1,0 +1,92 @@
+"""Files of token codes: one per image shard, with the uses of every code and a dataset.json beside them.
+
+A row is key, label, view and one list of codes per codebook. The rows of an image are adjacent, in the order of its
+views.
+Read next: glotok_ray/data/training_rows.py
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+from jaxtyping import Int, UInt16
+from numpy import ndarray
+
+from glotok_ray import artefact
+from glotok_ray.config import TokenizerConfig
+from glotok_ray.data.records import DATASET, ShardInfo
+
+COUNTS_FILE = "counts.npz"
+"""Uses of each code by codebook, all views counted: for the latent scale."""
+
+
+class CodeShard(NamedTuple):
+    """One written file of codes."""
+
+    info: ShardInfo
+    counts: dict[str, Int[ndarray, " codes"]]
+    """How often each code of a codebook occurs."""
+
+
+def write_code_shard(
+    path: Path,
+    keys: Sequence[str] | ndarray,
+    labels: Int[ndarray, " images"],
+    codes: Mapping[str, UInt16[ndarray, "rows positions"]],
+    model: TokenizerConfig,
+) -> CodeShard:
+    """Write the codes of some images; rows are images times views. Readers never see half a file."""
+    rows = len(codes[model.names[0]])
+    views = rows // len(keys)
+    columns = {
+        "key": np.repeat(np.asarray(keys), views),
+        "label": np.repeat(labels.astype(np.int32), views),
+        "view": np.tile(np.arange(views, dtype=np.int8), len(keys)),
+        **{name: _fixed_size_lists(values) for name, values in codes.items()},
+    }
+    with artefact.replacing(path) as temporary:
+        pyarrow.parquet.write_table(pyarrow.table(columns), temporary)
+    counts = {
+        name: np.bincount(codes[name].reshape(-1), minlength=size)
+        for name, size in model.code_counts.items()
+    }
+    return CodeShard(ShardInfo(path.name, rows, artefact.sha256_of(path)), counts)
+
+
+def write_code_dataset(
+    folder: Path,
+    shards: Sequence[CodeShard],
+    model: TokenizerConfig,
+    *,
+    num_views: int,
+    classes: Sequence[str],
+    tokenizer_sha256: str,
+    details: Mapping[str, Any],
+) -> dict[str, Int[ndarray, " codes"]]:
+    """Write counts.npz and dataset.json and return the counts; `details` are facts that nothing computes with."""
+    counts = {
+        name: np.sum([shard.counts[name] for shard in shards], axis=0) for name in model.names
+    }
+    # The names are keys of our own config, never savez's `file`.
+    np.savez(folder / COUNTS_FILE, **counts)  # type: ignore[arg-type]
+    facts = {
+        "kind": "codes",
+        "num_images": sum(shard.info.rows for shard in shards) // num_views,
+        "num_views": num_views,
+        "image_size": model.autoencoder.image_size,
+        "grid_size": model.autoencoder.grid_size,
+        "num_classes": len(classes),
+        "classes": list(classes),
+        "codebooks": model.code_counts,
+        "tokenizer_sha256": tokenizer_sha256,
+        "shards": [vars(shard.info) for shard in shards],
+    }
+    artefact.write_json(folder / DATASET, {**details, **facts})
+    return counts
+
+
+def _fixed_size_lists(codes: ndarray) -> pyarrow.FixedSizeListArray:
+    return pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(codes.reshape(-1)), codes.shape[1])
