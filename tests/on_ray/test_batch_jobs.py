@@ -265,8 +265,8 @@ def test_one_view_on_request(inputs: Path, tmp_path: Path) -> None:
     actor = encode.EncodeActor(encode_run(inputs, tmp_path, views="center"))
     written = actor(read_dataset(inputs / "shards").shards[1])
     table = pq.read_table(tmp_path / "part-00001.parquet")
-    assert (written.rows, table["view"].to_pylist()) == (10, [0] * 10)
-    assert written.sha256 == artefact.sha256_of(tmp_path / written.file)
+    assert (written.info.rows, table["view"].to_pylist()) == (10, [0] * 10)
+    assert written.info.sha256 == artefact.sha256_of(tmp_path / written.info.file)
     np.testing.assert_array_equal(
         np.array(table["visual"].to_pylist()), direct_codes(inputs)["visual"][::2]
     )
