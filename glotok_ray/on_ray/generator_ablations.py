@@ -65,7 +65,7 @@ def run(ablation: AblationRun, *, fresh: bool = False) -> dict[str, Any]:
     if ablation.inputs == "quickstart":
         make_quickstart_inputs()
     inputs = _check_inputs(ablation)
-    settings = config.to_dict(ablation)
+    settings = config.to_dict(with_absolute_paths(ablation))
     del settings["output_path"], settings["inputs"]
     mark = artefact.fingerprint("ablations", settings, inputs)
     if fresh:

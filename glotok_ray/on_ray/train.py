@@ -97,7 +97,8 @@ def _inputs(run: TokenizerRun | GeneratorRun) -> tuple[str, list[Path]]:
 
 
 def _bound_settings(run: TokenizerRun | GeneratorRun) -> dict[str, Any]:
-    settings = config.to_dict(run)
+    # An input is the same however its path is written.
+    settings = config.to_dict(config.with_absolute_paths(run))
     for name in _FREE_SECTIONS:
         del settings[name]
     for name in _FREE_SCHEDULE:

@@ -158,7 +158,7 @@ def run(sweep: SweepRun, *, fresh: bool = False) -> dict[str, Any]:
         artefact.read_manifest(path, kind)
     settings = {
         name: value
-        for name, value in config.to_dict(sweep).items()
+        for name, value in config.to_dict(with_absolute_paths(sweep)).items()
         if name not in ("output_path", "max_concurrent_trials")
     }
     mark = artefact.fingerprint("sweep", settings, inputs)

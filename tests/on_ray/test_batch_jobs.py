@@ -208,8 +208,10 @@ def test_an_error_in_an_actor_keeps_its_message(ray_cluster: Any) -> None:
         list(map_shards([1, 99], doubler(), {"offset": 0}, pool(), stage="double", sizes=[1, 1]))
 
 
-def test_codes_are_the_tokenizers_own(ray_cluster: Any, inputs: Path, tmp_path: Path) -> None:
-    encode.run(encode_run(inputs, tmp_path / "codes"))
+def test_codes_are_the_tokenizers_own(
+    ray_cluster: Any, inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = encode.run(encode_run(inputs, tmp_path / "codes"))["written_unix_s"]
     artefact.read_manifest(tmp_path / "codes", "codes")
     facts = artefact.read_json(tmp_path / "codes" / "dataset.json")
     assert (facts["views"], facts["crop_scale"]) == ("center_flip", None)
@@ -238,6 +240,9 @@ def test_codes_are_the_tokenizers_own(ray_cluster: Any, inputs: Path, tmp_path: 
     counts = np.load(tmp_path / "codes" / "counts.npz")
     assert (counts["semantic"].shape, counts["visual"].shape) == ((16,), (32,))
     assert counts["semantic"].sum() == counts["visual"].sum() == 36 * 2 * 64
+    # However their paths are written, inputs are the same: nothing is done again.
+    monkeypatch.chdir(inputs)
+    assert encode.run(encode_run(Path(), tmp_path / "codes"))["written_unix_s"] == written
 
 
 def direct_codes(inputs: Path) -> dict[str, np.ndarray]:

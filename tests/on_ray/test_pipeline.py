@@ -212,6 +212,7 @@ def test_the_sweep_ranks_trials_by_reconstruction_and_keeps_the_teacher(finished
     sweep = override(
         sweep_recipes.quickstart(),
         {
+            "inputs": "given",
             "output_path": str(tmp_path / "sweep"),
             "num_trials": 2,
             "max_steps": 3,
