@@ -11,7 +11,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -81,10 +81,23 @@ def versions() -> dict[str, str]:
 
 
 def fingerprint(kind: str, config: Mapping[str, Any], inputs: Iterable[Path] = ()) -> str:
-    """Digest of what decides a folder's content: its kind, its config and its inputs' manifests."""
-    manifests = [sha256_of(folder / MANIFEST) for folder in inputs]
-    text = json.dumps([kind, config, manifests], sort_keys=True, default=str)
+    """Digest of what decides a folder's content: its kind, its config and its inputs' manifests.
+
+    An input counts by its manifest, wherever it lies: its absolute path, where a field of `config` holds it, does not.
+    """
+    folders = [Path(folder).absolute() for folder in inputs]
+    manifests = [sha256_of(folder / MANIFEST) for folder in folders]
+    settings = _without_paths(config, {str(folder) for folder in folders})
+    text = json.dumps([kind, settings, manifests], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _without_paths(values: Any, paths: Collection[str]) -> Any:
+    if isinstance(values, Mapping):
+        return {name: _without_paths(value, paths) for name, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [_without_paths(value, paths) for value in values]
+    return "(an input)" if isinstance(values, str) and values in paths else values
 
 
 def write_manifest(

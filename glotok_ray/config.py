@@ -25,6 +25,12 @@ def _require(condition: bool, name: str, value: object, rule: str) -> None:
 # Rules that several sections share.
 
 
+def _require_positive(section: str, config: Any, names: tuple[str, ...]) -> None:
+    for name in names:
+        value = getattr(config, name)
+        _require(value >= 1, f"{section}.{name}", value, "must be at least 1")
+
+
 def _require_probability(name: str, value: float) -> None:
     _require(0 <= value <= 1, name, value, "must be in [0, 1]")
 
@@ -459,6 +465,8 @@ class XARConfig:
     """Start AdaLN at zero (DiT); the published model uses Xavier."""
 
     def __post_init__(self) -> None:
+        sizes = ("grid_size", "cell_size", "channels", "width", "num_heads", "mlp_multiple")
+        _require_positive("model", self, (*sizes, "num_classes"))
         _require(
             self.entity not in ("cell", "subsample") or self.grid_size % self.cell_size == 0,
             "model.cell_size",
@@ -479,7 +487,6 @@ class XARConfig:
             self.depth,
             "must be even and at least 2",
         )
-        _require(self.num_classes >= 1, "model.num_classes", self.num_classes, "must be at least 1")
         _require(0 <= self.dropout < 1, "model.dropout", self.dropout, "must be in [0, 1)")
 
     @property
@@ -581,6 +588,8 @@ class FARConfig:
 
     def __post_init__(self) -> None:
         _require_distinct("model.codebooks", list(self.names))
+        sizes = ("grid_size", "width", "depth", "num_heads", "mlp_multiple", "num_classes")
+        _require_positive("model", self, sizes)
         _require(
             (self.head_depth > 0) == (len(self.codebooks) > 1),
             "model.head_depth",
@@ -588,8 +597,6 @@ class FARConfig:
             "must be positive for several codebooks, and 0 for one",
         )
         _require_rotary_heads(self.width, self.num_heads)
-        _require(self.depth >= 1, "model.depth", self.depth, "must be at least 1")
-        _require(self.num_classes >= 1, "model.num_classes", self.num_classes, "must be at least 1")
         for name in ("dropout", "token_dropout"):
             _require(
                 0 <= getattr(self, name) < 1,
@@ -619,6 +626,9 @@ class FARConfig:
         return _gated_hidden(self.width, self.mlp_multiple)
 
 
+Precision = Literal["fp32", "bf16_autocast"]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FlowSamplerConfig:
     """Entity-by-entity sampling of xAR."""
@@ -639,6 +649,8 @@ class FlowSamplerConfig:
     """Times, from low to high, between which guidance acts; t = 1 is noise."""
     snap: Literal["off", "on"] = "off"
     """"on" replaces each codebook's part by its nearest code before decoding."""
+    precision: Precision = "fp32"
+    """The network's products; under bf16_autocast the solver's state and the decoder stay as they are."""
     use_ema: bool = True
     """Sample from the averaged weights."""
 
@@ -670,6 +682,8 @@ class TokenSamplerConfig:
     """Draw among the k most likely codes; 0 draws among all."""
     top_p: float = 1.0
     """Draw among the most likely codes that together reach this probability; 1 draws among all."""
+    precision: Precision = "fp32"
+    """The network's products; under bf16_autocast the weights and the decoder stay in fp32."""
     use_ema: bool = True
     """Sample from the averaged weights, where the run kept an average."""
 
@@ -845,20 +859,9 @@ class ScheduleConfig:
     """
 
     def __post_init__(self) -> None:
-        for name in (
-            "global_batch_size",
-            "micro_batch_size",
-            "epochs",
-            "log_every_steps",
-            "checkpoint_every_epochs",
-            "checkpoints_to_keep",
-        ):
-            _require(
-                getattr(self, name) >= 1,
-                f"schedule.{name}",
-                getattr(self, name),
-                "must be at least 1",
-            )
+        counts = ("global_batch_size", "micro_batch_size", "epochs", "log_every_steps")
+        _require_positive("schedule", self, counts)
+        _require_positive("schedule", self, ("checkpoint_every_epochs", "checkpoints_to_keep"))
 
     def micro_batch(self, num_workers: int) -> int:
         """Images per worker and forward pass: the largest number up to `micro_batch_size` that divides a worker's
@@ -1019,10 +1022,7 @@ class PoolConfig:
     """Images per forward pass."""
 
     def __post_init__(self) -> None:
-        for name in ("num_actors", "batch_size"):
-            _require(
-                getattr(self, name) >= 1, f"pool.{name}", getattr(self, name), "must be at least 1"
-            )
+        _require_positive("pool", self, ("num_actors", "batch_size"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -1031,6 +1031,8 @@ class ShardRun:
 
     source: str = "photographs"
     """"photographs" (the embedded set), or a folder with one sub-folder per class."""
+    validation_source: str = ""
+    """Folder of the validation pictures, with the same sub-folders; empty takes them out of a folder `source`."""
     output_path: str = "data/shards"
     """Folder that receives train/ and validation/ shards."""
     image_size: int = 256
@@ -1042,7 +1044,9 @@ class ShardRun:
     validation_crops_per_class: int = 60
     """Validation crops per embedded photograph, from a region that no training crop touches."""
     validation_fraction: float = 0.1
-    """Share of a folder's pictures, per class, that become validation (at least one, chosen by the seed)."""
+    """Share of a folder's pictures, per class, that become validation (at least one, chosen by the seed); not read
+    where validation_source names them.
+    """
     rows_per_shard: int = 1000
     """Rows per Parquet shard."""
     seed: int = 0

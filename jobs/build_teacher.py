@@ -1,7 +1,7 @@
 r"""Build a teacher: centroids of a frozen network's features, and their fine cosine histogram.
 
     python -m jobs.build_teacher quickstart
-    ray job submit --address http://127.0.0.1:8265 --working-dir . \
+    ray job submit --address http://127.0.0.1:8265 \
         --entrypoint-num-cpus 32 -- python -m jobs.build_teacher dinov2_4096
 
 Machine: 8 GPUs for the features of 65,536 images, then the driver's 32 CPUs for k-means over 1,048,576 vectors

@@ -1,7 +1,7 @@
 r"""Encode a data set: image shards and a tokenizer in, Parquet token codes out.
 
     python -m jobs.encode_images quickstart
-    ray job submit --address http://127.0.0.1:8265 --working-dir . -- \
+    ray job submit --address http://127.0.0.1:8265 -- \
         python -m jobs.encode_images glotok_16k
 
 --views says what is stored of an image, one row of codes per view: "center" the centre crop; "center_flip" the centre

@@ -2,7 +2,7 @@
 its protocol in a sentence.
 
     python -m jobs.evaluate_images quickstart
-    ray job submit --address http://127.0.0.1:8265 --working-dir . -- \\
+    ray job submit --address http://127.0.0.1:8265 -- \\
         python -m jobs.evaluate_images glotok_16k
 
 Machine: 8 GPUs for the 50,000 ImageNet validation images; `quickstart` runs on 2 cores in about a

@@ -1,13 +1,13 @@
 r"""Shard images: embedded photographs or a class-folder tree in, Parquet shards out.
 
     python -m jobs.shard_images quickstart
-    python -m jobs.shard_images imagenet_256 --source FOLDER --output-path data/imagenet
+    python -m jobs.shard_images imagenet_256 --source FOLDER --validation-source "" --output-path data/pictures
     ray job submit --address http://127.0.0.1:8265 -- \
-        python -m jobs.shard_images imagenet_256 --source /shared/imagenet/train
+        python -m jobs.shard_images imagenet_256 --source /shared/train --validation-source /shared/val
 
-Machine: CPUs only, one task per shard. Paths must be readable from every node.
-Result: train/ and validation/ under output_path, each with Parquet shards, dataset.json and a
-manifest; `quickstart` writes 4,100 and 600 crops of 64 pixels.
+Machine: CPUs only, one task per shard. Paths must be readable from every node. Without a validation_source a tenth of
+the source's pictures becomes validation. Result: train/ and validation/ under output_path, each with Parquet shards,
+dataset.json and a manifest; `quickstart` writes 4,100 and 600 crops of 64 pixels.
 """
 
 from collections.abc import Sequence

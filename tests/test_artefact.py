@@ -104,6 +104,12 @@ def test_the_fingerprint_follows_config_and_inputs(folder):
     first = artefact.fingerprint("k", {"a": 1}, [folder])
     assert first == artefact.fingerprint("k", {"a": 1}, [folder])
     assert first != artefact.fingerprint("k", {"a": 2}, [folder])
+    # An input counts by its manifest: where it lies says nothing, another path does.
+    moved = folder.rename(folder.with_name("moved"))
+    same = artefact.fingerprint("k", {"a": [{"b": str(moved)}]}, [moved])
+    moved.rename(folder)
+    assert same == artefact.fingerprint("k", {"a": [{"b": str(folder)}]}, [folder])
+    assert same != artefact.fingerprint("k", {"a": [{"b": str(folder.parent)}]}, [folder])
     (folder / "a.txt").write_text("three")
     artefact.write_manifest(folder, "thing", "f1")
     assert first != artefact.fingerprint("k", {"a": 1}, [folder])

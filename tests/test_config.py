@@ -115,6 +115,20 @@ def test_bad_values_name_the_field_the_value_and_the_rule(changes, message):
         config.override(tokenizer.glotok_16k(), changes)
 
 
+@pytest.mark.parametrize("run", [generator.xar_b(), generator.far_b()])
+@pytest.mark.parametrize(
+    "field", ["grid_size", "width", "num_heads", "mlp_multiple", "num_classes"]
+)
+def test_sizes_of_generators_are_at_least_one(run, field):
+    with pytest.raises(ValueError, match=rf"model\.{field} = 0: must be at least 1"):
+        config.override(run, {f"model.{field}": 0})
+
+
+def test_a_cell_has_a_side():
+    with pytest.raises(ValueError, match=r"model\.cell_size = 0: must be at least 1"):
+        config.override(generator.xar_b(), {"model.cell_size": 0})
+
+
 @pytest.mark.parametrize(
     ("workers", "micro_batch", "passes"),
     [(1, 30, 8), (2, 30, 4), (8, 30, 1), (16, 15, 1), (5, 24, 2)],

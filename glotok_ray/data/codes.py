@@ -56,6 +56,16 @@ def write_code_shard(
     return CodeShard(ShardInfo(path.name, rows, artefact.sha256_of(path)), counts)
 
 
+def read_code_shard(path: Path, model: TokenizerConfig) -> CodeShard:
+    """What `write_code_shard` returned when it wrote the file at `path`."""
+    table = pyarrow.parquet.read_table(path, columns=list(model.names))
+    counts = {
+        name: np.bincount(table[name].combine_chunks().flatten().to_numpy(), minlength=size)
+        for name, size in model.code_counts.items()
+    }
+    return CodeShard(ShardInfo(path.name, table.num_rows, artefact.sha256_of(path)), counts)
+
+
 def write_code_dataset(
     folder: Path,
     shards: Sequence[CodeShard],

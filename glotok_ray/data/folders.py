@@ -48,19 +48,20 @@ class PictureTree(NamedTuple):
     """Changes when a picture's path, size or modification time does."""
 
 
-def list_pictures(source: Path) -> PictureTree:
+def list_pictures(source: Path, *, field: str = "source", key_prefix: str = "") -> PictureTree:
     """List a tree; the class is the first-level folder, deeper folders belong to it.
 
-    Hidden entries are skipped and links to folders are not followed. Raises ValueError.
+    Keys begin with `key_prefix`. Hidden entries are skipped and links to folders are not followed. Raises ValueError,
+    in the name of the config's `field`.
     """
     if not source.is_dir():
         raise ValueError(
-            f"source = {str(source)!r}: no such folder; give a folder with one sub-folder per "
+            f"{field} = {str(source)!r}: no such folder; give a folder with one sub-folder per "
             "class, or 'photographs' for the embedded set"
         )
     entries = _entries(source)
     folders = [entry for entry in entries if entry.is_dir(follow_symlinks=False)]
-    _check_classes(source, [folder.name for folder in folders])
+    _check_classes(source, [folder.name for folder in folders], field)
     pictures, ignored = [], len([entry for entry in entries if entry.is_file()])
     digest = hashlib.sha256()
     for label, folder in enumerate(folders):
@@ -68,13 +69,13 @@ def list_pictures(source: Path) -> PictureTree:
             if Path(file.name).suffix.lower() not in SUFFIXES:
                 ignored += 1
                 continue
-            key = _text(Path(file.path).relative_to(source).as_posix())
+            key = key_prefix + _text(Path(file.path).relative_to(source).as_posix())
             status = file.stat(follow_symlinks=file.is_file())
             digest.update(repr((key, status.st_size, status.st_mtime_ns)).encode())
             pictures.append(Picture(key, label, file.path))
     if not pictures:
         raise ValueError(
-            f"source = {str(source)!r}: no pictures in its {len(folders)} class folders; files "
+            f"{field} = {str(source)!r}: no pictures in its {len(folders)} class folders; files "
             f"must end in {', '.join(sorted(SUFFIXES))}"
         )
     classes = tuple(_text(folder.name) for folder in folders)
@@ -91,9 +92,8 @@ def split_pictures(
     Raises ValueError for a class with fewer than two readable pictures.
     """
     by_class: list[list[Picture]] = [[] for _ in tree.classes]
-    for picture in tree.pictures:
-        if picture.key not in unreadable:
-            by_class[picture.label].append(picture)
+    for picture in _without(tree, unreadable):
+        by_class[picture.label].append(picture)
     splits: dict[str, list[Picture]] = {"train": [], "validation": []}
     for name, pictures in zip(tree.classes, by_class, strict=True):
         if len(pictures) < 2:
@@ -104,6 +104,26 @@ def split_pictures(
         for index, picture in enumerate(pictures):
             splits["validation" if index in chosen else "train"].append(picture)
     return splits
+
+
+def readable_pictures(tree: PictureTree, unreadable: Mapping[str, str]) -> list[Picture]:
+    """The pictures of a split that has a tree of its own, without the `unreadable` (key to reason).
+
+    Raises ValueError for a class without any.
+    """
+    pictures = _without(tree, unreadable)
+    found = {picture.label for picture in pictures}
+    for label, name in enumerate(tree.classes):
+        if label not in found:
+            raise ValueError(
+                f"class {name!r} has no readable picture in one of source and validation_source; add pictures, or "
+                "move the folder out of both"
+            )
+    return pictures
+
+
+def _without(tree: PictureTree, unreadable: Mapping[str, str]) -> list[Picture]:
+    return [picture for picture in tree.pictures if picture.key not in unreadable]
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
@@ -129,16 +149,17 @@ def _files(folder: Path) -> Iterator[os.DirEntry[str]]:
             yield entry
 
 
-def _check_classes(source: Path, names: Collection[str]) -> None:
+def _check_classes(source: Path, names: Collection[str], field: str) -> None:
     if not names:
         raise ValueError(
-            f"source = {str(source)!r}: no class folders; put the pictures of each class into a "
+            f"{field} = {str(source)!r}: no class folders; put the pictures of each class into a "
             "sub-folder of its own"
         )
     if _SPLIT_NAMES.issuperset(name.lower() for name in names):
         raise ValueError(
-            f"source = {str(source)!r}: its folders ({', '.join(sorted(names))}) look like splits, "
-            f"not classes; give one of them, such as {str(source / sorted(names)[0])!r}"
+            f"{field} = {str(source)!r}: its folders ({', '.join(sorted(names))}) look like splits, "
+            f"not classes; give one of them, such as {str(source / sorted(names)[0])!r}, and another as "
+            "validation_source"
         )
 
 

@@ -10,7 +10,13 @@ from typing import Any
 
 from glotok_ray import artefact, config
 from glotok_ray.config import ShardRun
-from glotok_ray.data.folders import Picture, PictureTree, list_pictures, split_pictures
+from glotok_ray.data.folders import (
+    Picture,
+    PictureTree,
+    list_pictures,
+    readable_pictures,
+    split_pictures,
+)
 from glotok_ray.data.photographs import (
     PHOTOGRAPHS,
     PhotographCrop,
@@ -22,7 +28,6 @@ from glotok_ray.data.shard_plan import seeded_generator
 EMBEDDED = "photographs"
 SPLITS = ("train", "validation")
 
-_FOLDER_FIELDS = ("validation_fraction",)
 _CROP_FIELDS = ("crops_per_class", "validation_crops_per_class")
 
 RowSource = Picture | PhotographCrop
@@ -31,10 +36,11 @@ RowSource = Picture | PhotographCrop
 
 @dataclass(frozen=True)
 class ImageSource:
-    """Where a run's images come from; `tree` is None for the photographs."""
+    """Where a run's images come from; `tree` is None for photographs, `validation_tree` where the split is drawn."""
 
     run: ShardRun
     tree: PictureTree | None
+    validation_tree: PictureTree | None = None
 
     @classmethod
     def of(cls, run: ShardRun) -> "ImageSource":
@@ -43,7 +49,19 @@ class ImageSource:
         if run.source == EMBEDDED:
             return cls(run, None)
         # Workers may have another working directory.
-        return cls(run, list_pictures(Path(run.source).absolute()))
+        tree = list_pictures(Path(run.source).absolute())
+        if not run.validation_source:
+            return cls(run, tree)
+        folder = Path(run.validation_source).absolute()
+        # Pictures of one name in both folders must not get one key.
+        validation = list_pictures(folder, field="validation_source", key_prefix="validation/")
+        if validation.classes != tree.classes:
+            odd = sorted(set(tree.classes) ^ set(validation.classes))
+            raise ValueError(
+                f"validation_source = {run.validation_source!r}: must have the class folders of source = "
+                f"{run.source!r}; in one alone: {', '.join(odd[:5])}{', ...' if len(odd) > 5 else ''}"
+            )
+        return cls(run, tree, validation)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -52,24 +70,32 @@ class ImageSource:
 
     def fingerprint(self) -> str:
         """Digest of the settings that matter for this source and of its pictures, wherever they lie."""
-        unused = _CROP_FIELDS if self.tree else _FOLDER_FIELDS
+        unused = _CROP_FIELDS if self.tree else ("validation_fraction",)
+        if self.validation_tree:
+            unused = (*_CROP_FIELDS, "validation_fraction")
         values: dict[str, Any] = {
             name: value
             for name, value in config.to_dict(self.run).items()
-            if name not in ("output_path", "source", *unused)
+            if name not in ("output_path", "source", "validation_source", *unused)
         }
         values["pictures"] = self.tree.digest if self.tree else photograph_digests()
+        if self.validation_tree:
+            values["validation_pictures"] = self.validation_tree.digest
         return artefact.fingerprint("shards", values)
 
     @property
     def num_pictures(self) -> int:
         """Picture files found, readable or not."""
-        return len(self.tree.pictures) if self.tree else len(PHOTOGRAPHS)
+        return sum(len(tree.pictures) for tree in self._trees) or len(PHOTOGRAPHS)
 
     @property
     def ignored_files(self) -> int:
         """Files beside the pictures."""
-        return self.tree.ignored_files if self.tree else 0
+        return sum(tree.ignored_files for tree in self._trees)
+
+    @property
+    def _trees(self) -> list[PictureTree]:
+        return [tree for tree in (self.tree, self.validation_tree) if tree]
 
     def rows(self, unreadable: Mapping[str, str]) -> dict[str, list[RowSource]]:
         """All rows per split, shuffled by the seed, so that shards mix classes.
@@ -86,6 +112,12 @@ class ImageSource:
         self, unreadable: Mapping[str, str]
     ) -> dict[str, list[Picture]] | dict[str, list[PhotographCrop]]:
         run = self.run
+        if self.tree and self.validation_tree:
+            trees = (self.tree, self.validation_tree)
+            return {
+                split: readable_pictures(tree, unreadable)
+                for split, tree in zip(SPLITS, trees, strict=True)
+            }
         if self.tree:
             fraction = run.validation_fraction
             return split_pictures(self.tree, unreadable, fraction=fraction, seed=run.seed)
@@ -104,12 +136,14 @@ class ImageSource:
             split = {"rule": "a vertical band of each photograph", "seed": self.run.seed}
             return {"split": split, "credits": credits, "unreadable": []}
         return {
-            "split": {
+            "split": {"rule": "folders of their own", "seed": self.run.seed}
+            if self.validation_tree
+            else {
                 "rule": "drawn per class from the sorted pictures",
                 "validation_fraction": self.run.validation_fraction,
                 "seed": self.run.seed,
             },
-            "ignored_files": self.tree.ignored_files,
+            "ignored_files": self.ignored_files,
             "unreadable": [
                 {"file": key, "reason": reason} for key, reason in sorted(unreadable.items())
             ],
@@ -121,12 +155,19 @@ def _check(run: ShardRun) -> None:
         if getattr(run, name) < 1:
             raise ValueError(f"{name} = {getattr(run, name)}: must be at least 1")
     if run.source == EMBEDDED:
+        if run.validation_source:
+            raise ValueError(
+                f"validation_source = {run.validation_source!r}: the embedded photographs have validation crops of "
+                "their own; leave it empty, or give a folder as source"
+            )
         return
     if not run.source:
         raise ValueError("source = '': give a folder with one sub-folder per class")
-    source, output = Path(run.source).resolve(), Path(run.output_path).resolve()
-    if output.is_relative_to(source):
-        raise ValueError(
-            f"output_path = {run.output_path!r}: lies inside source = {run.source!r} and would be "
-            "taken for a class; choose another folder"
-        )
+    output = Path(run.output_path).resolve()
+    for name in ("source", "validation_source"):
+        folder = getattr(run, name)
+        if folder and output.is_relative_to(Path(folder).resolve()):
+            raise ValueError(
+                f"output_path = {run.output_path!r}: lies inside {name} = {folder!r} and would be "
+                "taken for a class; choose another folder"
+            )

@@ -63,7 +63,7 @@ def generator_card(card: Card, facts: Mapping[str, Any], figures: Mapping[str, o
         f"{_described(model, facts)} {card.parameters:,} parameters.",
         f"Classes: {model.num_classes}, labels from 0 in the order {', '.join(names[:_SHOWN_CLASSES])}{more}.",
         f"## Use\n\n{_use(card, architecture, labels)}",
-        _peer_file(card.peer_layout),
+        _peer_file(card.peer_layout, model),
         _figures(figures),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
@@ -96,20 +96,49 @@ def _use(card: Card, architecture: str, labels: str) -> str:
     return f"{use}\n\nThe tokenizer that decodes what it draws lies in {TOKENIZER_FOLDER}/."
 
 
-def _peer_file(layout: str) -> str:
+def _peer_file(layout: str, model: XARConfig | FARConfig) -> str:
     if not layout:
         return ""
-    note = (
-        " That code multiplies latents outside the model, so what generator.json calls latent_scale must replace its "
-        "0.2325."
-        if layout == "xar"
-        else ""
-    )
-    return f"{PEER_FILE} holds the same weights under the names that {_PEERS[layout]} code loads.{note}"
+    peer = _PEERS[layout]
+    notes = [f"{PEER_FILE} holds the same weights under the names that {peer} code loads."]
+    if isinstance(model, XARConfig):
+        notes.append(
+            "That code multiplies latents outside the model, so what generator.json calls latent_scale must replace "
+            "its 0.2325."
+        )
+    unlike = [
+        f"{name} = {have} (there {need})"
+        for name, (have, need) in _fixed_in_peer(model).items()
+        if have != need
+    ]
+    if unlike:
+        notes.append(
+            f"As released it has other sizes, which must be changed first: {', '.join(unlike)}."
+        )
+    return " ".join(notes)
+
+
+def _fixed_in_peer(model: XARConfig | FARConfig) -> dict[str, tuple[object, object]]:
+    """Sizes that stand in the peer's code instead of its config: ours and theirs."""
+    if isinstance(model, XARConfig):
+        return {
+            "grid_size": (model.grid_size, 16),
+            "channels": (model.channels, 16),
+            "mlp_multiple": (model.mlp_multiple, 1),
+        }
+    sizes = list(model.code_counts.values())
+    return {
+        "codebook sizes": (", ".join(map(str, sizes)), ", ".join([str(sizes[0])] * len(sizes))),
+        "mlp_multiple": (model.mlp_multiple, 256),
+    }
 
 
 def _figures(figures: Mapping[str, object]) -> str:
-    shown = {name: value for name, value in sorted(figures.items()) if name.startswith("train/")}
+    shown = {
+        name: value
+        for name, value in sorted(figures.items())
+        if name.startswith("train/") and name != "train/learning_rate"
+    }
     if not shown:
         return ""
     note = "Losses of the raw weights on the training codes. How good the pictures are, `jobs.evaluate_images` tells."

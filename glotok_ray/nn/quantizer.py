@@ -85,7 +85,7 @@ class VectorQuantizer(nn.Module):
         """Match every position of a map; the results are fp32, or fp64 for fp64 input."""
         with without_autocast(z.device):
             latent = self._matched(full_precision(z))
-            codebook = self._matched(full_precision(self.codebook))
+            codebook = self.matched_codes()
             tokens = latent.permute(0, 2, 3, 1)
             indices = nearest_codes(tokens.flatten(0, 2), codebook, self.lookup)
             indices = indices.unflatten(0, tokens.shape[:3])
@@ -95,5 +95,8 @@ class VectorQuantizer(nn.Module):
 
     def code_vectors(self, indices: Int[Tensor, "b h w"]) -> Float[Tensor, "b d h w"]:
         """The code vectors of known indices, as they were matched."""
-        codebook = self._matched(full_precision(self.codebook))
-        return F.embedding(indices, codebook).permute(0, 3, 1, 2)
+        return F.embedding(indices, self.matched_codes()).permute(0, 3, 1, 2)
+
+    def matched_codes(self) -> Float[Tensor, "n d"]:
+        """All code vectors, as they are matched: of unit length for cosine look-up, else as they are."""
+        return self._matched(full_precision(self.codebook))

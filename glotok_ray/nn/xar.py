@@ -99,12 +99,8 @@ class XAR(nn.Module):
         """The grid that the tokens of all entities describe; undoes `to_entities`."""
         return entities.from_entities(tokens, self.config)
 
-    def normalize(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """Multiply each channel by `latent_scale`, which brings data near unit variance."""
-        return latents * self.latent_scale[:, None, None]
-
     def denormalize(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """The inverse of `normalize`."""
+        """Divide each channel by `latent_scale`, which brought the training data near unit variance."""
         return latents / self.latent_scale[:, None, None]
 
     def forward(

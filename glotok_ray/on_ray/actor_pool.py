@@ -61,7 +61,6 @@ def open_output(
                 f"{path or '(empty path)'}: holds no {artefact.MANIFEST}; run the job that writes "
                 "it, or correct the path"
             )
-    # An input is the same however its path is written.
     settings = config.to_dict(config.with_absolute_paths(run))
     values = {name: value for name, value in settings.items() if name not in _FREE}
     fingerprint = artefact.fingerprint(kind, {**values, **extra}, [Path(path) for path in inputs])

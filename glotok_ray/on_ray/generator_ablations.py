@@ -12,6 +12,7 @@ from typing import Any
 import pandas
 
 from glotok_ray import artefact, config
+from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import (
     AblationRun,
     EvaluateRun,
@@ -20,13 +21,15 @@ from glotok_ray.config import (
     override,
     with_absolute_paths,
 )
-from glotok_ray.on_ray import evaluate, pipeline, sample, train
+from glotok_ray.nn.tokenizer import WEIGHTS_FILE
+from glotok_ray.on_ray import evaluate, evaluation_plan, pipeline, sample, train
 from glotok_ray.on_ray.tune import check_rows
 from glotok_ray.progress import ProgressLine
 from glotok_ray.recipes.generator_ablations import ROWS
 from glotok_ray.recipes.quickstart import quickstart
 from glotok_ray.report.generator_ablations import generator_ablation_tables
 from glotok_ray.sampling.images import network_evaluations
+from glotok_ray.training.generator_run import fitting_codes
 from glotok_ray.training.runs import run_plan
 
 logger = logging.getLogger(__name__)
@@ -64,14 +67,19 @@ def run(ablation: AblationRun, *, fresh: bool = False) -> dict[str, Any]:
     parts = [row_parts(ablation, row) for row in rows]
     if ablation.inputs == "quickstart":
         make_quickstart_inputs()
-    inputs = _check_inputs(ablation)
+    inputs = _check_inputs(ablation, parts)
     settings = config.to_dict(with_absolute_paths(ablation))
-    del settings["output_path"], settings["inputs"]
+    # Rows of their own folders: a finished one stays when others join it.
+    for name in ("output_path", "inputs", "rows"):
+        del settings[name]
     mark = artefact.fingerprint("ablations", settings, inputs)
     if fresh:
         artefact.set_aside(folder)
     manifest = artefact.finished(folder, "ablations", mark)
-    if manifest:
+    if manifest and manifest["rows"] != list(rows):
+        logger.info("%s: its rows were %s", folder, ", ".join(manifest["rows"]))
+        artefact.reopen(folder)
+    elif manifest:
         logger.info("ablations: already finished: %s", folder)
         return manifest
     folder.mkdir(parents=True, exist_ok=True)
@@ -117,7 +125,10 @@ def describe_scale(training: XARRun, samples: XARSampleRun, evaluation: Evaluate
     )
 
 
-def _check_inputs(ablation: AblationRun) -> list[Path]:
+def _check_inputs(
+    ablation: AblationRun, parts: list[tuple[XARRun, XARSampleRun, EvaluateRun]]
+) -> list[Path]:
+    """The folders that all rows read; raises ArtefactError for what would stop one of them, hours later perhaps."""
     found = {
         "codes": ablation.generator.data.train_path,
         "tokenizer": ablation.generator.tokenizer_path,
@@ -125,6 +136,20 @@ def _check_inputs(ablation: AblationRun) -> list[Path]:
     }
     for kind, path in found.items():
         artefact.read_manifest(Path(path), kind)
+    for training, _, evaluation in parts:
+        fitting_codes(training)
+        evaluation_plan.check(evaluation)
+    judging = ablation.samples.tokenizer_path
+    if judging:
+        artefact.read_manifest(Path(judging), "tokenizer")
+        weights = (Path(path) / WEIGHTS_FILE for path in (judging, found["tokenizer"]))
+        if len({artefact.sha256_of(path) for path in weights}) > 1:
+            raise ArtefactError(
+                f"samples.tokenizer_path = {judging!r}: has other weights than generator.tokenizer_path = "
+                f"{found['tokenizer']!r}, whose codes the rows learn; give the same, or leave it empty"
+            )
+    # What the samples are compared with; they themselves are yet to come.
+    evaluation_plan.plan(override(ablation.evaluation, {"samples_path": "", "codes_path": ""}))
     return [Path(path) for path in found.values()]
 
 

@@ -24,12 +24,13 @@ from glotok_ray.on_ray import cluster
 from glotok_ray.on_ray.data import micro_batches, ordered_data_config, training_dataset
 from glotok_ray.progress import ProgressLine
 from glotok_ray.training import checkpoint, runs
-from glotok_ray.training.generator_run import check_codes, train_generator
+from glotok_ray.training.generator_run import fitting_codes, train_generator
 from glotok_ray.training.tokenizer_run import check_guides, train_tokenizer
 from glotok_ray.training.trainer import (
     CHECKPOINT_FOLDER,
     METRICS_FILE,
     RunPlan,
+    check_state_layout,
     last_figures,
 )
 from glotok_ray.training.worker import DistributedWorker
@@ -41,7 +42,13 @@ _NOT_FINITE_FILE = "not_finite.txt"
 _WORKING_FOLDERS = (CHECKPOINT_FOLDER, "ray", "tensorboard")
 # Settings that change neither the weights' meaning nor the data order: a run may be resumed with others.
 _FREE_SECTIONS = ("output_path", "scaling")
-_FREE_SCHEDULE = ("stop_after_steps", "micro_batch_size", "log_every_steps", "checkpoints_to_keep")
+_FREE_SCHEDULE = (
+    "stop_after_steps",
+    "micro_batch_size",
+    "log_every_steps",
+    "checkpoint_every_epochs",
+    "checkpoints_to_keep",
+)
 
 
 class RayWorker(DistributedWorker):
@@ -62,7 +69,7 @@ def run(run: TokenizerRun | XARRun | FARRun, *, fresh: bool = False) -> dict[str
     if isinstance(run, TokenizerRun):
         check_guides(run)
     else:
-        check_codes(run)
+        fitting_codes(run)
     mark = artefact.fingerprint(kind, _bound_settings(run), inputs)
     if fresh:
         artefact.set_aside(plan.folder)
@@ -70,6 +77,9 @@ def run(run: TokenizerRun | XARRun | FARRun, *, fresh: bool = False) -> dict[str
     if manifest and manifest["step"] >= plan.last_step:
         logger.info("%s: already finished: %s", kind, plan.folder)
         return manifest
+    newest = checkpoint.newest_checkpoint(plan.folder / CHECKPOINT_FOLDER)
+    if newest is not None:
+        check_state_layout(newest, plan)
     _open_folder(run, plan, mark)
     # A stopped run goes on: until it ends again, its folder is unfinished.
     (plan.folder / artefact.MANIFEST).unlink(missing_ok=True)
@@ -85,19 +95,20 @@ def _inputs(run: TokenizerRun | GeneratorRun) -> tuple[str, list[Path]]:
         found = {"shards": Path(run.data.train_path)}
         if run.teacher_path:
             found["teacher"] = Path(run.teacher_path)
-        if run.data.validation_path:
-            artefact.read_manifest(Path(run.data.validation_path), "shards")
         kind = "tokenizer"
     else:
         found = {"codes": Path(run.data.train_path), "tokenizer": Path(run.tokenizer_path)}
         kind = "generator"
     for name, folder in found.items():
         artefact.read_manifest(folder, name)
-    return kind, list(found.values())
+    inputs = list(found.values())
+    if isinstance(run, TokenizerRun) and run.data.validation_path:
+        artefact.read_manifest(Path(run.data.validation_path), "shards")
+        inputs.append(Path(run.data.validation_path))
+    return kind, inputs
 
 
 def _bound_settings(run: TokenizerRun | GeneratorRun) -> dict[str, Any]:
-    # An input is the same however its path is written.
     settings = config.to_dict(config.with_absolute_paths(run))
     for name in _FREE_SECTIONS:
         del settings[name]

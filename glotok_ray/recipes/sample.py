@@ -1,7 +1,7 @@
 """Class-conditional samples of every generator: 50,000 images each, at the guidance of its paper.
 
 xAR's guidance and steps are those of Ren et al. 2025, the token generators' scale is that of FQGAN's and LlamaGen's
-scripts. Read next: jobs/sample_images.py
+scripts; on GPUs all of them sample under autocast. Read next: jobs/sample_images.py
 """
 
 from collections.abc import Callable
@@ -97,7 +97,7 @@ def _xar(name: str, tokenizer: str, guidance_scale: float) -> XARSampleRun:
         generator_path=f"runs/{name}",
         tokenizer_path=f"runs/{tokenizer}",
         output_path=f"runs/{name}_samples",
-        sampler=FlowSamplerConfig(guidance_scale=guidance_scale),
+        sampler=FlowSamplerConfig(guidance_scale=guidance_scale, precision="bf16_autocast"),
     )
 
 
@@ -106,7 +106,9 @@ def _far(name: str, tokenizer: str) -> FARSampleRun:
         generator_path=f"runs/{name}",
         tokenizer_path=f"runs/{tokenizer}",
         output_path=f"runs/{name}_samples",
-        sampler=TokenSamplerConfig(guidance_scale=2.0, top_k=0, top_p=1.0),
+        sampler=TokenSamplerConfig(
+            guidance_scale=2.0, top_k=0, top_p=1.0, precision="bf16_autocast"
+        ),
     )
 
 

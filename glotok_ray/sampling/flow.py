@@ -173,11 +173,11 @@ def sample_latents(
 ) -> Float[Tensor, "b c h w"]:
     """Latents of one image per label, denormalised, in fp32 on the model's device.
 
-    The caller snaps and decodes them. An image depends on its label, its id and `seed` alone. The
-    solver's state is float64 (float32 on MPS, which has no float64); the network runs in its own
-    dtype or under autocast. `use_cache` remembers finished entities instead of recomputing them, equal
-    to rounding. Raises ValueError when the model is in training mode or `image_ids` does not hold
-    one id per label.
+    The caller snaps and decodes them. An image depends on its label, its id and `seed` alone, up to the rounding
+    of sums in batches of another size. The solver's state is float64 (float32 on MPS, which has no
+    float64); the network runs in its own dtype or under autocast. `use_cache` remembers finished
+    entities instead of recomputing them, equal to rounding. Raises ValueError when the model is in
+    training mode or `image_ids` does not hold one id per label.
     """
     check_sampling(model, labels, image_ids)
     shape = model.config

@@ -1,6 +1,7 @@
 """From class labels to pictures: a generator and the tokenizer that decodes what it draws, xAR and FAR alike.
 
-A generator's folder holds all that is needed. An image depends on its label, its id and the seed alone.
+A generator's folder holds all that is needed. An image depends on its label, its id and the seed alone, up to the
+rounding of sums in batches of another size.
 Read next: glotok_ray/sampling/flow.py, glotok_ray/sampling/tokens.py
 """
 
@@ -103,24 +104,32 @@ class ImageGenerator:
         """One image per label, in one batch.
 
         `image_ids` tell images of one label apart, 0, 1, ... where none are given: the same label, id and seed give the
-        same image in any batch. `sampler` is a FlowSamplerConfig for xAR and a TokenSamplerConfig for FAR, each with
-        its defaults where none is given. Raises ValueError for labels and for a sampler that do not fit.
+        same image in any batch, up to rounding. `sampler` is a FlowSamplerConfig for xAR and a TokenSamplerConfig for
+        FAR, each with its defaults where none is given. Raises ValueError for labels and for a sampler that do not fit.
         """
         classes = self._classes(labels)
         ids = range(len(labels)) if image_ids is None else image_ids
         generator, tokenizer = self.generator, self.tokenizer
         if isinstance(generator, XAR):
             flow = _fitting(sampler, FlowSamplerConfig)
-            latents = sample_latents(generator, classes, flow, image_ids=ids, seed=seed)
-            if flow.snap == "on":
+            with self._products(flow):
+                latents = sample_latents(generator, classes, flow, image_ids=ids, seed=seed)
+            snaps = flow.snap == "on"
+            if snaps:
                 latents = tokenizer.snap(latents)
-            return to_uint8(tokenizer.decode_latents(latents, refine=self.refine))
+            # What was snapped is bare codes again, whatever the latents were.
+            return to_uint8(tokenizer.decode_latents(latents, refine=self.refine or snaps))
         tokens = _fitting(sampler, TokenSamplerConfig)
-        codes = sample_codes(generator, classes, tokens, image_ids=ids, seed=seed)
+        with self._products(tokens):
+            codes = sample_codes(generator, classes, tokens, image_ids=ids, seed=seed)
         side = generator.config.grid_size
         return to_uint8(
             tokenizer.decode(self._in_tokenizer_order(codes).unflatten(2, (side, side)))
         )
+
+    def _products(self, sampler: FlowSamplerConfig | TokenSamplerConfig) -> torch.autocast:
+        enabled = sampler.precision == "bf16_autocast"
+        return torch.autocast(self._device.type, torch.bfloat16, enabled=enabled)
 
     def _classes(self, labels: Sequence[int]) -> Int64[Tensor, " b"]:
         for place, label in enumerate(labels):
@@ -146,6 +155,18 @@ def find_tokenizer(folder: Path, tokenizer_path: str | Path | None = None) -> Pa
     """
     found = Path(tokenizer_path) if tokenizer_path else folder / TOKENIZER_FOLDER
     weights = found / WEIGHTS_FILE
+    facts = read_facts(folder)
+    expected = facts["tokenizer_sha256"]
+    if not expected:
+        remedy = (
+            "what it draws, only the autoencoder that it was trained with decodes: take its latents from "
+            "glotok_ray.sampling.flow.sample_latents"
+            if facts["architecture"] == "xar"
+            else "import it again, with the --tokenizer-path of the tokenizer that made its codes"
+        )
+        raise ArtefactError(
+            f"{folder}: was imported without a tokenizer, so none is known to be its own; {remedy}"
+        )
     if not weights.is_file():
         remedy = (
             "train a tokenizer first, or correct tokenizer_path"
@@ -153,12 +174,7 @@ def find_tokenizer(folder: Path, tokenizer_path: str | Path | None = None) -> Pa
             else f"{folder} holds no copy of its tokenizer, so give tokenizer_path"
         )
         raise ArtefactError(f"{weights}: no such file; {remedy}")
-    expected, digest = read_facts(folder)["tokenizer_sha256"], artefact.sha256_of(weights)
-    if not expected:
-        raise ArtefactError(
-            f"{folder}: was imported without a tokenizer, so none is known to be its own; export it again with "
-            f"--tokenizer-path {found}"
-        )
+    digest = artefact.sha256_of(weights)
     if digest != expected:
         raise ArtefactError(
             f"{folder}: was trained on codes of the tokenizer with sha256 {expected}, but {found} has sha256 {digest}; "

@@ -2,40 +2,39 @@
 
 xAR divides its latents by their standard deviation and leaves the mean in; other tokenizers need
 their own figure.
-Read next: glotok_ray/nn/xar.py (`latent_scale`, `normalize`)
+Read next: glotok_ray/training/generator_run.py
 """
 
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from glotok_ray.config import TokenizerConfig
 
 
-def latent_scale_from_counts(codebook: Float[Tensor, "n d"], counts: Shaped[Tensor, " n"]) -> float:
-    """1 / standard deviation over all elements of one branch: unit code i, seen counts[i] times.
+def latent_scale_from_counts(codes: Float[Tensor, "n d"], counts: Shaped[Tensor, " n"]) -> float:
+    """1 / standard deviation over all elements of one branch: `codes` as they are matched, code i seen counts[i] times.
 
     The deviation is taken about the mean of all elements, one number per branch; the latents keep
-    that mean (xAR's convention). Unit vectors have the second moment 1 / d, so the result is at
-    least sqrt(d). Raises ValueError when `counts` is not one non-negative number per code, is all
+    that mean (xAR's convention). Codes of unit length have the second moment 1 / d, so their result
+    is at least sqrt(d). Raises ValueError when `counts` is not one non-negative number per code, is all
     zero, or the codes in use hold one single value.
     """
-    if counts.shape != codebook.shape[:1]:
+    if counts.shape != codes.shape[:1]:
         raise ValueError(
             f"counts of shape {tuple(counts.shape)}: needs one per code, "
-            f"({codebook.shape[0]},); count the codes of the tokenizer that made them"
+            f"({codes.shape[0]},); count the codes of the tokenizer that made them"
         )
     if bool((counts < 0).any()) or not bool((counts > 0).any()):
         raise ValueError(
             "counts: must hold no negative number and at least one positive; encode images first"
         )
-    # In use means counted: a code that no image has may be a zero vector, which has no direction.
+    # In use means counted: a code that no image has may be any vector.
     used = counts > 0
     share = counts[used].double() / counts[used].double().sum()
-    vectors = F.normalize(codebook.detach()[used].double(), dim=1)
+    vectors = codes.detach()[used].double()
     mean = share @ vectors.mean(dim=1)
     variance = float(share @ (vectors - mean).square().mean(dim=1))
     if variance < 1e-12:

@@ -125,7 +125,8 @@ def sample_codes(
 ) -> Int64[Tensor, "b k n"]:
     """Codes of one image per label, in the order of the model's codebooks, on the model's device.
 
-    An image depends on its label, its id and `seed` alone: every draw has its own uniform number. The unconditional
+    An image depends on its label, its id and `seed` alone, since every draw has its own uniform number; where sums
+    round otherwise in a batch of another size, a draw at the edge of two codes may fall to the other. The unconditional
     half of the batch is computed only up to the last guided position, and never when the scale is 1. The network
     runs in its own dtype or under autocast. Raises ValueError when the model is in training mode or `image_ids` does
     not hold one id per label.

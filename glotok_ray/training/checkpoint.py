@@ -36,6 +36,11 @@ def checkpoint_step(path: Path | None) -> int:
     return int(path.name.removeprefix("step-")) if path else 0
 
 
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """Where the checkpoint of a step lies in `folder`."""
+    return folder / f"step-{step:09d}"
+
+
 def save_checkpoint(
     folder: Path,
     step: int,
@@ -46,9 +51,9 @@ def save_checkpoint(
     keep: int,
 ) -> None:
     """Let every worker `write` into one new checkpoint, commit it with `facts` in its manifest and remove all but the
-    newest `keep`.
+    newest `keep`; those of later steps go too, since a run that came back here found them damaged.
     """
-    final = folder / f"step-{step:09d}"
+    final = checkpoint_path(folder, step)
     partial = folder / f".{final.name}.partial"
     if worker.rank == 0:
         shutil.rmtree(partial, ignore_errors=True)
@@ -60,8 +65,10 @@ def save_checkpoint(
         artefact.write_manifest(partial, "checkpoint", step=step, **facts)
         shutil.rmtree(final, ignore_errors=True)
         partial.rename(final)
-        for old in sorted(folder.glob("step-*"))[:-keep]:
-            shutil.rmtree(old)
+        found = sorted(folder.glob("step-*"))
+        place = found.index(final) + 1
+        for other in found[: max(0, place - keep)] + found[place:]:
+            shutil.rmtree(other)
     worker.barrier()
 
 

@@ -131,7 +131,9 @@ def _from_run(export: ExportGeneratorRun, source: Path) -> _Source:
         facts=facts,
         origin=manifest.get("source") or f"{made} ({kind})",
         figures=manifest.get("figures", {}),
-        tokenizer=find_tokenizer(source, export.tokenizer_path or None),
+        tokenizer=find_tokenizer(source, export.tokenizer_path or None)
+        if facts["tokenizer_sha256"] or export.tokenizer_path
+        else None,
     )
 
 

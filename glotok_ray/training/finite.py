@@ -21,7 +21,7 @@ def check_finite(terms: Mapping[str, Tensor], step: int, worker: Worker) -> None
     names = [name for name, workers in zip(terms, broken, strict=True) if workers]
     if names:
         raise FloatingPointError(
-            f"step {step}: {', '.join(names)} not finite; the weights are still those of the step before. Go on from "
-            "the newest checkpoint under another --name with --initial-path CHECKPOINT and a lower "
-            "--optimizer.learning-rate or --scaling.precision fp32"
+            f"step {step}: {', '.join(names)} not finite; the weights are still those of the step before. Start again "
+            "under another --name, with a lower --optimizer.learning-rate or --scaling.precision fp32 (in "
+            "jobs.train_tokenizer from the newest checkpoint's weights: --initial-path CHECKPOINT)"
         )

@@ -39,7 +39,7 @@ def train_generator(run: XARRun | FARRun, worker: Worker, batches: BatchSource) 
     """Train and export a generator; rank 0 writes its weights, their average, generator.json and the tokenizer."""
     set_threads(run.scaling.threads_per_worker)
     plan = run_plan(run)
-    codes = check_codes(run)
+    codes = fitting_codes(run)
     torch.manual_seed(run.seed)
     model, objective, facts = _build(run, worker)
     engine = make_engine(
@@ -71,10 +71,13 @@ def train_generator(run: XARRun | FARRun, worker: Worker, batches: BatchSource) 
     return figures
 
 
-def check_codes(run: XARRun | FARRun) -> DatasetInfo:
-    """The codes' facts; raises ArtefactError when they do not fit the tokenizer or the model."""
+def fitting_codes(run: XARRun | FARRun) -> DatasetInfo:
+    """The codes' facts; raises ArtefactError when they do not fit the tokenizer or the model.
+
+    That no file has changed is the launcher's to verify, once: ten crops of ImageNet are 13 GB of codes, too many to
+    be read by every worker before it begins.
+    """
     folder = Path(run.data.train_path)
-    artefact.read_manifest(folder, "codes")
     codes = read_dataset(folder)
     digest = artefact.sha256_of(Path(run.tokenizer_path) / WEIGHTS_FILE)
     if codes.tokenizer_sha256 != digest:
@@ -136,7 +139,7 @@ def _measured_scale(tokenizer: GloTokTokenizer, codes: Path) -> Tensor:
     with np.load(codes / COUNTS_FILE, allow_pickle=False) as counts:
         scales = [
             latent_scale_from_counts(
-                tokenizer.quantizer(name).codebook.cpu(), torch.from_numpy(counts[name])
+                tokenizer.quantizer(name).matched_codes().cpu(), torch.from_numpy(counts[name])
             )
             for name in tokenizer.config.names
         ]

@@ -35,7 +35,9 @@ class Objective(Protocol):
     def __call__(
         self, engine: Engine, batch: Batch, generator: torch.Generator
     ) -> dict[str, Tensor]:
-        """Scalar terms; the first is learned. All randomness comes from `generator`."""
+        """Scalar terms; the first is learned. All of its own randomness comes from `generator`; the model's dropout
+        draws from torch's.
+        """
         ...
 
 

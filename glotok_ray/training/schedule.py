@@ -39,5 +39,9 @@ def seed_step(seed: int, step: int, rank: int) -> None:
 
 
 def step_generator(device: torch.device) -> torch.Generator:
-    """A generator on `device` that follows the seed of the present step; call it once per step."""
-    return torch.Generator(device).manual_seed(torch.initial_seed())
+    """A generator on `device` that follows the seed of the present step, with a stream of its own.
+
+    Seeded with a number drawn from torch's generator, not with its seed: dropout draws from that one, and would repeat
+    the noise. Call it once per step.
+    """
+    return torch.Generator(device).manual_seed(int(torch.randint(2**31, ())))

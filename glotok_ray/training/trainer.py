@@ -6,6 +6,7 @@ Read next: glotok_ray/training/step.py
 """
 
 import collections
+import contextlib
 import json
 import logging
 import time
@@ -134,38 +135,51 @@ class Trainer:
         return log.latest
 
     def _resume(self) -> int:
-        path = checkpoint.newest_checkpoint(self._checkpoints)
+        path = self._agreed_checkpoint()
         if path is not None:
-            saved = artefact.read_json(path / artefact.MANIFEST)["state_layout"]
-            for name, value in self._plan.state_layout.items():
-                if saved[name] != value:
-                    raise ArtefactError(
-                        f"{path}: saved with {name} = {saved[name]}, and this run has {value}; set it back, or start a "
-                        f"new run from its weights with --initial-path {path}"
-                    )
+            check_state_layout(path, self._plan)
             self._step.load(path)
             logger.info("resuming at step %d from %s", checkpoint.checkpoint_step(path), path.name)
         return checkpoint.checkpoint_step(path)
+
+    def _agreed_checkpoint(self) -> Path | None:
+        """The newest checkpoint that rank 0 finds whole; it alone reads all of its bytes for that."""
+        worker = self._worker
+        found = checkpoint.newest_checkpoint(self._checkpoints) if worker.rank == 0 else None
+        step = torch.tensor(checkpoint.checkpoint_step(found), device=worker.device)
+        number = int(worker.all_sum(step))
+        return checkpoint.checkpoint_path(self._checkpoints, number) if number else None
 
     def _checkpoint_is_due(self, step: int) -> bool:
         every = self._plan.steps_per_epoch * self._plan.schedule.checkpoint_every_epochs
         return step % every == 0 or step == self._plan.last_step
 
 
+def check_state_layout(path: Path, plan: RunPlan) -> None:
+    """Raise ArtefactError when the checkpoint at `path` was saved under a layout that the plan does not have."""
+    saved = artefact.read_json(path / artefact.MANIFEST)["state_layout"]
+    for name, value in plan.state_layout.items():
+        if saved[name] != value:
+            raise ArtefactError(
+                f"{path}: saved with {name} = {saved[name]}, and this run has {value}; set it back, or start a new run "
+                f"under another --name (in jobs.train_tokenizer from its weights: --initial-path {path})"
+            )
+
+
 def last_figures(folder: Path, step: int | None = None) -> dict[str, Any]:
     """The newest value of every figure in a run's metrics.jsonl, up to `step` where it is given."""
-    path = folder / METRICS_FILE
     figures: dict[str, Any] = {}
-    if path.is_file():
-        for text in path.read_text().splitlines():
-            # The last line may be half written while the run goes on.
-            try:
-                line = json.loads(text)
-            except json.JSONDecodeError:
-                break
-            if step is None or line["step"] <= step:
-                figures |= line
+    for line in _metric_lines(folder / METRICS_FILE):
+        if step is None or line["step"] <= step:
+            figures |= line
     return figures
+
+
+def _metric_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The whole lines of a metrics.jsonl; a killed run, or one that goes on, may leave half of one."""
+    for text in path.read_text().splitlines() if path.is_file() else []:
+        with contextlib.suppress(json.JSONDecodeError):
+            yield json.loads(text)
 
 
 class MetricsLog:
@@ -191,12 +205,9 @@ class MetricsLog:
     def _drop_lines_after(self, step: int) -> None:
         # A run that died after its last checkpoint repeats those steps; their lines would appear twice.
         if self._path.is_file():
-            lines = [
-                line
-                for line in self._path.read_text().splitlines()
-                if json.loads(line)["step"] <= step
-            ]
-            self._path.write_text("".join(line + "\n" for line in lines))
+            lines = [line for line in _metric_lines(self._path) if line["step"] <= step]
+            with artefact.replacing(self._path) as temporary:
+                temporary.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
     def add(self, step: int, terms: dict[str, Tensor], rate: float) -> None:
         """Take the terms of one step; every `log_every_steps` steps, write a line."""

@@ -240,9 +240,37 @@ def test_codes_are_the_tokenizers_own(
     counts = np.load(tmp_path / "codes" / "counts.npz")
     assert (counts["semantic"].shape, counts["visual"].shape) == ((16,), (32,))
     assert counts["semantic"].sum() == counts["visual"].sum() == 36 * 2 * 64
-    # However their paths are written, inputs are the same: nothing is done again.
+    # However their paths are written and wherever they lie, inputs are the same: nothing is done again.
     monkeypatch.chdir(inputs)
     assert encode.run(encode_run(Path(), tmp_path / "codes"))["written_unix_s"] == written
+    shutil.copytree(inputs / "shards", tmp_path / "moved")
+    moved = encode_run(inputs, tmp_path / "codes", data_path=str(tmp_path / "moved"))
+    assert encode.run(moved)["written_unix_s"] == written
+
+
+def test_a_killed_encoding_goes_on_behind_its_finished_files(
+    ray_cluster: Any, inputs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    encode.run(encode_run(inputs, tmp_path / "whole"))
+    run = encode_run(inputs, tmp_path / "parts")
+    other = encode_run(inputs, tmp_path / "parts", tokenizer_path=str(inputs / "other_tokenizer"))
+    for begun in (run, other):
+        paths = [begun.data_path, begun.tokenizer_path]
+        output = open_output("codes", begun, paths, fresh=False, resumes=True)
+        work = output.folder / encode.WORK_FOLDER / output.fingerprint[:16]
+        work.mkdir(parents=True)
+        encode.EncodeActor(begun, str(work))(read_dataset(inputs / "shards").shards[1])
+        (work / ".part-00002.parquet.1.tmp").write_bytes(b"half")
+    with caplog.at_level("INFO"):
+        encode.run(run)
+    assert "1 of 3 files are finished already" in caplog.text
+    # Those of the other tokenizer are not taken, and nothing but the codes is left.
+    for file in ("dataset.json", *(f"part-0000{number}.parquet" for number in range(3))):
+        expected = (tmp_path / "whole" / file).read_bytes()
+        assert (tmp_path / "parts" / file).read_bytes() == expected
+    counts = [np.load(tmp_path / name / "counts.npz")["visual"] for name in ("whole", "parts")]
+    np.testing.assert_array_equal(*counts)
+    assert len(list((tmp_path / "parts").iterdir())) == 6
 
 
 def direct_codes(inputs: Path) -> dict[str, np.ndarray]:
@@ -267,7 +295,7 @@ def direct_codes(inputs: Path) -> dict[str, np.ndarray]:
 
 
 def test_one_view_on_request(inputs: Path, tmp_path: Path) -> None:
-    actor = encode.EncodeActor(encode_run(inputs, tmp_path, views="center"))
+    actor = encode.EncodeActor(encode_run(inputs, tmp_path, views="center"), str(tmp_path))
     written = actor(read_dataset(inputs / "shards").shards[1])
     table = pq.read_table(tmp_path / "part-00001.parquet")
     assert (written.info.rows, table["view"].to_pylist()) == (10, [0] * 10)
@@ -457,7 +485,8 @@ def test_a_changed_shard_is_named(inputs: Path, tmp_path: Path) -> None:
     with (folder / "part-00001.parquet").open("ab") as stream:
         stream.write(b"x")
     shard = read_dataset(folder).shards[1]
-    actor = encode.EncodeActor(encode_run(inputs, tmp_path, data_path=str(folder)))
+    run = encode_run(inputs, tmp_path, data_path=str(folder))
+    actor = encode.EncodeActor(run, str(tmp_path))
     with pytest.raises(ArtefactError, match=r"part-00001\.parquet: differs from its sha256"):
         actor(shard)
 

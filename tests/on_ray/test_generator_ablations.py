@@ -6,8 +6,10 @@ import pandas
 import pytest
 
 from glotok_ray import artefact, config
+from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import AblationRun, override
 from glotok_ray.nn.generators import flow_config, model_config
+from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.on_ray import generator_ablations, pipeline
 from glotok_ray.recipes.generator_ablations import ROWS, ablations, ablations_tiny
 
@@ -106,3 +108,26 @@ def test_two_rows_fill_the_tables_and_a_second_command_trains_nothing_again(
     assert (folder / artefact.MANIFEST).is_file()
     assert [path.stat().st_mtime_ns for path in trained] == before
     assert "Small scale: 5 steps of 24 images, width 32, depth 2, 8 x 8 positions" in text
+
+    # A row more joins the finished ones.
+    more = generator_ablations.run(override(ablation, {"rows": ("scale", "clean", "image")}))
+    assert list(pandas.read_csv(folder / "results.csv")["row"]) == ["scale", "clean", "image"]
+    assert "| whole image | 3.13 |" in Path(more["table"]).read_text()
+    assert [path.stat().st_mtime_ns for path in trained] == before
+
+
+@pytest.mark.ray
+def test_what_would_stop_a_row_stops_the_command(ray_cluster, tiny_quickstart, tmp_path) -> None:
+    ablation = tiny_ablation(tiny_quickstart, tmp_path)
+    with pytest.raises(ArtefactError, match=r"num_images = 10000: .*validation holds"):
+        generator_ablations.run(override(ablation, {"evaluation.num_images": 10000}))
+    with pytest.raises(ArtefactError, match=r"model\.num_classes = 3: the codes .* need 10"):
+        generator_ablations.run(override(ablation, {"generator.model.num_classes": 3}))
+    other = tmp_path / "other"
+    tokenizer = GloTokTokenizer.from_pretrained(ablation.generator.tokenizer_path)
+    next(tokenizer.parameters()).data += 1
+    tokenizer.save_pretrained(other)
+    artefact.write_manifest(other, "tokenizer")
+    with pytest.raises(ArtefactError, match=r"samples\.tokenizer_path = .*has other weights"):
+        generator_ablations.run(override(ablation, {"samples.tokenizer_path": str(other)}))
+    assert not (tmp_path / "ablations").exists()

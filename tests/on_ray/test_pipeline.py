@@ -20,7 +20,7 @@ from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.on_ray import pipeline, train, tune
 from glotok_ray.recipes import sweep as sweep_recipes
 from glotok_ray.training import runs
-from glotok_ray.training.generator_run import check_codes, train_generator
+from glotok_ray.training.generator_run import fitting_codes, train_generator
 from glotok_ray.training.tokenizer_run import train_tokenizer as train_in_process
 from glotok_ray.training.worker import LocalWorker
 from jobs import train_tokenizer
@@ -188,10 +188,10 @@ def test_codes_of_another_tokenizer_are_refused_before_anything_starts(finished,
     for run in (config.generator, config.far):
         wrong = override(run, {"tokenizer_path": str(other), "name": "wrong"})
         with pytest.raises(ArtefactError, match=r"made by tokenizer \w+, but .* encode again"):
-            check_codes(wrong)
+            fitting_codes(wrong)
     wrong = override(config.far, {"model.codebooks.0.size": 47})
     with pytest.raises(ArtefactError, match=r"model\.codebooks = .*47.* has .*48"):
-        check_codes(wrong)
+        fitting_codes(wrong)
 
 
 def test_four_epochs_equal_two_a_stop_and_two_more(finished, tmp_path):

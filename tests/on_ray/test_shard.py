@@ -12,7 +12,7 @@ from PIL import Image
 
 from glotok_ray import artefact
 from glotok_ray.artefact import ArtefactError, read_manifest
-from glotok_ray.config import ShardRun
+from glotok_ray.config import ShardRun, override
 from glotok_ray.data.records import decode_image, read_dataset, read_rows
 from glotok_ray.on_ray import shard
 from jobs import shard_images
@@ -116,6 +116,48 @@ def test_finished_folders_are_recognised_and_changes_noticed(
 
 
 @pytest.mark.ray
+def test_validation_pictures_may_lie_in_a_folder_of_their_own(
+    ray_cluster: Any, tmp_path: Path
+) -> None:
+    train, validation = pictures(tmp_path / "train"), pictures(tmp_path / "val", per_class=2)
+    (validation / "bees" / "1.png").write_bytes(b"nothing")
+    run = folder_run(train, tmp_path / "out", validation_source=str(validation))
+    answer = shard.run(run)
+    assert (answer["train"]["images"], answer["validation"]["images"]) == (12, 3)
+    (info,) = read_dataset(tmp_path / "out" / "validation").shards
+    # The unreadable picture has a readable namesake in the other folder, which stays.
+    keys = [row.key for row in read_rows(tmp_path / "out" / "validation" / info.file)]
+    assert sorted(keys) == [
+        "validation/ants/0.png",
+        "validation/ants/1.png",
+        "validation/bees/0.png",
+    ]
+    facts = json.loads((tmp_path / "out" / "train" / "dataset.json").read_text())
+    assert facts["split"]["rule"] == "folders of their own"
+    assert [item["file"] for item in facts["unreadable"]] == ["validation/bees/1.png"]
+    # The fraction is not read, and the other folder's pictures are.
+    assert shard.run(override(run, {"validation_fraction": 0.5})) == answer
+    (validation / "ants" / "1.png").unlink()
+    with pytest.raises(ArtefactError, match="other settings"):
+        shard.run(run)
+
+
+def test_splits_of_unlike_classes_are_refused(tmp_path: Path) -> None:
+    train, validation = pictures(tmp_path / "train"), pictures(tmp_path / "val")
+    run = folder_run(train, tmp_path / "out", validation_source=str(validation))
+    shutil.rmtree(validation / "ants")
+    with pytest.raises(ValueError, match=r"must have the class folders of .*; in one alone: ants"):
+        shard.describe(run)
+    (validation / "ants").mkdir()
+    with pytest.raises(ValueError, match="class 'ants' has no readable picture"):
+        shard.describe(run)
+    with pytest.raises(ValueError, match=r"lies inside validation_source"):
+        shard.describe(override(run, {"output_path": str(validation / "out")}))
+    with pytest.raises(ValueError, match=r"photographs have validation crops of their own"):
+        shard.describe(override(run, {"source": "photographs"}))
+
+
+@pytest.mark.ray
 def test_stored_pictures_keep_their_pixels(ray_cluster: Any, tmp_path: Path) -> None:
     source, output = pictures(tmp_path / "source"), tmp_path / "out"
     shard.run(folder_run(source, output, image_size=20))
@@ -143,7 +185,8 @@ def test_folders_of_others_are_not_emptied(tmp_path: Path) -> None:
 def test_dry_run_counts_without_reading(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = pictures(tmp_path / "source")
     (source / "ants" / "broken.png").write_bytes(b"")
-    arguments = ["--source", str(source), "--output-path", str(tmp_path / "out")]
+    arguments = ["--source", str(source), "--validation-source", ""]
+    arguments += ["--output-path", str(tmp_path / "out")]
     assert (
         shard_images.main(["imagenet_256", "--dry-run", "--rows-per-shard", "4", *arguments]) == 0
     )

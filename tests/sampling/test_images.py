@@ -119,7 +119,8 @@ def drawn_latents(folder: Path) -> tuple[torch.Tensor, GloTokTokenizer]:
 @pytest.mark.parametrize("snap", ["off", "on"])
 def test_xar_snaps_where_asked_and_refines_bare_codes(inputs: Path, snap: Any) -> None:
     sampler = dataclasses.replace(FLOW_SAMPLER, snap=snap)
-    for name, refine in (("xar", True), ("refined", False)):
+    # Snapped latents are bare codes, also of a generator that draws refined ones.
+    for name, refine in (("xar", True), ("refined", snap == "on")):
         latents, tokenizer = drawn_latents(inputs / name)
         latents = tokenizer.snap(latents) if snap == "on" else latents
         expected = to_uint8(tokenizer.decode_latents(latents, refine=refine))
@@ -172,6 +173,25 @@ def test_ids_count_from_zero_and_samplers_have_defaults(
     images = ImageGenerator.from_pretrained(inputs / name)
     expected = images.generate([2], seed=3, image_ids=[0], sampler=sampler)
     np.testing.assert_array_equal(images.generate([2], seed=3), expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "sampler"), [("xar", FLOW_SAMPLER), ("far", TokenSamplerConfig())]
+)
+def test_the_networks_products_may_be_in_bf16(inputs: Path, name: str, sampler: Any) -> None:
+    images = ImageGenerator.from_pretrained(inputs / name)
+    dtypes = set()
+    images.generator.blocks[0].mlp.register_forward_hook(
+        lambda _, __, output: dtypes.add(output.dtype)
+    )
+    exact = images.generate(LABELS, seed=3, sampler=sampler)
+    assert dtypes == {torch.float32}
+    rounded = dataclasses.replace(sampler, precision="bf16_autocast")
+    found = images.generate(LABELS, seed=3, sampler=rounded)
+    assert dtypes == {torch.float32, torch.bfloat16}
+    assert found.shape == exact.shape
+    if name == "xar":  # a FAR may draw another code, and all others after it
+        assert np.abs(found.astype(int) - exact).mean() < 5
 
 
 def test_the_average_is_taken_unless_raw_weights_are_asked_for(inputs: Path) -> None:

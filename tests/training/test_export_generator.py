@@ -1,5 +1,6 @@
 """Exports of generators: a run's average or raw weights, a peer's file with its tokenizer, and what is refused."""
 
+import dataclasses
 import re
 from pathlib import Path
 from typing import Any
@@ -104,7 +105,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "classes": ["cat", "dog", "eel"],
     }
     save_generator(folder / "mine", raw.state_dict(), averaged.state_dict(), facts)
-    figures = {"train/flow_matching": 1.25, "time/images_per_s": 9.0}
+    figures = {"train/flow_matching": 1.25, "train/learning_rate": 1e-3, "time/images_per_s": 9.0}
     artefact.write_manifest(folder / "mine", "generator", step=7, figures=figures)
     for name, model in (("xar", XAR(CELLS)), ("far", FAR(TOKENS))):
         state = export_generator(random_model(model, 3).state_dict(), model.config)
@@ -207,6 +208,9 @@ def test_the_peers_layout_adds_a_file_that_imports_as_the_same_weights(
     card = (tmp_path / "out" / "README.md").read_text()
     assert "generator_peer.safetensors holds the same weights" in card
     assert "0.2325" in card
+    # The card does not promise that released code with fixed sizes runs it unchanged.
+    assert "grid_size = 4 (there 16), channels = 6 (there 16)." in card
+    assert "learning_rate" not in card
 
 
 def test_a_peers_far_draws_its_codes_for_the_tokenizer_that_is_given(
@@ -233,8 +237,12 @@ def test_a_peers_xar_has_no_tokenizer_and_says_so(inputs: Path, tmp_path: Path) 
     model = load_generator(tmp_path / "out", use_ema=True)
     assert isinstance(model, XAR)
     assert torch.equal(model.latent_scale, torch.full((6,), XAR_LATENT_SCALE))
-    with pytest.raises(ArtefactError, match="holds no copy of its tokenizer"):
+    with pytest.raises(ArtefactError, match=r"imported without a tokenizer.*sample_latents"):
         ImageGenerator.from_pretrained(tmp_path / "out")
+    # An import may be exported again, such as in the peer's layout.
+    again = wanted(inputs, tmp_path / "again", weights="model", layout="peer")
+    export.run(dataclasses.replace(again, source_path=str(tmp_path / "out")))
+    assert (tmp_path / "again" / "out" / "generator_peer.safetensors").is_file()
     given = settings | {"tokenizer_path": str(inputs / "tokenizer")}
     with pytest.raises(ArtefactError, match=r"tokenizer_path = .*KL-16.*leave it empty"):
         export.run(wanted(inputs, tmp_path / "other", "xar.pt", **given))

@@ -14,7 +14,7 @@ from glotok_ray.config import (
     VocabularyConfig,
     XARConfig,
 )
-from glotok_ray.losses.flow_matching import flow_matching_loss, noisy_entities
+from glotok_ray.losses.flow_matching import draw_times, flow_matching_loss, order_times
 from glotok_ray.nn.far import FAR
 from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.nn.xar import XAR
@@ -145,8 +145,13 @@ def test_the_flow_objective_is_eq_4_on_scaled_latents(context: str, latent_space
     refine = latent_space == "codes_plus_residual"
     clean = engine.module.to_entities(2.0 * objective._tokenizer.latents(codes, refine=refine))
     per_token = times.repeat_interleave(16, dim=1).unsqueeze(2)
-    noise = (noisy - (1 - per_token) * clean) / per_token
-    assert torch.allclose(noisy_entities(clean, noise, times, (16,) * 4), noisy, atol=1e-4)
+    # The same draws again, in the objective's order: times, then noise.
+    seed_step(0, 0, 0)
+    again = step_generator(torch.device("cpu"))
+    drawn = order_times(draw_times((8, 4), "logit_normal", again), context)
+    noise = torch.randn(clean.shape, generator=again)
+    assert torch.equal(times, drawn)
+    assert torch.allclose((1 - per_token) * clean + per_token * noise, noisy, atol=1e-5)
     assert loss.item() == pytest.approx(
         flow_matching_loss(torch.zeros_like(clean), clean, noise).item(), rel=1e-3
     )

@@ -5,14 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 import two_generator_workers
-from two_generator_workers import RESUMED_FROM, SCALING, STEPS
+from two_generator_workers import KINDS, RESUMED_FROM, SCALING, STEPS
 from two_workers import run_pair
 
 from glotok_ray.config import override
 from glotok_ray.training.worker import LocalWorker
 
 STAGES = (0, 1, 2, 3)
-KINDS = ("xar", "far")
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import torch
 
 from glotok_ray.config import OptimizerConfig
 from glotok_ray.recipes.generator import xar_b
-from glotok_ray.training.schedule import learning_rate, seed_step
+from glotok_ray.training.schedule import learning_rate, seed_step, step_generator
 
 
 def test_constant():
@@ -39,3 +39,17 @@ def test_seeds_differ_by_step_rank_and_seed_and_repeat():
     keys = [(seed, step, rank) for seed in (0, 1) for step in (0, 1) for rank in (0, 1)]
     assert len({draw(*key) for key in keys}) == 8
     assert draw(1, 1, 1) == draw(1, 1, 1)
+
+
+def test_a_steps_generator_repeats_with_its_seed_and_draws_nothing_that_dropout_draws():
+    def draw(*key):
+        seed_step(*key)
+        own = torch.rand(4, generator=step_generator(torch.device("cpu")))
+        seed_step(*key)
+        # The model's dropout may come before or after the objective's draws.
+        return own.tolist(), torch.rand(64).tolist()
+
+    own, dropouts = draw(0, 5, 1)
+    assert draw(0, 5, 1) == (own, dropouts)
+    assert draw(0, 6, 1)[0] != own
+    assert not set(own) & set(dropouts)

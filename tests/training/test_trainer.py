@@ -118,6 +118,28 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, caplog):
     assert losses(tmp_path / "run") == losses(tmp_path / "whole")
 
 
+def test_lines_that_a_kill_tore_do_not_stop_the_run(tmp_path):
+    fit(tmp_path / "whole")
+    fit(tmp_path / "run", stop=7)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    lines = metrics.read_text().splitlines()
+    metrics.write_text("\n".join([*lines[:3], lines[3][:9], *lines[4:], '{"step": 8, "train/to']))
+    fit(tmp_path / "run")
+    whole = losses(tmp_path / "whole")
+    assert losses(tmp_path / "run") == {step: whole[step] for step in whole if step != 4}
+    assert last_figures(tmp_path / "run")["step"] == 20
+
+
+def test_what_is_kept_ends_with_the_newest_checkpoint_also_behind_a_damaged_one(tmp_path):
+    fit(tmp_path / "run", stop=10)
+    folder = tmp_path / "run" / "checkpoints"
+    (folder / "step-000000010" / "toy" / "engine.pt").write_bytes(b"damaged")
+    # From step 5 on again, to an end before the damaged one.
+    fit(tmp_path / "run", stop=7, keep=1)
+    assert [path.name for path in folder.iterdir()] == ["step-000000007"]
+    assert checkpoint.checkpoint_step(checkpoint.newest_checkpoint(folder)) == 7
+
+
 def test_an_unfinished_checkpoint_is_no_checkpoint(tmp_path):
     fit(tmp_path / "run", stop=5)
     folder = tmp_path / "run" / "checkpoints"

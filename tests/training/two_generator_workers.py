@@ -23,11 +23,12 @@ from glotok_ray.nn.far import FAR
 from glotok_ray.nn.xar import XAR
 from glotok_ray.training.ema import ExponentialMovingAverage
 from glotok_ray.training.engine import Engine, make_engine
-from glotok_ray.training.generator_step import GeneratorStep, TokenObjective
+from glotok_ray.training.generator_step import GeneratorStep, Objective, TokenObjective
 from glotok_ray.training.runs import place
 from glotok_ray.training.schedule import seed_step
 from glotok_ray.training.worker import Worker
 
+KINDS = ("xar", "xar_clean", "far")
 STEPS = 5
 RESUMED_FROM = 3
 SCALING = ScalingConfig(num_workers=2, use_gpu=False, precision="fp32")
@@ -54,14 +55,18 @@ FAR_SIZE = FARConfig(
 
 
 class StoredFlow:
-    """Flow matching on clean tokens, noise and times that the batch brings."""
+    """Flow matching on clean tokens, noise and times that the batch brings; with `clean_context` as teacher forcing."""
+
+    def __init__(self, *, clean_context: bool) -> None:
+        self._clean_context = clean_context
 
     def __call__(self, engine: Engine, batch: dict[str, Tensor], _: object) -> dict[str, Tensor]:
         """The loss under "loss"."""
         clean, noise, times = batch["clean"], batch["noise"], batch["times"]
         noisy = noisy_entities(clean, noise, times, XAR_SIZE.entity_lengths)
         dtype = next(engine.module.parameters()).dtype
-        velocity = engine(noisy.to(dtype), times, batch["label"], clean.to(dtype))
+        context = (clean.to(dtype),) if self._clean_context else ()
+        velocity = engine(noisy.to(dtype), times, batch["label"], *context)
         return {"loss": flow_matching_loss(velocity, clean, noise)}
 
 
@@ -76,9 +81,12 @@ class Tokens(TokenObjective):
 def build(kind: str, scaling: ScalingConfig, worker: Worker) -> GeneratorStep:
     """A generator's step, its start drawn by a fixed seed."""
     torch.manual_seed(0)
-    model = XAR(XAR_SIZE) if kind == "xar" else FAR(FAR_SIZE)
+    model = FAR(FAR_SIZE) if kind == "far" else XAR(XAR_SIZE)
     engine = make_engine(place(model, worker, scaling), OPTIMIZER, scaling, 2, 2)
-    objective = StoredFlow() if kind == "xar" else Tokens(FAR_SIZE, label_dropout=0.0)
+    if kind == "far":
+        objective: Objective = Tokens(FAR_SIZE, label_dropout=0.0)
+    else:
+        objective = StoredFlow(clean_context=kind == "xar_clean")
     return GeneratorStep(engine, objective, ExponentialMovingAverage(engine, 0.5), worker)
 
 
@@ -114,7 +122,7 @@ def main(folder: Path) -> None:
     """Everything that test_generator_zero.py reads, for each kind and stage in turn."""
     worker = start_group(folder)
     answers = {}
-    for kind in ("xar", "far"):
+    for kind in KINDS:
         for stage in (0, 1, 2, 3):
             scaling = override(SCALING, {"zero_stage": stage})
             step = build(kind, scaling, worker)
