@@ -17,6 +17,10 @@ logger = logging.getLogger(__name__)
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
 
+_OTHER_SOURCES = {
+    "source": "'photographs' for the embedded set",
+    "validation_source": "leave it empty, which takes a share of source",
+}
 _SPLIT_NAMES = frozenset({"train", "training", "val", "valid", "validation", "test"})
 
 
@@ -56,8 +60,8 @@ def list_pictures(source: Path, *, field: str = "source", key_prefix: str = "") 
     """
     if not source.is_dir():
         raise ValueError(
-            f"{field} = {str(source)!r}: no such folder; give a folder with one sub-folder per "
-            "class, or 'photographs' for the embedded set"
+            f"{field} = {str(source)!r}: no such folder; give a folder with one sub-folder per class, or "
+            + _OTHER_SOURCES[field]
         )
     entries = _entries(source)
     folders = [entry for entry in entries if entry.is_dir(follow_symlinks=False)]
@@ -106,8 +110,10 @@ def split_pictures(
     return splits
 
 
-def readable_pictures(tree: PictureTree, unreadable: Mapping[str, str]) -> list[Picture]:
-    """The pictures of a split that has a tree of its own, without the `unreadable` (key to reason).
+def readable_pictures(
+    tree: PictureTree, unreadable: Mapping[str, str], *, field: str
+) -> list[Picture]:
+    """The pictures of a split with a tree of its own, the config's `field`, without the `unreadable` (key to reason).
 
     Raises ValueError for a class without any.
     """
@@ -115,9 +121,11 @@ def readable_pictures(tree: PictureTree, unreadable: Mapping[str, str]) -> list[
     found = {picture.label for picture in pictures}
     for label, name in enumerate(tree.classes):
         if label not in found:
+            damaged = [item for item in tree.pictures if item.label == label]
+            first = f" ({damaged[0].path}: {unreadable[damaged[0].key]})" if damaged else ""
             raise ValueError(
-                f"class {name!r} has no readable picture in one of source and validation_source; add pictures, or "
-                "move the folder out of both"
+                f"{field}: class {name!r} has no readable picture{first}; add one, or move the class's folder out of "
+                "source and validation_source"
             )
     return pictures
 
@@ -158,8 +166,7 @@ def _check_classes(source: Path, names: Collection[str], field: str) -> None:
     if _SPLIT_NAMES.issuperset(name.lower() for name in names):
         raise ValueError(
             f"{field} = {str(source)!r}: its folders ({', '.join(sorted(names))}) look like splits, "
-            f"not classes; give one of them, such as {str(source / sorted(names)[0])!r}, and another as "
-            "validation_source"
+            f"not classes; give one of them, such as {str(source / sorted(names)[0])!r}"
         )
 
 

@@ -113,10 +113,11 @@ class ImageSource:
     ) -> dict[str, list[Picture]] | dict[str, list[PhotographCrop]]:
         run = self.run
         if self.tree and self.validation_tree:
-            trees = (self.tree, self.validation_tree)
             return {
-                split: readable_pictures(tree, unreadable)
-                for split, tree in zip(SPLITS, trees, strict=True)
+                "train": readable_pictures(self.tree, unreadable, field="source"),
+                "validation": readable_pictures(
+                    self.validation_tree, unreadable, field="validation_source"
+                ),
             }
         if self.tree:
             fraction = run.validation_fraction
@@ -163,6 +164,11 @@ def _check(run: ShardRun) -> None:
         return
     if not run.source:
         raise ValueError("source = '': give a folder with one sub-folder per class")
+    if Path(run.source).resolve() == Path(run.validation_source or "/").resolve():
+        raise ValueError(
+            f"validation_source = {run.validation_source!r}: is the source, so nothing would be held out; give another "
+            "folder, or leave it empty, which takes a share of source"
+        )
     output = Path(run.output_path).resolve()
     for name in ("source", "validation_source"):
         folder = getattr(run, name)

@@ -2,17 +2,17 @@
 
 Codes are what generators train on; they are bound to the tokenizer by the sha256 of its weights. Views are cut from the
 stored pictures, whose short side is in [1, 1.25] times the shards' image size: ten crops of a smaller one enlarge it.
-Finished files lie in the output folder's `work/` until the end, so a killed job goes on where it was.
+A killed job goes on behind the files that it has finished.
 Read next: glotok_ray/data/training_rows.py
 """
 
 import logging
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import torch
 from jaxtyping import UInt8, UInt16
 
@@ -33,6 +33,7 @@ from glotok_ray.data.transforms import (
 )
 from glotok_ray.nn.tokenizer import WEIGHTS_FILE
 from glotok_ray.on_ray.actor_pool import (
+    Output,
     actor_device,
     image_batches,
     map_shards,
@@ -44,7 +45,8 @@ from glotok_ray.training.checkpoint import load_tokenizer, tokenizer_config
 
 logger = logging.getLogger(__name__)
 
-WORK_FOLDER = "work"
+# Names the question that the files beside it answer, as long as the folder is unfinished.
+_MARK = ".encoding.json"
 
 
 def image_views(
@@ -58,10 +60,10 @@ def image_views(
 
 
 class EncodeActor:
-    """Encodes one shard after another and writes its codes into `folder`."""
+    """Encodes one shard after another and writes its codes."""
 
-    def __init__(self, config: EncodeRun, folder: str) -> None:
-        self._config, self._folder = config, Path(folder)
+    def __init__(self, config: EncodeRun) -> None:
+        self._config = config
         self._device = actor_device(config.pool)
         self._tokenizer = load_tokenizer(Path(config.tokenizer_path)).to(self._device)
 
@@ -77,7 +79,7 @@ class EncodeActor:
             )
         ]
         codes = dict(zip(model.names, np.concatenate(batches, axis=1), strict=True))
-        path = self._folder / shard.file
+        path = Path(config.output_path) / shard.file
         labels = table["label"].to_numpy()
         return write_code_shard(path, table["key"].to_numpy(), labels, codes, model)
 
@@ -92,52 +94,60 @@ def run(config: EncodeRun, *, fresh: bool = False) -> dict[str, Any]:
     dataset = read_image_shards(Path(config.data_path))
     inputs = [config.data_path, config.tokenizer_path]
     output = open_output("codes", config, inputs, fresh=fresh, resumes=True)
-    work = output.folder / WORK_FOLDER
-    if output.finished is not None:
-        shutil.rmtree(work, ignore_errors=True)
-        return output.finished
-    # Actors run in working directories of their own.
-    located = with_absolute_paths(config)
-    # Codes of other settings in the same output folder must not be taken for these.
-    shards = _encode_shards(work / output.fingerprint[:16], located, dataset)
-    _write_facts(output.folder, located, dataset, shards)
-    num_images = sum(shard.rows for shard in dataset.shards)
-    manifest = artefact.write_manifest(
-        output.folder, "codes", output.fingerprint, exclude=(WORK_FOLDER,), num_images=num_images
-    )
-    shutil.rmtree(work)
-    return manifest
+    if output.finished is None:
+        # Actors run in working directories of their own.
+        located = with_absolute_paths(config)
+        _drop_files_of_others(output)
+        _write_facts(output.folder, located, dataset, _encode_shards(located, dataset))
+        num_images = sum(shard.rows for shard in dataset.shards)
+        manifest = artefact.write_manifest(
+            output.folder, "codes", output.fingerprint, num_images=num_images
+        )
+    (output.folder / _MARK).unlink(missing_ok=True)
+    return output.finished or manifest
 
 
-def _encode_shards(work: Path, config: EncodeRun, dataset: DatasetInfo) -> list[CodeShard]:
-    """The codes of every shard of images, moved from `work` to the output folder once all are there; those that are in
-    `work` already are not encoded again.
-    """
-    work.mkdir(parents=True, exist_ok=True)
-    missing = [shard for shard in dataset.shards if not (work / shard.file).is_file()]
+def _drop_files_of_others(output: Output) -> None:
+    """Remove what an unfinished job of other settings or inputs left in the folder, and half files of a killed one."""
+    mark = output.folder / _MARK
+    ours = {"fingerprint": output.fingerprint}
+    if not (mark.is_file() and artefact.read_json(mark) == ours):
+        for old in output.folder.glob("*.parquet"):
+            old.unlink()
+        artefact.write_json(mark, ours)
+    for half in output.folder.glob(".*.tmp"):
+        half.unlink()
+
+
+def _encode_shards(config: EncodeRun, dataset: DatasetInfo) -> list[CodeShard]:
+    """The codes of every shard of images; files that are finished are not written again."""
+    folder = Path(config.output_path)
+    missing = [
+        shard
+        for shard in dataset.shards
+        if not _is_finished(folder / shard.file, shard.rows * config.num_views)
+    ]
     finished = len(dataset.shards) - len(missing)
     if finished:
         logger.info("%d of %d files are finished already", finished, len(dataset.shards))
+    sizes = [shard.rows for shard in missing]
     made = map_shards(
-        missing,
-        EncodeActor,
-        {"config": config, "folder": str(work)},
-        config.pool,
-        stage="encode",
-        sizes=[shard.rows for shard in missing],
+        missing, EncodeActor, {"config": config}, config.pool, stage="encode", sizes=sizes
     )
     found = {shard.info.file: shard for shard in made}
     model = tokenizer_config(Path(config.tokenizer_path))
-    shards = [
-        found.get(shard.file) or read_code_shard(work / shard.file, model)
+    return [
+        found.get(shard.file) or read_code_shard(folder / shard.file, model)
         for shard in dataset.shards
     ]
-    folder = Path(config.output_path)
-    for old in folder.glob("*.parquet"):  # of a job of other settings that was killed here
-        old.unlink()
-    for shard in shards:
-        os.replace(work / shard.info.file, folder / shard.info.file)
-    return shards
+
+
+def _is_finished(path: Path, rows: int) -> bool:
+    """Whether a whole file of so many rows lies there; its end holds their number."""
+    try:
+        return pyarrow.parquet.read_metadata(path).num_rows == rows
+    except (OSError, pyarrow.ArrowInvalid):
+        return False
 
 
 def _write_facts(

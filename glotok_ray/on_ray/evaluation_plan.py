@@ -114,8 +114,8 @@ def _baseline_blocks(config: EvaluateRun, model: TokenizerConfig, num_images: in
     return blocks
 
 
-def _training_counts(config: EvaluateRun, model: TokenizerConfig) -> list[PositionCounts]:
-    """Codes per position of each branch over the whole training set, all views."""
+def baseline_codes(config: EvaluateRun) -> DatasetInfo:
+    """The facts of the codes that baselines are drawn from; raises ArtefactError when another tokenizer made them."""
     folder = Path(config.codes_path)
     artefact.read_manifest(folder, "codes")
     dataset = read_dataset(folder)
@@ -125,6 +125,12 @@ def _training_counts(config: EvaluateRun, model: TokenizerConfig) -> list[Positi
             f"{folder}: made by another tokenizer than {config.tokenizer_path}; "
             "encode the images again or correct a path"
         )
+    return dataset
+
+
+def _training_counts(config: EvaluateRun, model: TokenizerConfig) -> list[PositionCounts]:
+    """Codes per position of each branch over the whole training set, all views."""
+    folder, dataset = Path(config.codes_path), baseline_codes(config)
     counts = [PositionCounts(model.num_tokens, codebook.size) for codebook in model.codebooks]
     for shard in dataset.shards:
         table = pyarrow.parquet.read_table(folder / shard.file, columns=list(model.names))

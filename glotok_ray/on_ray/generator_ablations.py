@@ -76,8 +76,9 @@ def run(ablation: AblationRun, *, fresh: bool = False) -> dict[str, Any]:
     if fresh:
         artefact.set_aside(folder)
     manifest = artefact.finished(folder, "ablations", mark)
-    if manifest and manifest["rows"] != list(rows):
-        logger.info("%s: its rows were %s", folder, ", ".join(manifest["rows"]))
+    if manifest and not set(rows) <= set(manifest["rows"]):
+        logger.info("joining the finished rows %s", ", ".join(manifest["rows"]))
+        rows = tuple(row for row in ROWS if row in {*manifest["rows"], *rows})
         artefact.reopen(folder)
     elif manifest:
         logger.info("ablations: already finished: %s", folder)
@@ -148,8 +149,13 @@ def _check_inputs(
                 f"samples.tokenizer_path = {judging!r}: has other weights than generator.tokenizer_path = "
                 f"{found['tokenizer']!r}, whose codes the rows learn; give the same, or leave it empty"
             )
+    evaluation = ablation.evaluation
+    if evaluation.tokenizer_path:
+        artefact.read_manifest(Path(evaluation.tokenizer_path), "tokenizer")
+    if evaluation.codes_path:
+        evaluation_plan.baseline_codes(evaluation)
     # What the samples are compared with; they themselves are yet to come.
-    evaluation_plan.plan(override(ablation.evaluation, {"samples_path": "", "codes_path": ""}))
+    evaluation_plan.plan(override(evaluation, {"samples_path": "", "codes_path": ""}))
     return [Path(path) for path in found.values()]
 
 

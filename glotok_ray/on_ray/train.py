@@ -77,7 +77,7 @@ def run(run: TokenizerRun | XARRun | FARRun, *, fresh: bool = False) -> dict[str
     if manifest and manifest["step"] >= plan.last_step:
         logger.info("%s: already finished: %s", kind, plan.folder)
         return manifest
-    newest = checkpoint.newest_checkpoint(plan.folder / CHECKPOINT_FOLDER)
+    newest = checkpoint.newest_checkpoint(plan.folder / CHECKPOINT_FOLDER, verify=False)
     if newest is not None:
         check_state_layout(newest, plan)
     _open_folder(run, plan, mark)
@@ -115,7 +115,7 @@ def _bound_settings(run: TokenizerRun | GeneratorRun) -> dict[str, Any]:
     for name in _FREE_SCHEDULE:
         del settings["schedule"][name]
     if isinstance(run, TokenizerRun) and run.initial_path:
-        settings["initial_sha256"] = artefact.sha256_of(Path(run.initial_path) / WEIGHTS_FILE)
+        settings["initial_path"] = artefact.sha256_of(Path(run.initial_path) / WEIGHTS_FILE)
     return settings
 
 

@@ -1,7 +1,8 @@
 """Sampling from xAR: each entity is integrated from noise to data given the finished ones before it.
 
 Source: xAR (Ren et al. 2025), section 3.2.3, Table 6 and its released sampler (Euler-Maruyama,
-guidance that grows over the entities). Noise is keyed by (seed, image): batching changes no image.
+guidance that grows over the entities). Noise is keyed by (seed, image), so batching changes an image
+by rounding alone.
 Read next: glotok_ray/nn/xar.py
 """
 

@@ -92,7 +92,8 @@ class ImageGenerator:
         """Classes; labels count from 0."""
         return self.generator.config.num_classes
 
-    @torch.inference_mode()
+    # Not inference mode: in it autocast keeps no rounded copy of a weight.
+    @torch.no_grad()
     def generate(
         self,
         labels: Sequence[int],
@@ -129,6 +130,8 @@ class ImageGenerator:
 
     def _products(self, sampler: FlowSamplerConfig | TokenSamplerConfig) -> torch.autocast:
         enabled = sampler.precision == "bf16_autocast"
+        # Nor does it keep one of a weight that wants no gradient; each product would round its weights anew.
+        self.generator.requires_grad_(enabled)
         return torch.autocast(self._device.type, torch.bfloat16, enabled=enabled)
 
     def _classes(self, labels: Sequence[int]) -> Int64[Tensor, " b"]:

@@ -251,26 +251,33 @@ def test_codes_are_the_tokenizers_own(
 def test_a_killed_encoding_goes_on_behind_its_finished_files(
     ray_cluster: Any, inputs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    encode.run(encode_run(inputs, tmp_path / "whole"))
-    run = encode_run(inputs, tmp_path / "parts")
-    other = encode_run(inputs, tmp_path / "parts", tokenizer_path=str(inputs / "other_tokenizer"))
-    for begun in (run, other):
-        paths = [begun.data_path, begun.tokenizer_path]
-        output = open_output("codes", begun, paths, fresh=False, resumes=True)
-        work = output.folder / encode.WORK_FOLDER / output.fingerprint[:16]
-        work.mkdir(parents=True)
-        encode.EncodeActor(begun, str(work))(read_dataset(inputs / "shards").shards[1])
-        (work / ".part-00002.parquet.1.tmp").write_bytes(b"half")
-    with caplog.at_level("INFO"):
-        encode.run(run)
-    assert "1 of 3 files are finished already" in caplog.text
-    # Those of the other tokenizer are not taken, and nothing but the codes is left.
-    for file in ("dataset.json", *(f"part-0000{number}.parquet" for number in range(3))):
-        expected = (tmp_path / "whole" / file).read_bytes()
-        assert (tmp_path / "parts" / file).read_bytes() == expected
-    counts = [np.load(tmp_path / name / "counts.npz")["visual"] for name in ("whole", "parts")]
-    np.testing.assert_array_equal(*counts)
-    assert len(list((tmp_path / "parts").iterdir())) == 6
+    run = encode_run(inputs, tmp_path / "codes")
+    encode.run(run)
+    folder = tmp_path / "codes"
+    whole = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def kill(fingerprint: str) -> dict[str, int]:
+        """One file finished, one cut off as by a failing machine, one not begun."""
+        artefact.reopen(folder)
+        artefact.write_json(folder / ".encoding.json", {"fingerprint": fingerprint})
+        (folder / "part-00002.parquet").write_bytes(whole["part-00002.parquet"][:-9])
+        (folder / "part-00000.parquet").unlink()
+        (folder / ".part-00000.parquet.1.tmp").write_bytes(b"half")
+        return {path.name: path.stat().st_mtime_ns for path in folder.glob("*.parquet")}
+
+    for fingerprint, kept in ((json.loads(whole["manifest.json"])["fingerprint"], 1), ("other", 0)):
+        before = kill(fingerprint)
+        with caplog.at_level("INFO"):
+            encode.run(run)
+        file = folder / "part-00001.parquet"
+        assert (file.stat().st_mtime_ns == before[file.name]) == bool(kept)
+        found = {path.name: path.read_bytes() for path in folder.iterdir()}
+        assert found.keys() == whole.keys()
+        for name in found.keys() - {"manifest.json", "counts.npz"}:
+            assert found[name] == whole[name]
+        counts = [np.load(io.BytesIO(each["counts.npz"]))["visual"] for each in (found, whole)]
+        np.testing.assert_array_equal(*counts)
+    assert caplog.text.count("1 of 3 files are finished already") == 1
 
 
 def direct_codes(inputs: Path) -> dict[str, np.ndarray]:
@@ -295,7 +302,7 @@ def direct_codes(inputs: Path) -> dict[str, np.ndarray]:
 
 
 def test_one_view_on_request(inputs: Path, tmp_path: Path) -> None:
-    actor = encode.EncodeActor(encode_run(inputs, tmp_path, views="center"), str(tmp_path))
+    actor = encode.EncodeActor(encode_run(inputs, tmp_path, views="center"))
     written = actor(read_dataset(inputs / "shards").shards[1])
     table = pq.read_table(tmp_path / "part-00001.parquet")
     assert (written.info.rows, table["view"].to_pylist()) == (10, [0] * 10)
@@ -485,8 +492,7 @@ def test_a_changed_shard_is_named(inputs: Path, tmp_path: Path) -> None:
     with (folder / "part-00001.parquet").open("ab") as stream:
         stream.write(b"x")
     shard = read_dataset(folder).shards[1]
-    run = encode_run(inputs, tmp_path, data_path=str(folder))
-    actor = encode.EncodeActor(run, str(tmp_path))
+    actor = encode.EncodeActor(encode_run(inputs, tmp_path, data_path=str(folder)))
     with pytest.raises(ArtefactError, match=r"part-00001\.parquet: differs from its sha256"):
         actor(shard)
 

@@ -110,8 +110,8 @@ def test_two_rows_fill_the_tables_and_a_second_command_trains_nothing_again(
     assert "Small scale: 5 steps of 24 images, width 32, depth 2, 8 x 8 positions" in text
 
     # A row more joins the finished ones.
-    more = generator_ablations.run(override(ablation, {"rows": ("scale", "clean", "image")}))
-    assert list(pandas.read_csv(folder / "results.csv")["row"]) == ["scale", "clean", "image"]
+    more = generator_ablations.run(override(ablation, {"rows": ("image",)}))
+    assert list(pandas.read_csv(folder / "results.csv")["row"]) == ["image", "scale", "clean"]
     assert "| whole image | 3.13 |" in Path(more["table"]).read_text()
     assert [path.stat().st_mtime_ns for path in trained] == before
 
@@ -130,4 +130,9 @@ def test_what_would_stop_a_row_stops_the_command(ray_cluster, tiny_quickstart, t
     artefact.write_manifest(other, "tokenizer")
     with pytest.raises(ArtefactError, match=r"samples\.tokenizer_path = .*has other weights"):
         generator_ablations.run(override(ablation, {"samples.tokenizer_path": str(other)}))
+    codes = {"evaluation.codes_path": ablation.generator.data.train_path}
+    with pytest.raises(ArtefactError, match="made by another tokenizer"):
+        generator_ablations.run(
+            override(ablation, {"evaluation.tokenizer_path": str(other)} | codes)
+        )
     assert not (tmp_path / "ablations").exists()

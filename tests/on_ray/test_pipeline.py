@@ -178,6 +178,21 @@ def test_a_generator_stopped_and_resumed_equals_an_uninterrupted_one(finished, t
         assert (tmp_path / "parts" / weights).read_bytes() == same
 
 
+def test_a_layout_that_the_checkpoint_does_not_have_is_refused_before_workers_start(
+    finished, tmp_path
+):
+    config, _ = finished
+    folder = tmp_path / "generator"
+    shutil.copytree(Path(config.output_path) / "generator", folder)
+    manifest = artefact.read_json(folder / "manifest.json")
+    artefact.write_json(folder / "manifest.json", manifest | {"step": 5})
+    changes = {"output_path": str(tmp_path), "scaling.zero_stage": 3}
+    with pytest.raises(ArtefactError, match=r"saved with scaling\.zero_stage = .* has 3; set it"):
+        train.run(override(config.generator, changes))
+    # What was finished still is.
+    assert artefact.read_manifest(folder, "generator")["step"] == 5
+
+
 def test_codes_of_another_tokenizer_are_refused_before_anything_starts(finished, tmp_path):
     config, _ = finished
     other = tmp_path / "tokenizer"

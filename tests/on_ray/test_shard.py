@@ -149,8 +149,12 @@ def test_splits_of_unlike_classes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"must have the class folders of .*; in one alone: ants"):
         shard.describe(run)
     (validation / "ants").mkdir()
-    with pytest.raises(ValueError, match="class 'ants' has no readable picture"):
+    with pytest.raises(ValueError, match="validation_source: class 'ants' has no readable"):
         shard.describe(run)
+    with pytest.raises(ValueError, match=r"is the source, so nothing would be held out"):
+        shard.describe(override(run, {"validation_source": str(train)}))
+    with pytest.raises(ValueError, match=r"validation_source = .*no such folder.* leave it empty"):
+        shard.describe(override(run, {"validation_source": str(tmp_path / "nothing")}))
     with pytest.raises(ValueError, match=r"lies inside validation_source"):
         shard.describe(override(run, {"output_path": str(validation / "out")}))
     with pytest.raises(ValueError, match=r"photographs have validation crops of their own"):

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from glotok_ray import artefact
 from glotok_ray.artefact import ArtefactError
@@ -187,7 +188,17 @@ def test_the_networks_products_may_be_in_bf16(inputs: Path, name: str, sampler: 
     exact = images.generate(LABELS, seed=3, sampler=sampler)
     assert dtypes == {torch.float32}
     rounded = dataclasses.replace(sampler, precision="bf16_autocast")
-    found = images.generate(LABELS, seed=3, sampler=rounded)
+    with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiled:
+        found = images.generate(LABELS, seed=3, sampler=rounded)
+    # A weight is rounded once and not for every product.
+    shape = list(images.generator.blocks[0].mlp.down.weight.shape)
+    weights = [weight for weight in images.generator.parameters() if list(weight.shape) == shape]
+    roundings = sum(
+        event.count
+        for event in profiled.key_averages(group_by_input_shape=True)
+        if event.key == "aten::to" and event.input_shapes[0] == shape
+    )
+    assert roundings == len(weights)
     assert dtypes == {torch.float32, torch.bfloat16}
     assert found.shape == exact.shape
     if name == "xar":  # a FAR may draw another code, and all others after it
