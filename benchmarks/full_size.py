@@ -164,6 +164,7 @@ def command(arguments: argparse.Namespace, folder: Path) -> list[str]:
         "schedule.global-batch-size": arguments.batch,
         "schedule.micro-batch-size": max(1, arguments.batch // arguments.workers),
         "schedule.log-every-steps": 1,
+        "schedule.checkpoint-every-epochs": 1,
         "schedule.checkpoints-to-keep": 1,
         "schedule.stop-after-steps": _LAST_STEP,
         "scaling.num-workers": arguments.workers,

@@ -1,6 +1,6 @@
 """Training step and sampling of xAR-B and FAR-B against the published procedures, in one run: time and operations.
 
-    python -m benchmarks.generator                 # a table; about 12 minutes and 8 GiB on 2 cores
+    python -m benchmarks.generator                 # a table; about 10 minutes and 10 GiB on 2 cores
     python -m benchmarks.generator --json
     python -m benchmarks.generator --generator runs/quickstart/generator
 

@@ -3,7 +3,7 @@
     python -m jobs.quickstart quickstart
     python -m jobs.quickstart quickstart --data.source FOLDER --output-path runs/mine
 
-Machine: 2 cores, 8 GiB. Read next: glotok_ray/on_ray/pipeline.py
+Machine: 2 cores, 24 GiB. Read next: glotok_ray/on_ray/pipeline.py
 """
 
 from collections.abc import Sequence
