@@ -17,6 +17,7 @@ import torch
 from jaxtyping import UInt8, UInt16
 
 from glotok_ray import artefact
+from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import EncodeRun, with_absolute_paths
 from glotok_ray.data.codes import (
     CodeShard,
@@ -94,29 +95,33 @@ def run(config: EncodeRun, *, fresh: bool = False) -> dict[str, Any]:
     dataset = read_image_shards(Path(config.data_path))
     inputs = [config.data_path, config.tokenizer_path]
     output = open_output("codes", config, inputs, fresh=fresh, resumes=True)
-    if output.finished is None:
-        # Actors run in working directories of their own.
-        located = with_absolute_paths(config)
-        _drop_files_of_others(output)
-        _write_facts(output.folder, located, dataset, _encode_shards(located, dataset))
-        num_images = sum(shard.rows for shard in dataset.shards)
-        manifest = artefact.write_manifest(
-            output.folder, "codes", output.fingerprint, num_images=num_images
-        )
-    (output.folder / _MARK).unlink(missing_ok=True)
-    return output.finished or manifest
+    if output.finished is not None:
+        return output.finished
+    _mark(output)
+    # Actors run in working directories of their own.
+    located = with_absolute_paths(config)
+    _write_facts(output.folder, located, dataset, _encode_shards(located, dataset))
+    num_images = sum(shard.rows for shard in dataset.shards)
+    manifest = artefact.write_manifest(
+        output.folder, "codes", output.fingerprint, num_images=num_images
+    )
+    for left in (output.folder / _MARK, *output.folder.glob(".*.tmp")):
+        left.unlink()
+    return manifest
 
 
-def _drop_files_of_others(output: Output) -> None:
-    """Remove what an unfinished job of other settings or inputs left in the folder, and half files of a killed one."""
-    mark = output.folder / _MARK
-    ours = {"fingerprint": output.fingerprint}
-    if not (mark.is_file() and artefact.read_json(mark) == ours):
-        for old in output.folder.glob("*.parquet"):
-            old.unlink()
+def _mark(output: Output) -> None:
+    """Mark the folder as this job's; raises ArtefactError when an unfinished encoding of another question is in it."""
+    mark, ours = output.folder / _MARK, {"fingerprint": output.fingerprint}
+    if not mark.is_file():
+        # What else lies in an unfinished folder is no encoding.
+        artefact.start_folder(output.folder, fresh=False)
         artefact.write_json(mark, ours)
-    for half in output.folder.glob(".*.tmp"):
-        half.unlink()
+    elif artefact.read_json(mark) != ours:
+        raise ArtefactError(
+            f"{output.folder}: holds an unfinished encoding of other settings or inputs; choose another "
+            "--output-path, or pass --fresh, which removes it"
+        )
 
 
 def _encode_shards(config: EncodeRun, dataset: DatasetInfo) -> list[CodeShard]:

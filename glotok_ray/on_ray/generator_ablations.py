@@ -79,12 +79,14 @@ def run(ablation: AblationRun, *, fresh: bool = False) -> dict[str, Any]:
     if manifest and not set(rows) <= set(manifest["rows"]):
         logger.info("joining the finished rows %s", ", ".join(manifest["rows"]))
         rows = tuple(row for row in ROWS if row in {*manifest["rows"], *rows})
-        artefact.reopen(folder)
     elif manifest:
         logger.info("ablations: already finished: %s", folder)
         return manifest
     folder.mkdir(parents=True, exist_ok=True)
     frame = pandas.DataFrame(_figures_of_all(with_absolute_paths(ablation), rows))
+    if manifest:
+        # Only now: a command that is killed before must find which rows were finished.
+        artefact.reopen(folder)
     frame.to_csv(folder / "results.csv", index=False)
     measured = {str(row["row"]): row for row in frame.to_dict("records")}
     table = generator_ablation_tables(measured, scale=describe_scale(*parts[0]))

@@ -25,6 +25,7 @@ from glotok_ray.on_ray.data import micro_batches, ordered_data_config, training_
 from glotok_ray.progress import ProgressLine
 from glotok_ray.training import checkpoint, runs
 from glotok_ray.training.generator_run import fitting_codes, train_generator
+from glotok_ray.training.step import DISCRIMINATOR_FILE
 from glotok_ray.training.tokenizer_run import check_guides, train_tokenizer
 from glotok_ray.training.trainer import (
     CHECKPOINT_FOLDER,
@@ -115,7 +116,8 @@ def _bound_settings(run: TokenizerRun | GeneratorRun) -> dict[str, Any]:
     for name in _FREE_SCHEDULE:
         del settings["schedule"][name]
     if isinstance(run, TokenizerRun) and run.initial_path:
-        settings["initial_path"] = artefact.sha256_of(Path(run.initial_path) / WEIGHTS_FILE)
+        files = (Path(run.initial_path) / name for name in (WEIGHTS_FILE, DISCRIMINATOR_FILE))
+        settings["initial_path"] = [artefact.sha256_of(path) for path in files if path.is_file()]
     return settings
 
 

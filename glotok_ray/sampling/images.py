@@ -5,7 +5,8 @@ rounding of sums in batches of another size.
 Read next: glotok_ray/sampling/flow.py, glotok_ray/sampling/tokens.py
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Self, TypeVar
 
@@ -128,11 +129,19 @@ class ImageGenerator:
             tokenizer.decode(self._in_tokenizer_order(codes).unflatten(2, (side, side)))
         )
 
-    def _products(self, sampler: FlowSamplerConfig | TokenSamplerConfig) -> torch.autocast:
+    @contextmanager
+    def _products(self, sampler: FlowSamplerConfig | TokenSamplerConfig) -> Iterator[None]:
         enabled = sampler.precision == "bf16_autocast"
         # Nor does it keep one of a weight that wants no gradient; each product would round its weights anew.
-        self.generator.requires_grad_(enabled)
-        return torch.autocast(self._device.type, torch.bfloat16, enabled=enabled)
+        frozen = [weight for weight in self.generator.parameters() if not weight.requires_grad]
+        try:
+            for weight in frozen:
+                weight.requires_grad_(enabled)
+            with torch.autocast(self._device.type, torch.bfloat16, enabled=enabled):
+                yield
+        finally:
+            for weight in frozen:
+                weight.requires_grad_(False)
 
     def _classes(self, labels: Sequence[int]) -> Int64[Tensor, " b"]:
         for place, label in enumerate(labels):

@@ -25,12 +25,11 @@ def newest_checkpoint(folder: Path, *, verify: bool = True) -> Path | None:
     Without `verify` it is enough that it has a manifest, and its files are not read.
     """
     for path in sorted(folder.glob("step-*"), reverse=True):
-        if not verify:
-            if (path / artefact.MANIFEST).is_file():
-                return path
-            continue
         try:
-            artefact.read_manifest(path, "checkpoint")
+            if verify:
+                artefact.read_manifest(path, "checkpoint")
+            else:
+                artefact.read_json(path / artefact.MANIFEST)
         except ArtefactError as error:
             logger.warning("checkpoint passed over: %s", error)
             continue

@@ -256,28 +256,36 @@ def test_a_killed_encoding_goes_on_behind_its_finished_files(
     folder = tmp_path / "codes"
     whole = {path.name: path.read_bytes() for path in folder.iterdir()}
 
-    def kill(fingerprint: str) -> dict[str, int]:
-        """One file finished, one cut off as by a failing machine, one not begun."""
+    def kill(fingerprint: str) -> int:
+        """One file finished, one cut off as by a failing machine, one half written; returns when the first was made."""
         artefact.reopen(folder)
         artefact.write_json(folder / ".encoding.json", {"fingerprint": fingerprint})
         (folder / "part-00002.parquet").write_bytes(whole["part-00002.parquet"][:-9])
         (folder / "part-00000.parquet").unlink()
         (folder / ".part-00000.parquet.1.tmp").write_bytes(b"half")
-        return {path.name: path.stat().st_mtime_ns for path in folder.glob("*.parquet")}
+        return (folder / "part-00001.parquet").stat().st_mtime_ns
 
-    for fingerprint, kept in ((json.loads(whole["manifest.json"])["fingerprint"], 1), ("other", 0)):
-        before = kill(fingerprint)
-        with caplog.at_level("INFO"):
-            encode.run(run)
-        file = folder / "part-00001.parquet"
-        assert (file.stat().st_mtime_ns == before[file.name]) == bool(kept)
+    def check() -> None:
         found = {path.name: path.read_bytes() for path in folder.iterdir()}
         assert found.keys() == whole.keys()
         for name in found.keys() - {"manifest.json", "counts.npz"}:
             assert found[name] == whole[name]
         counts = [np.load(io.BytesIO(each["counts.npz"]))["visual"] for each in (found, whole)]
         np.testing.assert_array_equal(*counts)
-    assert caplog.text.count("1 of 3 files are finished already") == 1
+
+    before = kill(json.loads(whole["manifest.json"])["fingerprint"])
+    with caplog.at_level("INFO"):
+        encode.run(run)
+    assert "1 of 3 files are finished already" in caplog.text
+    assert (folder / "part-00001.parquet").stat().st_mtime_ns == before
+    check()
+    before = kill("other")
+    with pytest.raises(ArtefactError, match="unfinished encoding of other settings"):
+        encode.run(run)
+    assert (folder / "part-00001.parquet").stat().st_mtime_ns == before
+    encode.run(run, fresh=True)
+    assert (folder / "part-00001.parquet").stat().st_mtime_ns != before
+    check()
 
 
 def direct_codes(inputs: Path) -> dict[str, np.ndarray]:

@@ -199,6 +199,7 @@ def test_the_networks_products_may_be_in_bf16(inputs: Path, name: str, sampler: 
         if event.key == "aten::to" and event.input_shapes[0] == shape
     )
     assert roundings == len(weights)
+    assert not any(weight.requires_grad for weight in images.generator.parameters())
     assert dtypes == {torch.float32, torch.bfloat16}
     assert found.shape == exact.shape
     if name == "xar":  # a FAR may draw another code, and all others after it

@@ -229,7 +229,11 @@ def test_the_contrast_head_learns_its_networks_vectors(images):
         CodebookConfig(name="visual", size=48),
         dataclasses.replace(SEMANTIC, contrast=contrast),
     )
-    weights = dataclasses.replace(WEIGHTS, contrastive_weight=1.0, relation_weight=0.0)
+    # Little beside it: codes that jump for other terms' sake make the curve differ from machine to machine.
+    others = ("perceptual", "adversarial", "residual", "relation", "entropy", "disentanglement")
+    weights = dataclasses.replace(
+        WEIGHTS, contrastive_weight=1.0, **{f"{name}_weight": 0.0 for name in others}
+    )
     torch.manual_seed(0)
     model = GloTokTokenizer(dataclasses.replace(MODEL, codebooks=books))
     critic = PatchDiscriminator(DiscriminatorConfig(base_channels=8, num_layers=2))
@@ -241,9 +245,9 @@ def test_the_contrast_head_learns_its_networks_vectors(images):
         LocalWorker(),
         torch.zeros(0, 3, 32, 32, dtype=torch.uint8),
     )
-    losses = [step.learn([{"image": images}], step=0)["contrastive"] for _ in range(20)]
-    assert float(losses[0]) == pytest.approx(math.log(4), abs=0.4)
-    assert losses[-1] < losses[0] - 0.03
+    losses = [float(step.learn([{"image": images}], step=0)["contrastive"]) for _ in range(20)]
+    assert losses[0] == pytest.approx(math.log(4), abs=0.4)
+    assert sum(losses[5:]) / 15 < losses[0] - 0.05
     assert "relation_kl" not in step.evaluate()
 
 
