@@ -753,12 +753,23 @@ class ScalingConfig:
     """
     compile: bool = False
     """Let torch.compile fuse the trained networks; the first step then takes minutes."""
+    unit_rows: int = 256
+    """Images that one reading task brings at once, at most: whole micro batches of one worker."""
+    storage_retry_minutes: float = 10.0
+    """Minutes for which reads and writes of shards, codes and checkpoints are tried again before the run stops."""
     max_failures: int = 3
     """Restarts from the newest checkpoint before the run fails."""
 
     def __post_init__(self) -> None:
         _require(
             self.num_workers >= 1, "scaling.num_workers", self.num_workers, "must be at least 1"
+        )
+        _require_positive("scaling", self, ("unit_rows",))
+        _require(
+            self.storage_retry_minutes >= 0,
+            "scaling.storage_retry_minutes",
+            self.storage_retry_minutes,
+            "must not be negative; 0 never tries again",
         )
         _require(
             self.bucket_elements >= 2,
@@ -803,6 +814,12 @@ class ImageDataConfig:
     """Mirror half of the training images."""
     crop: Literal["random", "center"] = "random"
     """"random" is ADM's crop: short side uniform in [image size, 1.25 * image size]; "center" takes the middle."""
+    open_shards: int = 8
+    """Shards that are read side by side; every batch draws from all of them."""
+    max_bad_rows: int = 0
+    """Different rows that may turn out broken while training: each is named and another row takes its place. One more
+    stops the run; 0 stops it at the first.
+    """
 
     def __post_init__(self) -> None:
         _require(
@@ -817,6 +834,13 @@ class ImageDataConfig:
             self.num_validation_images,
             "must not be negative; 0 scores none",
         )
+        _require_positive("data", self, ("open_shards",))
+        _require(
+            self.max_bad_rows >= 0,
+            "data.max_bad_rows",
+            self.max_bad_rows,
+            "must not be negative; 0 stops at the first broken row",
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -827,6 +851,8 @@ class CodeDataConfig:
     """Folder of the training codes, with its dataset.json."""
     num_train_images: int = 1281167
     """Images expected in train_path (views apart), checked against dataset.json; 0 takes what is there."""
+    open_shards: int = 8
+    """Files of codes that are read side by side; every batch draws from all of them."""
 
     def __post_init__(self) -> None:
         _require(
@@ -835,6 +861,7 @@ class CodeDataConfig:
             self.num_train_images,
             "must not be negative; 0 takes what is there",
         )
+        _require_positive("data", self, ("open_shards",))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -924,6 +951,8 @@ class TokenizerRun:
     """Decay of averaged weights, per optimizer step, which are then exported and scored too; 0 averages nothing."""
     ema_warmup: bool = True
     """Let the decay rise to ema_decay as (1 + step) / (10 + step), so that short runs' averages forget the start."""
+    audit_keys: bool = False
+    """Write into audit/ of the run folder which keys every worker saw at every step."""
     model: TokenizerConfig = field(default_factory=TokenizerConfig)
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     loss: TokenizerLossConfig = field(default_factory=TokenizerLossConfig)
@@ -971,6 +1000,8 @@ class GeneratorRun:
     """Decay of the averaged weights, per optimizer step; 0 averages nothing."""
     ema_warmup: bool = True
     """Let the decay rise to ema_decay as (1 + step) / (10 + step), so that short runs' averages forget the start."""
+    audit_keys: bool = False
+    """Write into audit/ of the run folder which keys every worker saw at every step."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     data: CodeDataConfig = field(default_factory=CodeDataConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)

@@ -18,6 +18,7 @@ from numpy import ndarray
 from glotok_ray import artefact
 from glotok_ray.config import TokenizerConfig
 from glotok_ray.data.records import DATASET, ShardInfo
+from glotok_ray.data.shard_plan import CHUNK_ROWS
 
 COUNTS_FILE = "counts.npz"
 """Uses of each code by codebook, all views counted: for the latent scale."""
@@ -48,7 +49,9 @@ def write_code_shard(
         **{name: _fixed_size_lists(values) for name, values in codes.items()},
     }
     with artefact.replacing(path) as temporary:
-        pyarrow.parquet.write_table(pyarrow.table(columns), temporary)
+        pyarrow.parquet.write_table(
+            pyarrow.table(columns), temporary, row_group_size=CHUNK_ROWS * views
+        )
     counts = {
         name: np.bincount(codes[name].reshape(-1), minlength=size)
         for name, size in model.code_counts.items()

@@ -18,6 +18,7 @@ from PIL import Image
 
 from glotok_ray import artefact
 from glotok_ray.artefact import ArtefactError
+from glotok_ray.data.shard_plan import CHUNK_ROWS
 
 DATASET = "dataset.json"
 SCHEMA = pyarrow.schema(
@@ -28,8 +29,8 @@ SCHEMA = pyarrow.schema(
     ]
 )
 
-# Small groups bound the memory of a writer and of a reader that streams: 100 pictures are some 25 MB.
-_ROWS_PER_GROUP = 100
+# What the training plan reads at once; small groups also bound the memory of a writer and of a reader that streams.
+_ROWS_PER_GROUP = CHUNK_ROWS
 
 
 class Row(NamedTuple):

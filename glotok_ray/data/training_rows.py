@@ -1,19 +1,26 @@
 """Reading the rows of one plan unit: augmented images for tokenizers, codes for generators.
 
-Every random choice is keyed by (seed, epoch, key), so a row is the same wherever and whenever it is read.
+Every random choice is keyed by (seed, epoch, key), so a row is the same wherever and whenever it is read. Beside what
+is learned from, rows have "position" (their place in the order of the run), "key", and "broken": empty, or why the row
+could not be used; another row of the unit then stands in its place.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow
 import pyarrow.parquet
+from jaxtyping import Int
+from numpy import ndarray
 
 from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import ImageDataConfig
 from glotok_ray.data.records import DatasetInfo, decode_image
-from glotok_ray.data.shard_plan import PlanUnit, ShardRows, row_order
+from glotok_ray.data.shard_plan import PlanUnit, ShardRows
 from glotok_ray.data.transforms import center_crop, random_crop, row_generator
+from glotok_ray.retries import patiently
 
 
 def shard_rows(dataset: DatasetInfo, rows_per_image: int = 1) -> list[ShardRows]:
@@ -40,28 +47,56 @@ class ImageRows:
     image_size: int
     crop: str
     horizontal_flip: bool
+    skip_broken: bool = False
+    """Put another row in the place of one that cannot be decoded; off raises ArtefactError for it."""
+    retry_minutes: float = 0.0
+    """Minutes for which a file that cannot be read is tried again."""
 
     @classmethod
-    def of(cls, data: ImageDataConfig, *, seed: int, image_size: int) -> "ImageRows":
+    def of(
+        cls, data: ImageDataConfig, *, seed: int, image_size: int, retry_minutes: float
+    ) -> "ImageRows":
         """The reader of a run's training shards."""
         return cls(
-            Path(data.train_path).absolute(), seed, image_size, data.crop, data.horizontal_flip
+            Path(data.train_path).absolute(),
+            seed,
+            image_size,
+            data.crop,
+            data.horizontal_flip,
+            data.max_bad_rows > 0,
+            retry_minutes,
         )
 
-    def __call__(self, unit: PlanUnit) -> dict[str, np.ndarray]:
-        """The unit's rows in the epoch's order."""
-        table = pyarrow.parquet.read_table(self.folder / unit.file, columns=["key", "image"])
-        order = row_order(self.seed, unit.epoch, ShardRows(unit.file, table.num_rows))[
-            unit.start : unit.stop
-        ]
-        keys, encoded = table["key"].to_pylist(), table["image"]
-        images = [
-            self._augment(decode_image(encoded[int(row)].as_py(), keys[row]), unit.epoch, keys[row])
-            for row in order
-        ]
-        return {"image": np.ascontiguousarray(np.stack(images).transpose(0, 3, 1, 2))}
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row as it is handed on."""
+        return 3 * self.image_size**2
 
-    def _augment(self, image: np.ndarray, epoch: int, key: str) -> np.ndarray:
+    def __call__(self, unit: PlanUnit) -> dict[str, Any]:
+        """The unit's rows in its order."""
+        count = len(unit.positions)
+        images = np.zeros((count, 3, self.image_size, self.image_size), dtype=np.uint8)
+        keys, broken = [""] * count, [""] * count
+        for part in unit.parts:
+            path = self.folder / part.shard.file
+            table = read_part(
+                path, part.shard.rows, part.rows, ["key", "image"], minutes=self.retry_minutes
+            )
+            for place, key, encoded in zip(
+                part.places.tolist(), table["key"].to_pylist(), table["image"], strict=True
+            ):
+                keys[place] = key
+                try:
+                    decoded = self._augment(decode_image(encoded.as_py(), key), unit.epoch, key)
+                    images[place] = decoded.transpose(2, 0, 1)
+                except ArtefactError as error:
+                    if not self.skip_broken:
+                        raise ArtefactError(f"{path}: {error}") from None
+                    broken[place] = f"{path}: {error}"
+        _stand_in(images, broken)
+        return {"image": images, "position": unit.positions, "key": keys, "broken": broken}
+
+    def _augment(self, image: ndarray, epoch: int, key: str) -> ndarray:
         generator = row_generator(self.seed, epoch, key)
         cropped = (
             random_crop(image, self.image_size, generator)
@@ -69,6 +104,16 @@ class ImageRows:
             else center_crop(image, self.image_size)
         )
         return cropped[:, ::-1] if self.horizontal_flip and generator.random() < 0.5 else cropped
+
+
+def _stand_in(images: ndarray, broken: list[str]) -> None:
+    """Copies of the unit's next usable rows in the places of broken ones."""
+    usable = [place for place, reason in enumerate(broken) if not reason]
+    if not usable:
+        raise ArtefactError(f"none of {len(broken)} rows can be used, the first: {broken[0]}")
+    for place, reason in enumerate(broken):
+        if reason:
+            images[place] = images[next((good for good in usable if good > place), usable[0])]
 
 
 @dataclass(frozen=True)
@@ -79,27 +124,83 @@ class CodeRows:
     seed: int
     num_views: int
     codebooks: tuple[str, ...]
+    num_positions: int = 256
+    """Code positions per image and codebook, from which the memory of a unit is foretold."""
+    retry_minutes: float = 0.0
+    """Minutes for which a file that cannot be read is tried again."""
 
-    def __call__(self, unit: PlanUnit) -> dict[str, np.ndarray]:
-        """The unit's images in the epoch's order."""
-        table = pyarrow.parquet.read_table(self.folder / unit.file)
-        images = table.num_rows // self.num_views
-        order = row_order(self.seed, unit.epoch, ShardRows(unit.file, images))[
-            unit.start : unit.stop
-        ]
-        keys = table["key"].to_pylist()
-        views = [
-            int(
-                row_generator(self.seed, unit.epoch, keys[row * self.num_views]).integers(
-                    self.num_views
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row as it is handed on."""
+        return 4 * len(self.codebooks) * self.num_positions
+
+    def __call__(self, unit: PlanUnit) -> dict[str, Any]:
+        """The unit's images in its order."""
+        parts = [self._part(unit, number) for number in range(len(unit.parts))]
+        order = np.argsort(np.concatenate([part.places for part in unit.parts]))
+        rows = pyarrow.concat_tables(parts).take(order)
+        grids = {name: _matrix(rows[name]).astype(np.int32) for name in self.codebooks}
+        return {
+            **grids,
+            "label": rows["label"].to_numpy().astype(np.int64),
+            "position": unit.positions,
+            "key": rows["key"].to_pylist(),
+            "broken": [""] * len(order),
+        }
+
+    def _part(self, unit: PlanUnit, number: int) -> pyarrow.Table:
+        """The chosen view of each image of a part."""
+        part, views = unit.parts[number], self.num_views
+        columns = ["key", "label", *self.codebooks]
+        table = read_part(
+            self.folder / part.shard.file,
+            part.shard.rows * views,
+            (part.rows[:, None].astype(np.int64) * views + np.arange(views)).reshape(-1),
+            columns,
+            minutes=self.retry_minutes,
+        )
+        keys = table["key"].take(np.arange(len(part.rows)) * views).to_pylist()
+        chosen = [int(row_generator(self.seed, unit.epoch, key).integers(views)) for key in keys]
+        return table.take(np.arange(len(keys)) * views + np.array(chosen, dtype=np.int64))
+
+
+def read_part(
+    path: Path, num_rows: int, rows: Int[ndarray, " n"], columns: list[str], *, minutes: float
+) -> pyarrow.Table:
+    """Some rows of a Parquet file of `num_rows`, in the order of `rows`; only their row groups are read.
+
+    Raises ArtefactError for a file that is damaged or has another number of rows, and StorageError for one that cannot
+    be reached for `minutes`.
+    """
+    return patiently(lambda: _read_part(path, num_rows, rows, columns), path, minutes=minutes)
+
+
+def _read_part(path: Path, num_rows: int, rows: ndarray, columns: list[str]) -> pyarrow.Table:
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            found = file.metadata.num_rows
+            if found != num_rows:
+                raise ArtefactError(
+                    f"{path}: holds {found} rows, and dataset.json says {num_rows}; restore it, or rebuild the folder "
+                    "with --fresh"
                 )
+            sizes = np.array(
+                [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
             )
-            for row in order
-        ]
-        chosen = table.take(order * self.num_views + np.array(views, dtype=np.int64))
-        grids = {name: _matrix(chosen[name]).astype(np.int32) for name in self.codebooks}
-        return {**grids, "label": chosen["label"].to_numpy().astype(np.int64)}
+            ends = np.cumsum(sizes)
+            group = np.searchsorted(ends, rows, side="right")
+            wanted = np.unique(group)
+            table = file.read_row_groups(wanted.tolist(), columns=columns)
+    except pyarrow.ArrowInvalid as error:
+        reason = " ".join(str(error).split())
+        raise ArtefactError(
+            f"{path}: is damaged ({reason}); restore it, or rebuild the folder with --fresh"
+        ) from None
+    # From rows of the file to rows of what was read.
+    start = np.zeros(len(sizes), dtype=np.int64)
+    start[wanted] = np.cumsum(sizes[wanted]) - sizes[wanted]
+    return table.take(rows - (ends - sizes)[group] + start[group])
 
 
-def _matrix(column: pyarrow.ChunkedArray) -> np.ndarray:
+def _matrix(column: pyarrow.ChunkedArray) -> ndarray:
     return column.combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1)

@@ -1,58 +1,168 @@
-"""Training rows through Ray Data: the shard plan goes in, equal and ordered blocks for every worker come out.
+"""Training rows through Ray Data: windows of the shard plan go in, every worker's micro batches come out in order.
 
-The order is the plan's own (`glotok_ray/data/shard_plan.py`): blocks of one micro batch are dealt
-to the workers in turn, so that a run that resumes at any step sees the rows that the uninterrupted run would have seen.
+Each window is a Ray Dataset of its own, one plan unit per task and block: a pass that keeps its order gives out the
+rows of its oldest task alone, and a Dataset's split coordinator keeps figures of every block for as long as it lives.
+Read next: glotok_ray/data/shard_plan.py
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+import functools
+import itertools
+import pickle
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
+import ray
 import ray.data
-import ray.train
 import torch
-from ray.data import Dataset, ExecutionOptions
+from ray.data import ExecutionOptions, ExecutionResources
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from glotok_ray.data.shard_plan import PlanUnit
+from glotok_ray.data.shard_plan import Division, PlanUnit, ShardPlan
+from glotok_ray.training.batches import DeviceFeed, MicroBatch, ahead, check_positions
 
-RowReader = Callable[[PlanUnit], dict[str, np.ndarray]]
-
-# from_items keeps one small block per entry on the driver; more units than this share a block.
-_MOST_BLOCKS = 10_000
+# Micro batches that wait on the device for their step.
+_AHEAD = 2
 
 
-def training_dataset(
-    read_rows: RowReader, units: Sequence[PlanUnit], *, rows_per_block: int
-) -> Dataset:
-    """The rows of `units` in order, in blocks of exactly `rows_per_block` (the last may be smaller)."""
+class RowReader(Protocol):
+    """Reads the rows of a unit, arrays and lists by column."""
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row as it is handed on."""
+        ...
+
+    def __call__(self, unit: PlanUnit) -> dict[str, Any]:
+        """The unit's rows, with "position", "key" and "broken" among the columns."""
+        ...
+
+
+@dataclass(frozen=True)
+class Feed:
+    """Which rows the workers of a training get, and by which windows; a pure function, known to all of them."""
+
+    plan: ShardPlan
+    division: Division
+    last_step: int
+    most_units: int = 2000
+    """Units of a window: the coordinator of so many grows by some 40 MB, and goes with its window."""
+
+    def window_end(self, first_step: int) -> int:
+        """The step at which the window that begins with `first_step` ends."""
+        return self.plan.window_end(first_step, self.last_step, self.division, self.most_units)
+
+
+class IngestActor:
+    """Opens windows for all workers of one attempt: the first that asks for one has it made."""
+
+    def __init__(self, feed: Feed, read_rows: RowReader, reserved: Mapping[str, float]) -> None:
+        """`reserved` are the resources of the training workers, which reading tasks leave alone."""
+        self._feed, self._read_rows, self._reserved = feed, read_rows, reserved
+        self._windows: dict[int, list[ray.data.DataIterator]] = {}
+
+    def window(self, first_step: int, worker: int) -> ray.data.DataIterator:
+        """The worker's part of the window that begins with `first_step`."""
+        if first_step not in self._windows:
+            # Workers are in one window, or some of them in the next: older ones have ended.
+            for old in sorted(self._windows)[:-1]:
+                del self._windows[old]
+            self._windows[first_step] = self._open(first_step)
+        return self._windows[first_step][worker]
+
+    def _open(self, first_step: int) -> list[ray.data.DataIterator]:
+        feed = self._feed
+        end = feed.window_end(first_step)
+        units = list(feed.plan.units(first_step, end, feed.division))
+        dataset = unit_dataset(self._read_rows, units, reserved=self._reserved)
+        # Blocks that follow each other have equal sizes, so "equal" takes no row away.
+        return dataset.streaming_split(feed.division.num_workers, equal=True)
+
+
+def start_ingest(feed: Feed, read_rows: RowReader, reserved: Mapping[str, float]) -> Any:
+    """The handle of a new IngestActor on this driver's node; it ends with the last handle."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    actor: Any = ray.remote(num_cpus=0)(IngestActor)
+    return actor.options(scheduling_strategy=here).remote(feed, read_rows, dict(reserved))
+
+
+def unit_dataset(
+    read_rows: RowReader, units: list[PlanUnit], *, reserved: Mapping[str, float]
+) -> ray.data.Dataset:
+    """The rows of `units` in order, one task and one block per unit."""
 
     def read(batch: Any) -> Any:
-        names = PlanUnit._fields
-        (values,) = zip(*(batch[name] for name in names), strict=True)
-        return read_rows(
-            PlanUnit(
-                *(value.item() if isinstance(value, np.generic) else value for value in values)
-            )
+        return read_rows(pickle.loads(batch["unit"][0]))
+
+    # Ray Data's bars would bury our one line.
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = context.print_on_execution_start = False
+    largest = max(len(unit.positions) for unit in units)
+    # Pickled by us, so that Ray Data sees bytes and guesses no column types.
+    dataset = ray.data.from_items(
+        [{"unit": pickle.dumps(unit)} for unit in units], override_num_blocks=len(units)
+    ).map_batches(
+        read,
+        batch_size=1,
+        batch_format="numpy",
+        zero_copy_batch=True,
+        # The rows, their copy as a block, and encoded pictures beside them.
+        memory=3 * largest * read_rows.row_bytes + (64 << 20),
+    )
+    dataset.context.execution_options = ExecutionOptions(
+        preserve_order=True,
+        exclude_resources=ExecutionResources(
+            cpu=reserved.get("CPU", 0.0), gpu=reserved.get("GPU", 0.0)
+        ),
+    )
+    # Half of a block that is cut would go to another worker.
+    dataset.context.target_max_block_size = None
+    return dataset
+
+
+def worker_batches(
+    ingest: Any, feed: Feed, *, worker: int, first_step: int, device: torch.device
+) -> Iterator[MicroBatch]:
+    """A worker's micro batches on its device, from `first_step` to the feed's last; reading runs ahead of the steps,
+    into the next window where one ends.
+
+    Raises RuntimeError when rows arrive that the plan has not at that place.
+    """
+    make = DeviceFeed(device)
+
+    def window(step: int) -> Iterator[MicroBatch]:
+        rows: Any = ray.get(ingest.window.remote(step, worker))
+        positions = feed.plan.micro_batch_positions(
+            step, feed.window_end(step), feed.division, worker
         )
+        size = feed.division.micro_batch_size
+        batches = rows.iter_batches(batch_size=size, batch_format="numpy", prefetch_batches=2)
+        nothing = np.zeros(0, dtype=np.int64)
+        missing = {"position": nothing}
+        for found, expected in itertools.zip_longest(batches, positions, fillvalue=None):
+            columns = missing if found is None else found
+            check_positions(columns["position"], nothing if expected is None else expected)
+            yield make(columns)
 
-    items = [unit._asdict() for unit in units]
-    return (
-        ray.data.from_items(items, override_num_blocks=min(len(items), _MOST_BLOCKS))
-        .map_batches(read, batch_size=1, batch_format="numpy", zero_copy_batch=True)
-        .repartition(target_num_rows_per_block=rows_per_block, strict=True)
-    )
-
-
-def ordered_data_config() -> ray.train.DataConfig:
-    """Split equally and in order: worker r of w gets blocks r, r + w, r + 2w, ..."""
-    options = ExecutionOptions(preserve_order=True)
-    return ray.train.DataConfig(execution_options=options, enable_shard_locality=False)
+    return _windows(feed, first_step, window)
 
 
-def micro_batches(
-    shard: ray.data.DataIterator, *, batch_size: int, device: torch.device
-) -> Iterator[dict[str, torch.Tensor]]:
-    """This worker's micro batches as tensors on its device."""
-    yield from shard.iter_torch_batches(
-        batch_size=batch_size, prefetch_batches=2, device=str(device), drop_last=True
-    )
+def _windows(
+    feed: Feed, first_step: int, window: Callable[[int], Iterator[MicroBatch]]
+) -> Iterator[MicroBatch]:
+    """The windows one after another, each begun while the one before it is being learned from."""
+    step = first_step
+    stream = ahead(lambda: window(first_step), _AHEAD) if step < feed.last_step else None
+    while stream is not None:
+        end = feed.window_end(step)
+        passes = feed.plan.batch_size // feed.division.num_workers // feed.division.micro_batch_size
+        count = (end - step) * passes
+        # Late enough that the present window's reading is done, early enough for the next one's first task.
+        begin = count - max(1, count // 20)
+        following = None
+        for number in range(count):
+            if number == begin and end < feed.last_step:
+                following = ahead(functools.partial(window, end), _AHEAD)
+            yield next(stream).ready()
+        step, stream = end, following

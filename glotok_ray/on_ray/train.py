@@ -12,7 +12,6 @@ from typing import Any
 
 import ray.train
 import ray.train.torch
-import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -21,9 +20,10 @@ from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import FARRun, GeneratorRun, TokenizerRun, XARRun
 from glotok_ray.nn.tokenizer import WEIGHTS_FILE
 from glotok_ray.on_ray import cluster
-from glotok_ray.on_ray.data import micro_batches, ordered_data_config, training_dataset
+from glotok_ray.on_ray.data import Feed, start_ingest, worker_batches
 from glotok_ray.progress import ProgressLine
 from glotok_ray.training import checkpoint, runs
+from glotok_ray.training.batches import MicroBatch
 from glotok_ray.training.generator_run import fitting_codes, train_generator
 from glotok_ray.training.step import DISCRIMINATOR_FILE
 from glotok_ray.training.tokenizer_run import check_guides, train_tokenizer
@@ -42,7 +42,7 @@ RUN_FILE = "run.json"
 _NOT_FINITE_FILE = "not_finite.txt"
 _WORKING_FOLDERS = (CHECKPOINT_FOLDER, "ray", "tensorboard")
 # Settings that change neither the weights' meaning nor the data order: a run may be resumed with others.
-_FREE_SECTIONS = ("output_path", "scaling")
+_FREE_SECTIONS = ("output_path", "scaling", "audit_keys")
 _FREE_SCHEDULE = (
     "stop_after_steps",
     "micro_batch_size",
@@ -139,14 +139,22 @@ def _open_folder(run: TokenizerRun | GeneratorRun, plan: RunPlan, mark: str) -> 
 def _fit(run: TokenizerRun | GeneratorRun, plan: RunPlan) -> None:
     cluster.connect()
     scaling = run.scaling
+    feed = Feed(runs.row_plan(run, plan), runs.division(run), plan.last_step)
+    worker = _worker_resources(run)
+    reserved = {name: amount * scaling.num_workers for name, amount in worker.items()}
     trainer = TorchTrainer(
         train_worker,
-        train_loop_config={"kind": type(run).__name__, "run": config.to_dict(run)},
+        train_loop_config={
+            "kind": type(run).__name__,
+            "run": config.to_dict(run),
+            "feed": feed,
+            "ingest": start_ingest(feed, runs.row_reader(run), reserved),
+        },
         torch_config=TorchConfig(backend="nccl" if scaling.use_gpu else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=scaling.num_workers,
             use_gpu=scaling.use_gpu,
-            resources_per_worker=_worker_resources(run),
+            resources_per_worker=worker,
         ),
         # A name of its own: Ray Train would silently resume under an old one, and our checkpoints say where to resume.
         run_config=RunConfig(
@@ -154,9 +162,6 @@ def _fit(run: TokenizerRun | GeneratorRun, plan: RunPlan) -> None:
             storage_path=str(plan.folder / "ray"),
             failure_config=FailureConfig(max_failures=scaling.max_failures),
         ),
-        # A function: called again at every (re)start of the workers, so the data go on where the checkpoint stopped.
-        datasets={"train": lambda: _remaining_data(run, plan)},
-        dataset_config=ordered_data_config(),
     )
     note = plan.folder / _NOT_FINITE_FILE
     note.unlink(missing_ok=True)
@@ -171,12 +176,6 @@ def _worker_resources(run: TokenizerRun | GeneratorRun) -> dict[str, float]:
     return resources | ({"GPU": 1.0} if run.scaling.use_gpu else {})
 
 
-def _remaining_data(run: TokenizerRun | GeneratorRun, plan: RunPlan) -> ray.data.Dataset:
-    newest = checkpoint.newest_checkpoint(plan.folder / CHECKPOINT_FOLDER)
-    units = runs.plan_units(run, plan, checkpoint.checkpoint_step(newest))
-    return training_dataset(runs.row_reader(run), units, rows_per_block=plan.micro_batch_size)
-
-
 def train_worker(loop_config: dict[str, Any]) -> None:
     """What every rank runs."""
     logging.basicConfig(level=logging.WARNING)
@@ -184,11 +183,14 @@ def train_worker(loop_config: dict[str, Any]) -> None:
     run = config.from_dict(kind, loop_config["run"])
     worker = RayWorker()
 
-    def batches(_: int) -> Iterator[dict[str, torch.Tensor]]:
-        shard = ray.train.get_dataset_shard("train")
-        assert shard is not None  # _fit always gives one
-        size = run.schedule.micro_batch(run.scaling.num_workers)
-        return micro_batches(shard, batch_size=size, device=worker.device)
+    def batches(first_step: int) -> Iterator[MicroBatch]:
+        return worker_batches(
+            loop_config["ingest"],
+            loop_config["feed"],
+            worker=worker.rank,
+            first_step=first_step,
+            device=worker.device,
+        )
 
     train = train_tokenizer if isinstance(run, TokenizerRun) else train_generator
     try:

@@ -21,11 +21,11 @@ from glotok_ray.losses.flow_matching import (
 from glotok_ray.losses.token_prediction import codebook_cross_entropies, token_prediction_loss
 from glotok_ray.nn.entities import to_entities
 from glotok_ray.nn.tokenizer import GloTokTokenizer
+from glotok_ray.training.batches import Batch
 from glotok_ray.training.ema import ExponentialMovingAverage
 from glotok_ray.training.engine import Engine
 from glotok_ray.training.finite import check_finite
 from glotok_ray.training.schedule import step_generator
-from glotok_ray.training.trainer import Batch
 from glotok_ray.training.worker import Worker
 
 

@@ -7,19 +7,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
 import torch
 from torch import nn
 
 from glotok_ray.config import GeneratorRun, ScalingConfig, TokenizerRun
 from glotok_ray.data.records import read_dataset
-from glotok_ray.data.shard_plan import PlanUnit, remaining_units
+from glotok_ray.data.shard_plan import Division, ShardPlan
 from glotok_ray.data.training_rows import CodeRows, ImageRows, expect_images, shard_rows
 from glotok_ray.nn.recompute import recompute_activations
-from glotok_ray.training.trainer import Batch, RunPlan
+from glotok_ray.training.batches import DeviceFeed, MicroBatch
+from glotok_ray.training.trainer import RunPlan
 from glotok_ray.training.worker import Worker
 
-BatchSource = Callable[[int], Iterator[Batch]]
+BatchSource = Callable[[int], Iterator[MicroBatch]]
 Module = TypeVar("Module", bound=nn.Module)
 
 
@@ -39,53 +39,60 @@ def run_plan(run: TokenizerRun | GeneratorRun) -> RunPlan:
         schedule=run.schedule,
         optimizer=run.optimizer,
         scaling=run.scaling,
+        max_bad_rows=run.data.max_bad_rows if isinstance(run, TokenizerRun) else 0,
+        audit_keys=run.audit_keys,
     )
 
 
 def row_reader(run: TokenizerRun | GeneratorRun) -> ImageRows | CodeRows:
     """What turns a plan unit into rows."""
     if isinstance(run, TokenizerRun):
-        return ImageRows.of(run.data, seed=run.seed, image_size=run.model.autoencoder.image_size)
+        return ImageRows.of(
+            run.data,
+            seed=run.seed,
+            image_size=run.model.autoencoder.image_size,
+            retry_minutes=run.scaling.storage_retry_minutes,
+        )
     dataset = read_dataset(Path(run.data.train_path))
     return CodeRows(
-        Path(run.data.train_path).absolute(), run.seed, dataset.num_views, dataset.codebooks
+        Path(run.data.train_path).absolute(),
+        run.seed,
+        dataset.num_views,
+        dataset.codebooks,
+        dataset.grid_size**2,
+        run.scaling.storage_retry_minutes,
     )
 
 
-def plan_units(run: TokenizerRun | GeneratorRun, plan: RunPlan, first_step: int) -> list[PlanUnit]:
-    """The units from optimizer step `first_step` to the end of the run."""
+def row_plan(run: TokenizerRun | GeneratorRun, plan: RunPlan) -> ShardPlan:
+    """The order of all rows of a run."""
     dataset = read_dataset(Path(run.data.train_path))
-    batch_size = run.schedule.global_batch_size
-    return remaining_units(
-        shard_rows(dataset, rows_per_image=dataset.num_views),
+    return ShardPlan(
+        tuple(shard_rows(dataset, rows_per_image=dataset.num_views)),
         seed=run.seed,
-        epochs=run.schedule.epochs,
-        rows_per_epoch=plan.steps_per_epoch * batch_size,
-        consumed_rows=first_step * batch_size,
+        batch_size=run.schedule.global_batch_size,
+        steps_per_epoch=plan.steps_per_epoch,
+        open_shards=run.data.open_shards,
     )
+
+
+def division(run: TokenizerRun | GeneratorRun) -> Division:
+    """How the rows of a run are divided among its workers."""
+    workers = run.scaling.num_workers
+    return Division(workers, run.schedule.micro_batch(workers), run.scaling.unit_rows)
 
 
 def local_batches(run: TokenizerRun | GeneratorRun) -> BatchSource:
     """Micro batches read in this process, for one worker: the same rows in the same order as Ray Data deals them."""
 
-    def batches(first_step: int) -> Iterator[Batch]:
-        plan, reader = run_plan(run), row_reader(run)
-        size = plan.micro_batch_size
-        held: dict[str, list[np.ndarray]] = {}
-        count = 0
-        for unit in plan_units(run, plan, first_step):
-            for name, values in reader(unit).items():
-                held.setdefault(name, []).append(values)
-            count += unit.stop - unit.start
-            joined = {name: np.concatenate(parts) for name, parts in held.items()}
-            for start in range(0, count - size + 1, size):
-                yield {
-                    name: torch.from_numpy(values[start : start + size].copy())
-                    for name, values in joined.items()
-                }
-            rest = count % size
-            held = {name: [values[count - rest :]] for name, values in joined.items()}
-            count = rest
+    def batches(first_step: int) -> Iterator[MicroBatch]:
+        plan, reader, make = run_plan(run), row_reader(run), DeviceFeed(torch.device("cpu"))
+        parts = division(run)
+        for unit in row_plan(run, plan).units(first_step, plan.last_step, parts):
+            columns = reader(unit)
+            for start in range(0, len(unit.positions), parts.micro_batch_size):
+                rows = slice(start, start + parts.micro_batch_size)
+                yield make({name: values[rows] for name, values in columns.items()})
 
     return batches
 

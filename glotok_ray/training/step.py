@@ -26,11 +26,11 @@ from glotok_ray.nn.tokenizer import (
     TokenizerOutput,
 )
 from glotok_ray.nn.weights import save_weights
+from glotok_ray.training.batches import Batch
 from glotok_ray.training.codebook_watch import CodebookWatch
 from glotok_ray.training.ema import make_average, whole_state
 from glotok_ray.training.engine import Engine
 from glotok_ray.training.finite import check_finite
-from glotok_ray.training.trainer import Batch
 from glotok_ray.training.worker import Worker
 
 DISCRIMINATOR_FILE = "discriminator.safetensors"

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,12 +23,14 @@ from glotok_ray import artefact
 from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import OptimizerConfig, ScalingConfig, ScheduleConfig
 from glotok_ray.training import checkpoint
+from glotok_ray.training.batches import Batch, MicroBatch
+from glotok_ray.training.rows_seen import RowsSeen
 from glotok_ray.training.schedule import learning_rate, seed_step
 from glotok_ray.training.worker import Worker
 
 logger = logging.getLogger(__name__)
 
-Batch = dict[str, Tensor]
+Item = TypeVar("Item")
 METRICS_FILE = "metrics.jsonl"
 CHECKPOINT_FOLDER = "checkpoints"
 TENSORBOARD_FOLDER = "tensorboard"
@@ -68,6 +70,8 @@ class RunPlan:
     schedule: ScheduleConfig
     optimizer: OptimizerConfig
     scaling: ScalingConfig
+    max_bad_rows: int = 0
+    audit_keys: bool = False
 
     @property
     def state_layout(self) -> dict[str, Any]:
@@ -103,21 +107,26 @@ class Trainer:
         self._step, self._worker, self._plan = step, worker, plan
         self._checkpoints = plan.folder / CHECKPOINT_FOLDER
 
-    def fit(self, batches: Callable[[int], Iterator[Batch]]) -> dict[str, Any]:
+    def fit(self, batches: Callable[[int], Iterator[MicroBatch]]) -> dict[str, Any]:
         """Train to `plan.last_step`; `batches(step)` yields this worker's micro batches from that step on.
 
         Returns the last logged figures. Raises FloatingPointError, from the step, on a loss that is not finite.
         """
         plan = self._plan
         first_step = self._resume()
-        log = MetricsLog(plan, self._worker, first_step)
+        seen = RowsSeen(plan.folder, self._worker, plan.max_bad_rows, audit=plan.audit_keys)
+        log = MetricsLog(plan, self._worker, first_step, seen)
         stream = batches(first_step)
         for step in range(first_step, plan.last_step):
             seed_step(plan.seed, step, self._worker.rank)
             rate = learning_rate(step, plan.total_steps, plan.optimizer)
             self._step.set_learning_rate(rate)
-            micro_batches = [next(stream) for _ in range(plan.accumulation_steps)]
-            log.add(step, self._step.learn(micro_batches, step), rate)
+            micro_batches = log.waiting_for(
+                lambda: [next(stream) for _ in range(plan.accumulation_steps)]
+            )
+            terms = self._step.learn([batch.tensors for batch in micro_batches], step)
+            seen.add(step, micro_batches)
+            log.add(step, terms, rate)
             if self._checkpoint_is_due(step + 1):
                 log.flush(step)
                 figures = self._step.evaluate()
@@ -185,8 +194,8 @@ def _metric_lines(path: Path) -> Iterator[dict[str, Any]]:
 class MetricsLog:
     """Averages of the terms since the last line, in metrics.jsonl and TensorBoard, written by rank 0."""
 
-    def __init__(self, plan: RunPlan, worker: Worker, first_step: int) -> None:
-        self._plan, self._worker = plan, worker
+    def __init__(self, plan: RunPlan, worker: Worker, first_step: int, seen: RowsSeen) -> None:
+        self._plan, self._worker, self._seen = plan, worker, seen
         self._path = plan.folder / METRICS_FILE
         self._sums: dict[str, Tensor] = {}
         # Terms that are there in some steps alone are averaged over those.
@@ -194,6 +203,7 @@ class MetricsLog:
         self._steps = 0
         self._rate = 0.0
         self._since = time.monotonic()
+        self._waited = 0.0
         self.latest: dict[str, Any] = {}
         self._writer: SummaryWriter | None = None
         if worker.rank == 0:
@@ -208,6 +218,13 @@ class MetricsLog:
             lines = [line for line in _metric_lines(self._path) if line["step"] <= step]
             with artefact.replacing(self._path) as temporary:
                 temporary.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    def waiting_for(self, action: Callable[[], Item]) -> Item:
+        """The result of `action`, whose time counts as waiting for data."""
+        started = time.monotonic()
+        result = action()
+        self._waited += time.monotonic() - started
+        return result
 
     def add(self, step: int, terms: dict[str, Tensor], rate: float) -> None:
         """Take the terms of one step; every `log_every_steps` steps, write a line."""
@@ -236,10 +253,14 @@ class MetricsLog:
         values |= {
             "train/learning_rate": self._rate,
             "time/images_per_s": images / seconds,
+            "time/data_share": self._waited / seconds,
             "memory/peak_gib": self._largest_peak(stacked.device),
         }
+        bad_rows = self._seen.judge()
+        if bad_rows:
+            values["data/bad_rows"] = bad_rows
         self.write(step + 1, values)
-        self._sums, self._steps, self._since = {}, 0, time.monotonic()
+        self._sums, self._steps, self._since, self._waited = {}, 0, time.monotonic(), 0.0
         self._counts.clear()
 
     def _largest_peak(self, device: torch.device) -> float:

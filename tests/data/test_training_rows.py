@@ -1,5 +1,6 @@
 """One view per image and epoch of codes whose values say which image, view, codebook and position they are."""
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -7,8 +8,11 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from glotok_ray.data.shard_plan import PlanUnit, ShardRows, row_order
-from glotok_ray.data.training_rows import CodeRows
+from glotok_ray.artefact import ArtefactError
+from glotok_ray.data.records import Row, encode_png, write_shard
+from glotok_ray.data.shard_plan import CHUNK_ROWS, PlanUnit, ShardRows, UnitPart
+from glotok_ray.data.training_rows import CodeRows, ImageRows, read_part
+from glotok_ray.retries import StorageError
 
 IMAGES, POSITIONS = 200, 4
 CODEBOOKS = ("visual", "semantic")
@@ -35,8 +39,16 @@ def drawn(rows: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     return image, rest // 4
 
 
+SHARD = ShardRows("part-00000.parquet", IMAGES)
+ORDER = np.random.default_rng(0).permutation(IMAGES)
+
+
 def unit(epoch: int = 0, start: int = 0, stop: int = IMAGES) -> PlanUnit:
-    return PlanUnit(epoch, "part-00000.parquet", start, stop)
+    """Rows in a fixed order, in two parts whose places alternate."""
+    rows = ORDER[start:stop]
+    places = np.arange(len(rows))
+    parts = tuple(UnitPart(SHARD, rows[part::2], places[part::2]) for part in range(2))
+    return PlanUnit(epoch, places + 1000, parts)
 
 
 @pytest.mark.parametrize("views", [1, 2, 10])
@@ -44,7 +56,10 @@ def test_both_codebooks_show_the_same_view_of_the_same_image(tmp_path: Path, vie
     codes(tmp_path, views)
     rows = CodeRows(tmp_path, 0, views, CODEBOOKS)(unit())
     image, view = drawn(rows)
-    np.testing.assert_array_equal(image, row_order(0, 0, ShardRows(unit().file, IMAGES)))
+    np.testing.assert_array_equal(image, ORDER)
+    assert rows["key"] == [f"image {index}" for index in image]
+    np.testing.assert_array_equal(rows["position"], np.arange(IMAGES) + 1000)
+    assert rows["broken"] == [""] * IMAGES
     assert set(view.tolist()) == set(range(views))
     grid = (40 * image + 4 * view)[:, None] + np.arange(POSITIONS)
     np.testing.assert_array_equal(rows["visual"], grid)
@@ -75,3 +90,92 @@ def test_a_view_is_keyed_by_seed_epoch_and_image(tmp_path: Path) -> None:
     assert views(0, unit(start=150)).items() <= whole.items()
     for other in (views(0, unit(epoch=1)), views(1, unit())):
         assert sum(other[image] == whole[image] for image in whole) < IMAGES / 4
+
+
+def pictures(folder: Path, broken: tuple[int, ...] = ()) -> ShardRows:
+    """100 pictures of 8 pixels whose colour says which they are."""
+    rows = []
+    for number in range(100):
+        image = encode_png(np.full((8, 8, 3), number, dtype=np.uint8))
+        rows.append(Row(f"key {number}", b"nothing" if number in broken else image, 0))
+    write_shard(folder / "a.parquet", rows)
+    return ShardRows("a.parquet", 100)
+
+
+def reader(folder: Path, *, skip_broken: bool = False) -> ImageRows:
+    return ImageRows(folder, 0, 8, "center", False, skip_broken)
+
+
+def images_unit(shard: ShardRows, rows: list[int]) -> PlanUnit:
+    places = np.arange(len(rows))
+    return PlanUnit(0, places, (UnitPart(shard, np.array(rows), places),))
+
+
+def test_pictures_arrive_in_the_unit_s_order(tmp_path: Path) -> None:
+    shard = pictures(tmp_path)
+    rows = reader(tmp_path)(images_unit(shard, [99, 3, 64, 31, 32]))
+    assert rows["image"][:, 0, 0, 0].tolist() == [99, 3, 64, 31, 32]
+    assert rows["key"] == ["key 99", "key 3", "key 64", "key 31", "key 32"]
+
+
+def test_a_broken_row_stops_the_run_and_is_named(tmp_path: Path) -> None:
+    shard = pictures(tmp_path, broken=(3,))
+    with pytest.raises(
+        ArtefactError, match=r"a\.parquet: row 'key 3': its image cannot be decoded"
+    ):
+        reader(tmp_path)(images_unit(shard, [1, 3]))
+
+
+def test_a_broken_row_is_replaced_by_the_unit_s_next_good_one_where_that_is_allowed(
+    tmp_path: Path,
+) -> None:
+    shard = pictures(tmp_path, broken=(3, 4, 7))
+    rows = reader(tmp_path, skip_broken=True)(images_unit(shard, [1, 3, 4, 5, 7]))
+    assert rows["image"][:, 0, 0, 0].tolist() == [1, 5, 5, 5, 1]
+    assert [bool(reason) for reason in rows["broken"]] == [False, True, True, False, True]
+    assert "a.parquet: row 'key 3'" in rows["broken"][1]
+    with pytest.raises(ArtefactError, match=r"none of 2 rows can be used, the first: .*key 3"):
+        reader(tmp_path, skip_broken=True)(images_unit(shard, [3, 4]))
+
+
+def test_only_the_row_groups_of_the_rows_are_read(tmp_path: Path) -> None:
+    shard = pictures(tmp_path)
+    path = tmp_path / shard.file
+    with pyarrow.parquet.ParquetFile(path) as file:
+        assert file.metadata.row_group(0).num_rows == CHUNK_ROWS
+        column = file.metadata.row_group(2).column(1)
+    # The bytes of the third group's pictures are destroyed: whoever reads others does not notice.
+    damaged = bytearray(path.read_bytes())
+    start = column.data_page_offset
+    damaged[start : start + column.total_compressed_size] = b"\0" * column.total_compressed_size
+    path.write_bytes(damaged)
+    assert len(reader(tmp_path)(images_unit(shard, [0, 40, 99]))["key"]) == 3
+    with pytest.raises((ArtefactError, StorageError), match=r"a\.parquet"):
+        reader(tmp_path)(images_unit(shard, [0, 70]))
+
+
+def test_a_truncated_file_is_named_at_once(tmp_path: Path) -> None:
+    shard = pictures(tmp_path)
+    path = tmp_path / shard.file
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(ArtefactError, match=r"a\.parquet: is damaged \(.*restore it"):
+        read_part(path, 100, np.arange(3), ["key"], minutes=10)
+
+
+def test_a_file_of_another_number_of_rows_is_refused(tmp_path: Path) -> None:
+    pictures(tmp_path)
+    with pytest.raises(ArtefactError, match=r"holds 100 rows, and dataset\.json says 99"):
+        read_part(tmp_path / "a.parquet", 99, np.arange(3), ["key"], minutes=10)
+
+
+def test_a_file_that_is_away_is_waited_for_and_then_named(tmp_path: Path) -> None:
+    pictures(tmp_path)
+    path, hidden = tmp_path / "a.parquet", tmp_path / "hidden"
+    path.rename(hidden)
+    threading.Timer(0.5, lambda: hidden.rename(path)).start()
+    assert read_part(path, 100, np.arange(3), ["key"], minutes=1)["key"].to_pylist() == [
+        f"key {number}" for number in range(3)
+    ]
+    path.rename(hidden)
+    with pytest.raises(StorageError, match=r"a\.parquet: reading it failed for 0\.01 minutes"):
+        read_part(path, 100, np.arange(3), ["key"], minutes=0.01)

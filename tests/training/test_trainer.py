@@ -10,6 +10,7 @@ from torch import nn
 from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import OptimizerConfig, ScalingConfig, ScheduleConfig
 from glotok_ray.training import checkpoint
+from glotok_ray.training.batches import MicroBatch
 from glotok_ray.training.engine import TorchEngine
 from glotok_ray.training.trainer import RunPlan, Trainer, last_figures
 from glotok_ray.training.worker import LocalWorker
@@ -52,7 +53,10 @@ class ToyStep:
 
 def batches(first_step):
     generator = torch.Generator().manual_seed(7)
-    everything = [{"x": torch.randn(4, 3, generator=generator)} for _ in range(100)]
+    everything = [
+        MicroBatch({"x": torch.randn(4, 3, generator=generator)}, ["key"] * 4, [""] * 4)
+        for _ in range(100)
+    ]
     return iter(everything[first_step * 2 :])
 
 
