@@ -1,7 +1,8 @@
 """How often the host waits for the device in an optimizer step: once, for its flags, whatever the micro batches.
 
-On the CPU nothing waits, so what would wait on a GPU is counted: reads of values, results whose size depends on values,
-and tensors made of lists. The optimizer's own part is the engine's and stays out. On a GPU `benchmarks.gpu_check` asks CUDA.
+On the CPU nothing waits, so what would wait on a GPU is counted: reads of values, results whose size depends on
+values, and tensors made of lists. The optimizer's own part is the engine's and stays out. `benchmarks.gpu_check` asks
+CUDA itself.
 """
 
 from collections import Counter
