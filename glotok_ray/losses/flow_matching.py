@@ -55,9 +55,13 @@ def noisy_entities(
     lengths: Sequence[int],
 ) -> Float[Tensor, "b n c"]:
     """Eq. 2 of xAR: F = (1 - t) X + t E, with one time per entity; `lengths` are the entities' tokens, n in all."""
-    repeats = torch.tensor(lengths, device=times.device)
-    t = times.repeat_interleave(repeats, dim=1, output_size=clean.shape[1]).unsqueeze(2)
-    return (1 - t) * clean + t * noise
+    if len(set(lengths)) == 1:
+        t = times.repeat_interleave(lengths[0], dim=1)
+    else:
+        # Views side by side: repeats in a tensor would be a copy to the device, for which the host waits.
+        parts = zip(times.split(1, dim=1), lengths, strict=True)
+        t = torch.cat([part.expand(-1, length) for part, length in parts], dim=1)
+    return (1 - t.unsqueeze(2)) * clean + t.unsqueeze(2) * noise
 
 
 def flow_matching_loss(

@@ -120,12 +120,14 @@ def _count_in_tiles(unit: Tensor, num_nodes: int, share: Share) -> Tensor:
     counts = torch.zeros(num_nodes + 1, dtype=torch.float64, device=unit.device)
     for rows, columns in _tiles(unit, share):
         cosines = unit[rows] @ unit[columns].T
+        left, part = _positions(cosines, num_nodes)
+        # Choosing the pairs above the diagonal, or `bincount`, would let the host wait for a GPU.
+        pairs = torch.ones_like(cosines, dtype=torch.float64)
         if rows == columns:
-            cosines = cosines[_above_diagonal(cosines)]
-        left, part = _positions(cosines.flatten(), num_nodes)
-        moved = torch.bincount(left, weights=part.double(), minlength=num_nodes)
-        counts[:-1] += torch.bincount(left, minlength=num_nodes) - moved
-        counts[1:] += moved
+            pairs.triu_(1)
+        moved = pairs * part
+        for nodes, shares in ((left, pairs - moved), (left + 1, moved)):
+            counts.index_add_(0, nodes.flatten(), shares.flatten())
     return counts
 
 

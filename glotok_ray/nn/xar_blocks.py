@@ -46,8 +46,10 @@ class EntityLayout(NamedTuple):
         """One vector per entity to the groups of its tokens; without a copy where all entities are equally long."""
         groups = [length // self.group_size for length in self.lengths]
         if max(groups) > 1:
-            repeats = torch.tensor(groups, device=values.device)
-            values = values.repeat_interleave(repeats, dim=1, output_size=sum(groups))
+            # Views side by side: repeats in a tensor would be a copy to the device in every block, for which the host
+            # waits.
+            parts = zip(values.split(1, dim=1), groups, strict=True)
+            values = torch.cat([part.expand(-1, count, -1) for part, count in parts], dim=1)
         return values.unsqueeze(2)
 
 
@@ -147,9 +149,11 @@ def _spans(lengths: tuple[int, ...]) -> list[tuple[int, int]]:
 
 
 def _entity_of_token(lengths: tuple[int, ...], device: torch.device) -> Tensor:
-    entities = torch.arange(len(lengths), device=device)
-    repeats = torch.tensor(lengths, device=device)
-    return torch.repeat_interleave(entities, repeats, output_size=sum(lengths))
+    if len(set(lengths)) == 1:
+        return torch.arange(len(lengths), device=device).repeat_interleave(lengths[0])
+    # Filled on the device, where a tensor made of a list is a copy that the host waits for.
+    parts = [torch.full((length,), index, device=device) for index, length in enumerate(lengths)]
+    return torch.cat(parts)
 
 
 class EntityAttention(nn.Module):

@@ -331,8 +331,11 @@ def deepspeed_config(
                 "lr": optimizer.learning_rate,
                 "betas": list(optimizer.betas),
                 "weight_decay": optimizer.weight_decay,
-                "torch_adam": not scaling.use_gpu,
+                # DeepSpeed's own would be compiled at first use, by an nvcc of torch's CUDA version. What torch brings
+                # ready is one kernel as well.
+                "torch_adam": True,
                 "adam_w_mode": optimizer.name == "adamw",
+                **({"fused": True} if scaling.use_gpu else {}),
             },
         },
     }

@@ -24,7 +24,7 @@ from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.training.batches import Batch
 from glotok_ray.training.ema import ExponentialMovingAverage
 from glotok_ray.training.engine import Engine
-from glotok_ray.training.finite import check_finite
+from glotok_ray.training.finite import StepFlags
 from glotok_ray.training.schedule import step_generator
 from glotok_ray.training.worker import Worker
 
@@ -120,15 +120,19 @@ class GeneratorStep:
     ) -> None:
         self._engine, self._objective, self._worker = engine, objective, worker
         self.average = average
+        # What all workers agree on before the optimizer steps; the trainer may let a number of its own ride along.
+        self.flags = StepFlags(worker)
 
     def learn(self, batches: list[Batch], step: int) -> dict[str, Tensor]:
         """One step on all micro batches; returns the objective's terms."""
         generator = step_generator(batches[0]["label"].device)
         totals: dict[str, Tensor] = {}
-        for batch in batches:
+        for position, batch in enumerate(batches):
             terms = self._objective(self._engine, batch, generator)
-            check_finite(terms, step, self._worker)
+            self.flags.add(terms)
             self._engine.backward(next(iter(terms.values())))
+            if position == len(batches) - 1:
+                self.flags.verdict(step)
             self._engine.step()
             for name, term in terms.items():
                 share = term.detach().float() / len(batches)

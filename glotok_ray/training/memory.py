@@ -170,7 +170,8 @@ def _update_bytes(parameters: int, scaling: ScalingConfig, stage: int, width: in
     Under ZeRO 3 a bucket's worth is updated at once, in other stages with masters all that a worker has to update.
     """
     if stage == 0:
-        # Parameter by parameter on a CPU, in DeepSpeed's kernel on a GPU; torch takes the roots of all at once there.
+        # Parameter by parameter on a CPU, in one fused kernel on a GPU; the plain engine takes the roots of all at once
+        # there.
         return 4.0 * parameters if scaling.engine == "torch" and scaling.use_gpu else 0.0
     group = parameters / scaling.num_workers
     if stage == 3:

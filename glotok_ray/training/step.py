@@ -30,7 +30,7 @@ from glotok_ray.training.batches import Batch
 from glotok_ray.training.codebook_watch import CodebookWatch
 from glotok_ray.training.ema import make_average, whole_state
 from glotok_ray.training.engine import Engine
-from glotok_ray.training.finite import check_finite
+from glotok_ray.training.finite import StepFlags
 from glotok_ray.training.worker import Worker
 
 DISCRIMINATOR_FILE = "discriminator.safetensors"
@@ -75,6 +75,8 @@ class TokenizerStep:
         self._tokenizer, self._discriminator, self._guides = tokenizer, discriminator, guides
         self._run, self._weights, self._config = run, run.loss, run.model
         self._worker, self._validation = worker, validation
+        # What all workers agree on before both optimizers step; the trainer may let a number of its own ride along.
+        self.flags = StepFlags(worker)
         self.watch = CodebookWatch(run.model, run.loss, worker)
         self._average = make_average(tokenizer, run.ema_decay, warmup=run.ema_warmup)
         # Moving averages of the discriminator's mean logits, real and fake, for LeCam.
@@ -96,12 +98,12 @@ class TokenizerStep:
             # The codebook stays as it is until the optimizer steps, so the first micro batch carries the
             # relation loss of all of them.
             relation_share = len(batches) if position == 0 else 0
-            terms, reconstruction = self._tokenizer_turn(
-                images, step, adversarial_on, relation_share
-            )
+            terms, reconstruction = self._tokenizer_turn(images, adversarial_on, relation_share)
             if adversarial_on:
-                terms |= self._discriminator_turn(images, reconstruction, step)
-            # Both at the end, so that a loss that is not finite leaves both as they were.
+                terms |= self._discriminator_turn(images, reconstruction)
+            if position == len(batches) - 1:
+                # Before either optimizer moves, so that a loss that is not finite leaves both as they were.
+                self.flags.verdict(step)
             self._tokenizer.step()
             if adversarial_on:
                 self._discriminator.step()
@@ -119,7 +121,7 @@ class TokenizerStep:
             self._average.replace_rows(name, rows, values)
 
     def _tokenizer_turn(
-        self, images: Tensor, step: int, adversarial_on: bool, relation_share: int
+        self, images: Tensor, adversarial_on: bool, relation_share: int
     ) -> tuple[dict[str, Tensor], Tensor]:
         output: TokenizerOutput = self._tokenizer(images)
         image_side = self._image_gradient(images, output, adversarial_on)
@@ -134,7 +136,7 @@ class TokenizerStep:
             image_vectors=self._image_vectors(images),
         )
         terms = objective.loss_terms(image_side, latent_side, self._weights)
-        check_finite(terms, step, self._worker)
+        self.flags.add(terms)
         # The inner product has exactly `gradient` as its derivative at the reconstruction.
         carried = (output.reconstruction.float() * image_side.gradient).sum()
         self._tokenizer.backward(carried + objective.latent_loss(latent_side, self._weights))
@@ -185,9 +187,7 @@ class TokenizerStep:
             output.last_layer_input.detach(), likelihood, adversarial_gradient, shape, padding=1
         )
 
-    def _discriminator_turn(
-        self, images: Tensor, reconstruction: Tensor, step: int
-    ) -> dict[str, Tensor]:
+    def _discriminator_turn(self, images: Tensor, reconstruction: Tensor) -> dict[str, Tensor]:
         # Real and fake pass apart, so that BatchNorm sees one kind at a time (FQGAN, LlamaGen).
         real, fake = (self._discriminator(batch).float() for batch in (images, reconstruction))
         weights = self._weights
@@ -198,7 +198,7 @@ class TokenizerStep:
         if weights.lecam_weight:
             terms["lecam"] = adversarial.lecam_penalty(real, fake, self._lecam_anchors)
             learned = loss + weights.lecam_weight * terms["lecam"]
-        check_finite(terms, step, self._worker)
+        self.flags.add(terms)
         self._discriminator.backward(learned)
         return terms
 

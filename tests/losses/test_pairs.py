@@ -196,3 +196,20 @@ def test_triton_kernels_on_a_gpu():
     torch.testing.assert_close(
         pulled.cpu(), pull_pairs(unit.cpu(), slope(), Share()), rtol=1e-3, atol=1e-3
     )
+
+
+@pytest.mark.gpu
+def test_triton_kernels_on_a_gpu_equal_fp64():
+    unit, table = vectors(4096).cuda(), slope().cuda()
+    backend = pairs._backend(unit)
+    assert backend is not pairs.TILED  # Triton works
+    exact = pairs.TILED.count(unit.double(), NODES, Share())
+    counts = [backend.count(unit, NODES, Share(index, 3)) for index in range(3)]
+    # Whole pairs are counted exactly; fractions of a node are rounded.
+    assert float(sum(counts).sum()) == 4096 * 4095 / 2
+    assert torch.equal(sum(counts), backend.count(unit, NODES, Share()))
+    assert (sum(counts) - exact).abs().sum() < 1e-3 * exact.sum()
+    pulled = backend.pull(unit, table, Share())
+    assert torch.equal(pulled, backend.pull(unit, table, Share()))
+    expected = pairs.TILED.pull(unit.double(), table, Share())
+    assert (pulled - expected).norm() < 1e-5 * expected.norm()

@@ -58,7 +58,8 @@ def test_deepspeed_config_follows_the_run():
             "lr": 4e-4,
             "betas": [0.9, 0.96],
             "weight_decay": 0.02,
-            "torch_adam": False,
+            "torch_adam": True,
             "adam_w_mode": True,
+            "fused": True,
         },
     }

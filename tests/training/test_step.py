@@ -149,9 +149,7 @@ def test_lecam_changes_the_critic_and_its_anchors_survive_a_checkpoint(images, t
 
 def test_the_tokenizers_turn_leaves_no_gradient_in_the_discriminator(images):
     step, _, critic, _ = make(WEIGHTS)
-    step._tokenizer_turn(
-        pixels_to_model_range(images), step=1, adversarial_on=True, relation_share=1
-    )
+    step._tokenizer_turn(pixels_to_model_range(images), adversarial_on=True, relation_share=1)
     assert all(parameter.grad is None for parameter in critic.parameters())
     assert all(parameter.requires_grad for parameter in critic.parameters())
 
@@ -159,7 +157,7 @@ def test_the_tokenizers_turn_leaves_no_gradient_in_the_discriminator(images):
 def test_the_discriminators_turn_leaves_no_gradient_in_the_tokenizer(images):
     step, model, critic, _ = make(WEIGHTS)
     pixels = pixels_to_model_range(images)
-    terms = step._discriminator_turn(pixels, model(pixels).reconstruction.detach(), step=1)
+    terms = step._discriminator_turn(pixels, model(pixels).reconstruction.detach())
     assert all(parameter.grad is None for parameter in model.parameters())
     assert any(parameter.grad.abs().sum() > 0 for parameter in critic.parameters())
     assert terms["logits_real"] != terms["logits_fake"]

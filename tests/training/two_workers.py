@@ -3,9 +3,12 @@
 python tests/training/two_workers.py FOLDER      with RANK and WORLD_SIZE set
 """
 
+import itertools
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -60,24 +63,37 @@ ADVERSARIAL = {
     "loss.entropy_weight": 0.01,
 }
 _deepspeed_config = engine.deepspeed_config
+# What the GPU road adds to the optimizer's arguments; torch has a fused Adam for CPUs as well.
+_added_arguments: dict[str, Any] = {}
 
 
 def everything_in_parts(*arguments: Any) -> dict[str, Any]:
     """DeepSpeed's config without its exception for small parameters, or ZeRO 3 would leave these models whole."""
     found = _deepspeed_config(*arguments)
     found["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+    found["optimizer"]["params"] |= _added_arguments
     return found
+
+
+@contextmanager
+def fused_adam() -> Iterator[None]:
+    """Engines that are made meanwhile get the Adam that runs on GPUs."""
+    _added_arguments["fused"] = True
+    yield
+    _added_arguments.clear()
 
 
 engine.deepspeed_config = everything_in_parts
 
 
-def build(run: TokenizerRun, worker: Worker) -> TokenizerStep:
+def build(run: TokenizerRun, worker: Worker, accumulation_steps: int = 1) -> TokenizerStep:
     """The step of a run, its start drawn by a fixed seed."""
     torch.manual_seed(0)
     modules = GloTokTokenizer(run.model), PatchDiscriminator(run.discriminator)
     engines = [
-        make_engine(place(module, worker, run.scaling), run.optimizer, run.scaling, 4, 1)
+        make_engine(
+            place(module, worker, run.scaling), run.optimizer, run.scaling, 4, accumulation_steps
+        )
         for module in modules
     ]
     teacher = codebook_histogram(torch.randn(40, 8), run.loss.relation)
@@ -102,6 +118,47 @@ def learn(step: TokenizerStep, worker: Worker, steps: range) -> list[float]:
         total = step.learn([{"image": images}], number)["total"]
         losses.append(float(worker.all_sum(total)) / worker.world_size)
     return losses
+
+
+def interrupted(run: TokenizerRun, worker: Worker, folder: Path) -> dict[str, Any]:
+    """Losses, and those after a resumption in the middle; what says whether each optimizer is fused."""
+    step = build(run, worker)
+    curve = learn(step, worker, range(RESUMED_FROM))
+    folder.mkdir(exist_ok=True)
+    step.save(folder)
+    worker.barrier()
+    curve += learn(step, worker, range(RESUMED_FROM, STEPS))
+    resumed = build(run, worker)
+    resumed.load(folder)
+    again = learn(resumed, worker, range(RESUMED_FROM, STEPS))
+    optimizer = resumed._tokenizer._engine.optimizer
+    groups = getattr(optimizer, "optimizer", optimizer).param_groups
+    fused = [group["fused"] for group in groups]
+    return {"curve": curve, "again": again, "fused": fused}
+
+
+def stopped(run: TokenizerRun, worker: Worker) -> dict[str, Any]:
+    """What is raised where one worker alone meets NaN in the last of two micro batches, and whether anything moved."""
+    step = build(run, worker, accumulation_steps=2)
+    engines = step._tokenizer, step._discriminator
+    before = [shard.clone() for each in engines for shard in each.shards()]
+    perceptual, calls = step._guides.perceptual, itertools.count()
+
+    def broken(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        value = perceptual(x, y)
+        return value * float("nan") if worker.rank == 1 and next(calls) == 1 else value
+
+    step._guides = step._guides._replace(perceptual=broken)
+    step.flags.carry("due", 1.0 + worker.rank)
+    images = all_images()[worker.rank :: worker.world_size]
+    text = ""
+    try:
+        step.learn([{"image": half} for half in images.split(2)], 3)
+    except FloatingPointError as error:
+        text = str(error)
+    after = [shard for each in engines for shard in each.shards()]
+    kept = all(torch.equal(*pair) for pair in zip(before, after, strict=True))
+    return {"text": text, "kept": kept, "sums": step.flags.sums}
 
 
 def run_pair(script: Path, folder: Path) -> None:
@@ -169,7 +226,10 @@ def main(folder: Path) -> None:
             "thrifty": learn(build(thrifty, worker), worker, range(2)),
             "masters": learn(build(masters, worker), worker, range(2)),
             "figures": step.evaluate(),
+            "stopped": stopped(override(run, ADVERSARIAL), worker),
         }
+        with fused_adam():
+            answers[stage]["fused"] = interrupted(run, worker, folder / f"fused-{stage}")
     torch.save(answers, folder / f"answers-{worker.rank}.pt")
     end_group(worker)
 
