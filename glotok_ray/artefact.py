@@ -6,6 +6,7 @@ A folder without a manifest is unfinished; one whose files differ from it is dam
 
 import hashlib
 import importlib.metadata
+import io
 import json
 import os
 import shutil
@@ -39,11 +40,71 @@ def sha256_of(path: Path) -> str:
 def replacing(path: Path) -> Iterator[Path]:
     """A path beside `path` to write to; at the end it takes the place of `path`, so that readers never see half a file.
 
-    Of several processes that write the same file, the last one's stays.
+    Of several processes that write the same file, the last one's stays. After an exception nothing of it is left.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    yield temporary
+    try:
+        yield temporary
+    except BaseException:
+        # A disk that is full must not stay so because of a file that nobody will read.
+        temporary.unlink(missing_ok=True)
+        raise
     os.replace(temporary, path)
+
+
+class HashingFile(io.BufferedIOBase):
+    """A file open for writing, in one pass from its start, whose length and sha256 are known without reading it again.
+
+    Any writer of streams takes it: torch.save, numpy.savez, pyarrow. Writers that seek are refused.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._stream = path.open("wb", buffering=1 << 20)
+        self._digest = hashlib.sha256()
+        self.bytes = 0
+        """Bytes written so far."""
+
+    @property
+    def sha256(self) -> str:
+        """Hex digest of the bytes written so far."""
+        return self._digest.hexdigest()
+
+    def write(self, data: Any, /) -> int:
+        """Append bytes, or anything with the buffer protocol; returns their number."""
+        view = memoryview(data)
+        self._stream.write(view)
+        self._digest.update(view)
+        self.bytes += view.nbytes
+        return view.nbytes
+
+    def writable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self.bytes
+
+    def sync(self) -> None:
+        """Wait until the bytes are on the disk. There is no `fileno`: bytes written through it would not be hashed."""
+        self._stream.flush()
+        os.fsync(self._stream.fileno())
+
+    def flush(self) -> None:
+        if not self._stream.closed:
+            self._stream.flush()
+
+    def close(self) -> None:
+        """Close the file; its length and digest stay readable."""
+        try:
+            super().close()
+        finally:
+            self._stream.close()
+
+
+@contextmanager
+def hashed_writer(path: Path) -> Iterator[HashingFile]:
+    """A stream for `path`, which is replaced when all is written; `.sha256` and `.bytes` stay readable afterwards."""
+    with replacing(path) as temporary, HashingFile(temporary) as stream:
+        yield stream
 
 
 def write_json(path: Path, values: Any) -> None:
