@@ -111,7 +111,12 @@ def write_json(path: Path, values: Any) -> None:
     """Write JSON so that readers see the old file or the whole new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
+        temporary.write_bytes(json_bytes(values))
+
+
+def json_bytes(values: Any) -> bytes:
+    """The content of a JSON file of ours: sorted and indented."""
+    return (json.dumps(values, indent=2, sort_keys=True) + "\n").encode()
 
 
 def read_json(path: Path) -> Any:
@@ -162,12 +167,28 @@ def _without_paths(values: Any, paths: Collection[str]) -> Any:
 
 
 def write_manifest(
-    folder: Path, kind: str, fingerprint: str = "", exclude: tuple[str, ...] = (), **details: Any
+    folder: Path,
+    kind: str,
+    fingerprint: str = "",
+    exclude: tuple[str, ...] = (),
+    *,
+    known: Mapping[str, Mapping[str, Any]] | None = None,
+    **details: Any,
 ) -> dict[str, Any]:
     """List every file of `folder` with size and sha256; the last write of a job.
 
-    Sub-folders named in `exclude` stay out: they are working state, or keep manifests of their own.
+    Sub-folders named in `exclude` stay out: they are working state, or keep manifests of their own. The files of
+    `known` ("bytes" and "sha256" by name, from `hashed_writer`) are not read again; raises ArtefactError where one of
+    them is missing or of another size.
     """
+    known = known or {}
+    for name, facts in known.items():
+        path = folder / name
+        if not path.is_file() or path.stat().st_size != facts["bytes"]:
+            raise ArtefactError(
+                f"{path}: was written with {facts['bytes']} bytes and is not there so; look at the storage, and write "
+                "it again"
+            )
     files = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)
@@ -177,7 +198,7 @@ def write_manifest(
             and not path.name.startswith(".")
             and name.parts[0] not in exclude
         ):
-            files[name.as_posix()] = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+            files[name.as_posix()] = dict(known.get(name.as_posix()) or _facts(path))
     manifest = {
         "kind": kind,
         "fingerprint": fingerprint,
@@ -189,6 +210,10 @@ def write_manifest(
     write_json(folder / MANIFEST, manifest)
     (folder / _BEGUN).unlink(missing_ok=True)
     return manifest
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    return {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
 
 
 def read_manifest(folder: Path, kind: str) -> dict[str, Any]:
