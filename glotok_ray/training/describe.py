@@ -175,8 +175,8 @@ def _memory(
         f"ZeRO stage {scaling.zero_stage} over {scaling.num_workers} workers, {scaling.precision}. The parts are not "
         "there all at once: start comes before training, update after activations and buckets. Activations are what "
         "autograd keeps (of recomputing blocks their inputs). Without kernels' workspaces, frozen networks and "
-        "fragmentation. The copies of which checkpoints are written lie in host memory, checkpoint_host_gib on the first "
-        "worker. A run reports its own peak as memory/peak_gib"
+        "fragmentation. Checkpoints are written from copies in host memory: checkpoint_host_gib on the first worker. "
+        "A run reports its own peak as memory/peak_gib"
     )
     return {
         "memory_per_worker_gib": round(expected.total / GIB, 3),
