@@ -106,7 +106,10 @@ class CheckpointWriter:
 
     def take_written(self) -> Written | None:
         """The last committed checkpoint, once, and on rank 0 alone; None while there is nothing new."""
-        written, self._written = self._written, None
+        written = self._written
+        # Not unseen: the thread may put one there at any moment.
+        if written is not None:
+            self._written = None
         return written
 
     def _run(self, step: int, contents: dict[str, Content]) -> None:

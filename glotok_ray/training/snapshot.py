@@ -94,7 +94,8 @@ class Snapshot:
 
     def complete(self) -> None:
         """Wait until all copies are there; from then on their sources may change."""
-        if torch.cuda.is_available():
+        # Of a process that trains on CPUs, no device shall be woken.
+        if torch.cuda.is_initialized():
             torch.cuda.synchronize()
 
     def write(self, folder: Path) -> None:
