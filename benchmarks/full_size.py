@@ -126,7 +126,10 @@ def train(arguments: argparse.Namespace, recipe: XARRun | FARRun, folder: Path) 
     run = folder / "run"
     try:
         job.start()
-        job.wait_until(lambda: last_step(run) > _STEPS_PER_EPOCH)
+        # The checkpoint is written beside the step after it.
+        job.wait_until(
+            lambda: last_step(run) > _STEPS_PER_EPOCH and any((run / "checkpoints").glob("step-*"))
+        )
         job.kill()
         before = metric_lines(run)
         saved = checkpoint_step(max((run / "checkpoints").glob("step-*")))

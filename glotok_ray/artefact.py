@@ -6,6 +6,7 @@ A folder without a manifest is unfinished; one whose files differ from it is dam
 
 import hashlib
 import importlib.metadata
+import io
 import json
 import os
 import shutil
@@ -39,18 +40,83 @@ def sha256_of(path: Path) -> str:
 def replacing(path: Path) -> Iterator[Path]:
     """A path beside `path` to write to; at the end it takes the place of `path`, so that readers never see half a file.
 
-    Of several processes that write the same file, the last one's stays.
+    Of several processes that write the same file, the last one's stays. After an exception nothing of it is left.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    yield temporary
+    try:
+        yield temporary
+    except BaseException:
+        # A disk that is full must not stay so because of a file that nobody will read.
+        temporary.unlink(missing_ok=True)
+        raise
     os.replace(temporary, path)
+
+
+class HashingFile(io.BufferedIOBase):
+    """A file open for writing, in one pass from its start, whose length and sha256 are known without reading it again.
+
+    Any writer of streams takes it: torch.save, numpy.savez, pyarrow. Writers that seek are refused.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._stream = path.open("wb", buffering=1 << 20)
+        self._digest = hashlib.sha256()
+        self.bytes = 0
+        """Bytes written so far."""
+
+    @property
+    def sha256(self) -> str:
+        """Hex digest of the bytes written so far."""
+        return self._digest.hexdigest()
+
+    def write(self, data: Any, /) -> int:
+        """Append bytes, or anything with the buffer protocol; returns their number."""
+        view = memoryview(data)
+        self._stream.write(view)
+        self._digest.update(view)
+        self.bytes += view.nbytes
+        return view.nbytes
+
+    def writable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self.bytes
+
+    def sync(self) -> None:
+        """Wait until the bytes are on the disk. There is no `fileno`: bytes written through it would not be hashed."""
+        self._stream.flush()
+        os.fsync(self._stream.fileno())
+
+    def flush(self) -> None:
+        if not self._stream.closed:
+            self._stream.flush()
+
+    def close(self) -> None:
+        """Close the file; its length and digest stay readable."""
+        try:
+            super().close()
+        finally:
+            self._stream.close()
+
+
+@contextmanager
+def hashed_writer(path: Path) -> Iterator[HashingFile]:
+    """A stream for `path`, which is replaced when all is written; `.sha256` and `.bytes` stay readable afterwards."""
+    with replacing(path) as temporary, HashingFile(temporary) as stream:
+        yield stream
 
 
 def write_json(path: Path, values: Any) -> None:
     """Write JSON so that readers see the old file or the whole new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
+        temporary.write_bytes(json_bytes(values))
+
+
+def json_bytes(values: Any) -> bytes:
+    """The content of a JSON file of ours: sorted and indented."""
+    return (json.dumps(values, indent=2, sort_keys=True) + "\n").encode()
 
 
 def read_json(path: Path) -> Any:
@@ -101,12 +167,28 @@ def _without_paths(values: Any, paths: Collection[str]) -> Any:
 
 
 def write_manifest(
-    folder: Path, kind: str, fingerprint: str = "", exclude: tuple[str, ...] = (), **details: Any
+    folder: Path,
+    kind: str,
+    fingerprint: str = "",
+    exclude: tuple[str, ...] = (),
+    *,
+    known: Mapping[str, Mapping[str, Any]] | None = None,
+    **details: Any,
 ) -> dict[str, Any]:
     """List every file of `folder` with size and sha256; the last write of a job.
 
-    Sub-folders named in `exclude` stay out: they are working state, or keep manifests of their own.
+    Sub-folders named in `exclude` stay out: they are working state, or keep manifests of their own. The files of
+    `known` ("bytes" and "sha256" by name, from `hashed_writer`) are not read again; raises ArtefactError where one of
+    them is missing or of another size.
     """
+    known = known or {}
+    for name, facts in known.items():
+        path = folder / name
+        if not path.is_file() or path.stat().st_size != facts["bytes"]:
+            raise ArtefactError(
+                f"{path}: was written with {facts['bytes']} bytes and is not there so; look at the storage, and write "
+                "it again"
+            )
     files = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)
@@ -116,7 +198,7 @@ def write_manifest(
             and not path.name.startswith(".")
             and name.parts[0] not in exclude
         ):
-            files[name.as_posix()] = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+            files[name.as_posix()] = dict(known.get(name.as_posix()) or _facts(path))
     manifest = {
         "kind": kind,
         "fingerprint": fingerprint,
@@ -128,6 +210,10 @@ def write_manifest(
     write_json(folder / MANIFEST, manifest)
     (folder / _BEGUN).unlink(missing_ok=True)
     return manifest
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    return {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
 
 
 def read_manifest(folder: Path, kind: str) -> dict[str, Any]:

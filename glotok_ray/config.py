@@ -759,8 +759,16 @@ class ScalingConfig:
     """Minutes for which reads and writes of shards, codes and checkpoints are tried again before the run stops."""
     max_failures: int = 3
     """Restarts from the newest checkpoint before the run fails."""
+    storage_retry_minutes: float = 10.0
+    """Minutes for which reads and writes of shards, codes and checkpoints are tried again before the run stops."""
 
     def __post_init__(self) -> None:
+        _require(
+            self.storage_retry_minutes >= 0,
+            "scaling.storage_retry_minutes",
+            self.storage_retry_minutes,
+            "must not be negative; 0 tries once",
+        )
         _require(
             self.num_workers >= 1, "scaling.num_workers", self.num_workers, "must be at least 1"
         )
@@ -877,7 +885,13 @@ class ScheduleConfig:
     log_every_steps: int = 100
     """Steps between lines of metrics.jsonl."""
     checkpoint_every_epochs: int = 1
-    """Epochs between checkpoints (and evaluations)."""
+    """Epochs between evaluations, each with a checkpoint."""
+    checkpoint_every_steps: int = 0
+    """Steps between checkpoints that evaluate nothing; 0 writes none of them."""
+    checkpoint_every_minutes: float = 0.0
+    """Minutes of rank 0's clock, since the checkpoint before, after which one is written that evaluates nothing; 0
+    writes none of them.
+    """
     checkpoints_to_keep: int = 3
     """Newest checkpoints that stay on disk."""
     stop_after_steps: int = 0
@@ -889,6 +903,13 @@ class ScheduleConfig:
         counts = ("global_batch_size", "micro_batch_size", "epochs", "log_every_steps")
         _require_positive("schedule", self, counts)
         _require_positive("schedule", self, ("checkpoint_every_epochs", "checkpoints_to_keep"))
+        for name in ("checkpoint_every_steps", "checkpoint_every_minutes"):
+            _require(
+                getattr(self, name) >= 0,
+                f"schedule.{name}",
+                getattr(self, name),
+                "must not be negative; 0 writes checkpoints with evaluations alone",
+            )
 
     def micro_batch(self, num_workers: int) -> int:
         """Images per worker and forward pass: the largest number up to `micro_batch_size` that divides a worker's

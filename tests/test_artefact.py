@@ -1,6 +1,13 @@
 """Finished folders: recognised, verified, never overwritten unasked."""
 
+import hashlib
+import io
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
+import torch
 
 from glotok_ray import artefact
 from glotok_ray.artefact import ArtefactError
@@ -119,3 +126,52 @@ def test_broken_json_is_named(tmp_path):
     (tmp_path / "x.json").write_text("{")
     with pytest.raises(ArtefactError, match=r"x\.json: not valid JSON"):
         artefact.read_json(tmp_path / "x.json")
+
+
+def _torch(stream):
+    torch.save({"w": torch.arange(5000.0)}, stream)
+
+
+def _parquet(stream):
+    pyarrow.parquet.write_table(pyarrow.table({"a": list(range(5000))}), stream)
+
+
+def _numpy(stream):
+    stream.write(np.arange(5000, dtype=np.int64)[1000:])
+    stream.write(b"end")
+
+
+@pytest.mark.parametrize("write", [_torch, _parquet, _numpy])
+def test_a_file_is_hashed_while_it_is_written(tmp_path, write):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    with artefact.hashed_writer(path) as stream:
+        write(stream)
+        assert path.read_bytes() == b"old"
+    assert stream.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert stream.bytes == path.stat().st_size > 4000
+    assert [found.name for found in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside_it(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+
+    def half() -> None:
+        with artefact.hashed_writer(path) as stream:
+            stream.write(b"new")
+            raise OSError("full")
+
+    with pytest.raises(OSError, match="full"):
+        half()
+    assert path.read_bytes() == b"old"
+    assert [found.name for found in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_hashed_file_does_not_seek(tmp_path):
+    with artefact.hashed_writer(tmp_path / "file") as stream:
+        with pytest.raises(io.UnsupportedOperation):
+            stream.seek(0)
+        with pytest.raises(io.UnsupportedOperation):
+            stream.fileno()
+        stream.sync()

@@ -3,7 +3,10 @@
 Read next: glotok_ray/nn/tokenizer.py
 """
 
+import io
+import json
 import pickle
+import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +29,13 @@ _WRAPPERS = ("module.", "_orig_mod.")
 _SHOWN_NAMES = 5
 # Per kind of misfit: a whole branch and more, and still a message that can be read.
 _LISTED = 60
+_SAFETENSORS_NAMES = {
+    torch.float32: "F32",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
 # What safetensors and torch raise for damaged files and for files of another kind.
 _UNREADABLE = (
     ValueError,
@@ -50,6 +60,31 @@ def save_weights(path: Path, state: Mapping[str, Tensor]) -> None:
         for name, value in state.items()
     }
     save_file(tensors, str(path))
+
+
+def write_weights(stream: io.BufferedIOBase, tensors: Mapping[str, Tensor]) -> None:
+    """Write CPU tensors to a stream as safetensors, without a copy of them all in memory, which its own library makes.
+
+    Raises KeyError for a dtype other than fp32, int64, int32, uint8 and bool.
+    """
+    # The widest numbers first, so that each tensor starts at a multiple of its width.
+    order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+    header, start = {}, 0
+    for name in order:
+        value = tensors[name]
+        end = start + value.numel() * value.element_size()
+        header[name] = {
+            "dtype": _SAFETENSORS_NAMES[value.dtype],
+            "shape": list(value.shape),
+            "data_offsets": [start, end],
+        }
+        start = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    stream.write(struct.pack("<Q", len(text)) + text)
+    for name in order:
+        values: Any = tensors[name].contiguous().reshape(-1).view(torch.uint8).numpy()
+        stream.write(memoryview(values))
 
 
 def load_weights(module: nn.Module, path: Path) -> None:

@@ -48,6 +48,8 @@ _FREE_SCHEDULE = (
     "micro_batch_size",
     "log_every_steps",
     "checkpoint_every_epochs",
+    "checkpoint_every_steps",
+    "checkpoint_every_minutes",
     "checkpoints_to_keep",
 )
 

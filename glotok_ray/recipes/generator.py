@@ -43,7 +43,11 @@ def xar_b() -> XARRun:
         data=CodeDataConfig(train_path="runs/glotok_16k_codes"),
         # An epoch takes minutes, and a checkpoint of xAR-H is 19 GB.
         schedule=ScheduleConfig(
-            global_batch_size=2048, micro_batch_size=64, epochs=800, checkpoint_every_epochs=5
+            global_batch_size=2048,
+            micro_batch_size=64,
+            epochs=800,
+            checkpoint_every_epochs=5,
+            checkpoint_every_minutes=15,
         ),
         scaling=ScalingConfig(num_workers=32),
     )
@@ -108,7 +112,9 @@ def far_b() -> FARRun:
             name="adamw", learning_rate=1e-4, betas=(0.9, 0.95), weight_decay=0.05
         ),
         data=CodeDataConfig(train_path="runs/glotok_16k_ten_crop_codes"),
-        schedule=ScheduleConfig(global_batch_size=256, micro_batch_size=32, epochs=200),
+        schedule=ScheduleConfig(
+            global_batch_size=256, micro_batch_size=32, epochs=200, checkpoint_every_minutes=15
+        ),
         scaling=ScalingConfig(num_workers=8, precision="bf16_autocast"),
     )
 

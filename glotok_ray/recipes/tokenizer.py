@@ -116,6 +116,7 @@ def glotok_16k() -> TokenizerRun:
         teacher_path="runs/teacher_4096",
         model=TokenizerConfig(codebooks=_sizes(visual=12288, semantic=4096)),
         data=_IMAGENET,
+        schedule=ScheduleConfig(checkpoint_every_minutes=15),
         scaling=ScalingConfig(precision="bf16_autocast"),
     )
 

@@ -1,40 +1,140 @@
 """What a run leaves on disk: checkpoints that are verified before use, and its tokenizer.
 
 A checkpoint is written beside its place, gets its manifest (sha256 of every file) last and is then renamed;
-one that is unfinished or damaged is passed over with a warning.
+one that is unfinished or damaged is passed over with a warning. Read next: glotok_ray/training/checkpoint_writer.py
 """
 
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from glotok_ray import artefact, config
 from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import TokenizerConfig
 from glotok_ray.nn.tokenizer import CONFIG_FILE, GloTokTokenizer
+from glotok_ray.retries import patiently
 from glotok_ray.training.worker import Worker
 
 logger = logging.getLogger(__name__)
 
+_KIND = "checkpoint"
+# Each reads and hashes one file at a time, beside Python's lock.
+_READERS = 4
 
-def newest_checkpoint(folder: Path, *, verify: bool = True) -> Path | None:
-    """The checkpoint of the highest step in `folder` whose manifest verifies, None when there is none.
 
-    Without `verify` it is enough that it has a manifest, and its files are not read.
+def newest_checkpoint(
+    folder: Path, *, verify: bool = True, before: int | None = None
+) -> Path | None:
+    """The checkpoint of the highest step in `folder`, below `before` where it is given, that is whole; None when there
+    is none. Those that are not are passed over with a warning.
+
+    Without `verify`, manifest, names and sizes must agree, and no file is read.
     """
     for path in sorted(folder.glob("step-*"), reverse=True):
+        if before is not None and checkpoint_step(path) >= before:
+            continue
         try:
+            _check_sizes(path)
             if verify:
-                artefact.read_manifest(path, "checkpoint")
-            else:
-                artefact.read_json(path / artefact.MANIFEST)
+                artefact.read_manifest(path, _KIND)
         except ArtefactError as error:
-            logger.warning("checkpoint passed over: %s", error)
+            _warn(error)
             continue
         return path
     return None
+
+
+def agreed_checkpoint(folder: Path, worker: Worker, *, retry_minutes: float) -> Path | None:
+    """The newest checkpoint that is whole, the same on every worker; None when there is none.
+
+    The workers share its bytes out among them, so that all of them together read each once. Rank 0 first removes what
+    an attempt that died was writing.
+    """
+    before: int | None = None
+    if worker.rank == 0:
+        for path in folder.glob(".step-*.partial"):
+            shutil.rmtree(path)
+    while True:
+        # Rank 0 alone lists the folder: a shared file system may show another list elsewhere.
+        step = _step_before(folder, before, retry_minutes) if worker.rank == 0 else 0
+        before = int(worker.all_sum(torch.tensor(step, device=worker.device)))
+        if not before:
+            return None
+        path = checkpoint_path(folder, before)
+        damaged = torch.tensor(_damaged_files(path, worker, retry_minutes), device=worker.device)
+        if not int(worker.all_sum(damaged)):
+            return path
+
+
+def _step_before(folder: Path, before: int | None, retry_minutes: float) -> int:
+    """The step of the newest checkpoint below `before` whose sizes are right; 0 without one."""
+
+    def look() -> Path | None:
+        return newest_checkpoint(folder, verify=False, before=before)
+
+    return checkpoint_step(patiently(look, folder, minutes=retry_minutes))
+
+
+def _damaged_files(path: Path, worker: Worker, retry_minutes: float) -> int:
+    """How many files of this worker's share are not what the manifest says; each is named in a warning."""
+    try:
+        files = patiently(lambda: _check_sizes(path), path, minutes=retry_minutes)
+    except ArtefactError as error:
+        _warn(error)
+        return 1
+
+    def is_damaged(name: str) -> bool:
+        file = path / name
+        digest = patiently(lambda: artefact.sha256_of(file), file, minutes=retry_minutes)
+        if digest != files[name]["sha256"]:
+            _warn(f"{file}: differs from its sha256 in {artefact.MANIFEST}")
+        return digest != files[name]["sha256"]
+
+    share = _shares(files, worker.world_size)[worker.rank]
+    with ThreadPoolExecutor(_READERS) as readers:
+        return sum(readers.map(is_damaged, share))
+
+
+def _shares(files: Mapping[str, Mapping[str, Any]], num_workers: int) -> list[list[str]]:
+    """File names for each worker, about equal in bytes, the largest first; alike on every worker."""
+    shares: list[list[str]] = [[] for _ in range(num_workers)]
+    loads = [0] * num_workers
+    for name in sorted(files, key=lambda name: (-files[name]["bytes"], name)):
+        least = loads.index(min(loads))
+        shares[least].append(name)
+        loads[least] += files[name]["bytes"]
+    return shares
+
+
+def _check_sizes(path: Path) -> Mapping[str, Mapping[str, Any]]:
+    """The files of a checkpoint by its manifest; raises ArtefactError where a name or a size is not as it says."""
+    manifest = artefact.read_json(path / artefact.MANIFEST)
+    files = manifest.get("files") if isinstance(manifest, dict) else None
+    if (
+        not isinstance(files, dict)
+        or manifest.get("kind") != _KIND
+        or not all({"bytes", "sha256"} <= facts.keys() for facts in files.values())
+    ):
+        raise ArtefactError(f"{path / artefact.MANIFEST}: is not the manifest of a {_KIND}")
+    for name, facts in files.items():
+        file = path / name
+        if not file.is_file():
+            raise ArtefactError(f"{file}: listed in {artefact.MANIFEST} but missing")
+        if file.stat().st_size != facts["bytes"]:
+            raise ArtefactError(
+                f"{file}: differs from its sha256 in {artefact.MANIFEST}: holds {file.stat().st_size} bytes, not "
+                f"{facts['bytes']}"
+            )
+    return files
+
+
+def _warn(problem: object) -> None:
+    logger.warning("checkpoint passed over: %s", problem)
 
 
 def checkpoint_step(path: Path | None) -> int:
@@ -47,35 +147,9 @@ def checkpoint_path(folder: Path, step: int) -> Path:
     return folder / f"step-{step:09d}"
 
 
-def save_checkpoint(
-    folder: Path,
-    step: int,
-    worker: Worker,
-    write: Callable[[Path], None],
-    *,
-    facts: dict[str, Any],
-    keep: int,
-) -> None:
-    """Let every worker `write` into one new checkpoint, commit it with `facts` in its manifest and remove all but the
-    newest `keep`; those of later steps go too, since a run that came back here found them damaged.
-    """
-    final = checkpoint_path(folder, step)
-    partial = folder / f".{final.name}.partial"
-    if worker.rank == 0:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-    worker.barrier()
-    write(partial)
-    worker.barrier()
-    if worker.rank == 0:
-        artefact.write_manifest(partial, "checkpoint", step=step, **facts)
-        shutil.rmtree(final, ignore_errors=True)
-        partial.rename(final)
-        found = sorted(folder.glob("step-*"))
-        place = found.index(final) + 1
-        for other in found[: max(0, place - keep)] + found[place:]:
-            shutil.rmtree(other)
-    worker.barrier()
+def partial_path(folder: Path, step: int) -> Path:
+    """Where the checkpoint of a step is written."""
+    return folder / f".{checkpoint_path(folder, step).name}.partial"
 
 
 def tokenizer_config(folder: Path) -> TokenizerConfig:

@@ -15,6 +15,7 @@ from torch import Tensor
 from glotok_ray.config import TokenizerConfig, TokenizerLossConfig
 from glotok_ray.metrics.codebook import codebook_use, duplicate_fraction
 from glotok_ray.nn.tokenizer import BranchOutput
+from glotok_ray.training.snapshot import Snapshot
 from glotok_ray.training.worker import Worker
 
 logger = logging.getLogger(__name__)
@@ -97,13 +98,12 @@ class CodebookWatch:
             moved[f"{name}_restarted"] = tokens.new_tensor(float(len(rows)))
         return moved
 
-    def save(self, folder: Path) -> None:
-        """Write this worker's counts, so that a resumed run restarts the codes that the uninterrupted one would."""
-        counts = {"evaluation": self.counts, "restart": self._since_restart}
-        torch.save(counts, folder / self._file)
+    def snapshot(self, into: Snapshot) -> None:
+        """Add this worker's counts, so that a resumed run restarts the codes that the uninterrupted one would."""
+        into.add_state(self._file, {"evaluation": self.counts, "restart": self._since_restart})
 
     def load(self, folder: Path) -> None:
-        """Restore what `save` wrote."""
+        """Restore what `snapshot` added."""
         stored = torch.load(
             folder / self._file, weights_only=True, map_location=self._worker.device
         )

@@ -3,6 +3,7 @@
 Read next: glotok_ray/training/memory.py
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,11 @@ def describe_tokenizer(run: TokenizerRun) -> dict[str, Any]:
         "discriminator_parameters": count_parameters(discriminator),
         **_arithmetic(run),
         **_memory(
-            trained, run, saved_bytes_per_image=saved, averaged=model if run.ema_decay else None
+            trained,
+            run,
+            saved_bytes_per_image=saved,
+            averaged=model if run.ema_decay else None,
+            exported=trained,
         ),
     }
 
@@ -151,8 +156,11 @@ def _memory(
     *,
     saved_bytes_per_image: int,
     averaged: nn.Module | None,
+    exported: Sequence[nn.Module] = (),
 ) -> dict[str, Any]:
-    """GiB per worker; `averaged` is the model that has a moving average."""
+    """GiB per worker; `averaged` is the model that has a moving average, `exported` are those that each checkpoint also
+    holds whole.
+    """
     scaling, schedule = run.scaling, run.schedule
     scale = 0.5 if scaling.precision == "bf16_autocast" else 1.0
     expected = expected_memory(
@@ -161,17 +169,20 @@ def _memory(
         activations=scale * saved_bytes_per_image * schedule.micro_batch(scaling.num_workers),
         averaged=count_parameters(averaged) if averaged is not None else 0,
         accumulation_steps=schedule.accumulation_steps(scaling.num_workers),
+        exported=sum(count_parameters(model) for model in exported),
     )
     note = (
         f"ZeRO stage {scaling.zero_stage} over {scaling.num_workers} workers, {scaling.precision}. The parts are not "
         "there all at once: start comes before training, update after activations and buckets. Activations are what "
         "autograd keeps (of recomputing blocks their inputs). Without kernels' workspaces, frozen networks and "
-        "fragmentation. A run reports its own peak as memory/peak_gib"
+        "fragmentation. Checkpoints are written from copies in host memory: checkpoint_host_gib on the first worker. "
+        "A run reports its own peak as memory/peak_gib"
     )
     return {
         "memory_per_worker_gib": round(expected.total / GIB, 3),
         "memory_parts_gib": {
             name: round(value / GIB, 3) for name, value in expected.parts().items()
         },
+        "checkpoint_host_gib": round(expected.checkpoint / GIB, 3),
         "memory_note": note,
     }

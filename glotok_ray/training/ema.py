@@ -5,12 +5,15 @@ Read next: glotok_ray/training/step.py
 """
 
 import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from glotok_ray.training.engine import Engine
+from glotok_ray.training.snapshot import Snapshot
 
 
 class ExponentialMovingAverage:
@@ -30,18 +33,20 @@ class ExponentialMovingAverage:
 
     def replace_rows(self, name: str, rows: Tensor, values: Tensor) -> None:
         """Overwrite rows of an averaged parameter; every worker calls it with equal arguments."""
-        self._swap()
-        try:
+        with self.in_place():
             self._engine.replace_rows(name, rows, values)
-        finally:
-            self._swap()
 
     def whole(self, *, keep: bool) -> dict[str, Tensor]:
         """As `whole_state`, with the averaged parameters and the module's own buffers."""
-        # The engine gathers its own shards; for this moment they are the averages.
+        with self.in_place():
+            return whole_state(self._engine, keep=keep)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Meanwhile the averages stand where the engine gathers its own shards from."""
         self._swap()
         try:
-            return whole_state(self._engine, keep=keep)
+            yield
         finally:
             self._swap()
 
@@ -52,12 +57,12 @@ class ExponentialMovingAverage:
             shard.copy_(average)
             average.copy_(held)
 
-    def save(self, folder: Path, rank: int) -> None:
-        """Write this worker's part."""
-        torch.save(self._shards, folder / _file(rank))
+    def snapshot(self, into: Snapshot, rank: int) -> None:
+        """Add this worker's part."""
+        into.add_state(_file(rank), self._shards)
 
     def load(self, folder: Path, rank: int) -> None:
-        """Restore what `save` wrote."""
+        """Restore what `snapshot` added."""
         stored = torch.load(folder / _file(rank), weights_only=True, map_location="cpu")
         for average, value in zip(self._shards, stored, strict=True):
             average.copy_(value)
@@ -73,12 +78,16 @@ def whole_state(engine: Engine, *, keep: bool) -> dict[str, Tensor]:
     get it.
     """
     state: dict[str, Tensor] = {}
-    tensors = itertools.chain(engine.module.named_buffers(), engine.full_precision_parameters())
-    for name, value in tensors:
+    for name, value in whole_tensors(engine):
         if keep:
             value = value.detach().cpu()
             state[name] = value.float().clone() if value.is_floating_point() else value.clone()
     return state
+
+
+def whole_tensors(engine: Engine) -> Iterator[tuple[str, Tensor]]:
+    """Buffers and whole parameters, gathered one by one; every worker must go through all of them."""
+    return itertools.chain(engine.module.named_buffers(), engine.full_precision_parameters())
 
 
 def _file(rank: int) -> str:

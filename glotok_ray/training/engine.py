@@ -5,7 +5,8 @@ This is the only module that names deepspeed. Read next: glotok_ray/training/ste
 """
 
 import os
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import OptimizerConfig, ScalingConfig
+from glotok_ray.training.snapshot import Snapshot
 
 _STATE_FILE = "engine.pt"
 
@@ -56,12 +58,12 @@ class Engine(Protocol):
         """Overwrite rows of a parameter and forget their moments; every worker calls it with equal arguments."""
         ...
 
-    def save(self, folder: Path) -> None:
-        """Write parameters and optimizer state; every worker calls it."""
+    def snapshot(self, into: Snapshot) -> None:
+        """Add parameters and optimizer state; every worker calls it, and each adds its part."""
         ...
 
     def load(self, folder: Path) -> None:
-        """Restore what `save` wrote; raises ArtefactError when it is not there."""
+        """Restore what `snapshot` added; raises ArtefactError when it is not there."""
         ...
 
 
@@ -158,14 +160,13 @@ class TorchEngine:
             if moment in self._optimizer.state[parameter]:
                 self._optimizer.state[parameter][moment][rows] = 0
 
-    def save(self, folder: Path) -> None:
-        """Write one file with parameters, buffers and optimizer state."""
-        folder.mkdir(parents=True, exist_ok=True)
+    def snapshot(self, into: Snapshot) -> None:
+        """Add one file with parameters, buffers and optimizer state."""
         state = {"module": self.module.state_dict(), "optimizer": self._optimizer.state_dict()}
-        torch.save(state, folder / _STATE_FILE)
+        into.add_state(_STATE_FILE, state)
 
     def load(self, folder: Path) -> None:
-        """Restore what `save` wrote."""
+        """Restore what `snapshot` added."""
         path = folder / _STATE_FILE
         if not path.is_file():
             raise ArtefactError(
@@ -210,6 +211,8 @@ class DeepSpeedEngine:
             dist_init_required=False,
         )
         self.module: nn.Module = self._engine.module
+        self._states = _make_states()
+        self._engine.checkpoint_engine = self._states
 
     def __call__(self, *inputs: Any) -> Any:
         """The module's forward pass through DeepSpeed's hooks."""
@@ -286,17 +289,50 @@ class DeepSpeedEngine:
         with gathered:
             parameter.data[rows] = values.to(parameter.data)
 
-    def save(self, folder: Path) -> None:
-        """Write DeepSpeed's own checkpoint; each worker writes its part of the optimizer state."""
-        self._engine.save_checkpoint(str(folder), tag="state", save_latest=False)
+    def snapshot(self, into: Snapshot) -> None:
+        """Add DeepSpeed's own checkpoint; each worker its part of the optimizer state."""
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+
+            def take(state: Any, path: str) -> None:
+                into.add_state(Path(path).relative_to(folder).as_posix(), state)
+
+            with self._states.taken_by(take):
+                self._engine.save_checkpoint(str(folder), tag="state", save_latest=False)
+            # The scripts that join the parts of ZeRO, which DeepSpeed copies by itself.
+            for path in sorted(folder.rglob("*")):
+                if path.is_file():
+                    into.add_bytes(path.relative_to(folder).as_posix(), path.read_bytes())
 
     def load(self, folder: Path) -> None:
-        """Restore what `save` wrote; DeepSpeed answers a missing checkpoint with None, which is an error here."""
+        """Restore what `snapshot` added; DeepSpeed answers a missing checkpoint with None, which is an error here."""
         path, _ = self._engine.load_checkpoint(str(folder), tag="state")
         if path is None:
             raise ArtefactError(
                 f"{folder}: DeepSpeed finds no checkpoint there; it was saved by another engine or worker count"
             )
+
+
+def _make_states() -> Any:
+    """DeepSpeed's reader and writer of state files, whose writes are handed to whoever takes them."""
+    from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
+
+    class TakenStates(TorchCheckpointEngine):
+        _take: Callable[[Any, str], None] | None = None
+
+        @contextmanager
+        def taken_by(self, take: Callable[[Any, str], None]) -> Iterator[None]:
+            self._take = take
+            try:
+                yield
+            finally:
+                self._take = None
+
+        def save(self, state_dict: Any, path: str) -> None:
+            assert self._take is not None  # DeepSpeed saves when we tell it to, and never else
+            self._take(state_dict, path)
+
+    return TakenStates()
 
 
 def deepspeed_config(

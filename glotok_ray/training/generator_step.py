@@ -26,6 +26,7 @@ from glotok_ray.training.ema import ExponentialMovingAverage
 from glotok_ray.training.engine import Engine
 from glotok_ray.training.finite import StepFlags
 from glotok_ray.training.schedule import step_generator
+from glotok_ray.training.snapshot import Snapshot
 from glotok_ray.training.worker import Worker
 
 
@@ -149,11 +150,11 @@ class GeneratorStep:
         """Generators are judged by their samples, in a job of their own."""
         return {}
 
-    def save(self, folder: Path) -> None:
-        """Write the engine and the average; each worker its part."""
-        self._engine.save(folder / "generator")
+    def snapshot(self, into: Snapshot) -> None:
+        """Add the engine and the average; each worker its part."""
+        self._engine.snapshot(into.within("generator"))
         if self.average is not None:
-            self.average.save(folder, self._worker.rank)
+            self.average.snapshot(into, self._worker.rank)
 
     def load(self, folder: Path) -> None:
         """Restore the engine and the average."""

@@ -98,11 +98,16 @@ class ExpectedMemory:
     """Gradients take the place of activations as the backward pass goes on; else they are there before it."""
     stepped_gradients: float
     """What remains of the gradients when the optimizer steps."""
+    checkpoint: float
+    """Copies in host memory of what the worker with most to write, the first, writes at a checkpoint."""
+    on_host: bool
+    """Host memory is what is counted, copies for a checkpoint too; they stay from the first one on."""
 
     @property
     def total(self) -> float:
         """The largest of the start, of what a backward pass holds and of what the optimizer's step holds."""
         kept = self.weights + self.optimizer + self.average
+        kept += self.checkpoint if self.on_host else 0.0
         passing = (max if self.gradients_move else _sum)(self.gradients, self.activations)
         busy = max(passing + self.buckets, self.stepped_gradients + self.update)
         return self.libraries + max(self.start, kept + busy)
@@ -110,7 +115,8 @@ class ExpectedMemory:
     def parts(self) -> dict[str, float]:
         """Bytes by part."""
         names = ("weights", "gradients", "optimizer", "average", "activations", "buckets", "update")
-        return {name: getattr(self, name) for name in (*names, "start", "libraries")}
+        more = ("start", "libraries", *(("checkpoint",) if self.on_host else ()))
+        return {name: getattr(self, name) for name in (*names, *more)}
 
 
 def _sum(first: float, second: float) -> float:
@@ -124,11 +130,12 @@ def expected_memory(
     activations: float,
     averaged: int,
     accumulation_steps: int,
+    exported: int = 0,
 ) -> ExpectedMemory:
     """The memory of one worker that trains models of `sizes` parameters, one engine each.
 
-    `activations` are bytes of one micro batch, `averaged` the parameters that have an average. Kernels' workspaces,
-    frozen networks and fragmentation are not in it.
+    `activations` are bytes of one micro batch, `averaged` the parameters that have an average, `exported` those that a
+    checkpoint also holds whole, in fp32. Kernels' workspaces, frozen networks and fragmentation are not in it.
     """
     stage = scaling.zero_stage if scaling.engine == "deepspeed" else 0
     workers, on_cpu = scaling.num_workers, not scaling.use_gpu
@@ -138,11 +145,15 @@ def expected_memory(
     # Under ZeRO there are masters, of fp32 weights as well.
     state = 12 if stage >= 1 else 8
     gradients = width * (part if stage >= 2 else parameters)
+    optimizer = state * (part if stage >= 1 else parameters)
+    average = 4 * averaged / (workers if stage >= 1 else 1)
+    # Under ZeRO 3 the weights are written as the optimizer's masters alone.
+    written = (0 if stage == 3 else width * parameters) + optimizer + average
     return ExpectedMemory(
         weights=width * (part if stage == 3 else parameters),
         gradients=gradients,
-        optimizer=state * (part if stage >= 1 else parameters),
-        average=4 * averaged / (workers if stage >= 1 else 1),
+        optimizer=optimizer,
+        average=average,
         activations=activations,
         buckets=_bucket_bytes(largest, scaling, stage, width),
         update=_update_bytes(largest, scaling, stage, width),
@@ -150,6 +161,8 @@ def expected_memory(
         libraries=_LIBRARIES if on_cpu and scaling.engine == "deepspeed" else 0.0,
         gradients_move=stage < 3 and accumulation_steps == 1,
         stepped_gradients=min(gradients, width * part) if stage >= 1 else gradients,
+        checkpoint=written + 4 * exported,
+        on_host=on_cpu,
     )
 
 

@@ -6,6 +6,7 @@ second pass through a graph (DECISIONS.md).
 Read next: glotok_ray/nn/tokenizer.py and glotok_ray/losses/objective.py
 """
 
+import contextlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,12 +26,12 @@ from glotok_ray.nn.tokenizer import (
     GloTokTokenizer,
     TokenizerOutput,
 )
-from glotok_ray.nn.weights import save_weights
 from glotok_ray.training.batches import Batch
 from glotok_ray.training.codebook_watch import CodebookWatch
-from glotok_ray.training.ema import make_average, whole_state
+from glotok_ray.training.ema import make_average, whole_tensors
 from glotok_ray.training.engine import Engine
 from glotok_ray.training.finite import StepFlags
+from glotok_ray.training.snapshot import Snapshot
 from glotok_ray.training.worker import Worker
 
 DISCRIMINATOR_FILE = "discriminator.safetensors"
@@ -263,33 +264,38 @@ class TokenizerStep:
         """Write what `GloTokTokenizer.from_pretrained` reads, with averaged weights where an average is kept, and the
         discriminator's weights, from which a run may start.
         """
-        keep = self._worker.rank == 0
-        average = self._average
-        state = average.whole(keep=keep) if average else whole_state(self._tokenizer, keep=keep)
-        discriminator = whole_state(self._discriminator, keep=keep)
-        if keep:
-            save_weights(folder / WEIGHTS_FILE, state)
-            save_weights(folder / DISCRIMINATOR_FILE, discriminator)
-            artefact.write_json(folder / CONFIG_FILE, config.to_dict(self._run))
+        exported = Snapshot()
+        self._add_export(exported)
+        exported.write(folder)
 
-    def save(self, folder: Path) -> None:
-        """Write both engines, what else goes on, and an export."""
-        self.export(folder)
-        self._tokenizer.save(folder / "tokenizer")
-        self._discriminator.save(folder / "discriminator")
-        self.watch.save(folder)
+    def _add_export(self, into: Snapshot) -> None:
+        """What `export` writes, on rank 0; all workers gather it."""
+        keep = self._worker.rank == 0
+        with self._average.in_place() if self._average else contextlib.nullcontext():
+            into.add_weights(WEIGHTS_FILE, whole_tensors(self._tokenizer), keep=keep)
+        into.add_weights(DISCRIMINATOR_FILE, whole_tensors(self._discriminator), keep=keep)
+        if keep:
+            into.add_bytes(CONFIG_FILE, artefact.json_bytes(config.to_dict(self._run)))
+
+    def snapshot(self, into: Snapshot) -> None:
+        """Add both engines, what else goes on, and an export."""
+        self._add_export(into)
+        self._tokenizer.snapshot(into.within("tokenizer"))
+        self._discriminator.snapshot(into.within("discriminator"))
+        self.watch.snapshot(into)
         if self._average is not None:
-            self._average.save(folder, self._worker.rank)
+            self._average.snapshot(into, self._worker.rank)
         if self._worker.rank == 0 and self._weights.lecam_weight:
-            torch.save(self._lecam_anchors.cpu(), folder / _LECAM_FILE)
+            into.add_state(_LECAM_FILE, self._lecam_anchors)
 
     def load(self, folder: Path) -> None:
-        """Restore what `save` wrote."""
+        """Restore what `snapshot` added."""
         self._tokenizer.load(folder / "tokenizer")
         self._discriminator.load(folder / "discriminator")
         self.watch.load(folder)
         if self._average is not None:
             self._average.load(folder, self._worker.rank)
         if self._weights.lecam_weight:
-            anchors = torch.load(folder / _LECAM_FILE, weights_only=True)
-            self._lecam_anchors = anchors.to(self._worker.device)
+            self._lecam_anchors = torch.load(
+                folder / _LECAM_FILE, weights_only=True, map_location=self._worker.device
+            )

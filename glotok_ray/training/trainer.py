@@ -24,8 +24,10 @@ from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import OptimizerConfig, ScalingConfig, ScheduleConfig
 from glotok_ray.training import checkpoint
 from glotok_ray.training.batches import Batch, MicroBatch
+from glotok_ray.training.checkpoint_writer import CheckpointWriter
 from glotok_ray.training.rows_seen import RowsSeen
 from glotok_ray.training.schedule import learning_rate, seed_step
+from glotok_ray.training.snapshot import Snapshot
 from glotok_ray.training.worker import Worker
 
 logger = logging.getLogger(__name__)
@@ -51,12 +53,12 @@ class TrainingStep(Protocol):
         """Figures of the present weights, equal on every worker."""
         ...
 
-    def save(self, folder: Path) -> None:
-        """Write this worker's part of the state."""
+    def snapshot(self, into: Snapshot) -> None:
+        """Add this worker's part of the state; every worker calls it."""
         ...
 
     def load(self, folder: Path) -> None:
-        """Restore what `save` wrote."""
+        """Restore what `snapshot` added."""
         ...
 
 
@@ -106,17 +108,44 @@ class Trainer:
     def __init__(self, step: TrainingStep, worker: Worker, plan: RunPlan) -> None:
         self._step, self._worker, self._plan = step, worker, plan
         self._checkpoints = plan.folder / CHECKPOINT_FOLDER
+        self._writer = CheckpointWriter(
+            self._checkpoints,
+            worker,
+            facts={"state_layout": plan.state_layout},
+            keep=plan.schedule.checkpoints_to_keep,
+            retry_minutes=plan.scaling.storage_retry_minutes,
+        )
+        self._saved_at = time.monotonic()
 
     def fit(self, batches: Callable[[int], Iterator[MicroBatch]]) -> dict[str, Any]:
         """Train to `plan.last_step`; `batches(step)` yields this worker's micro batches from that step on.
 
-        Returns the last logged figures. Raises FloatingPointError, from the step, on a loss that is not finite.
+        Returns the last logged figures, when the last checkpoint is on disk. Raises FloatingPointError, from the step,
+        on a loss that is not finite, and StorageError when a checkpoint cannot be written.
         """
+        path = self._resume()
+        first_step = checkpoint.checkpoint_step(path)
         plan = self._plan
-        first_step = self._resume()
         seen = RowsSeen(plan.folder, self._worker, plan.max_bad_rows, audit=plan.audit_keys)
         log = MetricsLog(plan, self._worker, first_step, seen)
-        stream = batches(first_step)
+        if path is not None:
+            log.load(path)
+        try:
+            self._train(first_step, batches(first_step), log, seen)
+        except FloatingPointError:
+            # All workers come here alike; what they still write is the newest state that is left.
+            self._writer.wait()
+            raise
+        self._writer.wait()
+        self._log_written(log)
+        log.close()
+        return log.latest
+
+    def _train(
+        self, first_step: int, stream: Iterator[MicroBatch], log: "MetricsLog", seen: RowsSeen
+    ) -> None:
+        plan = self._plan
+        self._saved_at = time.monotonic()
         for step in range(first_step, plan.last_step):
             seed_step(plan.seed, step, self._worker.rank)
             rate = learning_rate(step, plan.total_steps, plan.optimizer)
@@ -127,58 +156,80 @@ class Trainer:
             terms = self._step.learn([batch.tensors for batch in micro_batches], step)
             seen.add(step, micro_batches)
             log.add(step, terms, rate)
-            if self._checkpoint_is_due(step + 1):
+            if self._evaluation_is_due(step + 1):
                 log.flush(step)
                 figures = self._step.evaluate()
                 log.write(step + 1, {f"eval/{name}": value for name, value in figures.items()})
-                checkpoint.save_checkpoint(
-                    self._checkpoints,
-                    step + 1,
-                    self._worker,
-                    self._step.save,
-                    facts={"state_layout": plan.state_layout},
-                    keep=plan.schedule.checkpoints_to_keep,
-                )
+                self._save(step + 1, log)
                 self._worker.report({"step": step + 1, **figures})
-        log.close()
-        return log.latest
+            elif self._checkpoint_is_due(step + 1):
+                self._save(step + 1, log)
+            self._log_written(log)
 
-    def _resume(self) -> int:
-        path = self._agreed_checkpoint()
+    def _save(self, step: int, log: "MetricsLog") -> None:
+        def copy_state(into: Snapshot) -> None:
+            self._step.snapshot(into)
+            log.snapshot(into)
+
+        stall = self._writer.save(step, copy_state)
+        # The one before is committed by now; its line comes first.
+        self._log_written(log)
+        log.write(step, {"checkpoint/stall_s": stall})
+        self._saved_at = time.monotonic()
+
+    def _log_written(self, log: "MetricsLog") -> None:
+        written = self._writer.take_written()
+        if written is not None:
+            values = {"checkpoint/write_s": written.seconds, "checkpoint/gib": written.gib}
+            log.write(written.step, values)
+
+    def _resume(self) -> Path | None:
+        path = checkpoint.agreed_checkpoint(
+            self._checkpoints,
+            self._worker,
+            retry_minutes=self._plan.scaling.storage_retry_minutes,
+        )
         if path is not None:
             check_state_layout(path, self._plan)
             self._step.load(path)
             logger.info("resuming at step %d from %s", checkpoint.checkpoint_step(path), path.name)
-        return checkpoint.checkpoint_step(path)
+        return path
 
-    def _agreed_checkpoint(self) -> Path | None:
-        """The newest checkpoint that rank 0 finds whole; it alone reads all of its bytes for that."""
-        worker = self._worker
-        found = checkpoint.newest_checkpoint(self._checkpoints) if worker.rank == 0 else None
-        step = torch.tensor(checkpoint.checkpoint_step(found), device=worker.device)
-        number = int(worker.all_sum(step))
-        return checkpoint.checkpoint_path(self._checkpoints, number) if number else None
-
-    def _checkpoint_is_due(self, step: int) -> bool:
+    def _evaluation_is_due(self, step: int) -> bool:
         every = self._plan.steps_per_epoch * self._plan.schedule.checkpoint_every_epochs
         return step % every == 0 or step == self._plan.last_step
+
+    def _checkpoint_is_due(self, step: int) -> bool:
+        """Whether one is due between evaluations, by steps or minutes; alike on all workers."""
+        every = self._plan.schedule.checkpoint_every_steps
+        return bool(every and step % every == 0) or self._minutes_are_up()
+
+    def _minutes_are_up(self) -> bool:
+        """Whether rank 0's clock says so; the exchange of every step is here and nowhere else."""
+        minutes = self._plan.schedule.checkpoint_every_minutes
+        if not minutes:
+            return False
+        due = self._worker.rank == 0 and time.monotonic() - self._saved_at >= 60 * minutes
+        return bool(self._worker.all_sum(torch.tensor(float(due), device=self._worker.device)))
 
 
 def check_state_layout(path: Path, plan: RunPlan) -> None:
     """Raise ArtefactError when the checkpoint at `path` was saved under a layout that the plan does not have."""
     saved = artefact.read_json(path / artefact.MANIFEST)["state_layout"]
     for name, value in plan.state_layout.items():
-        if saved[name] != value:
+        if saved.get(name) != value:
             raise ArtefactError(
-                f"{path}: saved with {name} = {saved[name]}, and this run has {value}; set it back, or start a new run "
-                f"under another --name (in jobs.train_tokenizer from its weights: --initial-path {path})"
+                f"{path}: saved with {name} = {saved.get(name)}, and this run has {value}; set it back, or start a new "
+                f"run under another --name (in jobs.train_tokenizer from its weights: --initial-path {path})"
             )
 
 
 def last_figures(folder: Path, step: int | None = None) -> dict[str, Any]:
     """The newest value of every figure in a run's metrics.jsonl, up to `step` where it is given."""
     figures: dict[str, Any] = {}
-    for line in _metric_lines(folder / METRICS_FILE):
+    lines = _metric_lines(folder / METRICS_FILE)
+    # In the order of steps: what is known of a checkpoint when it is written comes after lines of later steps.
+    for line in sorted(lines, key=lambda line: line["step"]):
         if step is None or line["step"] <= step:
             figures |= line
     return figures
@@ -237,6 +288,21 @@ class MetricsLog:
         if (step + 1) % self._plan.schedule.log_every_steps == 0:
             self.flush(step)
 
+    def snapshot(self, into: Snapshot) -> None:
+        """Add what has come since the last line, so that the next one is the same after a restart."""
+        state = {"sums": self._sums, "counts": dict(self._counts), "steps": self._steps}
+        into.add_state(self._file, state)
+
+    def load(self, folder: Path) -> None:
+        """Restore what `snapshot` added."""
+        state = torch.load(folder / self._file, weights_only=True, map_location=self._worker.device)
+        self._sums, self._steps = state["sums"], state["steps"]
+        self._counts = collections.Counter(state["counts"])
+
+    @property
+    def _file(self) -> str:
+        return f"log-{self._worker.rank:04d}.pt"
+
     def flush(self, step: int) -> None:
         """Write the averages since the last line."""
         if not self._steps:
@@ -270,7 +336,7 @@ class MetricsLog:
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Append one line and the TensorBoard points."""
-        self.latest |= {"step": step, **values}
+        self.latest |= {**values, "step": max(step, self.latest.get("step", 0))}
         if self._writer is None:
             return
         with self._path.open("a") as stream:

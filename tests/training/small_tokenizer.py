@@ -1,5 +1,7 @@
 """The smallest tokenizer that has every part, for the tests of training."""
 
+from pathlib import Path
+
 from glotok_ray.config import (
     AdapterConfig,
     AutoencoderConfig,
@@ -7,6 +9,7 @@ from glotok_ray.config import (
     ResidualConfig,
     TokenizerConfig,
 )
+from glotok_ray.training.snapshot import Snapshot
 
 SEMANTIC = CodebookConfig(name="semantic", size=32)
 MODEL = TokenizerConfig(
@@ -22,3 +25,10 @@ MODEL = TokenizerConfig(
     codebooks=(CodebookConfig(name="visual", size=48), SEMANTIC),
     residual=ResidualConfig(width=16, num_heads=2),
 )
+
+
+def write_snapshot(holder, folder: Path) -> None:
+    """Write what a step adds to a checkpoint under `folder`, at once."""
+    copies = Snapshot()
+    holder.snapshot(copies)
+    copies.write(folder)

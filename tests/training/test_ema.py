@@ -6,6 +6,7 @@ from torch import nn
 from glotok_ray.config import OptimizerConfig
 from glotok_ray.training.ema import ExponentialMovingAverage
 from glotok_ray.training.engine import TorchEngine
+from glotok_ray.training.snapshot import Snapshot
 
 
 def averaged(module: nn.Module, decay: float) -> ExponentialMovingAverage:
@@ -50,7 +51,9 @@ def test_an_average_survives_its_file(tmp_path):
     with torch.no_grad():
         module.weight.add_(1)
     average.update(7)
-    average.save(tmp_path, rank=0)
+    copies = Snapshot()
+    average.snapshot(copies, rank=0)
+    copies.write(tmp_path)
     other = averaged(nn.Linear(3, 2), decay=0.5)
     other.load(tmp_path, rank=0)
     for name, value in average.whole(keep=True).items():

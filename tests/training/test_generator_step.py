@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from small_tokenizer import MODEL
+from small_tokenizer import MODEL, write_snapshot
 from torch import nn
 
 from glotok_ray.config import (
@@ -86,7 +86,7 @@ def test_a_generator_learns_and_its_average_follows(kind: str, term: str, tmp_pa
         seed_step(0, number, 0)
         losses.append(float(step.learn([batch()], number)[term]))
     assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
-    step.save(tmp_path)
+    write_snapshot(step, tmp_path)
     other, _ = make(kind)
     again = step_of(other, objective)
     again.load(tmp_path)
@@ -112,7 +112,7 @@ def test_a_run_may_keep_no_average(tmp_path) -> None:
     model, objective = make("far")
     step = step_of(model, objective, decay=0.0)
     step.learn([batch()], 0)
-    step.save(tmp_path)
+    write_snapshot(step, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["generator"]
 
 

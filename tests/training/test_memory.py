@@ -1,5 +1,6 @@
 """The memory of a run: what a worker measures, and what the dry run expects of sizes, stages and activations."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -22,8 +23,10 @@ from glotok_ray.config import (
     override,
 )
 from glotok_ray.training.describe import describe_generator, saved_bytes
-from glotok_ray.training.engine import deepspeed_config
+from glotok_ray.training.ema import ExponentialMovingAverage
+from glotok_ray.training.engine import TorchEngine, deepspeed_config
 from glotok_ray.training.memory import GIB, ExpectedMemory, PeakMemory, expected_memory
+from glotok_ray.training.snapshot import HostMemory, Snapshot
 from glotok_ray.training.worker import LocalWorker
 
 MILLION = 1_000_000
@@ -121,7 +124,56 @@ def test_one_process_with_a_torch_optimizer_shards_nothing():
     per_parameter = {name: value / (8 * MILLION) for name, value in found.parts().items()}
     names = ("weights", "gradients", "optimizer", "average", "buckets", "libraries")
     assert [per_parameter[name] for name in names] == [4, 4, 8, 4, 0, 0]
-    assert found.total == 20 * 8 * MILLION
+    # Weights, moments and average once more, of which a checkpoint is written.
+    assert found.checkpoint == 16 * 8 * MILLION
+    assert found.total == 36 * 8 * MILLION
+
+
+@pytest.mark.parametrize(("stage", "copied"), [(0, 4 + 8 + 4), (1, 4 + 4), (2, 4 + 4), (3, 4)])
+def test_copies_for_a_checkpoint_count_where_they_lie(stage, copied):
+    on_gpu = expected(override(SCALING, {"zero_stage": stage}))
+    on_cpu = expected(override(SCALING, {"zero_stage": stage, "use_gpu": False}))
+    assert on_gpu.checkpoint == on_cpu.checkpoint == copied * 8 * MILLION
+    assert "checkpoint" not in on_gpu.parts()
+    assert on_cpu.parts()["checkpoint"] == on_cpu.checkpoint
+    without = dataclasses.replace(on_cpu, checkpoint=0.0)
+    assert on_cpu.total - without.total == on_cpu.checkpoint
+    assert on_gpu.total == dataclasses.replace(on_gpu, checkpoint=0.0).total
+    # A tokenizer's checkpoint holds its weights whole as well.
+    exported = expected_memory(
+        [8 * MILLION],
+        SCALING,
+        activations=0.0,
+        averaged=0,
+        accumulation_steps=1,
+        exported=8 * MILLION,
+    )
+    assert exported.checkpoint == (4 + 3 + 4) * 8 * MILLION
+
+
+def test_the_copies_of_a_snapshot_are_as_large_as_expected():
+    # A worker alone under the plain engine; DeepSpeed's files are compared in test_generator_zero.py.
+    model = nn.Linear(1000, 1000, bias=False)
+    engine = TorchEngine(model, OptimizerConfig(), 1)
+    engine.backward(engine(torch.ones(1, 1000)).sum())
+    engine.step()
+    memory = HostMemory()
+    copies = Snapshot(memory)
+    engine.snapshot(copies)
+    ExponentialMovingAverage(engine, 0.5).snapshot(copies, 0)
+    held = sum(
+        tensor.numel() * tensor.element_size()
+        for tensors in memory._buffers.values()
+        for tensor in tensors
+    )
+    one = expected_memory(
+        [MILLION],
+        ScalingConfig(num_workers=1, engine="torch", precision="fp32", use_gpu=False),
+        activations=0.0,
+        averaged=MILLION,
+        accumulation_steps=1,
+    )
+    assert held == pytest.approx(one.checkpoint, rel=1e-4)
 
 
 def test_buckets_and_what_is_updated_at_once_shrink_with_the_bucket():

@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from small_tokenizer import MODEL, SEMANTIC
+from small_tokenizer import MODEL, SEMANTIC, write_snapshot
 
 from glotok_ray.config import (
     CodebookConfig,
@@ -141,7 +141,7 @@ def test_lecam_changes_the_critic_and_its_anchors_survive_a_checkpoint(images, t
         critics.append(critic.state_dict())
     assert any(not torch.equal(critics[0][name], value) for name, value in critics[1].items())
     assert (step._lecam_anchors != 0).all()
-    step.save(tmp_path)
+    write_snapshot(step, tmp_path)
     other, _, _, _ = make(dataclasses.replace(WEIGHTS, lecam_weight=10.0), TorchEngine)
     other.load(tmp_path)
     assert torch.equal(other._lecam_anchors, step._lecam_anchors)
@@ -281,7 +281,7 @@ def test_an_average_is_scored_exported_and_restored(images, tmp_path):
         step.learn([{"image": images}], step=number)
     figures = step.evaluate()
     assert figures["average_psnr"] != figures["psnr"]
-    step.save(tmp_path)
+    write_snapshot(step, tmp_path)
     exported = GloTokTokenizer.from_pretrained(tmp_path)
     name = "decoder.conv_out.weight"
     assert not torch.equal(exported.state_dict()[name], model.state_dict()[name])

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import time
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch import nn
 
 from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import OptimizerConfig, ScalingConfig, ScheduleConfig
+from glotok_ray.retries import StorageError
 from glotok_ray.training import checkpoint
 from glotok_ray.training.batches import MicroBatch
 from glotok_ray.training.engine import TorchEngine
@@ -44,8 +46,8 @@ class ToyStep:
     def evaluate(self):
         return {"weight": float(self.engine.module.weight.detach().sum())}
 
-    def save(self, folder):
-        self.engine.save(folder / "toy")
+    def snapshot(self, into):
+        self.engine.snapshot(into.within("toy"))
 
     def load(self, folder):
         self.engine.load(folder / "toy")
@@ -60,7 +62,7 @@ def batches(first_step):
     return iter(everything[first_step * 2 :])
 
 
-def fit(folder, *, stop=0, keep=10, change=None, every=1):
+def fit(folder, *, stop=0, keep=10, change=None, every=1, retry_minutes=1.0, **cadence):
     schedule = ScheduleConfig(
         global_batch_size=8,
         micro_batch_size=4,
@@ -68,6 +70,7 @@ def fit(folder, *, stop=0, keep=10, change=None, every=1):
         log_every_steps=every,
         checkpoints_to_keep=keep,
         stop_after_steps=stop,
+        **cadence,
     )
     optimizer = OptimizerConfig(learning_rate=0.05, schedule="warmup_cosine", warmup_fraction=0.25)
     plan = RunPlan(
@@ -76,7 +79,13 @@ def fit(folder, *, stop=0, keep=10, change=None, every=1):
         steps_per_epoch=5,
         schedule=schedule,
         optimizer=optimizer,
-        scaling=ScalingConfig(num_workers=1, use_gpu=False, engine="torch", precision="fp32"),
+        scaling=ScalingConfig(
+            num_workers=1,
+            use_gpu=False,
+            engine="torch",
+            precision="fp32",
+            storage_retry_minutes=retry_minutes,
+        ),
     )
     folder.mkdir(exist_ok=True)
     step, worker = ToyStep(), LocalWorker()
@@ -84,6 +93,154 @@ def fit(folder, *, stop=0, keep=10, change=None, every=1):
         change(step)
     Trainer(step, worker, plan).fit(batches)
     return worker.reports
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def figures(folder, name):
+    return [(line["step"], line[name]) for line in lines(folder) if name in line]
+
+
+def stop_at(number):
+    """A change of the step: what a process looks like from outside that dies in the middle of a step."""
+
+    def change(step):
+        learn = step.learn
+
+        def dying(batches, at):
+            if at == number:
+                raise RuntimeError("killed")
+            return learn(batches, at)
+
+        step.learn = dying
+
+    return change
+
+
+def checkpoints(folder):
+    return sorted(int(path.name[5:]) for path in (folder / "checkpoints").glob("step-*"))
+
+
+def settled(folder, steps):
+    """Wait until the background thread of a fit that ended in an error has committed what it was writing."""
+    deadline = time.monotonic() + 30
+    while checkpoints(folder) != steps and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert checkpoints(folder) == steps
+
+
+@pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.parametrize("dies_at", [7, 8, 9])
+def test_a_run_that_dies_within_an_epoch_goes_on_from_its_last_steps(tmp_path, dies_at, every):
+    fit(tmp_path / "whole", every=every)
+    with pytest.raises(RuntimeError, match="killed"):
+        fit(tmp_path / "run", every=every, checkpoint_every_steps=2, change=stop_at(dies_at))
+    settled(tmp_path / "run", [2, 4, 5, 6, 8][: 4 + (dies_at > 7)])
+    seen = []
+    fit(
+        tmp_path / "run",
+        every=every,
+        checkpoint_every_steps=2,
+        change=lambda step: note_steps(step, seen),
+    )
+    assert seen == list(range(6 if dies_at == 7 else 8, 20))
+    # Lines of three steps' averages too: what a line has seen before the crash is in the checkpoint.
+    assert figures(tmp_path / "run", "train/total") == figures(tmp_path / "whole", "train/total")
+    assert figures(tmp_path / "run", "eval/weight") == figures(tmp_path / "whole", "eval/weight")
+
+
+def note_steps(step, seen):
+    learn = step.learn
+
+    def noted(batches, number):
+        seen.append(number)
+        return learn(batches, number)
+
+    step.learn = noted
+
+
+def test_checkpoints_in_quick_succession_wait_for_each_other(tmp_path):
+    fit(tmp_path / "whole")
+    reports = fit(tmp_path / "run", checkpoint_every_steps=1, keep=20)
+    assert checkpoints(tmp_path / "run") == list(range(1, 21))
+    for step in (1, 11, 20):
+        path = checkpoint.checkpoint_path(tmp_path / "run" / "checkpoints", step)
+        state = torch.load(path / "toy" / "engine.pt", weights_only=True)
+        assert state["optimizer"]["state"][0]["step"] == step
+    assert losses(tmp_path / "run") == losses(tmp_path / "whole")
+    # Only evaluations are told to the launcher, whose every answer takes seconds.
+    assert [report["step"] for report in reports] == [5, 10, 15, 20]
+
+
+def test_minutes_count_on_one_clock_from_the_last_checkpoint(tmp_path, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("glotok_ray.training.trainer.time.monotonic", lambda: clock[0])
+
+    def ten_seconds(step):
+        learn = step.learn
+
+        def slow(batches, number):
+            clock[0] += 10
+            return learn(batches, number)
+
+        step.learn = slow
+
+    fit(tmp_path / "run", checkpoint_every_minutes=0.5, keep=20, change=ten_seconds, stop=10)
+    # Three steps take half a minute, counted anew from the evaluations after 5 and 10.
+    assert checkpoints(tmp_path / "run") == [3, 5, 8, 10]
+
+
+def test_each_checkpoint_is_measured_at_its_step(tmp_path):
+    fit(tmp_path / "run", checkpoint_every_steps=4, keep=20)
+    for name in ("checkpoint/stall_s", "checkpoint/write_s", "checkpoint/gib"):
+        found = figures(tmp_path / "run", name)
+        assert [step for step, _ in found] == [4, 5, 8, 10, 12, 15, 16, 20]
+        assert all(value > 0 for _, value in found)
+    assert last_figures(tmp_path / "run")["step"] == 20
+    manifest = checkpoint.newest_checkpoint(tmp_path / "run" / "checkpoints") / "manifest.json"
+    files = json.loads(manifest.read_text())["files"]
+    total = sum(facts["bytes"] for facts in files.values())
+    assert last_figures(tmp_path / "run")["checkpoint/gib"] * 2**30 == total
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_the_run_by_name(tmp_path):
+    fit(tmp_path / "run", stop=5)
+
+    def block(step):
+        learn = step.learn
+
+        def blocking(batches, number):
+            (tmp_path / "run" / "checkpoints" / ".step-000000010.partial").write_text("in the way")
+            return learn(batches, number)
+
+        step.learn = blocking
+
+    with pytest.raises(StorageError, match=r"step-000000010\.partial/.*: writing it failed"):
+        fit(tmp_path / "run", change=block, retry_minutes=0.0)
+    assert checkpoints(tmp_path / "run") == [5]
+
+
+def test_a_loss_that_is_not_finite_leaves_the_checkpoint_before_it_whole(tmp_path):
+    def break_after(step):
+        snapshot, learn = step.snapshot, step.learn
+
+        def slow(into):
+            snapshot(into)
+            content = into.files["toy/engine.pt"]
+            into.files["toy/engine.pt"] = lambda stream: (time.sleep(0.5), content(stream))
+
+        def breaking(batches, number):
+            if number == 4:
+                raise FloatingPointError("step 4: total not finite")
+            return learn(batches, number)
+
+        step.snapshot, step.learn = slow, breaking
+
+    with pytest.raises(FloatingPointError):
+        fit(tmp_path / "run", checkpoint_every_steps=4, change=break_after)
+    assert checkpoints(tmp_path / "run") == [4]
 
 
 def losses(folder):

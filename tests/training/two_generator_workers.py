@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import torch
+from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
 from torch import Tensor
 from two_workers import end_group, start_group
 
@@ -26,6 +27,7 @@ from glotok_ray.training.engine import Engine, make_engine
 from glotok_ray.training.generator_step import GeneratorStep, Objective, TokenObjective
 from glotok_ray.training.runs import place
 from glotok_ray.training.schedule import seed_step
+from glotok_ray.training.snapshot import Snapshot
 from glotok_ray.training.worker import Worker
 
 KINDS = ("xar", "xar_clean", "far")
@@ -118,6 +120,75 @@ def learn(step: GeneratorStep, worker: Worker, steps: range) -> list[float]:
     return losses
 
 
+def interrupted(
+    kind: str, scaling: ScalingConfig, worker: Worker, folder: Path
+) -> dict[str, object]:
+    """A run without a break, the end of it again from a snapshot that is written when the weights have moved on, and
+    whether the files are what DeepSpeed would have written.
+    """
+    step = build(kind, scaling, worker)
+    curve = learn(step, worker, range(RESUMED_FROM))
+    copies = Snapshot()
+    step.snapshot(copies)
+    copies.complete()
+    save_as_deepspeed(step, folder / "deepspeed")
+    curve += learn(step, worker, range(RESUMED_FROM, STEPS))
+    copies.write(folder)
+    worker.barrier()
+    resumed = build(kind, scaling, worker)
+    resumed.load(folder)
+    return {
+        "curve": curve,
+        "again": learn(resumed, worker, range(RESUMED_FROM, STEPS)),
+        "average": step.average.whole(keep=True),
+        "differences": differences(folder / "deepspeed", folder / "generator"),
+    }
+
+
+def save_as_deepspeed(step: GeneratorStep, folder: Path) -> None:
+    """DeepSpeed's own checkpoint, by its own writer."""
+    inner = step._engine._engine
+    ours, inner.checkpoint_engine = inner.checkpoint_engine, TorchCheckpointEngine()
+    inner.save_checkpoint(str(folder), tag="state", save_latest=False)
+    inner.checkpoint_engine = ours
+
+
+def differences(expected: Path, found: Path) -> list[str]:
+    """Names of files that are in one folder alone, or whose content is not the same to the bit."""
+    names = [
+        {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+        for folder in (expected, found)
+    ]
+    wrong = names[0] ^ names[1]
+    for name in names[0] & names[1]:
+        states = [
+            torch.load(folder / name, weights_only=False)
+            if name.endswith(".pt")
+            else (folder / name).read_bytes()
+            for folder in (expected, found)
+        ]
+        if not same(*states):
+            wrong.add(name)
+    assert any(name.endswith("_model_states.pt") for name in names[0])
+    return sorted(wrong)
+
+
+def same(one: object, other: object) -> bool:
+    """Whether two states are equal to the bit."""
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, Tensor):
+        # By bytes: what DeepSpeed pads with is whatever lay in memory, not a number among it.
+        return one.dtype == other.dtype and torch.equal(
+            *(tensor.contiguous().reshape(-1).view(torch.uint8) for tensor in (one, other))
+        )
+    if isinstance(one, dict):
+        return list(one) == list(other) and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    return one == other or same(vars(one), vars(other))
+
+
 def main(folder: Path) -> None:
     """Everything that test_generator_zero.py reads, for each kind and stage in turn."""
     worker = start_group(folder)
@@ -125,23 +196,15 @@ def main(folder: Path) -> None:
     for kind in KINDS:
         for stage in (0, 1, 2, 3):
             scaling = override(SCALING, {"zero_stage": stage})
-            step = build(kind, scaling, worker)
-            curve = learn(step, worker, range(RESUMED_FROM))
-            place_of_it = folder / f"{kind}-{stage}"
-            place_of_it.mkdir(exist_ok=True)
-            step.save(place_of_it)
-            worker.barrier()
-            curve += learn(step, worker, range(RESUMED_FROM, STEPS))
-            resumed = build(kind, scaling, worker)
-            resumed.load(place_of_it)
-            again = learn(resumed, worker, range(RESUMED_FROM, STEPS))
             changes = {"precision": "bf16", "zero_stage": stage or 1}
             thrifty = override(scaling, {**changes, "activation_checkpointing": True})
+            autocast = override(scaling, {"precision": "bf16_autocast"})
             answers[f"{kind}-{stage}"] = {
-                "curve": curve,
-                "again": again,
-                "average": step.average.whole(keep=True),
-                "thrifty": learn(build(kind, thrifty, worker), worker, range(STEPS)),
+                "fp32": interrupted(kind, scaling, worker, folder / f"{kind}-{stage}"),
+                "bf16": interrupted(kind, thrifty, worker, folder / f"{kind}-{stage}-bf16"),
+                "bf16_autocast": interrupted(
+                    kind, autocast, worker, folder / f"{kind}-{stage}-autocast"
+                ),
             }
     torch.save(answers, folder / f"answers-{worker.rank}.pt")
     end_group(worker)

@@ -33,6 +33,7 @@ from glotok_ray.training import engine
 from glotok_ray.training.engine import make_engine
 from glotok_ray.training.runs import place
 from glotok_ray.training.schedule import seed_step
+from glotok_ray.training.snapshot import Snapshot
 from glotok_ray.training.step import Guides, TokenizerStep
 from glotok_ray.training.worker import DistributedWorker, Worker
 
@@ -206,10 +207,13 @@ def main(folder: Path) -> None:
         run = override(RUN, {"scaling.zero_stage": stage})
         step = build(run, worker)
         curve = learn(step, worker, range(RESUMED_FROM))
-        (folder / f"stage-{stage}").mkdir(exist_ok=True)
-        step.save(folder / f"stage-{stage}")
-        worker.barrier()
+        copies = Snapshot()
+        step.snapshot(copies)
+        copies.complete()
         curve += learn(step, worker, range(RESUMED_FROM, STEPS))
+        # Only now, when the weights have moved on, as a slow disk would have it.
+        copies.write(folder / f"stage-{stage}")
+        worker.barrier()
         step.export(folder / f"stage-{stage}")
         resumed = build(run, worker)
         resumed.load(folder / f"stage-{stage}")
