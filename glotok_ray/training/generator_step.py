@@ -126,9 +126,12 @@ class GeneratorStep:
         generator = step_generator(batches[0]["label"].device)
         totals: dict[str, Tensor] = {}
         for batch in batches:
+            self._worker.heartbeat.enter("forward")
             terms = self._objective(self._engine, batch, generator)
             check_finite(terms, step, self._worker)
+            self._worker.heartbeat.enter("backward")
             self._engine.backward(next(iter(terms.values())))
+            self._worker.heartbeat.enter("reduce")
             self._engine.step()
             for name, term in terms.items():
                 share = term.detach().float() / len(batches)

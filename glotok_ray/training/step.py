@@ -101,6 +101,7 @@ class TokenizerStep:
             )
             if adversarial_on:
                 terms |= self._discriminator_turn(images, reconstruction, step)
+            self._worker.heartbeat.enter("reduce")
             # Both at the end, so that a loss that is not finite leaves both as they were.
             self._tokenizer.step()
             if adversarial_on:
@@ -121,6 +122,7 @@ class TokenizerStep:
     def _tokenizer_turn(
         self, images: Tensor, step: int, adversarial_on: bool, relation_share: int
     ) -> tuple[dict[str, Tensor], Tensor]:
+        self._worker.heartbeat.enter("forward")
         output: TokenizerOutput = self._tokenizer(images)
         image_side = self._image_gradient(images, output, adversarial_on)
         relation = torch.zeros((), device=images.device)
@@ -137,6 +139,7 @@ class TokenizerStep:
         check_finite(terms, step, self._worker)
         # The inner product has exactly `gradient` as its derivative at the reconstruction.
         carried = (output.reconstruction.float() * image_side.gradient).sum()
+        self._worker.heartbeat.enter("backward")
         self._tokenizer.backward(carried + objective.latent_loss(latent_side, self._weights))
         self.watch.count(output.branches)
         return terms, output.reconstruction.detach()
@@ -188,6 +191,7 @@ class TokenizerStep:
     def _discriminator_turn(
         self, images: Tensor, reconstruction: Tensor, step: int
     ) -> dict[str, Tensor]:
+        self._worker.heartbeat.enter("forward")
         # Real and fake pass apart, so that BatchNorm sees one kind at a time (FQGAN, LlamaGen).
         real, fake = (self._discriminator(batch).float() for batch in (images, reconstruction))
         weights = self._weights
@@ -199,6 +203,7 @@ class TokenizerStep:
             terms["lecam"] = adversarial.lecam_penalty(real, fake, self._lecam_anchors)
             learned = loss + weights.lecam_weight * terms["lecam"]
         check_finite(terms, step, self._worker)
+        self._worker.heartbeat.enter("backward")
         self._discriminator.backward(learned)
         return terms
 

@@ -10,7 +10,7 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 Batch = dict[str, Tensor]
 METRICS_FILE = "metrics.jsonl"
+# A line of metrics.jsonl that holds this name tells of something that happened, and no figures.
+EVENT = "event"
 CHECKPOINT_FOLDER = "checkpoints"
 TENSORBOARD_FOLDER = "tensorboard"
 
@@ -111,8 +113,10 @@ class Trainer:
         plan = self._plan
         first_step = self._resume()
         log = MetricsLog(plan, self._worker, first_step)
+        log.tell_restarts(self._worker.heartbeat.restarts, first_step)
         stream = batches(first_step)
         for step in range(first_step, plan.last_step):
+            self._worker.heartbeat.enter("data", step)
             seed_step(plan.seed, step, self._worker.rank)
             rate = learning_rate(step, plan.total_steps, plan.optimizer)
             self._step.set_learning_rate(rate)
@@ -120,8 +124,10 @@ class Trainer:
             log.add(step, self._step.learn(micro_batches, step), rate)
             if self._checkpoint_is_due(step + 1):
                 log.flush(step)
+                self._worker.heartbeat.enter("evaluation", step + 1)
                 figures = self._step.evaluate()
                 log.write(step + 1, {f"eval/{name}": value for name, value in figures.items()})
+                self._worker.heartbeat.enter("checkpoint", step + 1)
                 checkpoint.save_checkpoint(
                     self._checkpoints,
                     step + 1,
@@ -132,6 +138,7 @@ class Trainer:
                 )
                 self._worker.report({"step": step + 1, **figures})
         log.close()
+        self._worker.heartbeat.enter("export", plan.last_step)
         return log.latest
 
     def _resume(self) -> int:
@@ -170,7 +177,7 @@ def last_figures(folder: Path, step: int | None = None) -> dict[str, Any]:
     """The newest value of every figure in a run's metrics.jsonl, up to `step` where it is given."""
     figures: dict[str, Any] = {}
     for line in _metric_lines(folder / METRICS_FILE):
-        if step is None or line["step"] <= step:
+        if EVENT not in line and (step is None or line["step"] <= step):
             figures |= line
     return figures
 
@@ -205,7 +212,9 @@ class MetricsLog:
     def _drop_lines_after(self, step: int) -> None:
         # A run that died after its last checkpoint repeats those steps; their lines would appear twice.
         if self._path.is_file():
-            lines = [line for line in _metric_lines(self._path) if line["step"] <= step]
+            lines = [
+                line for line in _metric_lines(self._path) if line["step"] <= step or EVENT in line
+            ]
             with artefact.replacing(self._path) as temporary:
                 temporary.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
@@ -259,6 +268,18 @@ class MetricsLog:
             )
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
+
+    def tell_restarts(self, restarts: Sequence[dict[str, Any]], resumed_step: int) -> None:
+        """Append a line per restart of the run that has none yet: its cause, the step lost, the step resumed at."""
+        if self._writer is None:
+            return
+        told = [line for line in _metric_lines(self._path) if EVENT in line]
+        known = {(line["attempt"], line["unix_s"]) for line in told}
+        with self._path.open("a") as stream:
+            for restart in restarts:
+                if (restart["attempt"], restart["unix_s"]) not in known:
+                    line = {"step": resumed_step, EVENT: "restart", "resumed_step": resumed_step}
+                    stream.write(json.dumps(line | restart) + "\n")
 
     def close(self) -> None:
         """Finish the TensorBoard file."""
