@@ -18,7 +18,7 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 from glotok_ray import artefact
 from glotok_ray.artefact import ArtefactError
 from glotok_ray.on_ray.failures import Failure, chain, explain, one_line
-from glotok_ray.retries import StorageError
+from glotok_ray.retries import StorageError, patiently
 from glotok_ray.training import checkpoint
 from glotok_ray.training.heartbeat import Attempt
 from glotok_ray.training.stalls import beats_of
@@ -32,6 +32,8 @@ _STATE_FILE = "attempt.json"
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 2.0, 60.0
 # Restarts in a row that come no further: long start-ups must not make an endless loop that the window never sees.
 _MOST_IN_PLACE = 3
+# A failed attempt and storage that is away often come together.
+_STORAGE_MINUTES = 10.0
 # Restarts that are handed to the workers, which tell those that metrics.jsonl does not hold.
 _RESTARTS_KEPT = 20
 
@@ -178,6 +180,9 @@ class Attempts:
         self._restarts.append(restart | {"unix_s": int(time.time())})
 
     def _standing(self) -> Standing:
+        return patiently(self._look, self._folder, minutes=_STORAGE_MINUTES)
+
+    def _look(self) -> Standing:
         newest = checkpoint.newest_checkpoint(self._folder / CHECKPOINT_FOLDER, verify=False)
         saved = checkpoint.checkpoint_step(newest)
         seen = [beat.step for beat in beats_of(self._folder, self._number).values()]
@@ -189,7 +194,8 @@ class Attempts:
     def _write_state(self, state: str, cause: str = "") -> None:
         values = {"number": self._number, "state": state, "cause": cause}
         values["restarts"] = self._restarts[-_RESTARTS_KEPT:]
-        artefact.write_json(self._folder / LOG_FOLDER / _STATE_FILE, values)
+        path = self._folder / LOG_FOLDER / _STATE_FILE
+        self._patiently_write(path, lambda: artefact.write_json(path, values))
 
     def _write_log(self, error: BaseException, failure: Failure) -> Path:
         stamp = time.strftime("%Y%m%d-%H%M%S")
@@ -197,8 +203,11 @@ class Attempts:
         parts = [f"{failure.cause}\n"]
         for item in chain(error):
             parts += ["\n", *traceback.format_exception(item, chain=False)]
-        path.write_text("".join(parts))
+        self._patiently_write(path, lambda: path.write_text("".join(parts)))
         return path
+
+    def _patiently_write(self, path: Path, action: Callable[[], Any]) -> None:
+        patiently(action, path, minutes=_STORAGE_MINUTES, doing="writing", sleep=self._sleep)
 
     def _remove_old_attempts(self) -> None:
         """What Ray Train kept of earlier attempts; nothing of ours lies there."""

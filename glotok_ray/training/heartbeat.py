@@ -16,9 +16,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 from glotok_ray import artefact
+from glotok_ray.retries import patiently
 from glotok_ray.training.faults import parse_faults, strike
 from glotok_ray.training.stalls import (
     FINISHED,
@@ -98,12 +99,15 @@ class WatchedHeartbeat(Heartbeat):
         if rank == 0:
             self.restarts = [*attempt.restarts, *self._restarts_inside()]
         path = heartbeat_path(folder, rank)
-        path.parent.mkdir(parents=True, exist_ok=True)
         # A dump must not open a file first; it may come while Python's lock is held.
-        self._held_stack = held_stack_path(folder, rank).open("w")
-        self._beat()
+        self._held_stack = patiently(self._open, path, minutes=stall_minutes, doing="writing")
         self._thread = threading.Thread(target=self._watch, name="heartbeat", daemon=True)
         self._thread.start()
+
+    def _open(self) -> TextIO:
+        heartbeat_path(self._folder, self._rank).parent.mkdir(parents=True, exist_ok=True)
+        self._beat()
+        return held_stack_path(self._folder, self._rank).open("w")
 
     def _restarts_inside(self) -> list[dict[str, Any]]:
         """Ray Train itself starts the workers again when it sees a node drained or reclaimed."""

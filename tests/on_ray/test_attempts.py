@@ -16,6 +16,7 @@ from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import OptimizerConfig, ScalingConfig, ScheduleConfig
 from glotok_ray.on_ray.attempts import Attempts, RestartBudget, RunFailed, attempt_name
 from glotok_ray.on_ray.failures import explain
+from glotok_ray.report.plots import read_metrics
 from glotok_ray.retries import StorageError
 from glotok_ray.training.heartbeat import WatchedHeartbeat
 from glotok_ray.training.trainer import MetricsLog, RunPlan, last_figures
@@ -199,6 +200,7 @@ def test_restart_lines_outlive_a_resumption_and_are_no_figures(tmp_path):
     lines = [json.loads(line) for line in (plan.folder / "metrics.jsonl").read_text().splitlines()]
     assert lines == [{"step": 5, "event": "restart", "resumed_step": 5, **restart}]
     assert last_figures(plan.folder) == {}
+    assert read_metrics(plan.folder / "metrics.jsonl") == []
     log = MetricsLog(plan, worker, 3)
     log.write(4, {"train/total": 4.0})
     log.close()
