@@ -26,6 +26,7 @@ _WRAPPED = ("controller_failure", "health_check_failure", "_base_exc", "cause")
 # Words of the errors that the other ranks raise when one is gone.
 _COLLATERAL = ("gloo", "nccl", "connection", "broken pipe", "peer", "process group")
 _LONGEST_CAUSE = 400
+_MOST_NAMED = 8
 _FINAL_TEXT = re.compile(
     rf"^(?:\w+\.)*({'|'.join(kind.__name__ for kind in FINAL_ERRORS)}): (.+)$", re.MULTILINE
 )
@@ -70,7 +71,9 @@ def chain(error: BaseException) -> Iterator[BaseException]:
 
 def describe_stall(stall: Stall) -> str:
     """A stall in one line."""
-    who = f"rank {', '.join(str(rank) for rank in stall.ranks)}"
+    who = f"rank {', '.join(str(rank) for rank in stall.ranks[:_MOST_NAMED])}"
+    if len(stall.ranks) > _MOST_NAMED:
+        who += f" and {len(stall.ranks) - _MOST_NAMED} more"
     if stall.host:
         who += f" on {stall.host}"
     where = f"phase {stall.phase} of step {stall.step}" if stall.step >= 0 else "its start"
@@ -80,9 +83,9 @@ def describe_stall(stall: Stall) -> str:
             f"{who} does not run (stopped, gone, or in one call that holds Python's lock): last seen in {where}, while "
             f"others waited for {stall.minutes:.1f} minutes"
         )
-    return text + (
-        f"; stack in {', '.join(stall.stacks)}" if stall.stacks else "; it left no stack"
-    )
+    if not stall.stacks:
+        return f"{text}; it left no stack"
+    return f"{text}; stack in {stall.stacks[0] if len(stall.ranks) == 1 else Path(stall.stacks[0]).parent}"
 
 
 def one_line(text: str) -> str:

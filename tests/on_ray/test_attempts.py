@@ -15,10 +15,11 @@ from glotok_ray import artefact
 from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import OptimizerConfig, ScalingConfig, ScheduleConfig
 from glotok_ray.on_ray.attempts import Attempts, RestartBudget, RunFailed, attempt_name
-from glotok_ray.on_ray.failures import explain
+from glotok_ray.on_ray.failures import describe_stall, explain
 from glotok_ray.report.plots import read_metrics
 from glotok_ray.retries import StorageError
 from glotok_ray.training.heartbeat import WatchedHeartbeat
+from glotok_ray.training.stalls import Stall
 from glotok_ray.training.trainer import MetricsLog, RunPlan, last_figures
 from glotok_ray.training.worker import LocalWorker
 
@@ -181,6 +182,22 @@ def test_the_cause_is_the_death_and_not_what_follows_from_it(tmp_path):
     reclaimed._preempted = True
     error = WorkerHealthCheckFailedError("", reclaimed)
     assert cause({0: lost, 1: error}) == "rank 1 died (its node was reclaimed)"
+
+
+def test_a_stall_of_many_ranks_is_one_line():
+    stall = Stall(
+        ranks=list(range(512)),
+        host="node-0",
+        step=7,
+        phase="data",
+        minutes=10.0,
+        runs=True,
+        stacks=[f"/run/stalls/attempt-0002/rank-{rank:04d}.txt" for rank in range(512)],
+    )
+    assert describe_stall(stall) == (
+        "rank 0, 1, 2, 3, 4, 5, 6, 7 and 504 more on node-0 stalled in phase data of step 7 for 10.0 minutes; "
+        "stack in /run/stalls/attempt-0002"
+    )
 
 
 def test_restart_lines_outlive_a_resumption_and_are_no_figures(tmp_path):
