@@ -42,6 +42,7 @@ from glotok_ray.recipes import tokenizer as tokenizers
 from glotok_ray.sampling.images import ImageGenerator
 from glotok_ray.training.checkpoint import checkpoint_step
 from glotok_ray.training.memory import PeakMemory, count_parameters
+from glotok_ray.training.trainer import EVENT
 
 ROOT = Path(__file__).parents[1]
 MEMORY = "memory/peak_gib"
@@ -254,11 +255,12 @@ class Job:
 
 
 def metric_lines(run: Path) -> list[dict[str, Any]]:
-    """The whole lines of a run's metrics.jsonl; none when there is no file yet."""
+    """The whole lines of figures in a run's metrics.jsonl; none when there is no file yet."""
     path = run / "metrics.jsonl"
     if not path.is_file():
         return []
-    return [json.loads(line) for line in path.read_text().splitlines(True) if line.endswith("\n")]
+    lines = [json.loads(line) for line in path.read_text().splitlines(True) if line.endswith("\n")]
+    return [line for line in lines if EVENT not in line]
 
 
 def last_step(run: Path) -> int:

@@ -758,27 +758,27 @@ class ScalingConfig:
     storage_retry_minutes: float = 10.0
     """Minutes for which reads and writes of shards, codes and checkpoints are tried again before the run stops."""
     max_failures: int = 3
-    """Restarts from the newest checkpoint before the run fails."""
-    storage_retry_minutes: float = 10.0
-    """Minutes for which reads and writes of shards, codes and checkpoints are tried again before the run stops."""
+    """Restarts from the newest checkpoint within `failure_window_minutes` before the run fails."""
+    failure_window_minutes: float = 60.0
+    """Older restarts no longer count: a run of weeks outlives a node lost now and then, one that fails at once ends."""
+    stall_minutes: float = 10.0
+    """When a worker stays in one phase of a step for longer, all workers write their stacks and the run is restarted;
+    the first step may take three times as long. Must exceed the slowest checkpoint or evaluation; 0 waits for ever.
+    """
 
     def __post_init__(self) -> None:
-        _require(
-            self.storage_retry_minutes >= 0,
-            "scaling.storage_retry_minutes",
-            self.storage_retry_minutes,
-            "must not be negative; 0 tries once",
-        )
         _require(
             self.num_workers >= 1, "scaling.num_workers", self.num_workers, "must be at least 1"
         )
         _require_positive("scaling", self, ("unit_rows",))
-        _require(
-            self.storage_retry_minutes >= 0,
-            "scaling.storage_retry_minutes",
-            self.storage_retry_minutes,
-            "must not be negative; 0 never tries again",
-        )
+        for name in (
+            "max_failures",
+            "failure_window_minutes",
+            "stall_minutes",
+            "storage_retry_minutes",
+        ):
+            value = getattr(self, name)
+            _require(value >= 0, f"scaling.{name}", value, "must not be negative")
         _require(
             self.bucket_elements >= 2,
             "scaling.bucket_elements",

@@ -3,16 +3,19 @@
 The run folder must be seen by every node (a shared file system). Read next: glotok_ray/training/tokenizer_run.py
 """
 
+import contextlib
 import logging
+import os
 import threading
-import time
+import traceback
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import ray.train
 import ray.train.torch
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from glotok_ray import artefact, config
@@ -20,16 +23,20 @@ from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import FARRun, GeneratorRun, TokenizerRun, XARRun
 from glotok_ray.nn.tokenizer import WEIGHTS_FILE
 from glotok_ray.on_ray import cluster
+from glotok_ray.on_ray.attempts import LOG_FOLDER, RAY_FOLDER, Attempts, attempt_name
 from glotok_ray.on_ray.data import Feed, start_ingest, worker_batches
 from glotok_ray.progress import ProgressLine
-from glotok_ray.training import checkpoint, runs
+from glotok_ray.training import checkpoint, faults, runs
 from glotok_ray.training.batches import MicroBatch
 from glotok_ray.training.generator_run import fitting_codes, train_generator
+from glotok_ray.training.heartbeat import FIRST_STEP_FACTOR, Attempt, WatchedHeartbeat
+from glotok_ray.training.stalls import FINISHED, HEARTBEAT_FOLDER, STALL_FOLDER
 from glotok_ray.training.step import DISCRIMINATOR_FILE
 from glotok_ray.training.tokenizer_run import check_guides, train_tokenizer
 from glotok_ray.training.trainer import (
     CHECKPOINT_FOLDER,
     METRICS_FILE,
+    TENSORBOARD_FOLDER,
     RunPlan,
     check_state_layout,
     last_figures,
@@ -40,7 +47,16 @@ logger = logging.getLogger(__name__)
 
 RUN_FILE = "run.json"
 _NOT_FINITE_FILE = "not_finite.txt"
-_WORKING_FOLDERS = (CHECKPOINT_FOLDER, "ray", "tensorboard")
+_WORKING_FOLDERS = (
+    CHECKPOINT_FOLDER,
+    TENSORBOARD_FOLDER,
+    RAY_FOLDER,
+    LOG_FOLDER,
+    HEARTBEAT_FOLDER,
+    STALL_FOLDER,
+    faults.FAULT_FOLDER,
+)
+_HEALTH_VARIABLE = "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"
 # Settings that change neither the weights' meaning nor the data order: a run may be resumed with others.
 _FREE_SECTIONS = ("output_path", "scaling", "audit_keys")
 _FREE_SCHEDULE = (
@@ -57,8 +73,11 @@ _FREE_SCHEDULE = (
 class RayWorker(DistributedWorker):
     """One rank of a Ray Train run."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path, attempt: Attempt, stall_minutes: float) -> None:
         super().__init__(ray.train.torch.get_device())
+        self.heartbeat = WatchedHeartbeat(
+            folder, self.rank, self.world_size, attempt, stall_minutes
+        )
 
     def report(self, metrics: dict[str, Any]) -> None:
         """Hand an evaluation to Ray Train; checkpoints stay in the run folder, under our own manifests."""
@@ -139,38 +158,83 @@ def _open_folder(run: TokenizerRun | GeneratorRun, plan: RunPlan, mark: str) -> 
 
 
 def _fit(run: TokenizerRun | GeneratorRun, plan: RunPlan) -> None:
+    fault = os.environ.get(faults.VARIABLE, "")
+    faults.parse_faults(fault)
     cluster.connect()
+    note = plan.folder / _NOT_FINITE_FILE
+    note.unlink(missing_ok=True)
+    with (
+        _ShownProgress(run, plan),
+        _patient_health_checks(run.scaling.stall_minutes),
+        _ray_prints_to(plan.folder / LOG_FOLDER / "ray.txt"),
+    ):
+        Attempts(plan, fault=fault).run(lambda attempt: _trainer(run, plan, attempt).fit())
+    if note.is_file():
+        raise ArtefactError(note.read_text())
+
+
+def _trainer(run: TokenizerRun | GeneratorRun, plan: RunPlan, attempt: Attempt) -> TorchTrainer:
     scaling = run.scaling
     feed = Feed(runs.row_plan(run, plan), runs.division(run), plan.last_step)
     worker = _worker_resources(run)
     reserved = {name: amount * scaling.num_workers for name, amount in worker.items()}
-    trainer = TorchTrainer(
+    return TorchTrainer(
         train_worker,
         train_loop_config={
             "kind": type(run).__name__,
             "run": config.to_dict(run),
+            "attempt": asdict(attempt),
             "feed": feed,
             "ingest": start_ingest(feed, runs.row_reader(run), reserved),
         },
-        torch_config=TorchConfig(backend="nccl" if scaling.use_gpu else "gloo"),
+        torch_config=_torch_config(scaling),
         scaling_config=ScalingConfig(
             num_workers=scaling.num_workers,
             use_gpu=scaling.use_gpu,
             resources_per_worker=worker,
         ),
-        # A name of its own: Ray Train would silently resume under an old one, and our checkpoints say where to resume.
         run_config=RunConfig(
-            name=f"attempt-{int(time.time())}",
-            storage_path=str(plan.folder / "ray"),
-            failure_config=FailureConfig(max_failures=scaling.max_failures),
+            name=attempt_name(attempt.number),
+            storage_path=str(plan.folder / RAY_FOLDER),
+            # Nodes that are drained or reclaimed cost nothing (max_preemption_failures, -1 as given); other failures
+            # are counted over a window of time by ours.
+            failure_config=FailureConfig(max_failures=0),
+            # Errors come back as exceptions; their tracebacks go to our own log.
+            logging_config=LoggingConfig(log_level="CRITICAL"),
         ),
     )
-    note = plan.folder / _NOT_FINITE_FILE
-    note.unlink(missing_ok=True)
-    with _ShownProgress(run, plan):
-        trainer.fit()
-    if note.is_file():
-        raise ArtefactError(note.read_text())
+
+
+def _torch_config(scaling: config.ScalingConfig) -> TorchConfig:
+    backend = "nccl" if scaling.use_gpu else "gloo"
+    if not scaling.stall_minutes:
+        return TorchConfig(backend=backend)
+    # A collective must not time out on the ranks that wait before our watch has named the one that they wait for.
+    limit_s = 60 * scaling.stall_minutes * FIRST_STEP_FACTOR
+    return TorchConfig(backend=backend, timeout_s=int(limit_s) + 600)
+
+
+@contextlib.contextmanager
+def _ray_prints_to(path: Path) -> Iterator[None]:
+    """Ray prints the end of every worker to stdout, where the job's answer belongs."""
+    path.parent.mkdir(exist_ok=True)
+    with path.open("a", buffering=1) as stream, contextlib.redirect_stdout(stream):
+        yield
+
+
+@contextlib.contextmanager
+def _patient_health_checks(stall_minutes: float) -> Iterator[None]:
+    """Let Ray Train give up a worker that does not answer (alone in its group nobody watches it) after our own watch
+    has had its time; a user's own setting stays.
+    """
+    if not stall_minutes or _HEALTH_VARIABLE in os.environ:
+        yield
+        return
+    os.environ[_HEALTH_VARIABLE] = str(int(90 * stall_minutes) + 30)
+    try:
+        yield
+    finally:
+        del os.environ[_HEALTH_VARIABLE]
 
 
 def _worker_resources(run: TokenizerRun | GeneratorRun) -> dict[str, float]:
@@ -183,7 +247,8 @@ def train_worker(loop_config: dict[str, Any]) -> None:
     logging.basicConfig(level=logging.WARNING)
     kind = {item.__name__: item for item in (TokenizerRun, XARRun, FARRun)}[loop_config["kind"]]
     run = config.from_dict(kind, loop_config["run"])
-    worker = RayWorker()
+    attempt = Attempt(**loop_config["attempt"])
+    worker = RayWorker(runs.run_folder(run), attempt, run.scaling.stall_minutes)
 
     def batches(first_step: int) -> Iterator[MicroBatch]:
         return worker_batches(
@@ -197,11 +262,18 @@ def train_worker(loop_config: dict[str, Any]) -> None:
     train = train_tokenizer if isinstance(run, TokenizerRun) else train_generator
     try:
         train(run, worker, batches)  # type: ignore[arg-type]
+        worker.heartbeat.enter(FINISHED)
     except FloatingPointError as error:
         # All workers come here alike. Ray would start them again and meet the same numbers; so they end in peace, and
         # the driver raises what it finds.
         if worker.rank == 0:
             (runs.run_folder(run) / _NOT_FINITE_FILE).write_text(str(error))
+    except Exception as error:
+        # Ray passes the exception on without its traceback; notes travel.
+        error.add_note(traceback.format_exc())
+        raise
+    finally:
+        worker.heartbeat.close()
 
 
 class _ShownProgress:

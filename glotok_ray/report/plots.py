@@ -46,7 +46,7 @@ _BARS = 256
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """All lines of a metrics.jsonl; a last line that was cut off by a crash is left out."""
+    """All lines of a metrics.jsonl that hold figures; a last line that was cut off by a crash is left out."""
     lines = path.read_text().splitlines()
     found = []
     for number, line in enumerate(lines):
@@ -55,7 +55,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError as error:
             if number < len(lines) - 1:
                 raise ValueError(f"{path}: line {number + 1} is not JSON ({error})") from None
-    return found
+    return [line for line in found if "event" not in line]
 
 
 def loss_curves(log: Sequence[Mapping[str, Any]]) -> dict[str, bytes]:

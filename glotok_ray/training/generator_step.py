@@ -129,9 +129,12 @@ class GeneratorStep:
         generator = step_generator(batches[0]["label"].device)
         totals: dict[str, Tensor] = {}
         for position, batch in enumerate(batches):
+            self._worker.heartbeat.enter("forward")
             terms = self._objective(self._engine, batch, generator)
             self.flags.add(terms)
+            self._worker.heartbeat.enter("backward")
             self._engine.backward(next(iter(terms.values())))
+            self._worker.heartbeat.enter("reduce")
             if position == len(batches) - 1:
                 self.flags.verdict(step)
             self._engine.step()

@@ -102,6 +102,7 @@ class TokenizerStep:
             terms, reconstruction = self._tokenizer_turn(images, adversarial_on, relation_share)
             if adversarial_on:
                 terms |= self._discriminator_turn(images, reconstruction)
+            self._worker.heartbeat.enter("reduce")
             if position == len(batches) - 1:
                 # Before either optimizer moves, so that a loss that is not finite leaves both as they were.
                 self.flags.verdict(step)
@@ -124,6 +125,7 @@ class TokenizerStep:
     def _tokenizer_turn(
         self, images: Tensor, adversarial_on: bool, relation_share: int
     ) -> tuple[dict[str, Tensor], Tensor]:
+        self._worker.heartbeat.enter("forward")
         output: TokenizerOutput = self._tokenizer(images)
         image_side = self._image_gradient(images, output, adversarial_on)
         relation = torch.zeros((), device=images.device)
@@ -140,6 +142,7 @@ class TokenizerStep:
         self.flags.add(terms)
         # The inner product has exactly `gradient` as its derivative at the reconstruction.
         carried = (output.reconstruction.float() * image_side.gradient).sum()
+        self._worker.heartbeat.enter("backward")
         self._tokenizer.backward(carried + objective.latent_loss(latent_side, self._weights))
         self.watch.count(output.branches)
         return terms, output.reconstruction.detach()
@@ -189,6 +192,7 @@ class TokenizerStep:
         )
 
     def _discriminator_turn(self, images: Tensor, reconstruction: Tensor) -> dict[str, Tensor]:
+        self._worker.heartbeat.enter("forward")
         # Real and fake pass apart, so that BatchNorm sees one kind at a time (FQGAN, LlamaGen).
         real, fake = (self._discriminator(batch).float() for batch in (images, reconstruction))
         weights = self._weights
@@ -200,6 +204,7 @@ class TokenizerStep:
             terms["lecam"] = adversarial.lecam_penalty(real, fake, self._lecam_anchors)
             learned = loss + weights.lecam_weight * terms["lecam"]
         self.flags.add(terms)
+        self._worker.heartbeat.enter("backward")
         self._discriminator.backward(learned)
         return terms
 

@@ -10,7 +10,7 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -34,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 METRICS_FILE = "metrics.jsonl"
+# A line of metrics.jsonl that holds this name tells of something that happened, and no figures.
+EVENT = "event"
 CHECKPOINT_FOLDER = "checkpoints"
 TENSORBOARD_FOLDER = "tensorboard"
 
@@ -128,6 +130,7 @@ class Trainer:
         plan = self._plan
         seen = RowsSeen(plan.folder, self._worker, plan.max_bad_rows, audit=plan.audit_keys)
         log = MetricsLog(plan, self._worker, first_step, seen)
+        log.tell_restarts(self._worker.heartbeat.restarts, first_step)
         if path is not None:
             log.load(path)
         try:
@@ -139,6 +142,7 @@ class Trainer:
         self._writer.wait()
         self._log_written(log)
         log.close()
+        self._worker.heartbeat.enter("export", plan.last_step)
         return log.latest
 
     def _train(
@@ -147,6 +151,7 @@ class Trainer:
         plan = self._plan
         self._saved_at = time.monotonic()
         for step in range(first_step, plan.last_step):
+            self._worker.heartbeat.enter("data", step)
             seed_step(plan.seed, step, self._worker.rank)
             rate = learning_rate(step, plan.total_steps, plan.optimizer)
             self._step.set_learning_rate(rate)
@@ -158,6 +163,7 @@ class Trainer:
             log.add(step, terms, rate)
             if self._evaluation_is_due(step + 1):
                 log.flush(step)
+                self._worker.heartbeat.enter("evaluation", step + 1)
                 figures = self._step.evaluate()
                 log.write(step + 1, {f"eval/{name}": value for name, value in figures.items()})
                 self._save(step + 1, log)
@@ -171,6 +177,7 @@ class Trainer:
             self._step.snapshot(into)
             log.snapshot(into)
 
+        self._worker.heartbeat.enter("checkpoint", step)
         stall = self._writer.save(step, copy_state)
         # The one before is committed by now; its line comes first.
         self._log_written(log)
@@ -230,7 +237,7 @@ def last_figures(folder: Path, step: int | None = None) -> dict[str, Any]:
     lines = _metric_lines(folder / METRICS_FILE)
     # In the order of steps: what is known of a checkpoint when it is written comes after lines of later steps.
     for line in sorted(lines, key=lambda line: line["step"]):
-        if step is None or line["step"] <= step:
+        if EVENT not in line and (step is None or line["step"] <= step):
             figures |= line
     return figures
 
@@ -266,7 +273,9 @@ class MetricsLog:
     def _drop_lines_after(self, step: int) -> None:
         # A run that died after its last checkpoint repeats those steps; their lines would appear twice.
         if self._path.is_file():
-            lines = [line for line in _metric_lines(self._path) if line["step"] <= step]
+            lines = [
+                line for line in _metric_lines(self._path) if line["step"] <= step or EVENT in line
+            ]
             with artefact.replacing(self._path) as temporary:
                 temporary.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
@@ -346,6 +355,18 @@ class MetricsLog:
             )
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
+
+    def tell_restarts(self, restarts: Sequence[dict[str, Any]], resumed_step: int) -> None:
+        """Append a line per restart of the run that has none yet: its cause, the step lost, the step resumed at."""
+        if self._writer is None:
+            return
+        told = [line for line in _metric_lines(self._path) if EVENT in line]
+        known = {(line["attempt"], line["unix_s"]) for line in told}
+        with self._path.open("a") as stream:
+            for restart in restarts:
+                if (restart["attempt"], restart["unix_s"]) not in known:
+                    line = {"step": resumed_step, EVENT: "restart", "resumed_step": resumed_step}
+                    stream.write(json.dumps(line | restart) + "\n")
 
     def close(self) -> None:
         """Finish the TensorBoard file."""

@@ -10,6 +10,7 @@ import torch
 import torch.distributed
 from torch import Tensor
 
+from glotok_ray.training.heartbeat import Heartbeat
 from glotok_ray.training.memory import PeakMemory
 
 
@@ -20,6 +21,7 @@ class Worker(Protocol):
     world_size: int
     device: torch.device
     memory: PeakMemory
+    heartbeat: Heartbeat
 
     def all_sum(self, tensor: Tensor) -> Tensor:
         """The sum of `tensor` over all workers, on every worker."""
@@ -42,6 +44,7 @@ class LocalWorker:
         self.world_size = 1
         self.device = torch.device(device)
         self.memory = PeakMemory(self.device)
+        self.heartbeat = Heartbeat()
         self.reports: list[dict[str, Any]] = []
 
     def all_sum(self, tensor: Tensor) -> Tensor:
@@ -65,6 +68,7 @@ class DistributedWorker:
         self.device = device
         # From here on: a worker is made before its model.
         self.memory = PeakMemory(device)
+        self.heartbeat = Heartbeat()
 
     def all_sum(self, tensor: Tensor) -> Tensor:
         """All-reduce a copy, so that the caller's tensor stays as it was."""

@@ -163,3 +163,11 @@ def test_the_flow_objective_is_eq_4_on_scaled_latents(context: str, latent_space
     assert order == {"increasing": (True, False), "decreasing": (False, True)}.get(
         context, (False, False)
     )
+
+
+def test_the_heartbeat_hears_every_phase_of_a_step() -> None:
+    step = step_of(*make("far"))
+    heard: list[str] = []
+    step._worker.heartbeat.enter = lambda phase, number=None: heard.append(phase)  # type: ignore[method-assign]
+    step.learn([batch()] * 2, 0)
+    assert heard == ["forward", "backward", "reduce"] * 2

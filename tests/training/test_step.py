@@ -305,3 +305,14 @@ def test_autocast_follows_full_precision(images):
         assert model.decoder_last_layer.weight.dtype == torch.float32
     assert losses["fp32"] != losses["bf16_autocast"]
     assert losses["bf16_autocast"] == pytest.approx(losses["fp32"], rel=0.03)
+
+
+def test_the_heartbeat_hears_every_phase_of_both_turns(images):
+    step, *_ = make(WEIGHTS)
+    heard = []
+    step._worker.heartbeat.enter = lambda phase, number=None: heard.append(phase)
+    step.learn([{"image": images}] * 2, step=0)
+    assert heard == ["forward", "backward", "reduce"] * 2
+    heard.clear()
+    step.learn([{"image": images}], step=1)
+    assert heard == ["forward", "backward", "forward", "backward", "reduce"]

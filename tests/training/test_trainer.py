@@ -14,6 +14,7 @@ from glotok_ray.retries import StorageError
 from glotok_ray.training import checkpoint
 from glotok_ray.training.batches import MicroBatch
 from glotok_ray.training.engine import TorchEngine
+from glotok_ray.training.heartbeat import Heartbeat
 from glotok_ray.training.trainer import RunPlan, Trainer, last_figures
 from glotok_ray.training.worker import LocalWorker
 
@@ -351,3 +352,18 @@ def test_a_term_that_is_there_in_some_steps_is_averaged_over_those(tmp_path):
     assert [line["train/rare"] for line in lines if "train/rare" in line] == [6.0]
     assert last_figures(tmp_path / "run")["step"] == 20
     assert last_figures(tmp_path / "run", step=10)["step"] == 10
+
+
+def test_the_heartbeat_hears_the_phases_of_the_loop(tmp_path, monkeypatch):
+    heard = []
+    monkeypatch.setattr(Heartbeat, "enter", lambda _, phase, step=None: heard.append((phase, step)))
+    fit(tmp_path / "run", stop=6)
+    assert heard == [
+        *[("data", step) for step in range(5)],
+        ("evaluation", 5),
+        ("checkpoint", 5),
+        ("data", 5),
+        ("evaluation", 6),
+        ("checkpoint", 6),
+        ("export", 6),
+    ]

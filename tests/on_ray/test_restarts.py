@@ -1,0 +1,175 @@
+"""Runs on Ray whose workers die, hang or stop: they end well, with equal losses, and tell why they were restarted."""
+
+import json
+import logging
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray.data
+from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+from ray.train.v2.api.exceptions import TrainingFailedError
+
+from glotok_ray import artefact
+from glotok_ray.artefact import ArtefactError
+from glotok_ray.config import override
+from glotok_ray.on_ray import pipeline, shard, train
+from glotok_ray.on_ray.attempts import RunFailed
+from glotok_ray.on_ray.failures import explain
+from glotok_ray.retries import StorageError
+from glotok_ray.training import faults
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
+
+TWO_EPOCHS = {
+    "teacher_path": "",
+    "loss.relation_weight": 0.0,
+    "data.num_validation_images": 0,
+    "schedule.epochs": 2,
+    "scaling.max_failures": 3,
+    # Above what two loaded cores need for a step; three times as much for the first.
+    "scaling.stall_minutes": 0.15,
+}
+
+
+def lines(folder):
+    """All lines of a run's metrics.jsonl."""
+    return [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses(folder):
+    """Step and loss of every step, shape (steps, 2)."""
+    name = "train/total"
+    return np.array([[line["step"], line[name]] for line in lines(folder) if name in line])
+
+
+def restarts(folder):
+    """The lines that tell of restarts."""
+    return [line for line in lines(folder) if "event" in line]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(ray_cluster, tiny_quickstart, tmp_path_factory):
+    """A run of ten steps with checkpoints at 5 and 10, and its losses."""
+    config = pipeline.chain(tiny_quickstart(tmp_path_factory.mktemp("restarts")))
+    shard.run(config.data)
+    run = override(config.tokenizer, {**TWO_EPOCHS, "name": "undisturbed"})
+    train.run(run)
+    assert restarts(Path(run.output_path) / run.name) == []
+    return run, losses(Path(run.output_path) / run.name)
+
+
+def test_a_run_outlives_workers_that_die_hang_and_stop(
+    undisturbed, tmp_path, monkeypatch, caplog, capfd
+):
+    kill, hang, stop = (
+        "kill:backward:step=3:rank=1",
+        "hang:data:step=6",
+        "stop:forward:step=7:rank=1",
+    )
+    monkeypatch.setenv(faults.VARIABLE, f"{kill},{hang},{stop}")
+    run = override(undisturbed[0], {"output_path": str(tmp_path), "name": "run"})
+    with caplog.at_level(logging.WARNING):
+        assert train.run(run)["step"] == 10
+    folder = tmp_path / "run"
+    np.testing.assert_array_equal(losses(folder), undisturbed[1])
+    told = restarts(folder)
+    assert [line["resumed_step"] for line in told] == [0, 5, 5]
+    assert [line["attempt"] for line in told] == [2, 3, 4]
+    assert all(line["lost_step"] >= line["resumed_step"] for line in told)
+    causes = (
+        r"^rank 1 on \S+ died \(.*SIGKILL.*\)$",
+        r"^rank 0 on \S+ stalled in phase data of step 6 for 0\.\d minutes; stack in (\S+)$",
+        r"^rank 1 on \S+ does not run \(stopped.* waited for 0\.\d minutes; it left no stack$",
+    )
+    found = [re.search(cause, line["cause"]) for cause, line in zip(causes, told, strict=True)]
+    assert all(found), told
+    assert "in _hang" in Path(found[1][1]).read_text()
+    for line in told:
+        assert line["cause"] in caplog.text
+    # The last attempt's folder alone stays, and nothing of Ray's is among the files of the run or on stdout.
+    assert len(list((folder / "ray").iterdir())) == 1
+    assert not any(
+        name.startswith("stalls") for name in artefact.read_json(folder / "manifest.json")["files"]
+    )
+    assert capfd.readouterr().out == ""
+
+
+def test_a_run_without_restarts_ends_in_one_line_and_goes_on(undisturbed, tmp_path, monkeypatch):
+    run = override(
+        undisturbed[0], {"output_path": str(tmp_path), "name": "run", "scaling.max_failures": 0}
+    )
+    monkeypatch.setenv(faults.VARIABLE, "kill:data:step=6:rank=1")
+    with pytest.raises(RunFailed) as caught:
+        train.run(run)
+    text = str(caught.value)
+    assert re.fullmatch(
+        r"training stopped without a restart, at step [56]: rank 1 on \S+ died .*; log: (\S+); "
+        "the newest checkpoint is step 5, start the same command again to go on",
+        text,
+    ), text
+    assert "ActorDiedError" in Path(re.search(r"log: (\S+);", text)[1]).read_text()
+    train.run(run)
+    np.testing.assert_array_equal(losses(tmp_path / "run"), undisturbed[1])
+    (line,) = restarts(tmp_path / "run")
+    assert re.match(r"started again after the run had stopped: rank 1 on \S+ died", line["cause"])
+    assert line["resumed_step"] == 5
+
+
+def broken_loop(settings):
+    """A worker that reads its rows, or raises what `settings` says."""
+    if settings["where"] == "worker":
+        raise {"storage": StorageError, "value": ValueError}[settings["what"]]("/disk/codes: away")
+    for _ in ray.train.get_dataset_shard("train").iter_batches():
+        pass
+
+
+def broken_read(_):
+    """A reader of damaged rows."""
+    raise ArtefactError("/disk/shard-0007.parquet: differs from its sha256")
+
+
+def missing_data():
+    """A data set that is not there when the workers are to start."""
+    raise ArtefactError("/disk/dataset.json: no such file")
+
+
+def failed(folder, *, where, what=""):
+    """What Ray raises for the loop above."""
+    rows = ray.data.range(4)
+    trainer = TorchTrainer(
+        broken_loop,
+        train_loop_config={"where": where, "what": what},
+        scaling_config=ScalingConfig(num_workers=1),
+        run_config=RunConfig(
+            name=where + what,
+            storage_path=str(folder),
+            failure_config=FailureConfig(max_failures=0),
+            logging_config=LoggingConfig(log_level="CRITICAL"),
+        ),
+        datasets={
+            "train": missing_data
+            if where == "start"
+            else lambda: rows.map_batches(broken_read) if where == "read" else rows
+        },
+    )
+    with pytest.raises(TrainingFailedError) as caught:
+        trainer.fit()
+    return caught.value
+
+
+def test_errors_that_another_attempt_would_meet_are_found_in_what_ray_raises(tmp_path):
+    storage = explain(failed(tmp_path, where="worker", what="storage"), tmp_path, 1)
+    assert type(storage.final) is StorageError
+    assert storage.cause == "/disk/codes: away"
+    read = explain(failed(tmp_path, where="read"), tmp_path, 1)
+    assert type(read.final) is ArtefactError
+    assert read.cause == "/disk/shard-0007.parquet: differs from its sha256"
+    start = explain(failed(tmp_path, where="start"), tmp_path, 1)
+    assert type(start.final) is ArtefactError
+    assert start.cause == "/disk/dataset.json: no such file"
+    other = explain(failed(tmp_path, where="worker", what="value"), tmp_path, 1)
+    assert other.final is None
+    assert other.cause == "rank 0 raised ValueError: /disk/codes: away"
