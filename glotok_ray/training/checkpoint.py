@@ -27,7 +27,7 @@ def newest_checkpoint(folder: Path, *, verify: bool = True) -> Path | None:
     for path in sorted(folder.glob("step-*"), reverse=True):
         try:
             if verify:
-                artefact.read_manifest(path, "checkpoint")
+                artefact.read_manifest(path, "checkpoint", every_byte=True)
             else:
                 artefact.read_json(path / artefact.MANIFEST)
         except ArtefactError as error:
