@@ -215,6 +215,11 @@ def _checked(
     return manifest, _check_bytes(folder, manifest["files"])
 
 
+def check_sizes(folder: Path) -> None:
+    """Raise ArtefactError when a file that the manifest lists is missing or of another size."""
+    _check_sizes(folder, read_json(folder / MANIFEST)["files"])
+
+
 def _check_sizes(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> dict[str, Stamp]:
     """The stamps of all listed files; raises ArtefactError for the first that is missing or of another size."""
     stamps = {}

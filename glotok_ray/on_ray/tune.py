@@ -151,8 +151,8 @@ def run(sweep: SweepRun, *, fresh: bool = False) -> dict[str, Any]:
     if not sweep.tokenizer.teacher_path:
         raise ValueError("tokenizer.teacher_path = '': a sweep needs a teacher; give its folder")
     if sweep.inputs == "quickstart":
-        _make_inputs(sweep)
-    inputs = _verified_inputs(sweep)
+        make_inputs(sweep)
+    inputs = verified_inputs(sweep)
     settings = {
         name: value
         for name, value in config.to_dict(sweep).items()
@@ -182,7 +182,7 @@ def run(sweep: SweepRun, *, fresh: bool = False) -> dict[str, Any]:
     )
 
 
-def _make_inputs(sweep: SweepRun) -> None:
+def make_inputs(sweep: SweepRun) -> None:
     """The quickstart's shards and teacher, in the folders where the sweep reads them; finished ones are recognised."""
     train_path = Path(sweep.tokenizer.data.train_path)
     folder = train_path.parent
@@ -197,7 +197,7 @@ def _make_inputs(sweep: SweepRun) -> None:
     teacher.run(override(teacher_recipes.quickstart(), places))
 
 
-def _verified_inputs(sweep: SweepRun) -> list[Path]:
+def verified_inputs(sweep: SweepRun) -> list[Path]:
     """What all trials read, verified here once for all of them; raises ArtefactError."""
     inputs = [
         Path(sweep.tokenizer.data.train_path),
