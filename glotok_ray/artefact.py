@@ -2,12 +2,16 @@
 
 A folder without a manifest is unfinished; one whose files differ from it is damaged. The manifest's fingerprint
 (kind, config, input manifests) tells whether a finished folder answers the present question.
+
+Who reads a folder checks that every listed file is there with its size. Folders of up to SMALL_BYTES are hashed too,
+unless a receipt of `jobs.verify` says that they were, and nothing has been written since; larger ones rely on that job.
 """
 
+import functools
 import hashlib
 import importlib.metadata
-import io
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -17,7 +21,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from glotok_ray.digests import HashingFile, Stamp, read_files, sha256_of
+
+logger = logging.getLogger(__name__)
+
 MANIFEST = "manifest.json"
+RECEIPT = "verified.json"
+"""Says when all bytes of the folder were last found to be those of the manifest."""
+FAILURE_LOG = "failure.log"
+"""Tracebacks of jobs that failed in the folder."""
+SMALL_BYTES = 1 << 30
+"""Folders of up to this size, a second's work, are hashed whenever they are opened: tokenizers, teachers, few data."""
+_UNLISTED = (MANIFEST, RECEIPT, FAILURE_LOG)
 # Marks a folder that a job of this package has begun, so that nothing else is ever emptied.
 _BEGUN = ".begun.json"
 _PACKAGES = ("ray", "torch", "torchvision", "deepspeed", "numpy", "pyarrow", "faiss-cpu", "timm")
@@ -25,15 +40,6 @@ _PACKAGES = ("ray", "torch", "torchvision", "deepspeed", "numpy", "pyarrow", "fa
 
 class ArtefactError(ValueError):
     """A file or folder is missing, unfinished, damaged or made by other settings; the text names it and the remedy."""
-
-
-def sha256_of(path: Path) -> str:
-    """Hex digest of a file's bytes, read in blocks."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 @contextmanager
@@ -50,54 +56,6 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
         raise
     os.replace(temporary, path)
-
-
-class HashingFile(io.BufferedIOBase):
-    """A file open for writing, in one pass from its start, whose length and sha256 are known without reading it again.
-
-    Any writer of streams takes it: torch.save, numpy.savez, pyarrow. Writers that seek are refused.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._stream = path.open("wb", buffering=1 << 20)
-        self._digest = hashlib.sha256()
-        self.bytes = 0
-        """Bytes written so far."""
-
-    @property
-    def sha256(self) -> str:
-        """Hex digest of the bytes written so far."""
-        return self._digest.hexdigest()
-
-    def write(self, data: Any, /) -> int:
-        """Append bytes, or anything with the buffer protocol; returns their number."""
-        view = memoryview(data)
-        self._stream.write(view)
-        self._digest.update(view)
-        self.bytes += view.nbytes
-        return view.nbytes
-
-    def writable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self.bytes
-
-    def sync(self) -> None:
-        """Wait until the bytes are on the disk. There is no `fileno`: bytes written through it would not be hashed."""
-        self._stream.flush()
-        os.fsync(self._stream.fileno())
-
-    def flush(self) -> None:
-        if not self._stream.closed:
-            self._stream.flush()
-
-    def close(self) -> None:
-        """Close the file; its length and digest stay readable."""
-        try:
-            super().close()
-        finally:
-            self._stream.close()
 
 
 @contextmanager
@@ -171,53 +129,78 @@ def write_manifest(
     kind: str,
     fingerprint: str = "",
     exclude: tuple[str, ...] = (),
-    *,
-    known: Mapping[str, Mapping[str, Any]] | None = None,
+    known: Mapping[str, tuple[int, str]] | None = None,
     **details: Any,
 ) -> dict[str, Any]:
     """List every file of `folder` with size and sha256; the last write of a job.
 
-    Sub-folders named in `exclude` stay out: they are working state, or keep manifests of their own. The files of
-    `known` ("bytes" and "sha256" by name, from `hashed_writer`) are not read again; raises ArtefactError where one of
-    them is missing or of another size.
+    Sub-folders named in `exclude` stay out: they are working state, or keep manifests of their own. `known` has size
+    and sha256 of files, by their names in `folder`, whose writers know them; these are not read again. Raises
+    ArtefactError when one of them has another size by now.
     """
     known = known or {}
-    for name, facts in known.items():
-        path = folder / name
-        if not path.is_file() or path.stat().st_size != facts["bytes"]:
+    found = {path.relative_to(folder).as_posix(): path for path in _listed(folder, exclude)}
+    files = {name: {"bytes": facts[0], "sha256": facts[1]} for name, facts in known.items()}
+    for name, (size, _) in known.items():
+        there = found[name].stat().st_size if name in found else 0
+        if there != size:
             raise ArtefactError(
-                f"{path}: was written with {facts['bytes']} bytes and is not there so; look at the storage, and write "
-                "it again"
+                f"{folder / name}: {size} bytes were written and {there} are there; check the storage and redo the job"
             )
-    files = {}
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder)
-        if (
-            path.is_file()
-            and path.name != MANIFEST
-            and not path.name.startswith(".")
-            and name.parts[0] not in exclude
-        ):
-            files[name.as_posix()] = dict(known.get(name.as_posix()) or _facts(path))
+    unread = {path: name for name, path in found.items() if name not in known}
+    for read in read_files(unread):
+        if read.error:
+            raise ArtefactError(f"{read.path}: cannot be read ({read.error}); redo the job")
+        files[unread[read.path]] = {"bytes": read.stamp.bytes, "sha256": read.sha256}
     manifest = {
         "kind": kind,
         "fingerprint": fingerprint,
-        "files": files,
+        "files": dict(sorted(files.items())),
         "versions": versions(),
         "written_unix_s": int(time.time()),
         **details,
     }
+    (folder / RECEIPT).unlink(missing_ok=True)
     write_json(folder / MANIFEST, manifest)
     (folder / _BEGUN).unlink(missing_ok=True)
     return manifest
 
 
-def _facts(path: Path) -> dict[str, Any]:
-    return {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+def _listed(folder: Path, exclude: tuple[str, ...]) -> list[Path]:
+    return [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+        and path.name not in _UNLISTED
+        and not path.name.startswith(".")
+        and path.relative_to(folder).parts[0] not in exclude
+    ]
 
 
-def read_manifest(folder: Path, kind: str) -> dict[str, Any]:
-    """The manifest of a finished folder, its files verified; raises ArtefactError otherwise."""
+def read_manifest(folder: Path, kind: str, *, every_byte: bool = False) -> dict[str, Any]:
+    """The manifest of a finished folder, its files checked as the head of this module says; with `every_byte` all of
+    them are hashed whatever a receipt says. Raises ArtefactError otherwise.
+    """
+    return _checked(folder, kind, every_byte=every_byte)[0]
+
+
+def verify_once(folder: Path, kind: str) -> dict[str, Any]:
+    """`read_manifest` for a driver whose processes will open the folder again and again: when it hashes, it leaves a
+    receipt, so that they need not. Storage that takes no receipt costs them their time, nothing more.
+    """
+    manifest, hashed = _checked(folder, kind)
+    if hashed:
+        try:
+            write_receipt(folder, hashed)
+        except OSError as error:
+            logger.warning("%s: takes no %s (%s)", folder, RECEIPT, error)
+    return manifest
+
+
+def _checked(
+    folder: Path, kind: str, *, every_byte: bool = False
+) -> tuple[dict[str, Any], dict[str, Stamp]]:
+    """The manifest, and the stamps of the files if they were hashed; raises ArtefactError."""
     if not (folder / MANIFEST).is_file():
         raise ArtefactError(
             f"{folder}: holds no finished {kind} (no {MANIFEST}); run the job that writes it, or correct the path"
@@ -227,21 +210,108 @@ def read_manifest(folder: Path, kind: str) -> dict[str, Any]:
         raise ArtefactError(
             f"{folder}: holds a {manifest.get('kind')!r}, not a {kind!r}; correct the path"
         )
-    for name, facts in manifest["files"].items():
+    stamps = _check_sizes(folder, manifest["files"])
+    if not every_byte and _is_trusted(folder, stamps):
+        return manifest, {}
+    size = sum(stamp.bytes for stamp in stamps.values())
+    if not every_byte and size > SMALL_BYTES:
+        _tell_unverified(folder, size)
+        return manifest, {}
+    return manifest, _check_bytes(folder, manifest["files"])
+
+
+def check_sizes(folder: Path) -> None:
+    """Raise ArtefactError when a file that the manifest lists is missing or of another size."""
+    _check_sizes(folder, read_json(folder / MANIFEST)["files"])
+
+
+def _check_sizes(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> dict[str, Stamp]:
+    """The stamps of all listed files; raises ArtefactError for the first that is missing or of another size."""
+    stamps = {}
+    for name, facts in files.items():
         path = folder / name
-        if not path.is_file():
-            raise ArtefactError(
-                f"{path}: listed in {MANIFEST} but missing; restore it or rebuild the folder with --fresh"
-            )
-        if path.stat().st_size != facts["bytes"] or sha256_of(path) != facts["sha256"]:
-            raise ArtefactError(
-                f"{path}: differs from its sha256 in {MANIFEST}; restore it or rebuild the folder with --fresh"
-            )
-    return manifest
+        try:
+            stamps[name] = Stamp.of(path)
+        except (FileNotFoundError, NotADirectoryError):
+            raise ArtefactError(damage_text(path, missing=True)) from None
+        if stamps[name].bytes != facts["bytes"]:
+            raise ArtefactError(damage_text(path))
+    return stamps
+
+
+def _check_bytes(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> dict[str, Stamp]:
+    """The stamps of all listed files as they were read; raises ArtefactError for the first that is damaged."""
+    stamps = {}
+    for name, read in zip(files, read_files([folder / name for name in files]), strict=True):
+        if read.sha256 != files[name]["sha256"]:
+            raise ArtefactError(damage_text(read.path, error=read.error))
+        stamps[name] = read.stamp
+    return stamps
+
+
+def damage_text(path: Path, *, missing: bool = False, error: str = "") -> str:
+    """What is wrong with a listed file, and the remedy."""
+    remedy = "restore it or rebuild the folder with --fresh"
+    if missing:
+        return f"{path}: listed in {MANIFEST} but missing; {remedy}"
+    if error:
+        return f"{path}: cannot be checked against its sha256 in {MANIFEST} ({error}); {remedy}"
+    return f"{path}: differs from its sha256 in {MANIFEST}; {remedy}"
+
+
+def write_receipt(folder: Path, stamps: Mapping[str, Stamp]) -> None:
+    """Note that the files of the manifest, as of `stamps`, hold the bytes that it lists; raises OSError."""
+    receipt = {
+        "verified": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "manifest_sha256": sha256_of(folder / MANIFEST),
+        "files": {name: stamp._asdict() for name, stamp in stamps.items()},
+        "versions": versions(),
+    }
+    write_json(folder / RECEIPT, receipt)
+
+
+def _is_trusted(folder: Path, stamps: Mapping[str, Stamp]) -> bool:
+    """Whether a receipt covers the files as they are; one that is out of date is named with the file that changed."""
+    if not (folder / RECEIPT).is_file():
+        return False
+    changed = _changed_since(folder, stamps)
+    if changed:
+        logger.warning(
+            "%s: %s has changed since %s was written, which counts no more; python -m jobs.verify %s writes a new one",
+            folder,
+            changed,
+            RECEIPT,
+            folder,
+        )
+    return not changed
+
+
+def _changed_since(folder: Path, stamps: Mapping[str, Stamp]) -> str:
+    """The first file that is not as the receipt says; empty when all are."""
+    try:
+        receipt = json.loads((folder / RECEIPT).read_text())
+        verified = {name: Stamp(**stamp) for name, stamp in receipt["files"].items()}
+        manifest_sha256 = receipt["manifest_sha256"]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return RECEIPT
+    if manifest_sha256 != sha256_of(folder / MANIFEST):
+        return MANIFEST
+    return next((name for name in stamps if stamps[name] != verified.get(name)), "")
+
+
+@functools.cache
+def _tell_unverified(folder: Path, size: int) -> None:
+    """Once per process, since a launch opens a folder several times."""
+    logger.info(
+        "%s: %.1f GiB taken by names and sizes alone; python -m jobs.verify %s reads all bytes, once for all launches",
+        folder,
+        size / 2**30,
+        folder,
+    )
 
 
 def finished(folder: Path, kind: str, fingerprint: str) -> dict[str, Any] | None:
-    """The verified manifest when `folder` already answers `fingerprint`, None when there is none yet.
+    """The manifest when `folder` already answers `fingerprint`, checked as by `read_manifest`; None when there is none.
 
     Raises ArtefactError when the folder holds something else: nothing finished is overwritten unasked.
     """
@@ -275,7 +345,7 @@ def check_startable(folder: Path, *, fresh: bool) -> None:
     """Raise ArtefactError when `start_folder` would refuse: a finished folder without `fresh`, or files that no job of
     this package began.
     """
-    if _is_finished(folder):
+    if is_finished(folder):
         if not fresh:
             raise ArtefactError(f"{folder}: already finished; pass --fresh to redo it")
         return
@@ -294,7 +364,7 @@ def start_folder(folder: Path, *, fresh: bool, keep: bool = False) -> Path:
     raises.
     """
     check_startable(folder, fresh=fresh)
-    if _is_finished(folder):
+    if is_finished(folder):
         set_aside(folder)
     elif folder.exists():
         if keep and not fresh:
@@ -309,7 +379,7 @@ def start_folder(folder: Path, *, fresh: bool, keep: bool = False) -> Path:
     return folder
 
 
-def _is_finished(folder: Path) -> bool:
+def is_finished(folder: Path) -> bool:
     """Whether a manifest of ours lies there; other programs write files of that name too."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text())

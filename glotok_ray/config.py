@@ -8,6 +8,7 @@ Named runs are functions in `glotok_ray/recipes/`. Read next: glotok_ray/recipes
 import dataclasses
 import json
 import math
+import re
 import types
 import typing
 from dataclasses import dataclass, field
@@ -15,6 +16,9 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 Config = TypeVar("Config")
+
+PHOTOGRAPHS = "photographs"
+"""ShardRun.source of the embedded set, which is no path."""
 
 
 def _require(condition: bool, name: str, value: object, rule: str) -> None:
@@ -755,13 +759,13 @@ class ScalingConfig:
     """Let torch.compile fuse the trained networks; the first step then takes minutes."""
     unit_rows: int = 256
     """Images that one reading task brings at once, at most: whole micro batches of one worker."""
-    storage_retry_minutes: float = 10.0
+    storage_retry_minutes: float = 5.0
     """Minutes for which reads and writes of shards, codes and checkpoints are tried again before the run stops."""
     max_failures: int = 3
     """Restarts from the newest checkpoint within `failure_window_minutes` before the run fails."""
     failure_window_minutes: float = 60.0
     """Older restarts no longer count: a run of weeks outlives a node lost now and then, one that fails at once ends."""
-    stall_minutes: float = 10.0
+    stall_minutes: float = 12.0
     """When a worker stays in one phase of a step for longer, all workers write their stacks and the run is restarted;
     the first step may take three times as long. Must exceed the slowest checkpoint or evaluation; 0 waits for ever.
     """
@@ -779,6 +783,13 @@ class ScalingConfig:
         ):
             value = getattr(self, name)
             _require(value >= 0, f"scaling.{name}", value, "must not be negative")
+        _require(
+            self.stall_minutes == 0 or self.stall_minutes > 2 * self.storage_retry_minutes,
+            "scaling.stall_minutes",
+            self.stall_minutes,
+            "must exceed twice storage_retry_minutes, for which storage may keep a worker waiting "
+            f"({self.storage_retry_minutes:g}), or be 0",
+        )
         _require(
             self.bucket_elements >= 2,
             "scaling.bucket_elements",
@@ -1081,7 +1092,7 @@ class PoolConfig:
 class ShardRun:
     """All of `jobs.shard_images`."""
 
-    source: str = "photographs"
+    source: str = PHOTOGRAPHS
     """"photographs" (the embedded set), or a folder with one sub-folder per class."""
     validation_source: str = ""
     """Folder of the validation pictures, with the same sub-folders; empty takes them out of a folder `source`."""
@@ -1447,18 +1458,60 @@ def _override_items(
     )
 
 
-def with_absolute_paths(config: Config) -> Config:
-    """A copy in which every path that is set (a field named "..._path") is absolute, seen from the present folder."""
-    changes: dict[str, Any] = {}
-    for item in dataclasses.fields(typing.cast(Any, config)):
-        value = getattr(config, item.name)
-        if item.name.endswith("_path") and value:
-            changes[item.name] = str(Path(value).absolute())
-        elif dataclasses.is_dataclass(value):
-            changes[item.name] = with_absolute_paths(value)
+def with_absolute_paths(config: Config, root: Path | None = None) -> Config:
+    """A copy in which every path that is set is absolute, seen from `root` or else from the present folder; "~" is
+    expanded. Paths are the fields named "..._path" and the sources of a ShardRun.
+
+    Raises ValueError for an address of an object store.
+    """
+    start = (root or Path.cwd()).absolute()
+    changes = {
+        name: str(absolute_path(name, value, start)) for name, value in _paths(config).items()
+    }
+    return override(config, changes)
+
+
+def relative_paths(config: Any) -> dict[str, str]:
+    """The paths of a config that are set and not absolute, by dotted name."""
+    return {
+        name: value
+        for name, value in _paths(config).items()
+        if not Path(value).is_absolute() and not value.startswith("~")
+    }
+
+
+def absolute_path(name: str, value: str, root: Path) -> Path:
+    """`value` seen from `root`, "~" expanded; raises ValueError, in the name of the field, for what is no path."""
+    # One slash will do: Path makes one of two.
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", value):
+        raise ValueError(
+            f"{name} = {value!r}: object stores are not supported yet; mount it on every node and give that folder"
+        )
+    try:
+        return root / Path(value).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{name} = {value!r}: {error}; write the path out") from None
+
+
+def _paths(config: Any, prefix: str = "") -> dict[str, str]:
+    """Every path that is set, by dotted name."""
+    found: dict[str, str] = {}
+    for item in dataclasses.fields(config):
+        name, value = f"{prefix}{item.name}", getattr(config, item.name)
+        if dataclasses.is_dataclass(value):
+            found |= _paths(value, f"{name}.")
         elif isinstance(value, tuple) and _is_section(value):
-            changes[item.name] = tuple(with_absolute_paths(part) for part in value)
-    return dataclasses.replace(typing.cast(Any, config), **changes)
+            for place, part in enumerate(value):
+                found |= _paths(part, f"{name}.{place}.")
+        elif _is_path(config, item.name) and value:
+            found[name] = str(value)
+    return found
+
+
+def _is_path(config: Any, name: str) -> bool:
+    if isinstance(config, ShardRun) and name == "source":
+        return config.source != PHOTOGRAPHS
+    return name.endswith("_path") or (isinstance(config, ShardRun) and name == "validation_source")
 
 
 def to_dict(config: Any) -> dict[str, Any]:

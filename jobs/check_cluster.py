@@ -12,6 +12,7 @@ from pathlib import Path
 
 from glotok_ray.on_ray.preflight import validate_cluster
 from glotok_ray.recipes import generator, tokenizer
+from jobs.failures import BAD_INPUT, DONE, guarded
 
 logger = logging.getLogger(__name__)
 
@@ -25,13 +26,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("file", type=Path, help="the YAML that `ray up` would get")
     parser.add_argument("recipe", nargs="?", default="glotok_16k", choices=sorted(RECIPES))
     flags = parser.parse_args(argv)
-    problems = validate_cluster(flags.file, RECIPES[flags.recipe]().scaling)
+    return guarded("check_cluster", lambda: _check(flags.file, flags.recipe))
+
+
+def _check(file: Path, recipe: str) -> int:
+    problems = validate_cluster(file, RECIPES[recipe]().scaling)
     for problem in problems:
         logger.error("%s", problem)
     if problems:
-        return 2
-    logger.info("%s: no problem found; the workers of %s fit", flags.file, flags.recipe)
-    return 0
+        return BAD_INPUT
+    logger.info("%s: no problem found; the workers of %s fit", file, recipe)
+    return DONE
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
-"""The command line that all jobs share: a recipe name, dotted overrides, --dry-run and --fresh.
+"""The command line that all jobs share: a recipe name, dotted overrides, --storage-root, --dry-run and --fresh.
 
-Logs go to stderr and the result to stdout, so `--dry-run` can be piped into another program.
-Exit codes: 0 done, 2 bad input (one message that names the field or file, the rule and the remedy).
+Logs go to stderr and the result to stdout, so `--dry-run` can be piped into another program. Every path is made
+absolute here, before anything is read or sent to a worker. Exit codes: 0 done; 2 bad input (one message that names the
+field or file, the rule and the remedy); 1 a run that failed (one line with the cause and the file that has the
+traceback); 130 Ctrl-C.
 """
 
 import argparse
@@ -17,6 +19,8 @@ import tyro
 
 from glotok_ray import artefact
 from glotok_ray import config as configs
+from jobs import storage_root
+from jobs.failures import DONE, guarded
 
 logger = logging.getLogger(__name__)
 
@@ -29,34 +33,50 @@ def run_job(
     dry_run: Callable[[Any], dict[str, Any]],
     run: Callable[..., dict[str, Any]],
     show: Callable[[dict[str, Any]], str] | None = None,
+    complete: Callable[[Any], Any] | None = None,
 ) -> int:
     """Parse `argv`, then describe (`--dry-run`) or run the job; returns the exit code.
 
-    The result is printed as JSON, or as `show` formats it.
+    The result is printed as JSON, or as `show` formats it. `complete` fills in paths that follow from others, before
+    all are made absolute.
     """
+    start_logging()
+    flags, rest = _parser(name, recipes).parse_known_args(argv)
+    output: list[Path] = []
+
+    def job() -> int:
+        root = storage_root.chosen(flags.storage_root)
+        config = _configure(name, _recipe(flags.recipe, recipes, root), rest, flags.recipe)
+        config = storage_root.located(complete(config) if complete else config, root)
+        if flags.dry_run:
+            facts = {"job": name, "recipe": flags.recipe, **dry_run(config)}
+            _print({**facts, "config": configs.to_dict(config)})
+            return DONE
+        output.append(_output_folder(config))
+        started = time.monotonic()
+        answer = run(config, fresh=flags.fresh)
+        logger.info("%s %s finished in %.0f s", name, flags.recipe, time.monotonic() - started)
+        _print(answer, show)
+        return DONE
+
+    return guarded(name, job, output)
+
+
+def start_logging() -> None:
+    """Log to stderr, a line per event."""
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S"
     )
-    flags, rest = _parser(name, recipes).parse_known_args(argv)
-    try:
-        config = _configure(name, _recipe(flags.recipe, recipes), rest, flags.recipe)
-        if flags.dry_run:
-            answer = {
-                "job": name,
-                "recipe": flags.recipe,
-                **dry_run(config),
-                "config": configs.to_dict(config),
-            }
-            show = None
-        else:
-            started = time.monotonic()
-            answer = run(config, fresh=flags.fresh)
-            logger.info("%s %s finished in %.0f s", name, flags.recipe, time.monotonic() - started)
-    except ValueError as error:
-        logger.error("%s: %s", name, error)
-        return 2
+
+
+def _print(answer: dict[str, Any], show: Callable[[dict[str, Any]], str] | None = None) -> None:
     sys.stdout.write(show(answer) if show else json.dumps(answer, indent=2, default=str) + "\n")
-    return 0
+
+
+def _output_folder(config: Any) -> Path:
+    """Where the job writes; training runs have folders of their own below output_path."""
+    folder = Path(config.output_path)
+    return folder / config.name if hasattr(config, "name") else folder
 
 
 def _parser(name: str, recipes: Mapping[str, Callable[[], Any]]) -> argparse.ArgumentParser:
@@ -75,6 +95,7 @@ def _parser(name: str, recipes: Mapping[str, Callable[[], Any]]) -> argparse.Arg
         metavar="RECIPE",
         help="a named configuration, or a JSON file that holds a resolved one",
     )
+    storage_root.add_flag(parser)
     parser.add_argument(
         "--dry-run", action="store_true", help="print what would run as JSON and start nothing"
     )
@@ -86,12 +107,15 @@ def _parser(name: str, recipes: Mapping[str, Callable[[], Any]]) -> argparse.Arg
     return parser
 
 
-def _recipe(name: str, recipes: Mapping[str, Callable[[], Any]]) -> Any:
-    """The named recipe, or the config in a JSON file; raises ValueError for a name that is neither."""
+def _recipe(name: str, recipes: Mapping[str, Callable[[], Any]], root: Path) -> Any:
+    """The named recipe, or the config in a JSON file, which is sought in the directory of the call and in the
+    storage root; raises ValueError for a name that is neither.
+    """
     if name in recipes:
         return recipes[name]()
     if name.endswith(".json"):
-        return _from_json(Path(name), {type(make()): None for make in recipes.values()})
+        path = storage_root.given(name, root, "RECIPE")
+        return _from_json(path, {type(make()): None for make in recipes.values()})
     raise ValueError(f"recipe {name!r}: there is {', '.join(recipes)}, or a path to a .json file")
 
 

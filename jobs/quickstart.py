@@ -19,12 +19,11 @@ from jobs.command_line import run_job
 
 def describe(quickstart: QuickstartRun) -> dict[str, Any]:
     """The stages, and what the trainings cost."""
-    chained = pipeline.chain(quickstart)
     return {
-        "stages": {stage.name: str(stage.folder) for stage in pipeline.stages(chained)},
-        "tokenizer": describe_tokenizer(chained.tokenizer),
-        "generator": describe_generator(chained.generator),
-        "far": describe_generator(chained.far),
+        "stages": {stage.name: str(stage.folder) for stage in pipeline.stages(quickstart)},
+        "tokenizer": describe_tokenizer(quickstart.tokenizer),
+        "generator": describe_generator(quickstart.generator),
+        "far": describe_generator(quickstart.far),
     }
 
 
@@ -37,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         dry_run=describe,
         run=pipeline.run,
         show=results_table,
+        complete=pipeline.chain,
     )
 
 

@@ -109,7 +109,7 @@ def test_a_json_file_is_read_as_the_kind_of_run_that_has_its_fields(tmp_path, ca
         path.write_text(json.dumps(config.to_dict(recipe())))
         assert train_generator.main([str(path), "--dry-run"]) == 0, name
         found = json.loads(capsys.readouterr().out)
-        assert found["config"] == config.to_dict(recipe())
+        assert found["config"] == config.to_dict(config.with_absolute_paths(recipe()))
         assert found["parameters"] > 1e5
     path.write_text(json.dumps({**config.to_dict(recipe()), "depht": 3}))
     assert train_generator.main([str(path), "--dry-run"]) == 2

@@ -30,6 +30,8 @@ class CodeShard(NamedTuple):
     info: ShardInfo
     counts: dict[str, Int[ndarray, " codes"]]
     """How often each code of a codebook occurs."""
+    bytes: int
+    """Size of the file."""
 
 
 def write_code_shard(
@@ -48,15 +50,15 @@ def write_code_shard(
         "view": np.tile(np.arange(views, dtype=np.int8), len(keys)),
         **{name: _fixed_size_lists(values) for name, values in codes.items()},
     }
-    with artefact.replacing(path) as temporary:
+    with artefact.hashed_writer(path) as stream:
         pyarrow.parquet.write_table(
-            pyarrow.table(columns), temporary, row_group_size=CHUNK_ROWS * views
+            pyarrow.table(columns), stream, row_group_size=CHUNK_ROWS * views
         )
     counts = {
         name: np.bincount(codes[name].reshape(-1), minlength=size)
         for name, size in model.code_counts.items()
     }
-    return CodeShard(ShardInfo(path.name, rows, artefact.sha256_of(path)), counts)
+    return CodeShard(ShardInfo(path.name, rows, stream.sha256), counts, stream.bytes)
 
 
 def read_code_shard(path: Path, model: TokenizerConfig) -> CodeShard:
@@ -66,7 +68,8 @@ def read_code_shard(path: Path, model: TokenizerConfig) -> CodeShard:
         name: np.bincount(table[name].combine_chunks().flatten().to_numpy(), minlength=size)
         for name, size in model.code_counts.items()
     }
-    return CodeShard(ShardInfo(path.name, table.num_rows, artefact.sha256_of(path)), counts)
+    info = ShardInfo(path.name, table.num_rows, artefact.sha256_of(path))
+    return CodeShard(info, counts, path.stat().st_size)
 
 
 def write_code_dataset(

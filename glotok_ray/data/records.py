@@ -103,14 +103,14 @@ def write_shard(path: Path, rows: Iterable[Row]) -> ShardInfo:
         "write_statistics": ["key", "label"],
     }
     with (
-        artefact.replacing(path) as temporary,
-        pyarrow.parquet.ParquetWriter(temporary, SCHEMA, **options) as writer,
+        artefact.hashed_writer(path) as stream,
+        pyarrow.parquet.ParquetWriter(stream, SCHEMA, **options) as writer,
     ):
         for group in _groups(rows):
             columns = dict(zip(Row._fields, zip(*group, strict=True), strict=True))
             writer.write_table(pyarrow.table(columns, schema=SCHEMA))
             count += len(group)
-    return ShardInfo(path.name, count, artefact.sha256_of(path))
+    return ShardInfo(path.name, count, stream.sha256)
 
 
 def read_rows(path: Path) -> Iterator[Row]:
@@ -244,6 +244,11 @@ def _check_shard(path: Path, shard: ShardInfo, kind: str, *, verify: bool) -> No
         raise ArtefactError(
             f"{path}: differs from its sha256 in {DATASET}; restore it or rebuild with --fresh"
         )
+    check_contents(path, shard, kind)
+
+
+def check_contents(path: Path, shard: ShardInfo, kind: str) -> None:
+    """Check a shard's columns and number of rows, which its end tells; raises ArtefactError."""
     with pyarrow.parquet.ParquetFile(path) as file:
         if kind == "shards":
             _check_columns(path, file.schema_arrow)

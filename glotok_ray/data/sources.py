@@ -25,7 +25,6 @@ from glotok_ray.data.photographs import (
 )
 from glotok_ray.data.shard_plan import seeded_generator
 
-EMBEDDED = "photographs"
 SPLITS = ("train", "validation")
 
 _CROP_FIELDS = ("crops_per_class", "validation_crops_per_class")
@@ -46,7 +45,7 @@ class ImageSource:
     def of(cls, run: ShardRun) -> "ImageSource":
         """Check the run and list its folder; raises ValueError."""
         _check(run)
-        if run.source == EMBEDDED:
+        if run.source == config.PHOTOGRAPHS:
             return cls(run, None)
         # Workers may have another working directory.
         tree = list_pictures(Path(run.source).absolute())
@@ -155,7 +154,7 @@ def _check(run: ShardRun) -> None:
     for name in ("image_size", "rows_per_shard", *_CROP_FIELDS):
         if getattr(run, name) < 1:
             raise ValueError(f"{name} = {getattr(run, name)}: must be at least 1")
-    if run.source == EMBEDDED:
+    if run.source == config.PHOTOGRAPHS:
         if run.validation_source:
             raise ValueError(
                 f"validation_source = {run.validation_source!r}: the embedded photographs have validation crops of "

@@ -53,7 +53,7 @@ def open_output(
 
     `inputs` are artefact folders; `extra` are further facts that decide the content. A job that `resumes` finds what it
     left there unfinished. Raises ArtefactError for a folder that something else fills, and for an input without a
-    manifest.
+    manifest or with a file of another size.
     """
     for path in inputs:
         if not (Path(path) / artefact.MANIFEST).is_file():
@@ -61,6 +61,7 @@ def open_output(
                 f"{path or '(empty path)'}: holds no {artefact.MANIFEST}; run the job that writes "
                 "it, or correct the path"
             )
+        artefact.check_sizes(Path(path))
     settings = config.to_dict(config.with_absolute_paths(run))
     values = {name: value for name, value in settings.items() if name not in _FREE}
     fingerprint = artefact.fingerprint(kind, {**values, **extra}, [Path(path) for path in inputs])

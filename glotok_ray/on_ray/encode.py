@@ -92,18 +92,22 @@ class EncodeActor:
 
 def run(config: EncodeRun, *, fresh: bool = False) -> dict[str, Any]:
     """Write the folder of codes and return its manifest."""
+    # Actors run in working directories of their own.
+    config = with_absolute_paths(config)
     dataset = read_image_shards(Path(config.data_path))
     inputs = [config.data_path, config.tokenizer_path]
     output = open_output("codes", config, inputs, fresh=fresh, resumes=True)
     if output.finished is not None:
         return output.finished
     _mark(output)
-    # Actors run in working directories of their own.
-    located = with_absolute_paths(config)
-    _write_facts(output.folder, located, dataset, _encode_shards(located, dataset))
-    num_images = sum(shard.rows for shard in dataset.shards)
+    shards = _encode_shards(config, dataset)
+    _write_facts(output.folder, config, dataset, shards)
     manifest = artefact.write_manifest(
-        output.folder, "codes", output.fingerprint, num_images=num_images
+        output.folder,
+        "codes",
+        output.fingerprint,
+        known={shard.info.file: (shard.bytes, shard.info.sha256) for shard in shards},
+        num_images=sum(shard.rows for shard in dataset.shards),
     )
     for left in (output.folder / _MARK, *output.folder.glob(".*.tmp")):
         left.unlink()

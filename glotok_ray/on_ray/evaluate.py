@@ -53,18 +53,18 @@ def run(config: EvaluateRun, *, fresh: bool = False) -> dict[str, Any]:
     With an empty samples_path only reconstructions are judged; with an empty tokenizer_path only
     samples.
     """
-    check(config)
     # Actors run in working directories of their own.
-    located = with_absolute_paths(config)
+    config = with_absolute_paths(config)
+    check(config)
     paths = (config.tokenizer_path, config.data_path, config.samples_path, config.codes_path)
     output = open_output("evaluation", config, [path for path in paths if path], fresh=fresh)
     if output.finished is not None:
         return output.finished
-    blocks, image_size = plan(located)
-    merged = _judge(blocks, located, image_size)
-    figures = figures_of(merged, located, image_size)
+    blocks, image_size = plan(config)
+    merged = _judge(blocks, config, image_size)
+    figures = figures_of(merged, config, image_size)
     _write_pictures(output.folder, merged)
-    _write_counts(output.folder, merged, located)
+    _write_counts(output.folder, merged, config)
     artefact.write_json(output.folder / "metrics.json", figures)
     for name, entry in figures.items():
         logger.info("%s = %s", name, entry["value"])

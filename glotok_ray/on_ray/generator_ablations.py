@@ -61,14 +61,15 @@ def row_parts(ablation: AblationRun, row: str) -> tuple[XARRun, XARSampleRun, Ev
 
 def run(ablation: AblationRun, *, fresh: bool = False) -> dict[str, Any]:
     """Run all rows and write results.csv and table.md; returns the manifest."""
-    folder = Path(ablation.output_path).absolute()
+    ablation = with_absolute_paths(ablation)
+    folder = Path(ablation.output_path)
     rows = chosen_rows(ablation)
     # A field that a row cannot have ends the command here, not after hours of other rows.
     parts = [row_parts(ablation, row) for row in rows]
     if ablation.inputs == "quickstart":
-        make_quickstart_inputs()
+        make_quickstart_inputs(ablation)
     inputs = _check_inputs(ablation, parts)
-    settings = config.to_dict(with_absolute_paths(ablation))
+    settings = config.to_dict(ablation)
     # Rows of their own folders: a finished one stays when others join it.
     for name in ("output_path", "inputs", "rows"):
         del settings[name]
@@ -83,7 +84,7 @@ def run(ablation: AblationRun, *, fresh: bool = False) -> dict[str, Any]:
         logger.info("ablations: already finished: %s", folder)
         return manifest
     folder.mkdir(parents=True, exist_ok=True)
-    frame = pandas.DataFrame(_figures_of_all(with_absolute_paths(ablation), rows))
+    frame = pandas.DataFrame(_figures_of_all(ablation, rows))
     if manifest:
         # Only now: a command that is killed before must find which rows were finished.
         artefact.reopen(folder)
@@ -101,9 +102,31 @@ def run(ablation: AblationRun, *, fresh: bool = False) -> dict[str, Any]:
     )
 
 
-def make_quickstart_inputs() -> None:
-    """The quickstart's shards, teacher, tokenizer and codes, each where it is not finished yet."""
-    for stage in pipeline.stages(pipeline.chain(quickstart())):
+def make_quickstart_inputs(ablation: AblationRun) -> None:
+    """The quickstart's shards, teacher, tokenizer and codes, in the folders where the rows read them, each where it is
+    not finished yet.
+    """
+    folder = Path(ablation.generator.tokenizer_path).parent
+    chained = pipeline.chain(override(quickstart(), {"output_path": str(folder)}))
+    for name, given, made in (
+        (
+            "generator.tokenizer_path",
+            ablation.generator.tokenizer_path,
+            chained.generator.tokenizer_path,
+        ),
+        (
+            "generator.data.train_path",
+            ablation.generator.data.train_path,
+            chained.codes.output_path,
+        ),
+        ("evaluation.data_path", ablation.evaluation.data_path, chained.evaluation.data_path),
+    ):
+        if Path(given) != Path(made):
+            raise ArtefactError(
+                f'{name} = {given!r}: with inputs = "quickstart" it must be {made!r}, beside the tokenizer; correct '
+                "it, or give inputs of your own and --inputs given"
+            )
+    for stage in pipeline.stages(chained):
         if stage.name in _INPUTS and not _is_finished(stage):
             logger.info("quickstart's %s: %s", stage.name, stage.title)
             stage.run(stage.settings)
@@ -138,7 +161,7 @@ def _check_inputs(
         "shards": ablation.evaluation.data_path,
     }
     for kind, path in found.items():
-        artefact.read_manifest(Path(path), kind)
+        artefact.verify_once(Path(path), kind)
     for training, _, evaluation in parts:
         fitting_codes(training)
         evaluation_plan.check(evaluation)

@@ -37,7 +37,7 @@ class Stage:
 
 def chain(quickstart: QuickstartRun) -> QuickstartRun:
     """The same run with every stage's folders under `output_path`, each reading what the one before wrote."""
-    root = Path(quickstart.output_path).absolute()
+    root = Path(quickstart.output_path)
     data, tokenizer, codes = str(root / "data"), str(root / "tokenizer"), str(root / "codes")
     train_data, validation_data = f"{data}/train", f"{data}/validation"
     return override(
@@ -149,7 +149,7 @@ def stages(quickstart: QuickstartRun) -> list[Stage]:
 
 def run(quickstart: QuickstartRun, *, fresh: bool = False) -> dict[str, Any]:
     """Run or recognise every stage and write report.html; returns the stages, the metrics and the report's path."""
-    quickstart = chain(quickstart)
+    quickstart = config.with_absolute_paths(chain(quickstart))
     root = Path(quickstart.output_path)
     if fresh:
         artefact.set_aside(root)

@@ -72,20 +72,21 @@ class SampleActor:
 def run(config: XARSampleRun | FARSampleRun, *, fresh: bool = False) -> dict[str, Any]:
     """Write the folder of samples and return its manifest."""
     # Actors run in working directories of their own.
-    located = with_absolute_paths(config)
-    facts = check_inputs(located)
+    config = with_absolute_paths(config)
+    facts = check_inputs(config)
     inputs = [path for path in (config.generator_path, config.tokenizer_path) if path]
     output = open_output("samples", config, inputs, fresh=fresh, resumes=True)
     if output.finished is not None:
         shutil.rmtree(output.folder / BLOCKS_FOLDER, ignore_errors=True)
         return output.finished
-    side = _write_samples(output.folder, _blocks(output, located), located, facts)
+    side = _write_samples(output.folder, _blocks(output, config), config, facts)
     table = output.folder / TABLE_FILE
+    digest = artefact.sha256_of(table)
     write_dataset(
         output.folder,
         classes=facts["classes"],
         image_size=side,
-        shards=[ShardInfo(TABLE_FILE, config.num_images, artefact.sha256_of(table))],
+        shards=[ShardInfo(TABLE_FILE, config.num_images, digest)],
         details={"source": "samples", "tokenizer_sha256": facts["tokenizer_sha256"]},
     )
     manifest = artefact.write_manifest(
@@ -93,6 +94,7 @@ def run(config: XARSampleRun | FARSampleRun, *, fresh: bool = False) -> dict[str
         "samples",
         output.fingerprint,
         exclude=(BLOCKS_FOLDER,),
+        known={TABLE_FILE: (table.stat().st_size, digest)},
         num_images=config.num_images,
         architecture=facts["architecture"],
         classes=facts["classes"],

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import ray.data
 
 from glotok_ray import artefact
-from glotok_ray.config import ShardRun
+from glotok_ray.config import ShardRun, with_absolute_paths
 from glotok_ray.data.pictures import UnreadablePictureError
 from glotok_ray.data.records import (
     DATASET,
@@ -39,9 +39,10 @@ class ShardTask(NamedTuple):
 
 
 class WrittenShard(NamedTuple):
-    """Facts of a written shard; `unreadable` maps keys to reasons."""
+    """Facts of a written shard; `bytes` is the file's size, `unreadable` maps keys to reasons."""
 
     info: ShardInfo
+    bytes: int
     unreadable: dict[str, str]
 
 
@@ -64,8 +65,9 @@ def run(run: ShardRun, *, fresh: bool = False) -> dict[str, Any]:
 
     Connects to Ray when there is work. Raises ValueError for what the user can mend.
     """
+    run = with_absolute_paths(run)
     source = ImageSource.of(run)
-    output, fingerprint = Path(run.output_path).absolute(), source.fingerprint()
+    output, fingerprint = Path(run.output_path), source.fingerprint()
     if not fresh and _finished(output, fingerprint):
         logger.info("already finished: %s", output)
         return _summary(output)
@@ -75,7 +77,7 @@ def run(run: ShardRun, *, fresh: bool = False) -> dict[str, Any]:
         artefact.check_startable(output / split, fresh=fresh)
     for split in SPLITS:
         artefact.start_folder(output / split, fresh=fresh)
-    shards, unreadable = _write_readable(source, output)
+    written, unreadable = _write_readable(source, output)
     details = source.details(unreadable)
     if unreadable:
         _warn(source, unreadable, output)
@@ -84,11 +86,12 @@ def run(run: ShardRun, *, fresh: bool = False) -> dict[str, Any]:
             output / split,
             classes=source.classes,
             image_size=run.image_size,
-            shards=shards[split],
+            shards=[shard.info for shard in written[split]],
             details=details,
         )
     for split in SPLITS:
-        artefact.write_manifest(output / split, "shards", fingerprint)
+        known = {shard.info.file: (shard.bytes, shard.info.sha256) for shard in written[split]}
+        artefact.write_manifest(output / split, "shards", fingerprint, known=known)
     return _summary(output)
 
 
@@ -103,7 +106,9 @@ def write_task(task: ShardTask, image_size: int) -> WrittenShard:
             except UnreadablePictureError as error:
                 unreadable[source.key] = str(error)
 
-    return WrittenShard(write_shard(Path(task.folder) / task.file, rows()), unreadable)
+    path = Path(task.folder) / task.file
+    info = write_shard(path, rows())
+    return WrittenShard(info, path.stat().st_size, unreadable)
 
 
 def _finished(output: Path, fingerprint: str) -> bool:
@@ -116,14 +121,14 @@ def _finished(output: Path, fingerprint: str) -> bool:
 
 def _write_readable(
     source: ImageSource, output: Path
-) -> tuple[dict[str, list[ShardInfo]], dict[str, str]]:
+) -> tuple[dict[str, list[WrittenShard]], dict[str, str]]:
     """Write all shards; when pictures prove unreadable, write again without them.
 
     So the result is that of a source without the damaged files: full shards, a split by the rule.
     """
     unreadable: dict[str, str] = {}
     while True:
-        shards: dict[str, list[ShardInfo]] = {split: [] for split in SPLITS}
+        shards: dict[str, list[WrittenShard]] = {split: [] for split in SPLITS}
         tasks = []
         for split, rows in source.rows(unreadable).items():
             for old in (output / split).glob("part-*.parquet"):
@@ -134,7 +139,7 @@ def _write_readable(
                 tasks.append(ShardTask(str(output / split), file, rows[start : start + size]))
         found: dict[str, str] = {}
         for task, written in zip(tasks, _map(tasks, source.run.image_size), strict=True):
-            shards[Path(task.folder).name].append(written.info)
+            shards[Path(task.folder).name].append(written)
             found |= written.unreadable
         if not found:
             return shards, unreadable

@@ -58,6 +58,8 @@ def run(config: TeacherRun, *, fresh: bool = False) -> dict[str, Any]:
 
     `data_path` may also be a file of finished centroids (`glotok_ray.teacher.centroids.SUFFIXES`).
     """
+    # Actors run in working directories of their own.
+    config = with_absolute_paths(config)
     source = Path(config.data_path)
     if source.suffix in centroids.SUFFIXES:
         teacher = centroids.from_centroids(
@@ -85,8 +87,7 @@ def run(config: TeacherRun, *, fresh: bool = False) -> dict[str, Any]:
         shutil.rmtree(output.folder / WORK_FOLDER, ignore_errors=True)
         return output.finished
     work = _work_folder(output, config, network)
-    # Actors run in working directories of their own.
-    parts = extract(units, with_absolute_paths(config), work.parts)
+    parts = extract(units, config, work.parts)
     clusters, facts = _cluster(parts, dataset.classes, config, work.states)
     provenance = {
         "source": "features",

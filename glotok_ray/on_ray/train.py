@@ -86,6 +86,7 @@ class RayWorker(DistributedWorker):
 
 def run(run: TokenizerRun | XARRun | FARRun, *, fresh: bool = False) -> dict[str, Any]:
     """Train to the end (or `schedule.stop_after_steps`) and return the manifest; a finished run is recognised."""
+    run = config.with_absolute_paths(run)
     kind, inputs = _inputs(run)
     plan = runs.run_plan(run)
     if isinstance(run, TokenizerRun):

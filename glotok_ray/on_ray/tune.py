@@ -144,21 +144,18 @@ def reconstruction_figures(metrics: dict[str, Any]) -> dict[str, float]:
 
 def run(sweep: SweepRun, *, fresh: bool = False) -> dict[str, Any]:
     """Run every trial under Ray Tune and write results.csv, table.md, sweep.png and best_recipe.json."""
-    folder = Path(sweep.output_path).absolute()
+    # Ray Tune gives every trial a working folder of its own.
+    sweep = with_absolute_paths(sweep)
+    folder = Path(sweep.output_path)
     trials = draw_trials(sweep)
+    if not sweep.tokenizer.teacher_path:
+        raise ValueError("tokenizer.teacher_path = '': a sweep needs a teacher; give its folder")
     if sweep.inputs == "quickstart":
-        shard.run(shard_recipes.quickstart())
-        teacher.run(teacher_recipes.quickstart())
-    inputs = [
-        Path(sweep.tokenizer.data.train_path),
-        Path(sweep.tokenizer.teacher_path),
-        Path(sweep.evaluation.data_path),
-    ]
-    for path, kind in zip(inputs, ("shards", "teacher", "shards"), strict=True):
-        artefact.read_manifest(path, kind)
+        make_inputs(sweep)
+    inputs = verified_inputs(sweep)
     settings = {
         name: value
-        for name, value in config.to_dict(with_absolute_paths(sweep)).items()
+        for name, value in config.to_dict(sweep).items()
         if name not in ("output_path", "max_concurrent_trials")
     }
     mark = artefact.fingerprint("sweep", settings, inputs)
@@ -169,8 +166,7 @@ def run(sweep: SweepRun, *, fresh: bool = False) -> dict[str, Any]:
         logger.info("sweep: already finished: %s", folder)
         return manifest
     folder.mkdir(parents=True, exist_ok=True)
-    # Ray Tune gives every trial a working folder of its own.
-    frame = _tune(with_absolute_paths(sweep), trials, folder)
+    frame = _tune(sweep, trials, folder)
     ranked = rank_trials(frame)
     if sweep.rows:
         _write_ablations(sweep, frame, folder)
@@ -184,6 +180,35 @@ def run(sweep: SweepRun, *, fresh: bool = False) -> dict[str, Any]:
         best=ranked.iloc[0]["trial"],
         table=str(folder / "table.md"),
     )
+
+
+def make_inputs(sweep: SweepRun) -> None:
+    """The quickstart's shards and teacher, in the folders where the sweep reads them; finished ones are recognised."""
+    train_path = Path(sweep.tokenizer.data.train_path)
+    folder = train_path.parent
+    if train_path != folder / "train" or Path(sweep.evaluation.data_path) != folder / "validation":
+        raise ValueError(
+            f"evaluation.data_path = {sweep.evaluation.data_path!r}, tokenizer.data.train_path = {str(train_path)!r}: "
+            'with inputs = "quickstart" they must be validation and train of one folder, which receives the shards; '
+            "correct them, or give shards of your own and --inputs given"
+        )
+    shard.run(override(shard_recipes.quickstart(), {"output_path": str(folder)}))
+    places = {"data_path": str(train_path), "output_path": sweep.tokenizer.teacher_path}
+    teacher.run(override(teacher_recipes.quickstart(), places))
+
+
+def verified_inputs(sweep: SweepRun) -> list[Path]:
+    """What all trials read, verified here once for all of them; raises ArtefactError."""
+    inputs = [
+        Path(sweep.tokenizer.data.train_path),
+        Path(sweep.tokenizer.teacher_path),
+        Path(sweep.evaluation.data_path),
+    ]
+    for path, kind in zip(inputs, ("shards", "teacher", "shards"), strict=True):
+        artefact.verify_once(path, kind)
+    if sweep.tokenizer.data.validation_path:
+        artefact.verify_once(Path(sweep.tokenizer.data.validation_path), "shards")
+    return inputs
 
 
 def _write_ablations(sweep: SweepRun, frame: pandas.DataFrame, folder: Path) -> None:
@@ -220,11 +245,16 @@ def _tune(sweep: SweepRun, trials: list[Trial], folder: Path) -> pandas.DataFram
     results = tuner.fit()
     if results.num_errors:
         raise RuntimeError(
-            f"{results.num_errors} of {len(trials)} trials failed; the first: {results.errors[0]}"
+            f"{results.num_errors} of {len(trials)} trials failed; the first: {_last_line(results.errors[0])}"
         )
     figures = ("psnr", "fd_effnet", "semantic_usage", "visual_usage")
     columns = ["trial", *(_ROW_FIGURES if sweep.rows else _SWEPT), *figures]
     return pandas.DataFrame([result.metrics for result in results]).reindex(columns=columns)
+
+
+def _last_line(error: Exception) -> str:
+    """Ray's errors hold the traceback of the trial; the cause is at the end."""
+    return str(error).strip().splitlines()[-1]
 
 
 class _ShownTrials(ray.tune.Callback):

@@ -41,7 +41,7 @@ def newest_checkpoint(
         try:
             _check_sizes(path)
             if verify:
-                artefact.read_manifest(path, _KIND)
+                artefact.read_manifest(path, _KIND, every_byte=True)
         except ArtefactError as error:
             _warn(error)
             continue

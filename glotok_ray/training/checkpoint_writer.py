@@ -65,6 +65,7 @@ class CheckpointWriter:
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
         self._written: Written | None = None
+        self._step = 0
 
     def save(self, step: int, copy_state: Callable[[Snapshot], None]) -> float:
         """Copy what `copy_state` adds to a snapshot and begin to write it as the checkpoint of `step`.
@@ -75,6 +76,7 @@ class CheckpointWriter:
         start = time.monotonic()
         self.wait()
         snapshot = Snapshot(self._memory)
+        self._worker.heartbeat.fault_point("checkpoint_copy", step)
         copy_state(snapshot)
         snapshot.complete()
         # Daemon: a worker that has failed must not linger for what others may never write.
@@ -113,10 +115,11 @@ class CheckpointWriter:
         return written
 
     def _run(self, step: int, contents: dict[str, Content]) -> None:
-        start = time.monotonic()
+        start, self._step = time.monotonic(), step
         partial = partial_path(self._folder, step)
         try:
             files = self._write_part(partial, contents)
+            self._worker.heartbeat.fault_point("checkpoint_written", step)
             if self._worker.rank == 0:
                 gib = self._commit(step, partial, files)
                 self._written = Written(step, time.monotonic() - start, gib)
@@ -138,6 +141,7 @@ class CheckpointWriter:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with artefact.hashed_writer(path) as stream:
                     content(stream)
+                    self._worker.heartbeat.fault_point("checkpoint_write", self._step)
                     stream.sync()
                 return {"bytes": stream.bytes, "sha256": stream.sha256}
 
@@ -156,7 +160,9 @@ class CheckpointWriter:
             if not partial.exists():  # renamed already, though the answer was lost
                 return
             _expect(partial, files)
-            artefact.write_manifest(partial, "checkpoint", known=files, step=step, **self._facts)
+            known = {name: (facts["bytes"], facts["sha256"]) for name, facts in files.items()}
+            artefact.write_manifest(partial, "checkpoint", known=known, step=step, **self._facts)
+            self._worker.heartbeat.fault_point("checkpoint_commit", step)
             for report in partial.glob(".rank-*.json"):
                 report.unlink()
             for path in (partial / artefact.MANIFEST, *_folders(partial)):
@@ -164,6 +170,7 @@ class CheckpointWriter:
             shutil.rmtree(final, ignore_errors=True)
             partial.rename(final)
             _sync(self._folder)
+            self._worker.heartbeat.fault_point("checkpoint_committed", step)
 
         self._patiently(publish, partial)
         self._patiently(lambda: self._remove_old(final), self._folder)

@@ -24,13 +24,14 @@ logger = logging.getLogger(__name__)
 
 def run(export: ExportRun, *, fresh: bool = False) -> dict[str, Any]:
     """Write the folder, or recognise it; returns its manifest. Raises ArtefactError for what cannot be exported."""
+    export = config.with_absolute_paths(export)
     source = Path(export.source_path)
     if not export.source_path or not source.exists():
         raise ArtefactError(
             f"source_path = {export.source_path!r}: no such run folder, checkpoint or file; correct it"
         )
     file = source if source.is_file() else _weights_folder(source) / WEIGHTS_FILE
-    folder = Path(export.output_path).absolute()
+    folder = Path(export.output_path)
     settings = {**config.to_dict(export), "source_sha256": artefact.sha256_of(file)}
     del settings["output_path"], settings["source_path"]
     mark = artefact.fingerprint("export", settings)

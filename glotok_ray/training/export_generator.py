@@ -58,13 +58,14 @@ class _Source:
 
 def run(export: ExportGeneratorRun, *, fresh: bool = False) -> dict[str, Any]:
     """Write the folder, or recognise it; returns its manifest. Raises ArtefactError for what cannot be exported."""
+    export = config.with_absolute_paths(export)
     source = Path(export.source_path)
     if not export.source_path or not source.exists():
         raise ArtefactError(
             f"source_path = {export.source_path!r}: no such run folder or file; correct it"
         )
-    folder = Path(export.output_path).absolute()
-    if folder == source.absolute():
+    folder = Path(export.output_path)
+    if folder == source:
         raise ArtefactError(
             f"output_path = {export.output_path!r}: is the source_path; choose another folder"
         )
@@ -122,7 +123,7 @@ def _from_run(export: ExportGeneratorRun, source: Path) -> _Source:
     use_ema = export.weights == "ema"
     averaged = use_ema and (source / AVERAGE_FILE).is_file()
     model = load_generator(source, use_ema=use_ema)
-    name = source.absolute().name
+    name = source.name
     made = f"trained by the run {name!r}, after {manifest.get('step')} steps"
     kind = "averaged over the steps" if averaged else "the last step's"
     return _Source(

@@ -25,6 +25,7 @@ from glotok_ray.config import OptimizerConfig, ScalingConfig, ScheduleConfig
 from glotok_ray.training import checkpoint
 from glotok_ray.training.batches import Batch, MicroBatch
 from glotok_ray.training.checkpoint_writer import CheckpointWriter
+from glotok_ray.training.finite import StepFlags
 from glotok_ray.training.rows_seen import RowsSeen
 from glotok_ray.training.schedule import learning_rate, seed_step
 from glotok_ray.training.snapshot import Snapshot
@@ -37,11 +38,15 @@ METRICS_FILE = "metrics.jsonl"
 # A line of metrics.jsonl that holds this name tells of something that happened, and no figures.
 EVENT = "event"
 CHECKPOINT_FOLDER = "checkpoints"
+_CLOCK = "checkpoint_is_due"
 TENSORBOARD_FOLDER = "tensorboard"
 
 
 class TrainingStep(Protocol):
     """One optimizer step of a model, and what must be saved to go on with it."""
+
+    flags: StepFlags
+    """What the workers exchange once per step; a number that the trainer lets it carry comes back summed."""
 
     def learn(self, batches: list[Batch], step: int) -> dict[str, Tensor]:
         """Run one optimizer step on the micro batches of this worker; returns scalar terms, averaged over them."""
@@ -158,6 +163,7 @@ class Trainer:
             micro_batches = log.waiting_for(
                 lambda: [next(stream) for _ in range(plan.accumulation_steps)]
             )
+            self._send_clock()
             terms = self._step.learn([batch.tensors for batch in micro_batches], step)
             seen.add(step, micro_batches)
             log.add(step, terms, rate)
@@ -211,13 +217,15 @@ class Trainer:
         every = self._plan.schedule.checkpoint_every_steps
         return bool(every and step % every == 0) or self._minutes_are_up()
 
-    def _minutes_are_up(self) -> bool:
-        """Whether rank 0's clock says so; the exchange of every step is here and nowhere else."""
+    def _send_clock(self) -> None:
+        """Rank 0's clock goes to all workers with what a step exchanges in any case."""
         minutes = self._plan.schedule.checkpoint_every_minutes
-        if not minutes:
-            return False
-        due = self._worker.rank == 0 and time.monotonic() - self._saved_at >= 60 * minutes
-        return bool(self._worker.all_sum(torch.tensor(float(due), device=self._worker.device)))
+        if minutes:
+            due = self._worker.rank == 0 and time.monotonic() - self._saved_at >= 60 * minutes
+            self._step.flags.carry(_CLOCK, float(due))
+
+    def _minutes_are_up(self) -> bool:
+        return self._step.flags.sums.get(_CLOCK, 0.0) > 0
 
 
 def check_state_layout(path: Path, plan: RunPlan) -> None:
@@ -258,7 +266,7 @@ class MetricsLog:
         self._sums: dict[str, Tensor] = {}
         # Terms that are there in some steps alone are averaged over those.
         self._counts: collections.Counter[str] = collections.Counter()
-        self._steps = 0
+        self._steps = self._timed_steps = 0
         self._rate = 0.0
         self._since = time.monotonic()
         self._waited = 0.0
@@ -293,6 +301,7 @@ class MetricsLog:
             self._sums[name] = self._sums[name] + value if name in self._sums else value
             self._counts[name] += 1
         self._steps += 1
+        self._timed_steps += 1
         self._rate = rate
         if (step + 1) % self._plan.schedule.log_every_steps == 0:
             self.flush(step)
@@ -324,7 +333,8 @@ class MetricsLog:
             for name, total in zip(names, totals, strict=True)
         }
         seconds = time.monotonic() - self._since
-        images = self._steps * self._plan.schedule.global_batch_size
+        # Steps whose terms come from a checkpoint took their time in another process.
+        images = self._timed_steps * self._plan.schedule.global_batch_size
         values |= {
             "train/learning_rate": self._rate,
             "time/images_per_s": images / seconds,
@@ -335,7 +345,8 @@ class MetricsLog:
         if bad_rows:
             values["data/bad_rows"] = bad_rows
         self.write(step + 1, values)
-        self._sums, self._steps, self._since, self._waited = {}, 0, time.monotonic(), 0.0
+        self._sums, self._steps, self._timed_steps = {}, 0, 0
+        self._since, self._waited = time.monotonic(), 0.0
         self._counts.clear()
 
     def _largest_peak(self, device: torch.device) -> float:

@@ -116,6 +116,19 @@ def test_two_rows_fill_the_tables_and_a_second_command_trains_nothing_again(
     assert [path.stat().st_mtime_ns for path in trained] == before
 
 
+def test_inputs_are_those_of_a_quickstart_beside_the_tokenizer(tmp_path) -> None:
+    ablation = config.with_absolute_paths(ablations_tiny(), tmp_path)
+    top = tmp_path / "runs" / "quickstart"
+    for name in ("data/train", "data/validation", "teacher", "tokenizer", "codes"):
+        (top / name).mkdir(parents=True)
+        (top / name / artefact.MANIFEST).touch()  # finished: nothing runs
+    generator_ablations.make_quickstart_inputs(ablation)
+    for name in ("generator.data.train_path", "evaluation.data_path"):
+        moved = override(ablation, {name: str(tmp_path / "other")})
+        with pytest.raises(ArtefactError, match=rf"{name} = .*other.* it must be '{top}/"):
+            generator_ablations.make_quickstart_inputs(moved)
+
+
 @pytest.mark.ray
 def test_what_would_stop_a_row_stops_the_command(ray_cluster, tiny_quickstart, tmp_path) -> None:
     ablation = tiny_ablation(tiny_quickstart, tmp_path)

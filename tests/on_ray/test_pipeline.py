@@ -14,7 +14,7 @@ from PIL import Image
 
 from glotok_ray import artefact
 from glotok_ray.artefact import ArtefactError
-from glotok_ray.config import override
+from glotok_ray.config import override, with_absolute_paths
 from glotok_ray.nn.generators import load_generator
 from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.on_ray import pipeline, train, tune
@@ -247,6 +247,46 @@ def test_the_sweep_ranks_trials_by_reconstruction_and_keeps_the_teacher(finished
     assert teacher_manifest.stat().st_mtime_ns == before
     assert (tmp_path / "sweep" / "sweep.png").stat().st_size > 0
     assert train_tokenizer.main([str(tmp_path / "sweep" / "best_recipe.json"), "--dry-run"]) == 0
+
+
+def test_a_sweep_makes_its_inputs_where_it_reads_them(
+    ray_cluster, tiny_quickstart, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    tiny = tiny_quickstart(tmp_path)
+    monkeypatch.setattr(tune.shard_recipes, "quickstart", lambda: tiny.data)
+    monkeypatch.setattr(tune.teacher_recipes, "quickstart", lambda: tiny.teacher)
+    sweep = with_absolute_paths(sweep_recipes.quickstart(), tmp_path / "root")
+    tune.make_inputs(sweep)
+    top = tmp_path / "root" / "runs" / "quickstart"
+    for path in (sweep.tokenizer.data.train_path, sweep.evaluation.data_path):
+        assert artefact.read_manifest(Path(path), "shards")
+    assert Path(sweep.tokenizer.teacher_path) == top / "teacher"
+    assert artefact.read_manifest(top / "teacher", "teacher")
+    assert [path.name for path in tmp_path.iterdir()] == ["root"]
+    with pytest.raises(ValueError, match=r"must be validation and train of one folder"):
+        tune.make_inputs(override(sweep, {"evaluation.data_path": str(tmp_path / "other")}))
+
+
+def test_the_trials_of_a_sweep_trust_what_its_driver_verified(finished, tmp_path):
+    config, _ = finished
+    for path in (config.tokenizer.data.train_path, config.teacher.output_path):
+        (Path(path) / artefact.RECEIPT).unlink(missing_ok=True)
+    sweep = override(
+        sweep_recipes.ablations_tiny(),
+        {"tokenizer": config.tokenizer, "evaluation": config.evaluation},
+    )
+    assert len(tune.verified_inputs(sweep)) == 3
+    folders = (
+        config.tokenizer.data.train_path,
+        config.tokenizer.data.validation_path,
+        config.teacher.output_path,
+    )
+    for path in folders:
+        receipt = artefact.read_json(Path(path) / artefact.RECEIPT)
+        assert set(receipt["files"]) == set(
+            artefact.read_json(Path(path) / "manifest.json")["files"]
+        )
 
 
 def test_ablation_rows_of_one_and_two_codebooks_fill_the_papers_tables(

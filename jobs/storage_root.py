@@ -1,0 +1,67 @@
+"""The storage root: the folder from which relative paths of all jobs start.
+
+It is `--storage-root`, else the environment variable GLOTOK_STORAGE_ROOT, else the directory of the call. A job that
+Ray runs in a temporary copy of a working directory must be given one, since what it wrote there would go with the copy.
+"""
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+from glotok_ray import config as configs
+
+VARIABLE = "GLOTOK_STORAGE_ROOT"
+
+
+def add_flag(parser: argparse.ArgumentParser) -> None:
+    """Add --storage-root to a job's own flags."""
+    parser.add_argument(
+        "--storage-root",
+        metavar="DIR",
+        default="",
+        help=f"folder from which relative paths start (else ${VARIABLE}, else the directory of the call)",
+    )
+
+
+def chosen(flag: str) -> Path:
+    """The absolute storage root; raises ValueError for one that cannot be."""
+    if flag:
+        return configs.absolute_path("--storage-root", flag, Path.cwd())
+    variable = os.environ.get(VARIABLE, "")
+    return configs.absolute_path(VARIABLE, variable, Path.cwd()) if variable else Path.cwd()
+
+
+def given(name: str, root: Path, field: str) -> Path:
+    """A file or folder named on the command line: seen from the directory of the call, or, if nothing is there, from
+    the storage root.
+    """
+    here = configs.absolute_path(field, name, Path.cwd())
+    return here if here.exists() else configs.absolute_path(field, name, root)
+
+
+def located(config: Any, root: Path) -> Any:
+    """The config with every path absolute; raises ValueError when results would be lost in Ray's copy of the working
+    directory.
+    """
+    copy = ray_copy(root)
+    relative = configs.relative_paths(config)
+    if copy and relative:
+        name, value = next(iter(relative.items()))
+        raise ValueError(
+            f"{name} = {value!r}: starts in {copy}, Ray's temporary copy of the working directory, which Ray removes "
+            f"with all that a job writes there; give --storage-root DIR (or set {VARIABLE}), which every node sees"
+        )
+    return configs.with_absolute_paths(config, root)
+
+
+def ray_copy(folder: Path) -> Path | None:
+    """The copy that `folder` lies in: Ray unpacks working directories as runtime_resources/working_dir_files/NAME."""
+    resolved = folder.resolve()
+    for place in (resolved, *resolved.parents):
+        if (
+            place.parent.name == "working_dir_files"
+            and place.parent.parent.name == "runtime_resources"
+        ):
+            return place
+    return None
