@@ -9,6 +9,7 @@ words, is to write while all wait, and let rank 0 read the files again for their
 
 import argparse
 import multiprocessing
+import os
 import shutil
 import statistics
 import tempfile
@@ -142,6 +143,8 @@ def measure(arguments: argparse.Namespace, folder: Path, worker: DistributedWork
 
 def _serve(rank: int, arguments: argparse.Namespace, folder: Path, answers: Any) -> None:
     torch.set_num_threads(max(1, torch.get_num_threads() // arguments.workers))
+    # DeepSpeed asks for what a launcher would have set.
+    os.environ["LOCAL_RANK"] = str(rank)
     torch.distributed.init_process_group(
         "gloo",
         init_method=f"file://{folder}/meet",
