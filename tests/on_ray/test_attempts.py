@@ -19,6 +19,7 @@ from glotok_ray.on_ray.failures import describe_stall, explain
 from glotok_ray.report.plots import read_metrics
 from glotok_ray.retries import StorageError
 from glotok_ray.training.heartbeat import WatchedHeartbeat
+from glotok_ray.training.rows_seen import RowsSeen
 from glotok_ray.training.stalls import Stall
 from glotok_ray.training.trainer import MetricsLog, RunPlan, last_figures
 from glotok_ray.training.worker import LocalWorker
@@ -206,19 +207,20 @@ def test_restart_lines_outlive_a_resumption_and_are_no_figures(tmp_path):
         LocalWorker(),
         {"cause": "rank 1 died", "attempt": 2, "lost_step": 7, "unix_s": 1},
     )
-    log = MetricsLog(plan, worker, 0)
+    seen = RowsSeen(plan.folder, worker, 0, audit=False)
+    log = MetricsLog(plan, worker, 0, seen)
     for step in (5, 7):
         log.write(step, {"train/total": float(step)})
     log.close()
     for first_step in (5, 3):
-        log = MetricsLog(plan, worker, first_step)
+        log = MetricsLog(plan, worker, first_step, seen)
         log.tell_restarts([restart], first_step)
         log.close()
     lines = [json.loads(line) for line in (plan.folder / "metrics.jsonl").read_text().splitlines()]
     assert lines == [{"step": 5, "event": "restart", "resumed_step": 5, **restart}]
     assert last_figures(plan.folder) == {}
     assert read_metrics(plan.folder / "metrics.jsonl") == []
-    log = MetricsLog(plan, worker, 3)
+    log = MetricsLog(plan, worker, 3, seen)
     log.write(4, {"train/total": 4.0})
     log.close()
     assert set(last_figures(plan.folder)) == {"step", "epoch", "train/total"}

@@ -31,6 +31,7 @@ TWO_EPOCHS = {
     "scaling.max_failures": 3,
     # Above what two loaded cores need for a step; three times as much for the first.
     "scaling.stall_minutes": 0.15,
+    "scaling.storage_retry_minutes": 0.05,
 }
 
 

@@ -40,6 +40,7 @@ from glotok_ray.nn.xar import XAR
 from glotok_ray.training.ema import ExponentialMovingAverage
 from glotok_ray.training.engine import TorchEngine
 from glotok_ray.training.generator_step import FlowObjective, GeneratorStep, TokenObjective
+from glotok_ray.training.rows_seen import RowsSeen
 from glotok_ray.training.schedule import seed_step
 from glotok_ray.training.step import Guides, TokenizerStep
 from glotok_ray.training.trainer import MetricsLog, RunPlan, TrainingStep
@@ -193,7 +194,8 @@ def log_of(folder: Path) -> MetricsLog:
         optimizer=PLAIN,
         scaling=ScalingConfig(),
     )
-    return MetricsLog(plan, LocalWorker(), 0)
+    worker = LocalWorker()
+    return MetricsLog(plan, worker, 0, RowsSeen(folder, worker, 0, audit=False))
 
 
 @pytest.mark.parametrize("micro_batches", [1, 4])

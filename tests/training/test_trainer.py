@@ -14,6 +14,7 @@ from glotok_ray.retries import StorageError
 from glotok_ray.training import checkpoint
 from glotok_ray.training.batches import MicroBatch
 from glotok_ray.training.engine import TorchEngine
+from glotok_ray.training.finite import StepFlags
 from glotok_ray.training.heartbeat import Heartbeat
 from glotok_ray.training.trainer import RunPlan, Trainer, last_figures
 from glotok_ray.training.worker import LocalWorker
@@ -27,6 +28,7 @@ class ToyStep:
         self.engine = TorchEngine(
             nn.Linear(3, 1), OptimizerConfig(learning_rate=0.05), accumulation_steps=2
         )
+        self.flags = StepFlags(LocalWorker())
 
     def learn(self, batches, step):
         total = torch.zeros(())
@@ -39,6 +41,7 @@ class ToyStep:
             self.engine.backward(loss)
             self.engine.step()
             total += loss.detach() / len(batches)
+        self.flags.verdict(step)
         return {"total": total}
 
     def set_learning_rate(self, learning_rate):
@@ -189,8 +192,9 @@ def test_minutes_count_on_one_clock_from_the_last_checkpoint(tmp_path, monkeypat
         step.learn = slow
 
     fit(tmp_path / "run", checkpoint_every_minutes=0.5, keep=20, change=ten_seconds, stop=10)
-    # Three steps take half a minute, counted anew from the evaluations after 5 and 10.
-    assert checkpoints(tmp_path / "run") == [3, 5, 8, 10]
+    # Three steps take half a minute, counted anew from the evaluations after 5 and 10; the clock is read as a step
+    # begins, so it is the fourth that brings the checkpoint.
+    assert checkpoints(tmp_path / "run") == [4, 5, 9, 10]
 
 
 def test_each_checkpoint_is_measured_at_its_step(tmp_path):

@@ -84,9 +84,6 @@ def fused_adam() -> Iterator[None]:
     _added_arguments.clear()
 
 
-engine.deepspeed_config = everything_in_parts
-
-
 def build(run: TokenizerRun, worker: Worker, accumulation_steps: int = 1) -> TokenizerStep:
     """The step of a run, its start drawn by a fixed seed."""
     torch.manual_seed(0)
@@ -182,7 +179,8 @@ def run_pair(script: Path, folder: Path) -> None:
 
 
 def start_group(folder: Path) -> DistributedWorker:
-    """Meet the other rank."""
+    """Meet the other rank, in a process whose engines keep nothing whole."""
+    engine.deepspeed_config = everything_in_parts
     torch.set_num_threads(1)
     torch.distributed.init_process_group(
         "gloo",
