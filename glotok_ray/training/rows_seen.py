@@ -3,6 +3,7 @@
 Read next: glotok_ray/training/trainer.py
 """
 
+import contextlib
 import json
 import logging
 from collections.abc import Iterable, Iterator, Sequence
@@ -78,11 +79,15 @@ def _append(path: Path, line: dict[str, Any]) -> None:
         stream.write(json.dumps(line) + "\n")
 
 
+def read_lines(text: str) -> Iterator[dict[str, Any]]:
+    """The objects of a JSON Lines text; a killed worker, or one that goes on, may leave half a line."""
+    for line in text.splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            found = json.loads(line)
+            if isinstance(found, dict):
+                yield found
+
+
 def _lines(paths: Iterable[Path]) -> Iterator[dict[str, Any]]:
-    """The whole lines of files; a killed worker may leave half of one."""
     for path in paths:
-        for text in path.read_text().splitlines() if path.is_file() else []:
-            try:
-                yield json.loads(text)
-            except json.JSONDecodeError:
-                continue
+        yield from read_lines(path.read_text() if path.is_file() else "")
