@@ -3,6 +3,7 @@
 Read next: glotok_ray/training/trainer.py
 """
 
+import functools
 import json
 import logging
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,7 +12,9 @@ from typing import Any
 
 import torch
 
+from glotok_ray import artefact
 from glotok_ray.artefact import ArtefactError
+from glotok_ray.retries import patiently
 from glotok_ray.training.batches import MicroBatch
 from glotok_ray.training.worker import Worker
 
@@ -24,8 +27,16 @@ BAD_ROWS_FOLDER = "bad_rows"
 class RowsSeen:
     """Writes what this worker sees into the run folder; all workers together judge whether too much of it is broken."""
 
-    def __init__(self, folder: Path, worker: Worker, max_bad_rows: int, *, audit: bool) -> None:
-        self._worker, self._max_bad_rows = worker, max_bad_rows
+    def __init__(
+        self,
+        folder: Path,
+        worker: Worker,
+        max_bad_rows: int,
+        *,
+        audit: bool,
+        retry_minutes: float = 0.0,
+    ) -> None:
+        self._worker, self._max_bad_rows, self._minutes = worker, max_bad_rows, retry_minutes
         name = f"rank-{worker.rank:04d}.jsonl"
         self._bad_rows, self._audit = folder / BAD_ROWS_FOLDER, audit
         self._own_bad_rows, self._audit_file = self._bad_rows / name, folder / AUDIT_FOLDER / name
@@ -36,14 +47,14 @@ class RowsSeen:
         """Take the micro batches of a finished step."""
         if self._audit:
             keys = [key for batch in batches for key in batch.keys]
-            _append(self._audit_file, {"step": step, "keys": keys})
+            self._append(self._audit_file, {"step": step, "keys": keys})
         for batch in batches:
             for key, reason in zip(batch.keys, batch.broken, strict=True):
                 if reason and reason not in self._known:
                     self._known.add(reason)
                     self._found += 1
                     logger.warning("step %d: a row is left out: %s", step, reason)
-                    _append(self._own_bad_rows, {"step": step, "key": key, "reason": reason})
+                    self._append(self._own_bad_rows, {"step": step, "key": key, "reason": reason})
 
     def judge(self) -> int:
         """Different broken rows of the whole run so far; every worker calls it at the same step.
@@ -65,17 +76,15 @@ class RowsSeen:
             )
         return count
 
+    def _append(self, path: Path, line: dict[str, Any]) -> None:
+        write = functools.partial(artefact.append_line, path, line)
+        patiently(write, path, minutes=self._minutes, doing="writing")
+
 
 def audited_keys(folder: Path) -> Iterator[tuple[int, list[str]]]:
     """Steps and keys of all workers' audits in a run folder, in the order of the files."""
     for line in _lines(sorted((folder / AUDIT_FOLDER).glob("*.jsonl"))):
         yield line["step"], line["keys"]
-
-
-def _append(path: Path, line: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as stream:
-        stream.write(json.dumps(line) + "\n")
 
 
 def _lines(paths: Iterable[Path]) -> Iterator[dict[str, Any]]:
