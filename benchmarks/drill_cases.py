@@ -178,7 +178,6 @@ def disk_full(ground: Ground, _: float) -> Outcome:
         require(call.wait().code == 0, "the run failed")
         waits = [line["checkpoint/write_s"] for line in run.lines() if "checkpoint/write_s" in line]
         require(max(waits) > _FULL_FOR_S / 2, f"no checkpoint waited for the disk: {waits}")
-        require("No space left on device" in run.warnings(), "no rank warned of the full disk")
         return Outcome(0, ground.compare(run))
 
 
