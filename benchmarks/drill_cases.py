@@ -7,6 +7,7 @@ and the restarts that the run told. Read next: benchmarks/drill_runs.py
 import contextlib
 import ctypes
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -230,7 +231,7 @@ def rank_hangs(ground: Ground, _: float) -> Outcome:
     run = ground.run(name)
     hangs = r"^rank 1 on \S+ stalled in phase backward of step 3 for 0\.\d minutes; stack in \S+$"
     stopped = r"^rank 0 on \S+ does not run \(stopped"
-    told = [Told(hangs, (2,)), Told(stopped, (6,))]
+    told = [Told(hangs, (2,)), Told(stopped, (4, 6))]
     repeated = ground.compare(run, told)
     stack = Path(run.restarts()[0]["cause"].rsplit(" ", 1)[1])
     require("in _hang" in stack.read_text(), f"{stack} does not show where rank 1 hung")
@@ -250,7 +251,7 @@ def broken_row(ground: Ground, _: float) -> Outcome:
     named = "".join(path.read_text() for path in (run.folder / BAD_ROWS_FOLDER).glob("*.jsonl"))
     require(f"{folder}/" in named and key in named, f"no line names {folder} and {key}")
     require(len({*run.curve()}) == STEPS, "steps are missing")
-    pattern = rf"{folder}/\S+\.parquet: row '{key}': its image cannot be decoded"
+    pattern = rf"{folder}/\S+\.parquet: row '{re.escape(key)}': its image cannot be decoded"
     ground.fail(ground.start("row_refused", *flags), 2, pattern)
     return Outcome(0, 0)
 

@@ -40,7 +40,7 @@ class RowsSeen:
         name = f"rank-{worker.rank:04d}.jsonl"
         self._bad_rows, self._audit = folder / BAD_ROWS_FOLDER, audit
         self._own_bad_rows, self._audit_file = self._bad_rows / name, folder / AUDIT_FOLDER / name
-        self._known = {line["reason"] for line in _lines([self._own_bad_rows])}
+        self._known = {line["key"] for line in _lines([self._own_bad_rows])}
         self._found = 0
 
     def add(self, step: int, batches: Sequence[MicroBatch]) -> None:
@@ -50,8 +50,8 @@ class RowsSeen:
             self._append(self._audit_file, {"step": step, "keys": keys})
         for batch in batches:
             for key, reason in zip(batch.keys, batch.broken, strict=True):
-                if reason and reason not in self._known:
-                    self._known.add(reason)
+                if reason and key not in self._known:
+                    self._known.add(key)
                     self._found += 1
                     logger.warning("step %d: a row is left out: %s", step, reason)
                     self._append(self._own_bad_rows, {"step": step, "key": key, "reason": reason})
@@ -65,13 +65,16 @@ class RowsSeen:
         if not int(worker.all_sum(torch.tensor(self._found, device=worker.device))):
             return 0
         # Another worker meets the same row in another epoch: rank 0 counts what differs.
-        reasons = [line["reason"] for line in _lines(sorted(self._bad_rows.glob("*.jsonl")))]
-        own = len(set(reasons)) if worker.rank == 0 else 0
+        reasons = {
+            line["key"]: line["reason"] for line in _lines(sorted(self._bad_rows.glob("*.jsonl")))
+        }
+        own = len(reasons) if worker.rank == 0 else 0
         count = int(worker.all_sum(torch.tensor(own, device=worker.device)))
         if count > self._max_bad_rows:
+            first = next(iter(reasons.values()), "not yet on this node")
             raise ArtefactError(
                 f"data.max_bad_rows = {self._max_bad_rows}: {count} different rows turned out broken, which "
-                f"{self._bad_rows} names, the first: {reasons[0] if reasons else 'not yet on this node'}; repair the "
+                f"{self._bad_rows} names, the first: {first}; repair the "
                 "shards, or allow more, and start the same command again"
             )
         return count
