@@ -1,14 +1,12 @@
-"""Crops and pixel ranges: ADM's centre and random crop, ten crops, uint8 to [-1, 1] and back.
+"""Crops: ADM's centre and random crop, ten crops, mirror images; numpy alone, for readers that need no torch.
 
 Source: openai/guided-diffusion, image_datasets.py (the crop of every ImageNet protocol), rewritten.
 Read next: glotok_ray/data/training_rows.py
 """
 
 import numpy as np
-import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from PIL import Image
-from torch import Tensor
 
 from glotok_ray.data.pictures import largest_short_side, resize_short_side
 from glotok_ray.data.shard_plan import seeded_generator
@@ -62,34 +60,6 @@ def ten_crop(
 def with_mirror_images(images: UInt8[np.ndarray, "n h w 3"]) -> UInt8[np.ndarray, "m h w 3"]:
     """The images, then the mirror image of each: m = 2 n."""
     return np.concatenate([images, images[:, :, ::-1]])
-
-
-def to_model_range(
-    images: UInt8[np.ndarray, "b h w 3"], device: torch.device
-) -> Float[Tensor, "b 3 h w"]:
-    """Pixels to float32 in [-1, 1]; channels stay last in memory, which convolutions prefer."""
-    return pixels_to_model_range(torch.tensor(images, device=device).permute(0, 3, 1, 2))
-
-
-def pixels_to_model_range(pixels: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
-    """The same for pixels that are a tensor already."""
-    return (pixels.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
-
-
-def to_uint8(images: Float[Tensor, "b 3 h w"]) -> UInt8[np.ndarray, "b h w 3"]:
-    """[-1, 1] to pixels, clipped and rounded half up: the exact inverse of `to_model_range`.
-
-    Raises ValueError for NaN and infinity, which would become plausible pixels.
-    """
-    finite = torch.isfinite(images).flatten(1).all(dim=1)
-    if not finite.all():
-        first = int(finite.logical_not().nonzero()[0])
-        raise ValueError(
-            f"image {first} of {len(images)} holds NaN or infinite values: images must be finite; "
-            "look for a diverged model"
-        )
-    levels = (images.detach().float() * 127.5 + 128).floor().clamp(0, 255)
-    return levels.to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
 
 def _with_short_side(image: np.ndarray, side: int) -> np.ndarray:

@@ -60,16 +60,17 @@ class IngestActor:
     def __init__(self, feed: Feed, read_rows: RowReader, reserved: Mapping[str, float]) -> None:
         """`reserved` are the resources of the training workers, which reading tasks leave alone."""
         self._feed, self._read_rows, self._reserved = feed, read_rows, reserved
-        self._windows: dict[int, list[ray.data.DataIterator]] = {}
+        self._windows: dict[int, dict[int, ray.data.DataIterator]] = {}
 
     def window(self, first_step: int, worker: int) -> ray.data.DataIterator:
-        """The worker's part of the window that begins with `first_step`."""
+        """The worker's part of the window that begins with `first_step`; each may ask once."""
         if first_step not in self._windows:
-            # Workers are in one window, or some of them in the next: older ones have ended.
-            for old in sorted(self._windows)[:-1]:
-                del self._windows[old]
-            self._windows[first_step] = self._open(first_step)
-        return self._windows[first_step][worker]
+            self._windows[first_step] = dict(enumerate(self._open(first_step)))
+        # A window's coordinator ends with the last handle, so none is kept here.
+        part = self._windows[first_step].pop(worker)
+        if not self._windows[first_step]:
+            del self._windows[first_step]
+        return part
 
     def _open(self, first_step: int) -> list[ray.data.DataIterator]:
         feed = self._feed
@@ -113,12 +114,19 @@ def unit_dataset(
     dataset.context.execution_options = ExecutionOptions(
         preserve_order=True,
         exclude_resources=ExecutionResources(
-            cpu=reserved.get("CPU", 0.0), gpu=reserved.get("GPU", 0.0)
+            cpu=reserved.get("CPU", 0.0) - _waiting_tasks(), gpu=reserved.get("GPU", 0.0)
         ),
     )
     # Half of a block that is cut would go to another worker.
     dataset.context.target_max_block_size = None
     return dataset
+
+
+def _waiting_tasks() -> int:
+    """Tasks that Ray Data may submit beyond the CPUs that are free: one of them starts where another ends, without the
+    tenth of a second in which the executor sees the end and submits the next.
+    """
+    return max(2, int(ray.cluster_resources().get("CPU", 0)) // 4)
 
 
 def worker_batches(

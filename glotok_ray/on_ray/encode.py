@@ -25,13 +25,9 @@ from glotok_ray.data.codes import (
     write_code_dataset,
     write_code_shard,
 )
+from glotok_ray.data.pixel_range import to_model_range
 from glotok_ray.data.records import DatasetInfo, ShardInfo
-from glotok_ray.data.transforms import (
-    center_crop,
-    ten_crop,
-    to_model_range,
-    with_mirror_images,
-)
+from glotok_ray.data.transforms import center_crop, ten_crop, with_mirror_images
 from glotok_ray.nn.tokenizer import WEIGHTS_FILE
 from glotok_ray.on_ray.actor_pool import (
     Output,

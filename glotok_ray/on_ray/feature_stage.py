@@ -18,9 +18,10 @@ from jaxtyping import Int
 
 from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import TeacherRun
+from glotok_ray.data.pixel_range import to_model_range
 from glotok_ray.data.records import DatasetInfo, ShardInfo, decode_image
 from glotok_ray.data.shard_plan import seeded_generator
-from glotok_ray.data.transforms import center_crop, to_model_range
+from glotok_ray.data.transforms import center_crop
 from glotok_ray.on_ray.actor_pool import actor_device, map_shards, read_shard
 from glotok_ray.teacher import features
 from glotok_ray.teacher.feature_parts import Part, finished_part, write_part

@@ -16,8 +16,9 @@ from torch.nn import functional
 
 from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import EvaluateRun
+from glotok_ray.data.pixel_range import to_model_range, to_uint8
 from glotok_ray.data.records import decode_image
-from glotok_ray.data.transforms import center_crop, to_model_range, to_uint8
+from glotok_ray.data.transforms import center_crop
 from glotok_ray.metrics.reconstruction import psnr, ssim
 from glotok_ray.nn.perceptual import EfficientNetLite0
 from glotok_ray.training.checkpoint import load_tokenizer

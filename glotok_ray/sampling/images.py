@@ -18,7 +18,7 @@ from torch import Tensor
 from glotok_ray import artefact
 from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import FARConfig, FlowSamplerConfig, TokenSamplerConfig, XARConfig
-from glotok_ray.data.transforms import to_uint8
+from glotok_ray.data.pixel_range import to_uint8
 from glotok_ray.nn.far import FAR
 from glotok_ray.nn.generators import (
     TOKENIZER_FOLDER,

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from glotok_ray import artefact, config
 from glotok_ray.config import TokenizerRun
-from glotok_ray.data.transforms import pixels_to_model_range
+from glotok_ray.data.pixel_range import pixels_to_model_range
 from glotok_ray.losses import adversarial, objective
 from glotok_ray.losses.reconstruction import reconstruction_loss
 from glotok_ray.losses.relation import codebook_histogram, relation_loss

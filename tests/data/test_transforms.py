@@ -8,13 +8,12 @@ import torch
 from PIL import Image
 from torchvision.transforms import functional
 
+from glotok_ray.data.pixel_range import to_model_range, to_uint8
 from glotok_ray.data.transforms import (
     center_crop,
     random_crop,
     row_generator,
     ten_crop,
-    to_model_range,
-    to_uint8,
     with_mirror_images,
 )
 

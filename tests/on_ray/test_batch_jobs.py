@@ -32,6 +32,7 @@ from glotok_ray.config import (
     XARConfig,
     XARSampleRun,
 )
+from glotok_ray.data.pixel_range import to_model_range
 from glotok_ray.data.records import (
     Row,
     decode_image,
@@ -41,7 +42,6 @@ from glotok_ray.data.records import (
     write_dataset,
     write_shard,
 )
-from glotok_ray.data.transforms import to_model_range
 from glotok_ray.nn.far import FAR
 from glotok_ray.nn.generators import save_generator
 from glotok_ray.nn.tokenizer import GloTokTokenizer

@@ -26,7 +26,7 @@ from glotok_ray.config import (
     XARConfig,
     to_dict,
 )
-from glotok_ray.data.transforms import to_uint8
+from glotok_ray.data.pixel_range import to_uint8
 from glotok_ray.nn.far import FAR
 from glotok_ray.nn.generators import load_generator, save_generator
 from glotok_ray.nn.tokenizer import GloTokTokenizer

@@ -18,7 +18,7 @@ from glotok_ray.config import (
     TokenizerLossConfig,
     TokenizerRun,
 )
-from glotok_ray.data.transforms import pixels_to_model_range
+from glotok_ray.data.pixel_range import pixels_to_model_range
 from glotok_ray.losses import adversarial, objective
 from glotok_ray.losses.reconstruction import reconstruction_loss
 from glotok_ray.losses.relation import codebook_histogram, relation_loss
