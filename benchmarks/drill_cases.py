@@ -226,10 +226,11 @@ def rank_hangs(ground: Ground, _: float) -> Outcome:
     """A rank that hangs, and one that is stopped: named with phase and stack, and the run restarted."""
     name = "rank_hangs"
     limits = ("--scaling.storage-retry-minutes", "0.1", "--scaling.stall-minutes", "0.25")
-    fault = "hang:backward:step=3:rank=1,stop:forward:step=7:rank=0"
+    # In backward the other rank would wait in the same phase, for this one's gradients, and both would be named.
+    fault = "hang:forward:step=3:rank=1,stop:forward:step=7:rank=0"
     ground.finish(name, *_OFTEN, *limits, fault=fault)
     run = ground.run(name)
-    hangs = r"^rank 1 on \S+ stalled in phase backward of step 3 for 0\.\d minutes; stack in \S+$"
+    hangs = r"^rank 1 on \S+ stalled in phase forward of step 3 for 0\.\d minutes; stack in \S+$"
     stopped = r"^rank 0 on \S+ does not run \(stopped"
     told = [Told(hangs, (2,)), Told(stopped, (4, 6))]
     repeated = ground.compare(run, told)
