@@ -72,6 +72,24 @@ def write_json(path: Path, values: Any) -> None:
         temporary.write_bytes(json_bytes(values))
 
 
+def append_line(path: Path, values: Any) -> None:
+    """Append JSON as one line: all of it, or nothing when it raises OSError (a disk that is full takes half a line)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+b", buffering=0) as stream:
+        size = stream.seek(0, os.SEEK_END)
+        line = (json.dumps(values) + "\n").encode()
+        if size:
+            # A process that was killed may have left half a line, which must not swallow this one.
+            stream.seek(-1, os.SEEK_END)
+            line = line if stream.read(1) == b"\n" else b"\n" + line
+        try:
+            while line:
+                line = line[stream.write(line) :]
+        except OSError:
+            stream.truncate(size)
+            raise
+
+
 def json_bytes(values: Any) -> bytes:
     """The content of a JSON file of ours: sorted and indented."""
     return (json.dumps(values, indent=2, sort_keys=True) + "\n").encode()

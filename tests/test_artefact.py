@@ -1,7 +1,10 @@
 """Finished folders: recognised, verified, never overwritten unasked."""
 
+import errno
 import hashlib
 import io
+import json
+import resource
 
 import numpy as np
 import pyarrow
@@ -175,3 +178,25 @@ def test_a_hashed_file_does_not_seek(tmp_path):
         with pytest.raises(io.UnsupportedOperation):
             stream.fileno()
         stream.sync()
+
+
+def test_lines_are_appended_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "new" / "lines.jsonl"
+    artefact.append_line(path, {"step": 1})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # The kernel takes what fits, then refuses, as a full disk does.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 5, hard))
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            artefact.append_line(path, {"step": 2})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert caught.value.errno == errno.EFBIG
+    assert path.read_text() == '{"step": 1}\n'
+    # What a killed process left half written does not swallow the next line.
+    with path.open("a") as stream:
+        stream.write('{"st')
+    artefact.append_line(path, {"step": 3})
+    lines = path.read_text().splitlines()
+    assert lines == ['{"step": 1}', '{"st', '{"step": 3}']
+    assert json.loads(lines[-1]) == {"step": 3}

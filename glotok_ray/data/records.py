@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 from jaxtyping import UInt8
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from glotok_ray import artefact
 from glotok_ray.artefact import ArtefactError
@@ -85,12 +85,17 @@ def decode_image(encoded: bytes, key: str) -> UInt8[np.ndarray, "h w 3"]:
     try:
         with Image.open(io.BytesIO(encoded)) as image:
             return np.array(image.convert("RGB"))
+    except UnidentifiedImageError:
+        # Pillow's own text has the address of a stream, another one at each reading.
+        reason = "no picture of a format that Pillow knows"
+        raise ArtefactError(_undecoded(key, reason)) from None
     # Pillow's plugins raise many kinds of errors on damaged bytes.
     except Exception as error:
-        raise ArtefactError(
-            f"row {key!r}: its image cannot be decoded ({_reason(error)}); "
-            "rebuild the shards with --fresh"
-        ) from error
+        raise ArtefactError(_undecoded(key, _reason(error))) from error
+
+
+def _undecoded(key: str, reason: str) -> str:
+    return f"row {key!r}: its image cannot be decoded ({reason}); rebuild the shards with --fresh"
 
 
 def write_shard(path: Path, rows: Iterable[Row]) -> ShardInfo:

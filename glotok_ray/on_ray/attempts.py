@@ -3,8 +3,10 @@
 Read next: glotok_ray/on_ray/failures.py
 """
 
+import contextlib
 import logging
 import shutil
+import tempfile
 import time
 import traceback
 from collections import deque
@@ -121,7 +123,7 @@ class Attempts:
             or self._in_place >= _MOST_IN_PLACE
             or not self._budget.spend()
         ):
-            self._write_state("failed", failure.cause)
+            self._write_end(failure)
             raise self._ending(failure, standing, log) from error
         self._note_restart(failure.cause, standing.reached)
         logger.warning(
@@ -191,11 +193,21 @@ class Attempts:
             return Standing(saved, saved)  # what is logged was done before this attempt
         return Standing(max(saved, *seen, logged["step"] if logged else 0), saved)
 
-    def _write_state(self, state: str, cause: str = "") -> None:
+    def _write_state(
+        self, state: str, cause: str = "", *, minutes: float = _STORAGE_MINUTES
+    ) -> None:
         values = {"number": self._number, "state": state, "cause": cause}
         values["restarts"] = self._restarts[-_RESTARTS_KEPT:]
         path = self._folder / LOG_FOLDER / _STATE_FILE
-        self._patiently_write(path, lambda: artefact.write_json(path, values))
+        self._patiently_write(path, lambda: artefact.write_json(path, values), minutes)
+
+    def _write_end(self, failure: Failure) -> None:
+        """Note why the run stops, as far as storage takes it: the cause must come out where it does not."""
+        path = self._folder / LOG_FOLDER / _STATE_FILE
+        try:
+            self._write_state("failed", failure.cause, minutes=_patience(failure))
+        except StorageError as error:
+            logger.warning("%s does not tell why the run stopped: %s", path, error)
 
     def _write_log(self, error: BaseException, failure: Failure) -> Path:
         stamp = time.strftime("%Y%m%d-%H%M%S")
@@ -203,17 +215,30 @@ class Attempts:
         parts = [f"{failure.cause}\n"]
         for item in chain(error):
             parts += ["\n", *traceback.format_exception(item, chain=False)]
-        self._patiently_write(path, lambda: path.write_text("".join(parts)))
+        text = "".join(parts)
+        try:
+            self._patiently_write(path, lambda: path.write_text(text), _patience(failure))
+        except StorageError:
+            name = f"glotok-{self._folder.name}-{path.name}"
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+            path = Path(tempfile.gettempdir()) / name
+            path.write_text(text)
         return path
 
-    def _patiently_write(self, path: Path, action: Callable[[], Any]) -> None:
-        patiently(action, path, minutes=_STORAGE_MINUTES, doing="writing", sleep=self._sleep)
+    def _patiently_write(self, path: Path, action: Callable[[], Any], minutes: float) -> None:
+        patiently(action, path, minutes=minutes, doing="writing", sleep=self._sleep)
 
     def _remove_old_attempts(self) -> None:
         """What Ray Train kept of earlier attempts; nothing of ours lies there."""
         for path in (self._folder / RAY_FOLDER).glob("attempt-*"):
             if not path.name.startswith(_name_prefix(self._number)):
                 shutil.rmtree(path, ignore_errors=True)
+
+
+def _patience(failure: Failure) -> float:
+    """Minutes to try to write of a failure; where storage is the cause, a worker has been patient already."""
+    return 0.0 if isinstance(failure.final, StorageError) else _STORAGE_MINUTES
 
 
 def attempt_name(number: int) -> str:

@@ -24,7 +24,7 @@ from glotok_ray.config import FARRun, GeneratorRun, TokenizerRun, XARRun
 from glotok_ray.nn.tokenizer import WEIGHTS_FILE
 from glotok_ray.on_ray import cluster
 from glotok_ray.on_ray.attempts import LOG_FOLDER, RAY_FOLDER, Attempts, attempt_name
-from glotok_ray.on_ray.data import Feed, start_ingest, worker_batches
+from glotok_ray.on_ray.data import Feed, RowReader, start_ingest, worker_batches
 from glotok_ray.progress import ProgressLine
 from glotok_ray.training import checkpoint, faults, runs
 from glotok_ray.training.batches import MicroBatch
@@ -168,19 +168,29 @@ def _fit(run: TokenizerRun | GeneratorRun, plan: RunPlan) -> None:
     cluster.connect()
     note = plan.folder / _NOT_FINITE_FILE
     note.unlink(missing_ok=True)
+    # Read once, while the inputs are known to be there: storage may be away when a later attempt starts.
+    feed = Feed(runs.row_plan(run, plan), runs.division(run), plan.last_step)
+    reader = runs.row_reader(run)
     with (
         _ShownProgress(run, plan),
         _patient_health_checks(run.scaling.stall_minutes),
         _ray_prints_to(plan.folder / LOG_FOLDER / "ray.txt"),
     ):
-        Attempts(plan, fault=fault).run(lambda attempt: _trainer(run, plan, attempt).fit())
+        Attempts(plan, fault=fault).run(
+            lambda attempt: _trainer(run, plan, attempt, feed, reader).fit()
+        )
     if note.is_file():
         raise ArtefactError(note.read_text())
 
 
-def _trainer(run: TokenizerRun | GeneratorRun, plan: RunPlan, attempt: Attempt) -> TorchTrainer:
+def _trainer(
+    run: TokenizerRun | GeneratorRun,
+    plan: RunPlan,
+    attempt: Attempt,
+    feed: Feed,
+    reader: RowReader,
+) -> TorchTrainer:
     scaling = run.scaling
-    feed = Feed(runs.row_plan(run, plan), runs.division(run), plan.last_step)
     worker = _worker_resources(run)
     reserved = {name: amount * scaling.num_workers for name, amount in worker.items()}
     return TorchTrainer(
@@ -190,7 +200,7 @@ def _trainer(run: TokenizerRun | GeneratorRun, plan: RunPlan, attempt: Attempt) 
             "run": config.to_dict(run),
             "attempt": asdict(attempt),
             "feed": feed,
-            "ingest": start_ingest(feed, runs.row_reader(run), reserved),
+            "ingest": start_ingest(feed, reader, reserved),
         },
         torch_config=_torch_config(scaling),
         scaling_config=ScalingConfig(
@@ -254,6 +264,7 @@ def train_worker(loop_config: dict[str, Any]) -> None:
     run = config.from_dict(kind, loop_config["run"])
     attempt = Attempt(**loop_config["attempt"])
     worker = RayWorker(runs.run_folder(run), attempt, run.scaling.stall_minutes)
+    _keep_warnings(runs.run_folder(run) / LOG_FOLDER / f"rank-{worker.rank:04d}.txt")
 
     def batches(first_step: int) -> Iterator[MicroBatch]:
         return worker_batches(
@@ -266,6 +277,7 @@ def train_worker(loop_config: dict[str, Any]) -> None:
 
     train = train_tokenizer if isinstance(run, TokenizerRun) else train_generator
     try:
+        runs.wait_for_inputs(run)
         train(run, worker, batches)  # type: ignore[arg-type]
         worker.heartbeat.enter(FINISHED)
     except FloatingPointError as error:
@@ -279,6 +291,18 @@ def train_worker(loop_config: dict[str, Any]) -> None:
         raise
     finally:
         worker.heartbeat.close()
+
+
+def _keep_warnings(path: Path) -> None:
+    """Append this worker's warnings to a file of the run folder; Ray's own log of a worker goes with its session."""
+    try:
+        handler = logging.FileHandler(path)
+    except OSError as error:
+        logger.warning("%s cannot be written: %s", path, error)
+        return
+    handler.setLevel(logging.WARNING)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    logging.getLogger().addHandler(handler)
 
 
 class _ShownProgress:

@@ -4,6 +4,7 @@ Read next: glotok_ray/training/trainer.py
 """
 
 import contextlib
+import functools
 import json
 import logging
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,7 +13,9 @@ from typing import Any
 
 import torch
 
+from glotok_ray import artefact
 from glotok_ray.artefact import ArtefactError
+from glotok_ray.retries import patiently
 from glotok_ray.training.batches import MicroBatch
 from glotok_ray.training.worker import Worker
 
@@ -25,26 +28,34 @@ BAD_ROWS_FOLDER = "bad_rows"
 class RowsSeen:
     """Writes what this worker sees into the run folder; all workers together judge whether too much of it is broken."""
 
-    def __init__(self, folder: Path, worker: Worker, max_bad_rows: int, *, audit: bool) -> None:
-        self._worker, self._max_bad_rows = worker, max_bad_rows
+    def __init__(
+        self,
+        folder: Path,
+        worker: Worker,
+        max_bad_rows: int,
+        *,
+        audit: bool,
+        retry_minutes: float = 0.0,
+    ) -> None:
+        self._worker, self._max_bad_rows, self._minutes = worker, max_bad_rows, retry_minutes
         name = f"rank-{worker.rank:04d}.jsonl"
         self._bad_rows, self._audit = folder / BAD_ROWS_FOLDER, audit
         self._own_bad_rows, self._audit_file = self._bad_rows / name, folder / AUDIT_FOLDER / name
-        self._known = {line["reason"] for line in _lines([self._own_bad_rows])}
+        self._known = {line["key"] for line in _lines([self._own_bad_rows])}
         self._found = 0
 
     def add(self, step: int, batches: Sequence[MicroBatch]) -> None:
         """Take the micro batches of a finished step."""
         if self._audit:
             keys = [key for batch in batches for key in batch.keys]
-            _append(self._audit_file, {"step": step, "keys": keys})
+            self._append(self._audit_file, {"step": step, "keys": keys})
         for batch in batches:
             for key, reason in zip(batch.keys, batch.broken, strict=True):
-                if reason and reason not in self._known:
-                    self._known.add(reason)
+                if reason and key not in self._known:
+                    self._known.add(key)
                     self._found += 1
                     logger.warning("step %d: a row is left out: %s", step, reason)
-                    _append(self._own_bad_rows, {"step": step, "key": key, "reason": reason})
+                    self._append(self._own_bad_rows, {"step": step, "key": key, "reason": reason})
 
     def judge(self) -> int:
         """Different broken rows of the whole run so far; every worker calls it at the same step.
@@ -55,28 +66,29 @@ class RowsSeen:
         if not int(worker.all_sum(torch.tensor(self._found, device=worker.device))):
             return 0
         # Another worker meets the same row in another epoch: rank 0 counts what differs.
-        reasons = [line["reason"] for line in _lines(sorted(self._bad_rows.glob("*.jsonl")))]
-        own = len(set(reasons)) if worker.rank == 0 else 0
+        reasons = {
+            line["key"]: line["reason"] for line in _lines(sorted(self._bad_rows.glob("*.jsonl")))
+        }
+        own = len(reasons) if worker.rank == 0 else 0
         count = int(worker.all_sum(torch.tensor(own, device=worker.device)))
         if count > self._max_bad_rows:
+            first = next(iter(reasons.values()), "not yet on this node")
             raise ArtefactError(
                 f"data.max_bad_rows = {self._max_bad_rows}: {count} different rows turned out broken, which "
-                f"{self._bad_rows} names, the first: {reasons[0] if reasons else 'not yet on this node'}; repair the "
+                f"{self._bad_rows} names, the first: {first}; repair the "
                 "shards, or allow more, and start the same command again"
             )
         return count
+
+    def _append(self, path: Path, line: dict[str, Any]) -> None:
+        write = functools.partial(artefact.append_line, path, line)
+        patiently(write, path, minutes=self._minutes, doing="writing")
 
 
 def audited_keys(folder: Path) -> Iterator[tuple[int, list[str]]]:
     """Steps and keys of all workers' audits in a run folder, in the order of the files."""
     for line in _lines(sorted((folder / AUDIT_FOLDER).glob("*.jsonl"))):
         yield line["step"], line["keys"]
-
-
-def _append(path: Path, line: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as stream:
-        stream.write(json.dumps(line) + "\n")
 
 
 def read_lines(text: str) -> Iterator[dict[str, Any]]:

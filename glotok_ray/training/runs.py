@@ -10,11 +10,13 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from glotok_ray import artefact
 from glotok_ray.config import GeneratorRun, ScalingConfig, TokenizerRun
 from glotok_ray.data.records import read_dataset
 from glotok_ray.data.shard_plan import Division, ShardPlan
 from glotok_ray.data.training_rows import CodeRows, ImageRows, expect_images, shard_rows
 from glotok_ray.nn.recompute import recompute_activations
+from glotok_ray.retries import patiently
 from glotok_ray.training.batches import DeviceFeed, MicroBatch
 from glotok_ray.training.trainer import RunPlan
 from glotok_ray.training.worker import Worker
@@ -42,6 +44,21 @@ def run_plan(run: TokenizerRun | GeneratorRun) -> RunPlan:
         max_bad_rows=run.data.max_bad_rows if isinstance(run, TokenizerRun) else 0,
         audit_keys=run.audit_keys,
     )
+
+
+def wait_for_inputs(run: TokenizerRun | GeneratorRun) -> None:
+    """Return when every folder that the run reads is there: the launcher has seen them, so one that is not is away.
+
+    Raises StorageError for one that stays away.
+    """
+    paths = [run.data.train_path]
+    if isinstance(run, TokenizerRun):
+        paths += [run.data.validation_path, run.teacher_path]
+    else:
+        paths.append(run.tokenizer_path)
+    for path in filter(None, paths):
+        manifest = Path(path) / artefact.MANIFEST
+        patiently(manifest.stat, Path(path), minutes=run.scaling.storage_retry_minutes)
 
 
 def row_reader(run: TokenizerRun | GeneratorRun) -> ImageRows | CodeRows:

@@ -6,6 +6,8 @@ Read next: glotok_ray/training/step.py
 """
 
 import collections
+import contextlib
+import functools
 import json
 import logging
 import time
@@ -21,6 +23,7 @@ from torch.utils.tensorboard import SummaryWriter
 from glotok_ray import artefact
 from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import OptimizerConfig, ScalingConfig, ScheduleConfig
+from glotok_ray.retries import patiently
 from glotok_ray.training import checkpoint
 from glotok_ray.training.batches import Batch, MicroBatch
 from glotok_ray.training.checkpoint_writer import CheckpointWriter
@@ -133,7 +136,13 @@ class Trainer:
         path = self._resume()
         first_step = checkpoint.checkpoint_step(path)
         plan = self._plan
-        seen = RowsSeen(plan.folder, self._worker, plan.max_bad_rows, audit=plan.audit_keys)
+        seen = RowsSeen(
+            plan.folder,
+            self._worker,
+            plan.max_bad_rows,
+            audit=plan.audit_keys,
+            retry_minutes=plan.scaling.storage_retry_minutes,
+        )
         log = MetricsLog(plan, self._worker, first_step, seen)
         log.tell_restarts(self._worker.heartbeat.restarts, first_step)
         if path is not None:
@@ -279,12 +288,14 @@ class MetricsLog:
         self._since = time.monotonic()
         self._waited = 0.0
         self.latest: dict[str, Any] = {}
-        self._writer: SummaryWriter | None = None
+        self._points: SummaryWriter | None = None
+        self._purge_step = first_step
         if worker.rank == 0:
-            self._drop_lines_after(first_step)
-            self._writer = SummaryWriter(
-                str(plan.folder / TENSORBOARD_FOLDER), purge_step=first_step
-            )
+            self._patiently(lambda: self._drop_lines_after(first_step))
+
+    def _patiently(self, write: Callable[[], None]) -> None:
+        minutes = self._plan.scaling.storage_retry_minutes
+        patiently(write, self._path, minutes=minutes, doing="writing")
 
     def _drop_lines_after(self, step: int) -> None:
         # A run that died after its last checkpoint repeats those steps; their lines would appear twice.
@@ -365,29 +376,39 @@ class MetricsLog:
     def write(self, step: int, values: dict[str, float]) -> None:
         """Append one line and the TensorBoard points."""
         self.latest |= {**values, "step": max(step, self.latest.get("step", 0))}
-        if self._writer is None:
+        if self._worker.rank:
             return
-        with self._path.open("a") as stream:
-            stream.write(
-                json.dumps({"step": step, "epoch": step / self._plan.steps_per_epoch, **values})
-                + "\n"
-            )
-        for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
+        line = {"step": step, "epoch": step / self._plan.steps_per_epoch, **values}
+        self._patiently(lambda: artefact.append_line(self._path, line))
+        self._draw(step, values)
+
+    def _draw(self, step: int, values: dict[str, float]) -> None:
+        """Add TensorBoard points; they show what metrics.jsonl holds, so nothing waits for them."""
+        try:
+            if self._points is None:
+                folder = str(self._plan.folder / TENSORBOARD_FOLDER)
+                self._points = SummaryWriter(folder, purge_step=self._purge_step)
+            for name, value in values.items():
+                self._points.add_scalar(name, value, step)
+        except OSError as error:
+            # A writer that has failed once stays so: the next points get another, in a file of its own.
+            logger.warning("step %d: TensorBoard points are lost: %s", step, error)
+            self._points, self._purge_step = None, step
 
     def tell_restarts(self, restarts: Sequence[dict[str, Any]], resumed_step: int) -> None:
         """Append a line per restart of the run that has none yet: its cause, the step lost, the step resumed at."""
-        if self._writer is None:
+        if self._worker.rank:
             return
         told = [line for line in _metric_lines(self._path) if EVENT in line]
         known = {(line["attempt"], line["unix_s"]) for line in told}
-        with self._path.open("a") as stream:
-            for restart in restarts:
-                if (restart["attempt"], restart["unix_s"]) not in known:
-                    line = {"step": resumed_step, EVENT: "restart", "resumed_step": resumed_step}
-                    stream.write(json.dumps(line | restart) + "\n")
+        for restart in restarts:
+            if (restart["attempt"], restart["unix_s"]) not in known:
+                line = {"step": resumed_step, EVENT: "restart", "resumed_step": resumed_step}
+                told_now = line | restart
+                self._patiently(functools.partial(artefact.append_line, self._path, told_now))
 
     def close(self) -> None:
         """Finish the TensorBoard file."""
-        if self._writer is not None:
-            self._writer.close()
+        if self._points is not None:
+            with contextlib.suppress(OSError):
+                self._points.close()

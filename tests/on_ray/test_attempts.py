@@ -2,6 +2,11 @@
 
 import json
 import logging
+import re
+import shutil
+import tempfile
+import threading
+from pathlib import Path
 
 import pytest
 from ray.exceptions import ActorDiedError, RayActorError
@@ -224,3 +229,42 @@ def test_restart_lines_outlive_a_resumption_and_are_no_figures(tmp_path):
     log.write(4, {"train/total": 4.0})
     log.close()
     assert set(last_figures(plan.folder)) == {"step", "epoch", "train/total"}
+
+
+def test_lines_and_points_outlive_storage_that_takes_nothing_for_a_while(tmp_path, caplog):
+    plan = plan_of(tmp_path / "run", storage_retry_minutes=0.5)
+    log = MetricsLog(plan, LocalWorker(), 0, RowsSeen(plan.folder, LocalWorker(), 0, audit=False))
+    metrics, points = plan.folder / "metrics.jsonl", plan.folder / "tensorboard"
+    metrics.mkdir()
+    points.write_text("a file where the folder must be")
+    timer = threading.Timer(0.5, metrics.rmdir)
+    timer.start()
+    with caplog.at_level(logging.WARNING):
+        log.write(1, {"train/total": 1.0})
+    timer.join()
+    assert "metrics.jsonl: writing it failed" in caplog.text
+    assert "step 1: TensorBoard points are lost" in caplog.text
+    points.unlink()
+    log.write(2, {"train/total": 2.0})
+    log.close()
+    assert [json.loads(line)["step"] for line in metrics.read_text().splitlines()] == [1, 2]
+    assert len(list(points.iterdir())) == 1
+
+
+def test_a_run_whose_storage_is_gone_says_so_at_once(tmp_path):
+    plan, pauses = plan_of(tmp_path / "run"), []
+    logs = plan.folder / "logs"
+
+    def start(attempt):
+        # From now on nothing can be written there.
+        shutil.rmtree(logs)
+        logs.write_text("")
+        raise WorkerGroupError("text", {0: StorageError("/disk/step-4: writing it failed")})
+
+    with pytest.raises(RunFailed, match=r"without a restart.*/disk/step-4: writing it") as caught:
+        Attempts(plan, sleep=pauses.append).run(start)
+    assert pauses == []
+    log = Path(re.search(r"log: (\S+);", str(caught.value))[1])
+    assert log.parent == Path(tempfile.gettempdir())
+    assert "StorageError" in log.read_text()
+    log.unlink()
