@@ -46,7 +46,9 @@ def test_a_broken_row_is_named_and_counted_once(tmp_path: Path, caplog) -> None:
     # The same row meets another worker in another epoch, and this one again after a restart.
     for rank in (0, 1):
         again = RowsSeen(tmp_path, worker(rank), 2, audit=False)
-        again.add(20, [batch(["b", "c"], ["shard: row 'b': torn", f"shard: row 'c{rank}': torn"])])
+        again.add(
+            20, [batch(["b", f"c{rank}"], ["shard: row 'b': torn", f"shard: row 'c{rank}': torn"])]
+        )
     assert RowsSeen(tmp_path, worker(0), 3, audit=False).judge() == 0  # nothing new in this attempt
     last = RowsSeen(tmp_path, worker(0), 3, audit=False)
     last.add(30, [batch(["d"], ["shard: row 'd': torn"])])
