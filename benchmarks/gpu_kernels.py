@@ -20,6 +20,7 @@ from glotok_ray.losses import pairs
 from glotok_ray.losses.pairs import TILED, Share
 from glotok_ray.losses.relation import codebook_histogram, relation_loss, unit_rows
 from glotok_ray.training.engine import Engine, make_engine
+from glotok_ray.training.snapshot import Snapshot
 
 _WIDTH = 8
 
@@ -113,7 +114,9 @@ def adam(place: Place) -> Iterator[Row]:
             scaling = replace(_scaling(place), zero_stage=stage)
             engine = _small_engine(place, scaling)
             losses = _learn(engine, place, 3)
-            engine.save(Path(folder) / str(stage))
+            copies = Snapshot()
+            engine.snapshot(copies)
+            copies.write(Path(folder) / str(stage))
             losses += _learn(engine, place, 3)
             difference = max(abs(a - b) / b for a, b in zip(losses, expected, strict=True))
             note = f"6 losses, against torch's plain Adam; fused: {_is_fused(engine)}"

@@ -27,6 +27,8 @@ def connect(logical_cpus: int = 0) -> None:
         return
     cores = os.cpu_count() or 1
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # Ray's server remembers this many tasks, about 1 KB each; a week of reading has millions.
+    os.environ.setdefault("RAY_task_events_max_num_task_in_gcs", "10000")
     ray.init(
         address="local",
         num_cpus=logical_cpus or max(4, 2 * cores),

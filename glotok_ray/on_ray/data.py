@@ -167,7 +167,7 @@ def _windows(
         passes = feed.plan.batch_size // feed.division.num_workers // feed.division.micro_batch_size
         count = (end - step) * passes
         # Late enough that the present window's reading is done, early enough for the next one's first task.
-        begin = count - max(1, count // 20)
+        begin = count - max(1, count // 10)
         following = None
         for number in range(count):
             if number == begin and end < feed.last_step:

@@ -30,6 +30,7 @@ from glotok_ray.training import checkpoint, faults, runs
 from glotok_ray.training.batches import MicroBatch
 from glotok_ray.training.generator_run import fitting_codes, train_generator
 from glotok_ray.training.heartbeat import FIRST_STEP_FACTOR, Attempt, WatchedHeartbeat
+from glotok_ray.training.rows_seen import AUDIT_FOLDER, BAD_ROWS_FOLDER
 from glotok_ray.training.stalls import FINISHED, HEARTBEAT_FOLDER, STALL_FOLDER
 from glotok_ray.training.step import DISCRIMINATOR_FILE
 from glotok_ray.training.tokenizer_run import check_guides, train_tokenizer
@@ -40,6 +41,7 @@ from glotok_ray.training.trainer import (
     RunPlan,
     check_state_layout,
     last_figures,
+    latest_figures,
 )
 from glotok_ray.training.worker import DistributedWorker
 
@@ -55,6 +57,8 @@ _WORKING_FOLDERS = (
     HEARTBEAT_FOLDER,
     STALL_FOLDER,
     faults.FAULT_FOLDER,
+    AUDIT_FOLDER,
+    BAD_ROWS_FOLDER,
 )
 _HEALTH_VARIABLE = "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"
 # Settings that change neither the weights' meaning nor the data order: a run may be resumed with others.
@@ -324,7 +328,7 @@ class _ShownProgress:
             self._show()
 
     def _show(self) -> None:
-        figures = last_figures(self._path.parent)
+        figures = latest_figures(self._path.parent)
         if figures:
             self._line.update(int(figures["step"] * self._batch), _describe(figures))
 

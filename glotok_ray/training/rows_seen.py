@@ -3,6 +3,7 @@
 Read next: glotok_ray/training/trainer.py
 """
 
+import contextlib
 import functools
 import json
 import logging
@@ -90,11 +91,15 @@ def audited_keys(folder: Path) -> Iterator[tuple[int, list[str]]]:
         yield line["step"], line["keys"]
 
 
+def read_lines(text: str) -> Iterator[dict[str, Any]]:
+    """The objects of a JSON Lines text; a killed worker, or one that goes on, may leave half a line."""
+    for line in text.splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            found = json.loads(line)
+            if isinstance(found, dict):
+                yield found
+
+
 def _lines(paths: Iterable[Path]) -> Iterator[dict[str, Any]]:
-    """The whole lines of files; a killed worker may leave half of one."""
     for path in paths:
-        for text in path.read_text().splitlines() if path.is_file() else []:
-            try:
-                yield json.loads(text)
-            except json.JSONDecodeError:
-                continue
+        yield from read_lines(path.read_text() if path.is_file() else "")

@@ -28,7 +28,7 @@ from glotok_ray.training import checkpoint
 from glotok_ray.training.batches import Batch, MicroBatch
 from glotok_ray.training.checkpoint_writer import CheckpointWriter
 from glotok_ray.training.finite import StepFlags
-from glotok_ray.training.rows_seen import RowsSeen
+from glotok_ray.training.rows_seen import RowsSeen, read_lines
 from glotok_ray.training.schedule import learning_rate, seed_step
 from glotok_ray.training.snapshot import Snapshot
 from glotok_ray.training.worker import Worker
@@ -40,6 +40,7 @@ METRICS_FILE = "metrics.jsonl"
 # A line of metrics.jsonl that holds this name tells of something that happened, and no figures.
 EVENT = "event"
 CHECKPOINT_FOLDER = "checkpoints"
+_TAIL_BYTES = 1 << 16
 _CLOCK = "checkpoint_is_due"
 TENSORBOARD_FOLDER = "tensorboard"
 
@@ -258,11 +259,19 @@ def last_figures(folder: Path, step: int | None = None) -> dict[str, Any]:
     return figures
 
 
+def latest_figures(folder: Path) -> dict[str, Any]:
+    """The newest value of every figure in the end of a run's metrics.jsonl, for who looks every second for weeks."""
+    path, figures = folder / METRICS_FILE, {}
+    if path.is_file():
+        with path.open("rb") as stream:
+            stream.seek(max(0, path.stat().st_size - _TAIL_BYTES))
+            for line in read_lines(stream.read().decode(errors="replace")):
+                figures |= {} if EVENT in line else line
+    return figures
+
+
 def _metric_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The whole lines of a metrics.jsonl; a killed run, or one that goes on, may leave half of one."""
-    for text in path.read_text().splitlines() if path.is_file() else []:
-        with contextlib.suppress(json.JSONDecodeError):
-            yield json.loads(text)
+    return read_lines(path.read_text() if path.is_file() else "")
 
 
 class MetricsLog:

@@ -1,4 +1,7 @@
-"""Broken rows are counted by their keys, whatever a library says of them at each reading."""
+"""What was seen: the audit of keys, and broken rows that are named, counted once over workers and restarts, judged."""
+
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,24 +10,76 @@ import torch
 from glotok_ray.artefact import ArtefactError
 from glotok_ray.data.records import decode_image
 from glotok_ray.training.batches import MicroBatch
-from glotok_ray.training.rows_seen import RowsSeen
+from glotok_ray.training.rows_seen import RowsSeen, audited_keys, read_lines
+from glotok_ray.training.trainer import last_figures, latest_figures
 from glotok_ray.training.worker import LocalWorker
 
 
-def batch(*rows):
-    keys, broken = zip(*rows, strict=True)
-    return MicroBatch({"image": torch.zeros(len(rows))}, list(keys), list(broken))
+def batch(keys: list[str], broken: list[str] | None = None) -> MicroBatch:
+    return MicroBatch({"x": torch.zeros(len(keys))}, keys, broken or [""] * len(keys))
+
+
+def worker(rank: int) -> LocalWorker:
+    made = LocalWorker()
+    made.rank = rank
+    return made
+
+
+def test_the_audit_has_the_keys_of_every_step(tmp_path: Path) -> None:
+    seen = RowsSeen(tmp_path, LocalWorker(), 0, audit=True)
+    seen.add(4, [batch(["a", "b"]), batch(["c", "d"])])
+    seen.add(5, [batch(["a", "d"])])
+    assert list(audited_keys(tmp_path)) == [(4, ["a", "b", "c", "d"]), (5, ["a", "d"])]
+    RowsSeen(tmp_path / "other", LocalWorker(), 0, audit=False).add(0, [batch(["a"])])
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_broken_row_is_named_and_counted_once(tmp_path: Path, caplog) -> None:
+    seen = RowsSeen(tmp_path, LocalWorker(), 2, audit=False)
+    assert seen.judge() == 0
+    for step in (3, 9):
+        seen.add(step, [batch(["a", "b"], ["", "shard: row 'b': torn"])])
+    assert seen.judge() == 1
+    assert [record.getMessage() for record in caplog.records] == [
+        "step 3: a row is left out: shard: row 'b': torn"
+    ]
+    # The same row meets another worker in another epoch, and this one again after a restart.
+    for rank in (0, 1):
+        again = RowsSeen(tmp_path, worker(rank), 2, audit=False)
+        again.add(
+            20, [batch(["b", f"c{rank}"], ["shard: row 'b': torn", f"shard: row 'c{rank}': torn"])]
+        )
+    assert RowsSeen(tmp_path, worker(0), 3, audit=False).judge() == 0  # nothing new in this attempt
+    last = RowsSeen(tmp_path, worker(0), 3, audit=False)
+    last.add(30, [batch(["d"], ["shard: row 'd': torn"])])
+    with pytest.raises(
+        ArtefactError, match=r"data\.max_bad_rows = 3: 4 different rows .*bad_rows.* row 'b': torn"
+    ):
+        last.judge()
+
+
+def test_half_lines_are_passed_over() -> None:
+    assert list(read_lines('{"a": 1}\n{"b"')) == [{"a": 1}]
+    assert list(read_lines('5}\n3\n{"a": 1}')) == [{"a": 1}]
+
+
+def test_the_latest_figures_are_those_of_the_whole_file(tmp_path: Path) -> None:
+    assert latest_figures(tmp_path) == {}
+    lines = [{"step": step, "train/total": step / 7, "text": "x" * 200} for step in range(2000)]
+    lines += [{"step": 1990, "event": "restart", "cause": "x"}, {"step": 2000, "eval/psnr": 1.5}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert latest_figures(tmp_path) == last_figures(tmp_path)
 
 
 def test_a_row_that_breaks_in_every_epoch_is_one_row(tmp_path):
     seen = RowsSeen(tmp_path, LocalWorker(), 1, audit=False)
     for step, address in ((3, "0x7f01"), (7, "0x7f02")):
-        seen.add(step, [batch(("a", ""), ("b", f"row 'b': <BytesIO at {address}>"))])
+        seen.add(step, [batch(["a", "b"], ["", f"row 'b': <BytesIO at {address}>"])])
         assert seen.judge() == 1
     # The same after a restart.
     seen = RowsSeen(tmp_path, LocalWorker(), 1, audit=False)
-    seen.add(8, [batch(("b", "row 'b': <BytesIO at 0x7f03>"))])
-    seen.add(9, [batch(("c", "row 'c': truncated"))])
+    seen.add(8, [batch(["b"], ["row 'b': <BytesIO at 0x7f03>"])])
+    seen.add(9, [batch(["c"], ["row 'c': truncated"])])
     with pytest.raises(ArtefactError, match=r"2 different rows turned out broken.*first: row 'b'"):
         seen.judge()
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 import torch.distributed
-from small_tokenizer import MODEL
+from small_tokenizer import MODEL, write_snapshot
 
 from glotok_ray.config import (
     DiscriminatorConfig,
@@ -123,7 +123,7 @@ def interrupted(run: TokenizerRun, worker: Worker, folder: Path) -> dict[str, An
     step = build(run, worker)
     curve = learn(step, worker, range(RESUMED_FROM))
     folder.mkdir(exist_ok=True)
-    step.save(folder)
+    write_snapshot(step, folder)
     worker.barrier()
     curve += learn(step, worker, range(RESUMED_FROM, STEPS))
     resumed = build(run, worker)
