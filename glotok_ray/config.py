@@ -1083,9 +1083,17 @@ class PoolConfig:
     """Torch threads per actor; 0 leaves torch's own choice."""
     batch_size: int = 64
     """Images per forward pass."""
+    storage_retry_minutes: float = 5.0
+    """Minutes for which reads of shards and writes of codes are tried again before the job stops."""
 
     def __post_init__(self) -> None:
         _require_positive("pool", self, ("num_actors", "batch_size"))
+        _require(
+            self.storage_retry_minutes >= 0,
+            "pool.storage_retry_minutes",
+            self.storage_retry_minutes,
+            "must not be negative; 0 never tries again",
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

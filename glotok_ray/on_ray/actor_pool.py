@@ -29,6 +29,7 @@ from glotok_ray.config import PoolConfig
 from glotok_ray.data.records import DatasetInfo, ShardInfo, decode_image, read_dataset
 from glotok_ray.on_ray import cluster
 from glotok_ray.progress import ProgressLine
+from glotok_ray.retries import patiently
 
 logger = logging.getLogger(__name__)
 
@@ -165,9 +166,12 @@ def read_image_shards(folder: Path) -> DatasetInfo:
     return dataset
 
 
-def read_shard(folder: Path, shard: ShardInfo) -> pyarrow.Table:
-    """All rows of a shard, its bytes checked first; raises ArtefactError when they have changed."""
-    encoded = (folder / shard.file).read_bytes()
+def read_shard(folder: Path, shard: ShardInfo, pool: PoolConfig) -> pyarrow.Table:
+    """All rows of a shard, its bytes checked first; raises ArtefactError when they have changed, and StorageError when
+    the file cannot be reached for as long as `pool` says.
+    """
+    path = folder / shard.file
+    encoded = patiently(path.read_bytes, path, minutes=pool.storage_retry_minutes)
     if hashlib.sha256(encoded).hexdigest() != shard.sha256:
         raise ArtefactError(
             f"{folder / shard.file}: differs from its sha256 in dataset.json; restore it, or shard "

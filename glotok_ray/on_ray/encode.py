@@ -18,7 +18,7 @@ from jaxtyping import UInt8, UInt16
 
 from glotok_ray import artefact
 from glotok_ray.artefact import ArtefactError
-from glotok_ray.config import EncodeRun, with_absolute_paths
+from glotok_ray.config import EncodeRun, PoolConfig, TokenizerConfig, with_absolute_paths
 from glotok_ray.data.codes import (
     CodeShard,
     read_code_shard,
@@ -38,6 +38,7 @@ from glotok_ray.on_ray.actor_pool import (
     read_image_shards,
     read_shard,
 )
+from glotok_ray.retries import patiently
 from glotok_ray.training.checkpoint import load_tokenizer, tokenizer_config
 
 logger = logging.getLogger(__name__)
@@ -68,7 +69,7 @@ class EncodeActor:
         """Write the shard's codes; the rows of an image are adjacent, in the order of its views."""
         config, model = self._config, self._tokenizer.config
         size, views = model.autoencoder.image_size, config.num_views
-        table = read_shard(Path(config.data_path), shard)
+        table = read_shard(Path(config.data_path), shard, config.pool)
         batches = [
             self._encode(images)
             for images in image_batches(
@@ -77,8 +78,13 @@ class EncodeActor:
         ]
         codes = dict(zip(model.names, np.concatenate(batches, axis=1), strict=True))
         path = Path(config.output_path) / shard.file
-        labels = table["label"].to_numpy()
-        return write_code_shard(path, table["key"].to_numpy(), labels, codes, model)
+        keys, labels = table["key"].to_numpy(), table["label"].to_numpy()
+        return patiently(
+            lambda: write_code_shard(path, keys, labels, codes, model),
+            path,
+            minutes=config.pool.storage_retry_minutes,
+            doing="writing",
+        )
 
     @torch.inference_mode()
     def _encode(self, images: np.ndarray) -> UInt16[np.ndarray, "codebooks rows positions"]:
@@ -142,9 +148,13 @@ def _encode_shards(config: EncodeRun, dataset: DatasetInfo) -> list[CodeShard]:
     found = {shard.info.file: shard for shard in made}
     model = tokenizer_config(Path(config.tokenizer_path))
     return [
-        found.get(shard.file) or read_code_shard(folder / shard.file, model)
+        found.get(shard.file) or _read_again(folder / shard.file, model, config.pool)
         for shard in dataset.shards
     ]
+
+
+def _read_again(path: Path, model: TokenizerConfig, pool: PoolConfig) -> CodeShard:
+    return patiently(lambda: read_code_shard(path, model), path, minutes=pool.storage_retry_minutes)
 
 
 def _is_finished(path: Path, rows: int) -> bool:

@@ -54,7 +54,9 @@ class FeatureActor:
 
     def __call__(self, unit: DrawnRows) -> Part:
         """The written part; vectors image by image."""
-        table = read_shard(Path(self._config.data_path), unit.shard).take(unit.rows)
+        table = read_shard(Path(self._config.data_path), unit.shard, self._config.pool).take(
+            unit.rows
+        )
         drawn, labels, broken, images = [], [], [], 0
         batches = _batches(self._decoded(table), self._config.pool.batch_size, broken)
         for batch in batches:

@@ -21,6 +21,7 @@ from glotok_ray.data.records import decode_image
 from glotok_ray.data.transforms import center_crop
 from glotok_ray.metrics.reconstruction import psnr, ssim
 from glotok_ray.nn.perceptual import EfficientNetLite0
+from glotok_ray.retries import patiently
 from glotok_ray.training.checkpoint import load_tokenizer
 
 VALIDATION, SAMPLES = "validation", "samples"
@@ -83,7 +84,12 @@ class Judge:
         return max(0, self._kept_images - block.first_image)
 
     def _judge_validation(self, block: Block) -> JudgedBlock:
-        rows = read_rows(Path(self._config.data_path) / block.file, block.start, block.stop)
+        path = Path(self._config.data_path) / block.file
+        rows = patiently(
+            lambda: read_rows(path, block.start, block.stop),
+            path,
+            minutes=self._config.pool.storage_retry_minutes,
+        )
         images = np.stack(
             [
                 center_crop(decode_image(encoded.as_py(), key.as_py()), self._image_size)

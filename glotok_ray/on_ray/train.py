@@ -315,6 +315,7 @@ class _ShownProgress:
         self._batch = run.schedule.global_batch_size
         self._line = ProgressLine(run.name, plan.last_step * self._batch)
         self._stopped = threading.Event()
+        self._shown: dict[str, Any] = {}
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> None:
@@ -331,7 +332,8 @@ class _ShownProgress:
 
     def _show(self) -> None:
         figures = latest_figures(self._path.parent)
-        if figures:
+        if figures and figures != self._shown:
+            self._shown = figures
             self._line.update(int(figures["step"] * self._batch), _describe(figures))
 
 

@@ -4,6 +4,7 @@ Called by every rank under Ray Train and by a plain process alike; batches come 
 Read next: glotok_ray/training/trainer.py
 """
 
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from glotok_ray.nn.discriminator import PatchDiscriminator
 from glotok_ray.nn.perceptual import build_perceptual, check_perceptual
 from glotok_ray.nn.tokenizer import WEIGHTS_FILE, GloTokTokenizer
 from glotok_ray.nn.weights import load_weights, misfits, stored_shapes
+from glotok_ray.retries import patiently
 from glotok_ray.teacher.histogram import TeacherHistogram, load_teacher
 from glotok_ray.teacher.image_vectors import build_image_network, check_image_network
 from glotok_ray.training.engine import make_engine
@@ -175,16 +177,20 @@ def _validation_images(run: TokenizerRun, worker: Worker) -> Tensor:
     images: list[np.ndarray] = []
     if run.data.validation_path and run.data.num_validation_images:
         folder = Path(run.data.validation_path)
-        for index, (key, encoded) in enumerate(_first_rows(folder, run.data.num_validation_images)):
+        minutes = run.scaling.storage_retry_minutes
+        rows = _first_rows(folder, run.data.num_validation_images, minutes)
+        for index, (key, encoded) in enumerate(rows):
             if index % worker.world_size == worker.rank:
                 images.append(center_crop(decode_image(encoded, key), size).transpose(2, 0, 1))
     stacked = np.stack(images) if images else np.zeros((0, 3, size, size), dtype=np.uint8)
     return torch.from_numpy(stacked).to(worker.device)
 
 
-def _first_rows(folder: Path, number: int) -> Iterator[tuple[str, bytes]]:
+def _first_rows(folder: Path, number: int, minutes: float) -> Iterator[tuple[str, bytes]]:
     for shard in read_dataset(folder).shards:
-        table = pyarrow.parquet.read_table(folder / shard.file, columns=["key", "image"])
+        path = folder / shard.file
+        read = functools.partial(pyarrow.parquet.read_table, path, columns=["key", "image"])
+        table = patiently(read, path, minutes=minutes)
         for key, image in zip(table["key"].to_pylist(), table["image"].to_pylist(), strict=True):
             if number == 0:
                 return
