@@ -195,12 +195,13 @@ def test_one_position_at_a_time_equals_teacher_forcing(count: int, batch: int) -
 
 
 def test_a_view_of_a_caches_first_rows_continues_them_alone() -> None:
-    model, (codes, labels) = build(2), inputs(2)
+    # fp64: in fp32 some processors round two rows by another kernel than three.
+    model, (codes, labels) = build(2).double(), inputs(2)
     cache = model.new_cache(3)
     model.first_position(labels, cache)
     whole = model.next_position(codes[:, :, 0], 1, cache)
     part = model.next_position(codes[:2, :, 0], 1, cache.rows(2))
-    assert torch.allclose(part, whole[:2], atol=1e-6)
+    assert torch.allclose(part, whole[:2], rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
