@@ -134,7 +134,7 @@ def test_a_recipe_file_is_sought_here_and_then_in_the_root(
     tmp_path: Path, monkeypatch: Any, capsys: Any, caplog: Any
 ) -> None:
     (tmp_path / "here").mkdir()
-    (tmp_path / "root" / "recipes").mkdir(parents=True)
+    (tmp_path / "storage" / "recipes").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "here")
 
     def write(path: Path, name: str) -> None:
@@ -142,17 +142,19 @@ def test_a_recipe_file_is_sought_here_and_then_in_the_root(
         path.write_text(json.dumps(config.to_dict(run)))
 
     def read() -> str:
-        arguments = ["recipes/mine.json", "--dry-run", "--storage-root", "../root"]
+        arguments = ["recipes/mine.json", "--dry-run", "--storage-root", "../storage"]
         assert train_tokenizer.main(arguments) == 0
         return json.loads(capsys.readouterr().out)["config"]["name"]
 
-    write(tmp_path / "root" / "recipes" / "mine.json", "of_the_root")
+    write(tmp_path / "storage" / "recipes" / "mine.json", "of_the_root")
     assert read() == "of_the_root"
     (tmp_path / "here" / "recipes").mkdir()
     write(tmp_path / "here" / "recipes" / "mine.json", "of_here")
     assert read() == "of_here"
-    assert train_tokenizer.main(["recipes/none.json", "--storage-root", "../root"]) == 2
-    assert f"{tmp_path}/root/recipes/none.json: no such file" in caplog.text.replace("here/../", "")
+    assert train_tokenizer.main(["recipes/none.json", "--storage-root", "../storage"]) == 2
+    assert f"{tmp_path}/storage/recipes/none.json: no such file" in caplog.text.replace(
+        "here/../", ""
+    )
 
 
 def test_a_job_in_rays_copy_needs_a_root(

@@ -11,7 +11,7 @@ import functools
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -250,24 +250,30 @@ def check_state_layout(path: Path, plan: RunPlan) -> None:
 
 def last_figures(folder: Path, step: int | None = None) -> dict[str, Any]:
     """The newest value of every figure in a run's metrics.jsonl, up to `step` where it is given."""
+    return _newest(
+        line
+        for line in _metric_lines(folder / METRICS_FILE)
+        if step is None or line["step"] <= step
+    )
+
+
+def _newest(lines: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """The newest value of every figure; events tell of none."""
     figures: dict[str, Any] = {}
-    lines = _metric_lines(folder / METRICS_FILE)
     # In the order of steps: what is known of a checkpoint when it is written comes after lines of later steps.
     for line in sorted(lines, key=lambda line: line["step"]):
-        if EVENT not in line and (step is None or line["step"] <= step):
-            figures |= line
+        figures |= {} if EVENT in line else line
     return figures
 
 
 def latest_figures(folder: Path) -> dict[str, Any]:
     """The newest value of every figure in the end of a run's metrics.jsonl, for who looks every second for weeks."""
-    path, figures = folder / METRICS_FILE, {}
-    if path.is_file():
-        with path.open("rb") as stream:
-            stream.seek(max(0, path.stat().st_size - _TAIL_BYTES))
-            for line in read_lines(stream.read().decode(errors="replace")):
-                figures |= {} if EVENT in line else line
-    return figures
+    path = folder / METRICS_FILE
+    if not path.is_file():
+        return {}
+    with path.open("rb") as stream:
+        stream.seek(max(0, path.stat().st_size - _TAIL_BYTES))
+        return _newest(read_lines(stream.read().decode(errors="replace")))
 
 
 def _metric_lines(path: Path) -> Iterator[dict[str, Any]]:
