@@ -833,6 +833,10 @@ class ImageDataConfig:
     """Mirror half of the training images."""
     crop: Literal["random", "center"] = "random"
     """"random" is ADM's crop: short side uniform in [image size, 1.25 * image size]; "center" takes the middle."""
+    adm_protocol: bool = False
+    """Refuse pictures that were reduced when they were sharded: crops are ADM's of originals, or the data set's own,
+    alone. Off takes all, and the log and the run's facts say what they are.
+    """
     open_shards: int = 8
     """Shards that are read side by side; every batch draws from all of them."""
     max_bad_rows: int = 0
@@ -1107,8 +1111,13 @@ class ShardRun:
     output_path: str = "data/shards"
     """Folder that receives train/ and validation/ shards."""
     image_size: int = 256
-    """Side of the stored squares; larger pictures are reduced to short side 1.25 * image_size
-    first. Photographs are cut into crops of this side.
+    """Side for which pictures are stored, pixels. The photographs are cut into crops of this side. A folder's pictures
+    are stored whole: 0 keeps the originals, from which every crop is ADM's; a side N reduces (or enlarges) them to a
+    short side in [N, 1.25 * N], which is smaller and quicker to read, and is no longer ADM's protocol.
+    """
+    upright: bool = True
+    """Turn a folder's pictures by their EXIF orientation, as phones mean it. Off leaves the pixels as they lie, as
+    guided-diffusion and all published ImageNet numbers do.
     """
     crops_per_class: int = 500
     """Training crops per embedded photograph."""
@@ -1267,6 +1276,10 @@ class EncodeRun:
     """
     crop_scale: float = 1.1
     """Side of the picture that "ten_crop" cuts, over the tokenizer's image size. Other views leave it unread."""
+    adm_protocol: bool = False
+    """Refuse pictures that were reduced when they were sharded: crops are ADM's of originals, or the data set's own,
+    alone. Off takes all, and dataset.json of the codes says what they are.
+    """
     pool: PoolConfig = field(default_factory=PoolConfig)
 
     def __post_init__(self) -> None:
@@ -1328,6 +1341,10 @@ class EvaluateRun:
     """Folder that receives metrics.json and grids."""
     num_images: int = 0
     """Images evaluated; 0 takes all."""
+    adm_protocol: bool = False
+    """Refuse pictures that were reduced when they were sharded: crops are ADM's of originals, or the data set's own,
+    alone. Off takes all, and each figure's protocol says what they are.
+    """
     feature_size: int = 224
     """Side to which images are resized for the feature network, pixels."""
     uniformity_vectors: int = 10000

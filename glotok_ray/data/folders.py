@@ -10,7 +10,8 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from glotok_ray.data.pictures import UnreadablePictureError, stored_bytes
+from glotok_ray.config import ShardRun
+from glotok_ray.data.pictures import StoredPicture, UnreadablePictureError, stored_picture
 from glotok_ray.data.shard_plan import seeded_generator
 
 logger = logging.getLogger(__name__)
@@ -31,13 +32,13 @@ class Picture(NamedTuple):
     label: int
     path: str
 
-    def encode(self, image_size: int) -> bytes:
-        """The bytes to store for training at `image_size`; raises UnreadablePictureError."""
+    def encode(self, run: ShardRun) -> StoredPicture:
+        """What to store; raises UnreadablePictureError."""
         try:
             original = Path(self.path).read_bytes()
         except OSError as error:
             raise UnreadablePictureError(error.strerror or str(error)) from error
-        return stored_bytes(original, image_size)
+        return stored_picture(original, image_size=run.image_size, upright=run.upright)
 
 
 class PictureTree(NamedTuple):

@@ -14,6 +14,8 @@ from jaxtyping import Bool, UInt8
 from PIL import Image
 
 from glotok_ray.artefact import sha256_of
+from glotok_ray.config import ShardRun
+from glotok_ray.data.pictures import StoredPicture
 from glotok_ray.data.records import encode_png
 from glotok_ray.data.shard_plan import seeded_generator
 
@@ -60,9 +62,10 @@ class PhotographCrop(NamedTuple):
     label: int
     crop: Crop
 
-    def encode(self, image_size: int) -> bytes:
-        """The crop as PNG of side `image_size`."""
-        return encode_png(cut(load_photograph(PHOTOGRAPHS[self.label]), self.crop, image_size))
+    def encode(self, run: ShardRun) -> StoredPicture:
+        """The crop as PNG of the run's side."""
+        photograph = load_photograph(PHOTOGRAPHS[self.label])
+        return StoredPicture(encode_png(cut(photograph, self.crop, run.image_size)))
 
 
 _IMAGES, _PICTURES = "data", "datasets/images"

@@ -18,6 +18,7 @@ from PIL import Image, UnidentifiedImageError
 
 from glotok_ray import artefact
 from glotok_ray.artefact import ArtefactError
+from glotok_ray.data.forms import FORMS, ORIGINAL
 from glotok_ray.data.shard_plan import CHUNK_ROWS
 
 DATASET = "dataset.json"
@@ -52,7 +53,7 @@ class ShardInfo:
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What dataset.json says; the fields with defaults describe codes alone."""
+    """What dataset.json says; the last four fields describe codes alone."""
 
     kind: str
     """ "shards" (images) or "codes"."""
@@ -61,8 +62,16 @@ class DatasetInfo:
     num_images: int
     """Images, views apart."""
     image_size: int
-    """Side that the images were stored for, pixels."""
+    """Pixels: the side of crops; the side that reduced pictures were stored for; 0 for originals; of codes, the side of
+    the tokenizer's images.
+    """
     shards: tuple[ShardInfo, ...]
+    form: str = ""
+    """Of images: "original" (whole pictures at their own size), "crop" (squares of side image_size, which are the data
+    set itself) or "reduced" (whole pictures, short side brought into [image_size, 1.25 * image_size]). Codes have none.
+    """
+    num_unreadable: int = 0
+    """Of images: files of both splits that could not be read, which dataset.json names."""
     num_views: int = 1
     """Adjacent rows per image."""
     grid_size: int = 0
@@ -136,16 +145,18 @@ def write_dataset(
     folder: Path,
     *,
     classes: Iterable[str],
+    form: str,
     image_size: int,
     shards: Iterable[ShardInfo],
     details: dict[str, Any],
 ) -> None:
-    """Write the dataset.json of image shards; `details` adds provenance that nothing computes with."""
+    """Write the dataset.json of image shards; `details` adds provenance, such as the files left out."""
     shards = list(shards)
     facts = {
         "kind": "shards",
         "classes": list(classes),
         "num_images": sum(shard.rows for shard in shards),
+        "form": form,
         "image_size": image_size,
         "shards": [vars(shard) for shard in shards],
     }
@@ -172,7 +183,7 @@ def read_dataset(folder: Path, *, verify: bool = False) -> DatasetInfo:
         num_images=_field(path, values, "num_images", int),
         image_size=_field(path, values, "image_size", int),
         shards=tuple(_shard(path, item) for item in _field(path, values, "shards", list)),
-        **({} if kind == "shards" else _code_fields(path, values)),
+        **(_image_fields if kind == "shards" else _code_fields)(path, values),
     )
     _check_counts(path, info)
     for shard in info.shards:
@@ -205,6 +216,22 @@ def _field(path: Path, values: dict[str, Any], name: str, kind: type) -> Any:
             "rebuild the folder with --fresh"
         )
     return value
+
+
+def _image_fields(path: Path, values: dict[str, Any]) -> dict[str, Any]:
+    if "form" not in values:
+        raise ArtefactError(
+            f"{path}: has no field 'form': an older version wrote it, which does not say whether the pictures are "
+            "originals; run the job that wrote it again with --fresh"
+        )
+    form, side = _field(path, values, "form", str), _field(path, values, "image_size", int)
+    if form not in FORMS or (side < 1) != (form == ORIGINAL):
+        raise ArtefactError(
+            f"{path}: form = {form!r} with image_size = {side}: must be {ORIGINAL!r} with 0, or another of "
+            f"{', '.join(FORMS)} with a side in pixels; rebuild the folder with --fresh"
+        )
+    left_out = _field(path, values, "unreadable", list) if "unreadable" in values else []
+    return {"form": form, "num_unreadable": len(left_out)}
 
 
 def _code_fields(path: Path, values: dict[str, Any]) -> dict[str, Any]:

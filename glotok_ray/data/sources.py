@@ -17,6 +17,7 @@ from glotok_ray.data.folders import (
     readable_pictures,
     split_pictures,
 )
+from glotok_ray.data.forms import CROP, ORIGINAL, REDUCED
 from glotok_ray.data.photographs import (
     PHOTOGRAPHS,
     PhotographCrop,
@@ -30,7 +31,7 @@ SPLITS = ("train", "validation")
 _CROP_FIELDS = ("crops_per_class", "validation_crops_per_class")
 
 RowSource = Picture | PhotographCrop
-"""One row to be: a key, a label, and `encode(image_size)`, which gives the bytes to store."""
+"""One row to be: a key, a label, and `encode(run)`, which gives the bytes to store."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,13 @@ class ImageSource:
     def classes(self) -> tuple[str, ...]:
         """Class names, sorted; a label is an index into them."""
         return self.tree.classes if self.tree else tuple(item.name for item in PHOTOGRAPHS)
+
+    @property
+    def form(self) -> str:
+        """One of `glotok_ray.data.forms.FORMS`."""
+        if not self.tree:
+            return CROP
+        return REDUCED if self.run.image_size else ORIGINAL
 
     def fingerprint(self) -> str:
         """Digest of the settings that matter for this source and of its pictures, wherever they lie."""
@@ -150,16 +158,31 @@ class ImageSource:
         }
 
 
+def _check_photographs(run: ShardRun) -> None:
+    if run.image_size == 0:
+        raise ValueError(
+            "image_size = 0: keeps the originals of a folder; the embedded photographs are cut into crops of that "
+            "side, so give one, such as 64, or give a folder as source"
+        )
+    if not run.upright:
+        raise ValueError(
+            "upright = False: the embedded photographs have no orientation tags; leave it on, or give a folder"
+        )
+    if run.validation_source:
+        raise ValueError(
+            f"validation_source = {run.validation_source!r}: the embedded photographs have validation crops of "
+            "their own; leave it empty, or give a folder as source"
+        )
+
+
 def _check(run: ShardRun) -> None:
-    for name in ("image_size", "rows_per_shard", *_CROP_FIELDS):
+    for name in ("rows_per_shard", *_CROP_FIELDS):
         if getattr(run, name) < 1:
             raise ValueError(f"{name} = {getattr(run, name)}: must be at least 1")
+    if run.image_size < 0:
+        raise ValueError(f"image_size = {run.image_size}: must be a side in pixels, or 0")
     if run.source == config.PHOTOGRAPHS:
-        if run.validation_source:
-            raise ValueError(
-                f"validation_source = {run.validation_source!r}: the embedded photographs have validation crops of "
-                "their own; leave it empty, or give a folder as source"
-            )
+        _check_photographs(run)
         return
     if not run.source:
         raise ValueError("source = '': give a folder with one sub-folder per class")

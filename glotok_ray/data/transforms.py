@@ -8,7 +8,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from glotok_ray.data.pictures import largest_short_side, resize_short_side
+from glotok_ray.data.forms import largest_short_side
+from glotok_ray.data.pictures import resize_short_side
 from glotok_ray.data.shard_plan import seeded_generator
 
 

@@ -22,6 +22,7 @@ from PIL import Image
 from glotok_ray import artefact
 from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import FARSampleRun, XARSampleRun, with_absolute_paths
+from glotok_ray.data.forms import CROP
 from glotok_ray.data.records import SCHEMA, ShardInfo, encode_png, write_dataset
 from glotok_ray.nn.generators import read_facts
 from glotok_ray.on_ray.actor_pool import Output, actor_device, map_shards, open_output
@@ -85,6 +86,7 @@ def run(config: XARSampleRun | FARSampleRun, *, fresh: bool = False) -> dict[str
     write_dataset(
         output.folder,
         classes=facts["classes"],
+        form=CROP,
         image_size=side,
         shards=[ShardInfo(TABLE_FILE, config.num_images, digest)],
         details={"source": "samples", "tokenizer_sha256": facts["tokenizer_sha256"]},

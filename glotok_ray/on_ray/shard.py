@@ -39,11 +39,12 @@ class ShardTask(NamedTuple):
 
 
 class WrittenShard(NamedTuple):
-    """Facts of a written shard; `bytes` is the file's size, `unreadable` maps keys to reasons."""
+    """Facts of a written shard; `bytes` is the file's size, the others map keys to reasons and to changes."""
 
     info: ShardInfo
     bytes: int
     unreadable: dict[str, str]
+    changed: dict[str, str]
 
 
 def describe(run: ShardRun) -> dict[str, Any]:
@@ -85,6 +86,7 @@ def run(run: ShardRun, *, fresh: bool = False) -> dict[str, Any]:
         write_dataset(
             output / split,
             classes=source.classes,
+            form=source.form,
             image_size=run.image_size,
             shards=[shard.info for shard in written[split]],
             details=details,
@@ -95,20 +97,25 @@ def run(run: ShardRun, *, fresh: bool = False) -> dict[str, Any]:
     return _summary(output)
 
 
-def write_task(task: ShardTask, image_size: int) -> WrittenShard:
+def write_task(task: ShardTask, run: ShardRun) -> WrittenShard:
     """Write one shard with the readable ones among its sources."""
     unreadable: dict[str, str] = {}
+    changed: dict[str, str] = {}
 
     def rows() -> Iterator[Row]:
         for source in task.sources:
             try:
-                yield Row(source.key, source.encode(image_size), source.label)
+                stored = source.encode(run)
             except UnreadablePictureError as error:
                 unreadable[source.key] = str(error)
+                continue
+            if stored.change:
+                changed[source.key] = stored.change
+            yield Row(source.key, stored.encoded, source.label)
 
     path = Path(task.folder) / task.file
     info = write_shard(path, rows())
-    return WrittenShard(info, path.stat().st_size, unreadable)
+    return WrittenShard(info, path.stat().st_size, unreadable, changed)
 
 
 def _finished(output: Path, fingerprint: str) -> bool:
@@ -138,7 +145,7 @@ def _write_readable(
                 file = f"part-{index:05d}.parquet"
                 tasks.append(ShardTask(str(output / split), file, rows[start : start + size]))
         found: dict[str, str] = {}
-        for task, written in zip(tasks, _map(tasks, source.run.image_size), strict=True):
+        for task, written in zip(tasks, _map(tasks, source.run), strict=True):
             shards[Path(task.folder).name].append(written)
             found |= written.unreadable
         if not found:
@@ -147,11 +154,11 @@ def _write_readable(
         logger.info("%d unreadable pictures: writing again without them", len(found))
 
 
-def _map(tasks: list[ShardTask], image_size: int) -> Iterator[WrittenShard]:
+def _map(tasks: list[ShardTask], run: ShardRun) -> Iterator[WrittenShard]:
     """Run the tasks as Ray Data tasks; results in their order."""
 
     def write(batch: Any) -> dict[str, list[bytes]]:
-        return {"result": [pickle.dumps(write_task(pickle.loads(batch["task"][0]), image_size))]}
+        return {"result": [pickle.dumps(write_task(pickle.loads(batch["task"][0]), run))]}
 
     cluster.connect()
     # Pickled by us, so that Ray Data sees bytes and guesses no column types.

@@ -12,6 +12,7 @@ def _imagenet(name: str, tokenizer_path: str) -> EncodeRun:
         data_path="data/imagenet/train",
         tokenizer_path=tokenizer_path,
         output_path=f"runs/{name}_codes",
+        adm_protocol=True,
     )
 
 

@@ -9,6 +9,7 @@ def glotok_16k() -> EvaluateRun:
         tokenizer_path="runs/glotok_16k",
         data_path="data/imagenet/validation",
         output_path="runs/glotok_16k_evaluation",
+        adm_protocol=True,
     )
 
 

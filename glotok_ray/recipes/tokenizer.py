@@ -93,7 +93,10 @@ ROWS = {
 
 _FORTY_EPOCHS = {"schedule.epochs": 40}
 _IMAGENET = ImageDataConfig(
-    max_bad_rows=100, train_path="data/imagenet/train", validation_path="data/imagenet/validation"
+    max_bad_rows=100,
+    train_path="data/imagenet/train",
+    validation_path="data/imagenet/validation",
+    adm_protocol=True,
 )
 _LLAMAGEN_OPTIMIZER = OptimizerConfig(learning_rate=1e-4)
 

@@ -62,7 +62,7 @@ def test_files_that_cannot_be_opened_are_unreadable(tmp_path: Path) -> None:
     (source / "a" / "broken.png").symlink_to(source / "nothing")
     (broken,) = (item for item in list_pictures(source).pictures if "broken" in item.key)
     with pytest.raises(UnreadablePictureError, match="No such file"):
-        broken.encode(16)
+        broken.encode(ShardRun())
 
 
 def test_names_that_are_no_utf8_stay_printable(tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_names_that_are_no_utf8_stay_printable(tmp_path: Path) -> None:
     Image.new("RGB", (4, 4)).save(source / "a" / name, "PNG")
     odd = list_pictures(source).pictures[1]
     assert odd.key == "a/\\udcff.png"
-    assert odd.encode(4)[:4] == b"\x89PNG"
+    assert odd.encode(ShardRun(image_size=4)).encoded[:4] == b"\x89PNG"
 
 
 def test_the_digest_notices_changed_pictures(tmp_path: Path) -> None:
@@ -161,10 +161,27 @@ def test_rows_are_shuffled_and_complete(tmp_path: Path) -> None:
     assert 5 < sum(labels[:27]) < 22
 
 
-@pytest.mark.parametrize("name", ["image_size", "rows_per_shard", "crops_per_class"])
+@pytest.mark.parametrize("name", ["rows_per_shard", "crops_per_class"])
 def test_counts_below_one_are_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match=f"{name} = 0"):
         source(tmp_path, tmp_path / "o", **{name: 0})
+
+
+def test_a_side_of_0_keeps_a_folder_s_originals(tmp_path: Path) -> None:
+    folder = tree(tmp_path / "s", a=3)
+    assert source(folder, tmp_path / "o", image_size=0).form == "original"
+    assert source(folder, tmp_path / "o", image_size=16).form == "reduced"
+    assert ImageSource.of(ShardRun(image_size=16)).form == "crop"
+    with pytest.raises(ValueError, match=r"image_size = -1: must be a side in pixels, or 0"):
+        source(folder, tmp_path / "o", image_size=-1)
+    with pytest.raises(
+        ValueError, match=r"image_size = 0: keeps the originals of a folder; .*give one, such as 64"
+    ):
+        ImageSource.of(ShardRun(image_size=0))
+    with pytest.raises(
+        ValueError, match=r"upright = False: the embedded photographs have no orientation"
+    ):
+        ImageSource.of(ShardRun(upright=False))
 
 
 def test_the_output_may_not_lie_inside_the_source(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from glotok_ray.config import ShardRun
 from glotok_ray.data.photographs import (
     PHOTOGRAPHS,
     Crop,
@@ -122,7 +123,8 @@ def test_a_row_holds_its_window_as_png() -> None:
     with Image.fromarray(load_photograph(photograph)) as image:
         window = image.crop((left, top, left + side, top + side))
         expected = window.resize((64, 64), Image.Resampling.LANCZOS)
-    np.testing.assert_array_equal(decode_image(row.encode(64), row.key), np.asarray(expected))
+    encoded = row.encode(ShardRun(image_size=64)).encoded
+    np.testing.assert_array_equal(decode_image(encoded, row.key), np.asarray(expected))
 
 
 def test_the_black_frame_of_the_retina_is_avoided() -> None:

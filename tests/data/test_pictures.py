@@ -1,15 +1,16 @@
 """Pictures of every kind become upright 8-bit RGB near the training side; damaged ones give a reason."""
 
 import io
-import warnings
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from glotok_ray.data.pictures import UnreadablePictureError, fit_picture, stored_bytes, to_rgb
+from glotok_ray.data import pictures
+from glotok_ray.data.pictures import UnreadablePictureError, fit_picture, stored_picture, to_rgb
 from glotok_ray.data.records import decode_image
+from glotok_ray.data.transforms import center_crop
 
 
 def saved(image: Image.Image, kind: str, **options: Any) -> bytes:
@@ -21,6 +22,10 @@ def saved(image: Image.Image, kind: str, **options: Any) -> bytes:
 def noise(width: int, height: int, seed: int = 0) -> Image.Image:
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     return Image.fromarray(pixels)
+
+
+def stored_bytes(original: bytes, image_size: int = 16) -> bytes:
+    return stored_picture(original, image_size=image_size, upright=True).encoded
 
 
 def stored(original: bytes, image_size: int = 16) -> np.ndarray:
@@ -46,7 +51,7 @@ def test_a_plain_jpeg_that_fits_is_kept_byte_for_byte() -> None:
     assert stored_bytes(fitting, 16) == fitting
     assert stored_bytes(large, 16)[:4] == b"\x89PNG"
     gray = saved(noise(18, 18).convert("L"), "JPEG")
-    assert stored_bytes(gray, 16)[:4] == b"\x89PNG"
+    assert stored_bytes(gray, 16) == gray
 
 
 def test_exif_orientation_is_honoured() -> None:
@@ -128,19 +133,29 @@ def test_a_transparent_colour_is_laid_on_white(mode: str) -> None:
         ((30, 3000), (20, 160)),
     ],
 )
-def test_the_short_side_comes_near_the_training_side(
+def test_the_short_side_of_reduced_pictures_comes_near_the_training_side(
     size: tuple[int, int], expected: tuple[int, int]
 ) -> None:
-    assert fit_picture(noise(*size), 16).size == expected
+    found = stored_picture(saved(noise(*size), "PNG"), image_size=16, upright=True)
+    assert decode_image(found.encoded, "k").shape == (*expected[::-1], 3)
+    assert found.change == ("cut to its middle of 8 : 1" if max(size) > 8 * min(size) else "")
 
 
-def test_fitting_halves_by_box_and_a_long_line_keeps_its_middle() -> None:
+def test_fitting_halves_by_box() -> None:
     image = noise(40, 80)
     box = image.resize((20, 40), Image.Resampling.BOX)
     np.testing.assert_array_equal(np.asarray(fit_picture(image, 16)), np.asarray(box))
-    line = np.zeros((1, 24, 3), dtype=np.uint8)
-    line[:, 8:16] = 255
-    assert np.asarray(fit_picture(Image.fromarray(line), 16)).min() == 255
+
+
+@pytest.mark.parametrize(("image_size", "aspect"), [(16, 8), (0, 64)])
+def test_a_long_line_keeps_its_middle(image_size: int, aspect: int) -> None:
+    line = np.zeros((1, 3 * aspect, 3), dtype=np.uint8)
+    line[:, aspect : 2 * aspect] = 255
+    found = stored_picture(saved(Image.fromarray(line), "PNG"), image_size=image_size, upright=True)
+    pixels = decode_image(found.encoded, "k")
+    assert pixels.min() == 255
+    assert pixels.shape[1] == aspect * pixels.shape[0]
+    assert found.change == f"cut to its middle of {aspect} : 1"
 
 
 @pytest.mark.parametrize(
@@ -160,13 +175,32 @@ def test_unreadable_pictures_give_a_reason(original: bytes, reason: str) -> None
         stored_bytes(original, 16)
 
 
-@pytest.mark.parametrize("limit", [300, 100])
-def test_pictures_with_too_many_pixels_are_refused(
-    monkeypatch: pytest.MonkeyPatch, limit: int
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_pictures_with_too_many_pixels_for_a_reader_are_halved_and_named(
+    monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    # Pillow warns at 400 pixels above a limit of 300, and raises above twice a limit of 100.
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with pytest.raises(UnreadablePictureError, match=f"MAX_IMAGE_PIXELS = {limit}"):
-            stored_bytes(saved(noise(20, 20), "PNG"), 16)
+    monkeypatch.setattr(pictures, "READER_PIXELS", 41 * 60)
+    fitting, large = (saved(noise(width, 60), kind) for width in (41, 81))
+    assert stored_picture(fitting, image_size=0, upright=True) == (fitting, "")
+    found = stored_picture(large, image_size=0, upright=True)
+    assert found.change == "halved to 40 x 30 pixels"
+    # Halving is ADM's first step: its crops are those of the original.
+    for size in (7, 11, 15):
+        np.testing.assert_array_equal(
+            center_crop(decode_image(found.encoded, "k"), size),
+            center_crop(decode_image(large, "k"), size),
+        )
+
+
+def test_pictures_above_the_limit_of_pixels_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pictures, "READER_PIXELS", 199)
+    with pytest.raises(UnreadablePictureError, match="more than 398 pixels, which is the limit"):
+        stored_bytes(saved(noise(20, 20), "PNG"), 16)
+    # Pillow's own limit is the same number.
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 199)
+    with pytest.raises(UnreadablePictureError, match="more than 398 pixels, which is the limit"):
+        stored_bytes(saved(noise(20, 20), "PNG"), 16)
+
+
+def test_the_limit_is_the_one_at_which_pillow_warns() -> None:
+    assert pictures.READER_PIXELS == Image.MAX_IMAGE_PIXELS

@@ -36,7 +36,12 @@ def dataset(folder: Path, count: int = 3) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     shards = [write_shard(folder / f"part-{part:05d}.parquet", rows(count)) for part in range(2)]
     write_dataset(
-        folder, classes=["a", "b"], image_size=8, shards=shards, details={"unreadable": []}
+        folder,
+        classes=["a", "b"],
+        form="crop",
+        image_size=8,
+        shards=shards,
+        details={"unreadable": []},
     )
     return folder
 
@@ -85,7 +90,7 @@ def test_a_row_that_cannot_be_decoded_is_named(encoded: bytes) -> None:
 def test_dataset_round_trip(tmp_path: Path) -> None:
     info = read_dataset(dataset(tmp_path / "d"), verify=True)
     assert (info.kind, info.classes, info.num_images) == ("shards", ("a", "b"), 6)
-    assert (info.image_size, info.num_views) == (8, 1)
+    assert (info.form, info.image_size, info.num_views, info.num_unreadable) == ("crop", 8, 1, 0)
     assert [shard.rows for shard in info.shards] == [3, 3]
 
 
@@ -121,12 +126,35 @@ def test_codes_are_described_too(tmp_path: Path) -> None:
         ({"shards": [{"file": "../x", "rows": 6, "sha256": ""}]}, "plain name"),
         ({"shards": [{"file": "part-9", "rows": 6, "sha256": ""}]}, "part-9: listed .* missing"),
         ({"shards": []}, "hold 0 rows"),
+        ({"form": 3}, "form = 3: must be of type str"),
+        ({"form": "square"}, "form = 'square' with image_size = 8: must be 'original' with 0"),
+        ({"form": "original"}, "form = 'original' with image_size = 8: must be"),
+        ({"form": "reduced", "image_size": 0}, "form = 'reduced' with image_size = 0: must be"),
+        ({"unreadable": 3}, "unreadable = 3: must be of type list"),
     ],
 )
 def test_errors_name_the_field(tmp_path: Path, values: dict[str, Any], message: str) -> None:
     folder = dataset(tmp_path / "d")
     change(folder, **values)
     with pytest.raises(ArtefactError, match=message):
+        read_dataset(folder)
+
+
+def test_forms_and_losses_are_read(tmp_path: Path) -> None:
+    folder = dataset(tmp_path / "d")
+    change(folder, form="original", image_size=0, unreadable=[{"file": "a", "reason": "b"}])
+    info = read_dataset(folder)
+    assert (info.form, info.image_size, info.num_unreadable) == ("original", 0, 1)
+    change(folder, form="reduced", image_size=5)
+    assert read_dataset(folder).form == "reduced"
+
+
+def test_shards_of_before_this_field_are_refused(tmp_path: Path) -> None:
+    folder = dataset(tmp_path / "d")
+    values = json.loads((folder / "dataset.json").read_text())
+    del values["form"]
+    (folder / "dataset.json").write_text(json.dumps(values))
+    with pytest.raises(ArtefactError, match=r"no field 'form'.* again with --fresh"):
         read_dataset(folder)
 
 

@@ -25,7 +25,7 @@ def shards(folder: Path, *, rows: tuple[int, ...] = (3, 2)) -> Path:
         )
         for n, count in enumerate(rows)
     ]
-    write_dataset(folder, classes=["a"], image_size=8, shards=infos, details={})
+    write_dataset(folder, classes=["a"], form="crop", image_size=8, shards=infos, details={})
     artefact.write_manifest(folder, "shards", "f")
     return folder
 

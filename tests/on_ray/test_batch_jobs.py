@@ -107,7 +107,9 @@ def write_shards(folder: Path) -> None:
         pixels = coarse.repeat(8, axis=1).repeat(8, axis=2)
         rows = [Row(f"{index}/{row}", encode_png(pixels[row]), row % 3) for row in range(count)]
         shards.append(write_shard(folder / f"part-{index:05d}.parquet", rows))
-    write_dataset(folder, classes=["a", "b", "c"], image_size=64, shards=shards, details={})
+    write_dataset(
+        folder, classes=["a", "b", "c"], form="crop", image_size=64, shards=shards, details={}
+    )
     artefact.write_manifest(folder, "shards")
 
 

@@ -98,7 +98,12 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name, part in (("part-00000.parquet", rows[:7]), ("part-00001.parquet", rows[7:11]))
     ]
     write_dataset(
-        folder / "validation", classes=["a", "b"], image_size=16, shards=shards, details={}
+        folder / "validation",
+        classes=["a", "b"],
+        form="crop",
+        image_size=16,
+        shards=shards,
+        details={},
     )
     artefact.write_manifest(folder / "validation", "shards")
     torch.manual_seed(0)

@@ -50,7 +50,9 @@ def write_shards(folder: Path, broken: tuple[int, ...] = ()) -> Path:
             for row in range(count)
         ]
         shards.append(write_shard(folder / f"part-{index:05d}.parquet", rows))
-    write_dataset(folder, classes=["a", "b", "c"], image_size=64, shards=shards, details={})
+    write_dataset(
+        folder, classes=["a", "b", "c"], form="crop", image_size=64, shards=shards, details={}
+    )
     artefact.write_manifest(folder, "shards")
     return folder
 

@@ -1,0 +1,33 @@
+"""A JPEG file without its metadata: for files whose odd EXIF or MPF blocks keep a decoder from the pixels.
+
+Read next: glotok_ray/data/pictures.py
+"""
+
+_SEGMENT_START = 0xFF
+_START_OF_SCAN = 0xDA
+# APP1 to APP13, APP15 and comments; APP0 (JFIF) and APP14 (Adobe) say how colours are coded.
+_METADATA = frozenset({*range(0xE1, 0xEE), 0xEF, 0xFE})
+# Markers without a length: fill bytes, TEM and restarts.
+_BARE = frozenset({0xFF, 0x01, *range(0xD0, 0xD8)})
+
+
+def without_metadata(encoded: bytes) -> bytes | None:
+    """The same coded pixels without metadata; None for what is no JPEG, is cut before its pixels, or holds none."""
+    if encoded[:2] != b"\xff\xd8":
+        return None
+    kept, place, found = [encoded[:2]], 2, False
+    while place + 4 <= len(encoded) and encoded[place] == _SEGMENT_START:
+        marker = encoded[place + 1]
+        if marker in _BARE:
+            place += 1 if marker == _SEGMENT_START else 2
+            continue
+        if marker == _START_OF_SCAN:
+            kept.append(encoded[place:])
+            return b"".join(kept) if found else None
+        end = place + 2 + int.from_bytes(encoded[place + 2 : place + 4], "big")
+        if marker in _METADATA:
+            found = True
+        else:
+            kept.append(encoded[place:end])
+        place = end
+    return None
