@@ -11,13 +11,11 @@ baselines that no generator made (baselines.png).
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from glotok_ray import artefact
 from glotok_ray.config import EvaluateRun
 from glotok_ray.on_ray import evaluate
-from glotok_ray.on_ray.evaluation_plan import check
+from glotok_ray.on_ray.evaluation_plan import check, check_present
 from glotok_ray.recipes.evaluate import RECIPES
 from jobs.command_line import run_job
 
@@ -25,14 +23,10 @@ from jobs.command_line import run_job
 def describe(config: EvaluateRun) -> dict[str, Any]:
     """What would run: images per kind where the inputs are there, null where they are not yet."""
     check(config)
-    dataset = Path(config.data_path) / "dataset.json"
-    found = artefact.read_json(dataset)["num_images"] if dataset.is_file() else None
-    images = {"validation": config.num_images or found}
+    found = check_present(config)
+    images = {"validation": config.num_images or (found.pictures and found.pictures.num_images)}
     if config.samples_path:
-        manifest = Path(config.samples_path) / artefact.MANIFEST
-        images["samples"] = (
-            artefact.read_json(manifest)["num_images"] if manifest.is_file() else None
-        )
+        images["samples"] = found.samples and found.samples.num_images
     if config.codes_path:
         images |= dict.fromkeys(("baseline_uniform", "baseline_marginal"), images["samples"])
     return {

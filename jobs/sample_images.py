@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from glotok_ray import artefact
 from glotok_ray.config import FARSampleRun, XARSampleRun
 from glotok_ray.nn.generators import GENERATOR_FILE, TOKENIZER_FOLDER, model_config
 from glotok_ray.nn.tokenizer import CONFIG_FILE
@@ -27,6 +28,8 @@ def describe(config: XARSampleRun | FARSampleRun) -> dict[str, Any]:
     """
     generator = Path(config.generator_path)
     model = model_config(generator) if (generator / GENERATOR_FILE).is_file() else None
+    if (generator / artefact.MANIFEST).is_file():
+        sample.check_inputs(config)
     tokenizer = Path(config.tokenizer_path or generator / TOKENIZER_FOLDER)
     return {
         "generator_found": model is not None,

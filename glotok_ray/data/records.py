@@ -6,7 +6,7 @@ Read next: glotok_ray/data/training_rows.py
 
 import io
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -78,8 +78,8 @@ class DatasetInfo:
     """Code positions along one side."""
     tokenizer_sha256: str = ""
     """Digest of the tokenizer that made the codes."""
-    codebooks: tuple[str, ...] = ()
-    """Columns of codes, in the order of the latent's channels."""
+    code_counts: dict[str, int] = field(default_factory=dict)
+    """Number of codes in each codebook, by the name of its column, in the order of the latent's channels."""
 
 
 def encode_png(pixels: UInt8[np.ndarray, "h w 3"]) -> bytes:
@@ -237,7 +237,8 @@ def _image_fields(path: Path, values: dict[str, Any]) -> dict[str, Any]:
 def _code_fields(path: Path, values: dict[str, Any]) -> dict[str, Any]:
     kinds = {"num_views": int, "grid_size": int, "tokenizer_sha256": str}
     fields = {name: _field(path, values, name, kind) for name, kind in kinds.items()}
-    return fields | {"codebooks": tuple(_field(path, values, "codebooks", dict))}
+    counts = _field(path, values, "codebooks", dict)
+    return fields | {"code_counts": {name: _field(path, counts, name, int) for name in counts}}
 
 
 def _shard(path: Path, item: Any) -> ShardInfo:
@@ -292,10 +293,10 @@ def check_contents(path: Path, shard: ShardInfo, kind: str) -> None:
 
 
 def _check_columns(path: Path, schema: pyarrow.Schema) -> None:
-    for field in SCHEMA:
-        index = schema.get_field_index(field.name)
-        if index < 0 or schema.field(index).type != field.type:
+    for wanted in SCHEMA:
+        index = schema.get_field_index(wanted.name)
+        if index < 0 or schema.field(index).type != wanted.type:
             found = "missing" if index < 0 else f"of type {schema.field(index).type}"
             raise ArtefactError(
-                f"{path}: column {field.name!r} is {found}; it must be of type {field.type}"
+                f"{path}: column {wanted.name!r} is {found}; it must be of type {wanted.type}"
             )

@@ -5,6 +5,7 @@ is learned from, rows have "position" (their place in the order of the run), "ke
 could not be used; another row of the unit then stands in its place.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,7 +124,9 @@ class CodeRows:
     folder: Path
     seed: int
     num_views: int
-    codebooks: tuple[str, ...]
+    code_counts: Mapping[str, int]
+    """Number of codes in each codebook, by the name of its column."""
+    num_classes: int
     num_positions: int = 256
     """Code positions per image and codebook, from which the memory of a unit is foretold."""
     retry_minutes: float = 0.0
@@ -132,14 +135,16 @@ class CodeRows:
     @property
     def row_bytes(self) -> int:
         """Bytes of a row as it is handed on."""
-        return 4 * len(self.codebooks) * self.num_positions
+        return 4 * len(self.code_counts) * self.num_positions
 
     def __call__(self, unit: PlanUnit) -> dict[str, Any]:
         """The unit's images in its order."""
         parts = [self._part(unit, number) for number in range(len(unit.parts))]
+        for part, rows in zip(unit.parts, parts, strict=True):
+            self._check_indices(self.folder / part.shard.file, rows)
         order = np.argsort(np.concatenate([part.places for part in unit.parts]))
         rows = pyarrow.concat_tables(parts).take(order)
-        grids = {name: _matrix(rows[name]).astype(np.int32) for name in self.codebooks}
+        grids = {name: _matrix(rows[name]).astype(np.int32) for name in self.code_counts}
         return {
             **grids,
             "label": rows["label"].to_numpy().astype(np.int64),
@@ -148,10 +153,26 @@ class CodeRows:
             "broken": [""] * len(order),
         }
 
+    def _check_indices(self, path: Path, rows: pyarrow.Table) -> None:
+        """Refuse what dataset.json does not allow: on a GPU such an index ends all work without saying where it was."""
+        limits = {"label": self.num_classes, **self.code_counts}
+        for name, limit in limits.items():
+            values = rows[name].combine_chunks()
+            numbers = (values if name == "label" else values.flatten()).to_numpy(
+                zero_copy_only=False
+            )
+            least, most = numbers.min(), numbers.max()
+            # Missing values become NaN, which no comparison holds for.
+            if not (least >= 0 and most < limit):
+                raise ArtefactError(
+                    f"{path}: column {name!r} holds {least} to {most}, and dataset.json allows 0 to {limit - 1}; "
+                    "encode the images again with --fresh"
+                )
+
     def _part(self, unit: PlanUnit, number: int) -> pyarrow.Table:
         """The chosen view of each image of a part."""
         part, views = unit.parts[number], self.num_views
-        columns = ["key", "label", *self.codebooks]
+        columns = ["key", "label", *self.code_counts]
         table = read_part(
             self.folder / part.shard.file,
             part.shard.rows * views,

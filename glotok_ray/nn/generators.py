@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from glotok_ray import artefact
@@ -89,7 +90,13 @@ def read_facts(folder: Path) -> dict[str, Any]:
 def model_config(folder: Path) -> XARConfig | FARConfig:
     """The config of the model in a generator's folder; raises ArtefactError when this version has no such model."""
     facts = read_facts(folder)
-    return _from_facts(folder, "model", CONFIGS[facts["architecture"]], facts)
+    model = _from_facts(folder, "model", CONFIGS[facts["architecture"]], facts)
+    if len(facts["classes"]) != model.num_classes:
+        raise ArtefactError(
+            f"{folder / GENERATOR_FILE}: names {len(facts['classes'])} classes, and its model.num_classes = "
+            f"{model.num_classes}; correct the names, or export the generator again"
+        )
+    return model
 
 
 def flow_config(folder: Path) -> FlowConfig:
@@ -112,8 +119,24 @@ def load_generator(folder: Path, *, use_ema: bool) -> XAR | FAR:
     """
     model = build_generator(model_config(folder))
     average = folder / AVERAGE_FILE
-    load_weights(model, average if use_ema and average.is_file() else folder / WEIGHTS_FILE)
+    weights = average if use_ema and average.is_file() else folder / WEIGHTS_FILE
+    load_weights(model, weights)
+    facts = read_facts(folder)
+    if isinstance(model, XAR) and "latent_scale" in facts:
+        _check_scale(model, weights, facts["latent_scale"])
     return model.requires_grad_(False).eval()
+
+
+def _check_scale(model: XAR, weights: Path, scale: list[float]) -> None:
+    """Both files hold the scale of the latents: with another one every picture would be off, and plausible."""
+    recorded = torch.tensor(scale)
+    if recorded.shape != model.latent_scale.shape or not torch.allclose(
+        recorded, model.latent_scale, rtol=1e-5
+    ):
+        raise ArtefactError(
+            f"{weights}: its latent_scale begins {model.latent_scale[:3].tolist()}, and {GENERATOR_FILE} says "
+            f"{scale[:3]}; the files are of different exports: restore them, or export again"
+        )
 
 
 def _from_facts(folder: Path, section: str, kind: type, facts: Mapping[str, Any]) -> Any:

@@ -26,7 +26,7 @@ from ray.data import ActorPoolStrategy
 from glotok_ray import artefact, config
 from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import PoolConfig
-from glotok_ray.data.records import DatasetInfo, ShardInfo, decode_image, read_dataset
+from glotok_ray.data.records import ShardInfo, decode_image
 from glotok_ray.on_ray import cluster
 from glotok_ray.progress import ProgressLine
 from glotok_ray.retries import patiently
@@ -154,16 +154,6 @@ def actor_device(pool: PoolConfig) -> torch.device:
             "--pool.no-use-gpu"
         )
     return torch.device("cuda")
-
-
-def read_image_shards(folder: Path) -> DatasetInfo:
-    """The dataset.json of image shards; raises ArtefactError for anything else."""
-    dataset = read_dataset(folder)
-    if dataset.kind != "shards":
-        raise ArtefactError(
-            f"{folder}: holds {dataset.kind}, not shards of images; correct data_path"
-        )
-    return dataset
 
 
 def read_shard(folder: Path, shard: ShardInfo, pool: PoolConfig) -> pyarrow.Table:

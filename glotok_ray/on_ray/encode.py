@@ -26,16 +26,16 @@ from glotok_ray.data.codes import (
     write_code_shard,
 )
 from glotok_ray.data.pixel_range import to_model_range
-from glotok_ray.data.records import DatasetInfo, ShardInfo
+from glotok_ray.data.recorded import check_side, read_pictures
+from glotok_ray.data.records import DATASET, DatasetInfo, ShardInfo, read_dataset
 from glotok_ray.data.transforms import center_crop, ten_crop, with_mirror_images
-from glotok_ray.nn.tokenizer import WEIGHTS_FILE
+from glotok_ray.nn.tokenizer import CONFIG_FILE, WEIGHTS_FILE
 from glotok_ray.on_ray.actor_pool import (
     Output,
     actor_device,
     image_batches,
     map_shards,
     open_output,
-    read_image_shards,
     read_shard,
 )
 from glotok_ray.retries import patiently
@@ -62,6 +62,7 @@ class EncodeActor:
 
     def __init__(self, config: EncodeRun) -> None:
         self._config = config
+        self._num_classes = len(read_dataset(Path(config.data_path)).classes)
         self._device = actor_device(config.pool)
         self._tokenizer = load_tokenizer(Path(config.tokenizer_path)).to(self._device)
 
@@ -70,6 +71,7 @@ class EncodeActor:
         config, model = self._config, self._tokenizer.config
         size, views = model.autoencoder.image_size, config.num_views
         table = read_shard(Path(config.data_path), shard, config.pool)
+        self._check_labels(table["label"], shard)
         batches = [
             self._encode(images)
             for images in image_batches(
@@ -86,17 +88,37 @@ class EncodeActor:
             doing="writing",
         )
 
+    def _check_labels(self, labels: pyarrow.ChunkedArray, shard: ShardInfo) -> None:
+        numbers = labels.to_numpy()
+        least, most = numbers.min(), numbers.max()
+        if least < 0 or most >= self._num_classes:
+            raise ArtefactError(
+                f"{Path(self._config.data_path) / shard.file}: labels {least} to {most}, and {DATASET} has "
+                f"{self._num_classes} classes; shard the pictures again with --fresh"
+            )
+
     @torch.inference_mode()
     def _encode(self, images: np.ndarray) -> UInt16[np.ndarray, "codebooks rows positions"]:
         codes = self._tokenizer.encode(to_model_range(images, self._device))
         return codes.transpose(0, 1).flatten(2).cpu().numpy().astype(np.uint16)
 
 
+def pictures(config: EncodeRun) -> DatasetInfo:
+    """The facts of the shards to encode; raises ArtefactError when the tokenizer at tokenizer_path, if it is there,
+    takes larger pictures.
+    """
+    folder, tokenizer = Path(config.data_path), Path(config.tokenizer_path)
+    dataset = read_pictures(folder)
+    if (tokenizer / CONFIG_FILE).is_file():
+        check_side(dataset, folder, tokenizer_config(tokenizer).autoencoder.image_size)
+    return dataset
+
+
 def run(config: EncodeRun, *, fresh: bool = False) -> dict[str, Any]:
     """Write the folder of codes and return its manifest."""
     # Actors run in working directories of their own.
     config = with_absolute_paths(config)
-    dataset = read_image_shards(Path(config.data_path))
+    dataset = pictures(config)
     inputs = [config.data_path, config.tokenizer_path]
     output = open_output("codes", config, inputs, fresh=fresh, resumes=True)
     if output.finished is not None:

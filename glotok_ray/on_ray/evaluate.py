@@ -21,7 +21,7 @@ from glotok_ray.metrics.codebook import count_codes
 from glotok_ray.metrics.summary import Figures
 from glotok_ray.metrics.uniformity import Uniformity, draw_latent_vectors, tsne_uniformity
 from glotok_ray.on_ray.actor_pool import actor_device, map_shards, open_output
-from glotok_ray.on_ray.evaluation_plan import check, judged_config, plan
+from glotok_ray.on_ray.evaluation_plan import check, check_present, judged_config, plan
 from glotok_ray.on_ray.judge import SAMPLES, VALIDATION, Block, Judge, JudgedBlock
 from glotok_ray.report import grids
 from glotok_ray.report.inputs import BASELINES, CODE_COUNTS_FILE, RECONSTRUCTIONS_FILE
@@ -56,6 +56,8 @@ def run(config: EvaluateRun, *, fresh: bool = False) -> dict[str, Any]:
     # Actors run in working directories of their own.
     config = with_absolute_paths(config)
     check(config)
+    # Before the output folder is begun: what does not fit must leave everything as it is.
+    check_present(config)
     paths = (config.tokenizer_path, config.data_path, config.samples_path, config.codes_path)
     output = open_output("evaluation", config, [path for path in paths if path], fresh=fresh)
     if output.finished is not None:

@@ -6,6 +6,7 @@ Read next: glotok_ray/on_ray/judge.py
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow.parquet
@@ -13,8 +14,10 @@ import pyarrow.parquet
 from glotok_ray import artefact
 from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import EvaluateRun, TokenizerConfig
-from glotok_ray.data.records import DatasetInfo, read_dataset
+from glotok_ray.data.recorded import check_classes, check_codes, check_side, read_pictures
+from glotok_ray.data.records import DATASET, DatasetInfo, read_dataset
 from glotok_ray.metrics.baselines import PositionCounts, draw_uniform
+from glotok_ray.nn.tokenizer import CONFIG_FILE, WEIGHTS_FILE
 from glotok_ray.on_ray.judge import SAMPLES, VALIDATION, Block, stored_images
 from glotok_ray.report.inputs import BASELINES
 from glotok_ray.training.checkpoint import tokenizer_config
@@ -43,18 +46,13 @@ def plan(config: EvaluateRun) -> tuple[list[Block], int]:
     baselines' codes.
     """
     size = config.pool.batch_size
-    blocks = list(_validation_blocks(read_dataset(Path(config.data_path)), config))
+    dataset = judged_pictures(config)
+    blocks = list(_validation_blocks(dataset, config))
     model = judged_config(config)
     image_size = model.autoencoder.image_size if model else 0
     if config.samples_path:
-        artefact.read_manifest(Path(config.samples_path), "samples")
-        num_samples, side = stored_images(Path(config.samples_path) / "samples.npz").shape[:2]
-        if image_size not in (0, side):
-            raise ArtefactError(
-                f"{config.samples_path}: images of side {side}, but the tokenizer makes "
-                f"{image_size}; correct a path"
-            )
-        image_size = side
+        samples = judged_samples(config, dataset)
+        image_size, num_samples = samples.image_size, samples.num_images
         blocks += [
             Block(SAMPLES, start, min(start + size, num_samples), start)
             for start in range(0, num_samples, size)
@@ -62,6 +60,67 @@ def plan(config: EvaluateRun) -> tuple[list[Block], int]:
         if config.codes_path and model:
             blocks += _baseline_blocks(config, model, num_samples)
     return blocks, image_size
+
+
+class Present(NamedTuple):
+    """The facts of an evaluation's inputs; None for those that are not there yet."""
+
+    pictures: DatasetInfo | None
+    samples: DatasetInfo | None
+
+
+def check_present(config: EvaluateRun) -> Present:
+    """Check those inputs of an evaluation that are there, for a dry run; raises ArtefactError."""
+
+    def is_there(path: str) -> bool:
+        return bool(path) and (Path(path) / artefact.MANIFEST).is_file()
+
+    if not is_there(config.data_path):
+        return Present(None, None)
+    pictures = judged_pictures(config)
+    has_tokenizer = not config.tokenizer_path or is_there(config.tokenizer_path)
+    samples = None
+    if is_there(config.samples_path) and has_tokenizer:
+        samples = judged_samples(config, pictures)
+    if is_there(config.codes_path) and has_tokenizer:
+        baseline_codes(config)
+    return Present(pictures, samples)
+
+
+def judged_pictures(config: EvaluateRun) -> DatasetInfo:
+    """The facts of the validation shards; raises ArtefactError when they do not suit the tokenizer, if it is there."""
+    folder = Path(config.data_path)
+    pictures = read_pictures(folder)
+    if config.tokenizer_path and (Path(config.tokenizer_path) / CONFIG_FILE).is_file():
+        model = tokenizer_config(Path(config.tokenizer_path))
+        check_side(pictures, folder, model.autoencoder.image_size)
+    return pictures
+
+
+def judged_samples(config: EvaluateRun, dataset: DatasetInfo) -> DatasetInfo:
+    """The samples' facts; raises ArtefactError when they are of other classes than the validation images of `dataset`,
+    or drawn through another tokenizer than the one that they are judged beside.
+    """
+    folder = Path(config.samples_path)
+    manifest, samples = artefact.read_manifest(folder, "samples"), read_pictures(folder)
+    recorded = (samples.num_images, samples.image_size, samples.image_size, 3)
+    found = stored_images(folder / "samples.npz").shape
+    if found != recorded:
+        raise ArtefactError(
+            f"{folder / 'samples.npz'}: holds an array of shape {found}, and {DATASET} says {recorded}; sample again "
+            "with --fresh"
+        )
+    check_classes(samples.classes, str(folder), dataset.classes, config.data_path)
+    check_side(dataset, Path(config.data_path), samples.image_size)
+    if config.tokenizer_path:
+        digest = _weights_digest(config)
+        if manifest["tokenizer_sha256"] != digest:
+            raise ArtefactError(
+                f"{folder}: decoded by tokenizer {manifest['tokenizer_sha256'][:12]}, but tokenizer_path = "
+                f"{config.tokenizer_path} is {digest[:12]}, whose reconstructions and baselines would stand beside "
+                "them; correct a path, or judge the samples alone, without tokenizer_path and codes_path"
+            )
+    return samples
 
 
 def judged_config(config: EvaluateRun) -> TokenizerConfig | None:
@@ -116,16 +175,17 @@ def _baseline_blocks(config: EvaluateRun, model: TokenizerConfig, num_images: in
 
 def baseline_codes(config: EvaluateRun) -> DatasetInfo:
     """The facts of the codes that baselines are drawn from; raises ArtefactError when another tokenizer made them."""
-    folder = Path(config.codes_path)
+    folder, tokenizer = Path(config.codes_path), Path(config.tokenizer_path)
     artefact.read_manifest(folder, "codes")
-    dataset = read_dataset(folder)
-    weights = artefact.sha256_of(Path(config.tokenizer_path) / "tokenizer.safetensors")
-    if dataset.tokenizer_sha256 != weights:
-        raise ArtefactError(
-            f"{folder}: made by another tokenizer than {config.tokenizer_path}; "
-            "encode the images again or correct a path"
-        )
-    return dataset
+    codes = read_dataset(folder)
+    check_codes(codes, folder, tokenizer_config(tokenizer), tokenizer, _weights_digest(config))
+    pictures = read_pictures(Path(config.data_path))
+    check_classes(codes.classes, str(folder), pictures.classes, config.data_path)
+    return codes
+
+
+def _weights_digest(config: EvaluateRun) -> str:
+    return artefact.sha256_of(Path(config.tokenizer_path) / WEIGHTS_FILE)
 
 
 def _training_counts(config: EvaluateRun, model: TokenizerConfig) -> list[PositionCounts]:

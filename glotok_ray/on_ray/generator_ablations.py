@@ -29,7 +29,7 @@ from glotok_ray.recipes.generator_ablations import ROWS
 from glotok_ray.recipes.quickstart import quickstart
 from glotok_ray.report.generator_ablations import generator_ablation_tables
 from glotok_ray.sampling.images import network_evaluations
-from glotok_ray.training.generator_run import fitting_codes
+from glotok_ray.training.inputs import fitting_codes
 from glotok_ray.training.runs import run_plan
 
 logger = logging.getLogger(__name__)

@@ -24,9 +24,10 @@ from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import FARSampleRun, XARSampleRun, with_absolute_paths
 from glotok_ray.data.forms import CROP
 from glotok_ray.data.records import SCHEMA, ShardInfo, encode_png, write_dataset
-from glotok_ray.nn.generators import read_facts
+from glotok_ray.nn.generators import model_config, read_facts
 from glotok_ray.on_ray.actor_pool import Output, actor_device, map_shards, open_output
-from glotok_ray.sampling.images import SAMPLERS, ImageGenerator, find_tokenizer
+from glotok_ray.sampling.images import SAMPLERS, ImageGenerator, check_fit, find_tokenizer
+from glotok_ray.training.checkpoint import tokenizer_config
 
 logger = logging.getLogger(__name__)
 
@@ -122,7 +123,8 @@ def check_inputs(config: XARSampleRun | FARSampleRun) -> dict[str, Any]:
         )
     if config.tokenizer_path:
         artefact.read_manifest(Path(config.tokenizer_path), "tokenizer")
-    find_tokenizer(generator, config.tokenizer_path)
+    tokenizer = find_tokenizer(generator, config.tokenizer_path)
+    check_fit(model_config(generator), tokenizer_config(tokenizer))
     return facts
 
 

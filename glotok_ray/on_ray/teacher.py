@@ -19,11 +19,11 @@ from jaxtyping import Float, Int
 
 from glotok_ray import artefact
 from glotok_ray.config import CodebookConfig, TeacherRun, with_absolute_paths
+from glotok_ray.data.recorded import read_pictures
 from glotok_ray.on_ray.actor_pool import (
     Output,
     actor_device,
     open_output,
-    read_image_shards,
 )
 from glotok_ray.on_ray.feature_stage import (
     check_classes,
@@ -73,7 +73,7 @@ def run(config: TeacherRun, *, fresh: bool = False) -> dict[str, Any]:
         )
         return output.finished or _save(output, teacher)
     networks.check_network(config)
-    dataset = read_image_shards(source)
+    dataset = read_pictures(source)
     units = draw_images(dataset, config)
     vectors_per_image = min(config.vectors_per_image, features.grid_side(config) ** 2)
     clustering.check_count(sum(len(unit.rows) for unit in units) * vectors_per_image, config)

@@ -28,12 +28,13 @@ from glotok_ray.on_ray.data import Feed, RowReader, start_ingest, worker_batches
 from glotok_ray.progress import ProgressLine
 from glotok_ray.training import checkpoint, faults, runs
 from glotok_ray.training.batches import MicroBatch
-from glotok_ray.training.generator_run import fitting_codes, train_generator
+from glotok_ray.training.generator_run import train_generator
 from glotok_ray.training.heartbeat import FIRST_STEP_FACTOR, Attempt, WatchedHeartbeat
+from glotok_ray.training.inputs import check_inputs
 from glotok_ray.training.rows_seen import AUDIT_FOLDER, BAD_ROWS_FOLDER
 from glotok_ray.training.stalls import FINISHED, HEARTBEAT_FOLDER, STALL_FOLDER
 from glotok_ray.training.step import DISCRIMINATOR_FILE
-from glotok_ray.training.tokenizer_run import check_guides, train_tokenizer
+from glotok_ray.training.tokenizer_run import train_tokenizer
 from glotok_ray.training.trainer import (
     CHECKPOINT_FOLDER,
     METRICS_FILE,
@@ -93,10 +94,7 @@ def run(run: TokenizerRun | XARRun | FARRun, *, fresh: bool = False) -> dict[str
     run = config.with_absolute_paths(run)
     kind, inputs = _inputs(run)
     plan = runs.run_plan(run)
-    if isinstance(run, TokenizerRun):
-        check_guides(run)
-    else:
-        fitting_codes(run)
+    check_inputs(run)
     mark = artefact.fingerprint(kind, _bound_settings(run), inputs)
     if fresh:
         artefact.set_aside(plan.folder)

@@ -17,7 +17,13 @@ from torch import Tensor
 
 from glotok_ray import artefact
 from glotok_ray.artefact import ArtefactError
-from glotok_ray.config import FARConfig, FlowSamplerConfig, TokenSamplerConfig, XARConfig
+from glotok_ray.config import (
+    FARConfig,
+    FlowSamplerConfig,
+    TokenizerConfig,
+    TokenSamplerConfig,
+    XARConfig,
+)
 from glotok_ray.data.pixel_range import to_uint8
 from glotok_ray.nn.far import FAR
 from glotok_ray.nn.generators import (
@@ -52,7 +58,7 @@ class ImageGenerator:
     def __init__(
         self, generator: XAR | FAR, tokenizer: GloTokTokenizer, *, refine: bool = True
     ) -> None:
-        _check_fit(generator, tokenizer)
+        check_fit(generator.config, tokenizer.config)
         self.generator, self.tokenizer, self.refine = generator, tokenizer, refine
         self._device = torch.device("cpu")
 
@@ -219,14 +225,18 @@ def _fitting(sampler: object, kind: type[Kind]) -> Kind:
     return sampler
 
 
-def _check_fit(generator: XAR | FAR, tokenizer: GloTokTokenizer) -> None:
-    """Raise ArtefactError when the tokenizer cannot decode what the generator draws."""
-    if isinstance(generator, XAR):
-        name, have, need = "channels", generator.config.channels, tokenizer.config.latent_width
+def check_fit(generator: XARConfig | FARConfig, tokenizer: TokenizerConfig) -> None:
+    """Raise ArtefactError when the tokenizer does not decode what the generator draws."""
+    # On another grid the decoder would give a picture of another size, for which neither was trained.
+    facts: dict[str, tuple[object, object]] = {
+        "grid_size": (generator.grid_size, tokenizer.autoencoder.grid_size)
+    }
+    if isinstance(generator, XARConfig):
+        facts["channels"] = (generator.channels, tokenizer.latent_width)
     else:
-        name, have = "codebooks", generator.config.code_counts
-        need = tokenizer.config.code_counts
-    if have != need:
-        raise ArtefactError(
-            f"generator.{name} = {have}: the tokenizer has {need}; bring the tokenizer of the generator's codes"
-        )
+        facts["codebooks"] = (generator.code_counts, tokenizer.code_counts)
+    for name, (have, need) in facts.items():
+        if have != need:
+            raise ArtefactError(
+                f"generator.{name} = {have}: the tokenizer has {need}; bring the tokenizer of the generator's codes"
+            )

@@ -6,6 +6,7 @@ Read next: glotok_ray/losses/relation.py
 
 import logging
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from glotok_ray import artefact
+from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import CodebookConfig, RelationConfig
 from glotok_ray.losses import relation as relation_loss
 from glotok_ray.teacher.preparation import principal_axes
@@ -30,6 +32,13 @@ _LARGEST_ERROR = 1e-4
 _FLOOR_SLACK = 0.02
 # Widths of codebooks in use, for which teacher.json tells whether they can reach the teacher.
 _STUDENT_WIDTHS = (4, 8, 16, 32, 64)
+
+
+# Of the pairs that the stored histogram counts, and of the mean cosine that it tells (fp32 sums over many pairs).
+_LARGEST_SUM_ERROR, _LARGEST_MEAN_ERROR = 1e-3, 1e-3
+_REBUILD = (
+    "the files are of different teachers: restore them, or build the teacher again with --fresh"
+)
 
 
 class SimilarityFacts(NamedTuple):
@@ -198,8 +207,36 @@ def load_teacher(folder: Path) -> TeacherHistogram:
     """The teacher of a finished folder; raises ArtefactError when it is missing or damaged."""
     artefact.read_manifest(folder, "teacher")
     facts = artefact.read_json(folder / FACTS_FILE)
-    return TeacherHistogram(
+    teacher = TeacherHistogram(
         centroids=load_file(str(folder / CENTROIDS_FILE))["centroids"],
         fine_histogram=torch.tensor(facts["fine_histogram"], dtype=torch.float64),
         provenance=facts["provenance"],
     )
+    _check_facts(folder, teacher, facts)
+    return teacher
+
+
+def _check_facts(folder: Path, teacher: TeacherHistogram, facts: Mapping[str, Any]) -> None:
+    """Raise ArtefactError when teacher.json is not about these centroids: both files decide what is learned."""
+    count, width = teacher.centroids.shape
+    nodes = len(teacher.fine_histogram)
+    found = {"num_clusters": count, "width": width, "fine_bins": nodes - 1}
+    for name, value in found.items():
+        if facts[name] != value:
+            raise ArtefactError(
+                f"{folder / FACTS_FILE}: {name} = {facts[name]}, but there are {value}; {_REBUILD}"
+            )
+    pairs, total = count * (count - 1) / 2, float(teacher.fine_histogram.sum())
+    # Not finite sums compare as false.
+    if not abs(total - pairs) <= _LARGEST_SUM_ERROR * pairs:
+        raise ArtefactError(
+            f"{folder / FACTS_FILE}: fine_histogram counts {total:.6g} pairs, and {count} centroids have {pairs:.6g}; "
+            f"{_REBUILD}"
+        )
+    at = torch.linspace(-1, 1, nodes, dtype=torch.float64)
+    mean = float(teacher.fine_histogram @ at) / pairs
+    if abs(mean - teacher.similarity().mean) > _LARGEST_MEAN_ERROR:
+        raise ArtefactError(
+            f"{folder / FACTS_FILE}: fine_histogram has the mean cosine {mean:.4f}, and the centroids have "
+            f"{teacher.similarity().mean:.4f}; {_REBUILD}"
+        )

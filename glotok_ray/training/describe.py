@@ -18,11 +18,13 @@ from glotok_ray.nn.far import FAR
 from glotok_ray.nn.recompute import recompute_activations, recomputing_blocks
 from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.nn.xar import XAR
+from glotok_ray.training.inputs import check_present_inputs
 from glotok_ray.training.memory import GIB, count_parameters, expected_memory
 
 
 def describe_tokenizer(run: TokenizerRun) -> dict[str, Any]:
-    """Parameters per module, batch arithmetic and memory of a tokenizer run."""
+    """Parameters per module, batch arithmetic and memory of a tokenizer run; inputs that are there must fit it."""
+    check_present_inputs(run)
     side = run.model.autoencoder.image_size
     dtype = _activation_dtype(run.scaling)
     with torch.device("meta"):
@@ -49,7 +51,8 @@ def describe_tokenizer(run: TokenizerRun) -> dict[str, Any]:
 
 
 def describe_generator(run: XARRun | FARRun) -> dict[str, Any]:
-    """Parameters per module, batch arithmetic and memory of a generator run."""
+    """Parameters per module, batch arithmetic and memory of a generator run; inputs that are there must fit it."""
+    check_present_inputs(run)
     dtype = _activation_dtype(run.scaling)
     with torch.device("meta"):
         labels = torch.zeros(1, dtype=torch.int64)

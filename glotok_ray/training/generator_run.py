@@ -4,6 +4,7 @@ Called by every rank under Ray Train and by a plain process alike; batches come 
 Read next: glotok_ray/training/trainer.py
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from glotok_ray import artefact, config
+from glotok_ray import config
 from glotok_ray.artefact import ArtefactError
-from glotok_ray.config import FARRun, TokenizerConfig, XARRun
+from glotok_ray.config import FARRun, XARRun
 from glotok_ray.data.codes import COUNTS_FILE
-from glotok_ray.data.records import DatasetInfo, read_dataset
+from glotok_ray.data.records import DATASET, DatasetInfo
 from glotok_ray.nn.far import FAR
 from glotok_ray.nn.generators import copy_tokenizer, save_generator
-from glotok_ray.nn.tokenizer import WEIGHTS_FILE, GloTokTokenizer
+from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.nn.xar import XAR
 from glotok_ray.sampling.latents import latent_scale, latent_scale_from_counts
 from glotok_ray.training import checkpoint
@@ -30,6 +31,7 @@ from glotok_ray.training.generator_step import (
     Objective,
     TokenObjective,
 )
+from glotok_ray.training.inputs import fitting_codes
 from glotok_ray.training.runs import BatchSource, place, run_plan, set_threads
 from glotok_ray.training.trainer import Trainer
 from glotok_ray.training.worker import Worker
@@ -41,7 +43,7 @@ def train_generator(run: XARRun | FARRun, worker: Worker, batches: BatchSource) 
     plan = run_plan(run)
     codes = fitting_codes(run)
     torch.manual_seed(run.seed)
-    model, objective, facts = _build(run, worker)
+    model, objective, facts = _build(run, worker, codes)
     engine = make_engine(
         place(model, worker, run.scaling),
         run.optimizer,
@@ -71,58 +73,15 @@ def train_generator(run: XARRun | FARRun, worker: Worker, batches: BatchSource) 
     return figures
 
 
-def fitting_codes(run: XARRun | FARRun) -> DatasetInfo:
-    """The codes' facts; raises ArtefactError when they do not fit the tokenizer or the model.
-
-    That no file has changed is the launcher's to verify, once: ten crops of ImageNet are 13 GB of codes, too many to
-    be read by every worker before it begins.
-    """
-    folder = Path(run.data.train_path)
-    codes = read_dataset(folder)
-    digest = artefact.sha256_of(Path(run.tokenizer_path) / WEIGHTS_FILE)
-    if codes.tokenizer_sha256 != digest:
-        raise ArtefactError(
-            f"{folder}: made by tokenizer {codes.tokenizer_sha256[:12]}, but "
-            f"{run.tokenizer_path} is {digest[:12]}; encode again or correct tokenizer_path"
-        )
-    for name, (have, need) in _expected(run, codes).items():
-        if have != need:
-            raise ArtefactError(
-                f"{name} = {have}: the codes in {folder} need {need}; pass --{name.replace('_', '-')} {need}"
-            )
-    if isinstance(run, FARRun):
-        _check_vocabularies(run, checkpoint.tokenizer_config(Path(run.tokenizer_path)))
-    return codes
-
-
-def _expected(run: XARRun | FARRun, codes: DatasetInfo) -> dict[str, tuple[int, int]]:
-    """What the model's config says and what the codes need, by field."""
-    fields = {
-        "model.grid_size": (run.model.grid_size, codes.grid_size),
-        "model.num_classes": (run.model.num_classes, len(codes.classes)),
-    }
-    if isinstance(run, XARRun):
-        channels = checkpoint.tokenizer_config(Path(run.tokenizer_path)).latent_width
-        fields["model.channels"] = (run.model.channels, channels)
-    return fields
-
-
-def _check_vocabularies(run: FARRun, tokenizer: TokenizerConfig) -> None:
-    have, need = run.model.code_counts, tokenizer.code_counts
-    if have != need:
-        raise ArtefactError(
-            f"model.codebooks = {have}: the tokenizer {run.tokenizer_path} has {need}; take the recipe that fits, or "
-            "pass --model.codebooks.0.size and its like"
-        )
-
-
-def _build(run: XARRun | FARRun, worker: Worker) -> tuple[nn.Module, Objective, dict[str, Any]]:
+def _build(
+    run: XARRun | FARRun, worker: Worker, codes: DatasetInfo
+) -> tuple[nn.Module, Objective, dict[str, Any]]:
     """The model, what it learns from, and what generator.json says of both."""
     if isinstance(run, FARRun):
         return FAR(run.model), TokenObjective(run.model, run.label_dropout), {"architecture": "far"}
     tokenizer = checkpoint.load_tokenizer(Path(run.tokenizer_path))
     model = XAR(run.model)
-    scale = _measured_scale(tokenizer, Path(run.data.train_path))
+    scale = _measured_scale(tokenizer, Path(run.data.train_path), codes)
     model.latent_scale.copy_(scale)
     # Codes become latents on the device; encoder and decoder have no part in it and stay where they are.
     tokenizer.branches.to(worker.device)
@@ -135,12 +94,27 @@ def _build(run: XARRun | FARRun, worker: Worker) -> tuple[nn.Module, Objective, 
     return model, objective, facts
 
 
-def _measured_scale(tokenizer: GloTokTokenizer, codes: Path) -> Tensor:
-    with np.load(codes / COUNTS_FILE, allow_pickle=False) as counts:
+def _measured_scale(tokenizer: GloTokTokenizer, folder: Path, codes: DatasetInfo) -> Tensor:
+    with np.load(folder / COUNTS_FILE, allow_pickle=False) as counts:
         scales = [
             latent_scale_from_counts(
-                tokenizer.quantizer(name).matched_codes().cpu(), torch.from_numpy(counts[name])
+                tokenizer.quantizer(name).matched_codes().cpu(),
+                torch.from_numpy(_checked_counts(counts, name, folder, codes)),
             )
             for name in tokenizer.config.names
         ]
     return latent_scale(scales, tokenizer.config)
+
+
+def _checked_counts(
+    counts: Mapping[str, np.ndarray], name: str, folder: Path, codes: DatasetInfo
+) -> np.ndarray:
+    """The uses of a codebook's codes, as many as there are codes in the files; raises ArtefactError otherwise."""
+    size, uses = codes.code_counts[name], codes.num_images * codes.num_views * codes.grid_size**2
+    found = counts[name] if name in counts else np.zeros(0, np.int64)
+    if found.shape != (size,) or found.sum() != uses or found.min() < 0:
+        raise ArtefactError(
+            f"{folder / COUNTS_FILE}: {name!r} counts {found.sum()} uses of {found.size} codes, and {DATASET} says "
+            f"{uses} of {size}; encode the images again with --fresh"
+        )
+    return found

@@ -75,7 +75,8 @@ def row_reader(run: TokenizerRun | GeneratorRun) -> ImageRows | CodeRows:
         Path(run.data.train_path).absolute(),
         run.seed,
         dataset.num_views,
-        dataset.codebooks,
+        dataset.code_counts,
+        len(dataset.classes),
         dataset.grid_size**2,
         run.scaling.storage_retry_minutes,
     )

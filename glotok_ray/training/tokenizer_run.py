@@ -15,76 +15,25 @@ import torch
 from torch import Tensor, nn
 
 from glotok_ray import artefact
-from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import RelationConfig, TokenizerRun
 from glotok_ray.data.records import decode_image, read_dataset
 from glotok_ray.data.transforms import center_crop
 from glotok_ray.interop.model_card import write_model_card
 from glotok_ray.losses.relation import codebook_histogram, histogram_bins, relation_loss
 from glotok_ray.nn.discriminator import PatchDiscriminator
-from glotok_ray.nn.perceptual import build_perceptual, check_perceptual
+from glotok_ray.nn.perceptual import build_perceptual
 from glotok_ray.nn.tokenizer import WEIGHTS_FILE, GloTokTokenizer
-from glotok_ray.nn.weights import load_weights, misfits, stored_shapes
+from glotok_ray.nn.weights import load_weights
 from glotok_ray.retries import patiently
-from glotok_ray.teacher.histogram import TeacherHistogram, load_teacher
-from glotok_ray.teacher.image_vectors import build_image_network, check_image_network
+from glotok_ray.teacher.image_vectors import build_image_network
 from glotok_ray.training.engine import make_engine
+from glotok_ray.training.inputs import teacher_of
 from glotok_ray.training.runs import BatchSource, place, run_plan, set_threads
 from glotok_ray.training.step import DISCRIMINATOR_FILE, Guides, TokenizerStep
 from glotok_ray.training.trainer import Trainer, last_figures
 from glotok_ray.training.worker import Worker
 
 RELATION_FILE = "relation.json"
-
-
-def check_guides(run: TokenizerRun) -> None:
-    """Look at everything that the run learns from, before a worker starts.
-
-    Warns when the codebook cannot reach the teacher; raises ValueError for bins and alpha too sharp for it, a missing
-    teacher, and weights files that are missing or others.
-    """
-    check_perceptual(run.loss)
-    for codebook in run.model.codebooks:
-        if codebook.contrast.network:
-            check_image_network(codebook.contrast)
-    if run.initial_path:
-        _check_initial(run)
-    if not run.teacher_path:
-        if run.loss.relation_weight > 0:
-            raise ValueError(
-                f"teacher_path is empty, while loss.relation_weight = {run.loss.relation_weight}: name a teacher "
-                "(jobs.build_teacher makes one), or set the weight to 0"
-            )
-        return
-    teacher = teacher_of(run)
-    teacher.distribution(run.loss.relation)
-    if run.loss.relation_weight > 0:
-        codebook = run.model.codebook(run.loss.relation.codebook)
-        teacher.reachable(width=codebook.width, size=codebook.size)
-
-
-def _check_initial(run: TokenizerRun) -> None:
-    path = Path(run.initial_path) / WEIGHTS_FILE
-    if not path.is_file():
-        raise ArtefactError(
-            f"initial_path = {run.initial_path!r}: holds no {WEIGHTS_FILE}; correct it, or leave it empty"
-        )
-    with torch.device("meta"):
-        expected = GloTokTokenizer(run.model).state_dict()
-    problems = misfits(stored_shapes(path), expected)
-    if problems:
-        raise ArtefactError(
-            f"{path}: does not fit the run's model: {problems}; take the recipe that made it, or correct initial_path"
-        )
-
-
-def teacher_of(run: TokenizerRun) -> TeacherHistogram:
-    """The run's teacher, projected to the codebook's width where `relation.project_teacher` says so."""
-    teacher = load_teacher(Path(run.teacher_path))
-    relation = run.loss.relation
-    if relation.project_teacher:
-        return teacher.projected(run.model.codebook(relation.codebook).width)
-    return teacher
 
 
 def train_tokenizer(run: TokenizerRun, worker: Worker, batches: BatchSource) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from glotok_ray.data.training_rows import CodeRows, ImageRows, read_part
 from glotok_ray.retries import StorageError
 
 IMAGES, POSITIONS = 200, 4
-CODEBOOKS = ("visual", "semantic")
+CODEBOOKS = {"visual": 30000, "semantic": 60000}
 
 
 def codes(folder: Path, views: int) -> None:
@@ -54,7 +54,7 @@ def unit(epoch: int = 0, start: int = 0, stop: int = IMAGES) -> PlanUnit:
 @pytest.mark.parametrize("views", [1, 2, 10])
 def test_both_codebooks_show_the_same_view_of_the_same_image(tmp_path: Path, views: int) -> None:
     codes(tmp_path, views)
-    rows = CodeRows(tmp_path, 0, views, CODEBOOKS)(unit())
+    rows = CodeRows(tmp_path, 0, views, CODEBOOKS, 7)(unit())
     image, view = drawn(rows)
     np.testing.assert_array_equal(image, ORDER)
     assert rows["key"] == [f"image {index}" for index in image]
@@ -70,7 +70,7 @@ def test_both_codebooks_show_the_same_view_of_the_same_image(tmp_path: Path, vie
 
 def test_ten_views_are_drawn_equally_often(tmp_path: Path) -> None:
     codes(tmp_path, 10)
-    reader = CodeRows(tmp_path, 0, 10, CODEBOOKS)
+    reader = CodeRows(tmp_path, 0, 10, CODEBOOKS, 7)
     views = np.concatenate([drawn(reader(unit(epoch)))[1] for epoch in range(20)])
     counts = np.bincount(views, minlength=10)
     expected = IMAGES * 20 / 10
@@ -82,7 +82,7 @@ def test_a_view_is_keyed_by_seed_epoch_and_image(tmp_path: Path) -> None:
     codes(tmp_path, 10)
 
     def views(seed: int, unit: PlanUnit) -> dict[int, int]:
-        image, view = drawn(CodeRows(tmp_path, seed, 10, CODEBOOKS)(unit))
+        image, view = drawn(CodeRows(tmp_path, seed, 10, CODEBOOKS, 7)(unit))
         return dict(zip(image.tolist(), view.tolist(), strict=True))
 
     whole = views(0, unit())
@@ -90,6 +90,25 @@ def test_a_view_is_keyed_by_seed_epoch_and_image(tmp_path: Path) -> None:
     assert views(0, unit(start=150)).items() <= whole.items()
     for other in (views(0, unit(epoch=1)), views(1, unit())):
         assert sum(other[image] == whole[image] for image in whole) < IMAGES / 4
+
+
+@pytest.mark.parametrize(
+    ("counts", "classes", "message"),
+    [
+        (
+            {**CODEBOOKS, "visual": 7963},
+            7,
+            r"'visual' holds \d+ to 7963, and dataset\.json allows 0 to 7962",
+        ),
+        (CODEBOOKS, 6, r"'label' holds 0 to 6, and dataset\.json allows 0 to 5"),
+    ],
+)
+def test_an_index_that_dataset_json_does_not_allow_is_refused(
+    tmp_path: Path, counts: dict[str, int], classes: int, message: str
+) -> None:
+    codes(tmp_path, 1)
+    with pytest.raises(ArtefactError, match=rf"part-00000\.parquet: column {message}; encode"):
+        CodeRows(tmp_path, 0, 1, counts, classes)(unit())
 
 
 def pictures(folder: Path, broken: tuple[int, ...] = ()) -> ShardRows:

@@ -83,6 +83,20 @@ def test_facts_come_back_with_what_else_was_written(tmp_path: Path) -> None:
     assert flow_config(tmp_path) == FLOW
 
 
+def test_names_and_scale_must_be_those_of_the_model(tmp_path: Path) -> None:
+    model = XAR(TINY_XAR)
+    model.latent_scale.fill_(2.0)
+    save_generator(tmp_path, model.state_dict(), None, facts(latent_scale=[2.0] * 6))
+    assert torch.equal(load_generator(tmp_path, use_ema=True).latent_scale, model.latent_scale)
+    for scale in ([1.0] + [2.0] * 5, [2.0] * 5):
+        artefact.write_json(tmp_path / "generator.json", facts(latent_scale=scale))
+        with pytest.raises(ArtefactError, match=r"safetensors: its latent_scale begins \[2\.0"):
+            load_generator(tmp_path, use_ema=True)
+    artefact.write_json(tmp_path / "generator.json", facts(classes=["a", "b"]))
+    with pytest.raises(ArtefactError, match=r"names 2 classes, and its model\.num_classes = 3"):
+        model_config(tmp_path)
+
+
 def test_a_far_has_no_flow(tmp_path: Path) -> None:
     artefact.write_json(tmp_path / "generator.json", facts("far"))
     assert model_config(tmp_path) == TINY_FAR

@@ -507,6 +507,45 @@ def test_a_changed_shard_is_named(inputs: Path, tmp_path: Path) -> None:
         actor(shard)
 
 
+def test_pictures_of_a_smaller_side_are_not_encoded(inputs: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "shards"
+    shutil.copytree(inputs / "shards", folder)
+    facts = artefact.read_json(folder / "dataset.json")
+    artefact.write_json(folder / "dataset.json", {**facts, "image_size": 16})
+    artefact.write_manifest(folder, "shards")
+    config = encode_run(inputs, tmp_path / "codes", data_path=str(folder))
+    for check in (encode.run, encode_images.describe):
+        with pytest.raises(ArtefactError, match=r"are stored at 16 pixels .* takes 32"):
+            check(config)
+    assert not (tmp_path / "codes").exists()
+
+
+def test_labels_that_are_no_classes_are_not_encoded(inputs: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "shards"
+    shutil.copytree(inputs / "shards", folder)
+    facts = artefact.read_json(folder / "dataset.json")
+    artefact.write_json(folder / "dataset.json", {**facts, "classes": ["a", "b"]})
+    actor = encode.EncodeActor(encode_run(inputs, tmp_path, data_path=str(folder)))
+    with pytest.raises(
+        ArtefactError, match=r"part-00000\.parquet: labels 0 to 2, .* has 2 classes"
+    ):
+        actor(read_dataset(folder).shards[0])
+
+
+def test_a_generator_of_another_grid_is_not_sampled(inputs: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "generator"
+    shutil.copytree(inputs / "generator", folder)
+    facts = artefact.read_json(folder / "generator.json")
+    facts["model"]["grid_size"] = 16
+    artefact.write_json(folder / "generator.json", facts)
+    artefact.write_manifest(folder, "generator")
+    run = sample_run(inputs, tmp_path / "samples", generator_path=str(folder))
+    for check in (sample.run, sample_images.describe):
+        with pytest.raises(ArtefactError, match=r"generator\.grid_size = 16: the tokenizer has 8"):
+            check(run)
+    assert not (tmp_path / "samples").exists()
+
+
 def test_codes_are_no_images(inputs: Path, tmp_path: Path) -> None:
     facts = {
         **artefact.read_json(inputs / "shards" / "dataset.json"),

@@ -3,6 +3,7 @@ refusals.
 """
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ from glotok_ray.data.records import Row, encode_png, write_dataset, write_shard
 from glotok_ray.metrics.reconstruction import psnr
 from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.on_ray import evaluate
-from glotok_ray.on_ray.evaluation_plan import plan
+from glotok_ray.on_ray.evaluation_plan import baseline_codes, plan
 from glotok_ray.on_ray.judge import VALIDATION, Block, Judge, read_images, read_rows, stored_images
 from jobs import evaluate_images
 
@@ -113,9 +114,24 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         artefact.write_manifest(folder / name, "tokenizer")
     (folder / "samples").mkdir()
     np.savez(folder / "samples" / "samples.npz", arr_0=images[11:])
-    artefact.write_manifest(folder / "samples", "samples", num_images=6)
+    digest = artefact.sha256_of(folder / "tokenizer" / "tokenizer.safetensors")
+    describe_samples(folder / "samples", images[11:], ["a", "b"], digest)
     write_codes(folder / "codes", folder / "tokenizer")
     return folder
+
+
+def describe_samples(
+    folder: Path, images: np.ndarray, classes: list[str], tokenizer_sha256: str
+) -> None:
+    """What the job that samples says of its images."""
+    shard = write_shard(
+        folder / "samples.parquet",
+        [Row(str(index), encode_png(image), 0) for index, image in enumerate(images)],
+    )
+    write_dataset(folder, classes=classes, form="crop", image_size=16, shards=[shard], details={})
+    artefact.write_manifest(
+        folder, "samples", num_images=len(images), tokenizer_sha256=tokenizer_sha256
+    )
 
 
 def settings(inputs: Path, output: Path, **changes: object) -> EvaluateRun:
@@ -238,10 +254,73 @@ def test_paths_that_do_not_fit_are_refused(inputs: Path, tmp_path: Path) -> None
         evaluate.run(settings(inputs, tmp_path, data_path=""))
     with pytest.raises(ValueError, match="baselines need tokenizer_path"):
         evaluate.run(settings(inputs, tmp_path, samples_path=""))
-    with pytest.raises(ArtefactError, match="another tokenizer"):
-        plan(settings(inputs, tmp_path, tokenizer_path=str(inputs / "other_tokenizer")))
+    other = settings(inputs, tmp_path, tokenizer_path=str(inputs / "other_tokenizer"))
+    with pytest.raises(ArtefactError, match="codes: made by another tokenizer"):
+        baseline_codes(other)
+    with pytest.raises(
+        ArtefactError, match=r"samples: decoded by tokenizer \w+, but .* beside them"
+    ):
+        plan(other)
     with pytest.raises(ArtefactError, match="holds 11 images"):
         plan(settings(inputs, tmp_path, num_images=12))
+
+
+def small_pictures(inputs: Path, folder: Path) -> Path:
+    """The validation shards as a recorded 8 pixels wide."""
+    shutil.copytree(inputs / "validation", folder)
+    facts = artefact.read_json(folder / "dataset.json")
+    artefact.write_json(folder / "dataset.json", {**facts, "image_size": 8})
+    artefact.write_manifest(folder, "shards")
+    return folder
+
+
+def test_pictures_of_a_smaller_side_are_refused_before_anything_starts(
+    inputs: Path, tmp_path: Path
+) -> None:
+    data = str(small_pictures(inputs, tmp_path / "small"))
+    for changes in (
+        {},
+        {"samples_path": "", "codes_path": ""},
+        {"tokenizer_path": "", "codes_path": ""},
+    ):
+        config = settings(inputs, tmp_path / "out", data_path=data, **changes)
+        for check in (evaluate.run, evaluate_images.describe):
+            with pytest.raises(ArtefactError, match=r"are stored at 8 pixels .* takes 16"):
+                check(config)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("classes", "images", "message"),
+    [
+        (["b", "a"], 6, r"samples has 2 classes \(b, a\), and .*validation has 2 classes \(a, b\)"),
+        (["a", "b"], 5, r"samples\.npz: holds an array of shape \(6, .*dataset\.json says \(5, "),
+    ],
+)
+def test_samples_must_be_what_their_folder_says(
+    inputs: Path, tmp_path: Path, classes: list[str], images: int, message: str
+) -> None:
+    folder = tmp_path / "samples"
+    shutil.copytree(inputs / "samples", folder)
+    stored = np.load(folder / "samples.npz")["arr_0"]
+    digest = artefact.sha256_of(inputs / "tokenizer" / "tokenizer.safetensors")
+    describe_samples(folder, stored[:images], classes, digest)
+    config = settings(inputs, tmp_path / "out", samples_path=str(folder))
+    for check in (plan, evaluate_images.describe):
+        with pytest.raises(ArtefactError, match=message):
+            check(config)
+
+
+def test_codes_of_other_classes_make_no_baseline(inputs: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "codes"
+    shutil.copytree(inputs / "codes", folder)
+    facts = artefact.read_json(folder / "dataset.json")
+    artefact.write_json(folder / "dataset.json", {**facts, "classes": ["a", "c"]})
+    artefact.write_manifest(folder, "codes")
+    config = settings(inputs, tmp_path / "out", codes_path=str(folder))
+    for check in (plan, evaluate_images.describe):
+        with pytest.raises(ArtefactError, match=r"codes has 2 classes \(a, c\)"):
+            check(config)
 
 
 def test_dry_run_counts_images(inputs: Path, tmp_path: Path) -> None:

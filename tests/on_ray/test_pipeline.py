@@ -20,7 +20,8 @@ from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.on_ray import pipeline, train, tune
 from glotok_ray.recipes import sweep as sweep_recipes
 from glotok_ray.training import runs
-from glotok_ray.training.generator_run import fitting_codes, train_generator
+from glotok_ray.training.generator_run import train_generator
+from glotok_ray.training.inputs import fitting_codes
 from glotok_ray.training.tokenizer_run import train_tokenizer as train_in_process
 from glotok_ray.training.worker import LocalWorker
 from jobs import train_tokenizer
@@ -202,7 +203,7 @@ def test_codes_of_another_tokenizer_are_refused_before_anything_starts(finished,
     tokenizer.save_pretrained(other)
     for run in (config.generator, config.far):
         wrong = override(run, {"tokenizer_path": str(other), "name": "wrong"})
-        with pytest.raises(ArtefactError, match=r"made by tokenizer \w+, but .* encode again"):
+        with pytest.raises(ArtefactError, match=r"by tokenizer \w+, but .* encode again"):
             fitting_codes(wrong)
     wrong = override(config.far, {"model.codebooks.0.size": 47})
     with pytest.raises(ArtefactError, match=r"model\.codebooks = .*47.* has .*48"):

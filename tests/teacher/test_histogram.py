@@ -2,6 +2,7 @@
 student can reach.
 """
 
+import json
 import logging
 import math
 from pathlib import Path
@@ -105,6 +106,31 @@ def test_a_damaged_teacher_is_refused(tmp_path: Path) -> None:
     artefact.write_manifest(tmp_path, "teacher")
     (tmp_path / "teacher.json").write_text("{}")
     with pytest.raises(ArtefactError, match=r"teacher\.json"):
+        histogram.load_teacher(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_clusters": 61}, r"num_clusters = 61, but there are 60"),
+        ({"width": 6}, r"width = 6, but there are 5"),
+        ({"fine_bins": 100}, r"fine_bins = 100, but there are 8192"),
+        ({"fine_histogram": [0.0] * 8192 + [1.0]}, r"counts 1 pairs, and 60 centroids have 1770"),
+        (
+            {"fine_histogram": [0.0] * 8192 + [1770.0]},
+            r"mean cosine 1\.0000, and the centroids have",
+        ),
+        ({"fine_histogram": [float("nan")] * 8193}, r"counts nan pairs"),
+    ],
+)
+def test_files_of_different_teachers_are_refused(
+    tmp_path: Path, change: dict[str, object], message: str
+) -> None:
+    histogram.save_teacher(tmp_path, teacher(centroids()))
+    facts = {**artefact.read_json(tmp_path / "teacher.json"), **change}
+    (tmp_path / "teacher.json").write_text(json.dumps(facts))
+    artefact.write_manifest(tmp_path, "teacher")
+    with pytest.raises(ArtefactError, match=message):
         histogram.load_teacher(tmp_path)
 
 

@@ -1,0 +1,86 @@
+"""What folders of images and codes say about themselves, held against what their reader needs.
+
+Every check raises ArtefactError before anything starts; docs/recorded_facts.md lists all facts and who checks them.
+Read next: glotok_ray/training/inputs.py, glotok_ray/on_ray/evaluation_plan.py
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from glotok_ray.artefact import ArtefactError
+from glotok_ray.config import TokenizerConfig
+from glotok_ray.data.forms import ORIGINAL
+from glotok_ray.data.records import DATASET, DatasetInfo, read_dataset
+
+_SHOWN_CLASSES = 3
+
+
+def read_pictures(folder: Path) -> DatasetInfo:
+    """The dataset.json of image shards; refuses codes."""
+    dataset = read_dataset(folder)
+    if dataset.kind != "shards":
+        raise ArtefactError(
+            f"{folder}: holds {dataset.kind}, not shards of images; correct data_path"
+        )
+    return dataset
+
+
+def check_side(dataset: DatasetInfo, folder: Path, image_size: int) -> None:
+    """Refuse pictures that were stored for a smaller side than `image_size`, which the tokenizer takes: enlarged ones
+    hold no detail, are learned and reconstructed more easily, and score too well.
+
+    Originals may be of any size, as in ADM's protocol.
+    """
+    if dataset.form != ORIGINAL and dataset.image_size < image_size:
+        raise ArtefactError(
+            f"{folder}: its pictures are stored at {dataset.image_size} pixels ({DATASET}: form = {dataset.form!r}), "
+            f"and the tokenizer takes {image_size}; shard them again with --image-size {image_size} or more (0 keeps a "
+            "folder's originals), or correct the path"
+        )
+
+
+def check_classes(names: Sequence[str], of: str, others: Sequence[str], others_of: str) -> None:
+    """Refuse two folders, named `of` and `others_of`, whose classes differ: a label is an index into them.
+
+    A generator that was imported without names has numbers for them; then the counts alone are compared.
+    """
+    numbers = [str(label) for label in range(len(names))]
+    unnamed = numbers in (list(names), list(others)) and len(names) == len(others)
+    if unnamed or list(names) == list(others):
+        return
+    raise ArtefactError(
+        f"{of} has {_classes_text(names)}, and {others_of} has {_classes_text(others)}: label numbers would mean other "
+        "classes; correct a path"
+    )
+
+
+def _classes_text(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:_SHOWN_CLASSES])
+    return f"{len(names)} classes ({shown}{', ...' if len(names) > _SHOWN_CLASSES else ''})"
+
+
+def check_codes(
+    codes: DatasetInfo, folder: Path, model: TokenizerConfig, tokenizer: Path, digest: str
+) -> None:
+    """Refuse codes that another tokenizer made than the one at `tokenizer`, of config `model` and weights `digest`."""
+    if codes.kind != "codes":
+        raise ArtefactError(
+            f"{folder}: holds {codes.kind}, not codes; run jobs.encode_images, or correct the path"
+        )
+    if codes.tokenizer_sha256 != digest:
+        raise ArtefactError(
+            f"{folder}: made by another tokenizer: by tokenizer {codes.tokenizer_sha256[:12]}, but {tokenizer} is "
+            f"{digest[:12]}; encode again or correct tokenizer_path"
+        )
+    # The digest is of weights alone, and these facts are not in them.
+    facts = {
+        "image_size": (codes.image_size, model.autoencoder.image_size),
+        "grid_size": (codes.grid_size, model.autoencoder.grid_size),
+        "codebooks": (codes.code_counts, model.code_counts),
+    }
+    for name, (recorded, needed) in facts.items():
+        if recorded != needed:
+            raise ArtefactError(
+                f"{folder / DATASET}: {name} = {recorded}: the tokenizer {tokenizer} has {needed}, though its weights "
+                "are those that made the codes; its config.json was changed since: restore it, or encode again"
+            )

@@ -1,0 +1,190 @@
+"""What a training reads, held against what the run needs: pictures or codes, teacher, frozen networks, first weights.
+
+All of it is looked at by the launcher, before a worker starts; a dry run looks at what is there already.
+Read next: glotok_ray/data/recorded.py
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from glotok_ray import artefact, config
+from glotok_ray.artefact import ArtefactError
+from glotok_ray.config import FARRun, TokenizerConfig, TokenizerRun, XARRun
+from glotok_ray.data.recorded import check_classes, check_codes, check_side, read_pictures
+from glotok_ray.data.records import DATASET, DatasetInfo, read_dataset
+from glotok_ray.nn.perceptual import check_perceptual
+from glotok_ray.nn.tokenizer import CONFIG_FILE, WEIGHTS_FILE, GloTokTokenizer
+from glotok_ray.nn.weights import misfits, stored_shapes
+from glotok_ray.teacher.histogram import TeacherHistogram, load_teacher
+from glotok_ray.teacher.image_vectors import check_image_network
+from glotok_ray.training import checkpoint
+
+# Settings of a tokenizer's model that change neither what its weights mean nor their shapes.
+_FREE_MODEL_FIELDS = ("dropout", "contrast", "image_size")
+
+
+def check_inputs(run: TokenizerRun | XARRun | FARRun) -> None:
+    """Look at everything that the run learns from, before a worker starts.
+
+    Warns when the codebook cannot reach the teacher; raises ValueError that names the folder, file or field.
+    """
+    if isinstance(run, TokenizerRun):
+        _check_pictures(run)
+        _check_networks(run)
+        _check_teacher(run)
+        if run.initial_path:
+            _check_initial(run)
+    else:
+        fitting_codes(run)
+
+
+def check_present_inputs(run: TokenizerRun | XARRun | FARRun) -> None:
+    """The same for those of the run's input folders that are there, for a dry run."""
+    if isinstance(run, TokenizerRun):
+        _check_pictures(run)
+        if run.teacher_path and _is_finished(run.teacher_path):
+            _check_teacher(run)
+        if run.initial_path and _is_finished(run.initial_path):
+            _check_initial(run)
+    elif _is_finished(run.data.train_path) and _is_finished(run.tokenizer_path):
+        fitting_codes(run)
+
+
+def _is_finished(path: str) -> bool:
+    return (Path(path) / artefact.MANIFEST).is_file()
+
+
+# ---------------------------------------------------------------------------------------- a tokenizer's
+
+
+def _check_pictures(run: TokenizerRun) -> None:
+    """Side and classes of the pictures to train on and to validate with, those that are there."""
+    paths = filter(None, (run.data.train_path, run.data.validation_path))
+    found = {
+        Path(path): read_pictures(Path(path)) for path in paths if (Path(path) / DATASET).is_file()
+    }
+    for folder, dataset in found.items():
+        check_side(dataset, folder, run.model.autoencoder.image_size)
+    if len(found) == 2:
+        (train, seen), (validation, held_out) = found.items()
+        check_classes(seen.classes, str(train), held_out.classes, str(validation))
+
+
+def _check_networks(run: TokenizerRun) -> None:
+    check_perceptual(run.loss)
+    for codebook in run.model.codebooks:
+        if codebook.contrast.network:
+            check_image_network(codebook.contrast)
+
+
+def _check_teacher(run: TokenizerRun) -> None:
+    if not run.teacher_path:
+        if run.loss.relation_weight > 0:
+            raise ValueError(
+                f"teacher_path is empty, while loss.relation_weight = {run.loss.relation_weight}: name a teacher "
+                "(jobs.build_teacher makes one), or set the weight to 0"
+            )
+        return
+    teacher = teacher_of(run)
+    teacher.distribution(run.loss.relation)
+    if run.loss.relation_weight > 0:
+        codebook = run.model.codebook(run.loss.relation.codebook)
+        teacher.reachable(width=codebook.width, size=codebook.size)
+
+
+def teacher_of(run: TokenizerRun) -> TeacherHistogram:
+    """The run's teacher, projected to the codebook's width where `relation.project_teacher` says so."""
+    teacher = load_teacher(Path(run.teacher_path))
+    relation = run.loss.relation
+    if relation.project_teacher:
+        return teacher.projected(run.model.codebook(relation.codebook).width)
+    return teacher
+
+
+def _check_initial(run: TokenizerRun) -> None:
+    """Weights of equal shapes under another config, such as another look-up, would be another model's."""
+    path = Path(run.initial_path) / WEIGHTS_FILE
+    if not path.is_file():
+        raise ArtefactError(
+            f"initial_path = {run.initial_path!r}: holds no {WEIGHTS_FILE}; correct it, or leave it empty"
+        )
+    with torch.device("meta"):
+        expected = GloTokTokenizer(run.model).state_dict()
+    problems = misfits(stored_shapes(path), expected)
+    if problems:
+        raise ArtefactError(
+            f"{path}: does not fit the run's model: {problems}; take the recipe that made it, or correct initial_path"
+        )
+    recorded = path.with_name(CONFIG_FILE)
+    if recorded.is_file():
+        made = config.to_dict(checkpoint.tokenizer_config(path.parent))
+        for name, there, here in _differences(made, config.to_dict(run.model)):
+            raise ArtefactError(
+                f"{recorded}: model.{name} = {there!r}, and the run has {here!r}: its weights would mean another "
+                "model; set it alike, or correct initial_path"
+            )
+
+
+def _differences(first: Any, second: Any, name: str = "") -> list[tuple[str, Any, Any]]:
+    """Fields that differ, by dotted name."""
+    if isinstance(first, dict) and isinstance(second, dict):
+        keys = [key for key in second if key not in _FREE_MODEL_FIELDS]
+        children = [(key, first.get(key), second[key]) for key in keys]
+    elif isinstance(first, list | tuple) and isinstance(second, list | tuple):
+        if len(first) != len(second):
+            return [(name, first, second)]
+        children = [
+            (str(place), *pair) for place, pair in enumerate(zip(first, second, strict=True))
+        ]
+    else:
+        return [] if first == second else [(name, first, second)]
+    prefix = f"{name}." if name else ""
+    return [
+        found for key, one, other in children for found in _differences(one, other, prefix + key)
+    ]
+
+
+# ---------------------------------------------------------------------------------------- a generator's
+
+
+def fitting_codes(run: XARRun | FARRun) -> DatasetInfo:
+    """The codes' facts; raises ArtefactError when they do not fit the tokenizer or the model.
+
+    That no file has changed is the launcher's to verify, once: ten crops of ImageNet are 13 GB of codes, too many to
+    be read by every worker before it begins.
+    """
+    folder, tokenizer = Path(run.data.train_path), Path(run.tokenizer_path)
+    codes, made_by = read_dataset(folder), checkpoint.tokenizer_config(tokenizer)
+    check_codes(codes, folder, made_by, tokenizer, artefact.sha256_of(tokenizer / WEIGHTS_FILE))
+    for name, (have, need) in _expected(run, codes, made_by).items():
+        if have != need:
+            raise ArtefactError(
+                f"{name} = {have}: the codes in {folder} need {need}; pass --{name.replace('_', '-')} {need}"
+            )
+    if isinstance(run, FARRun):
+        _check_vocabularies(run, made_by)
+    return codes
+
+
+def _expected(
+    run: XARRun | FARRun, codes: DatasetInfo, tokenizer: TokenizerConfig
+) -> dict[str, tuple[int, int]]:
+    """What the model's config says and what the codes need, by field."""
+    fields = {
+        "model.grid_size": (run.model.grid_size, codes.grid_size),
+        "model.num_classes": (run.model.num_classes, len(codes.classes)),
+    }
+    if isinstance(run, XARRun):
+        fields["model.channels"] = (run.model.channels, tokenizer.latent_width)
+    return fields
+
+
+def _check_vocabularies(run: FARRun, tokenizer: TokenizerConfig) -> None:
+    have, need = run.model.code_counts, tokenizer.code_counts
+    if have != need:
+        raise ArtefactError(
+            f"model.codebooks = {have}: the tokenizer {run.tokenizer_path} has {need}; take the recipe that fits, or "
+            "pass --model.codebooks.0.size and its like"
+        )

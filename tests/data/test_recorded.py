@@ -1,0 +1,83 @@
+"""What folders say about themselves against what their reader needs: sides, classes, and who made codes."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from glotok_ray.artefact import ArtefactError
+from glotok_ray.config import AutoencoderConfig, TokenizerConfig
+from glotok_ray.data.recorded import check_classes, check_codes, check_side
+from glotok_ray.data.records import DatasetInfo
+
+FOLDER = Path("shards")
+MODEL = TokenizerConfig(autoencoder=AutoencoderConfig(image_size=64))
+CODES = DatasetInfo(
+    kind="codes",
+    classes=("a",),
+    num_images=1,
+    image_size=64,
+    shards=(),
+    grid_size=4,
+    tokenizer_sha256="1" * 64,
+    code_counts=MODEL.code_counts,
+)
+
+
+def pictures(form: str, image_size: int) -> DatasetInfo:
+    return DatasetInfo("shards", ("a",), 1, image_size, (), form)
+
+
+@pytest.mark.parametrize("form", ["crop", "reduced"])
+def test_pictures_of_a_smaller_side_are_refused(form: str) -> None:
+    check_side(pictures(form, 64), FOLDER, 64)
+    check_side(pictures(form, 160), FOLDER, 64)
+    with pytest.raises(
+        ArtefactError,
+        match=rf"shards: its pictures are stored at 32 pixels .*'{form}'.* takes 64; shard .*--image-size 64",
+    ):
+        check_side(pictures(form, 32), FOLDER, 64)
+
+
+def test_originals_may_be_of_any_size() -> None:
+    check_side(pictures("original", 0), FOLDER, 512)
+
+
+def test_classes_are_compared_by_name_and_order() -> None:
+    check_classes(["cat", "dog"], "train", ("cat", "dog"), "validation")
+    for others in (["dog", "cat"], ["cat"], ["cat", "eel"]):
+        with pytest.raises(
+            ArtefactError, match=r"train has 2 classes \(cat, dog\), and validation"
+        ):
+            check_classes(["cat", "dog"], "train", others, "validation")
+    with pytest.raises(ArtefactError, match=r"has 5 classes \(a, b, c, \.\.\.\)"):
+        check_classes("abcde", "train", "abcdf", "validation")
+
+
+def test_numbers_are_the_classes_of_who_knows_no_names() -> None:
+    check_classes(["0", "1"], "samples", ["cat", "dog"], "validation")
+    check_classes(["cat", "dog"], "codes", ["0", "1"], "validation")
+    with pytest.raises(ArtefactError, match="2 classes"):
+        check_classes(["0", "1"], "samples", ["cat", "dog", "eel"], "validation")
+    with pytest.raises(ArtefactError, match="2 classes"):
+        check_classes(["1", "0"], "samples", ["cat", "dog"], "validation")
+
+
+def test_codes_are_bound_to_weights_and_config() -> None:
+    check_codes(CODES, FOLDER, MODEL, Path("tokenizer"), "1" * 64)
+    with pytest.raises(
+        ArtefactError, match=r"another tokenizer: by tokenizer 1{12}, but .* is 2{12}"
+    ):
+        check_codes(CODES, FOLDER, MODEL, Path("tokenizer"), "2" * 64)
+    with pytest.raises(ArtefactError, match="holds shards, not codes"):
+        check_codes(pictures("crop", 64), FOLDER, MODEL, Path("tokenizer"), "1" * 64)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("image_size", 128), ("grid_size", 8), ("code_counts", {"visual": 7})]
+)
+def test_facts_that_weights_do_not_hold_are_compared_too(field: str, value: object) -> None:
+    name = "codebooks" if field == "code_counts" else field
+    changed = dataclasses.replace(CODES, **{field: value})
+    with pytest.raises(ArtefactError, match=rf"dataset\.json: {name} = .*config\.json was changed"):
+        check_codes(changed, FOLDER, MODEL, Path("tokenizer"), "1" * 64)
