@@ -16,8 +16,9 @@ from typing import Any
 
 from glotok_ray import artefact
 from glotok_ray.config import EvaluateRun
+from glotok_ray.data.forms import crops_text
 from glotok_ray.on_ray import evaluate
-from glotok_ray.on_ray.evaluation_plan import check
+from glotok_ray.on_ray.evaluation_plan import check, validation_pictures
 from glotok_ray.recipes.evaluate import RECIPES
 from jobs.command_line import run_job
 
@@ -26,8 +27,8 @@ def describe(config: EvaluateRun) -> dict[str, Any]:
     """What would run: images per kind where the inputs are there, null where they are not yet."""
     check(config)
     dataset = Path(config.data_path) / "dataset.json"
-    found = artefact.read_json(dataset)["num_images"] if dataset.is_file() else None
-    images = {"validation": config.num_images or found}
+    found = validation_pictures(config) if dataset.is_file() else None
+    images = {"validation": config.num_images or (found.num_images if found else None)}
     if config.samples_path:
         manifest = Path(config.samples_path) / artefact.MANIFEST
         images["samples"] = (
@@ -37,6 +38,7 @@ def describe(config: EvaluateRun) -> dict[str, Any]:
         images |= dict.fromkeys(("baseline_uniform", "baseline_marginal"), images["samples"])
     return {
         "images": images,
+        "crops": crops_text(found.form, found.image_size) if found else None,
         "judges_reconstructions": bool(config.tokenizer_path),
         "uniformity_draws": config.uniformity_repeats if config.tokenizer_path else 0,
         "actors": config.pool.num_actors,

@@ -1,8 +1,8 @@
 """Token codes of a data set: one Parquet file of codes per image shard (paper section 3.4).
 
 Codes are what generators train on; they are bound to the tokenizer by the sha256 of its weights. Views are cut from the
-stored pictures, whose short side is in [1, 1.25] times the shards' image size: ten crops of a smaller one enlarge it.
-A killed job goes on behind the files that it has finished.
+stored pictures, originals or not, as dataset.json of the codes says. A killed job goes on behind the files that it has
+finished.
 Read next: glotok_ray/data/training_rows.py
 """
 
@@ -25,6 +25,7 @@ from glotok_ray.data.codes import (
     write_code_dataset,
     write_code_shard,
 )
+from glotok_ray.data.forms import check_adm_protocol, crops_text
 from glotok_ray.data.pixel_range import to_model_range
 from glotok_ray.data.records import DatasetInfo, ShardInfo
 from glotok_ray.data.transforms import center_crop, ten_crop, with_mirror_images
@@ -92,11 +93,20 @@ class EncodeActor:
         return codes.transpose(0, 1).flatten(2).cpu().numpy().astype(np.uint16)
 
 
+def pictures(config: EncodeRun) -> DatasetInfo:
+    """The facts of the shards to encode; raises ArtefactError where the config asks for ADM's crops in vain."""
+    folder = Path(config.data_path)
+    dataset = read_image_shards(folder)
+    if config.adm_protocol:
+        check_adm_protocol(dataset.form, dataset.image_size, folder=folder, field="adm_protocol")
+    return dataset
+
+
 def run(config: EncodeRun, *, fresh: bool = False) -> dict[str, Any]:
     """Write the folder of codes and return its manifest."""
     # Actors run in working directories of their own.
     config = with_absolute_paths(config)
-    dataset = read_image_shards(Path(config.data_path))
+    dataset = pictures(config)
     inputs = [config.data_path, config.tokenizer_path]
     output = open_output("codes", config, inputs, fresh=fresh, resumes=True)
     if output.finished is not None:
@@ -179,6 +189,7 @@ def _write_facts(
         details={
             "views": config.views,
             "crop_scale": config.crop_scale if config.views == "ten_crop" else None,
+            "crops": crops_text(dataset.form, dataset.image_size),
         },
     )
     for name, found in counts.items():

@@ -13,6 +13,7 @@ import pyarrow.parquet
 from glotok_ray import artefact
 from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import EvaluateRun, TokenizerConfig
+from glotok_ray.data.forms import check_adm_protocol
 from glotok_ray.data.records import DatasetInfo, read_dataset
 from glotok_ray.metrics.baselines import PositionCounts, draw_uniform
 from glotok_ray.on_ray.judge import SAMPLES, VALIDATION, Block, stored_images
@@ -38,12 +39,21 @@ def check(config: EvaluateRun) -> None:
         )
 
 
+def validation_pictures(config: EvaluateRun) -> DatasetInfo:
+    """The facts of the validation shards; raises ArtefactError where the config asks for ADM's crops in vain."""
+    folder = Path(config.data_path)
+    dataset = read_dataset(folder)
+    if config.adm_protocol:
+        check_adm_protocol(dataset.form, dataset.image_size, folder=folder, field="adm_protocol")
+    return dataset
+
+
 def plan(config: EvaluateRun) -> tuple[list[Block], int]:
     """The blocks of an evaluation, and the side in pixels of the validation crops; draws the
     baselines' codes.
     """
     size = config.pool.batch_size
-    blocks = list(_validation_blocks(read_dataset(Path(config.data_path)), config))
+    blocks = list(_validation_blocks(validation_pictures(config), config))
     model = judged_config(config)
     image_size = model.autoencoder.image_size if model else 0
     if config.samples_path:

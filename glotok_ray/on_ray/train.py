@@ -47,7 +47,6 @@ from glotok_ray.training.worker import DistributedWorker
 
 logger = logging.getLogger(__name__)
 
-RUN_FILE = "run.json"
 _NOT_FINITE_FILE = "not_finite.txt"
 _WORKING_FOLDERS = (
     CHECKPOINT_FOLDER,
@@ -95,6 +94,7 @@ def run(run: TokenizerRun | XARRun | FARRun, *, fresh: bool = False) -> dict[str
     plan = runs.run_plan(run)
     if isinstance(run, TokenizerRun):
         check_guides(run)
+        logger.info("training on %s", runs.training_crops(run))
     else:
         fitting_codes(run)
     mark = artefact.fingerprint(kind, _bound_settings(run), inputs)
@@ -151,7 +151,7 @@ def _bound_settings(run: TokenizerRun | GeneratorRun) -> dict[str, Any]:
 
 def _open_folder(run: TokenizerRun | GeneratorRun, plan: RunPlan, mark: str) -> None:
     """Make the folder or go on in it; raises ArtefactError when it holds a run of other settings."""
-    path = plan.folder / RUN_FILE
+    path = plan.folder / runs.RUN_FILE
     if path.is_file() and artefact.read_json(path)["fingerprint"] != mark:
         raise ArtefactError(
             f"{plan.folder}: holds an unfinished run of other settings or inputs; choose "
@@ -159,7 +159,8 @@ def _open_folder(run: TokenizerRun | GeneratorRun, plan: RunPlan, mark: str) -> 
             f"{plan.folder.name}.previous)"
         )
     plan.folder.mkdir(parents=True, exist_ok=True)
-    artefact.write_json(path, {"fingerprint": mark})
+    crops = {"crops": runs.training_crops(run)} if isinstance(run, TokenizerRun) else {}
+    artefact.write_json(path, {"fingerprint": mark, **crops})
     artefact.write_json(plan.folder / "config.json", config.to_dict(run))
     artefact.write_json(plan.folder / "versions.json", artefact.versions())
 

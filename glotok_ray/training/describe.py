@@ -19,6 +19,7 @@ from glotok_ray.nn.recompute import recompute_activations, recomputing_blocks
 from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.nn.xar import XAR
 from glotok_ray.training.memory import GIB, count_parameters, expected_memory
+from glotok_ray.training.runs import training_crops
 
 
 def describe_tokenizer(run: TokenizerRun) -> dict[str, Any]:
@@ -37,6 +38,7 @@ def describe_tokenizer(run: TokenizerRun) -> dict[str, Any]:
         "parameters": count_parameters(model),
         "modules": model.module_parameters(),
         "discriminator_parameters": count_parameters(discriminator),
+        "crops": _crops(run),
         **_arithmetic(run),
         **_memory(
             trained,
@@ -121,6 +123,13 @@ def saved_bytes(module: nn.Module, *inputs: Tensor) -> int:
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         module(*inputs)
     return sum(seen.values())
+
+
+def _crops(run: TokenizerRun) -> str | None:
+    """What the training pictures are; None as long as there are none."""
+    paths = [run.data.train_path, run.data.validation_path]
+    there = all((Path(path) / MANIFEST).is_file() for path in filter(None, paths))
+    return training_crops(run) if there and run.data.train_path else None
 
 
 def _images(run: TokenizerRun | GeneratorRun) -> int:
