@@ -1128,11 +1128,19 @@ class ShardRun:
     where validation_source names them.
     """
     rows_per_shard: int = 1000
-    """Rows per Parquet shard."""
+    """Rows per Parquet shard; a shard has fewer where pictures of it prove unreadable."""
     seed: int = 0
     """Seeds crops, the split and the order of rows."""
+    storage_retry_minutes: float = 5.0
+    """Minutes for which a picture that storage does not give is tried again before it is left out."""
 
     def __post_init__(self) -> None:
+        _require(
+            self.storage_retry_minutes >= 0,
+            "storage_retry_minutes",
+            self.storage_retry_minutes,
+            "must not be negative; 0 never tries again",
+        )
         _require(
             0 < self.validation_fraction < 1,
             "validation_fraction",

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from glotok_ray.config import EncodeRun
+from glotok_ray.data.forms import crops_text
 from glotok_ray.data.records import DATASET
 from glotok_ray.nn.tokenizer import CONFIG_FILE
 from glotok_ray.on_ray import encode
@@ -29,14 +30,16 @@ from jobs.command_line import run_job
 
 def describe(config: EncodeRun) -> dict[str, Any]:
     """What would run: images, views and, when the inputs are there, the size of the codes."""
-    tokenizer, found = Path(config.tokenizer_path), (Path(config.data_path) / DATASET).is_file()
-    images = encode.pictures(config).num_images if found else None
+    tokenizer = Path(config.tokenizer_path)
+    dataset = encode.pictures(config) if (Path(config.data_path) / DATASET).is_file() else None
+    images = dataset.num_images if dataset else None
     model = tokenizer_config(tokenizer) if (tokenizer / CONFIG_FILE).is_file() else None
     tokens = model.num_tokens if model else None
     return {
         "data_found": images is not None,
         "tokenizer_found": tokens is not None,
         "images": images,
+        "crops": crops_text(dataset.form, dataset.image_size) if dataset else None,
         "views": config.views,
         "views_per_image": config.num_views,
         "tokens_per_branch": tokens,

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from glotok_ray.config import EvaluateRun
+from glotok_ray.data.forms import crops_text
 from glotok_ray.on_ray import evaluate
 from glotok_ray.on_ray.evaluation_plan import check, check_present
 from glotok_ray.recipes.evaluate import RECIPES
@@ -23,14 +24,15 @@ from jobs.command_line import run_job
 def describe(config: EvaluateRun) -> dict[str, Any]:
     """What would run: images per kind where the inputs are there, null where they are not yet."""
     check(config)
-    found = check_present(config)
-    images = {"validation": config.num_images or (found.pictures and found.pictures.num_images)}
+    pictures, samples = check_present(config)
+    images = {"validation": config.num_images or (pictures.num_images if pictures else None)}
     if config.samples_path:
-        images["samples"] = found.samples and found.samples.num_images
+        images["samples"] = samples.num_images if samples else None
     if config.codes_path:
         images |= dict.fromkeys(("baseline_uniform", "baseline_marginal"), images["samples"])
     return {
         "images": images,
+        "crops": crops_text(pictures.form, pictures.image_size) if pictures else None,
         "judges_reconstructions": bool(config.tokenizer_path),
         "uniformity_draws": config.uniformity_repeats if config.tokenizer_path else 0,
         "actors": config.pool.num_actors,

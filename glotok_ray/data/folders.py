@@ -3,20 +3,40 @@
 Read next: glotok_ray/data/pictures.py
 """
 
+import errno
 import hashlib
 import logging
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from PIL import Image
+
 from glotok_ray.config import ShardRun
-from glotok_ray.data.pictures import StoredPicture, UnreadablePictureError, stored_picture
+from glotok_ray.data.pictures import (
+    FORMATS,
+    StoredPicture,
+    UnreadablePictureError,
+    stored_picture,
+)
 from glotok_ray.data.shard_plan import seeded_generator
+from glotok_ray.retries import StorageError, patiently
 
 logger = logging.getLogger(__name__)
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
+# Files of these suffixes are taken for pictures as they are listed; others are opened, and their first bytes decide.
+_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
+)
+_OUTSIDE = "outside of the class folders"
+_EXAMPLES = 20
+_SNIFFED_BYTES = 64
+
+VALIDATION_PREFIX = "validation/"
+"""Begins the keys of a validation folder of its own: pictures of one name in both folders must not get one key."""
+# The file itself is at fault, if the folder around it is there.
+_OWN_ERRORS = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ELOOP, errno.EISDIR)
 
 _OTHER_SOURCES = {
     "source": "'photographs' for the embedded set",
@@ -34,11 +54,24 @@ class Picture(NamedTuple):
 
     def encode(self, run: ShardRun) -> StoredPicture:
         """What to store; raises UnreadablePictureError."""
-        try:
-            original = Path(self.path).read_bytes()
-        except OSError as error:
-            raise UnreadablePictureError(error.strerror or str(error)) from error
+        original = read_picture_file(Path(self.path), run.storage_retry_minutes)
         return stored_picture(original, image_size=run.image_size, upright=run.upright)
+
+
+class LeftOut(NamedTuple):
+    """Files of one kind that are no pictures of ours: a suffix, or files outside of the class folders."""
+
+    kind: str
+    files: int
+    examples: list[str]
+    """The first ones' keys, 20 at most."""
+
+
+class OtherFile(NamedTuple):
+    """A file that holds no picture of a known format, or lies outside of the class folders (no class)."""
+
+    key: str
+    class_name: str
 
 
 class PictureTree(NamedTuple):
@@ -47,8 +80,7 @@ class PictureTree(NamedTuple):
     classes: tuple[str, ...]
     pictures: tuple[Picture, ...]
     """Sorted by key."""
-    ignored_files: int
-    """Files of other suffixes, and files outside of the class folders."""
+    left_out: tuple[OtherFile, ...]
     digest: str
     """Changes when a picture's path, size or modification time does."""
 
@@ -67,42 +99,74 @@ def list_pictures(source: Path, *, field: str = "source", key_prefix: str = "") 
     entries = _entries(source)
     folders = [entry for entry in entries if entry.is_dir(follow_symlinks=False)]
     _check_classes(source, [folder.name for folder in folders], field)
-    pictures, ignored = [], len([entry for entry in entries if entry.is_file()])
+    pictures = []
+    classes = tuple(_text(folder.name) for folder in folders)
+    left_out = [
+        OtherFile(key_prefix + _text(entry.name), "") for entry in entries if entry.is_file()
+    ]
     digest = hashlib.sha256()
     for label, folder in enumerate(folders):
         for file in _files(Path(folder.path)):
-            if Path(file.name).suffix.lower() not in SUFFIXES:
-                ignored += 1
-                continue
             key = key_prefix + _text(Path(file.path).relative_to(source).as_posix())
+            if Path(file.name).suffix.lower() not in _SUFFIXES and not begins_as_picture(file.path):
+                left_out.append(OtherFile(key, classes[label]))
+                continue
             status = file.stat(follow_symlinks=file.is_file())
             digest.update(repr((key, status.st_size, status.st_mtime_ns)).encode())
             pictures.append(Picture(key, label, file.path))
     if not pictures:
         raise ValueError(
-            f"{field} = {str(source)!r}: no pictures in its {len(folders)} class folders; files "
-            f"must end in {', '.join(sorted(SUFFIXES))}"
+            f"{field} = {str(source)!r}: no pictures of a format that is read ({', '.join(FORMATS)}) in its "
+            f"{len(folders)} class folders{_among(left_out)}"
         )
-    classes = tuple(_text(folder.name) for folder in folders)
     pictures.sort(key=lambda picture: picture.key)
-    return PictureTree(classes, tuple(pictures), ignored, digest.hexdigest())
+    return PictureTree(classes, tuple(pictures), tuple(left_out), digest.hexdigest())
 
 
-def split_pictures(
-    tree: PictureTree, unreadable: Mapping[str, str], *, fraction: float, seed: int
-) -> dict[str, list[Picture]]:
-    """Training and validation pictures, without the `unreadable` (key to reason).
+def left_out_by_kind(files: Iterable[OtherFile]) -> list[LeftOut]:
+    """The files that were left out, most frequent kinds first."""
+    kinds: dict[str, list[str]] = {}
+    for key, class_name in sorted(files):
+        kind = Path(key).suffix.lower() or "without suffix"
+        kinds.setdefault(kind if class_name else _OUTSIDE, []).append(key)
+    order = sorted(kinds.items(), key=lambda item: (-len(item[1]), item[0]))
+    return [LeftOut(kind, len(found), found[:_EXAMPLES]) for kind, found in order]
+
+
+def left_out_text(left_out: Sequence[LeftOut]) -> str:
+    """Numbers and an example of each kind, for one line of a log."""
+    return ", ".join(f"{item.files} {item.kind} (e.g. {item.examples[0]})" for item in left_out)
+
+
+def begins_as_picture(path: str) -> bool:
+    """Whether a file's first bytes are those of a format that is read, as Pillow judges; a broken link's are not."""
+    try:
+        with open(path, "rb") as stream:
+            start = stream.read(_SNIFFED_BYTES)
+    except OSError:
+        return False
+    Image.init()
+    accepts = [Image.OPEN[name][1] for name in FORMATS]
+    # A plugin that cannot read what it knows answers with a text.
+    return any(accept is not None and accept(start) is True for accept in accepts)
+
+
+def split_pictures(tree: PictureTree, *, fraction: float, seed: int) -> dict[str, list[Picture]]:
+    """Training and validation pictures, from the listing alone.
 
     Each class gives `fraction` of its sorted pictures, at least one, drawn by the seed and its name.
-    Raises ValueError for a class with fewer than two readable pictures.
+    Raises ValueError for a class with fewer than two pictures.
     """
     by_class: list[list[Picture]] = [[] for _ in tree.classes]
-    for picture in _without(tree, unreadable):
+    for picture in tree.pictures:
         by_class[picture.label].append(picture)
     splits: dict[str, list[Picture]] = {"train": [], "validation": []}
     for name, pictures in zip(tree.classes, by_class, strict=True):
         if len(pictures) < 2:
-            raise ValueError(_too_few(name, len(pictures), unreadable))
+            raise ValueError(
+                f"class {name!r} has {len(pictures)} pictures{_among_class(tree, name)}: training and validation need "
+                "at least one each; add pictures, or move the folder out of the source"
+            )
         number = min(max(1, round(fraction * len(pictures))), len(pictures) - 1)
         order = seeded_generator("validation", seed, name).permutation(len(pictures))
         chosen = set(order[:number].tolist())
@@ -111,28 +175,48 @@ def split_pictures(
     return splits
 
 
-def readable_pictures(
-    tree: PictureTree, unreadable: Mapping[str, str], *, field: str
-) -> list[Picture]:
-    """The pictures of a split with a tree of its own, the config's `field`, without the `unreadable` (key to reason).
-
-    Raises ValueError for a class without any.
-    """
-    pictures = _without(tree, unreadable)
-    found = {picture.label for picture in pictures}
+def whole_tree(tree: PictureTree, *, field: str) -> list[Picture]:
+    """The pictures of a split with a tree of its own, the config's `field`; raises ValueError for a class of none."""
+    found = {picture.label for picture in tree.pictures}
     for label, name in enumerate(tree.classes):
         if label not in found:
-            damaged = [item for item in tree.pictures if item.label == label]
-            first = f" ({damaged[0].path}: {unreadable[damaged[0].key]})" if damaged else ""
             raise ValueError(
-                f"{field}: class {name!r} has no readable picture{first}; add one, or move the class's folder out of "
-                "source and validation_source"
+                f"{field}: class {name!r} has no pictures{_among_class(tree, name)}; add one, or move the class's "
+                "folder out of source and validation_source"
             )
-    return pictures
+    return list(tree.pictures)
 
 
-def _without(tree: PictureTree, unreadable: Mapping[str, str]) -> list[Picture]:
-    return [picture for picture in tree.pictures if picture.key not in unreadable]
+def read_picture_file(path: Path, minutes: float) -> bytes:
+    """A file's bytes; one that storage does not give is tried again for `minutes`.
+
+    Raises UnreadablePictureError for a file that cannot be read, and StorageError when its folder is away too.
+    """
+
+    def read() -> bytes:
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            if error.errno in _OWN_ERRORS and os.path.isdir(path.parent):
+                raise UnreadablePictureError(error.strerror or str(error)) from error
+            raise
+
+    try:
+        return patiently(read, path, minutes=minutes)
+    except StorageError as error:
+        if not os.path.isdir(path.parent):
+            raise
+        raise UnreadablePictureError(str(error.__cause__)) from error
+
+
+def _among(left_out: Iterable[OtherFile]) -> str:
+    found = left_out_by_kind(left_out)
+    return f" (left out: {left_out_text(found)})" if found else ""
+
+
+def _among_class(tree: PictureTree, name: str) -> str:
+    """What was left out of a class."""
+    return _among(file for file in tree.left_out if file.class_name == name)
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
@@ -169,15 +253,6 @@ def _check_classes(source: Path, names: Collection[str], field: str) -> None:
             f"{field} = {str(source)!r}: its folders ({', '.join(sorted(names))}) look like splits, "
             f"not classes; give one of them, such as {str(source / sorted(names)[0])!r}"
         )
-
-
-def _too_few(name: str, readable: int, unreadable: Mapping[str, str]) -> str:
-    damaged = [f"{key}: {text}" for key, text in unreadable.items() if key.split("/")[0] == name]
-    found = f" ({len(damaged)} unreadable, e.g. {damaged[0]})" if damaged else ""
-    return (
-        f"class {name!r} has {readable} readable pictures{found}: training and validation need at "
-        "least one each; add pictures, or move the folder out of the source"
-    )
 
 
 def _text(name: str) -> str:

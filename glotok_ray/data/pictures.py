@@ -9,7 +9,7 @@ import warnings
 from typing import NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from glotok_ray.data.forms import largest_short_side
 from glotok_ray.data.jpeg_segments import without_metadata
@@ -134,6 +134,12 @@ def _decode(encoded: bytes, *, upright: bool) -> tuple[bytes, Image.Image]:
                 return b"", picture.transpose(turn)
     except UnreadablePictureError:
         raise
+    except UnidentifiedImageError:
+        # Pillow's own text has the address of a stream, another one at each reading.
+        heif = " (it is a HEIF or AVIF picture)" if encoded[4:8] == b"ftyp" else ""
+        raise UnreadablePictureError(
+            f"no picture of a format that is read: {', '.join(FORMATS)}{heif}"
+        ) from None
     except Image.DecompressionBombError as error:
         raise UnreadablePictureError(_too_many_pixels()) from error
     # Pillow's plugins raise many kinds of errors on damaged files; all mean that this one is lost.

@@ -11,11 +11,14 @@ from typing import Any
 from glotok_ray import artefact, config
 from glotok_ray.config import ShardRun
 from glotok_ray.data.folders import (
+    VALIDATION_PREFIX,
+    LeftOut,
     Picture,
     PictureTree,
+    left_out_by_kind,
     list_pictures,
-    readable_pictures,
     split_pictures,
+    whole_tree,
 )
 from glotok_ray.data.forms import CROP, ORIGINAL, REDUCED
 from glotok_ray.data.photographs import (
@@ -32,6 +35,18 @@ _CROP_FIELDS = ("crops_per_class", "validation_crops_per_class")
 
 RowSource = Picture | PhotographCrop
 """One row to be: a key, a label, and `encode(run)`, which gives the bytes to store."""
+
+
+@dataclass(frozen=True)
+class Losses:
+    """What sharding could not store, or not as it was."""
+
+    unreadable: Mapping[str, str]
+    """Keys of pictures that could not be read, with reasons."""
+    changed: Mapping[str, str]
+    """Keys of pictures that were halved or cut for the readers' sake, with what was done."""
+    empty_classes: Mapping[str, Mapping[str, str]]
+    """By split, the classes of which it has no picture left, each with a file of it and the reason."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +68,7 @@ class ImageSource:
         if not run.validation_source:
             return cls(run, tree)
         folder = Path(run.validation_source).absolute()
-        # Pictures of one name in both folders must not get one key.
-        validation = list_pictures(folder, field="validation_source", key_prefix="validation/")
+        validation = list_pictures(folder, field="validation_source", key_prefix=VALIDATION_PREFIX)
         if validation.classes != tree.classes:
             odd = sorted(set(tree.classes) ^ set(validation.classes))
             raise ValueError(
@@ -80,6 +94,7 @@ class ImageSource:
         unused = _CROP_FIELDS if self.tree else ("validation_fraction",)
         if self.validation_tree:
             unused = (*_CROP_FIELDS, "validation_fraction")
+        unused = (*unused, "storage_retry_minutes")
         values: dict[str, Any] = {
             name: value
             for name, value in config.to_dict(self.run).items()
@@ -96,39 +111,31 @@ class ImageSource:
         return sum(len(tree.pictures) for tree in self._trees) or len(PHOTOGRAPHS)
 
     @property
-    def ignored_files(self) -> int:
-        """Files beside the pictures."""
-        return sum(tree.ignored_files for tree in self._trees)
+    def left_out(self) -> list[LeftOut]:
+        """The files beside the pictures."""
+        return left_out_by_kind(file for tree in self._trees for file in tree.left_out)
 
     @property
     def _trees(self) -> list[PictureTree]:
         return [tree for tree in (self.tree, self.validation_tree) if tree]
 
-    def rows(self, unreadable: Mapping[str, str]) -> dict[str, list[RowSource]]:
-        """All rows per split, shuffled by the seed, so that shards mix classes.
-
-        `unreadable` maps the keys of pictures to leave out to reasons. Raises ValueError.
-        """
+    def rows(self) -> dict[str, list[RowSource]]:
+        """All rows per split, shuffled by the seed, so that shards mix classes. Raises ValueError."""
         shuffled: dict[str, list[RowSource]] = {}
-        for split, rows in self._sorted_rows(unreadable).items():
+        for split, rows in self._sorted_rows().items():
             order = seeded_generator("shuffle", self.run.seed, split).permutation(len(rows))
             shuffled[split] = [rows[index] for index in order]
         return shuffled
 
-    def _sorted_rows(
-        self, unreadable: Mapping[str, str]
-    ) -> dict[str, list[Picture]] | dict[str, list[PhotographCrop]]:
+    def _sorted_rows(self) -> dict[str, list[Picture]] | dict[str, list[PhotographCrop]]:
         run = self.run
         if self.tree and self.validation_tree:
             return {
-                "train": readable_pictures(self.tree, unreadable, field="source"),
-                "validation": readable_pictures(
-                    self.validation_tree, unreadable, field="validation_source"
-                ),
+                "train": whole_tree(self.tree, field="source"),
+                "validation": whole_tree(self.validation_tree, field="validation_source"),
             }
         if self.tree:
-            fraction = run.validation_fraction
-            return split_pictures(self.tree, unreadable, fraction=fraction, seed=run.seed)
+            return split_pictures(self.tree, fraction=run.validation_fraction, seed=run.seed)
         numbers = (run.crops_per_class, run.validation_crops_per_class)
         return {
             split: photograph_crops(
@@ -137,12 +144,12 @@ class ImageSource:
             for split, number in zip(SPLITS, numbers, strict=True)
         }
 
-    def details(self, unreadable: Mapping[str, str]) -> dict[str, Any]:
-        """Provenance for dataset.json."""
+    def details(self, losses: Losses) -> dict[str, Any]:
+        """Provenance for dataset.json: the rule of the split, and every file that is not stored as it was."""
         if not self.tree:
             credits = {item.name: item.credit for item in PHOTOGRAPHS}
             split = {"rule": "a vertical band of each photograph", "seed": self.run.seed}
-            return {"split": split, "credits": credits, "unreadable": []}
+            return {"split": split, "credits": credits, "unreadable": [], "left_out": []}
         return {
             "split": {"rule": "folders of their own", "seed": self.run.seed}
             if self.validation_tree
@@ -151,10 +158,15 @@ class ImageSource:
                 "validation_fraction": self.run.validation_fraction,
                 "seed": self.run.seed,
             },
-            "ignored_files": self.ignored_files,
+            "upright": self.run.upright,
+            "left_out": [item._asdict() for item in self.left_out],
             "unreadable": [
-                {"file": key, "reason": reason} for key, reason in sorted(unreadable.items())
+                {"file": key, "reason": reason} for key, reason in sorted(losses.unreadable.items())
             ],
+            "changed": [
+                {"file": key, "change": change} for key, change in sorted(losses.changed.items())
+            ],
+            "empty_classes": losses.empty_classes,
         }
 
 

@@ -52,6 +52,14 @@ def figure(
     return entry
 
 
+def with_crops(figures: Figures, crops: str) -> Figures:
+    """The figures, each with a sentence in its protocol on what its validation crops are (`forms.crops_text`)."""
+    return {
+        name: {**entry, "protocol": f"{entry['protocol']} The validation crops are {crops}."}
+        for name, entry in figures.items()
+    }
+
+
 def reconstruction_figures(scores: dict[str, Float[ndarray, " n"]], image_size: int) -> Figures:
     """Means of "psnr" and "ssim" over the images of the validation set."""
     psnr, ssim = ScoreSum.of(scores["psnr"]), ScoreSum.of(scores["ssim"])

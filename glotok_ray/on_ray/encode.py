@@ -1,8 +1,8 @@
 """Token codes of a data set: one Parquet file of codes per image shard (paper section 3.4).
 
 Codes are what generators train on; they are bound to the tokenizer by the sha256 of its weights. Views are cut from the
-stored pictures, whose short side is in [1, 1.25] times the shards' image size: ten crops of a smaller one enlarge it.
-A killed job goes on behind the files that it has finished.
+stored pictures, originals or not, as dataset.json of the codes says. A killed job goes on behind the files that it has
+finished.
 Read next: glotok_ray/data/training_rows.py
 """
 
@@ -25,6 +25,7 @@ from glotok_ray.data.codes import (
     write_code_dataset,
     write_code_shard,
 )
+from glotok_ray.data.forms import check_adm_protocol, crops_text
 from glotok_ray.data.pixel_range import to_model_range
 from glotok_ray.data.recorded import check_side, read_pictures
 from glotok_ray.data.records import DATASET, DatasetInfo, ShardInfo, read_dataset
@@ -104,11 +105,13 @@ class EncodeActor:
 
 
 def pictures(config: EncodeRun) -> DatasetInfo:
-    """The facts of the shards to encode; raises ArtefactError when the tokenizer at tokenizer_path, if it is there,
-    takes larger pictures.
+    """The facts of the shards to encode; raises ArtefactError where the config asks for ADM's crops in vain, and when
+    the tokenizer at tokenizer_path, if it is there, takes larger pictures.
     """
     folder, tokenizer = Path(config.data_path), Path(config.tokenizer_path)
     dataset = read_pictures(folder)
+    if config.adm_protocol:
+        check_adm_protocol(dataset.form, dataset.image_size, folder=folder, field="adm_protocol")
     if (tokenizer / CONFIG_FILE).is_file():
         check_side(dataset, folder, tokenizer_config(tokenizer).autoencoder.image_size)
     return dataset
@@ -201,6 +204,7 @@ def _write_facts(
         details={
             "views": config.views,
             "crop_scale": config.crop_scale if config.views == "ten_crop" else None,
+            "crops": crops_text(dataset.form, dataset.image_size),
         },
     )
     for name, found in counts.items():

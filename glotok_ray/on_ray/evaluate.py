@@ -16,12 +16,19 @@ import ray
 
 from glotok_ray import artefact
 from glotok_ray.config import EvaluateRun, with_absolute_paths
+from glotok_ray.data.forms import crops_text
 from glotok_ray.metrics import summary
 from glotok_ray.metrics.codebook import count_codes
 from glotok_ray.metrics.summary import Figures
 from glotok_ray.metrics.uniformity import Uniformity, draw_latent_vectors, tsne_uniformity
 from glotok_ray.on_ray.actor_pool import actor_device, map_shards, open_output
-from glotok_ray.on_ray.evaluation_plan import check, check_present, judged_config, plan
+from glotok_ray.on_ray.evaluation_plan import (
+    check,
+    check_present,
+    judged_config,
+    judged_pictures,
+    plan,
+)
 from glotok_ray.on_ray.judge import SAMPLES, VALIDATION, Block, Judge, JudgedBlock
 from glotok_ray.report import grids
 from glotok_ray.report.inputs import BASELINES, CODE_COUNTS_FILE, RECONSTRUCTIONS_FILE
@@ -58,13 +65,16 @@ def run(config: EvaluateRun, *, fresh: bool = False) -> dict[str, Any]:
     check(config)
     # Before the output folder is begun: what does not fit must leave everything as it is.
     check_present(config)
+    pictures = judged_pictures(config)
     paths = (config.tokenizer_path, config.data_path, config.samples_path, config.codes_path)
     output = open_output("evaluation", config, [path for path in paths if path], fresh=fresh)
     if output.finished is not None:
         return output.finished
     blocks, image_size = plan(config)
     merged = _judge(blocks, config, image_size)
-    figures = figures_of(merged, config, image_size)
+    figures = summary.with_crops(
+        figures_of(merged, config, image_size), crops_text(pictures.form, pictures.image_size)
+    )
     _write_pictures(output.folder, merged)
     _write_counts(output.folder, merged, config)
     artefact.write_json(output.folder / "metrics.json", figures)

@@ -1,6 +1,7 @@
 """Image shards: photographs or a class-folder tree in, Parquet shards of training and validation images out.
 
-One Ray Data task reads, encodes and writes one shard; bytes depend on the config and the pictures alone.
+One Ray Data task reads, encodes and writes one shard; bytes depend on the config and the pictures alone. A picture that
+cannot be read costs itself: the split was drawn from the listing, and its shard gets a row less.
 Read next: glotok_ray/data/sources.py
 """
 
@@ -14,6 +15,7 @@ import ray.data
 
 from glotok_ray import artefact
 from glotok_ray.config import ShardRun, with_absolute_paths
+from glotok_ray.data.folders import left_out_text
 from glotok_ray.data.pictures import UnreadablePictureError
 from glotok_ray.data.records import (
     DATASET,
@@ -23,7 +25,7 @@ from glotok_ray.data.records import (
     write_dataset,
     write_shard,
 )
-from glotok_ray.data.sources import SPLITS, ImageSource, RowSource
+from glotok_ray.data.sources import SPLITS, ImageSource, Losses, RowSource
 from glotok_ray.on_ray import cluster
 from glotok_ray.progress import ProgressLine
 
@@ -39,7 +41,10 @@ class ShardTask(NamedTuple):
 
 
 class WrittenShard(NamedTuple):
-    """Facts of a written shard; `bytes` is the file's size, the others map keys to reasons and to changes."""
+    """Facts of a written shard; `bytes` is the file's size, the others map keys to reasons and to changes.
+
+    One without a readable picture has no rows and no file.
+    """
 
     info: ShardInfo
     bytes: int
@@ -50,14 +55,16 @@ class WrittenShard(NamedTuple):
 def describe(run: ShardRun) -> dict[str, Any]:
     """What would run, from the listing alone: no picture of a folder is opened."""
     source = ImageSource.of(run)
-    counts = {split: len(rows) for split, rows in source.rows({}).items()}
+    counts = {split: len(rows) for split, rows in source.rows().items()}
+    _name_left_out(source)
     return {
         "source": run.source,
         "output_path": run.output_path,
         "classes": len(source.classes),
         "images": counts,
         "shards": {split: -(-count // run.rows_per_shard) for split, count in counts.items()},
-        "ignored_files": source.ignored_files,
+        "form": source.form,
+        "left_out": [item._asdict() for item in source.left_out],
     }
 
 
@@ -73,26 +80,30 @@ def run(run: ShardRun, *, fresh: bool = False) -> dict[str, Any]:
         logger.info("already finished: %s", output)
         return _summary(output)
     # Nothing that stands is touched before it is known that the new rows can be drawn.
-    source.rows({})
+    rows = source.rows()
+    _name_left_out(source)
     for split in SPLITS:
         artefact.check_startable(output / split, fresh=fresh)
     for split in SPLITS:
         artefact.start_folder(output / split, fresh=fresh)
-    written, unreadable = _write_readable(source, output)
-    details = source.details(unreadable)
-    if unreadable:
-        _warn(source, unreadable, output)
+    written = _write(rows, run)
+    losses = _losses(source, rows, written)
+    _name_losses(source, losses, output)
     for split in SPLITS:
         write_dataset(
             output / split,
             classes=source.classes,
             form=source.form,
             image_size=run.image_size,
-            shards=[shard.info for shard in written[split]],
-            details=details,
+            shards=[shard.info for shard in written[split] if shard.info.rows],
+            details=source.details(losses),
         )
     for split in SPLITS:
-        known = {shard.info.file: (shard.bytes, shard.info.sha256) for shard in written[split]}
+        known = {
+            shard.info.file: (shard.bytes, shard.info.sha256)
+            for shard in written[split]
+            if shard.info.rows
+        }
         artefact.write_manifest(output / split, "shards", fingerprint, known=known)
     return _summary(output)
 
@@ -115,7 +126,10 @@ def write_task(task: ShardTask, run: ShardRun) -> WrittenShard:
 
     path = Path(task.folder) / task.file
     info = write_shard(path, rows())
-    return WrittenShard(info, path.stat().st_size, unreadable, changed)
+    size = path.stat().st_size
+    if not info.rows:
+        path.unlink()
+    return WrittenShard(info, size, unreadable, changed)
 
 
 def _finished(output: Path, fingerprint: str) -> bool:
@@ -126,32 +140,22 @@ def _finished(output: Path, fingerprint: str) -> bool:
     return len(found) == len(SPLITS)
 
 
-def _write_readable(
-    source: ImageSource, output: Path
-) -> tuple[dict[str, list[WrittenShard]], dict[str, str]]:
-    """Write all shards; when pictures prove unreadable, write again without them.
-
-    So the result is that of a source without the damaged files: full shards, a split by the rule.
-    """
-    unreadable: dict[str, str] = {}
-    while True:
-        shards: dict[str, list[WrittenShard]] = {split: [] for split in SPLITS}
-        tasks = []
-        for split, rows in source.rows(unreadable).items():
-            for old in (output / split).glob("part-*.parquet"):
-                old.unlink()
-            size = source.run.rows_per_shard
-            for index, start in enumerate(range(0, len(rows), size)):
-                file = f"part-{index:05d}.parquet"
-                tasks.append(ShardTask(str(output / split), file, rows[start : start + size]))
-        found: dict[str, str] = {}
-        for task, written in zip(tasks, _map(tasks, source.run), strict=True):
-            shards[Path(task.folder).name].append(written)
-            found |= written.unreadable
-        if not found:
-            return shards, unreadable
-        unreadable |= found
-        logger.info("%d unreadable pictures: writing again without them", len(found))
+def _write(rows: Mapping[str, list[RowSource]], run: ShardRun) -> dict[str, list[WrittenShard]]:
+    """Write all shards in one pass."""
+    size = run.rows_per_shard
+    tasks = [
+        ShardTask(
+            str(Path(run.output_path) / split),
+            f"part-{index:05d}.parquet",
+            rows[split][start : start + size],
+        )
+        for split in SPLITS
+        for index, start in enumerate(range(0, len(rows[split]), size))
+    ]
+    shards: dict[str, list[WrittenShard]] = {split: [] for split in SPLITS}
+    for task, written in zip(tasks, _map(tasks, run), strict=True):
+        shards[Path(task.folder).name].append(written)
+    return shards
 
 
 def _map(tasks: list[ShardTask], run: ShardRun) -> Iterator[WrittenShard]:
@@ -174,16 +178,63 @@ def _map(tasks: list[ShardTask], run: ShardRun) -> Iterator[WrittenShard]:
         yield pickle.loads(row["result"])
 
 
-def _warn(source: ImageSource, unreadable: Mapping[str, str], output: Path) -> None:
-    key, reason = next(iter(sorted(unreadable.items())))
-    logger.warning(
-        "%d of %d pictures cannot be read and are left out, e.g. %s (%s); all are named in %s",
-        len(unreadable),
-        source.num_pictures,
-        key,
-        reason,
-        output / SPLITS[0] / DATASET,
-    )
+def _losses(
+    source: ImageSource,
+    rows: Mapping[str, list[RowSource]],
+    written: Mapping[str, list[WrittenShard]],
+) -> Losses:
+    """What could not be stored as it was; raises ValueError for a split of which nothing is left."""
+    unreadable: dict[str, str] = {}
+    changed: dict[str, str] = {}
+    empty: dict[str, dict[str, str]] = {}
+    for split in SPLITS:
+        for shard in written[split]:
+            unreadable |= shard.unreadable
+            changed |= shard.changed
+        left = {row.label for row in rows[split] if row.key not in unreadable}
+        lost = {
+            source.classes[row.label]: f"{row.key} ({unreadable[row.key]})"
+            for row in rows[split]
+            if row.label not in left
+        }
+        if not left:
+            raise ValueError(
+                f"{split}: none of its {len(rows[split])} pictures can be read, e.g. {min(lost.values())}; bring "
+                "pictures that can"
+            )
+        empty[split] = dict(sorted(lost.items()))
+    return Losses(unreadable, changed, empty)
+
+
+def _name_left_out(source: ImageSource) -> None:
+    if source.left_out:
+        logger.warning(
+            "%d files are left out, since they hold no picture of a format that is read: %s",
+            sum(item.files for item in source.left_out),
+            left_out_text(source.left_out),
+        )
+
+
+def _name_losses(source: ImageSource, losses: Losses, output: Path) -> None:
+    where = output / SPLITS[0] / DATASET
+    for split, classes in losses.empty_classes.items():
+        for name, example in classes.items():
+            logger.warning("%s: no picture of class %r can be read, e.g. %s", split, name, example)
+    for texts, what in (
+        (losses.unreadable, "cannot be read and are left out"),
+        (losses.changed, "are stored smaller than they are, for the readers' memory"),
+    ):
+        if texts:
+            key, text = min(texts.items())
+            logger.warning(
+                "%d of %d pictures %s, e.g. %s (%s); all are named in %s",
+                len(texts),
+                source.num_pictures,
+                what,
+                key,
+                text,
+                where,
+            )
 
 
 def _summary(output: Path) -> dict[str, Any]:
@@ -191,6 +242,8 @@ def _summary(output: Path) -> dict[str, Any]:
     for split in SPLITS:
         dataset = read_dataset(output / split)
         answer["classes"] = len(dataset.classes)
+        answer["form"] = dataset.form
         answer[split] = {"images": dataset.num_images, "shards": len(dataset.shards)}
     facts = artefact.read_json(output / SPLITS[0] / DATASET)
-    return {**answer, "unreadable": len(facts["unreadable"])}
+    left_out = sum(item["files"] for item in facts["left_out"])
+    return {**answer, "unreadable": len(facts["unreadable"]), "left_out": left_out}

@@ -48,7 +48,6 @@ from glotok_ray.training.worker import DistributedWorker
 
 logger = logging.getLogger(__name__)
 
-RUN_FILE = "run.json"
 _NOT_FINITE_FILE = "not_finite.txt"
 _WORKING_FOLDERS = (
     CHECKPOINT_FOLDER,
@@ -95,6 +94,8 @@ def run(run: TokenizerRun | XARRun | FARRun, *, fresh: bool = False) -> dict[str
     kind, inputs = _inputs(run)
     plan = runs.run_plan(run)
     check_inputs(run)
+    if isinstance(run, TokenizerRun):
+        logger.info("training on %s", runs.training_crops(run))
     mark = artefact.fingerprint(kind, _bound_settings(run), inputs)
     if fresh:
         artefact.set_aside(plan.folder)
@@ -149,7 +150,7 @@ def _bound_settings(run: TokenizerRun | GeneratorRun) -> dict[str, Any]:
 
 def _open_folder(run: TokenizerRun | GeneratorRun, plan: RunPlan, mark: str) -> None:
     """Make the folder or go on in it; raises ArtefactError when it holds a run of other settings."""
-    path = plan.folder / RUN_FILE
+    path = plan.folder / runs.RUN_FILE
     if path.is_file() and artefact.read_json(path)["fingerprint"] != mark:
         raise ArtefactError(
             f"{plan.folder}: holds an unfinished run of other settings or inputs; choose "
@@ -157,7 +158,8 @@ def _open_folder(run: TokenizerRun | GeneratorRun, plan: RunPlan, mark: str) -> 
             f"{plan.folder.name}.previous)"
         )
     plan.folder.mkdir(parents=True, exist_ok=True)
-    artefact.write_json(path, {"fingerprint": mark})
+    crops = {"crops": runs.training_crops(run)} if isinstance(run, TokenizerRun) else {}
+    artefact.write_json(path, {"fingerprint": mark, **crops})
     artefact.write_json(plan.folder / "config.json", config.to_dict(run))
     artefact.write_json(plan.folder / "versions.json", artefact.versions())
 

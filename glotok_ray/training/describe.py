@@ -20,6 +20,7 @@ from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.nn.xar import XAR
 from glotok_ray.training.inputs import check_present_inputs
 from glotok_ray.training.memory import GIB, count_parameters, expected_memory
+from glotok_ray.training.runs import training_crops
 
 
 def describe_tokenizer(run: TokenizerRun) -> dict[str, Any]:
@@ -39,6 +40,7 @@ def describe_tokenizer(run: TokenizerRun) -> dict[str, Any]:
         "parameters": count_parameters(model),
         "modules": model.module_parameters(),
         "discriminator_parameters": count_parameters(discriminator),
+        "crops": _crops(run),
         **_arithmetic(run),
         **_memory(
             trained,
@@ -124,6 +126,12 @@ def saved_bytes(module: nn.Module, *inputs: Tensor) -> int:
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         module(*inputs)
     return sum(seen.values())
+
+
+def _crops(run: TokenizerRun) -> str | None:
+    """What the training pictures are; None as long as there are none."""
+    there = (Path(run.data.train_path) / MANIFEST).is_file()
+    return training_crops(run) if there else None
 
 
 def _images(run: TokenizerRun | GeneratorRun) -> int:

@@ -16,6 +16,7 @@ from glotok_ray.interop.tokenizers import import_tokenizer
 from glotok_ray.nn.tokenizer import WEIGHTS_FILE, GloTokTokenizer
 from glotok_ray.nn.weights import save_weights
 from glotok_ray.training import checkpoint
+from glotok_ray.training.runs import RUN_FILE
 from glotok_ray.training.step import DISCRIMINATOR_FILE
 from glotok_ray.training.trainer import CHECKPOINT_FOLDER, last_figures
 
@@ -81,8 +82,18 @@ def _from_run(found: Path, folder: Path) -> tuple[GloTokTokenizer, str, dict[str
         figures = last_figures(run_folder, step)
     else:
         run_folder, figures = found, manifest.get("figures", {})
-    origin = manifest.get("source") or f"the run {run_folder.name!r} after {step} steps"
+    origin = (
+        manifest.get("source")
+        or f"the run {run_folder.name!r} after {step} steps{_trained_on(run_folder)}"
+    )
     return GloTokTokenizer.from_pretrained(found), origin, figures
+
+
+def _trained_on(run_folder: Path) -> str:
+    """What crops the run was trained on; empty when its folder does not say."""
+    path = run_folder / RUN_FILE
+    facts = artefact.read_json(path) if path.is_file() else {}
+    return f" on {facts['crops']}" if "crops" in facts else ""
 
 
 def _from_peer(

@@ -12,6 +12,7 @@ from torch import nn
 
 from glotok_ray import artefact
 from glotok_ray.config import GeneratorRun, ScalingConfig, TokenizerRun
+from glotok_ray.data.forms import crops_text
 from glotok_ray.data.records import read_dataset
 from glotok_ray.data.shard_plan import Division, ShardPlan
 from glotok_ray.data.training_rows import CodeRows, ImageRows, expect_images, shard_rows
@@ -20,6 +21,9 @@ from glotok_ray.retries import patiently
 from glotok_ray.training.batches import DeviceFeed, MicroBatch
 from glotok_ray.training.trainer import RunPlan
 from glotok_ray.training.worker import Worker
+
+RUN_FILE = "run.json"
+"""In a run's folder: what settings and inputs it is bound to, and what crops a tokenizer is trained on."""
 
 BatchSource = Callable[[int], Iterator[MicroBatch]]
 Module = TypeVar("Module", bound=nn.Module)
@@ -44,6 +48,12 @@ def run_plan(run: TokenizerRun | GeneratorRun) -> RunPlan:
         max_bad_rows=run.data.max_bad_rows if isinstance(run, TokenizerRun) else 0,
         audit_keys=run.audit_keys,
     )
+
+
+def training_crops(run: TokenizerRun) -> str:
+    """What the crops of a tokenizer run are, for people."""
+    pictures = read_dataset(Path(run.data.train_path))
+    return crops_text(pictures.form, pictures.image_size)
 
 
 def wait_for_inputs(run: TokenizerRun | GeneratorRun) -> None:

@@ -28,7 +28,7 @@ from glotok_ray.retries import patiently
 from glotok_ray.teacher.image_vectors import build_image_network
 from glotok_ray.training.engine import make_engine
 from glotok_ray.training.inputs import teacher_of
-from glotok_ray.training.runs import BatchSource, place, run_plan, set_threads
+from glotok_ray.training.runs import BatchSource, place, run_plan, set_threads, training_crops
 from glotok_ray.training.step import DISCRIMINATOR_FILE, Guides, TokenizerStep
 from glotok_ray.training.trainer import Trainer, last_figures
 from glotok_ray.training.worker import Worker
@@ -67,7 +67,8 @@ def train_tokenizer(run: TokenizerRun, worker: Worker, batches: BatchSource) -> 
             exported = GloTokTokenizer.from_pretrained(plan.folder)
             final = _histogram(exported, run.loss.relation)
             _write_relation(plan.folder, run.loss.relation, guides.teacher, (initial, final))
-        write_model_card(plan.folder, run.model, figures, source=f"trained by the run {run.name!r}")
+        origin = f"trained by the run {run.name!r} on {training_crops(run)}"
+        write_model_card(plan.folder, run.model, figures, source=origin)
     worker.barrier()
     return figures
 

@@ -1,5 +1,6 @@
 """Class-folder trees: what is listed, what is left out, and a split that is a rule of seed and names."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -7,9 +8,22 @@ import pytest
 from PIL import Image
 
 from glotok_ray.config import ShardRun
-from glotok_ray.data.folders import Picture, list_pictures, split_pictures
+from glotok_ray.data import folders
+from glotok_ray.data.folders import (
+    Picture,
+    left_out_by_kind,
+    left_out_text,
+    list_pictures,
+    read_picture_file,
+    split_pictures,
+    whole_tree,
+)
 from glotok_ray.data.pictures import UnreadablePictureError
+from glotok_ray.data.records import decode_image
 from glotok_ray.data.sources import ImageSource
+from glotok_ray.retries import StorageError
+
+HEIC = b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic"
 
 
 def tree(root: Path, **classes: int) -> Path:
@@ -31,7 +45,7 @@ def test_the_class_is_the_first_level_folder(tmp_path: Path) -> None:
         ("b/00.png", 1),
         ("b/deep/er/x.JPEG", 1),
     ]
-    assert found.ignored_files == 0
+    assert found.left_out == ()
 
 
 def test_hidden_entries_links_and_other_files_are_left_out(
@@ -52,7 +66,7 @@ def test_hidden_entries_links_and_other_files_are_left_out(
     found = list_pictures(source)
     assert found.classes == ("a",)
     assert [item.key for item in found.pictures] == ["a/00.png", "a/01.png", "a/linked.png"]
-    assert found.ignored_files == 2
+    assert found.left_out == (("cover.png", ""), ("a/notes.txt", "a"))
     assert "s/link: links to folders are not followed" in caplog.text
     assert "a/loop: links to folders are not followed" in caplog.text
 
@@ -98,7 +112,14 @@ def test_clear_errors(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no class folders"):
         list_pictures(tmp_path)
     (tmp_path / "a").mkdir()
-    with pytest.raises(ValueError, match=r"no pictures in its 1 class folders.*\.webp"):
+    with pytest.raises(
+        ValueError, match=r"no pictures of a format .*WEBP.* in its 1 class folders$"
+    ):
+        list_pictures(tmp_path)
+    (tmp_path / "a" / "x.heic").write_bytes(HEIC)
+    with pytest.raises(
+        ValueError, match=r"1 class folders \(left out: 1 \.heic \(e\.g\. a/x\.heic\)\)"
+    ):
         list_pictures(tmp_path)
     with pytest.raises(ValueError, match=r"look like splits.*s/train'"):
         list_pictures(tree(tmp_path / "s", train=1, val=1))
@@ -106,20 +127,20 @@ def test_clear_errors(tmp_path: Path) -> None:
 
 def test_the_split_takes_the_fraction_of_each_class(tmp_path: Path) -> None:
     found = list_pictures(tree(tmp_path / "s", a=20, b=2, c=6))
-    splits = split_pictures(found, {}, fraction=0.25, seed=0)
+    splits = split_pictures(found, fraction=0.25, seed=0)
     held = [item.label for item in splits["validation"]]
     assert [held.count(label) for label in range(3)] == [5, 1, 2]
     assert sorted(splits["train"] + splits["validation"]) == sorted(found.pictures)
-    assert splits == split_pictures(found, {}, fraction=0.25, seed=0)
-    assert splits != split_pictures(found, {}, fraction=0.25, seed=1)
+    assert splits == split_pictures(found, fraction=0.25, seed=0)
+    assert splits != split_pictures(found, fraction=0.25, seed=1)
     # A whole class never goes to validation.
-    most = split_pictures(found, {}, fraction=0.99, seed=0)
+    most = split_pictures(found, fraction=0.99, seed=0)
     assert [sum(item.label == label for item in most["train"]) for label in range(3)] == [1, 1, 1]
 
 
 def test_other_classes_do_not_change_a_class(tmp_path: Path) -> None:
-    alone = split_pictures(list_pictures(tree(tmp_path / "1", b=9)), {}, fraction=0.3, seed=0)
-    both = split_pictures(list_pictures(tree(tmp_path / "2", a=5, b=9)), {}, fraction=0.3, seed=0)
+    alone = split_pictures(list_pictures(tree(tmp_path / "1", b=9)), fraction=0.3, seed=0)
+    both = split_pictures(list_pictures(tree(tmp_path / "2", a=5, b=9)), fraction=0.3, seed=0)
 
     def held(pictures: list[Picture]) -> list[str]:
         return [item.key for item in pictures if item.key.startswith("b/")]
@@ -127,13 +148,98 @@ def test_other_classes_do_not_change_a_class(tmp_path: Path) -> None:
     assert held(alone["validation"]) == held(both["validation"])
 
 
-def test_a_class_with_fewer_than_two_readable_pictures_is_named(tmp_path: Path) -> None:
-    found = list_pictures(tree(tmp_path / "s", ants=2, bees=1))
-    with pytest.raises(ValueError, match=r"class 'bees' has 1 readable pictures: .* add pictures"):
-        split_pictures(found, {}, fraction=0.1, seed=0)
-    damaged = {"ants/00.png": "image file is truncated"}
-    with pytest.raises(ValueError, match=r"class 'ants' has 1 .*1 unreadable.*00.png: image file"):
-        split_pictures(found, damaged, fraction=0.1, seed=0)
+def test_a_class_with_fewer_than_two_pictures_says_why(tmp_path: Path) -> None:
+    folder = tree(tmp_path / "s", ants=2, bees=1)
+    with pytest.raises(ValueError, match=r"class 'bees' has 1 pictures: training .* add pictures"):
+        split_pictures(list_pictures(folder), fraction=0.1, seed=0)
+    (folder / "bees" / "x.heic").write_bytes(HEIC)
+    # Another class's files are not its reason.
+    (folder / "ants" / "notes.txt").write_text("")
+    with pytest.raises(
+        ValueError, match=r"'bees' has 1 pictures \(left out: 1 \.heic \(e\.g\. bees/x\.heic\)\):"
+    ):
+        split_pictures(list_pictures(folder), fraction=0.1, seed=0)
+    assert len(whole_tree(list_pictures(folder), field="source")) == 3
+    (folder / "bees" / "00.png").unlink()
+    with pytest.raises(
+        ValueError, match=r"source: class 'bees' has no pictures \(left out: 1 \.heic.*; add one"
+    ):
+        whole_tree(list_pictures(folder), field="source")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("x.jfif", "JPEG"),
+        ("x.JPE", "JPEG"),
+        ("x", "JPEG"),
+        ("x.pic", "PNG"),
+        ("x.heic", "WEBP"),
+        ("x.1", "BMP"),
+        ("x.txt", "TIFF"),
+        ("x.data", "GIF"),
+    ],
+)
+def test_content_decides_where_the_suffix_is_unknown(tmp_path: Path, name: str, kind: str) -> None:
+    source = tree(tmp_path / "s", a=1)
+    Image.new("RGB", (8, 8), "red").save(source / "a" / name, kind)
+    found = list_pictures(source)
+    assert (found.left_out, len(found.pictures)) == ((), 2)
+    odd = next(item for item in found.pictures if item.key == f"a/{name}")
+    assert decode_image(odd.encode(ShardRun(image_size=0)).encoded, "k").shape == (8, 8, 3)
+
+
+def test_files_with_known_suffixes_are_not_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, opened = tree(tmp_path / "s", a=3), []
+    (source / "a" / "odd").write_bytes(b"")
+    monkeypatch.setattr(folders, "begins_as_picture", lambda path: opened.append(path))
+    list_pictures(source)
+    assert [Path(path).name for path in opened] == ["odd"]
+
+
+def test_what_is_left_out_is_counted_and_named_by_kind(tmp_path: Path) -> None:
+    source = tree(tmp_path / "s", a=1)
+    for number in range(30):
+        (source / "a" / f"{number:02d}.HEIC").write_bytes(HEIC)
+    (source / "a" / "Thumbs.db").write_bytes(b"\xd0\xcf\x11\xe0")
+    (source / "a" / "README").write_text("text")
+    (source / "cover.png").write_bytes(b"")
+    found = left_out_by_kind(list_pictures(source).left_out)
+    assert [(item.kind, item.files) for item in found] == [
+        (".heic", 30),
+        (".db", 1),
+        ("outside of the class folders", 1),
+        ("without suffix", 1),
+    ]
+    assert found[0].examples == [f"a/{number:02d}.HEIC" for number in range(20)]
+    assert left_out_text(found).startswith("30 .heic (e.g. a/00.HEIC), 1 .db (e.g. a/Thumbs.db)")
+
+
+def test_a_file_at_fault_costs_itself_and_storage_at_fault_the_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a" / "x.png"
+    # The folder is away too: storage, not the picture.
+    with pytest.raises(StorageError, match=r"x\.png: reading it failed for 0 minutes"):
+        read_picture_file(path, 0)
+    path.parent.mkdir()
+    with pytest.raises(UnreadablePictureError, match="No such file"):
+        read_picture_file(path, 60)
+    path.write_bytes(b"whole")
+    answers = iter([OSError(errno.EIO, "Input/output error")])
+
+    def flaky(_: Path) -> bytes:
+        for error in answers:
+            raise error
+        return b"whole"
+
+    monkeypatch.setattr(Path, "read_bytes", flaky)
+    assert read_picture_file(path, 1) == b"whole"
+    answers = iter([OSError(errno.EIO, "Input/output error")] * 9)
+    with pytest.raises(UnreadablePictureError, match="Input/output error"):
+        read_picture_file(path, 0)
 
 
 def source(path: Path, output: Path, **settings: int) -> ImageSource:
@@ -153,7 +259,7 @@ def test_the_fingerprint_holds_what_matters(tmp_path: Path) -> None:
 
 
 def test_rows_are_shuffled_and_complete(tmp_path: Path) -> None:
-    rows = source(tree(tmp_path / "s", a=30, b=30), tmp_path / "o").rows({})
+    rows = source(tree(tmp_path / "s", a=30, b=30), tmp_path / "o").rows()
     keys = [row.key for row in rows["train"]]
     assert (len(keys), len(rows["validation"])) == (54, 6)
     assert keys != sorted(keys)

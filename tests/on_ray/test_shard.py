@@ -51,7 +51,7 @@ def test_photographs_become_shards(ray_cluster: Any, tmp_path: Path) -> None:
     assert answer["validation"] == {"images": 20, "shards": 1}
     info = read_dataset(tmp_path / "out" / "train", verify=True)
     assert [item.rows for item in info.shards] == [20, 20, 10]
-    assert (len(info.classes), info.image_size) == (10, 32)
+    assert (len(info.classes), info.form, info.image_size) == (10, "crop", 32)
     rows = [
         row for item in info.shards for row in read_rows(tmp_path / "out" / "train" / item.file)
     ]
@@ -68,30 +68,89 @@ def test_photographs_become_shards(ray_cluster: Any, tmp_path: Path) -> None:
     assert (tmp_path / "out" / "train.previous").is_dir()
 
 
+def keys_of(output: Path, split: str) -> list[list[str]]:
+    """The keys of each shard."""
+    folder = output / split
+    return [
+        [row.key for row in read_rows(folder / info.file)]
+        for info in read_dataset(folder, verify=True).shards
+    ]
+
+
+def images_of(output: Path) -> dict[str, bytes]:
+    """The stored bytes of both splits, by key."""
+    return {
+        row.key: row.image
+        for split in shard.SPLITS
+        for info in read_dataset(output / split).shards
+        for row in read_rows(output / split / info.file)
+    }
+
+
 @pytest.mark.ray
-def test_damaged_pictures_are_named_and_change_nothing_else(
+def test_a_damaged_picture_costs_itself_in_one_pass(
     ray_cluster: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     source = pictures(tmp_path / "source")
     shard.run(folder_run(source, tmp_path / "clean"))
-    (source / "ants" / "0broken.jpg").write_bytes(b"nothing")
-    whole = (source / "bees" / "0.png").read_bytes()
-    (source / "bees" / "half.png").write_bytes(whole[: len(whole) // 2])
-    with caplog.at_level(logging.WARNING):
+    clean = {split: keys_of(tmp_path / "clean", split) for split in shard.SPLITS}
+    lost = {clean["train"][0][1], clean["train"][1][0]}
+    whole = (source / min(lost)).read_bytes()
+    (source / min(lost)).write_bytes(whole[: len(whole) // 2])
+    (source / max(lost)).write_bytes(b"nothing")
+    with caplog.at_level(logging.INFO):
         answer = shard.run(folder_run(source, tmp_path / "damaged"))
-    assert answer["unreadable"] == 2
+    assert (answer["unreadable"], answer["train"]["images"]) == (2, 8)
     for split in shard.SPLITS:
-        assert digests(tmp_path / "damaged", split) == digests(tmp_path / "clean", split)
-        facts = json.loads((tmp_path / "damaged" / split / "dataset.json").read_text())
-        assert [item["file"] for item in facts["unreadable"]] == [
-            "ants/0broken.jpg",
-            "bees/half.png",
+        # The same shards, less the two rows: nothing else moves.
+        assert keys_of(tmp_path / "damaged", split) == [
+            [key for key in keys if key not in lost] for keys in clean[split]
         ]
-        assert "truncated" in facts["unreadable"][1]["reason"]
+        facts = json.loads((tmp_path / "damaged" / split / "dataset.json").read_text())
+        assert [item["file"] for item in facts["unreadable"]] == sorted(lost)
+        assert "truncated" in facts["unreadable"][0]["reason"]
         assert facts["split"]["validation_fraction"] == 0.2
-    warnings = [record for record in caplog.records if record.name == shard.logger.name]
-    assert len(warnings) == 1
-    assert "2 of 14 pictures cannot be read" in warnings[0].getMessage()
+        assert read_dataset(tmp_path / "damaged" / split).num_unreadable == 2
+    warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
+    (warning,) = (record.getMessage() for record in warnings if record.name == shard.logger.name)
+    assert "2 of 12 pictures cannot be read and are left out, e.g. " in warning
+
+
+@pytest.mark.ray
+def test_losses_of_whole_shards_and_classes_are_named(
+    ray_cluster: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source, validation = pictures(tmp_path / "train"), pictures(tmp_path / "val", per_class=2)
+    for path in (validation / "bees").iterdir():
+        path.write_bytes(b"nothing")
+    (source / "ants" / "notes.txt").write_text("no picture")
+    (source / "ants" / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    run = folder_run(source, tmp_path / "out", validation_source=str(validation), rows_per_shard=1)
+    with caplog.at_level(logging.WARNING):
+        answer = shard.run(run)
+    # Shards without a row are none.
+    assert answer["validation"] == {"images": 2, "shards": 2}
+    assert len(list((tmp_path / "out" / "validation").glob("*.parquet"))) == 2
+    facts = json.loads((tmp_path / "out" / "validation" / "dataset.json").read_text())
+    assert list(facts["empty_classes"]["validation"]) == ["bees"]
+    assert facts["empty_classes"]["train"] == {}
+    assert facts["left_out"] == [
+        {"kind": ".heic", "files": 1, "examples": ["ants/phone.heic"]},
+        {"kind": ".txt", "files": 1, "examples": ["ants/notes.txt"]},
+    ]
+    assert answer["left_out"] == 2
+    assert "2 files are left out" in caplog.text
+    assert "1 .heic (e.g. ants/phone.heic), 1 .txt (e.g. ants/notes.txt)" in caplog.text
+    assert (
+        "validation: no picture of class 'bees' can be read, e.g. validation/bees/" in caplog.text
+    )
+    # Nothing at all is no data set.
+    for path in (validation / "ants").iterdir():
+        path.write_bytes(b"nothing")
+    with pytest.raises(
+        ValueError, match=r"validation: none of its 4 pictures can be read, e\.g\. "
+    ):
+        shard.run(run, fresh=True)
 
 
 @pytest.mark.ray
@@ -149,7 +208,9 @@ def test_splits_of_unlike_classes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"must have the class folders of .*; in one alone: ants"):
         shard.describe(run)
     (validation / "ants").mkdir()
-    with pytest.raises(ValueError, match="validation_source: class 'ants' has no readable"):
+    with pytest.raises(
+        ValueError, match="validation_source: class 'ants' has no pictures; add one"
+    ):
         shard.describe(run)
     with pytest.raises(ValueError, match=r"is the source, so nothing would be held out"):
         shard.describe(override(run, {"validation_source": str(train)}))
@@ -162,18 +223,39 @@ def test_splits_of_unlike_classes_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.ray
-def test_stored_pictures_keep_their_pixels(ray_cluster: Any, tmp_path: Path) -> None:
+def test_originals_are_stored_as_they_are(ray_cluster: Any, tmp_path: Path) -> None:
     source, output = pictures(tmp_path / "source"), tmp_path / "out"
-    shard.run(folder_run(source, output, image_size=20))
-    found = {
-        row.key: decode_image(row.image, row.key)
-        for split in shard.SPLITS
-        for item in read_dataset(output / split).shards
-        for row in read_rows(output / split / item.file)
-    }
-    assert len(found) == 12
-    for key, pixels in found.items():
-        np.testing.assert_array_equal(pixels, np.asarray(Image.open(source / key)))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.open(source / "ants" / "0.png").save(source / "ants" / "turned.jpg", exif=exif)
+    answer = shard.run(folder_run(source, output, image_size=0))
+    assert answer["form"] == "original"
+    found = images_of(output)
+    assert len(found) == 13
+    turned = decode_image(found.pop("ants/turned.jpg"), "k")
+    assert turned.shape == (24, 20, 3)
+    for key, encoded in found.items():
+        assert encoded == (source / key).read_bytes()
+    facts = json.loads((output / "train" / "dataset.json").read_text())
+    assert (facts["form"], facts["image_size"], facts["upright"]) == ("original", 0, True)
+    # As guided-diffusion reads it: the very file.
+    shard.run(folder_run(source, tmp_path / "lying", image_size=0, upright=False))
+    rows = images_of(tmp_path / "lying")
+    assert sorted(rows) == sorted([*found, "ants/turned.jpg"])
+    assert rows["ants/turned.jpg"] == (source / "ants" / "turned.jpg").read_bytes()
+
+
+@pytest.mark.ray
+def test_changed_pictures_are_named(
+    ray_cluster: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source, output = pictures(tmp_path / "source"), tmp_path / "out"
+    Image.new("RGB", (650, 10)).save(source / "ants" / "line.png")
+    with caplog.at_level(logging.WARNING):
+        shard.run(folder_run(source, output, image_size=0))
+    facts = json.loads((output / "validation" / "dataset.json").read_text())
+    assert facts["changed"] == [{"file": "ants/line.png", "change": "cut to its middle of 64 : 1"}]
+    assert "1 of 13 pictures are stored smaller than they are" in caplog.text
 
 
 def test_folders_of_others_are_not_emptied(tmp_path: Path) -> None:
@@ -197,6 +279,7 @@ def test_dry_run_counts_without_reading(tmp_path: Path, capsys: pytest.CaptureFi
     answer = json.loads(capsys.readouterr().out)
     assert answer["images"] == {"train": 11, "validation": 2}
     assert answer["shards"] == {"train": 3, "validation": 1}
+    assert (answer["form"], answer["left_out"]) == ("original", [])
     assert (answer["classes"], answer["recipe"]) == (2, "imagenet_256")
     assert not (tmp_path / "out").exists()
 
