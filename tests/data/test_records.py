@@ -107,7 +107,7 @@ def test_codes_are_described_too(tmp_path: Path) -> None:
     )
     info = read_dataset(folder)
     assert (info.num_views, info.grid_size, info.tokenizer_sha256) == (2, 4, "ab")
-    assert info.codebooks == ("visual", "semantic")
+    assert info.code_counts == {"visual": 9, "semantic": 5}
     change(folder, num_views=1)
     with pytest.raises(ArtefactError, match="num_images = 3 with 1 rows per image"):
         read_dataset(folder)
