@@ -130,7 +130,7 @@ def _decode(encoded: bytes, *, upright: bool) -> tuple[bytes, Image.Image]:
                 )
                 picture = to_rgb(image)
                 if turn is None:
-                    return encoded if plain else b"", picture.copy()
+                    return encoded if plain else b"", picture
                 return b"", picture.transpose(turn)
     except UnreadablePictureError:
         raise

@@ -93,7 +93,8 @@ def decode_image(encoded: bytes, key: str) -> UInt8[np.ndarray, "h w 3"]:
     """Decode a row's image to RGB; raises ArtefactError that names the row's key."""
     try:
         with Image.open(io.BytesIO(encoded)) as image:
-            return np.array(image.convert("RGB"))
+            # A conversion copies, which large originals should not be twice.
+            return np.array(image if image.mode == "RGB" else image.convert("RGB"))
     except UnidentifiedImageError:
         # Pillow's own text has the address of a stream, another one at each reading.
         reason = "no picture of a format that Pillow knows"
