@@ -207,7 +207,7 @@ def _losses(
 def _name_left_out(source: ImageSource) -> None:
     if source.left_out:
         logger.warning(
-            "%d files are left out, since they hold no picture of a format that is read: %s",
+            "%d files hold no picture of a format that is read, or lie outside of the class folders; left out are %s",
             sum(item.files for item in source.left_out),
             left_out_text(source.left_out),
         )
