@@ -5,6 +5,7 @@ Read next: glotok_ray/data/training_rows.py
 """
 
 import io
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,9 @@ from glotok_ray import artefact
 from glotok_ray.artefact import ArtefactError
 from glotok_ray.data.forms import FORMS, ORIGINAL
 from glotok_ray.data.shard_plan import CHUNK_ROWS
+
+# Originals keep their metadata; what Pillow thinks of odd blocks says nothing about the pixels.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 DATASET = "dataset.json"
 SCHEMA = pyarrow.schema(

@@ -2,6 +2,9 @@
 
 import io
 import struct
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -184,3 +187,14 @@ def test_other_segments_that_pillow_stumbles_over_are_cut_out(marker: int, conte
     segment = bytes([0xFF, marker]) + struct.pack(">H", 2 + len(content)) + content
     found = stored_picture(whole[:2] + segment + whole[2:], image_size=0, upright=True)
     np.testing.assert_array_equal(decode_image(found.encoded, "k"), decode_image(whole, "k"))
+
+
+def test_readers_are_silent_about_metadata(tmp_path: Path) -> None:
+    (tmp_path / "odd.jpg").write_bytes(jpeg(BLOCKS["cut in the directory"][0]))
+    code = (
+        "import sys, pathlib; from PIL import Image; from glotok_ray.data.records import decode_image; "
+        "decode_image(pathlib.Path(sys.argv[1]).read_bytes(), 'key')"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "odd.jpg")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
