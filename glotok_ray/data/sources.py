@@ -91,7 +91,7 @@ class ImageSource:
 
     def fingerprint(self) -> str:
         """Digest of the settings that matter for this source and of its pictures, wherever they lie."""
-        unused = _CROP_FIELDS if self.tree else ("validation_fraction",)
+        unused = _CROP_FIELDS if self.tree else ("validation_fraction", "shard_mib")
         if self.validation_tree:
             unused = (*_CROP_FIELDS, "validation_fraction")
         unused = (*unused, "storage_retry_minutes")

@@ -252,6 +252,10 @@ def test_the_fingerprint_holds_what_matters(tmp_path: Path) -> None:
     assert source(folder, tmp_path / "elsewhere").fingerprint() == base
     assert source(folder, tmp_path / "o", crops_per_class=7).fingerprint() == base
     assert source(folder, tmp_path / "o", seed=1).fingerprint() != base
+    patient = ShardRun(source=str(folder), storage_retry_minutes=9.0)
+    assert ImageSource.of(patient).fingerprint() == base
+    lying = ShardRun(source=str(folder), upright=False)
+    assert ImageSource.of(lying).fingerprint() != base
     photographs = [
         ImageSource.of(ShardRun(crops_per_class=number)).fingerprint() for number in (500, 7)
     ]
