@@ -1129,6 +1129,10 @@ class ShardRun:
     """
     rows_per_shard: int = 1000
     """Rows per Parquet shard; a shard has fewer where pictures of it prove unreadable."""
+    shard_mib: int = 1024
+    """MiB of picture files at most that a shard is made of, which readers hold whole: photographs of a phone then have
+    shards of fewer rows. Pictures that are stored as PNG may take several times their file's size.
+    """
     seed: int = 0
     """Seeds crops, the split and the order of rows."""
     storage_retry_minutes: float = 5.0

@@ -46,11 +46,12 @@ _SPLIT_NAMES = frozenset({"train", "training", "val", "valid", "validation", "te
 
 
 class Picture(NamedTuple):
-    """One picture file; the key is its path inside the tree."""
+    """One picture file; the key is its path inside the tree, the size its bytes."""
 
     key: str
     label: int
     path: str
+    size: int
 
     def encode(self, run: ShardRun) -> StoredPicture:
         """What to store; raises UnreadablePictureError."""
@@ -113,7 +114,7 @@ def list_pictures(source: Path, *, field: str = "source", key_prefix: str = "") 
                 continue
             status = file.stat(follow_symlinks=file.is_file())
             digest.update(repr((key, status.st_size, status.st_mtime_ns)).encode())
-            pictures.append(Picture(key, label, file.path))
+            pictures.append(Picture(key, label, file.path, status.st_size))
     if not pictures:
         raise ValueError(
             f"{field} = {str(source)!r}: no pictures of a format that is read ({', '.join(FORMATS)}) in its "

@@ -5,10 +5,10 @@ Read next: glotok_ray/data/pictures.py
 
 _SEGMENT_START = 0xFF
 _START_OF_SCAN = 0xDA
-# APP1 to APP13, APP15 and comments; APP0 (JFIF) and APP14 (Adobe) say how colours are coded.
-_METADATA = frozenset({*range(0xE1, 0xEE), 0xEF, 0xFE})
-# Markers without a length: fill bytes, TEM and restarts.
-_BARE = frozenset({0xFF, 0x01, *range(0xD0, 0xD8)})
+# APP0 to APP13, APP15 and comments; APP14 (Adobe) says how colours are coded.
+_METADATA = frozenset({*range(0xE0, 0xEE), 0xEF, 0xFE})
+# Markers without a length that may lie before the pixels: fill bytes and TEM.
+_BARE = frozenset({0xFF, 0x01})
 
 
 def without_metadata(encoded: bytes) -> bytes | None:

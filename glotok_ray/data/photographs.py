@@ -62,6 +62,11 @@ class PhotographCrop(NamedTuple):
     label: int
     crop: Crop
 
+    @property
+    def size(self) -> int:
+        """Bytes of a file of its own: none."""
+        return 0
+
     def encode(self, run: ShardRun) -> StoredPicture:
         """The crop as PNG of the run's side."""
         photograph = load_photograph(PHOTOGRAPHS[self.label])

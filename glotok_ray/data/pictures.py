@@ -20,8 +20,8 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 _KEPT_FORMATS = ("JPEG", "MPO", "PNG", "WEBP")
 
 READER_PIXELS = 1024**3 // 12
-"""Pixels of a stored picture at most (89 million, Pillow's own limit), so that a reader needs 1 GB for one at most;
-pictures of up to twice as many are halved when they are sharded.
+"""Pixels of a stored picture at most (89 million, Pillow's own limit), so that a reader needs 0.9 GB for one at most.
+Pictures of up to twice as many are halved when they are sharded, which needs 1.3 GB; larger ones are left out.
 """
 _ORIGINAL_ASPECT = 64
 # What reduced pictures are for needs less, and a line of pixels enlarged to a side could fill the memory.
@@ -130,7 +130,7 @@ def _decode(encoded: bytes, *, upright: bool) -> tuple[bytes, Image.Image]:
                 )
                 picture = to_rgb(image)
                 if turn is None:
-                    return encoded if plain else b"", picture.copy()
+                    return encoded if plain else b"", picture
                 return b"", picture.transpose(turn)
     except UnreadablePictureError:
         raise

@@ -5,6 +5,7 @@ Read next: glotok_ray/data/training_rows.py
 """
 
 import io
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,9 @@ from glotok_ray import artefact
 from glotok_ray.artefact import ArtefactError
 from glotok_ray.data.forms import FORMS, ORIGINAL
 from glotok_ray.data.shard_plan import CHUNK_ROWS
+
+# Originals keep their metadata; what Pillow thinks of odd blocks says nothing about the pixels.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 DATASET = "dataset.json"
 SCHEMA = pyarrow.schema(
@@ -93,7 +97,8 @@ def decode_image(encoded: bytes, key: str) -> UInt8[np.ndarray, "h w 3"]:
     """Decode a row's image to RGB; raises ArtefactError that names the row's key."""
     try:
         with Image.open(io.BytesIO(encoded)) as image:
-            return np.array(image.convert("RGB"))
+            # A conversion copies, which large originals should not be twice.
+            return np.array(image if image.mode == "RGB" else image.convert("RGB"))
     except UnidentifiedImageError:
         # Pillow's own text has the address of a stream, another one at each reading.
         reason = "no picture of a format that Pillow knows"

@@ -34,7 +34,7 @@ SPLITS = ("train", "validation")
 _CROP_FIELDS = ("crops_per_class", "validation_crops_per_class")
 
 RowSource = Picture | PhotographCrop
-"""One row to be: a key, a label, and `encode(run)`, which gives the bytes to store."""
+"""One row to be: a key, a label, its file's size, and `encode(run)`, which gives the bytes to store."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class ImageSource:
 
     def fingerprint(self) -> str:
         """Digest of the settings that matter for this source and of its pictures, wherever they lie."""
-        unused = _CROP_FIELDS if self.tree else ("validation_fraction",)
+        unused = _CROP_FIELDS if self.tree else ("validation_fraction", "shard_mib")
         if self.validation_tree:
             unused = (*_CROP_FIELDS, "validation_fraction")
         unused = (*unused, "storage_retry_minutes")
@@ -126,6 +126,22 @@ class ImageSource:
             order = seeded_generator("shuffle", self.run.seed, split).permutation(len(rows))
             shuffled[split] = [rows[index] for index in order]
         return shuffled
+
+    def shards(self) -> dict[str, list[list[RowSource]]]:
+        """The rows of each shard: `rows_per_shard`, or fewer where their files would exceed `shard_mib`."""
+        return {split: self._cut(rows) for split, rows in self.rows().items()}
+
+    def _cut(self, rows: list[RowSource]) -> list[list[RowSource]]:
+        shards: list[list[RowSource]] = [[]]
+        held, most = 0, self.run.shard_mib << 20
+        for row in rows:
+            full = len(shards[-1]) == self.run.rows_per_shard or held + row.size > most
+            if shards[-1] and full:
+                shards.append([])
+                held = 0
+            shards[-1].append(row)
+            held += row.size
+        return shards
 
     def _sorted_rows(self) -> dict[str, list[Picture]] | dict[str, list[PhotographCrop]]:
         run = self.run
@@ -188,7 +204,7 @@ def _check_photographs(run: ShardRun) -> None:
 
 
 def _check(run: ShardRun) -> None:
-    for name in ("rows_per_shard", *_CROP_FIELDS):
+    for name in ("rows_per_shard", "shard_mib", *_CROP_FIELDS):
         if getattr(run, name) < 1:
             raise ValueError(f"{name} = {getattr(run, name)}: must be at least 1")
     if run.image_size < 0:

@@ -32,8 +32,14 @@ def shard_rows(dataset: DatasetInfo, rows_per_image: int = 1) -> list[ShardRows]
 def expect_images(dataset: DatasetInfo, folder: str, expected: int) -> int:
     """The number of images; raises ArtefactError when a recipe expects another (0 expects nothing)."""
     if expected not in (0, dataset.num_images):
+        lost = (
+            f" ({dataset.num_unreadable} files of both splits could not be read when they were sharded; its "
+            "dataset.json names them)"
+            if dataset.num_unreadable
+            else ""
+        )
         raise ArtefactError(
-            f"data.num_train_images = {expected}: {folder} holds {dataset.num_images} images; "
+            f"data.num_train_images = {expected}: {folder} holds {dataset.num_images} images{lost}; "
             "correct the path or the number (0 takes what is there)"
         )
     return dataset.num_images

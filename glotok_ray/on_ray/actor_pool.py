@@ -34,7 +34,8 @@ from glotok_ray.retries import patiently
 logger = logging.getLogger(__name__)
 
 # Settings that change no result.
-_FREE = ("output_path", "pool", "memory_gib")
+# The last one refuses inputs, and changes nothing of what is made of those that it lets pass.
+_FREE = ("output_path", "pool", "memory_gib", "adm_protocol")
 
 UnitWorker = Callable[[Any], Any]
 

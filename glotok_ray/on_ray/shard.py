@@ -55,14 +55,14 @@ class WrittenShard(NamedTuple):
 def describe(run: ShardRun) -> dict[str, Any]:
     """What would run, from the listing alone: no picture of a folder is opened."""
     source = ImageSource.of(run)
-    counts = {split: len(rows) for split, rows in source.rows().items()}
+    shards = source.shards()
     _name_left_out(source)
     return {
         "source": run.source,
         "output_path": run.output_path,
         "classes": len(source.classes),
-        "images": counts,
-        "shards": {split: -(-count // run.rows_per_shard) for split, count in counts.items()},
+        "images": {split: sum(map(len, parts)) for split, parts in shards.items()},
+        "shards": {split: len(parts) for split, parts in shards.items()},
         "form": source.form,
         "left_out": [item._asdict() for item in source.left_out],
     }
@@ -80,14 +80,14 @@ def run(run: ShardRun, *, fresh: bool = False) -> dict[str, Any]:
         logger.info("already finished: %s", output)
         return _summary(output)
     # Nothing that stands is touched before it is known that the new rows can be drawn.
-    rows = source.rows()
+    shards = source.shards()
     _name_left_out(source)
     for split in SPLITS:
         artefact.check_startable(output / split, fresh=fresh)
     for split in SPLITS:
         artefact.start_folder(output / split, fresh=fresh)
-    written = _write(rows, run)
-    losses = _losses(source, rows, written)
+    written = _write(shards, run)
+    losses = _losses(source, shards, written)
     _name_losses(source, losses, output)
     for split in SPLITS:
         write_dataset(
@@ -140,22 +140,19 @@ def _finished(output: Path, fingerprint: str) -> bool:
     return len(found) == len(SPLITS)
 
 
-def _write(rows: Mapping[str, list[RowSource]], run: ShardRun) -> dict[str, list[WrittenShard]]:
+def _write(
+    shards: Mapping[str, list[list[RowSource]]], run: ShardRun
+) -> dict[str, list[WrittenShard]]:
     """Write all shards in one pass."""
-    size = run.rows_per_shard
     tasks = [
-        ShardTask(
-            str(Path(run.output_path) / split),
-            f"part-{index:05d}.parquet",
-            rows[split][start : start + size],
-        )
+        ShardTask(str(Path(run.output_path) / split), f"part-{index:05d}.parquet", rows)
         for split in SPLITS
-        for index, start in enumerate(range(0, len(rows[split]), size))
+        for index, rows in enumerate(shards[split])
     ]
-    shards: dict[str, list[WrittenShard]] = {split: [] for split in SPLITS}
-    for task, written in zip(tasks, _map(tasks, run), strict=True):
-        shards[Path(task.folder).name].append(written)
-    return shards
+    written: dict[str, list[WrittenShard]] = {split: [] for split in SPLITS}
+    for task, found in zip(tasks, _map(tasks, run), strict=True):
+        written[Path(task.folder).name].append(found)
+    return written
 
 
 def _map(tasks: list[ShardTask], run: ShardRun) -> Iterator[WrittenShard]:
@@ -180,7 +177,7 @@ def _map(tasks: list[ShardTask], run: ShardRun) -> Iterator[WrittenShard]:
 
 def _losses(
     source: ImageSource,
-    rows: Mapping[str, list[RowSource]],
+    shards: Mapping[str, list[list[RowSource]]],
     written: Mapping[str, list[WrittenShard]],
 ) -> Losses:
     """What could not be stored as it was; raises ValueError for a split of which nothing is left."""
@@ -191,15 +188,16 @@ def _losses(
         for shard in written[split]:
             unreadable |= shard.unreadable
             changed |= shard.changed
-        left = {row.label for row in rows[split] if row.key not in unreadable}
+        rows = [row for part in shards[split] for row in part]
+        left = {row.label for row in rows if row.key not in unreadable}
         lost = {
             source.classes[row.label]: f"{row.key} ({unreadable[row.key]})"
-            for row in rows[split]
+            for row in rows
             if row.label not in left
         }
         if not left:
             raise ValueError(
-                f"{split}: none of its {len(rows[split])} pictures can be read, e.g. {min(lost.values())}; bring "
+                f"{split}: none of its {len(rows)} pictures can be read, e.g. {min(lost.values())}; bring "
                 "pictures that can"
             )
         empty[split] = dict(sorted(lost.items()))
@@ -209,7 +207,7 @@ def _losses(
 def _name_left_out(source: ImageSource) -> None:
     if source.left_out:
         logger.warning(
-            "%d files are left out, since they hold no picture of a format that is read: %s",
+            "%d files hold no picture of a format that is read, or lie outside of the class folders; left out are %s",
             sum(item.files for item in source.left_out),
             left_out_text(source.left_out),
         )

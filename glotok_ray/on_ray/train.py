@@ -140,8 +140,9 @@ def _bound_settings(run: TokenizerRun | GeneratorRun) -> dict[str, Any]:
         del settings[name]
     for name in _FREE_SCHEDULE:
         del settings["schedule"][name]
-    # Whoever allows more broken rows goes on where the run stopped for them.
-    settings["data"].pop("max_bad_rows", None)
+    # Whoever allows more broken rows goes on where the run stopped for them; what is refused changes no weight.
+    for name in ("max_bad_rows", "adm_protocol"):
+        settings["data"].pop(name, None)
     if isinstance(run, TokenizerRun) and run.initial_path:
         files = (Path(run.initial_path) / name for name in (WEIGHTS_FILE, DISCRIMINATOR_FILE))
         settings["initial_path"] = [artefact.sha256_of(path) for path in files if path.is_file()]

@@ -39,7 +39,8 @@ RELATION_FILE = "relation.json"
 def train_tokenizer(run: TokenizerRun, worker: Worker, batches: BatchSource) -> dict[str, Any]:
     """Train and export a tokenizer; rank 0 writes its weights, config, model card and relation.json."""
     set_threads(run.scaling.threads_per_worker)
-    plan = run_plan(run)
+    # Read now, while the inputs are known to be there.
+    plan, crops = run_plan(run), training_crops(run)
     torch.manual_seed(run.seed)
     model, discriminator = GloTokTokenizer(run.model), PatchDiscriminator(run.discriminator)
     _start_from(run.initial_path, model, discriminator)
@@ -67,7 +68,7 @@ def train_tokenizer(run: TokenizerRun, worker: Worker, batches: BatchSource) -> 
             exported = GloTokTokenizer.from_pretrained(plan.folder)
             final = _histogram(exported, run.loss.relation)
             _write_relation(plan.folder, run.loss.relation, guides.teacher, (initial, final))
-        origin = f"trained by the run {run.name!r} on {training_crops(run)}"
+        origin = f"trained by the run {run.name!r} on {crops}"
         write_model_card(plan.folder, run.model, figures, source=origin)
     worker.barrier()
     return figures

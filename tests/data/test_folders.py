@@ -252,10 +252,36 @@ def test_the_fingerprint_holds_what_matters(tmp_path: Path) -> None:
     assert source(folder, tmp_path / "elsewhere").fingerprint() == base
     assert source(folder, tmp_path / "o", crops_per_class=7).fingerprint() == base
     assert source(folder, tmp_path / "o", seed=1).fingerprint() != base
+    patient = ShardRun(source=str(folder), storage_retry_minutes=9.0)
+    assert ImageSource.of(patient).fingerprint() == base
+    lying = ShardRun(source=str(folder), upright=False)
+    assert ImageSource.of(lying).fingerprint() != base
     photographs = [
         ImageSource.of(ShardRun(crops_per_class=number)).fingerprint() for number in (500, 7)
     ]
     assert len({base, *photographs}) == 3
+
+
+def test_shards_are_cut_by_rows_and_by_the_bytes_of_files(tmp_path: Path) -> None:
+    folder = tree(tmp_path / "s", a=10)
+    for number in range(10):
+        with (folder / "a" / f"{number:02d}.png").open("ab") as stream:
+            stream.truncate(300 << 10)
+    for settings, expected in (
+        ({"rows_per_shard": 4}, [4, 4, 1]),
+        ({"shard_mib": 1}, [3, 3, 3]),
+        ({"shard_mib": 1, "rows_per_shard": 2}, [2, 2, 2, 2, 1]),
+    ):
+        shards = source(folder, tmp_path / "o", **settings).shards()
+        assert [len(rows) for rows in shards["train"]] == expected
+        assert [len(rows) for rows in shards["validation"]] == [1]
+        rows = source(folder, tmp_path / "o", **settings).rows()
+        assert [row for part in shards["train"] for row in part] == rows["train"]
+    # A file alone may exceed it.
+    with (folder / "a" / "00.png").open("ab") as stream:
+        stream.truncate(2 << 20)
+    shards = source(folder, tmp_path / "o", shard_mib=1).shards()
+    assert sum(len(part) for parts in shards.values() for part in parts) == 10
 
 
 def test_rows_are_shuffled_and_complete(tmp_path: Path) -> None:

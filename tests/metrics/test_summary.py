@@ -11,6 +11,7 @@ from glotok_ray.metrics.summary import (
     frechet_figure,
     reconstruction_figures,
     uniformity_figures,
+    with_crops,
 )
 from glotok_ray.metrics.uniformity import Uniformity
 
@@ -22,6 +23,23 @@ def test_reconstruction_figures_leave_identical_pairs_out() -> None:
     assert figures["reconstruction_psnr"]["std"] == pytest.approx(1)
     assert "1 identical pairs" in figures["reconstruction_psnr"]["protocol"]
     assert "3 validation crops of 64 x 64" in figures["reconstruction_ssim"]["protocol"]
+
+
+def test_every_protocol_says_what_the_crops_are() -> None:
+    figures = {"a": figure("A", 1.0, "Mean.", 0.5), "b": figure("B", None, "Undefined.")}
+    assert with_crops(figures, "ADM's") == {
+        "a": {
+            "label": "A",
+            "value": 1.0,
+            "std": 0.5,
+            "protocol": "Mean. The validation crops are ADM's.",
+        },
+        "b": {
+            "label": "B",
+            "value": None,
+            "protocol": "Undefined. The validation crops are ADM's.",
+        },
+    }
 
 
 def test_frechet_figure_names_its_network_and_counts() -> None:

@@ -217,6 +217,7 @@ def test_codes_are_the_tokenizers_own(
     artefact.read_manifest(tmp_path / "codes", "codes")
     facts = artefact.read_json(tmp_path / "codes" / "dataset.json")
     assert (facts["views"], facts["crop_scale"]) == ("center_flip", None)
+    assert facts["crops"] == "crops of the data set, as stored at 64 x 64 pixels"
     assert (facts["num_images"], facts["num_views"], facts["grid_size"], facts["num_classes"]) == (
         36,
         2,
@@ -557,6 +558,20 @@ def test_codes_are_no_images(inputs: Path, tmp_path: Path) -> None:
     artefact.write_json(tmp_path / "codes" / "dataset.json", facts)
     with pytest.raises(ArtefactError, match="holds codes, not shards of images"):
         encode.run(encode_run(inputs, tmp_path / "out", data_path=str(tmp_path / "codes")))
+
+
+def test_reduced_pictures_are_refused_where_adm_s_protocol_is_asked_for(
+    inputs: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(inputs / "shards", tmp_path / "reduced")
+    facts = artefact.read_json(tmp_path / "reduced" / "dataset.json")
+    artefact.write_json(tmp_path / "reduced" / "dataset.json", {**facts, "form": "reduced"})
+    run = encode_run(inputs, tmp_path / "out", data_path=str(tmp_path / "reduced"))
+    assert "64 to 80 pixels before" in encode_images.describe(run)["crops"]
+    for start in (encode.run, encode_images.describe):
+        with pytest.raises(ArtefactError, match=r"adm_protocol = True: .*reduced.*--image-size 0"):
+            start(config.override(run, {"adm_protocol": True}))
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_missing_input_is_named(inputs: Path, tmp_path: Path) -> None:

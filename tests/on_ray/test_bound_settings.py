@@ -28,9 +28,10 @@ def test_what_changes_neither_weights_nor_order_is_free(kind, change) -> None:
     assert _bound_settings(override(RUNS[kind], change)) == _bound_settings(RUNS[kind])
 
 
-def test_more_broken_rows_may_be_allowed_afterwards() -> None:
+@pytest.mark.parametrize("change", [{"data.max_bad_rows": 7}, {"data.adm_protocol": False}])
+def test_what_is_let_pass_may_be_more_afterwards(change) -> None:
     run = RUNS["tokenizer"]
-    assert _bound_settings(override(run, {"data.max_bad_rows": 7})) == _bound_settings(run)
+    assert _bound_settings(override(run, change)) == _bound_settings(run)
 
 
 @pytest.mark.parametrize("kind", RUNS)

@@ -226,7 +226,9 @@ def test_figures_do_not_depend_on_the_number_of_actors(inputs: Path, tmp_path: P
         # With fewer images than features a distance is rank-deficient, and rounding may bring it below 0.
         assert metrics[name]["value"] > -0.1
         assert metrics[name]["value"] != 0
-        assert metrics[name]["protocol"].endswith(".")
+        assert metrics[name]["protocol"].endswith(
+            "The validation crops are crops of the data set, as stored at 16 x 16 pixels."
+        )
     assert "6 samples" in metrics["samples_fd_effnet"]["protocol"]
     with np.load(tmp_path / "alone" / "code_counts.npz") as counts:
         assert counts["semantic"].shape == (32,)
@@ -235,6 +237,23 @@ def test_figures_do_not_depend_on_the_number_of_actors(inputs: Path, tmp_path: P
         assert name in alone["files"]
     again = evaluate.run(settings(inputs, tmp_path / "alone"))
     assert again["written_unix_s"] == alone["written_unix_s"]
+
+
+def test_reduced_pictures_are_refused_where_adm_s_protocol_is_asked_for(
+    inputs: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(inputs / "validation", tmp_path / "reduced")
+    facts = artefact.read_json(tmp_path / "reduced" / "dataset.json")
+    artefact.write_json(tmp_path / "reduced" / "dataset.json", {**facts, "form": "reduced"})
+    config = settings(inputs, tmp_path / "out", data_path=str(tmp_path / "reduced"))
+    assert "16 to 20 pixels before, which is not ADM's" in evaluate_images.describe(config)["crops"]
+    strict = dataclasses.replace(config, adm_protocol=True)
+    for start in (evaluate.run, evaluate_images.describe):
+        with pytest.raises(ArtefactError, match=r"adm_protocol = True: .*reduced.*--image-size 0"):
+            start(strict)
+    assert not (tmp_path / "out").exists()
+    whole = dataclasses.replace(strict, data_path=str(inputs / "validation"))
+    assert evaluate_images.describe(whole)["images"]["validation"] == 11
 
 
 def test_samples_alone_need_no_tokenizer(inputs: Path, tmp_path: Path) -> None:

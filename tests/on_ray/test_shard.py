@@ -139,7 +139,7 @@ def test_losses_of_whole_shards_and_classes_are_named(
         {"kind": ".txt", "files": 1, "examples": ["ants/notes.txt"]},
     ]
     assert answer["left_out"] == 2
-    assert "2 files are left out" in caplog.text
+    assert "2 files hold no picture of a format that is read" in caplog.text
     assert "1 .heic (e.g. ants/phone.heic), 1 .txt (e.g. ants/notes.txt)" in caplog.text
     assert (
         "validation: no picture of class 'bees' can be read, e.g. validation/bees/" in caplog.text

@@ -68,8 +68,9 @@ def test_an_unfinished_run_exports_its_newest_checkpoint(model, tmp_path):
         folder = tmp_path / "mine" / "checkpoints" / f"step-{step:09d}"
         saved(folder, model, "checkpoint", step=step, world_size=1)
     output = tmp_path / "out"
+    artefact.write_json(tmp_path / "mine" / "run.json", {"fingerprint": "", "crops": "CROPS"})
     export.run(ExportRun(source_path=str(tmp_path / "mine"), output_path=str(output)))
-    assert "the run 'mine' after 9 steps" in (output / "README.md").read_text()
+    assert "the run 'mine' after 9 steps on CROPS, with" in (output / "README.md").read_text()
 
 
 def test_a_peers_file_is_encoded_with_like_an_own_tokenizer(model, tmp_path):

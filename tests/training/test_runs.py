@@ -1,13 +1,17 @@
-"""What a worker does before it trains: inputs that the launcher has seen may be away for a while."""
+"""What a run does before it trains: inputs may be away for a while, and have pictures and counts that fit or not."""
 
+import json
 import threading
 
 import pytest
 
+from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import override
+from glotok_ray.data.records import Row, write_dataset, write_shard
+from glotok_ray.recipes import encode, evaluate, tokenizer
 from glotok_ray.recipes.tokenizer import quickstart
 from glotok_ray.retries import StorageError
-from glotok_ray.training.runs import wait_for_inputs
+from glotok_ray.training.runs import run_plan, training_crops, wait_for_inputs
 
 
 def run_on(folder, minutes):
@@ -45,3 +49,52 @@ def test_inputs_that_stay_away_are_named(tmp_path, name):
     (tmp_path / name).rename(tmp_path / "away")
     with pytest.raises(StorageError, match=f"{name}: reading it failed"):
         wait_for_inputs(run)
+
+
+def dataset(folder, form, image_size):
+    folder.mkdir()
+    shard = write_shard(folder / "part-00000.parquet", [Row("a", b"", 0)])
+    write_dataset(
+        folder, classes=["a"], form=form, image_size=image_size, shards=[shard], details={}
+    )
+    return str(folder)
+
+
+def test_runs_say_what_their_pictures_are_and_refuse_reduced_ones_on_request(tmp_path):
+    originals = dataset(tmp_path / "originals", "original", 0)
+    reduced = dataset(tmp_path / "reduced", "reduced", 64)
+    run = override(quickstart(), {"data.train_path": originals, "data.validation_path": ""})
+    strict = {"data.adm_protocol": True}
+    assert training_crops(override(run, strict)) == "ADM's crop of the original pictures"
+    held_out = override(run, {"data.validation_path": reduced})
+    assert training_crops(held_out) == "ADM's crop of the original pictures"
+    message = r"data\.adm_protocol = True: .*reduced holds .*--data\.no-adm-protocol"
+    with pytest.raises(ArtefactError, match=message):
+        training_crops(override(held_out, strict))
+    run = override(run, {"data.train_path": reduced})
+    assert "short side of 64 to 80 pixels before, which is not ADM's" in training_crops(run)
+    with pytest.raises(ArtefactError, match=message):
+        training_crops(override(run, strict))
+
+
+def test_full_size_recipes_ask_for_adm_s_protocol():
+    for name, make in tokenizer.RECIPES.items():
+        full_size = make().data.train_path == "data/imagenet/train"
+        assert make().data.adm_protocol == full_size, name
+    for recipes in (encode.RECIPES, evaluate.RECIPES):
+        for name, make in recipes.items():
+            assert make().adm_protocol == make().data_path.startswith("data/imagenet"), name
+
+
+def test_a_run_without_all_pictures_says_how_many_were_unreadable(tmp_path):
+    folder = tmp_path / "train"
+    dataset(folder, "original", 0)
+    facts = json.loads((folder / "dataset.json").read_text())
+    facts["unreadable"] = [{"file": "b", "reason": "truncated"}]
+    (folder / "dataset.json").write_text(json.dumps(facts))
+    run = override(quickstart(), {"data.train_path": str(folder), "data.num_train_images": 2})
+    with pytest.raises(
+        ArtefactError,
+        match=r"= 2: .*train holds 1 images \(1 files of both splits could not be read",
+    ):
+        run_plan(run)
