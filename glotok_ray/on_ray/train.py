@@ -22,6 +22,7 @@ from glotok_ray import artefact, config
 from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import FARRun, GeneratorRun, TokenizerRun, XARRun
 from glotok_ray.nn.tokenizer import WEIGHTS_FILE
+from glotok_ray.nn.weights import check_stored
 from glotok_ray.on_ray import cluster
 from glotok_ray.on_ray.attempts import LOG_FOLDER, RAY_FOLDER, Attempts, attempt_name
 from glotok_ray.on_ray.data import Feed, RowReader, start_ingest, worker_batches
@@ -97,6 +98,7 @@ def run(run: TokenizerRun | XARRun | FARRun, *, fresh: bool = False) -> dict[str
         check_guides(run)
     else:
         fitting_codes(run)
+        check_stored(Path(run.tokenizer_path) / WEIGHTS_FILE)
     mark = artefact.fingerprint(kind, _bound_settings(run), inputs)
     if fresh:
         artefact.set_aside(plan.folder)

@@ -20,7 +20,7 @@ from glotok_ray import artefact
 from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import TeacherRun
 from glotok_ray.nn.feature_networks import EfficientNetLite0
-from glotok_ray.nn.weights import misfits
+from glotok_ray.nn.weights import BRING_ANOTHER, check_finite, misfits
 
 EMBEDDED = "efficientnet_lite0"
 
@@ -242,4 +242,5 @@ def fitting_tensors(
         raise ArtefactError(
             f"{source}: does not fit {config.network}: {problems}; {_file_to_bring(config)}"
         )
+    check_finite(found, source, BRING_ANOTHER)
     return found

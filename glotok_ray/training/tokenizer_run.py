@@ -24,7 +24,7 @@ from glotok_ray.losses.relation import codebook_histogram, histogram_bins, relat
 from glotok_ray.nn.discriminator import PatchDiscriminator
 from glotok_ray.nn.perceptual import build_perceptual, check_perceptual
 from glotok_ray.nn.tokenizer import WEIGHTS_FILE, GloTokTokenizer
-from glotok_ray.nn.weights import load_weights, misfits, stored_shapes
+from glotok_ray.nn.weights import check_stored, load_weights, misfits, stored_shapes
 from glotok_ray.retries import patiently
 from glotok_ray.teacher.histogram import TeacherHistogram, load_teacher
 from glotok_ray.teacher.image_vectors import build_image_network, check_image_network
@@ -76,6 +76,9 @@ def _check_initial(run: TokenizerRun) -> None:
         raise ArtefactError(
             f"{path}: does not fit the run's model: {problems}; take the recipe that made it, or correct initial_path"
         )
+    check_stored(path)
+    if (path.parent / DISCRIMINATOR_FILE).is_file():
+        check_stored(path.parent / DISCRIMINATOR_FILE)
 
 
 def teacher_of(run: TokenizerRun) -> TeacherHistogram:
