@@ -323,7 +323,9 @@ class RelationConfig:
     counted, so that the codebook can reach them (DECISIONS.md, section 3).
     """
     duplicate_cosine: float = 0.99
-    """A code with a neighbour of at least this cosine counts as a duplicate in the metrics."""
+    """A code with a neighbour of at least this cosine counts as a duplicate in the metrics; with Euclidean look-up, one
+    as near as that in proportion to the mean squared length of the codes.
+    """
 
     def __post_init__(self) -> None:
         _require(self.num_bins >= 2, "relation.num_bins", self.num_bins, "must be at least 2")

@@ -18,9 +18,12 @@ from torch import Tensor
 from glotok_ray import artefact
 from glotok_ray.config import CodebookConfig, RelationConfig
 from glotok_ray.losses import relation as relation_loss
+from glotok_ray.nn.weights import check_finite
 from glotok_ray.teacher.preparation import principal_axes
 
 logger = logging.getLogger(__name__)
+
+_REBUILD = "build the teacher again with --fresh"
 
 CENTROIDS_FILE = "teacher.safetensors"
 FACTS_FILE = "teacher.json"
@@ -198,8 +201,12 @@ def load_teacher(folder: Path) -> TeacherHistogram:
     """The teacher of a finished folder; raises ArtefactError when it is missing or damaged."""
     artefact.read_manifest(folder, "teacher")
     facts = artefact.read_json(folder / FACTS_FILE)
+    tensors = load_file(str(folder / CENTROIDS_FILE))
+    fine = torch.tensor(facts["fine_histogram"], dtype=torch.float64)
+    check_finite(tensors, folder / CENTROIDS_FILE, _REBUILD)
+    check_finite({"fine_histogram": fine}, folder / FACTS_FILE, _REBUILD)
     return TeacherHistogram(
-        centroids=load_file(str(folder / CENTROIDS_FILE))["centroids"],
-        fine_histogram=torch.tensor(facts["fine_histogram"], dtype=torch.float64),
+        centroids=tensors["centroids"],
+        fine_histogram=fine,
         provenance=facts["provenance"],
     )

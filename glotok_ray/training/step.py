@@ -228,7 +228,7 @@ class TokenizerStep:
         # Whole even where ZeRO 3 holds them in parts; the other parameters are let go one by one.
         wanted = {f"branches.{name}.quantizer.codebook": name for name in self._config.names}
         codebooks = {
-            wanted[name]: value
+            wanted[name]: self.model.quantizer(wanted[name]).matched(value.detach().float())
             for name, value in self._tokenizer.full_precision_parameters()
             if name in wanted
         }
