@@ -119,8 +119,8 @@ def test_draws_and_densities_refuse_what_is_no_vector_and_no_code() -> None:
     with pytest.raises(ValueError, match="1 of 8 code vectors"):
         draw_latent_vectors(codes, broken, num_vectors=4, seed=0, repeat=0)
     # An index from the end would be a plausible vector.
+    codes[0, 0] = -1
     with pytest.raises(ValueError, match=r"from -1 to 0: must be in \[0, 8\)"):
-        codes[0, 0] = -1
         draw_latent_vectors(codes, vectors, num_vectors=4, seed=0, repeat=0)
     # Not for the reason of a collapsed codebook, which gives null.
     for measure in (tsne_uniformity, lambda found: code_uniformity(np.full(8, 3), found)):
