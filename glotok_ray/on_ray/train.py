@@ -73,6 +73,15 @@ _FREE_SCHEDULE = (
     "checkpoint_every_minutes",
     "checkpoints_to_keep",
 )
+# Settings that came later, with the values that stand for how it was before: so long they are left out, and a run of
+# an older version goes on.
+_ADDED_LATER = {
+    "loss": {
+        "entropy_epsilon": 1e-20,
+        "entropy_epsilon_placing": "floor",
+        "discriminator_loss_scale": 1.0,
+    }
+}
 
 
 class RayWorker(DistributedWorker):
@@ -143,6 +152,10 @@ def _bound_settings(run: TokenizerRun | GeneratorRun) -> dict[str, Any]:
         del settings[name]
     for name in _FREE_SCHEDULE:
         del settings["schedule"][name]
+    for section, defaults in _ADDED_LATER.items():
+        for name, before in defaults.items():
+            if settings.get(section, {}).get(name) == before:
+                del settings[section][name]
     # Whoever allows more broken rows goes on where the run stopped for them.
     settings["data"].pop("max_bad_rows", None)
     if isinstance(run, TokenizerRun) and run.initial_path:

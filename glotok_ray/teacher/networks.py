@@ -35,6 +35,11 @@ class Network(NamedTuple):
     is_clip: bool = False
     """Has a projection to the space that CLIP shares with text."""
 
+    @property
+    def is_dinov2(self) -> bool:
+        """Without registers, whose tables of positions timm keeps in another form."""
+        return "_dinov2." in self.architecture and "_reg" not in self.architecture
+
 
 # OpenAI trained CLIP with QuickGELU, a cheaper approximation of GELU; timm's plain `clip` models
 # would run the same weights with GELU.
