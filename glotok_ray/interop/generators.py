@@ -58,7 +58,7 @@ class ImportedGenerator(NamedTuple):
 
 
 def import_generator(
-    path: Path, config: XARConfig | FARConfig, *, weights: Literal["model", "ema"] = "model"
+    path: str | Path, config: XARConfig | FARConfig, *, weights: Literal["model", "ema"] = "model"
 ) -> ImportedGenerator:
     """Read a checkpoint as the state dict of `XAR(config)` or `FAR(config)`; nothing in the file is executed.
 
@@ -66,6 +66,9 @@ def import_generator(
     latents: its `latent_scale` becomes `XAR_LATENT_SCALE`. Raises ArtefactError, which lists all that does not fit, or
     all that is not finite.
     """
+    path = Path(path)
+    if not isinstance(config, XARConfig | FARConfig):
+        raise ValueError(f"config = {config!r}: must be an XARConfig or a FARConfig")
     loaded = read_checkpoint(path, purpose="a generator checkpoint")
     described = layout_of(config)
     tensors = tensors_of(weights_in(path, loaded, weights))

@@ -50,13 +50,16 @@ class ImportedTokenizer(NamedTuple):
 
 
 def import_tokenizer(
-    path: Path, config: TokenizerConfig, *, weights: Literal["model", "ema"] = "model"
+    path: str | Path, config: TokenizerConfig, *, weights: Literal["model", "ema"] = "model"
 ) -> ImportedTokenizer:
     """Read a checkpoint as the state dict of `GloTokTokenizer(config)`; nothing in the file is executed.
 
     `weights` prefers the raw weights or demands their moving average. Contrast heads that the config does not have are
     left out. Raises ArtefactError, which lists all that does not fit, or all that is not finite.
     """
+    path = Path(path)
+    if not isinstance(config, TokenizerConfig):
+        raise ValueError(f"config = {config!r}: must be a TokenizerConfig")
     tensors, discriminator = _read(path, weights)
     layout = layouts.detect(tensors)
     if layout is None:

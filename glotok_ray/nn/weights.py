@@ -230,8 +230,10 @@ def weights_in(
 ) -> Mapping[str, Any]:
     """The model's entries in a checkpoint: its raw weights where there are some, or the moving average alone.
 
-    Raises ArtefactError for a file without the average that is asked for.
+    Raises ArtefactError for a file without the average that is asked for, ValueError for another word.
     """
+    if weights not in ("model", "ema"):
+        raise ValueError(f'weights = {weights!r}: must be "model" or "ema"')
     if weights == "model":
         return unnested(loaded, (*NESTS, *AVERAGES))
     if not any(isinstance(loaded.get(nest), Mapping) for nest in AVERAGES):

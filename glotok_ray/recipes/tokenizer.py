@@ -219,8 +219,8 @@ def fqgan_dual() -> TokenizerRun:
     """FQGAN-Dual, Table 1: a local contrastive loss to CLIP, 16,384 + 16,384 codes; rFID 0.94, PSNR 22.0; 8 x 80 GB.
 
     Its own script: batch 256, 40 epochs, entropy 0.03 with 1e-5 added to the mean probabilities, disentanglement 0.1,
-    the discriminator's loss times 0.5 from step 19,999 on (20,000 in its count from 1). One thing is not repeated: there
-    the discriminator's Adam has counted 19,999 steps of zero gradients by then, so its first real steps are shorter.
+    the discriminator's loss times 0.5 from step 19,999 on (20,000 in its count from 1). One thing is not repeated:
+    there the discriminator's Adam has counted 19,999 steps of zero gradients by then, so its first real ones are short.
     """
     changes = {
         **_PEERS_GAME,

@@ -442,3 +442,14 @@ def test_a_discriminator_that_is_not_finite_is_refused(tmp_path: Path) -> None:
     path = saved(tmp_path, {"model": llamagen_state(random_model(ONE)), "discriminator": state})
     with pytest.raises(ArtefactError, match=r"main\.0\.bias \(64 of 64 values\)"):
         import_tokenizer(path, ONE)
+
+
+def test_a_path_in_words_is_taken_and_other_arguments_are_named(tmp_path: Path) -> None:
+    path = saved(tmp_path, llamagen_state(random_model(ONE)))
+    assert import_tokenizer(str(path), ONE).layout == "llamagen"
+    wrong: Any = "average"
+    with pytest.raises(ValueError, match="weights = 'average'"):
+        import_tokenizer(path, ONE, weights=wrong)
+    wrong = {"codebooks": 1}
+    with pytest.raises(ValueError, match="must be a TokenizerConfig"):
+        import_tokenizer(path, wrong)
