@@ -12,6 +12,7 @@ import hashlib
 import importlib.metadata
 import json
 import logging
+import math
 import os
 import shutil
 import subprocess
@@ -30,6 +31,8 @@ RECEIPT = "verified.json"
 """Says when all bytes of the folder were last found to be those of the manifest."""
 FAILURE_LOG = "failure.log"
 """Tracebacks of jobs that failed in the folder."""
+NOT_FINITE = "not_finite"
+"""In a line of JSON: which of its values were NaN or infinite and became null."""
 SMALL_BYTES = 1 << 30
 """Folders of up to this size, a second's work, are hashed whenever they are opened: tokenizers, teachers, few data."""
 _UNLISTED = (MANIFEST, RECEIPT, FAILURE_LOG)
@@ -73,11 +76,14 @@ def write_json(path: Path, values: Any) -> None:
 
 
 def append_line(path: Path, values: Any) -> None:
-    """Append JSON as one line: all of it, or nothing when it raises OSError (a disk that is full takes half a line)."""
+    """Append JSON as one line: all of it, or nothing when it raises OSError (a disk that is full takes half a line).
+
+    Numbers that are not finite become null, since JSON has none such, and "not_finite" names them.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+b", buffering=0) as stream:
         size = stream.seek(0, os.SEEK_END)
-        line = (json.dumps(values) + "\n").encode()
+        line = (json.dumps(_without_broken(values)) + "\n").encode()
         if size:
             # A process that was killed may have left half a line, which must not swallow this one.
             stream.seek(-1, os.SEEK_END)
@@ -91,15 +97,49 @@ def append_line(path: Path, values: Any) -> None:
 
 
 def json_bytes(values: Any) -> bytes:
-    """The content of a JSON file of ours: sorted and indented."""
+    """The content of a JSON file of ours: sorted and indented. Raises ValueError that names a value that is NaN: who
+    has one writes null, and says why. Infinite settings are written as they are.
+    """
+    broken = _nan_in(values, "")
+    if broken:
+        raise ValueError(
+            f"{broken} = NaN: is no result, and JSON knows no such number; look for a diverged model"
+        )
     return (json.dumps(values, indent=2, sort_keys=True) + "\n").encode()
+
+
+def _without_broken(values: Any) -> Any:
+    if not isinstance(values, Mapping):
+        return values
+    broken = [
+        name
+        for name, value in values.items()
+        if isinstance(value, float) and not math.isfinite(value)
+    ]
+    if not broken:
+        return values
+    return {**values, **dict.fromkeys(broken), NOT_FINITE: broken}
+
+
+def _nan_in(values: Any, name: str) -> str:
+    """The dotted name of the first NaN; empty where there is none."""
+    if isinstance(values, float):
+        return name if math.isnan(values) else ""
+    if isinstance(values, Mapping):
+        parts: Iterable[tuple[Any, Any]] = values.items()
+    elif isinstance(values, list | tuple):
+        parts = enumerate(values)
+    else:
+        return ""
+    inside = (_nan_in(value, f"{name}.{part}" if name else str(part)) for part, value in parts)
+    return next(filter(None, inside), "")
 
 
 def read_json(path: Path) -> Any:
     """Parse a JSON file; raises ArtefactError that names it when it is missing or broken."""
     try:
         return json.loads(path.read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise ArtefactError(f"{path}: no such file; run the job that writes it first") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ArtefactError(f"{path}: not valid JSON ({error}); rebuild it with --fresh") from None

@@ -323,7 +323,9 @@ class RelationConfig:
     counted, so that the codebook can reach them (DECISIONS.md, section 3).
     """
     duplicate_cosine: float = 0.99
-    """A code with a neighbour of at least this cosine counts as a duplicate in the metrics."""
+    """A code with a neighbour of at least this cosine counts as a duplicate in the metrics; with Euclidean look-up, one
+    as near as that in proportion to the mean squared length of the codes.
+    """
 
     def __post_init__(self) -> None:
         _require(self.num_bins >= 2, "relation.num_bins", self.num_bins, "must be at least 2")
@@ -385,6 +387,13 @@ class TokenizerLossConfig:
     """Code-usage entropy term of FQGAN; not in Eq. 13, off by default."""
     entropy_temperature: float = 0.01
     """Softmax temperature of the entropy term."""
+    entropy_epsilon: float = 1e-20
+    """Keeps the logarithm of a code's mean probability finite in the entropy term; FQGAN and LlamaGen have 1e-5."""
+    entropy_epsilon_placing: Literal["floor", "added"] = "floor"
+    """Where the epsilon stands: "floor" takes log(max(p, epsilon)), which leaves the gradient of all codes above it as
+    it is; "added" takes log(p + epsilon), as FQGAN and LlamaGen do: at 1e-5 and 16,384 codes, of 6e-5 each at even
+    use, that changes the gradient by 7 % (8,192 random tokens).
+    """
     entropy_tokens: int = 0
     """Evenly spaced tokens per worker and branch on which the entropy term is estimated, at most; 0 takes all."""
     disentanglement_weight: float = 0.0
@@ -398,7 +407,13 @@ class TokenizerLossConfig:
     the batch; 0 leaves them alone.
     """
     adversarial_start_step: int = 20000
-    """Optimizer step from which L_G and the discriminator run."""
+    """Optimizer step, counted from 0, from which L_G and the discriminator run. FQGAN and LlamaGen count theirs from 1
+    when they compare it with 20,000, which is step 19,999 here.
+    """
+    discriminator_loss_scale: float = 1.0
+    """Multiplies all that the discriminator learns from, the LeCam penalty too. FQGAN and LlamaGen have 0.5, taming 1.
+    Adam does not see it, but gradient clipping does: at 0.5 it engages at twice the norm.
+    """
     adversarial_kind: Literal["hinge", "non_saturating", "vanilla"] = "hinge"
     """Game between tokenizer and discriminator; "vanilla" is the original minimax game, which saturates."""
     lecam_weight: float = 0.0
@@ -429,6 +444,18 @@ class TokenizerLossConfig:
             "loss.adversarial_start_step",
             self.adversarial_start_step,
             "must not be negative",
+        )
+        _require(
+            0 < self.entropy_epsilon < 1,
+            "loss.entropy_epsilon",
+            self.entropy_epsilon,
+            "must lie in (0, 1), such as 1e-20 or FQGAN's 1e-5",
+        )
+        _require(
+            0 < self.discriminator_loss_scale < math.inf,
+            "loss.discriminator_loss_scale",
+            self.discriminator_loss_scale,
+            "must be positive and finite; adversarial_weight = 0 switches the game off",
         )
 
 

@@ -4,7 +4,9 @@ import errno
 import hashlib
 import io
 import json
+import math
 import resource
+from pathlib import Path
 
 import numpy as np
 import pyarrow
@@ -200,3 +202,25 @@ def test_lines_are_appended_whole_or_not_at_all(tmp_path):
     lines = path.read_text().splitlines()
     assert lines == ['{"step": 1}', '{"st', '{"step": 3}']
     assert json.loads(lines[-1]) == {"step": 3}
+
+
+def test_nan_is_written_into_no_json_and_into_lines_as_null_with_its_name(tmp_path: Path) -> None:
+    values = {"a": 1.0, "b": [0.5, {"c": math.nan}]}
+    with pytest.raises(ValueError, match=r"^b\.1\.c = NaN: is no result"):
+        artefact.write_json(tmp_path / "values.json", values)
+    assert not list(tmp_path.iterdir())
+    # A setting, which comes back as it was.
+    artefact.write_json(tmp_path / "config.json", {"limit": math.inf})
+    assert artefact.read_json(tmp_path / "config.json") == {"limit": math.inf}
+    path = tmp_path / "lines.jsonl"
+    artefact.append_line(path, {"step": 1, "eval/psnr": math.nan, "grad": -math.inf, "kl": 0.5})
+    artefact.append_line(path, {"step": 2, "eval/psnr": 20.0})
+    broken, whole = (json.loads(line) for line in path.read_text().splitlines())
+    assert broken == {
+        "step": 1,
+        "eval/psnr": None,
+        "grad": None,
+        "kl": 0.5,
+        "not_finite": ["eval/psnr", "grad"],
+    }
+    assert whole == {"step": 2, "eval/psnr": 20.0}

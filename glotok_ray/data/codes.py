@@ -24,6 +24,31 @@ COUNTS_FILE = "counts.npz"
 """Uses of each code by codebook, all views counted: for the latent scale."""
 
 
+def stored_codes(
+    codes: Int[ndarray, "codebooks rows positions"], model: TokenizerConfig
+) -> UInt16[ndarray, "codebooks rows positions"]:
+    """Codes as files hold them; raises ValueError that names the codebook where one is not in it: a conversion alone
+    would make another code of it.
+    """
+    for codebook, values in zip(model.codebooks, codes, strict=True):
+        _check_codes(values, codebook.name, codebook.size)
+    return codes.astype(np.uint16)
+
+
+def _check_codes(codes: Int[ndarray, "..."], name: str, size: int) -> None:
+    if not np.issubdtype(codes.dtype, np.integer):
+        raise ValueError(f"codes of the codebook {name!r}: {codes.dtype}; must be whole numbers")
+    if codes.size and codes.min() < 0:
+        raise ValueError(
+            f"codebook {name!r}: {np.count_nonzero(codes < 0)} of {codes.size} positions have no code, since the "
+            "tokenizer's encoder gave numbers that are not finite; look for a diverged tokenizer, or encode in fp32"
+        )
+    if codes.size and codes.max() >= size:
+        raise ValueError(
+            f"codebook {name!r}: holds code {codes.max()}; must be in [0, {size}); these codes are another tokenizer's"
+        )
+
+
 class CodeShard(NamedTuple):
     """One written file of codes."""
 
@@ -55,17 +80,17 @@ def write_code_shard(
             pyarrow.table(columns), stream, row_group_size=CHUNK_ROWS * views
         )
     counts = {
-        name: np.bincount(codes[name].reshape(-1), minlength=size)
+        name: _counted(codes[name].reshape(-1), name, size)
         for name, size in model.code_counts.items()
     }
     return CodeShard(ShardInfo(path.name, rows, stream.sha256), counts, stream.bytes)
 
 
 def read_code_shard(path: Path, model: TokenizerConfig) -> CodeShard:
-    """What `write_code_shard` returned when it wrote the file at `path`."""
+    """What `write_code_shard` returned when it wrote the file at `path`; raises ValueError for codes in no codebook."""
     table = pyarrow.parquet.read_table(path, columns=list(model.names))
     counts = {
-        name: np.bincount(table[name].combine_chunks().flatten().to_numpy(), minlength=size)
+        name: _counted(table[name].combine_chunks().flatten().to_numpy(), name, size)
         for name, size in model.code_counts.items()
     }
     info = ShardInfo(path.name, table.num_rows, artefact.sha256_of(path))
@@ -102,6 +127,11 @@ def write_code_dataset(
     }
     artefact.write_json(folder / DATASET, {**details, **facts})
     return counts
+
+
+def _counted(codes: UInt16[ndarray, " n"], name: str, size: int) -> Int[ndarray, " codes"]:
+    _check_codes(codes, name, size)
+    return np.bincount(codes, minlength=size)
 
 
 def _fixed_size_lists(codes: ndarray) -> pyarrow.FixedSizeListArray:

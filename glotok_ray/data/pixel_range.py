@@ -12,12 +12,16 @@ from torch import Tensor
 def to_model_range(
     images: UInt8[np.ndarray, "b h w 3"], device: torch.device
 ) -> Float[Tensor, "b 3 h w"]:
-    """Pixels to float32 in [-1, 1]; channels stay last in memory, which convolutions prefer."""
+    """Pixels to float32 in [-1, 1]; channels stay last in memory, which convolutions prefer. Raises ValueError for
+    another dtype.
+    """
     return pixels_to_model_range(torch.tensor(images, device=device).permute(0, 3, 1, 2))
 
 
 def pixels_to_model_range(pixels: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
     """The same for pixels that are a tensor already."""
+    if pixels.dtype != torch.uint8:
+        raise ValueError(f"pixels: of dtype {pixels.dtype}; must be uint8, from 0 to 255")
     return (pixels.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
 
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from glotok_ray import artefact
 from glotok_ray.config import FARConfig, FlowConfig, XARConfig, from_dict
+from glotok_ray.interop.model_card import shown_value
 from glotok_ray.nn.generators import CONFIGS, TOKENIZER_FOLDER
 
 PEER_FILE = "generator_peer.safetensors"
@@ -143,6 +144,6 @@ def _figures(figures: Mapping[str, object]) -> str:
         return ""
     note = "Losses of the raw weights on the training codes. How good the pictures are, `jobs.evaluate_images` tells."
     rows = "\n".join(
-        f"| {name.removeprefix('train/')} | {value:.4g} |" for name, value in shown.items()
+        f"| {name.removeprefix('train/')} | {shown_value(value)} |" for name, value in shown.items()
     )
     return f"## Last losses of the run\n\n{note}\n\n| loss | value |\n|---|---|\n{rows}"

@@ -19,16 +19,22 @@ from glotok_ray.nn.entities import token_places
 from glotok_ray.nn.generators import build_generator
 from glotok_ray.nn.rotary import grid_rotation, pair_frequencies
 from glotok_ray.nn.weights import (
+    BRING_ANOTHER,
+    check_finite,
     misfits,
     read_checkpoint,
     shown_names,
     tensors_of,
+    used,
     weights_in,
 )
 
 RECIPES = "xar_b, xar_l, xar_h, far_b_fqgan, far_l_2x, gpt_b or gpt_l"
 # The scale of MAR's KL-16 autoencoder, with which the released xAR was trained; its code multiplies outside the model.
 XAR_LATENT_SCALE = 0.2325
+
+PEER_MASKS = ("mask",)
+"""Tensors of an export that hold infinities rightly: what attention adds where it must not look."""
 
 # The order of FQGAN's numbered codebooks, by their count; LlamaGen's single one may have any name.
 _ORDERS = {
@@ -52,13 +58,17 @@ class ImportedGenerator(NamedTuple):
 
 
 def import_generator(
-    path: Path, config: XARConfig | FARConfig, *, weights: Literal["model", "ema"] = "model"
+    path: str | Path, config: XARConfig | FARConfig, *, weights: Literal["model", "ema"] = "model"
 ) -> ImportedGenerator:
     """Read a checkpoint as the state dict of `XAR(config)` or `FAR(config)`; nothing in the file is executed.
 
     `weights` prefers the raw weights or demands their moving average. xAR's files do not hold the scale of the
-    latents: its `latent_scale` becomes `XAR_LATENT_SCALE`. Raises ArtefactError, which lists all that does not fit.
+    latents: its `latent_scale` becomes `XAR_LATENT_SCALE`. Raises ArtefactError, which lists all that does not fit, or
+    all that is not finite.
     """
+    path = Path(path)
+    if not isinstance(config, XARConfig | FARConfig):
+        raise ValueError(f"config = {config!r}: must be an XARConfig or a FARConfig")
     loaded = read_checkpoint(path, purpose="a generator checkpoint")
     described = layout_of(config)
     tensors = tensors_of(weights_in(path, loaded, weights))
@@ -83,6 +93,7 @@ def import_generator(
             f"{path}: its {layout} names and shapes do not fit the generator's config ({_described(config)}): "
             f"{problems}; choose the recipe that fits: {RECIPES}"
         )
+    check_finite(used(tensors, left_out), path, BRING_ANOTHER)
     return ImportedGenerator(found, left_out, layout, artefact.sha256_of(path))
 
 

@@ -56,6 +56,11 @@ def model_card(
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
+def shown_value(value: object) -> str:
+    """A figure of metrics.jsonl, in which null stands for what was not finite."""
+    return "not finite" if value is None else f"{value:.4g}"
+
+
 def _figures(figures: Mapping[str, object]) -> str:
     shown = {name: value for name, value in sorted(figures.items()) if name.startswith("eval/")}
     if not shown:
@@ -64,6 +69,6 @@ def _figures(figures: Mapping[str, object]) -> str:
     if "eval/average_psnr" in shown:
         note += " These weights are averages: average_psnr is theirs, the other figures are of the raw weights."
     rows = "\n".join(
-        f"| {name.removeprefix('eval/')} | {value:.4g} |" for name, value in shown.items()
+        f"| {name.removeprefix('eval/')} | {shown_value(value)} |" for name, value in shown.items()
     )
     return f"## Last evaluation of the run\n\n{note}\n\n| figure | value |\n|---|---|\n{rows}"

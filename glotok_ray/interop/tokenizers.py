@@ -18,10 +18,13 @@ from glotok_ray.interop import layouts
 from glotok_ray.nn.discriminator import PatchDiscriminator
 from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.nn.weights import (
+    BRING_ANOTHER,
+    check_finite,
     misfits,
     read_checkpoint,
     shown_names,
     tensors_of,
+    used,
     weights_in,
 )
 
@@ -47,13 +50,16 @@ class ImportedTokenizer(NamedTuple):
 
 
 def import_tokenizer(
-    path: Path, config: TokenizerConfig, *, weights: Literal["model", "ema"] = "model"
+    path: str | Path, config: TokenizerConfig, *, weights: Literal["model", "ema"] = "model"
 ) -> ImportedTokenizer:
     """Read a checkpoint as the state dict of `GloTokTokenizer(config)`; nothing in the file is executed.
 
     `weights` prefers the raw weights or demands their moving average. Contrast heads that the config does not have are
-    left out. Raises ArtefactError, which lists all that does not fit.
+    left out. Raises ArtefactError, which lists all that does not fit, or all that is not finite.
     """
+    path = Path(path)
+    if not isinstance(config, TokenizerConfig):
+        raise ValueError(f"config = {config!r}: must be a TokenizerConfig")
     tensors, discriminator = _read(path, weights)
     layout = layouts.detect(tensors)
     if layout is None:
@@ -63,9 +69,11 @@ def import_tokenizer(
         )
     found, left_out = _renamed(tensors, layout, config)
     _check_tokenizer(path, found, layout, config)
+    check_finite(used(tensors, left_out), path, BRING_ANOTHER)
     judged = {layouts.rename_discriminator(name): value for name, value in discriminator.items()}
     if judged:
         _check_discriminator(path, judged)
+        check_finite(discriminator, path, BRING_ANOTHER)
     return ImportedTokenizer(found, judged, left_out, layout, artefact.sha256_of(path))
 
 

@@ -3,6 +3,8 @@
 Read next: glotok_ray/losses/objective.py
 """
 
+from typing import Literal
+
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
@@ -14,12 +16,16 @@ def entropy_loss(
     *,
     temperature: float,
     max_tokens: int = 0,
+    epsilon: float = 1e-20,
+    placing: Literal["floor", "added"] = "floor",
 ) -> Float[Tensor, ""]:
     """Mean entropy of each token's soft assignment minus the entropy of their mean; from -ln n to
     0, low is good.
 
     Tokens are assigned by softmax(-distance^2 / temperature). Holds several tensors of tokens x n
-    numbers; `max_tokens` (0: all) bounds them by taking evenly spaced tokens.
+    numbers; `max_tokens` (0: all) bounds them by taking evenly spaced tokens. `epsilon` keeps the logarithm of the
+    mean assignment p finite: as its "floor", log(max(p, epsilon)), or "added", log(p + epsilon), which changes value
+    and gradient as soon as it is not small beside 1 / n.
     """
     tokens = latent.permute(0, 2, 3, 1).flatten(0, 2)
     if 0 < max_tokens < len(tokens):
@@ -31,7 +37,8 @@ def entropy_loss(
     assignment = log_assignment.exp()
     token_entropy = -(assignment * log_assignment).sum(dim=1).mean()
     usage = assignment.mean(dim=0)
-    usage_entropy = -(usage * usage.clamp_min(1e-20).log()).sum()
+    kept = usage.clamp_min(epsilon) if placing == "floor" else usage + epsilon
+    usage_entropy = -(usage * kept.log()).sum()
     return token_entropy - usage_entropy
 
 

@@ -143,6 +143,8 @@ def _entropy(branch: Branch, weights: TokenizerLossConfig) -> Tensor:
         branch.codebook,
         temperature=weights.entropy_temperature,
         max_tokens=weights.entropy_tokens,
+        epsilon=weights.entropy_epsilon,
+        placing=weights.entropy_epsilon_placing,
     )
 
 

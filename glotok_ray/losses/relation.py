@@ -55,8 +55,13 @@ def relation_loss(
     gradient into the teacher.
 
     The paper writes KL(log P_s || sg[P_t]), the argument order of torch's kl_div. Empty bins count
-    as 1e-12, so the value stays finite. "mean" divides by k.
+    as 1e-12, so the value stays finite. "mean" divides by k. Raises ValueError for histograms of unequal bins, which
+    would be broadcast.
     """
+    if student.ndim != 1 or student.shape != teacher.shape:
+        raise ValueError(
+            f"student {tuple(student.shape)}, teacher {tuple(teacher.shape)}: must be histograms over the same bins"
+        )
     fixed = teacher.detach().to(student)
     ratio = (
         fixed.clamp_min(_SMALLEST_PROBABILITY).log()
@@ -82,8 +87,15 @@ def codebook_histogram(
 
     With `sharing`, each worker visits its share of the pairs; all workers must call, with equal codebooks. The value
     is that of one worker alone, and the mean of the workers' gradients is its gradient. A NaN in the codebook makes
-    the histogram NaN; zero rows have cosine 0 with all others.
+    the histogram NaN; zero rows have cosine 0 with all others. The rows' lengths do not count: Eq. 4 is about cosines,
+    also of a codebook whose look-up compares distances. Raises ValueError for anything but two or more rows of
+    floating-point numbers.
     """
+    if codebook.ndim != 2 or len(codebook) < 2 or not codebook.is_floating_point():
+        raise ValueError(
+            f"codebook: {codebook.dtype} of shape {tuple(codebook.shape)}; must be two or more rows (n, d) of "
+            "floating-point numbers"
+        )
     with torch.autocast(codebook.device.type, enabled=False):
         codes = codebook if codebook.dtype == torch.float64 else codebook.float()
         if relation.literal:

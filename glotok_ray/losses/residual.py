@@ -18,6 +18,11 @@ def residual_loss(
 
     Eq. 10 leaves Z_hat outside sg. Its gradient would repeat Eq. 1's first term, or with a
     straight-through Z_hat reach the encoder in spite of sg[Z]; so the whole target Z - Z_hat is
-    held fixed.
+    held fixed. Raises ValueError for unequal shapes, which would be broadcast.
     """
+    if not latent.shape == code_vectors.shape == residual.shape:
+        raise ValueError(
+            f"latent {tuple(latent.shape)}, code_vectors {tuple(code_vectors.shape)}, residual "
+            f"{tuple(residual.shape)}: must have one shape"
+        )
     return F.mse_loss(residual, (latent - code_vectors).detach())

@@ -9,6 +9,8 @@ import numpy as np
 from jaxtyping import Int, Integer, UInt16
 from numpy import ndarray
 
+from glotok_ray.metrics.codebook import check_whole
+
 _UNIFORM, _MARGINAL = 0, 1
 
 
@@ -23,8 +25,11 @@ class PositionCounts:
         num_positions, num_codes = self.counts.shape
         if codes.shape[1:] != (num_positions,):
             raise ValueError(f"codes have shape {codes.shape}: need (images, {num_positions})")
-        if codes.size and codes.max() >= num_codes:
-            raise ValueError(f"code {codes.max()} is outside the codebook of {num_codes}")
+        check_whole(codes)
+        if codes.size and not 0 <= codes.min() <= codes.max() < num_codes:
+            raise ValueError(
+                f"codes reach from {codes.min()} to {codes.max()}, outside the codebook of {num_codes}"
+            )
         flat = codes.astype(np.int64) + num_codes * np.arange(num_positions)
         self.counts += np.bincount(flat.reshape(-1), minlength=self.counts.size).reshape(
             self.counts.shape

@@ -33,8 +33,17 @@ class CodebookUse(NamedTuple):
     """Codes that never occur."""
 
 
+def check_whole(codes: Integer[ndarray, "..."]) -> None:
+    """Raise ValueError for codes of another dtype than an integer's: a conversion would round them."""
+    if not np.issubdtype(np.asarray(codes).dtype, np.integer):
+        raise ValueError(f"codes are {np.asarray(codes).dtype}: must be whole numbers")
+
+
 def count_codes(codes: Integer[ndarray, "..."], num_codes: int) -> Int[ndarray, " n"]:
-    """Occurrences of each code as int64; raises ValueError for an index outside [0, num_codes)."""
+    """Occurrences of each code as int64; raises ValueError for an index outside [0, num_codes) and for numbers that are
+    not whole.
+    """
+    check_whole(codes)
     flat = np.asarray(codes).reshape(-1).astype(np.int64)
     if flat.size and (flat.min() < 0 or flat.max() >= num_codes):
         raise ValueError(
@@ -63,16 +72,24 @@ def codebook_use(counts: Integer[ndarray, " n"]) -> CodebookUse:
     )
 
 
-def duplicate_fraction(codebook: Float[Tensor, "n d"], cosine: float) -> float:
-    """Share of rows that have another row of at least this cosine, in [0, 1]."""
-    unit = torch.nn.functional.normalize(codebook.detach().float(), dim=1)
-    duplicates = torch.zeros((), device=unit.device)
-    for start in range(0, len(unit), _ROWS_PER_BLOCK):
-        cosines = unit[start : start + _ROWS_PER_BLOCK] @ unit.T
-        # A row is no neighbour of itself.
-        cosines.diagonal(start).fill_(-2)
-        duplicates += (cosines.amax(dim=1) >= cosine).sum()
-    return float(duplicates) / len(unit)
+def duplicate_fraction(codes: Float[Tensor, "n d"], cosine: float) -> float:
+    """Share of codes, as the look-up compares them, that have another one nearby, in [0, 1]; NaN for codes that are not
+    finite.
+
+    Nearby is a squared distance of at most 2 (1 - cosine) times the mean squared length of all codes: for unit vectors
+    a cosine of at least `cosine`, and for codes of differing lengths the same whatever their scale.
+    """
+    codes = codes.detach().float()
+    halves = codes.square().sum(dim=1) / 2
+    near = (1 - cosine) * 2 * halves.mean()
+    duplicates = torch.zeros((), device=codes.device)
+    for start in range(0, len(codes), _ROWS_PER_BLOCK):
+        rows = slice(start, start + _ROWS_PER_BLOCK)
+        distances = halves[rows, None] + halves - codes[rows] @ codes.T
+        # A code is no neighbour of itself.
+        distances.diagonal(start).fill_(torch.inf)
+        duplicates += (distances.amin(dim=1) <= near).sum()
+    return float(torch.where(torch.isfinite(near), duplicates, torch.nan)) / len(codes)
 
 
 def gini(values: Shaped[ndarray, " n"], weights: Integer[ndarray, " n"] | None = None) -> float:

@@ -31,8 +31,12 @@ class FeatureMoments(NamedTuple):
 
     @classmethod
     def of(cls, features: Shaped[ndarray, "n d"]) -> Self:
-        """Moments of one block, summed in float64 around the block's own mean."""
+        """Moments of one block, summed in float64 around the block's own mean; raises ValueError for features that
+        are not finite.
+        """
         values = np.asarray(features, dtype=np.float64)
+        if not np.isfinite(values).all():
+            raise ValueError("features: hold values that are not finite; check the feature network")
         if len(values) == 0:
             return cls.empty(values.shape[1])
         mean = values.mean(axis=0)
@@ -65,12 +69,14 @@ def frechet_distance(
     """|m_a - m_b|^2 + tr(A + B - 2 (A^1/2 B A^1/2)^1/2), through two symmetric eigenproblems.
 
     The symmetric form has a real, non-negative spectrum, so no imaginary part has to be judged
-    away.
+    away. Raises ValueError for moments that are not finite.
     """
     mean_a, covariance_a, mean_b, covariance_b = (
         np.asarray(value, dtype=np.float64)
         for value in (mean_a, covariance_a, mean_b, covariance_b)
     )
+    if not all(np.isfinite(part).all() for part in (mean_a, covariance_a, mean_b, covariance_b)):
+        raise ValueError("moments: hold values that are not finite; check the feature network")
     values, vectors = np.linalg.eigh(covariance_a)
     root = (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
     spectrum = np.linalg.eigvalsh(root @ covariance_b @ root)

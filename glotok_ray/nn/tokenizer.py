@@ -21,6 +21,7 @@ from glotok_ray.nn.blocks import FeatureHead
 from glotok_ray.nn.contrast import ContrastHead
 from glotok_ray.nn.quantizer import VectorQuantizer
 from glotok_ray.nn.residual import ResidualPredictor, refine
+from glotok_ray.nn.tokenizer_inputs import check_answer, check_codes, check_images
 from glotok_ray.nn.weights import load_weights, save_weights
 
 WEIGHTS_FILE = "tokenizer.safetensors"
@@ -186,29 +187,45 @@ class GloTokTokenizer(nn.Module):
         """The tokens of one image or of a batch, in [-1, 1]: one grid per codebook, int64.
 
         Sides must be multiples of `autoencoder.downsample_factor`; on another grid than the trained one the learned
-        positions are resampled.
+        positions are resampled. Raises ValueError for images that are not floating-point numbers in [-1, 1], and where
+        the network's output is not finite; the host waits once, for both.
+        """
+        check_images(images)
+        codes = self.look_up(images)
+        check_answer(images, codes)
+        return codes
+
+    def look_up(self, images: Float[Tensor, "*b 3 H W"]) -> Int[Tensor, "*b k h w"]:
+        """`encode` without looking at any value, so that the host does not wait: NO_CODE stands where the encoder's
+        output is not finite, and the caller must look for it.
         """
         batch = images if images.ndim == 4 else images.unsqueeze(0)
-        grids = [self.quantizer(name)(z).indices for name, z in self._unquantized(batch).items()]
+        grids = [self.quantizer(name).find(z) for name, z in self._unquantized(batch).items()]
         codes = torch.stack(grids, dim=1)
         return codes if images.ndim == 4 else codes[0]
 
     def decode(self, codes: Int[Tensor, "*b k h w"]) -> Float[Tensor, "*b 3 H W"]:
         """Images of tokens, about [-1, 1], through the residual predictors; equal to the reconstruction of the
         images that the tokens come from.
+
+        Raises ValueError for codes that are not whole numbers, are in no codebook or have another shape.
+        """
+        check_codes(codes, self.config)
+        return self.images_of(codes)
+
+    def images_of(self, codes: Int[Tensor, "*b k h w"]) -> Float[Tensor, "*b 3 H W"]:
+        """`decode` without looking at any value, so that the host does not wait: of codes that do not exist the images
+        are NaN, which `to_uint8` refuses.
         """
         batch = codes if codes.ndim == 4 else codes.unsqueeze(0)
-        if batch.ndim != 4 or batch.shape[1] != len(self.branches):
-            raise ValueError(
-                f"codes of shape {tuple(codes.shape)}: must be (codebooks, h, w) or (batch, codebooks, h, w) with "
-                f"{len(self.branches)} codebooks ({', '.join(self.config.names)})"
-            )
         images = self.decode_latents(self.latents(batch, refine=True), refine=False)
         return images if codes.ndim == 4 else images[0]
 
     def reconstruct(self, images: Float[Tensor, "*b 3 H W"]) -> Float[Tensor, "*b 3 H W"]:
-        """Images after one pass through their tokens; one image or a batch, in [-1, 1] and out."""
-        return self.decode(self.encode(images)).clamp(-1, 1)
+        """Images after one pass through their tokens; one image or a batch, in [-1, 1] and out. Raises what `encode`
+        raises.
+        """
+        return self.images_of(self.encode(images)).clamp(-1, 1)
 
     def latents(self, codes: Int[Tensor, "b k h w"], *, refine: bool) -> Float[Tensor, "b c h w"]:
         """The code vectors of tokens; `refine` adds the predicted residuals (Eqs. 11 and 12)."""
@@ -230,9 +247,11 @@ class GloTokTokenizer(nn.Module):
         )
 
     def snap(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """Replace each codebook's part by its nearest code vector, for latents that a generator made."""
+        """Replace each codebook's part by its nearest code vector, for latents that a generator made; NaN where a
+        latent is not finite.
+        """
         parts = self._parts(latents).items()
-        grids = [self.quantizer(name)(part).indices for name, part in parts]
+        grids = [self.quantizer(name).find(part) for name, part in parts]
         return self.latents(torch.stack(grids, dim=1), refine=False)
 
     def _unquantized(self, images: Tensor) -> dict[str, Tensor]:

@@ -5,9 +5,10 @@ Read next: glotok_ray/nn/tokenizer.py
 
 import io
 import json
+import math
 import pickle
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,6 +37,18 @@ _SAFETENSORS_NAMES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
+BRING_ANOTHER = "weights must be finite: fetch the file again, or take an earlier checkpoint"
+"""The remedy where a file of others is read."""
+_EXPORT_ANOTHER = (
+    "weights must be finite: export an earlier checkpoint of the run, or train it again"
+)
+NOT_WRITTEN = (
+    "weights must be finite, so nothing is written; earlier checkpoints stay as they are: go on from one of them with "
+    "a lower learning rate or in fp32"
+)
+"""The remedy where weights of ours would be written."""
+DROP_CHECKPOINT = "weights must be finite: remove the checkpoint's folder, and the run goes on from the one before it"
+"""The remedy where a run goes on."""
 # What safetensors and torch raise for damaged files and for files of another kind.
 _UNREADABLE = (
     ValueError,
@@ -50,8 +63,10 @@ _UNREADABLE = (
 )
 
 
-def save_weights(path: Path, state: Mapping[str, Tensor]) -> None:
-    """Write a state dict as safetensors, in fp32 and contiguous."""
+def save_weights(path: Path, state: Mapping[str, Tensor], *, masks: Collection[str] = ()) -> None:
+    """Write a state dict as safetensors, in fp32 and contiguous; raises ArtefactError, before anything is written, for
+    numbers that are not finite, but for those of the tensors named in `masks`.
+    """
     tensors = {
         name: (value.detach().float() if value.is_floating_point() else value.detach())
         .cpu()
@@ -59,21 +74,27 @@ def save_weights(path: Path, state: Mapping[str, Tensor]) -> None:
         .clone()
         for name, value in state.items()
     }
+    check_finite(used(tensors, masks), path, NOT_WRITTEN)
     save_file(tensors, str(path))
 
 
-def write_weights(stream: io.BufferedIOBase, tensors: Mapping[str, Tensor]) -> None:
+def write_weights(
+    stream: io.BufferedIOBase, tensors: Mapping[str, Tensor], *, name: str = "weights"
+) -> None:
     """Write CPU tensors to a stream as safetensors, without a copy of them all in memory, which its own library makes.
+    `name` is the file's, for errors.
 
-    Raises KeyError for a dtype other than fp32, int64, int32, uint8 and bool.
+    Raises KeyError for a dtype other than fp32, int64, int32, uint8 and bool, and ArtefactError for numbers that are
+    not finite.
     """
+    check_finite(tensors, name, NOT_WRITTEN)
     # The widest numbers first, so that each tensor starts at a multiple of its width.
-    order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+    order = sorted(tensors, key=lambda key: (-tensors[key].element_size(), key))
     header, start = {}, 0
-    for name in order:
-        value = tensors[name]
+    for key in order:
+        value = tensors[key]
         end = start + value.numel() * value.element_size()
-        header[name] = {
+        header[key] = {
             "dtype": _SAFETENSORS_NAMES[value.dtype],
             "shape": list(value.shape),
             "data_offsets": [start, end],
@@ -82,8 +103,8 @@ def write_weights(stream: io.BufferedIOBase, tensors: Mapping[str, Tensor]) -> N
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     stream.write(struct.pack("<Q", len(text)) + text)
-    for name in order:
-        values: Any = tensors[name].contiguous().reshape(-1).view(torch.uint8).numpy()
+    for key in order:
+        values: Any = tensors[key].contiguous().reshape(-1).view(torch.uint8).numpy()
         stream.write(memoryview(values))
 
 
@@ -98,6 +119,7 @@ def load_weights(module: nn.Module, path: Path) -> None:
         raise ArtefactError(
             f"{path}: its tensors do not fit the config beside it: {problems}; export both again"
         )
+    check_finite(state, path, _EXPORT_ANOTHER)
     module.load_state_dict(state)
 
 
@@ -110,6 +132,53 @@ def stored_shapes(path: Path) -> dict[str, Tensor]:
     except (SafetensorError, OSError) as error:
         raise _not_readable(path, error) from error
     return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+
+
+def check_stored(path: Path) -> None:
+    """Raise ArtefactError when a safetensors file of ours holds numbers that are not finite; one tensor at a time is
+    read, so that a driver can look before it starts a cluster.
+    """
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            broken = _not_finite((name, file.get_tensor(name)) for name in file.keys())  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise _not_readable(path, error) from error
+    _refuse(broken, path, _EXPORT_ANOTHER)
+
+
+def check_finite(tensors: Mapping[str, Tensor], source: object, remedy: str) -> None:
+    """Raise ArtefactError that names `source`, the tensors with NaN or infinite values, how many there are, and the
+    remedy. Whole numbers and tensors on the meta device pass.
+    """
+    _refuse(_not_finite(tensors.items()), source, remedy)
+
+
+def _not_finite(tensors: Iterable[tuple[str, Tensor]]) -> dict[str, str]:
+    """Tensors with values that are not finite, and how many of how many these are."""
+    broken = {}
+    for name, value in tensors:
+        if value.is_meta or not value.numel():
+            continue
+        value = torch.view_as_real(value) if value.is_complex() else value
+        if not value.is_floating_point():
+            continue
+        # Numbers of eight bits have no arithmetic of their own.
+        value = value.detach() if value.element_size() > 1 else value.detach().float()
+        # One pass without a second tensor; a NaN among the values is both extremes.
+        least, greatest = torch.aminmax(value)
+        if not (math.isfinite(least) and math.isfinite(greatest)):
+            count = int(torch.isfinite(value).logical_not().sum())
+            broken[name] = f"{count:,} of {value.numel():,}"
+    return broken
+
+
+def _refuse(broken: Mapping[str, str], source: object, remedy: str) -> None:
+    if broken:
+        some = [f"{name} ({count} values)" for name, count in broken.items()][:_SHOWN_NAMES]
+        more = f" and {len(broken) - len(some)} more" if len(broken) > len(some) else ""
+        raise ArtefactError(
+            f"{source}: {len(broken)} of its tensors hold NaN or infinite values: {', '.join(some)}{more}; {remedy}"
+        )
 
 
 def _not_readable(path: Path, error: Exception) -> ArtefactError:
@@ -161,8 +230,10 @@ def weights_in(
 ) -> Mapping[str, Any]:
     """The model's entries in a checkpoint: its raw weights where there are some, or the moving average alone.
 
-    Raises ArtefactError for a file without the average that is asked for.
+    Raises ArtefactError for a file without the average that is asked for, ValueError for another word.
     """
+    if weights not in ("model", "ema"):
+        raise ValueError(f'weights = {weights!r}: must be "model" or "ema"')
     if weights == "model":
         return unnested(loaded, (*NESTS, *AVERAGES))
     if not any(isinstance(loaded.get(nest), Mapping) for nest in AVERAGES):
@@ -184,6 +255,11 @@ def tensors_of(state: Mapping[str, Any]) -> dict[str, Tensor]:
         if all(name.startswith(wrapper) for name in tensors):
             tensors = {name.removeprefix(wrapper): value for name, value in tensors.items()}
     return tensors
+
+
+def used(tensors: Mapping[str, Tensor], left_out: Collection[str]) -> dict[str, Tensor]:
+    """The tensors without those that an import leaves out, such as masks, which hold infinities rightly."""
+    return {name: value for name, value in tensors.items() if name not in left_out}
 
 
 def shown_names(names: Mapping[str, Any]) -> str:

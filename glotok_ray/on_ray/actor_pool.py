@@ -27,6 +27,7 @@ from glotok_ray import artefact, config
 from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import PoolConfig
 from glotok_ray.data.records import ShardInfo, decode_image
+from glotok_ray.nn.weights import check_stored
 from glotok_ray.on_ray import cluster
 from glotok_ray.progress import ProgressLine
 from glotok_ray.retries import patiently
@@ -55,7 +56,7 @@ def open_output(
 
     `inputs` are artefact folders; `extra` are further facts that decide the content. A job that `resumes` finds what it
     left there unfinished. Raises ArtefactError for a folder that something else fills, and for an input without a
-    manifest or with a file of another size.
+    manifest, with a file of another size, or with weights that are not finite.
     """
     for path in inputs:
         if not (Path(path) / artefact.MANIFEST).is_file():
@@ -72,8 +73,19 @@ def open_output(
     if finished is not None:
         logger.info("already finished: %s", folder)
     else:
+        for path in inputs:
+            _check_weights(Path(path))
         artefact.start_folder(folder, fresh=fresh, keep=resumes)
     return Output(folder, fingerprint, finished)
+
+
+def _check_weights(folder: Path) -> None:
+    """Raise ArtefactError for weights in an input that are not finite; of large files the actors say it, which read
+    them anyway.
+    """
+    for name, facts in artefact.read_json(folder / artefact.MANIFEST)["files"].items():
+        if name.endswith(".safetensors") and facts["bytes"] <= artefact.SMALL_BYTES:
+            check_stored(folder / name)
 
 
 def map_shards(

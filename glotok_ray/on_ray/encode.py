@@ -22,6 +22,7 @@ from glotok_ray.config import EncodeRun, PoolConfig, TokenizerConfig, with_absol
 from glotok_ray.data.codes import (
     CodeShard,
     read_code_shard,
+    stored_codes,
     write_code_dataset,
     write_code_shard,
 )
@@ -100,8 +101,9 @@ class EncodeActor:
 
     @torch.inference_mode()
     def _encode(self, images: np.ndarray) -> UInt16[np.ndarray, "codebooks rows positions"]:
-        codes = self._tokenizer.encode(to_model_range(images, self._device))
-        return codes.transpose(0, 1).flatten(2).cpu().numpy().astype(np.uint16)
+        codes = self._tokenizer.look_up(to_model_range(images, self._device))
+        found = codes.transpose(0, 1).flatten(2).cpu().numpy()
+        return stored_codes(found, self._tokenizer.config)
 
 
 def pictures(config: EncodeRun) -> DatasetInfo:

@@ -20,7 +20,12 @@ from glotok_ray.data.forms import crops_text
 from glotok_ray.metrics import summary
 from glotok_ray.metrics.codebook import count_codes
 from glotok_ray.metrics.summary import Figures
-from glotok_ray.metrics.uniformity import Uniformity, draw_latent_vectors, tsne_uniformity
+from glotok_ray.metrics.uniformity import (
+    UndefinedDensityError,
+    Uniformity,
+    draw_latent_vectors,
+    tsne_uniformity,
+)
 from glotok_ray.on_ray.actor_pool import actor_device, map_shards, open_output
 from glotok_ray.on_ray.evaluation_plan import (
     check,
@@ -152,23 +157,22 @@ def _code_figures(arrays: dict[str, np.ndarray], config: EvaluateRun) -> Figures
     model = load_tokenizer(Path(config.tokenizer_path))
     figures: Figures = {}
     for branch in model.config.names:
-        vectors = model.quantizer(branch).codebook.double().numpy()
-        vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-        figures |= summary.codebook_figures(
-            branch, count_codes(arrays[branch], len(vectors)), vectors
-        )
+        quantizer = model.quantizer(branch)
+        vectors = quantizer.matched_codes().double().numpy()
+        counts = count_codes(arrays[branch], len(vectors))
+        figures |= summary.codebook_figures(branch, counts, vectors, quantizer.lookup)
         if branch == model.config.names[-1] and config.uniformity_repeats > 0:
             num_vectors = min(config.uniformity_vectors, len(arrays[branch]))
-            figures |= summary.uniformity_figures(
-                branch, _tsne_draws(arrays[branch], vectors, config), num_vectors
-            )
+            reason = summary.undefined_reason(counts, vectors, quantizer.lookup)
+            draws = [reason] if reason else _tsne_draws(arrays[branch], vectors, config)
+            figures |= summary.uniformity_figures(branch, draws, num_vectors, quantizer.lookup)
     return figures
 
 
 def _tsne_draws(
     codes: np.ndarray, vectors: np.ndarray, config: EvaluateRun
-) -> list[Uniformity | None]:
-    """One Ray task per draw of Table 3."""
+) -> list[Uniformity | str]:
+    """One Ray task per draw of Table 3; the reason in place of figures where there are none."""
     logger.info(
         "uniformity: %d t-SNE draws of %d vectors",
         config.uniformity_repeats,
@@ -185,11 +189,11 @@ def _tsne_draws(
     return ray.get([task.remote(draw) for draw in draws])
 
 
-def _tsne_draw(vectors: np.ndarray) -> Uniformity | None:
+def _tsne_draw(vectors: np.ndarray) -> Uniformity | str:
     try:
         return tsne_uniformity(vectors)
-    except ValueError:  # collapsed onto too few codes: there is no density to measure
-        return None
+    except UndefinedDensityError as error:  # collapsed onto too few codes
+        return str(error)
 
 
 def _write_pictures(folder: Path, merged: dict[str, Merged]) -> None:

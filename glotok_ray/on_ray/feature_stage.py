@@ -68,6 +68,11 @@ class FeatureActor:
                 vectors = features.draw_vectors(
                     feature_map, self._config.vectors_per_image, generator
                 )
+                if not torch.isfinite(vectors).all():
+                    raise ValueError(
+                        f"{unit.shard.file}: the features of image {image.key!r} hold NaN or infinite values; check "
+                        f"the weights of {self._config.network}"
+                    )
                 drawn.append(vectors.numpy())
                 labels += [image.label] * len(vectors)
             images += len(batch)

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import EvaluateRun
+from glotok_ray.data.codes import stored_codes
 from glotok_ray.data.pixel_range import to_model_range, to_uint8
 from glotok_ray.data.records import decode_image
 from glotok_ray.data.transforms import center_crop
@@ -99,8 +100,10 @@ class Judge:
         features = self._features(images)
         if self._tokenizer is None:
             return JudgedBlock(block.kind, features, {})
-        codes = self._tokenizer.encode(to_model_range(images, self._device))
-        reconstructions = to_uint8(self._tokenizer.decode(codes))
+        codes = self._tokenizer.look_up(to_model_range(images, self._device))
+        reconstructions = to_uint8(self._tokenizer.images_of(codes))
+        model = self._tokenizer.config
+        stored = stored_codes(codes.flatten(2).transpose(0, 1).cpu().numpy(), model)
         kept = self._kept(block)
         arrays: dict[str, Any] = {
             "reconstruction_features": self._features(reconstructions),
@@ -109,8 +112,7 @@ class Judge:
             "inputs": images[:kept],
             "reconstructions": reconstructions[:kept],
         }
-        grids = codes.flatten(2).cpu().numpy().astype(np.uint16)
-        arrays |= {name: grids[:, place] for place, name in enumerate(self._tokenizer.config.names)}
+        arrays |= dict(zip(model.names, stored, strict=True))
         return JudgedBlock(block.kind, features, arrays)
 
     def _decode(self, block: Block) -> UInt8[np.ndarray, "b h w 3"]:
@@ -118,7 +120,7 @@ class Judge:
         assert block.codes is not None
         side = self._tokenizer.config.autoencoder.grid_size
         codes = torch.from_numpy(block.codes.astype(np.int64)).to(self._device)
-        return to_uint8(self._tokenizer.decode(codes.unflatten(2, (side, side))))
+        return to_uint8(self._tokenizer.images_of(codes.unflatten(2, (side, side))))
 
     def _features(self, images: UInt8[np.ndarray, "b h w 3"]) -> Float[np.ndarray, "b d"]:
         size = (self._config.feature_size, self._config.feature_size)

@@ -72,6 +72,15 @@ _FREE_SCHEDULE = (
     "checkpoint_every_minutes",
     "checkpoints_to_keep",
 )
+# Settings that came later, with the values that stand for how it was before: so long they are left out, and a run of
+# an older version goes on.
+_ADDED_LATER = {
+    "loss": {
+        "entropy_epsilon": 1e-20,
+        "entropy_epsilon_placing": "floor",
+        "discriminator_loss_scale": 1.0,
+    }
+}
 
 
 class RayWorker(DistributedWorker):
@@ -140,6 +149,10 @@ def _bound_settings(run: TokenizerRun | GeneratorRun) -> dict[str, Any]:
         del settings[name]
     for name in _FREE_SCHEDULE:
         del settings["schedule"][name]
+    for section, defaults in _ADDED_LATER.items():
+        for name, before in defaults.items():
+            if settings.get(section, {}).get(name) == before:
+                del settings[section][name]
     # Whoever allows more broken rows goes on where the run stopped for them; what is refused changes no weight.
     for name in ("max_bad_rows", "adm_protocol"):
         settings["data"].pop(name, None)

@@ -17,7 +17,9 @@ from glotok_ray.config import (
 
 
 def xar_b() -> XARSampleRun:
-    """xar_b: guidance 2.7, 50 steps per cell as in the paper (its README takes 40)."""
+    """xar_b: guidance 2.7, 50 steps per cell as in xAR's paper (Table 6); its README samples B with 40, which
+    `--sampler.num-steps 40` does.
+    """
     return _xar("xar_b", "glotok_16k", 2.7)
 
 
@@ -38,7 +40,7 @@ def xar_h() -> XARSampleRun:
 
 
 def xar_b_2x() -> XARSampleRun:
-    """xar_b_2x: guidance 2.7."""
+    """xar_b_2x: guidance 2.7, 50 steps per cell (40 in xAR's README; see xar_b)."""
     return _xar("xar_b_2x", "glotok_2x", 2.7)
 
 
@@ -53,7 +55,7 @@ def xar_h_2x() -> XARSampleRun:
 
 
 def xar_b_llamagen() -> XARSampleRun:
-    """xar_b_llamagen, the baseline of Table 2: guidance 2.7."""
+    """xar_b_llamagen, the baseline of Table 2: guidance 2.7, 50 steps per cell (40 in xAR's README; see xar_b)."""
     return _xar("xar_b_llamagen", "llamagen_vq16_imported", 2.7)
 
 

@@ -70,6 +70,8 @@ def local_contrast(run: TokenizerRun) -> TokenizerRun:
         "teacher_path": "",
         "loss.contrastive_weight": 0.5,
         "loss.entropy_weight": 0.03,
+        "loss.entropy_epsilon": 1e-5,
+        "loss.entropy_epsilon_placing": "added",
         "loss.disentanglement_weight": 0.1,
         **{f"model.codebooks.1.contrast.{name}": value for name, value in contrast.items()},
     }
@@ -91,6 +93,9 @@ ROWS = {
 }
 """What makes a row of the paper's tables of a GloTok run of any size."""
 
+# What FQGAN's and LlamaGen's scripts share, and the paper says nothing of: the discriminator's loss times 0.5, and a
+# game that begins when their count of steps, which starts at 1, reaches 20,000.
+_PEERS_GAME = {"loss.discriminator_loss_scale": 0.5, "loss.adversarial_start_step": 19_999}
 _FORTY_EPOCHS = {"schedule.epochs": 40}
 _IMAGENET = ImageDataConfig(
     max_bad_rows=100,
@@ -191,9 +196,11 @@ def teacher_dinov2() -> TokenizerRun:
 def llamagen_vq16() -> TokenizerRun:
     """LlamaGen's VQ-16, the single codebook of Tables 1 and 3: 16,384 codes; rFID 2.19, PSNR 20.7; 8 x 80 GB.
 
-    Its own script: batch 128, 40 epochs, Adam at 1e-4.
+    Its own script: batch 128, 40 epochs, Adam at 1e-4, the discriminator's loss times 0.5 from step 19,999 on (20,000
+    in its count from 1).
     """
     changes = {
+        **_PEERS_GAME,
         "optimizer": _LLAMAGEN_OPTIMIZER,
         "schedule.global_batch_size": 128,
         "schedule.epochs": 40,
@@ -214,9 +221,12 @@ def llamagen_vq8() -> TokenizerRun:
 def fqgan_dual() -> TokenizerRun:
     """FQGAN-Dual, Table 1: a local contrastive loss to CLIP, 16,384 + 16,384 codes; rFID 0.94, PSNR 22.0; 8 x 80 GB.
 
-    Its own script: batch 256, 40 epochs, entropy 0.03, disentanglement 0.1.
+    Its own script: batch 256, 40 epochs, entropy 0.03 with 1e-5 added to the mean probabilities, disentanglement 0.1,
+    the discriminator's loss times 0.5 from step 19,999 on (20,000 in its count from 1). One thing is not repeated:
+    there the discriminator's Adam has counted 19,999 steps of zero gradients by then, so its first real ones are short.
     """
     changes = {
+        **_PEERS_GAME,
         "name": "fqgan_dual",
         "schedule.global_batch_size": 256,
         "schedule.micro_batch_size": 32,

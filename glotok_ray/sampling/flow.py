@@ -177,10 +177,10 @@ def sample_latents(
     The caller snaps and decodes them. An image depends on its label, its id and `seed` alone, up to the rounding
     of sums in batches of another size. The solver's state is float64 (float32 on MPS, which has no
     float64); the network runs in its own dtype or under autocast. `use_cache` remembers finished
-    entities instead of recomputing them, equal to rounding. Raises ValueError when the model is in
-    training mode or `image_ids` does not hold one id per label.
+    entities instead of recomputing them, equal to rounding. Of a diverged network the latents are not finite.
+    Raises ValueError when the model is in training mode and for labels, ids or a seed that do not fit.
     """
-    check_sampling(model, labels, image_ids)
+    check_sampling(model, labels, image_ids, seed)
     shape = model.config
     device = model.latent_scale.device
     precision = torch.float32 if device.type == "mps" else torch.float64

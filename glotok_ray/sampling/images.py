@@ -12,7 +12,7 @@ from typing import Self, TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from glotok_ray import artefact
@@ -35,6 +35,7 @@ from glotok_ray.nn.generators import (
 from glotok_ray.nn.tokenizer import WEIGHTS_FILE, GloTokTokenizer
 from glotok_ray.nn.xar import XAR
 from glotok_ray.sampling.flow import count_evaluations, sample_latents
+from glotok_ray.sampling.image_random import whole_number
 from glotok_ray.sampling.tokens import guided_positions, sample_codes
 
 SAMPLERS: dict[str, type[FlowSamplerConfig] | type[TokenSamplerConfig]] = {
@@ -113,7 +114,8 @@ class ImageGenerator:
 
         `image_ids` tell images of one label apart, 0, 1, ... where none are given: the same label, id and seed give the
         same image in any batch, up to rounding. `sampler` is a FlowSamplerConfig for xAR and a TokenSamplerConfig for
-        FAR, each with its defaults where none is given. Raises ValueError for labels and for a sampler that do not fit.
+        FAR, each with its defaults where none is given. Raises ValueError for labels, ids, a seed and a sampler that do
+        not fit, and for images that are not finite, which a diverged model makes.
         """
         classes = self._classes(labels)
         ids = range(len(labels)) if image_ids is None else image_ids
@@ -126,13 +128,13 @@ class ImageGenerator:
             if snaps:
                 latents = tokenizer.snap(latents)
             # What was snapped is bare codes again, whatever the latents were.
-            return to_uint8(tokenizer.decode_latents(latents, refine=self.refine or snaps))
+            return _pixels(tokenizer.decode_latents(latents, refine=self.refine or snaps))
         tokens = _fitting(sampler, TokenSamplerConfig)
         with self._products(tokens):
             codes = sample_codes(generator, classes, tokens, image_ids=ids, seed=seed)
         side = generator.config.grid_size
-        return to_uint8(
-            tokenizer.decode(self._in_tokenizer_order(codes).unflatten(2, (side, side)))
+        return _pixels(
+            tokenizer.images_of(self._in_tokenizer_order(codes).unflatten(2, (side, side)))
         )
 
     @contextmanager
@@ -150,20 +152,46 @@ class ImageGenerator:
                 weight.requires_grad_(False)
 
     def _classes(self, labels: Sequence[int]) -> Int64[Tensor, " b"]:
-        for place, label in enumerate(labels):
+        classes = [
+            whole_number(label, f"labels[{place}]") for place, label in enumerate(_listed(labels))
+        ]
+        for place, label in enumerate(classes):
             if not 0 <= label < self.num_classes:
                 raise ValueError(
                     f"labels[{place}] = {label}: must be in [0, {self.num_classes}), one of the generator's classes"
                 )
-        if len(labels) == 0:
+        if not classes:
             raise ValueError("labels: holds none; give at least one")
-        return torch.tensor([int(label) for label in labels], device=self._device)
+        return torch.tensor(classes, device=self._device)
 
     def _in_tokenizer_order(self, codes: Int64[Tensor, "b k n"]) -> Int64[Tensor, "b k n"]:
         """A FAR may predict the codebooks in another order than the decoder's channels have."""
         assert isinstance(self.generator, FAR)
         predicted = self.generator.config.names
         return codes[:, [predicted.index(name) for name in self.tokenizer.config.names]]
+
+
+def _listed(labels: Sequence[int]) -> Sequence[int]:
+    if isinstance(labels, str | bytes) or not hasattr(labels, "__len__") or _axes(labels) != 1:
+        raise ValueError(
+            f"labels = {labels!r}: must be a sequence of class numbers, such as [0, 3]"
+        )
+    return labels
+
+
+def _axes(labels: object) -> int:
+    return getattr(labels, "ndim", 1)
+
+
+def _pixels(images: Float[Tensor, "b 3 h w"]) -> UInt8[np.ndarray, "b h w 3"]:
+    """As `to_uint8`, whose one look at all values catches whatever in generator or tokenizer was not finite."""
+    try:
+        return to_uint8(images)
+    except ValueError as error:
+        raise ValueError(
+            f"{error}: of the generator or of its tokenizer; sample in fp32 (sampler.precision), or take an earlier "
+            "checkpoint"
+        ) from error
 
 
 def find_tokenizer(folder: Path, tokenizer_path: str | Path | None = None) -> Path:

@@ -5,6 +5,7 @@ their own figure.
 Read next: glotok_ray/training/generator_run.py
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -20,7 +21,7 @@ def latent_scale_from_counts(codes: Float[Tensor, "n d"], counts: Shaped[Tensor,
     The deviation is taken about the mean of all elements, one number per branch; the latents keep
     that mean (xAR's convention). Codes of unit length have the second moment 1 / d, so their result
     is at least sqrt(d). Raises ValueError when `counts` is not one non-negative number per code, is all
-    zero, or the codes in use hold one single value.
+    zero, or the codes in use hold one single value or one that is not finite.
     """
     if counts.shape != codes.shape[:1]:
         raise ValueError(
@@ -37,8 +38,12 @@ def latent_scale_from_counts(codes: Float[Tensor, "n d"], counts: Shaped[Tensor,
     vectors = codes.detach()[used].double()
     mean = share @ vectors.mean(dim=1)
     variance = float(share @ (vectors - mean).square().mean(dim=1))
-    if variance < 1e-12:
-        raise ValueError("codebook: the codes in use hold one single value; train the tokenizer on")
+    # Written so that NaN fails too.
+    if not 1e-12 <= variance < math.inf:
+        raise ValueError(
+            f"codebook: the codes in use have a variance of {variance:.3g}: must be positive and finite; train the "
+            "tokenizer on"
+        )
     return variance**-0.5
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from glotok_ray.config import TokenSamplerConfig
 from glotok_ray.nn.far import FAR
+from glotok_ray.nn.quantizer import NO_CODE
 from glotok_ray.sampling.image_random import check_sampling, image_generator
 
 
@@ -63,12 +64,14 @@ def draw_codes(
 ) -> Int64[Tensor, " b"]:
     """The first code at which the cumulative probability exceeds a uniform number of [0, 1), one per row.
 
-    The sum is float64; a code of probability 0 is never drawn.
+    The sum is float64; a code of probability 0 is never drawn. NO_CODE where the logits are no distribution: NaN, +inf,
+    or -inf for all codes.
     """
     cumulative = logits.softmax(dim=-1).cumsum(dim=-1, dtype=torch.float64)
     # fp32 probabilities sum to 1 only up to rounding.
     targets = uniforms.unsqueeze(-1) * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, targets, right=True).squeeze(-1)
+    drawn = torch.searchsorted(cumulative, targets, right=True).squeeze(-1)
+    return torch.where(torch.isfinite(cumulative[:, -1]), drawn, NO_CODE)
 
 
 class GuidedModel:
@@ -86,6 +89,8 @@ class GuidedModel:
         shape = (halves, self.count, len(model.config.codebooks), model.config.num_positions)
         self.codes = torch.empty(shape, dtype=torch.int64, device=labels.device)
         self.cache = model.new_cache(halves * self.count)
+        self.sound = torch.ones(self.count, dtype=torch.bool, device=labels.device)
+        """Images whose codes all came from a distribution; the host does not wait for it."""
 
     def trunk(self, position: int) -> Tensor:
         """The trunk's output at a position, for those rows whose logits are needed there."""
@@ -111,7 +116,13 @@ class GuidedModel:
             if halves == 2:
                 logits = guide(*logits.chunk(2), scale=self.config.guidance_scale)
             drawn = draw_codes(filter_logits(logits, self.config), uniform)
-            self.codes[:, :, codebook, position] = drawn
+            self.sound &= drawn != NO_CODE
+            # Some code, since the model goes on with it; `found` takes it back.
+            self.codes[:, :, codebook, position] = drawn.clamp_min(0)
+
+    def found(self) -> Int64[Tensor, "b k n"]:
+        """The codes of all images, and NO_CODE throughout those that are not sound."""
+        return torch.where(self.sound[:, None, None], self.codes[0], NO_CODE)
 
 
 @torch.no_grad()
@@ -128,10 +139,10 @@ def sample_codes(
     An image depends on its label, its id and `seed` alone, since every draw has its own uniform number; where sums
     round otherwise in a batch of another size, a draw at the edge of two codes may fall to the other. The unconditional
     half of the batch is computed only up to the last guided position, and never when the scale is 1. The network
-    runs in its own dtype or under autocast. Raises ValueError when the model is in training mode or `image_ids` does
-    not hold one id per label.
+    runs in its own dtype or under autocast. An image of which some logits were not finite has NO_CODE everywhere.
+    Raises ValueError when the model is in training mode and for labels, ids or a seed that do not fit.
     """
-    check_sampling(model, labels, image_ids)
+    check_sampling(model, labels, image_ids, seed)
     device = model.class_embedding.weight.device
     size = (model.config.num_positions, len(model.config.codebooks))
     draws = [
@@ -142,4 +153,4 @@ def sample_codes(
     batch = GuidedModel(model, labels.to(device), config)
     for position in range(model.config.num_positions):
         batch.draw_position(position, uniforms[position])
-    return batch.codes[0].contiguous()
+    return batch.found()

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from glotok_ray import artefact
 from glotok_ray.artefact import ArtefactError
-from glotok_ray.nn.weights import read_tensors, unnested
+from glotok_ray.nn.weights import BRING_ANOTHER, check_finite, read_tensors, unnested
 from glotok_ray.teacher import histogram
 from glotok_ray.teacher.histogram import TeacherHistogram
 
@@ -59,8 +59,9 @@ def read_centroids(path: Path, key: str = "") -> Centroids:
     """Vectors of a .npy matrix, a .safetensors file, or a .pt / .pth checkpoint (tensors may lie under
     "model", "state_dict", "module" or "ema").
 
-    An empty `key` takes the first of `SEMANTIC_CODEBOOKS`, or else the only matrix. Nothing in the file is executed.
-    Raises ArtefactError.
+    An empty `key` takes the first of `SEMANTIC_CODEBOOKS`, or else the only matrix of floating-point numbers. Nothing
+    in the file is executed. Raises ArtefactError that names the file, also for other dtypes, for numbers that are not
+    finite and for rows of zeros.
     """
     if not path.is_file():
         raise ArtefactError(f"{path}: no such centroid file; correct data_path")
@@ -70,11 +71,18 @@ def read_centroids(path: Path, key: str = "") -> Centroids:
     if vectors.ndim != 2 or not vectors.is_floating_point():
         raise ArtefactError(
             f"{path}: {name!r} is {vectors.dtype} of shape {tuple(vectors.shape)}; centroids are a "
-            "matrix of real numbers (K, width)"
+            "matrix of real numbers (K, width), stored as floating-point numbers of 16, 32 or 64 bits; name another "
+            "tensor with --centroids-key, or convert it"
         )
-    return Centroids(
-        vectors.float(), "" if path.suffix == ".npy" else name, artefact.sha256_of(path)
-    )
+    vectors = vectors.float()
+    check_finite({name: vectors}, path, BRING_ANOTHER)
+    zeros = torch.nonzero(vectors.abs().amax(dim=1) == 0).flatten().tolist()
+    if zeros:
+        raise ArtefactError(
+            f"{path}: {name!r}: {len(zeros)} of {len(vectors)} rows are zero, row {zeros[0]} first: a vector is zero "
+            "and has no direction; remove these rows, or cluster again"
+        )
+    return Centroids(vectors, "" if path.suffix == ".npy" else name, artefact.sha256_of(path))
 
 
 def _choose(path: Path, tensors: Mapping[str, Tensor], key: str) -> str:
@@ -90,8 +98,9 @@ def _choose(path: Path, tensors: Mapping[str, Tensor], key: str) -> str:
         if name in tensors:
             return name
     matrices = [name for name, tensor in tensors.items() if tensor.ndim == 2]
-    if len(matrices) == 1:
-        return matrices[0]
+    real = [name for name in matrices if tensors[name].is_floating_point()]
+    if len(real) == 1 or len(matrices) == 1:
+        return (real or matrices)[0]
     shown = ", ".join(matrices[:8]) + (", ..." if len(matrices) > 8 else "")
     raise ArtefactError(
         f"{path}: holds {len(matrices)} matrices and no semantic codebook of a known name"
@@ -108,11 +117,20 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
 def _read_matrix(path: Path) -> Tensor:
     try:
         matrix = np.load(path, allow_pickle=False)
-        return torch.from_numpy(np.ascontiguousarray(matrix, dtype=np.float32))
     except (ValueError, TypeError, OSError, EOFError, LookupError) as error:
         raise ArtefactError(
             f"{path}: not readable as centroids ({error}); bring one of {', '.join(SUFFIXES)}"
         ) from error
+    # A conversion to fp32 would drop imaginary parts, and make numbers of counts and truth values.
+    if not isinstance(matrix, np.ndarray) or not np.issubdtype(matrix.dtype, np.floating):
+        kind = getattr(matrix, "dtype", type(matrix).__name__)
+        raise ArtefactError(
+            f"{path}: holds {kind}; centroids are a matrix of real numbers (K, width), stored as floating-point "
+            "numbers of 16, 32 or 64 bits; bring such a file, or convert it"
+        )
+    # What fp32 cannot hold becomes infinite, and is refused as such.
+    with np.errstate(over="ignore"):
+        return torch.from_numpy(np.ascontiguousarray(matrix, dtype=np.float32))
 
 
 def _tensors_of(loaded: Any) -> dict[str, Tensor]:

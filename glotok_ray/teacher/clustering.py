@@ -133,8 +133,19 @@ def partial_sums(
     spherical: bool,
     device: torch.device | None = None,
 ) -> PartialSums:
-    """One group's share of a Lloyd iteration: nearest centroids by faiss, or by torch on a GPU."""
+    """One group's share of a Lloyd iteration: nearest centroids by faiss, or by torch on a GPU.
+
+    Raises ValueError for vectors or centroids that are not finite: nothing is nearest to them.
+    """
     nearest, badness = _nearest(vectors, centroids, spherical=spherical, device=device)
+    # The worst distance of a vector to its nearest centroid is not finite where either is not.
+    if len(badness) and not (np.isfinite(badness).all() and nearest.min() >= 0):
+        broken = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+        where = f"{len(broken)} of {len(vectors)} feature vectors" if len(broken) else "centroids"
+        raise ValueError(
+            f"{where} hold NaN or infinite values; make the features again with --fresh, with a network and weights "
+            "that give finite ones"
+        )
     sums = torch.zeros(centroids.shape, dtype=torch.float64)
     start = 0
     for block in blocks(vectors):

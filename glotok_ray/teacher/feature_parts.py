@@ -40,7 +40,15 @@ def write_part(
     images: int,
     broken: list[str],
 ) -> Part:
-    """Write vectors (fp32) and labels; readers see no part or a whole one."""
+    """Write vectors (fp32) and labels; readers see no part or a whole one. Raises ValueError for vectors that are not
+    finite, of which no cluster is the nearest.
+    """
+    broken_rows = int((~np.isfinite(vectors)).any(axis=1).sum())
+    if broken_rows:
+        raise ValueError(
+            f"{path.stem}: {broken_rows} of {len(vectors)} feature vectors hold NaN or infinite values; check the "
+            "network's weights"
+        )
     flat = pyarrow.array(np.ascontiguousarray(vectors, dtype=np.float32).reshape(-1))
     table = pyarrow.table(
         {

@@ -67,10 +67,13 @@ class PatchFeatures(FrozenNetwork):
         return patches.transpose(1, 2).unflatten(2, network.patch_embed.grid_size)
 
 
-def load_transformer(config: TeacherRun) -> VisionTransformer:
-    """timm's whole transformer with the weights that `config` names, on the CPU."""
+def load_transformer(
+    config: TeacherRun, stored: dict[str, Tensor] | None = None
+) -> VisionTransformer:
+    """timm's whole transformer with the weights that `config` names, or with those of `stored`, on the CPU."""
     transformer = transformer_without_weights(config)
-    tensors = fitting_tensors(stored_tensors(config), transformer, config)
+    stored = stored_tensors(config) if stored is None else stored
+    tensors = fitting_tensors(stored, transformer, config)
     transformer.load_state_dict(tensors, assign=True)
     return transformer
 

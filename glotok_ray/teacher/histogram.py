@@ -20,9 +20,13 @@ from glotok_ray import artefact
 from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import CodebookConfig, RelationConfig
 from glotok_ray.losses import relation as relation_loss
+from glotok_ray.nn.weights import check_finite
 from glotok_ray.teacher.preparation import principal_axes
 
 logger = logging.getLogger(__name__)
+
+_REBUILD = "build the teacher again with --fresh"
+_OTHER = f"the files are of different teachers: restore them, or {_REBUILD}"
 
 CENTROIDS_FILE = "teacher.safetensors"
 FACTS_FILE = "teacher.json"
@@ -36,9 +40,6 @@ _STUDENT_WIDTHS = (4, 8, 16, 32, 64)
 
 # Of the pairs that the stored histogram counts, and of the mean cosine that it tells (fp32 sums over many pairs).
 _LARGEST_SUM_ERROR, _LARGEST_MEAN_ERROR = 1e-3, 1e-3
-_REBUILD = (
-    "the files are of different teachers: restore them, or build the teacher again with --fresh"
-)
 
 
 class SimilarityFacts(NamedTuple):
@@ -207,9 +208,13 @@ def load_teacher(folder: Path) -> TeacherHistogram:
     """The teacher of a finished folder; raises ArtefactError when it is missing or damaged."""
     artefact.read_manifest(folder, "teacher")
     facts = artefact.read_json(folder / FACTS_FILE)
+    tensors = load_file(str(folder / CENTROIDS_FILE))
+    fine = torch.tensor(facts["fine_histogram"], dtype=torch.float64)
+    check_finite(tensors, folder / CENTROIDS_FILE, _REBUILD)
+    check_finite({"fine_histogram": fine}, folder / FACTS_FILE, _REBUILD)
     teacher = TeacherHistogram(
-        centroids=load_file(str(folder / CENTROIDS_FILE))["centroids"],
-        fine_histogram=torch.tensor(facts["fine_histogram"], dtype=torch.float64),
+        centroids=tensors["centroids"],
+        fine_histogram=fine,
         provenance=facts["provenance"],
     )
     _check_facts(folder, teacher, facts)
@@ -224,19 +229,19 @@ def _check_facts(folder: Path, teacher: TeacherHistogram, facts: Mapping[str, An
     for name, value in found.items():
         if facts[name] != value:
             raise ArtefactError(
-                f"{folder / FACTS_FILE}: {name} = {facts[name]}, but there are {value}; {_REBUILD}"
+                f"{folder / FACTS_FILE}: {name} = {facts[name]}, but there are {value}; {_OTHER}"
             )
     pairs, total = count * (count - 1) / 2, float(teacher.fine_histogram.sum())
     # Not finite sums compare as false.
     if not abs(total - pairs) <= _LARGEST_SUM_ERROR * pairs:
         raise ArtefactError(
             f"{folder / FACTS_FILE}: fine_histogram counts {total:.6g} pairs, and {count} centroids have {pairs:.6g}; "
-            f"{_REBUILD}"
+            f"{_OTHER}"
         )
     at = torch.linspace(-1, 1, nodes, dtype=torch.float64)
     mean = float(teacher.fine_histogram @ at) / pairs
     if abs(mean - teacher.similarity().mean) > _LARGEST_MEAN_ERROR:
         raise ArtefactError(
             f"{folder / FACTS_FILE}: fine_histogram has the mean cosine {mean:.4f}, and the centroids have "
-            f"{teacher.similarity().mean:.4f}; {_REBUILD}"
+            f"{teacher.similarity().mean:.4f}; {_OTHER}"
         )

@@ -3,6 +3,8 @@
 GloTok needs none of them while it trains (paper appendix B.2). Read next: glotok_ray/losses/contrastive.py
 """
 
+import math
+
 import torch
 from jaxtyping import Float
 from timm.models.vision_transformer import VisionTransformer
@@ -12,7 +14,13 @@ from torch.nn import functional as F
 from glotok_ray.config import ContrastConfig, TeacherRun
 from glotok_ray.nn.feature_networks import EfficientNetLite0, FrozenNetwork
 from glotok_ray.teacher.features import channels, load_transformer
-from glotok_ray.teacher.networks import EMBEDDED, NETWORKS, check_network, timm_facts
+from glotok_ray.teacher.networks import (
+    EMBEDDED,
+    NETWORKS,
+    check_network,
+    stored_tensors,
+    timm_facts,
+)
 
 _INPUT_SIZE = 224
 # Channels of the embedded network's last block.
@@ -42,6 +50,23 @@ def check_image_network(contrast: ContrastConfig) -> None:
         raise ValueError(
             f"contrast.width = {contrast.width}: {contrast.network} says vectors of {width}; set it to {width}"
         )
+
+
+def resampled_as_dinov2(positions: Float[Tensor, "1 n c"], side: int) -> Float[Tensor, "1 m c"]:
+    """A class token's position and a square table of others, the latter resampled to `side` x `side` as DINOv2's own
+    code and the Hugging Face class that FQGAN takes do: bicubic, no antialiasing, at the scale (side + 0.1) / old side.
+
+    The teacher's features take timm's resampling, with antialiasing and at the exact scale.
+    """
+    own, table = positions[:, :1].float(), positions[:, 1:].float()
+    old = math.isqrt(table.shape[1])
+    if old == side:
+        return positions
+    grid = table.unflatten(1, (old, old)).permute(0, 3, 1, 2)
+    # The scale, and not the size, decides at which places the table is read.
+    scale = (side + 0.1) / old
+    resampled = F.interpolate(grid, scale_factor=(scale, scale), mode="bicubic")
+    return torch.cat([own, resampled.flatten(2).transpose(1, 2)], dim=1)
 
 
 class ClassTokens(FrozenNetwork):
@@ -91,4 +116,8 @@ def build_image_network(contrast: ContrastConfig) -> FrozenNetwork:
     if contrast.network == EMBEDDED:
         return PooledVectors()
     teacher = as_teacher(contrast)
-    return ClassTokens(load_transformer(teacher), teacher)
+    stored = stored_tensors(teacher)
+    if NETWORKS[contrast.network].is_dinov2 and "pos_embed" in stored:
+        side = _INPUT_SIZE // NETWORKS[contrast.network].side
+        stored["pos_embed"] = resampled_as_dinov2(stored["pos_embed"], side)
+    return ClassTokens(load_transformer(teacher, stored), teacher)

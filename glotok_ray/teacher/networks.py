@@ -20,7 +20,7 @@ from glotok_ray import artefact
 from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import TeacherRun
 from glotok_ray.nn.feature_networks import EfficientNetLite0
-from glotok_ray.nn.weights import misfits
+from glotok_ray.nn.weights import BRING_ANOTHER, check_finite, misfits
 
 EMBEDDED = "efficientnet_lite0"
 
@@ -34,6 +34,11 @@ class Network(NamedTuple):
     """Pixels from one feature vector to the next."""
     is_clip: bool = False
     """Has a projection to the space that CLIP shares with text."""
+
+    @property
+    def is_dinov2(self) -> bool:
+        """Without registers, whose tables of positions timm keeps in another form."""
+        return "_dinov2." in self.architecture and "_reg" not in self.architecture
 
 
 # OpenAI trained CLIP with QuickGELU, a cheaper approximation of GELU; timm's plain `clip` models
@@ -242,4 +247,5 @@ def fitting_tensors(
         raise ArtefactError(
             f"{source}: does not fit {config.network}: {problems}; {_file_to_bring(config)}"
         )
+    check_finite(found, source, BRING_ANOTHER)
     return found

@@ -58,7 +58,9 @@ class Moments(NamedTuple):
 
 
 def moments(vectors: Float[np.ndarray, "n channels"], *, second: bool) -> Moments:
-    """Sums over these vectors; `second` moments are needed for a projection alone."""
+    """Sums over these vectors; `second` moments are needed for a projection alone. Raises ValueError for vectors that
+    are not finite.
+    """
     channels = vectors.shape[1]
     total = np.zeros(channels)
     moment = np.zeros((channels, channels)) if second else None
@@ -67,6 +69,11 @@ def moments(vectors: Float[np.ndarray, "n channels"], *, second: bool) -> Moment
         total += double.sum(axis=0)
         if moment is not None:
             moment += double.T @ double
+    # Sums of fp32 numbers cannot overflow in fp64.
+    if not np.isfinite(total).all():
+        raise ValueError(
+            f"of {len(vectors)} feature vectors some hold NaN or infinite values; make the features again with --fresh"
+        )
     return Moments(len(vectors), total, moment)
 
 

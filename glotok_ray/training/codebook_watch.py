@@ -51,7 +51,9 @@ class CodebookWatch:
                 self._latents[name] = branch.latent.detach().permute(0, 2, 3, 1).flatten(0, 2)
 
     def figures(self, codebooks: Mapping[str, Float[Tensor, "n d"]]) -> dict[str, float]:
-        """Usage and perplexity since the last call, and the share of duplicate codes, per codebook."""
+        """Usage and perplexity since the last call, and the share of duplicate codes, per codebook; `codebooks` are as
+        the look-up compares them.
+        """
         figures: dict[str, float] = {}
         for name, codebook in codebooks.items():
             counts = self._worker.all_sum(self.counts[name])
@@ -67,8 +69,8 @@ class CodebookWatch:
     def _warn(self, name: str, duplicates: float) -> None:
         if duplicates > _MANY_DUPLICATES and self._worker.rank == 0:
             logger.warning(
-                "%s codebook: %.0f %% of the codes have a neighbour of cosine %g or more. If the teacher "
-                "is out of this codebook's reach, lower loss.relation_weight, or pass "
+                "%s codebook: %.0f %% of the codes have a neighbour as near as unit vectors of cosine %g. If the "
+                "teacher is out of this codebook's reach, lower loss.relation_weight, or pass "
                 "--loss.relation.project-teacher",
                 name,
                 100 * duplicates,

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from glotok_ray.nn.weights import DROP_CHECKPOINT, check_finite
 from glotok_ray.training.engine import Engine
 from glotok_ray.training.snapshot import Snapshot
 
@@ -59,11 +60,13 @@ class ExponentialMovingAverage:
 
     def snapshot(self, into: Snapshot, rank: int) -> None:
         """Add this worker's part."""
-        into.add_state(_file(rank), self._shards)
+        into.add_state(_file(rank), self._shards, weights=_named)
 
     def load(self, folder: Path, rank: int) -> None:
         """Restore what `snapshot` added."""
-        stored = torch.load(folder / _file(rank), weights_only=True, map_location="cpu")
+        path = folder / _file(rank)
+        stored = torch.load(path, weights_only=True, map_location="cpu")
+        check_finite(_named(stored), path, DROP_CHECKPOINT)
         for average, value in zip(self._shards, stored, strict=True):
             average.copy_(value)
 
@@ -88,6 +91,10 @@ def whole_state(engine: Engine, *, keep: bool) -> dict[str, Tensor]:
 def whole_tensors(engine: Engine) -> Iterator[tuple[str, Tensor]]:
     """Buffers and whole parameters, gathered one by one; every worker must go through all of them."""
     return itertools.chain(engine.module.named_buffers(), engine.full_precision_parameters())
+
+
+def _named(shards: list[Tensor]) -> dict[str, Tensor]:
+    return {f"average {number}": shard for number, shard in enumerate(shards)}
 
 
 def _file(rank: int) -> str:

@@ -6,7 +6,7 @@ This is the only module that names deepspeed. Read next: glotok_ray/training/ste
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import OptimizerConfig, ScalingConfig
+from glotok_ray.nn.weights import DROP_CHECKPOINT, check_finite
 from glotok_ray.training.snapshot import Snapshot
 
 _STATE_FILE = "engine.pt"
@@ -163,7 +164,7 @@ class TorchEngine:
     def snapshot(self, into: Snapshot) -> None:
         """Add one file with parameters, buffers and optimizer state."""
         state = {"module": self.module.state_dict(), "optimizer": self._optimizer.state_dict()}
-        into.add_state(_STATE_FILE, state)
+        into.add_state(_STATE_FILE, state, weights=_module_state)
 
     def load(self, folder: Path) -> None:
         """Restore what `snapshot` added."""
@@ -173,6 +174,7 @@ class TorchEngine:
                 f"{path}: no such file; it was saved by another engine (scaling.engine)"
             )
         state = torch.load(path, weights_only=True, map_location="cpu")
+        check_finite(state["module"], path, DROP_CHECKPOINT)
         self.module.load_state_dict(state["module"])
         self._optimizer.load_state_dict(state["optimizer"])
 
@@ -295,7 +297,8 @@ class DeepSpeedEngine:
             folder = Path(name)
 
             def take(state: Any, path: str) -> None:
-                into.add_state(Path(path).relative_to(folder).as_posix(), state)
+                name = Path(path).relative_to(folder).as_posix()
+                into.add_state(name, state, weights=_module_state)
 
             with self._states.taken_by(take):
                 self._engine.save_checkpoint(str(folder), tag="state", save_latest=False)
@@ -311,6 +314,16 @@ class DeepSpeedEngine:
             raise ArtefactError(
                 f"{folder}: DeepSpeed finds no checkpoint there; it was saved by another engine or worker count"
             )
+        parts = {f"part {number}": part for number, part in enumerate(self.shards())}
+        check_finite(parts, folder, DROP_CHECKPOINT)
+
+
+def _module_state(state: Any) -> Mapping[str, Tensor]:
+    """The weights in a state file of either engine; none where ZeRO 3 keeps them among the optimizer's."""
+    module = state.get("module")
+    if not isinstance(module, Mapping):
+        return {}
+    return {name: value for name, value in module.items() if isinstance(value, Tensor)}
 
 
 def _make_states() -> Any:

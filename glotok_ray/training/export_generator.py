@@ -20,6 +20,7 @@ from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import ExportGeneratorRun, FARConfig, FlowConfig, XARConfig
 from glotok_ray.interop.generator_card import PEER_FILE, Card, generator_card
 from glotok_ray.interop.generators import (
+    PEER_MASKS,
     XAR_LATENT_SCALE,
     export_generator,
     import_generator,
@@ -81,7 +82,7 @@ def run(export: ExportGeneratorRun, *, fresh: bool = False) -> dict[str, Any]:
     artefact.start_folder(folder, fresh=fresh)
     save_generator(folder, found.state, None, found.facts)
     if peers:
-        save_weights(folder / PEER_FILE, peers)
+        save_weights(folder / PEER_FILE, peers, masks=PEER_MASKS)
     if found.tokenizer:
         copy_tokenizer(found.tokenizer, folder)
     card = Card(

@@ -17,10 +17,11 @@ from glotok_ray.data.recorded import check_classes, check_codes, check_side, rea
 from glotok_ray.data.records import DATASET, DatasetInfo, read_dataset
 from glotok_ray.nn.perceptual import check_perceptual
 from glotok_ray.nn.tokenizer import CONFIG_FILE, WEIGHTS_FILE, GloTokTokenizer
-from glotok_ray.nn.weights import misfits, stored_shapes
+from glotok_ray.nn.weights import check_stored, misfits, stored_shapes
 from glotok_ray.teacher.histogram import TeacherHistogram, load_teacher
 from glotok_ray.teacher.image_vectors import check_image_network
 from glotok_ray.training import checkpoint
+from glotok_ray.training.step import DISCRIMINATOR_FILE
 
 # Settings of a tokenizer's model that change neither what its weights mean nor their shapes.
 _FREE_MODEL_FIELDS = ("dropout", "contrast", "image_size")
@@ -39,6 +40,7 @@ def check_inputs(run: TokenizerRun | XARRun | FARRun) -> None:
             _check_initial(run)
     else:
         fitting_codes(run)
+        check_stored(Path(run.tokenizer_path) / WEIGHTS_FILE)
 
 
 def check_present_inputs(run: TokenizerRun | XARRun | FARRun) -> None:
@@ -122,6 +124,9 @@ def _check_initial(run: TokenizerRun) -> None:
         raise ArtefactError(
             f"{path}: does not fit the run's model: {problems}; take the recipe that made it, or correct initial_path"
         )
+    check_stored(path)
+    if path.with_name(DISCRIMINATOR_FILE).is_file():
+        check_stored(path.with_name(DISCRIMINATOR_FILE))
     recorded = path.with_name(CONFIG_FILE)
     if recorded.is_file():
         made = config.to_dict(checkpoint.tokenizer_config(path.parent))

@@ -7,7 +7,7 @@ Read next: glotok_ray/training/checkpoint_writer.py
 import functools
 import io
 import pickle
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from glotok_ray import artefact
-from glotok_ray.nn.weights import write_weights
+from glotok_ray.nn.weights import NOT_WRITTEN, check_finite, write_weights
 
 Content = Callable[[io.BufferedIOBase], None]
 
@@ -61,13 +61,21 @@ class Snapshot:
         return inner
 
     @torch.no_grad()
-    def add_state(self, name: str, state: Any) -> None:
-        """Add a file for torch.load: anything that pickles, its tensors copied, the rest as it is now."""
+    def add_state(
+        self, name: str, state: Any, *, weights: Callable[[Any], Mapping[str, Tensor]] | None = None
+    ) -> None:
+        """Add a file for torch.load: anything that pickles, its tensors copied, the rest as it is now.
+
+        `weights` picks from the copy what is refused when it is written with numbers that are not finite; of optimizers
+        it must pick nothing, since their padding may hold anything.
+        """
         name = self._prefix + name
         stream = io.BytesIO()
         structure = _Structure(stream, functools.partial(self._memory.copy, name))
         structure.dump(state)
-        self.files[name] = functools.partial(_write_state, stream.getvalue(), structure.copies)
+        self.files[name] = functools.partial(
+            _write_state, name, stream.getvalue(), structure.copies, weights
+        )
 
     @torch.no_grad()
     def add_weights(
@@ -82,7 +90,7 @@ class Snapshot:
                 dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
                 state[key] = self._memory.copy(name, len(state), tensor, dtype)
         if keep:
-            self.files[name] = functools.partial(write_weights, tensors=state)
+            self.files[name] = functools.partial(write_weights, tensors=state, name=name)
 
     def add_bytes(self, name: str, content: bytes) -> None:
         """Add a small file as it is."""
@@ -141,7 +149,15 @@ class _Restored(pickle.Unpickler):
         return self._copies[pid]
 
 
-def _write_state(structure: bytes, copies: list[Tensor], stream: Any) -> None:
+def _write_state(
+    name: str,
+    structure: bytes,
+    copies: list[Tensor],
+    weights: Callable[[Any], Mapping[str, Tensor]] | None,
+    stream: Any,
+) -> None:
     state = _Restored(structure, copies).load()
+    if weights is not None:
+        check_finite(weights(state), name, NOT_WRITTEN)
     # Torch's older format: its zip writer turns a full disk's OSError into another error, on which nobody tries again.
     torch.save(state, stream, _use_new_zipfile_serialization=False)

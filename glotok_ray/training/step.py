@@ -7,6 +7,7 @@ Read next: glotok_ray/nn/tokenizer.py and glotok_ray/losses/objective.py
 """
 
 import contextlib
+import dataclasses
 from pathlib import Path
 from typing import NamedTuple
 
@@ -74,7 +75,12 @@ class TokenizerStep:
     ) -> None:
         """`validation` holds this worker's uint8 images (n, 3, h, w)."""
         self._tokenizer, self._discriminator, self._guides = tokenizer, discriminator, guides
-        self._run, self._weights, self._config = run, run.loss, run.model
+        self._run, self._config = run, run.model
+        # Without predictors L_res is the quantization error under another name, which no weight may add to the sum.
+        has_predictors = run.model.residual.enabled
+        self._weights = (
+            run.loss if has_predictors else dataclasses.replace(run.loss, residual_weight=0.0)
+        )
         self._worker, self._validation = worker, validation
         # What all workers agree on before both optimizers step; the trainer may let a number of its own ride along.
         self.flags = StepFlags(worker)
@@ -139,6 +145,8 @@ class TokenizerStep:
             image_vectors=self._image_vectors(images),
         )
         terms = objective.loss_terms(image_side, latent_side, self._weights)
+        if not self._config.residual.enabled:
+            del terms["residual"]
         self.flags.add(terms)
         # The inner product has exactly `gradient` as its derivative at the reconstruction.
         carried = (output.reconstruction.float() * image_side.gradient).sum()
@@ -205,7 +213,7 @@ class TokenizerStep:
             learned = loss + weights.lecam_weight * terms["lecam"]
         self.flags.add(terms)
         self._worker.heartbeat.enter("backward")
-        self._discriminator.backward(learned)
+        self._discriminator.backward(weights.discriminator_loss_scale * learned)
         return terms
 
     def _move_anchors(self, means: dict[str, Tensor]) -> None:
@@ -228,7 +236,7 @@ class TokenizerStep:
         # Whole even where ZeRO 3 holds them in parts; the other parameters are let go one by one.
         wanted = {f"branches.{name}.quantizer.codebook": name for name in self._config.names}
         codebooks = {
-            wanted[name]: value
+            wanted[name]: self.model.quantizer(wanted[name]).matched(value.detach().float())
             for name, value in self._tokenizer.full_precision_parameters()
             if name in wanted
         }

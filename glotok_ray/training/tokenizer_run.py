@@ -103,7 +103,8 @@ def _start_from(path: str, model: nn.Module, discriminator: nn.Module) -> None:
 
 
 def _histogram(model: GloTokTokenizer, relation: RelationConfig) -> Tensor:
-    codebook = model.quantizer(relation.codebook).codebook.detach()
+    # Eq. 4 is about cosines whatever the look-up compares.
+    codebook = model.quantizer(relation.codebook).matched_codes().detach()
     return codebook_histogram(codebook, relation).cpu()
 
 

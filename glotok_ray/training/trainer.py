@@ -263,6 +263,8 @@ def _newest(lines: Iterable[dict[str, Any]]) -> dict[str, Any]:
     # In the order of steps: what is known of a checkpoint when it is written comes after lines of later steps.
     for line in sorted(lines, key=lambda line: line["step"]):
         figures |= {} if EVENT in line else line
+    # Of one line, not of the newest values.
+    figures.pop(artefact.NOT_FINITE, None)
     return figures
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from glotok_ray.interop.generators import (
     layout_of,
 )
 from glotok_ray.nn.far import FAR
+from glotok_ray.nn.generators import build_generator
 from glotok_ray.nn.xar import XAR
 
 SHAPES = Path(__file__).parent / "shapes"
@@ -569,3 +571,16 @@ def test_files_that_are_no_generator_are_named(tmp_path: Path) -> None:
         import_generator(saved(tmp_path, mar), SMALL_XAR)
     with pytest.raises(ArtefactError, match=r"0 names are of no known layout \(nothing\)"):
         import_generator(saved(tmp_path, {}), SMALL_XAR)
+
+
+@pytest.mark.parametrize("config", [SMALL_XAR, SMALL_FAR, SMALL_GPT], ids=["xar", "far", "gpt"])
+def test_a_file_with_numbers_that_are_not_finite_is_refused(config: Any, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    peers = export_generator(build_generator(config).state_dict(), config)
+    # xAR's mask holds infinities rightly.
+    import_generator(saved(tmp_path, peers), config)
+    name = next(name for name in peers if name.endswith("weight"))
+    peers[name] = peers[name].clone()
+    peers[name].view(-1)[5] = math.nan
+    with pytest.raises(ArtefactError, match=rf"{re.escape(name)} \(1 of .*fetch the file again"):
+        import_generator(saved(tmp_path, peers), config)

@@ -38,3 +38,8 @@ def test_the_example_of_the_card_runs(tmp_path, monkeypatch):
     exec(code.group(1), found)
     assert found["codes"].shape == (1, 2, 8, 8)
     assert torch.isfinite(found["again"]).all()
+
+
+def test_a_figure_that_was_not_finite_is_told_as_such() -> None:
+    card = model_card(TokenizerConfig(), {"eval/psnr": None}, source="a run", folder="x")
+    assert "| psnr | not finite |" in card

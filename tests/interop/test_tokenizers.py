@@ -419,3 +419,37 @@ def test_files_that_are_no_tokenizer_are_named(tmp_path: Path) -> None:
         import_tokenizer(saved(tmp_path, ours), ONE)
     with pytest.raises(ArtefactError, match=r"0 names are of no known layout \(nothing\)"):
         import_tokenizer(saved(tmp_path, {}), ONE)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_file_with_numbers_that_are_not_finite_is_refused(value: float, tmp_path: Path) -> None:
+    peers = llamagen_state(random_model(ONE))
+    name = "quantize.embedding.weight"
+    peers[name] = peers[name].clone()
+    peers[name][2, 1] = value
+    # A counter that is left out may hold anything.
+    peers["quantize.codebook_used"] = torch.full((9,), value)
+    message = r"peer\.pt: 1 of its .*quantize\.embedding\.weight \(1 of .*fetch the file again"
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        path = saved(tmp_path, {key: tensor.to(dtype) for key, tensor in peers.items()})
+        with pytest.raises(ArtefactError, match=message):
+            import_tokenizer(path, ONE)
+
+
+def test_a_discriminator_that_is_not_finite_is_refused(tmp_path: Path) -> None:
+    state = listed("patchgan_nlayer3_ndf64_bn")
+    state["main.0.bias"] = torch.full((64,), math.nan)
+    path = saved(tmp_path, {"model": llamagen_state(random_model(ONE)), "discriminator": state})
+    with pytest.raises(ArtefactError, match=r"main\.0\.bias \(64 of 64 values\)"):
+        import_tokenizer(path, ONE)
+
+
+def test_a_path_in_words_is_taken_and_other_arguments_are_named(tmp_path: Path) -> None:
+    path = saved(tmp_path, llamagen_state(random_model(ONE)))
+    assert import_tokenizer(str(path), ONE).layout == "llamagen"
+    wrong: Any = "average"
+    with pytest.raises(ValueError, match="weights = 'average'"):
+        import_tokenizer(path, ONE, weights=wrong)
+    wrong = {"codebooks": 1}
+    with pytest.raises(ValueError, match="must be a TokenizerConfig"):
+        import_tokenizer(path, wrong)

@@ -290,3 +290,48 @@ def test_the_entropy_of_few_tokens_is_that_of_an_evenly_spaced_part():
     torch.testing.assert_close(
         entropy_loss(latent, codebook, temperature=0.1, max_tokens=128), whole
     )
+
+
+def test_the_epsilon_of_the_entropy_is_a_floor_or_added_as_fqgan_does():
+    """Mean probabilities (1 - q, q) of one-hot-like assignments, so that the entropy of each token vanishes."""
+    codebook = torch.eye(2, dtype=torch.float64)
+    tokens = codebook[[0, 0, 0, 1]]
+    latent = tokens.T.reshape(1, 2, 1, 4)
+    p = torch.tensor([0.75, 0.25], dtype=torch.float64)
+    for epsilon in (1e-20, 1e-5, 0.3):
+        for placing, kept in (("floor", p.clamp_min(epsilon)), ("added", p + epsilon)):
+            found = entropy_loss(
+                latent, codebook, temperature=0.01, epsilon=epsilon, placing=placing
+            )
+            assert float(found) == pytest.approx(float((p * kept.log()).sum()), abs=1e-12)
+
+
+def test_the_peers_epsilon_moves_the_gradient_at_their_codebooks_size():
+    torch.manual_seed(0)
+    codebook = F.normalize(torch.randn(16384, 8), dim=1)
+    latent = F.normalize(torch.randn(1, 8, 16, 16), dim=1)
+
+    def gradient(**options) -> torch.Tensor:
+        leaf = latent.clone().requires_grad_()
+        entropy_loss(leaf, codebook, temperature=0.01, **options).backward()
+        return leaf.grad
+
+    ours = gradient()
+    peers = gradient(epsilon=1e-5, placing="added")
+    assert torch.equal(ours, gradient(epsilon=1e-20, placing="floor"))
+    assert float((peers - ours).norm() / ours.norm()) > 0.02
+
+
+def test_a_step_takes_the_epsilon_of_its_config():
+    weights = dataclasses.replace(
+        WEIGHTS, entropy_weight=1.0, entropy_epsilon=0.3, entropy_epsilon_placing="added"
+    )
+    model = GloTokTokenizer(SMALL)
+    branches = model(torch.rand(2, 3, 32, 32) * 2 - 1).branches
+    zero = torch.zeros(())
+    found = latent_terms(branches, weights, relation=zero, image_vectors={}).entropy
+    expected = sum(
+        entropy_loss(item.latent, item.codebook, temperature=0.01, epsilon=0.3, placing="added")
+        for item in branches.values()
+    )
+    torch.testing.assert_close(found, expected)

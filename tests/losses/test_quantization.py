@@ -30,3 +30,8 @@ def test_each_stop_gradient_acts_on_its_side():
 def test_zero_where_codes_match():
     latent = torch.randn(1, 2, 3, 3)
     assert float(quantization_loss(latent, latent.clone(), commitment_weight=0.25)) == 0
+
+
+def test_shapes_that_would_be_broadcast_are_refused():
+    with pytest.raises(ValueError, match="must have one shape"):
+        quantization_loss(torch.zeros(2, 3, 4, 4), torch.zeros(3, 1, 1), commitment_weight=0.25)

@@ -21,3 +21,10 @@ def test_half_precision_is_summed_in_full():
     loss = reconstruction_loss(a, b)
     assert loss.dtype == torch.float32
     assert float(loss) == pytest.approx(float((a - b).double().square().mean()), rel=1e-5)
+
+
+def test_pixels_and_other_shapes_are_refused():
+    pixels = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
+    for images, reconstruction in ((pixels, pixels + 1), (torch.zeros(2, 3, 4, 4), torch.ones(1))):
+        with pytest.raises(ValueError, match=r"floating-point numbers in \[-1, 1\] of one shape"):
+            reconstruction_loss(images, reconstruction)

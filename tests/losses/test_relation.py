@@ -410,3 +410,12 @@ def test_shared_out_over_workers_the_mean_gradient_is_that_of_one(workers):
     assert (mean - whole_gradient).norm() <= 1e-6 * whole_gradient.norm()
     if workers > 1:
         assert not torch.equal(gradients[0], gradients[1])
+
+
+def test_histograms_of_other_bins_and_codebooks_of_other_kinds_are_refused():
+    for student, target in ((torch.ones(40), torch.ones(1)), (torch.ones(2, 4), torch.ones(2, 4))):
+        with pytest.raises(ValueError, match="histograms over the same bins"):
+            relation_loss(student, target, reduction="sum")
+    for codebook in (torch.ones(5, 2).long(), torch.ones(1, 3), torch.ones(4)):
+        with pytest.raises(ValueError, match=r"two or more rows \(n, d\) of floating"):
+            codebook_histogram(codebook, RelationConfig())

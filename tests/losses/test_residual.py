@@ -27,3 +27,8 @@ def test_gradient_reaches_the_residual_alone():
     assert codes.grad is None
     expected = 2 * (residual - (latent - codes)).detach() / residual.numel()
     torch.testing.assert_close(residual.grad, expected)
+
+
+def test_shapes_that_would_be_broadcast_are_refused():
+    with pytest.raises(ValueError, match="must have one shape"):
+        residual_loss(torch.zeros(2, 3, 4, 4), torch.zeros(2, 3, 4, 4), torch.zeros(1, 3, 4, 4))

@@ -53,3 +53,10 @@ def test_foreign_codes_and_missing_counts_are_refused() -> None:
         counts.add(np.array([[0, 1, 2]]))
     with pytest.raises(ValueError, match="no counted code"):
         counts.draw(0, 1, seed=0, branch=0)
+
+
+def test_codes_from_the_end_and_fractions_are_refused() -> None:
+    counts = PositionCounts(2, 5)
+    for codes in (np.array([[0, -1]]), np.array([[0.0, 1.7]])):
+        with pytest.raises(ValueError, match=r"codes"):
+            counts.add(codes)

@@ -67,5 +67,28 @@ def test_duplicates_are_rows_with_another_row_nearby() -> None:
     assert duplicate_fraction(torch.eye(8), 0.99) == 0
     codes[1200] = 3 * codes[7]  # across blocks, and of another length
     codes[20] = -codes[30]
-    assert duplicate_fraction(codes, 0.999) == pytest.approx(2 / 1500)
+    unit = torch.nn.functional.normalize(codes, dim=1)
+    assert duplicate_fraction(unit, 0.999) == pytest.approx(2 / 1500)
+    # By distance another length is another code, and the scale of all codes says nothing.
+    assert duplicate_fraction(codes, 0.999) == 0
+    codes[1200] = codes[7] * 1.001
+    assert duplicate_fraction(codes, 0.999) == duplicate_fraction(1e-3 * codes, 0.999) == 2 / 1500
     assert duplicate_fraction(torch.ones(5, 3), 0.99) == 1
+
+
+def test_the_bound_of_duplicates_is_the_cosine_of_unit_vectors() -> None:
+    angle = np.arccos(0.9)
+    pair = torch.tensor([[1.0, 0.0], [np.cos(angle), np.sin(angle)]], dtype=torch.float64)
+    assert duplicate_fraction(pair, 0.899) == 1
+    assert duplicate_fraction(pair, 0.901) == 0
+
+
+def test_codes_that_are_not_finite_have_no_share_of_duplicates() -> None:
+    codes = torch.eye(4)
+    codes[2, 1] = torch.nan
+    assert np.isnan(duplicate_fraction(codes, 0.99))
+
+
+def test_numbers_that_are_not_whole_are_no_codes() -> None:
+    with pytest.raises(ValueError, match="float64: must be whole numbers"):
+        count_codes(np.array([1.7]), 4)

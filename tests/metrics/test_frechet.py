@@ -103,3 +103,12 @@ def test_single_vectors_and_broken_features_are_refused() -> None:
         frechet_distance_of_features(np.full((4, 3), np.nan), np.zeros((4, 3)))
     with pytest.raises(ValueError, match="widths"):
         frechet_distance_of_features(np.zeros((4, 3)), np.zeros((4, 2)))
+
+
+def test_moments_that_are_not_finite_are_refused() -> None:
+    broken = np.ones((4, 3))
+    broken[1, 2] = np.nan
+    with pytest.raises(ValueError, match="not finite"):
+        FeatureMoments.of(broken)
+    with pytest.raises(ValueError, match="moments: hold values that are not finite"):
+        frechet_distance(np.zeros(3), np.eye(3), np.zeros(3), np.full((3, 3), np.inf))

@@ -74,3 +74,8 @@ def test_other_types_and_shapes_are_refused() -> None:
         ssim(constant(0), constant(0, 2))
     with pytest.raises(ValueError, match="at least 11"):
         ssim(constant(0)[:, :8], constant(0)[:, :8])
+
+
+def test_a_sum_of_scores_leaves_no_nan_out() -> None:
+    with pytest.raises(ValueError, match="NaN"):
+        ScoreSum.of(np.array([20.0, np.nan]))

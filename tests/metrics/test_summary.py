@@ -56,7 +56,7 @@ def test_frechet_figure_names_its_network_and_counts() -> None:
 
 def test_codebook_figures_keep_branches_apart() -> None:
     vectors = np.random.default_rng(1).normal(size=(8, 3))
-    figures = codebook_figures("visual", np.full(8, 4), vectors)
+    figures = codebook_figures("visual", np.full(8, 4), vectors, "cosine")
     assert figures["visual_usage"]["value"] == 1
     assert figures["visual_perplexity"]["value"] == pytest.approx(8)
     assert "32 visual tokens" in figures["visual_usage"]["protocol"]
@@ -65,13 +65,16 @@ def test_codebook_figures_keep_branches_apart() -> None:
 
 def test_uniformity_is_averaged_over_draws_and_null_after_collapse() -> None:
     draws = [Uniformity(0.2, 0.99, 0.1), Uniformity(0.3, 0.97, 0.2)]
-    figures = uniformity_figures("semantic", draws, 600)
+    figures = uniformity_figures("semantic", draws, 600, "cosine")
     assert figures["semantic_tsne_density_cv"]["value"] == pytest.approx(0.25)
     assert figures["semantic_tsne_density_cv"]["std"] == pytest.approx(0.1 / np.sqrt(2))
-    assert "600 quantized semantic vectors" in figures["semantic_tsne_gini"]["protocol"]
-    collapsed = uniformity_figures("semantic", [draws[0], None], 600)
+    protocol = figures["semantic_tsne_gini"]["protocol"]
+    assert "600 quantized semantic vectors (the codes' unit vectors" in protocol
+    collapsed = uniformity_figures("semantic", [draws[0], "only 3 distinct"], 600, "euclidean")
     assert collapsed["semantic_tsne_gini"]["value"] is None
-    assert "undefined" in collapsed["semantic_tsne_gini"]["protocol"]
+    protocol = collapsed["semantic_tsne_gini"]["protocol"]
+    assert "undefined here (only 3 distinct, in 1 of 2 draws)" in protocol
+    assert "rows as they are, which Euclidean look-up compares" in protocol
 
 
 def test_values_that_are_not_finite_become_null() -> None:
@@ -79,3 +82,24 @@ def test_values_that_are_not_finite_become_null() -> None:
     assert json.dumps(entry, allow_nan=False)
     assert entry["value"] is None
     assert "std" not in entry
+    assert entry["protocol"] == "Undefined here (the value is nan). none"
+
+
+def test_a_row_of_zeros_in_use_gives_a_reason_where_directions_count() -> None:
+    vectors = np.random.default_rng(1).normal(size=(8, 3))
+    vectors[5] = 0
+    for counts, lookup, reason in (
+        (np.full(8, 4), "cosine", "the row of code 5, one of 1 such codes in use, is zero"),
+        (np.where(np.arange(8) == 5, 0, 4), "cosine", ""),
+        (np.full(8, 4), "euclidean", ""),
+    ):
+        entry = codebook_figures("visual", counts, vectors, lookup)["visual_count_density_cv"]
+        assert (entry["value"] is None) == bool(reason)
+        assert reason in entry["protocol"]
+
+
+def test_vectors_that_are_not_finite_are_an_error_and_no_missing_figure() -> None:
+    vectors = np.random.default_rng(1).normal(size=(8, 3))
+    vectors[5, 1] = np.nan
+    with pytest.raises(ValueError, match="1 of 8 code vectors hold NaN"):
+        codebook_figures("visual", np.full(8, 4), vectors, "cosine")

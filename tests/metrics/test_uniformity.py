@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from glotok_ray.metrics.uniformity import (
+    UndefinedDensityError,
     code_uniformity,
     density_uniformity,
     draw_latent_vectors,
@@ -109,3 +110,24 @@ def test_companion_tells_skewed_use_from_even_use() -> None:
     skewed = np.exp(np.random.default_rng(8).normal(size=1024) + 3).astype(int)
     even_figures = code_uniformity(np.full(1024, 20), vectors)
     assert code_uniformity(skewed, vectors).density_cv > 2 * even_figures.density_cv
+
+
+def test_draws_and_densities_refuse_what_is_no_vector_and_no_code() -> None:
+    vectors, codes = sphere(8), np.zeros((5, 4), np.int64)
+    broken = vectors.copy()
+    broken[3, 0] = np.nan
+    with pytest.raises(ValueError, match="1 of 8 code vectors"):
+        draw_latent_vectors(codes, broken, num_vectors=4, seed=0, repeat=0)
+    # An index from the end would be a plausible vector.
+    codes[0, 0] = -1
+    with pytest.raises(ValueError, match=r"from -1 to 0: must be in \[0, 8\)"):
+        draw_latent_vectors(codes, vectors, num_vectors=4, seed=0, repeat=0)
+    # Not for the reason of a collapsed codebook, which gives null.
+    for measure in (tsne_uniformity, lambda found: code_uniformity(np.full(8, 3), found)):
+        with pytest.raises(ValueError, match="NaN or infinite") as found:
+            measure(broken)
+        assert not isinstance(found.value, UndefinedDensityError)
+    with pytest.raises(ValueError, match="densities"):
+        density_uniformity(np.array([1.0, np.inf]))
+    with pytest.raises(UndefinedDensityError, match="largest 0"):
+        density_uniformity(np.zeros(3))

@@ -2,11 +2,12 @@
 autocast.
 """
 
+import pytest
 import torch
 from torch.nn import functional as F
 
 from glotok_ray.config import CodebookConfig
-from glotok_ray.nn.quantizer import VectorQuantizer, nearest_codes, straight_through
+from glotok_ray.nn.quantizer import NO_CODE, VectorQuantizer, nearest_codes, straight_through
 
 COMPASS = torch.tensor([[1.0, 0.0], [0.0, 2.0], [-3.0, 0.0], [0.0, -0.5]])
 
@@ -95,3 +96,42 @@ def test_quantizer_stays_in_full_precision_for_half_precision_input():
     found = quantizer(torch.randn(1, 4, 2, 2, dtype=torch.bfloat16))
     assert found.latent.dtype == found.quantized.dtype == torch.float32
     torch.testing.assert_close(found.code_vectors.norm(dim=1), torch.ones(1, 2, 2))
+
+
+def quantizer(lookup: str = "cosine") -> VectorQuantizer:
+    found = VectorQuantizer(CodebookConfig(size=4, width=2, lookup=lookup))
+    found.codebook.data = COMPASS.clone()
+    return found
+
+
+@pytest.mark.parametrize("lookup", ["cosine", "euclidean"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1e30])
+def test_a_vector_that_is_not_finite_has_no_code(lookup: str, value: float):
+    z = torch.tensor([[0.1, 0.05], [0.3, value], [0.2, -0.3]]).T.reshape(1, 2, 1, 3)
+    plain = quantizer(lookup)
+    found = plain.find(z)
+    assert found[0, 0, 1] == NO_CODE
+    assert torch.equal(found[..., ::2], plain(z).indices[..., ::2])
+    # What argmax answers is a code like any other: the loss of a training step tells, its indices do not.
+    assert int(plain(z).indices[0, 0, 1]) in range(4)
+    vectors = plain.code_vectors(found)
+    assert torch.isnan(vectors[0, :, 0, 1]).all()
+    assert torch.equal(vectors[..., ::2], plain(z).code_vectors[..., ::2])
+
+
+def test_a_codebook_that_is_not_finite_has_no_code_for_anything():
+    broken = quantizer()
+    broken.codebook.data[2, 0] = torch.nan
+    assert (broken.find(torch.ones(1, 2, 2, 2)) == NO_CODE).all()
+
+
+def test_indices_outside_of_the_codebook_become_nan_and_no_other_code():
+    vectors = quantizer().code_vectors(torch.tensor([[[0, 3, 4, -1, 2**40]]]))
+    assert torch.isnan(vectors[0, 0, 0]).tolist() == [False, False, True, True, True]
+
+
+@pytest.mark.parametrize("lookup", ["cosine", "euclidean"])
+def test_matched_codes_are_what_the_look_up_compares(lookup: str):
+    found = quantizer(lookup).matched_codes()
+    expected = F.normalize(COMPASS, dim=1) if lookup == "cosine" else COMPASS
+    assert torch.equal(found, expected)

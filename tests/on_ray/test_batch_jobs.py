@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from glotok_ray import artefact, config
 from glotok_ray.artefact import ArtefactError
@@ -20,6 +21,7 @@ from glotok_ray.config import (
     AutoencoderConfig,
     CodebookConfig,
     EncodeRun,
+    EvaluateRun,
     FARConfig,
     FARSampleRun,
     FlowConfig,
@@ -46,7 +48,7 @@ from glotok_ray.nn.far import FAR
 from glotok_ray.nn.generators import save_generator
 from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.nn.xar import XAR
-from glotok_ray.on_ray import encode, sample
+from glotok_ray.on_ray import encode, evaluate, sample
 from glotok_ray.on_ray.actor_pool import image_batches, map_shards, open_output
 from glotok_ray.sampling.images import ImageGenerator
 from glotok_ray.training.checkpoint import load_tokenizer
@@ -595,3 +597,50 @@ def test_dry_runs_describe_present_and_absent_inputs(inputs: Path, tmp_path: Pat
     for module in (encode_images, sample_images):
         for recipe in module.RECIPES.values():
             json.dumps(module.describe(recipe()))
+
+
+def broken_copy(source: Path, target: Path, file: str, tensor: str) -> Path:
+    """A finished folder, as an older version may have left it, with one NaN in one tensor."""
+    shutil.copytree(source, target)
+    kind = artefact.read_json(target / "manifest.json")["kind"]
+    state = {name: value.clone() for name, value in load_file(target / file).items()}
+    state[tensor].view(-1)[1] = torch.nan
+    save_file(state, target / file)
+    artefact.write_manifest(target, kind)
+    return target
+
+
+def test_inputs_that_are_not_finite_are_refused_before_a_cluster_starts(
+    inputs: Path, tmp_path: Path
+) -> None:
+    file, tensor = "tokenizer.safetensors", "encoder.conv_in.weight"
+    tokenizer = broken_copy(inputs / "tokenizer", tmp_path / "tokenizer", file, tensor)
+    far = broken_copy(
+        inputs / "far", tmp_path / "far", "generator.safetensors", "class_embedding.weight"
+    )
+    out = tmp_path / "out"
+    evaluation = EvaluateRun(
+        tokenizer_path=str(tokenizer), data_path=str(inputs / "shards"), output_path=str(out)
+    )
+    for start, text in (
+        (lambda: encode.run(encode_run(inputs, out, tokenizer_path=str(tokenizer))), tensor),
+        (lambda: evaluate.run(evaluation), tensor),
+        (lambda: sample.run(far_sample_run(inputs, out, generator_path=str(far))), "class_embed"),
+    ):
+        with pytest.raises(ArtefactError, match=rf"safetensors: 1 of its .*{text}.*\(1 of"):
+            start()
+        assert not out.exists()
+
+
+@pytest.mark.parametrize("tensor", ["encoder.conv_in.weight", "branches.visual.projection.bias"])
+def test_an_encoder_that_diverges_writes_no_codes(
+    inputs: Path, tmp_path: Path, tensor: str
+) -> None:
+    """In memory, past all looks at files: a bf16 overflow would do the same."""
+    run = encode_run(inputs, tmp_path)
+    actor = encode.EncodeActor(run)
+    actor._tokenizer.get_parameter(tensor).data.fill_(torch.inf)
+    shard = read_dataset(inputs / "shards").shards[0]
+    with pytest.raises(ValueError, match=r"codebook 'visual': \d+ of \d+ positions have no code"):
+        actor(shard)
+    assert not list(tmp_path.iterdir())

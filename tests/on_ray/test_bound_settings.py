@@ -2,7 +2,7 @@
 
 import pytest
 
-from glotok_ray.config import override
+from glotok_ray.config import TokenizerRun, from_dict, override, to_dict
 from glotok_ray.on_ray.train import _bound_settings
 from glotok_ray.recipes.generator import RECIPES as GENERATORS
 from glotok_ray.recipes.tokenizer import RECIPES as TOKENIZERS
@@ -40,3 +40,19 @@ def test_what_is_let_pass_may_be_more_afterwards(change) -> None:
 )
 def test_what_changes_the_order_of_rows_is_bound(kind, change) -> None:
     assert _bound_settings(override(RUNS[kind], change)) != _bound_settings(RUNS[kind])
+
+
+def test_a_run_of_before_goes_on_where_later_settings_stand_for_what_was() -> None:
+    """Of commit 0933aa9, whose loss had none of them."""
+    later = {"entropy_epsilon", "entropy_epsilon_placing", "discriminator_loss_scale"}
+    assert not later & set(_bound_settings(RUNS["tokenizer"])["loss"])
+    changed = override(RUNS["tokenizer"], {"loss.discriminator_loss_scale": 0.5})
+    assert _bound_settings(changed)["loss"]["discriminator_loss_scale"] == 0.5
+
+
+def test_a_config_of_before_loads_with_what_was() -> None:
+    run = RUNS["tokenizer"]
+    plain = to_dict(run)
+    for name in ("entropy_epsilon", "entropy_epsilon_placing", "discriminator_loss_scale"):
+        del plain["loss"][name]
+    assert from_dict(TokenizerRun, plain) == run

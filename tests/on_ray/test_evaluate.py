@@ -25,6 +25,8 @@ from glotok_ray.config import (
 )
 from glotok_ray.data.records import Row, encode_png, write_dataset, write_shard
 from glotok_ray.metrics.reconstruction import psnr
+from glotok_ray.metrics.uniformity import code_uniformity
+from glotok_ray.nn.quantizer import Lookup
 from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.on_ray import evaluate
 from glotok_ray.on_ray.evaluation_plan import baseline_codes, plan
@@ -352,3 +354,49 @@ def test_dry_run_counts_images(inputs: Path, tmp_path: Path) -> None:
     }
     absent = settings(inputs, tmp_path, data_path="nowhere", samples_path="nothing")
     assert set(evaluate_images.describe(absent)["images"].values()) == {None}
+
+
+def test_a_diverged_tokenizer_has_no_psnr(inputs: Path, tmp_path: Path) -> None:
+    judge = Judge(
+        settings(inputs, tmp_path), image_size=16, kept_images=0, device=torch.device("cpu")
+    )
+    assert judge._tokenizer is not None
+    judge._tokenizer.encoder.conv_in.weight.data[0] = torch.nan
+    with pytest.raises(ValueError, match="image 0 of 5 holds NaN"):
+        judge(Block(VALIDATION, 2, 7, 2, file="part-00000.parquet"))
+    network = Judge(
+        settings(inputs, tmp_path), image_size=16, kept_images=0, device=torch.device("cpu")
+    )
+    network._network.network._bn1.bias.data[3] = torch.nan
+    block = network(Block(VALIDATION, 0, 5, file="part-00000.parquet"))
+    with pytest.raises(ValueError, match="features_a holds values that are not finite"):
+        evaluate.figures_of(evaluate.merge([block]), settings(inputs, tmp_path), 16)
+
+
+@pytest.mark.parametrize("lookup", ["cosine", "euclidean"])
+def test_density_is_that_of_what_the_look_up_compares(
+    inputs: Path, tmp_path: Path, lookup: Lookup
+) -> None:
+    """Directions on a regular grid of angles are even; their lengths are not."""
+    book = CodebookConfig(name="visual", size=32, width=2, lookup=lookup)
+    model = GloTokTokenizer(dataclasses.replace(TOKENIZER, codebooks=(book,)))
+    angles = torch.arange(32) * (2 * np.pi / 32)
+    lengths = torch.where(torch.arange(32) % 2 == 0, 1.0, 0.05)
+    rows = lengths[:, None] * torch.stack([angles.cos(), angles.sin()], dim=1)
+    model.quantizer("visual").codebook.data = rows
+    (tmp_path / "tokenizer").mkdir()
+    model.save_pretrained(tmp_path / "tokenizer")
+    artefact.write_manifest(tmp_path / "tokenizer", "tokenizer")
+    codes = {"visual": np.tile(np.arange(32, dtype=np.uint16), (4, 1))}
+    config = settings(
+        inputs, tmp_path, tokenizer_path=str(tmp_path / "tokenizer"), uniformity_repeats=0
+    )
+    entry = evaluate._code_figures(codes, config)["visual_count_density_cv"]
+    raw, unit = (
+        code_uniformity(np.full(32, 4), vectors.double().numpy()).density_cv
+        for vectors in (rows, torch.nn.functional.normalize(rows, dim=1))
+    )
+    assert raw > 0.5
+    assert unit < 0.1
+    assert entry["value"] == pytest.approx(raw if lookup == "euclidean" else unit, abs=1e-6)
+    assert ("rows as they are" in entry["protocol"]) == (lookup == "euclidean")

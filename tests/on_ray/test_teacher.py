@@ -299,3 +299,22 @@ def test_a_dry_run_tells_vectors_and_memory(shards: Path, tmp_path: Path) -> Non
     assert (absent["data_found"], absent["images"]) == (False, None)
     assert build_teacher.describe(TeacherRun(data_path="codes.pt"))["source"] == "centroids"
     assert build_teacher.main(["quickstart", "--dry-run"]) == 0
+
+
+def test_features_that_are_not_finite_are_named_and_leave_no_part(
+    shards: Path, tmp_path: Path
+) -> None:
+    actor = feature_stage.FeatureActor(teacher_run(shards, tmp_path / "out"), str(tmp_path))
+    unit = draw_images(read_dataset(shards), teacher_run(shards, tmp_path / "out"))[0]
+    actor._network.network._bn1.bias.data[3] = torch.nan
+    with pytest.raises(ValueError, match=r"part-00000\.parquet: .*image '0/\d+' hold NaN.*lite0"):
+        actor(unit)
+    with pytest.raises(ValueError, match=r"1 of 4 feature vectors"):
+        feature_parts.write_part(
+            tmp_path / "part.parquet",
+            np.float32([[0, 1], [np.nan, 1], [2, 3], [4, 5]]),
+            np.zeros(4, np.int32),
+            images=4,
+            broken=[],
+        )
+    assert not list(tmp_path.iterdir())

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch.profiler import ProfilerActivity, profile
 
 from glotok_ray import artefact
@@ -250,6 +251,18 @@ def test_another_tokenizer_than_that_of_the_codes_is_refused(inputs: Path, tmp_p
         ([], {}, "labels: holds none"),
         ([0, 1], {"image_ids": [0]}, "image_ids: 1 ids for 2 labels"),
         ([0], {"sampler": TokenSamplerConfig()}, r"sampler = Token.*must be a FlowSamplerConfig"),
+        ([1.7], {}, r"labels\[0\] = 1\.7: must be a whole number"),
+        ([0, 1.0], {}, r"labels\[1\] = 1\.0: must be a whole number"),
+        ([True], {}, r"labels\[0\] = True"),
+        (["1"], {}, r"labels\[0\] = '1'"),
+        ("12", {}, "labels = '12': must be a sequence"),
+        (3, {}, "labels = 3: must be a sequence"),
+        (np.zeros((2, 2), np.int64), {}, "must be a sequence"),
+        (np.array([1.0, 2.0]), {}, r"labels\[0\].* must be a whole number"),
+        (torch.tensor([True]), {}, r"labels\[0\] = tensor\(True\)"),
+        ([0], {"seed": 1.0}, r"seed = 1\.0: must be a whole number"),
+        ([0], {"seed": "1"}, "seed = '1'"),
+        ([0], {"image_ids": [1.5]}, r"image_ids\[0\] = 1\.5"),
     ],
 )
 def test_labels_and_samplers_that_do_not_fit_are_named(
@@ -258,7 +271,44 @@ def test_labels_and_samplers_that_do_not_fit_are_named(
     images = ImageGenerator.from_pretrained(inputs / "xar")
     assert images.num_classes == 5
     with pytest.raises(ValueError, match=message):
-        images.generate(labels, seed=0, **options)
+        images.generate(labels, **{"seed": 0, **options})
+
+
+@pytest.mark.parametrize("kind", [np.array, torch.tensor, tuple])
+def test_labels_of_any_kind_of_whole_numbers_draw_the_same(inputs: Path, kind: Any) -> None:
+    images = ImageGenerator.from_pretrained(inputs / "far")
+    expected = images.generate(LABELS, seed=3)
+    found = images.generate(kind(LABELS), seed=np.int64(3), image_ids=np.arange(3))
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "sampler"),
+    [
+        ("xar", FLOW_SAMPLER),
+        ("xar", dataclasses.replace(FLOW_SAMPLER, snap="on")),
+        ("far", TokenSamplerConfig()),
+    ],
+)
+def test_a_diverged_generator_draws_no_picture(inputs: Path, name: str, sampler: Any) -> None:
+    images = ImageGenerator.from_pretrained(inputs / name)
+    images.generator.blocks[0].mlp.down.weight.data[0, 0] = torch.nan
+    with pytest.raises(ValueError, match=r"image 0 of 3 holds NaN.*sample in fp32"):
+        images.generate(LABELS, seed=3, sampler=sampler)
+
+
+def test_weights_that_are_not_finite_are_neither_written_nor_loaded(
+    inputs: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(inputs / "far", tmp_path / "far")
+    path = tmp_path / "far" / "generator_ema.safetensors"
+    state = {name: value.clone() for name, value in load_file(path).items()}
+    state["norm.weight"][3] = torch.inf
+    with pytest.raises(ArtefactError, match=r"norm\.weight \(1 of 32 values\).*nothing is written"):
+        save_generator(tmp_path / "other", state, None, {})
+    save_file(state, path)
+    with pytest.raises(ArtefactError, match=r"generator_ema.*norm\.weight \(1 of 32 values\)"):
+        ImageGenerator.from_pretrained(tmp_path / "far")
 
 
 def test_a_far_refuses_the_sampler_of_an_xar(inputs: Path) -> None:

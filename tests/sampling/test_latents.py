@@ -40,7 +40,8 @@ def test_codes_without_use_do_not_count() -> None:
         (torch.eye(3), torch.ones(2), "one per code"),
         (torch.eye(3), torch.zeros(3), "at least one positive"),
         (torch.eye(3), torch.tensor([1, -1, 1]), "no negative"),
-        (torch.ones(2, 4), torch.ones(2), "single value"),
+        (torch.ones(2, 4), torch.ones(2), "variance of 0"),
+        (torch.tensor([[1.0, torch.nan], [0, 1]]), torch.ones(2), "variance of nan"),
     ],
 )
 def test_unusable_input_is_refused(codes: torch.Tensor, counts: torch.Tensor, message: str) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from glotok_ray.config import FARConfig, TokenSamplerConfig, VocabularyConfig
 from glotok_ray.nn.far import FAR
+from glotok_ray.nn.quantizer import NO_CODE
 from glotok_ray.sampling.image_random import image_generator
 from glotok_ray.sampling.tokens import (
     draw_codes,
@@ -253,3 +254,45 @@ def test_wrong_calls_are_refused() -> None:
         sample(build().train())
     with pytest.raises(ValueError, match="image_ids: 1 ids for 2 labels"):
         sample_codes(build(), torch.tensor([0, 1]), UNGUIDED, image_ids=[3], seed=0)
+
+
+def test_logits_that_are_no_distribution_have_no_code() -> None:
+    logits = PROBABILITIES.log().repeat(5, 1)
+    logits[1, 3] = math.nan
+    logits[2, 0] = math.inf
+    logits[3] = -math.inf
+    drawn = draw_codes(logits, torch.full((5,), 0.9999, dtype=torch.float64))
+    assert drawn.tolist() == [4, NO_CODE, NO_CODE, NO_CODE, 4]
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+@pytest.mark.parametrize("top_k", [0, 3])
+def test_a_diverged_model_draws_no_codes_and_the_other_images_stay(
+    guidance: float, top_k: int
+) -> None:
+    model = build()
+    config = TokenSamplerConfig(guidance_scale=guidance, top_k=top_k)
+    expected = sample(model, config)
+    with torch.no_grad():
+        # Of the image with label 2 alone.
+        model.class_embedding.weight[2] = math.nan
+    found = sample(model, config)
+    assert (found[2] == NO_CODE).all()
+    others = [0, 1, 3]
+    assert torch.equal(found[others], expected[others])
+
+
+def test_labels_ids_and_seeds_are_whole_numbers() -> None:
+    model = build()
+    for labels, changes, text in (
+        (torch.tensor([1.7]), {}, r"labels: torch\.float32"),
+        (torch.tensor([True]), {}, r"labels: torch\.bool"),
+        (torch.tensor([[1]]), {}, r"of shape \(1, 1\)"),
+        (torch.tensor([1]), {"seed": 1.0}, r"seed = 1\.0: must be a whole number"),
+        (torch.tensor([1]), {"seed": True}, "seed = True"),
+        (torch.tensor([1]), {"image_ids": [0.5]}, r"image_ids\[0\] = 0\.5"),
+        (torch.tensor([1]), {"image_ids": [-1]}, r"image_ids\[0\] = -1: must be in"),
+        (torch.tensor([1]), {"image_ids": [2**32]}, "must be in"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            sample_codes(model, labels, UNGUIDED, **{"image_ids": [0], "seed": 0, **changes})

@@ -60,9 +60,9 @@ def test_the_semantic_codebook_of_a_peers_checkpoint(tmp_path: Path, key: str, n
 
 
 def test_raw_weights_come_before_their_average(tmp_path: Path) -> None:
-    both = {"ema": {"w": torch.ones(3, 2)}, "model": {"w": torch.zeros(3, 2)}}
+    both = {"ema": {"w": torch.ones(3, 2)}, "model": {"w": -torch.ones(3, 2)}}
     torch.save(both, tmp_path / "both.pt")
-    assert float(read_centroids(tmp_path / "both.pt").vectors.sum()) == 0
+    assert float(read_centroids(tmp_path / "both.pt").vectors.sum()) == -6
 
 
 def test_a_key_chooses_and_an_unknown_one_is_answered_with_near_names(tmp_path: Path) -> None:
@@ -101,9 +101,38 @@ def test_what_is_no_matrix_is_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "cube.npy", np.zeros((2, 2, 2)))
     with pytest.raises(ArtefactError, match=r"\(2, 2, 2\).*matrix of real numbers"):
         read_centroids(tmp_path / "cube.npy", "matrix")
-    torch.save({"codes": torch.ones(3, 2, dtype=torch.int64)}, tmp_path / "whole.pt")
-    with pytest.raises(ArtefactError, match="matrix of real numbers"):
-        read_centroids(tmp_path / "whole.pt")
+    for number, dtype in enumerate((torch.int64, torch.uint8, torch.bool, torch.complex64)):
+        torch.save({"codes": torch.ones(3, 2, dtype=dtype)}, tmp_path / f"{number}.pt")
+        with pytest.raises(
+            ArtefactError, match=rf"{number}\.pt: 'codes' is {dtype}.*--centroids-key"
+        ):
+            read_centroids(tmp_path / f"{number}.pt")
+    for dtype in ("int64", "uint8", "bool", "complex64", "complex128", "<U3", "datetime64[s]"):
+        np.save(tmp_path / "kind.npy", np.ones((3, 2)).astype(dtype))
+        with pytest.raises(
+            ArtefactError, match=r"kind\.npy: holds .*; centroids are a matrix of real"
+        ):
+            read_centroids(tmp_path / "kind.npy")
+    np.savez(tmp_path / "several.npz", a=np.ones((3, 2)))
+    (tmp_path / "several.npz").rename(tmp_path / "several.npy")
+    with pytest.raises(ArtefactError, match=r"several\.npy: holds NpzFile"):
+        read_centroids(tmp_path / "several.npy")
+
+
+def test_a_matrix_of_whole_numbers_beside_the_centroids_is_passed_over(tmp_path: Path) -> None:
+    both = {"codes": torch.ones(3, 2, dtype=torch.int64), "centroids": matrix()}
+    torch.save(both, tmp_path / "both.pt")
+    assert read_centroids(tmp_path / "both.pt").key == "centroids"
+
+
+def test_a_row_of_zeros_is_named(tmp_path: Path) -> None:
+    vectors = matrix()
+    vectors[[3, 7]] = 0
+    torch.save(vectors, tmp_path / "zero.pt")
+    with pytest.raises(
+        ArtefactError, match=r"zero\.pt: 'matrix': 2 of 20 rows are zero, row 3 first"
+    ):
+        read_centroids(tmp_path / "zero.pt")
 
 
 def test_a_teacher_of_a_file_tells_where_it_comes_from(tmp_path: Path) -> None:
@@ -125,7 +154,8 @@ def test_a_teacher_of_a_file_tells_where_it_comes_from(tmp_path: Path) -> None:
     ("vectors", "width", "complaint"),
     [
         (torch.eye(3)[:, :2], 0, "a vector is zero"),
-        (torch.full((3, 2), torch.nan), 0, "finite"),
+        (torch.full((3, 2), torch.nan), 0, r"matrix \(6 of 6 values\); weights must be finite"),
+        (torch.full((3, 2), 1e300, dtype=torch.float64), 0, "infinite"),
         (torch.ones(1, 2), 0, "at least 2"),
         (torch.eye(3), 4, "project_width = 4"),
     ],

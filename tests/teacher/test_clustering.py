@@ -232,3 +232,21 @@ def test_an_emptied_cluster_is_filled_again_though_another_empties() -> None:
     )
     assert (sums.counts > 0).all()
     assert 14 in found
+
+
+@pytest.mark.parametrize("spherical", [False, True])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_features_that_are_not_finite_are_named_and_join_no_cluster(
+    spherical: bool, value: float
+) -> None:
+    vectors = cloud(400, 6)
+    vectors[123, 4] = value
+    with pytest.raises(ValueError, match=r"1 of 400 feature vectors hold NaN or infinite"):
+        fit(vectors, spherical=spherical)
+    # What a GPU computes has an index for everything.
+    nearest, badness = clustering.nearest_by_product(
+        vectors, vectors[:5].copy(), spherical=spherical, device=torch.device("cpu")
+    )
+    assert not np.isfinite(badness[123])
+    assert np.isfinite(np.delete(badness, 123)).all()
+    assert len(nearest) == 400

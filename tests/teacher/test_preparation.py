@@ -70,3 +70,10 @@ def test_projection_is_that_of_the_centred_vectors() -> None:
     np.testing.assert_allclose(np.abs(flat), np.abs(centred @ axes), atol=1e-3)
     with pytest.raises(ValueError, match="project_width = 9: features have 3 channels"):
         prepared(vectors, project_width=9)
+
+
+def test_sums_over_features_that_are_not_finite_are_refused() -> None:
+    vectors = np.ones((5, 3), np.float32)
+    vectors[2, 1] = np.inf
+    with pytest.raises(ValueError, match="of 5 feature vectors some hold NaN"):
+        preparation.moments(vectors, second=True)

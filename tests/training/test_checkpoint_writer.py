@@ -15,9 +15,14 @@ import two_checkpoint_workers
 from two_workers import run_pair
 
 from glotok_ray import artefact
+from glotok_ray.artefact import ArtefactError
+from glotok_ray.config import OptimizerConfig
 from glotok_ray.retries import StorageError
 from glotok_ray.training.checkpoint import agreed_checkpoint, newest_checkpoint
 from glotok_ray.training.checkpoint_writer import CheckpointWriter
+from glotok_ray.training.ema import ExponentialMovingAverage, whole_tensors
+from glotok_ray.training.engine import TorchEngine
+from glotok_ray.training.snapshot import Snapshot
 from glotok_ray.training.worker import LocalWorker
 
 
@@ -238,3 +243,47 @@ def test_a_worker_that_writes_nothing_is_named_and_nobody_waits_forever(pair):
     assert "worker 1 wrote no part of it within" in answers[0]["silent"]
     assert "worker 0 could not write" in answers[1]["silent"]
     assert names(folder / "silent") == [".step-000000001.partial"]
+
+
+def test_weights_that_are_not_finite_become_no_checkpoint_and_the_older_one_stays(tmp_path):
+    save_one(tmp_path, 1)
+    engine = TorchEngine(torch.nn.Linear(3, 2), OptimizerConfig(), 1)
+    average = ExponentialMovingAverage(engine, 0.9)
+    for place, copy_state in (
+        (engine.module.weight.data, lambda into: engine.snapshot(into.within("generator"))),
+        (average._shards[0], lambda into: average.snapshot(into, 0)),
+        (
+            engine.module.weight.data,
+            lambda into: into.add_weights("tokenizer.safetensors", whole_tensors(engine)),
+        ),
+    ):
+        one, kept = writer(tmp_path), place.clone()
+        place[0, 1] = torch.nan
+        one.save(2, copy_state)
+        with pytest.raises(
+            ArtefactError, match=r"1 of its tensors .*\(1 of 6 values\).*go on from"
+        ):
+            one.wait()
+        assert newest_checkpoint(tmp_path).name == "step-000000001"
+        place.copy_(kept)
+
+
+@pytest.mark.parametrize("what", ["engine", "average"])
+def test_a_checkpoint_with_weights_that_are_not_finite_is_not_gone_on_from(tmp_path, what):
+    """As an older version may have left it."""
+    engine = TorchEngine(torch.nn.Linear(3, 2), OptimizerConfig(), 1)
+    average = ExponentialMovingAverage(engine, 0.9)
+    holder = engine if what == "engine" else average
+    copies = Snapshot()
+    engine.snapshot(copies)
+    average.snapshot(copies, 0)
+    copies.write(tmp_path)
+    name = "engine.pt" if what == "engine" else "average-0000.pt"
+    state = torch.load(tmp_path / name, weights_only=True)
+    (state["module"]["weight"] if what == "engine" else state[0])[1, 1] = torch.inf
+    torch.save(state, tmp_path / name)
+    before = engine.module.weight.detach().clone()
+    arguments = () if what == "engine" else (0,)
+    with pytest.raises(ArtefactError, match=rf"{name}: .*remove the checkpoint's folder"):
+        holder.load(tmp_path, *arguments)
+    assert torch.equal(engine.module.weight, before)

@@ -137,3 +137,20 @@ def test_what_cannot_be_exported_is_refused(tmp_path):
     with pytest.raises(ArtefactError, match=r"other\.pt"):
         export.run(wanted)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_peers_file_that_is_not_finite_ends_in_one_line_and_exit_code_2(model, tmp_path, caplog):
+    levels = len(SINGLE.autoencoder.channel_multipliers)
+    inverse = {layouts.rename(peer, "llamagen", levels): peer for peer in peer_names(levels)}
+    state = {inverse[name]: value.clone() for name, value in model.state_dict().items()}
+    state["encoder.conv_in.weight"][0, 0, 0, 0] = torch.nan
+    torch.save({"model": state}, tmp_path / "vq.pt")
+    recipe = ExportRun(model=SINGLE, output_path=str(tmp_path / "out"))
+    (tmp_path / "recipe.json").write_text(json.dumps(config.to_dict(recipe)))
+    arguments = [str(tmp_path / "recipe.json"), "--source-path", str(tmp_path / "vq.pt")]
+    assert export_tokenizer.main(arguments) == 2
+    told = caplog.records[-1].getMessage()
+    assert "vq.pt: 1 of its tensors hold NaN" in told
+    assert "encoder.conv_in.weight (1 of 216 values)" in told
+    assert "\n" not in told
+    assert not (tmp_path / "out").exists()

@@ -316,3 +316,64 @@ def test_the_heartbeat_hears_every_phase_of_both_turns(images):
     heard.clear()
     step.learn([{"image": images}], step=1)
     assert heard == ["forward", "backward", "forward", "backward", "reduce"]
+
+
+def test_tokenizers_without_predictors_log_no_residual_and_add_none_to_the_sum(images):
+    model = GloTokTokenizer(
+        dataclasses.replace(MODEL, residual=dataclasses.replace(MODEL.residual, enabled=False))
+    )
+    totals = []
+    for weight in (0.0, 0.5):
+        critic = PatchDiscriminator(DiscriminatorConfig(base_channels=8, num_layers=2))
+        weights = dataclasses.replace(WEIGHTS, residual_weight=weight)
+        step = TokenizerStep(
+            TokenizerRun(model=model.config, loss=weights),
+            RecordingEngine(copy.deepcopy(model), PLAIN, 1),
+            RecordingEngine(critic, PLAIN, 1),
+            Guides(build_perceptual(weights), None, {}),
+            LocalWorker(),
+            torch.zeros(0, 3, 32, 32, dtype=torch.uint8),
+        )
+        terms = step.learn([{"image": images}], step=0)
+        assert "residual" not in terms
+        totals.append(terms["total"])
+    assert torch.equal(*totals)
+    whole, _, _, _ = make(WEIGHTS)
+    assert whole.learn([{"image": images}], step=0)["residual"] > 0
+
+
+def test_the_scale_of_the_discriminators_loss_reaches_its_gradients_alone(images):
+    found = []
+    for scale in (1.0, 0.5):
+        step, _, _, _ = make(
+            dataclasses.replace(WEIGHTS, discriminator_loss_scale=scale, lecam_weight=0.1)
+        )
+        terms = step.learn([{"image": images}], step=1)
+        found.append((terms, step._discriminator.gradients, step._tokenizer.gradients))
+    (one, critic, tokenizer), (half, critic_half, tokenizer_half) = found
+    assert torch.equal(one["discriminator"], half["discriminator"])
+    assert torch.equal(one["total"], half["total"])
+    for name, gradient in critic.items():
+        torch.testing.assert_close(critic_half[name], gradient / 2)
+    for name, gradient in tokenizer.items():
+        assert torch.equal(tokenizer_half[name], gradient)
+
+
+def test_duplicates_are_counted_among_what_the_look_up_compares(images):
+    """Rows of one direction and other lengths are one code by cosine, and others by distance."""
+    for lookup, expected in (("cosine", 1.0), ("euclidean", 0.0)):
+        books = tuple(dataclasses.replace(book, lookup=lookup) for book in MODEL.codebooks)
+        model = GloTokTokenizer(dataclasses.replace(MODEL, codebooks=books))
+        with torch.no_grad():
+            half = torch.nn.functional.normalize(torch.randn(16, 8), dim=1)
+            model.quantizer("semantic").codebook[:] = torch.cat([half, 3 * half])
+        critic = PatchDiscriminator(DiscriminatorConfig(base_channels=8, num_layers=2))
+        step = TokenizerStep(
+            TokenizerRun(model=model.config, loss=WEIGHTS),
+            TorchEngine(model, PLAIN, 1),
+            TorchEngine(critic, PLAIN, 1),
+            Guides(build_perceptual(WEIGHTS), None, {}),
+            LocalWorker(),
+            torch.zeros(0, 3, 32, 32, dtype=torch.uint8),
+        )
+        assert step.evaluate()["semantic_duplicates"] == expected
