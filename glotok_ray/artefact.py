@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from glotok_ray import faults, ownership
 from glotok_ray.digests import HashingFile, Stamp, read_files, sha256_of
 
 logger = logging.getLogger(__name__)
@@ -33,13 +34,15 @@ FAILURE_LOG = "failure.log"
 SMALL_BYTES = 1 << 30
 """Folders of up to this size, a second's work, are hashed whenever they are opened: tokenizers, teachers, few data."""
 _UNLISTED = (MANIFEST, RECEIPT, FAILURE_LOG)
-# Marks a folder that a job of this package has begun, so that nothing else is ever emptied.
-_BEGUN = ".begun.json"
 _PACKAGES = ("ray", "torch", "torchvision", "deepspeed", "numpy", "pyarrow", "faiss-cpu", "timm")
 
 
 class ArtefactError(ValueError):
     """A file or folder is missing, unfinished, damaged or made by other settings; the text names it and the remedy."""
+
+
+class FolderInUseError(ArtefactError):
+    """Another job works on a folder; the text names it."""
 
 
 @contextmanager
@@ -156,6 +159,10 @@ def write_manifest(
     and sha256 of files, by their names in `folder`, whose writers know them; these are not read again. Raises
     ArtefactError when one of them has another size by now.
     """
+    ownership.check_held(folder)
+    is_jobs = ownership.holds(folder)  # and not a checkpoint within it
+    if is_jobs:
+        faults.boundary("manifest")
     known = known or {}
     found = {path.relative_to(folder).as_posix(): path for path in _listed(folder, exclude)}
     files = {name: {"bytes": facts[0], "sha256": facts[1]} for name, facts in known.items()}
@@ -180,7 +187,10 @@ def write_manifest(
     }
     (folder / RECEIPT).unlink(missing_ok=True)
     write_json(folder / MANIFEST, manifest)
-    (folder / _BEGUN).unlink(missing_ok=True)
+    if is_jobs:
+        faults.boundary("finished")
+        ownership.finish(folder)
+        faults.boundary("cleanup")
     return manifest
 
 
@@ -342,59 +352,126 @@ def finished(folder: Path, kind: str, fingerprint: str) -> dict[str, Any] | None
             "another output_path, or pass --fresh to redo it (the old one is kept as "
             f"{folder.name}.previous)"
         )
+    ownership.clear(folder)
     return manifest
 
 
+def own(folder: Path) -> None:
+    """Make this process the owner of `folder`; raises FolderInUseError, which names the owner that works on it."""
+    _refuse(folder, ownership.claim(folder))
+
+
+def check_free(folder: Path) -> None:
+    """Raise FolderInUseError when another job works on `folder` or on a folder in it."""
+    for mark in (folder / ownership.MARK, *sorted(folder.glob(f"*/{ownership.MARK}"))):
+        _refuse(mark.parent, ownership.live_owner(mark.parent))
+    for mark in sorted(folder.glob(f"*/*/{ownership.MARK}")):
+        _refuse(mark.parent, ownership.live_owner(mark.parent))
+
+
+def _refuse(folder: Path, owner: ownership.Owner | None) -> None:
+    if owner is not None:
+        raise FolderInUseError(
+            f"{folder}: another job works on it: {owner}; wait for its end, end it, or choose another output_path"
+        )
+
+
 def set_aside(folder: Path) -> None:
-    """Keep what `folder` holds as NAME.previous, in the place of an older one; nothing happens when there is none."""
+    """Keep what `folder` holds as NAME.previous, in the place of an older one; nothing happens when there is none.
+
+    Raises FolderInUseError when another job works on it.
+    """
+    check_free(folder)
     if folder.exists():
+        own(folder)
         previous = folder.with_name(folder.name + ".previous")
         shutil.rmtree(previous, ignore_errors=True)
         folder.rename(previous)
+        ownership.give_back(folder, moved_to=previous)
+        if is_finished(previous):
+            ownership.finish(previous)
 
 
-def reopen(folder: Path) -> None:
-    """Make a finished folder an unfinished one again, which `start_folder` may empty."""
-    write_json(folder / _BEGUN, {})
+def reopen(folder: Path, question: str = "") -> None:
+    """Make a finished folder an unfinished one again, which `start_folder` may empty, unless a job that asks `question`
+    goes on with its files.
+    """
+    own(folder)
+    ownership.ask(folder, question)
     (folder / MANIFEST).unlink()
 
 
 def check_startable(folder: Path, *, fresh: bool) -> None:
-    """Raise ArtefactError when `start_folder` would refuse: a finished folder without `fresh`, or files that no job of
-    this package began.
+    """Raise ArtefactError when `start_folder` would refuse: a finished folder without `fresh`, files that no job of
+    this package began, or a folder that another job works on.
     """
+    check_free(folder)
     if is_finished(folder):
         if not fresh:
             raise ArtefactError(f"{folder}: already finished; pass --fresh to redo it")
         return
     foreign = folder.is_file() or (folder.is_dir() and any(folder.iterdir()))
-    if foreign and not (folder / _BEGUN).is_file():
+    if foreign and ownership.read_mark(folder) is None:
         raise ArtefactError(
             f"{folder}: holds files that no job of this package began, and a job would remove "
             "them; choose another output_path, or empty it yourself"
         )
 
 
-def start_folder(folder: Path, *, fresh: bool, keep: bool = False) -> Path:
-    """Make `folder` ready for a job and mark it as begun; with `fresh` a finished one is kept as NAME.previous.
+def start_folder(folder: Path, *, fresh: bool, keep: bool = False, question: str = "") -> Path:
+    """Make `folder` ready for a job, its owner this process; with `fresh` a finished one is kept as NAME.previous.
 
-    Unfinished remains are removed, or with `keep` left to a job that goes on with them. Raises what `check_startable`
-    raises.
+    Unfinished remains are removed, or with `keep` left to a job that goes on with them, and with a `question` left when
+    they answer the same. Raises what `check_startable` raises, and ArtefactError for remains of another question.
     """
     check_startable(folder, fresh=fresh)
+    own(folder)
     if is_finished(folder):
+        if not fresh:  # by a job that has ended just now
+            ownership.finish(folder)
+            raise ArtefactError(f"{folder}: already finished; pass --fresh to redo it")
         set_aside(folder)
-    elif folder.exists():
-        if keep and not fresh:
-            write_json(folder / _BEGUN, {})
-            return folder
-        # Under another name first: a kill in between must not leave half of it without its mark.
-        removed = folder.with_name(f".{folder.name}.removed.{os.getpid()}")
-        folder.rename(removed)
-        shutil.rmtree(removed)
-    folder.mkdir(parents=True)
-    write_json(folder / _BEGUN, {})
+        own(folder)
+    asked = begun_question(folder)
+    if question and not fresh and asked not in ("", question):
+        raise ArtefactError(_other_question(folder))
+    if fresh or not (keep or (question and asked == question)):
+        _empty(folder)
+    ownership.ask(folder, question)
     return folder
+
+
+def go_on(folder: Path, question: str) -> None:
+    """Make `folder`, where it is missing, and go on with whatever is in it, its owner this process.
+
+    Raises FolderInUseError, and ArtefactError where an unfinished job left an answer to another question.
+    """
+    own(folder)
+    if begun_question(folder) not in ("", question):
+        raise ArtefactError(_other_question(folder))
+    ownership.ask(folder, question)
+
+
+def begun_question(folder: Path) -> str:
+    """What the files in an unfinished folder answer, a fingerprint; empty where that was not noted."""
+    mark = ownership.read_mark(folder)
+    return mark.question if mark else ""
+
+
+def _other_question(folder: Path) -> str:
+    return (
+        f"{folder}: holds unfinished work of other settings or inputs; choose another output_path (of a training, "
+        f"another --name), or pass --fresh"
+    )
+
+
+def _empty(folder: Path) -> None:
+    """Remove everything but the mark, without which a kill in between would leave files of nobody."""
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif not path.name.startswith(".begun."):
+            path.unlink()
 
 
 def is_finished(folder: Path) -> bool:

@@ -3,8 +3,10 @@
 import contextlib
 import logging
 import os
+import signal
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -16,17 +18,25 @@ from glotok_ray.artefact import ArtefactError
 logger = logging.getLogger(__name__)
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+TERMINATED = 128 + signal.SIGTERM
 
 _LONGEST_CAUSE = 600
 
 
 def guarded(name: str, job: Callable[[], int], output: Sequence[Path] = ()) -> int:
     """The exit code of `job`, or of what it raises; `output` may come to hold the folder that it works in."""
+    _end_in_order()
     try:
         return job()
     except KeyboardInterrupt:
         logger.error("%s: interrupted; the same command goes on", name)
         return INTERRUPTED
+    except SystemExit as ended:
+        # Ray's own handler, in place of ours once it is connected, ends with the signal's number.
+        if ended.code not in (TERMINATED, int(signal.SIGTERM)):
+            raise
+        logger.error("%s: ended by SIGTERM; the same command goes on", name)
+        return TERMINATED
     # Whatever ends a run: the user sees the cause, and the traceback is kept for who mends it.
     except Exception as error:
         cause = innermost(error)
@@ -38,6 +48,12 @@ def guarded(name: str, job: Callable[[], int], output: Sequence[Path] = ()) -> i
         where = f"; the traceback is in {log}" if log else ""
         logger.error("%s: failed: %s%s", name, cause_line(cause), where)
         return FAILED
+
+
+def _end_in_order() -> None:
+    """Let SIGTERM (`ray job stop`, a scheduler) unwind the job, so that its folders are given back."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(TERMINATED))
 
 
 def innermost(error: BaseException) -> BaseException:

@@ -23,7 +23,7 @@ import torch
 from jaxtyping import UInt8
 from ray.data import ActorPoolStrategy
 
-from glotok_ray import artefact, config
+from glotok_ray import artefact, config, faults
 from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import PoolConfig
 from glotok_ray.data.records import DatasetInfo, ShardInfo, decode_image, read_dataset
@@ -48,12 +48,20 @@ class Output(NamedTuple):
 
 
 def open_output(
-    kind: str, run: Any, inputs: Sequence[str], *, fresh: bool, resumes: bool = False, **extra: Any
+    kind: str,
+    run: Any,
+    inputs: Sequence[str],
+    *,
+    fresh: bool,
+    resumes: bool = False,
+    continues: bool = False,
+    **extra: Any,
 ) -> Output:
     """Start the folder `run.output_path`, or find it finished for this config and these inputs.
 
-    `inputs` are artefact folders; `extra` are further facts that decide the content. A job that `resumes` finds what it
-    left there unfinished. Raises ArtefactError for a folder that something else fills, and for an input without a
+    `inputs` are artefact folders; `extra` are further facts that decide the content. A job that `resumes` finds what
+    any job left there unfinished, one that `continues` what it left itself, of the same config and inputs. Raises
+    ArtefactError for a folder that something else fills, or that another job works on, and for an input without a
     manifest or with a file of another size.
     """
     for path in inputs:
@@ -71,7 +79,8 @@ def open_output(
     if finished is not None:
         logger.info("already finished: %s", folder)
     else:
-        artefact.start_folder(folder, fresh=fresh, keep=resumes)
+        question = fingerprint if continues else ""
+        artefact.start_folder(folder, fresh=fresh, keep=resumes, question=question)
     return Output(folder, fingerprint, finished)
 
 
@@ -90,6 +99,7 @@ def map_shards(
     for the progress line of `stage`. Units, arguments and results must pickle. A ValueError inside
     an actor is raised here as ArtefactError with its own message; the actor logs where it arose.
     """
+    faults.boundary("unit", 0)
     if not units:
         return
     cluster.connect()
@@ -114,12 +124,13 @@ def map_shards(
     dataset.context.execution_options.preserve_order = True
     progress, done = ProgressLine(stage, sum(sizes)), 0
     progress.update(0)
-    for row, size in zip(dataset.iter_rows(), sizes, strict=True):
+    for number, (row, size) in enumerate(zip(dataset.iter_rows(), sizes, strict=True), start=1):
         if row["error"]:
             raise ArtefactError(row["error"])
         done += size
         progress.update(done)
         yield pickle.loads(row["result"])
+        faults.boundary("unit", number)
 
 
 class _Actor:

@@ -16,8 +16,7 @@ import pyarrow.parquet
 import torch
 from jaxtyping import UInt8, UInt16
 
-from glotok_ray import artefact
-from glotok_ray.artefact import ArtefactError
+from glotok_ray import artefact, ownership
 from glotok_ray.config import EncodeRun, PoolConfig, TokenizerConfig, with_absolute_paths
 from glotok_ray.data.codes import (
     CodeShard,
@@ -30,7 +29,6 @@ from glotok_ray.data.records import DatasetInfo, ShardInfo
 from glotok_ray.data.transforms import center_crop, ten_crop, with_mirror_images
 from glotok_ray.nn.tokenizer import WEIGHTS_FILE
 from glotok_ray.on_ray.actor_pool import (
-    Output,
     actor_device,
     image_batches,
     map_shards,
@@ -42,9 +40,6 @@ from glotok_ray.retries import patiently
 from glotok_ray.training.checkpoint import load_tokenizer, tokenizer_config
 
 logger = logging.getLogger(__name__)
-
-# Names the question that the files beside it answer, as long as the folder is unfinished.
-_MARK = ".encoding.json"
 
 
 def image_views(
@@ -92,16 +87,17 @@ class EncodeActor:
         return codes.transpose(0, 1).flatten(2).cpu().numpy().astype(np.uint16)
 
 
+@ownership.holding()
 def run(config: EncodeRun, *, fresh: bool = False) -> dict[str, Any]:
     """Write the folder of codes and return its manifest."""
     # Actors run in working directories of their own.
     config = with_absolute_paths(config)
     dataset = read_image_shards(Path(config.data_path))
     inputs = [config.data_path, config.tokenizer_path]
-    output = open_output("codes", config, inputs, fresh=fresh, resumes=True)
+    output = open_output("codes", config, inputs, fresh=fresh, continues=True)
     if output.finished is not None:
+        _remove_halves(output.folder)
         return output.finished
-    _mark(output)
     shards = _encode_shards(config, dataset)
     _write_facts(output.folder, config, dataset, shards)
     manifest = artefact.write_manifest(
@@ -111,23 +107,14 @@ def run(config: EncodeRun, *, fresh: bool = False) -> dict[str, Any]:
         known={shard.info.file: (shard.bytes, shard.info.sha256) for shard in shards},
         num_images=sum(shard.rows for shard in dataset.shards),
     )
-    for left in (output.folder / _MARK, *output.folder.glob(".*.tmp")):
-        left.unlink()
+    _remove_halves(output.folder)
     return manifest
 
 
-def _mark(output: Output) -> None:
-    """Mark the folder as this job's; raises ArtefactError when an unfinished encoding of another question is in it."""
-    mark, ours = output.folder / _MARK, {"fingerprint": output.fingerprint}
-    if not mark.is_file():
-        # What else lies in an unfinished folder is no encoding.
-        artefact.start_folder(output.folder, fresh=False)
-        artefact.write_json(mark, ours)
-    elif artefact.read_json(mark) != ours:
-        raise ArtefactError(
-            f"{output.folder}: holds an unfinished encoding of other settings or inputs; choose another "
-            "--output-path, or pass --fresh, which removes it"
-        )
+def _remove_halves(folder: Path) -> None:
+    """What actors that were killed had written of their files."""
+    for left in folder.glob(".*.tmp"):
+        left.unlink(missing_ok=True)
 
 
 def _encode_shards(config: EncodeRun, dataset: DatasetInfo) -> list[CodeShard]:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import ray.data
 
-from glotok_ray import artefact
+from glotok_ray import artefact, faults, ownership
 from glotok_ray.config import ShardRun, with_absolute_paths
 from glotok_ray.data.pictures import UnreadablePictureError
 from glotok_ray.data.records import (
@@ -60,6 +60,7 @@ def describe(run: ShardRun) -> dict[str, Any]:
     }
 
 
+@ownership.holding()
 def run(run: ShardRun, *, fresh: bool = False) -> dict[str, Any]:
     """Write output_path/train and output_path/validation, or recognise them; returns their counts.
 
@@ -113,6 +114,9 @@ def write_task(task: ShardTask, image_size: int) -> WrittenShard:
 
 def _finished(output: Path, fingerprint: str) -> bool:
     """Whether both splits stand; a split without its other half (a crash in between) is undone."""
+    for split in SPLITS:
+        # A job that works on one half may have finished the other.
+        artefact.check_free(output / split)
     found = [split for split in SPLITS if artefact.finished(output / split, "shards", fingerprint)]
     if len(found) == 1:
         artefact.reopen(output / found[0])
@@ -161,10 +165,12 @@ def _map(tasks: list[ShardTask], image_size: int) -> Iterator[WrittenShard]:
     )
     dataset.context.execution_options.preserve_order = True
     progress, done = ProgressLine("shards", sum(len(task.sources) for task in tasks)), 0
-    for row, task in zip(dataset.iter_rows(), tasks, strict=True):
+    faults.boundary("unit", 0)
+    for number, (row, task) in enumerate(zip(dataset.iter_rows(), tasks, strict=True), start=1):
         done += len(task.sources)
         progress.update(done)
         yield pickle.loads(row["result"])
+        faults.boundary("unit", number)
 
 
 def _warn(source: ImageSource, unreadable: Mapping[str, str], output: Path) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from glotok_ray import artefact
+from glotok_ray import artefact, ownership
 from glotok_ray.config import CodebookConfig, TeacherRun, with_absolute_paths
 from glotok_ray.on_ray.actor_pool import (
     Output,
@@ -53,6 +53,7 @@ WORK_FOLDER = "features"
 _GROUPS = 64
 
 
+@ownership.holding()
 def run(config: TeacherRun, *, fresh: bool = False) -> dict[str, Any]:
     """Write the teacher folder and return its manifest.
 
@@ -101,7 +102,7 @@ def run(config: TeacherRun, *, fresh: bool = False) -> dict[str, Any]:
         torch.tensor(clusters.centroids), fine_bins=config.fine_bins, provenance=provenance
     )
     manifest = _save(output, teacher)
-    shutil.rmtree(output.folder / WORK_FOLDER)
+    shutil.rmtree(output.folder / WORK_FOLDER, ignore_errors=True)
     return manifest
 
 

@@ -8,7 +8,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from glotok_ray import artefact, config
+from glotok_ray import artefact, config, ownership
 from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import ExportRun
 from glotok_ray.interop.model_card import write_model_card
@@ -22,6 +22,7 @@ from glotok_ray.training.trainer import CHECKPOINT_FOLDER, last_figures
 logger = logging.getLogger(__name__)
 
 
+@ownership.holding()
 def run(export: ExportRun, *, fresh: bool = False) -> dict[str, Any]:
     """Write the folder, or recognise it; returns its manifest. Raises ArtefactError for what cannot be exported."""
     export = config.with_absolute_paths(export)

@@ -15,7 +15,7 @@ import torch
 from timm.data.imagenet_info import ImageNetInfo
 from torch import Tensor
 
-from glotok_ray import artefact, config
+from glotok_ray import artefact, config, ownership
 from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import ExportGeneratorRun, FARConfig, FlowConfig, XARConfig
 from glotok_ray.interop.generator_card import PEER_FILE, Card, generator_card
@@ -56,6 +56,7 @@ class _Source:
     """Folder of the tokenizer to copy."""
 
 
+@ownership.holding()
 def run(export: ExportGeneratorRun, *, fresh: bool = False) -> dict[str, Any]:
     """Write the folder, or recognise it; returns its manifest. Raises ArtefactError for what cannot be exported."""
     export = config.with_absolute_paths(export)

@@ -258,8 +258,7 @@ def test_a_killed_encoding_goes_on_behind_its_finished_files(
 
     def kill(fingerprint: str) -> int:
         """One file finished, one cut off as by a failing machine, one half written; returns when the first was made."""
-        artefact.reopen(folder)
-        artefact.write_json(folder / ".encoding.json", {"fingerprint": fingerprint})
+        artefact.reopen(folder, fingerprint)
         (folder / "part-00002.parquet").write_bytes(whole["part-00002.parquet"][:-9])
         (folder / "part-00000.parquet").unlink()
         (folder / ".part-00000.parquet.1.tmp").write_bytes(b"half")
@@ -280,7 +279,7 @@ def test_a_killed_encoding_goes_on_behind_its_finished_files(
     assert (folder / "part-00001.parquet").stat().st_mtime_ns == before
     check()
     before = kill("other")
-    with pytest.raises(ArtefactError, match="unfinished encoding of other settings"):
+    with pytest.raises(ArtefactError, match="unfinished work of other settings"):
         encode.run(run)
     assert (folder / "part-00001.parquet").stat().st_mtime_ns == before
     encode.run(run, fresh=True)
