@@ -51,7 +51,7 @@ _UNREADABLE = (
 
 
 def save_weights(path: Path, state: Mapping[str, Tensor]) -> None:
-    """Write a state dict as safetensors, in fp32 and contiguous."""
+    """Write a state dict as safetensors, in fp32 and contiguous; raises OSError where the disk takes no more."""
     tensors = {
         name: (value.detach().float() if value.is_floating_point() else value.detach())
         .cpu()
@@ -59,7 +59,10 @@ def save_weights(path: Path, state: Mapping[str, Tensor]) -> None:
         .clone()
         for name, value in state.items()
     }
-    save_file(tensors, str(path))
+    try:
+        save_file(tensors, str(path))
+    except SafetensorError as error:
+        raise OSError(f"{path}: cannot be written ({error})") from error
 
 
 def write_weights(stream: io.BufferedIOBase, tensors: Mapping[str, Tensor]) -> None:

@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 _FREE = ("output_path", "pool", "memory_gib")
 
 UnitWorker = Callable[[Any], Any]
+# What a damaged unit makes libraries raise.
+_OF_A_UNIT = (ValueError, LookupError, ArithmeticError, OSError)
 
 
 class Output(NamedTuple):
@@ -92,12 +94,15 @@ def map_shards(
     *,
     stage: str,
     sizes: Sequence[int],
+    on_failure: Callable[[Any, str], None] | None = None,
 ) -> Iterator[Any]:
     """Yield `actor_class(**constructor_kwargs)(unit)` for every unit, in order.
 
     An actor is constructed once and takes one unit after another. `sizes` are the images per unit,
     for the progress line of `stage`. Units, arguments and results must pickle. A ValueError inside
-    an actor is raised here as ArtefactError with its own message; the actor logs where it arose.
+    an actor is raised here as ArtefactError with its own message; the actor logs where it arose. With `on_failure` the
+    units that fail of themselves (not for want of storage or memory) are handed to it with the reason, and the others
+    are done all the same.
     """
     faults.boundary("unit", 0)
     if not units:
@@ -113,6 +118,7 @@ def map_shards(
             "actor_class": actor_class,
             "arguments": dict(constructor_kwargs),
             "pool": pool,
+            "caught": _OF_A_UNIT if on_failure else (ValueError,),
         },
         batch_size=1,
         batch_format="numpy",
@@ -125,11 +131,14 @@ def map_shards(
     progress, done = ProgressLine(stage, sum(sizes)), 0
     progress.update(0)
     for number, (row, size) in enumerate(zip(dataset.iter_rows(), sizes, strict=True), start=1):
-        if row["error"]:
-            raise ArtefactError(row["error"])
         done += size
         progress.update(done)
-        yield pickle.loads(row["result"])
+        if not row["error"]:
+            yield pickle.loads(row["result"])
+        elif on_failure is None or not row["is_units"]:
+            raise ArtefactError(row["error"])
+        else:
+            on_failure(units[number - 1], row["error"])
         faults.boundary("unit", number)
 
 
@@ -137,9 +146,13 @@ class _Actor:
     """Ray Data's side of an actor; it constructs at the first unit, so errors travel as results."""
 
     def __init__(
-        self, actor_class: Callable[..., UnitWorker], arguments: dict[str, Any], pool: PoolConfig
+        self,
+        actor_class: Callable[..., UnitWorker],
+        arguments: dict[str, Any],
+        pool: PoolConfig,
+        caught: tuple[type[Exception], ...],
     ) -> None:
-        self._actor_class, self._arguments = actor_class, arguments
+        self._actor_class, self._arguments, self._caught = actor_class, arguments, caught
         self._work: UnitWorker | None = None
         if pool.threads_per_actor:
             torch.set_num_threads(pool.threads_per_actor)
@@ -148,11 +161,18 @@ class _Actor:
         try:
             if self._work is None:
                 self._work = self._actor_class(**self._arguments)
-            result = self._work(pickle.loads(batch["unit"][0]))
         except ValueError as error:
-            logger.exception("%s: a unit failed", self._actor_class.__name__)
-            return {"result": [b""], "error": [str(error)]}
-        return {"result": [pickle.dumps(result)], "error": [""]}
+            return self._failure(error, is_units=False)
+        try:
+            result = self._work(pickle.loads(batch["unit"][0]))
+        except self._caught as error:
+            return self._failure(error, is_units=True)
+        return {"result": [pickle.dumps(result)], "error": [""], "is_units": [False]}
+
+    def _failure(self, error: Exception, *, is_units: bool) -> dict[str, list[Any]]:
+        logger.error("%s: a unit failed", self._actor_class.__name__, exc_info=error)
+        text = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        return {"result": [b""], "error": [text], "is_units": [is_units]}
 
 
 def actor_device(pool: PoolConfig) -> torch.device:

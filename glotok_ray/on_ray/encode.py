@@ -41,6 +41,13 @@ from glotok_ray.training.checkpoint import load_tokenizer, tokenizer_config
 
 logger = logging.getLogger(__name__)
 
+# Shards that fail before any has been encoded: then the fault is not theirs.
+_MOST_IN_VAIN = 8
+
+
+class IncompleteError(RuntimeError):
+    """Some shards could not be encoded; the text names them."""
+
 
 def image_views(
     image: UInt8[np.ndarray, "h w 3"], config: EncodeRun, size: int
@@ -129,15 +136,42 @@ def _encode_shards(config: EncodeRun, dataset: DatasetInfo) -> list[CodeShard]:
     if finished:
         logger.info("%d of %d files are finished already", finished, len(dataset.shards))
     sizes = [shard.rows for shard in missing]
+    found: dict[str, CodeShard] = {}
+    failed: dict[str, str] = {}
+
+    def note(shard: ShardInfo, reason: str) -> None:
+        failed[shard.file] = reason
+        logger.warning("%s is not encoded: %s", shard.file, reason)
+        if len(failed) == _MOST_IN_VAIN and not found:
+            raise _incomplete(folder, failed, len(dataset.shards))
+
     made = map_shards(
-        missing, EncodeActor, {"config": config}, config.pool, stage="encode", sizes=sizes
+        missing,
+        EncodeActor,
+        {"config": config},
+        config.pool,
+        stage="encode",
+        sizes=sizes,
+        on_failure=note,
     )
-    found = {shard.info.file: shard for shard in made}
+    for shard in made:
+        found[shard.info.file] = shard
+    if failed:
+        raise _incomplete(folder, failed, len(dataset.shards))
     model = tokenizer_config(Path(config.tokenizer_path))
     return [
         found.get(shard.file) or _read_again(folder / shard.file, model, config.pool)
         for shard in dataset.shards
     ]
+
+
+def _incomplete(folder: Path, failed: dict[str, str], number: int) -> IncompleteError:
+    name, reason = next(iter(failed.items()))
+    which = name if len(failed) == 1 else f"{', '.join(failed)}; the first, {name}"
+    return IncompleteError(
+        f"{folder}: {len(failed)} of {number} shards could not be encoded ({which}: {reason}); the others are kept: "
+        "mend them, and the same command encodes what is missing"
+    )
 
 
 def _read_again(path: Path, model: TokenizerConfig, pool: PoolConfig) -> CodeShard:

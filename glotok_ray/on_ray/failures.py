@@ -69,6 +69,19 @@ def chain(error: BaseException) -> Iterator[BaseException]:
         waiting += [found.__cause__, found.__context__]  # type: ignore[list-item]
 
 
+def reason_of(error: BaseException) -> str:
+    """What went wrong, in one line, out of whatever Ray wrapped it in; errors of this package speak for themselves."""
+    found = [cause for cause in chain(error) if not _is_rays(cause)]
+    final = [cause for cause in found if isinstance(cause, FINAL_ERRORS)]
+    cause = (final or found or [error])[0]
+    own = type(cause).__module__.startswith("glotok_ray")
+    return one_line(str(cause) if own else f"{type(cause).__name__}: {cause}")
+
+
+def _is_rays(error: BaseException) -> bool:
+    return any(kind.__module__.split(".")[0] == "ray" for kind in type(error).__mro__)
+
+
 def describe_stall(stall: Stall) -> str:
     """A stall in one line."""
     who = f"rank {', '.join(str(rank) for rank in stall.ranks[:_MOST_NAMED])}"

@@ -29,7 +29,7 @@ from glotok_ray.retries import patiently
 from glotok_ray.teacher.histogram import TeacherHistogram, load_teacher
 from glotok_ray.teacher.image_vectors import build_image_network, check_image_network
 from glotok_ray.training.engine import make_engine
-from glotok_ray.training.runs import BatchSource, place, run_plan, set_threads
+from glotok_ray.training.runs import BatchSource, exporting, place, run_plan, set_threads
 from glotok_ray.training.step import DISCRIMINATOR_FILE, Guides, TokenizerStep
 from glotok_ray.training.trainer import Trainer, last_figures
 from glotok_ray.training.worker import Worker
@@ -111,14 +111,16 @@ def train_tokenizer(run: TokenizerRun, worker: Worker, batches: BatchSource) -> 
     step = TokenizerStep(run, tokenizer_engine, discriminator_engine, guides, worker, validation)
     model.train()
     Trainer(step, worker, plan).fit(batches)
-    step.export(plan.folder)
     figures = last_figures(plan.folder)
-    if worker.rank == 0:
-        if initial is not None and guides.teacher is not None:
-            exported = GloTokTokenizer.from_pretrained(plan.folder)
-            final = _histogram(exported, run.loss.relation)
-            _write_relation(plan.folder, run.loss.relation, guides.teacher, (initial, final))
-        write_model_card(plan.folder, run.model, figures, source=f"trained by the run {run.name!r}")
+    with exporting(worker, plan):
+        step.export(plan.folder)
+        if worker.rank == 0:
+            if initial is not None and guides.teacher is not None:
+                exported = GloTokTokenizer.from_pretrained(plan.folder)
+                final = _histogram(exported, run.loss.relation)
+                _write_relation(plan.folder, run.loss.relation, guides.teacher, (initial, final))
+            source = f"trained by the run {run.name!r}"
+            write_model_card(plan.folder, run.model, figures, source=source)
     worker.barrier()
     return figures
 

@@ -39,13 +39,6 @@ def losses(folder, name="train/total"):
     return np.array([[line["step"], line[name]] for line in lines if name in line])
 
 
-@pytest.fixture(scope="module")
-def finished(ray_cluster, tiny_quickstart, tmp_path_factory):
-    """One whole tiny pipeline: its chained config and its answer."""
-    config = pipeline.chain(tiny_quickstart(tmp_path_factory.mktemp("pipeline")))
-    return config, pipeline.run(config)
-
-
 def test_all_stages_leave_their_artefacts(finished):
     config, answer = finished
     root = Path(config.output_path)
