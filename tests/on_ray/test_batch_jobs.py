@@ -287,6 +287,35 @@ def test_a_killed_encoding_goes_on_behind_its_finished_files(
     check()
 
 
+def test_a_bad_shard_leaves_the_codes_of_the_others(
+    ray_cluster: Any, inputs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(inputs / "shards", tmp_path / "shards")
+    bad = tmp_path / "shards" / "part-00001.parquet"
+    whole = bad.read_bytes()
+    bad.write_bytes(whole[:99] + bytes([whole[99] ^ 1]) + whole[100:])
+    run = encode_run(inputs, tmp_path / "codes", data_path=str(tmp_path / "shards"))
+    cause = r"part-00001\.parquet: .*shards/part-00001\.parquet: differs from its sha256 in dataset"
+    for _ in range(2):
+        with pytest.raises(encode.IncompleteError, match=rf"1 of 3 shards could not be .*{cause}"):
+            encode.run(run)
+        kept = ["part-00000.parquet", "part-00002.parquet"]
+        folder = tmp_path / "codes"
+        assert sorted(path.name for path in folder.iterdir()) == [".begun.json", *kept]
+    before = [(folder / name).stat().st_mtime_ns for name in kept]
+    settings = tmp_path / "run.json"
+    artefact.write_json(settings, config.to_dict(run))
+    caplog.clear()
+    assert encode_images.main([str(settings)]) == 1
+    assert [line.count("\n") for line in caplog.messages if "1 of 3 shards" in line] == [0]
+    bad.write_bytes(whole)
+    encode.run(run)
+    assert [(folder / name).stat().st_mtime_ns for name in kept] == before
+    encode.run(encode_run(inputs, tmp_path / "other"))
+    for name in ("part-00001.parquet", *kept):
+        assert (folder / name).read_bytes() == (tmp_path / "other" / name).read_bytes()
+
+
 def direct_codes(inputs: Path) -> dict[str, np.ndarray]:
     """Codes of shard 1 without Ray; its 64-pixel images halve exactly to 32 under the centre crop's
     box filter.

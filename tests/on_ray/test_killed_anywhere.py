@@ -11,8 +11,9 @@ from glotok_ray.on_ray import encode, evaluate, pipeline, sample, shard, teacher
 from glotok_ray.training import export, export_generator
 from tests.on_ray.killed_driver import run_with_fault
 
-# Before the first unit, behind the last one, between the manifest and the end of the mark, before what is cleaned up.
-ENDS = ("manifest:step=0", "finished:step=0", "cleanup:step=0")
+# Behind the last unit; between the manifest and the end of the mark.
+ENDS = ("manifest:step=0", "finished:step=0")
+# Before the first unit, and behind it.
 UNITS = ("unit:step=0", "unit:step=1", *ENDS)
 
 
@@ -60,7 +61,7 @@ def contents(folder: Path) -> dict[str, str]:
         ("shards", UNITS),
         ("teacher", (*UNITS[:2], "iteration:step=1", *ENDS)),
         # Rank 0 dies in the export, and the attempt after it has nothing to train.
-        ("tokenizer", ("unit:step=0", "export:step=20,kill:manifest:step=0", *ENDS[1:])),
+        ("tokenizer", ("unit:step=0", "export:step=20,kill:manifest:step=0", ENDS[1])),
         ("codes", UNITS),
         ("generator", ("unit:step=0", *ENDS)),
         ("samples", UNITS),
@@ -74,21 +75,39 @@ def test_killed_at_every_boundary_a_stage_ends_as_if_undisturbed(
 ) -> None:
     config, _ = finished
     run, settings = stages(config, tmp_path)[name]
-    folder = tmp_path / ("data" if name == "shards" else name)
-    log = tmp_path / "drivers.log"
-    for fault in faults:
+    top = tmp_path / ("data" if name == "shards" else name)
+    folders = [top / part for part in (("train", "validation") if name == "shards" else ("",))]
+    reference = Path(config.output_path)
+
+    def kill(fault: str) -> None:
+        log = tmp_path / "drivers.log"
         code = run_with_fault(run, settings, f"kill:{fault}", log)
         assert code == -9, f"{fault}: {log.read_text()[-3000:]}"
+
+    def check() -> None:
+        run(settings)
+        for folder in folders:
+            hidden = [path.name for path in folder.iterdir() if path.name.startswith(".")]
+            working = [
+                path.name for path in folder.iterdir() if path.name in ("features", "blocks")
+            ]
+            assert hidden + working == []
+            undisturbed = reference / folder.relative_to(tmp_path)
+            if undisturbed.is_dir() and name != "far_evaluation":
+                assert contents(folder) == contents(undisturbed)
+
+    for fault in faults:
+        kill(fault)
+    check()
+    # Behind the end of the mark, before what is left over is removed.
+    for folder in folders:
+        artefact.reopen(folder, artefact.read_json(folder / artefact.MANIFEST)["fingerprint"])
+        ownership.give_back(folder)
+    kill("cleanup:step=0")
+    check()
+    before = [(folder / artefact.MANIFEST).stat().st_mtime_ns for folder in folders]
     run(settings)
-    for part in ("train", "validation") if name == "shards" else ("",):
-        leftovers = [path.name for path in (folder / part).iterdir() if path.name[0] == "."]
-        assert leftovers == []
-        reference = Path(config.output_path) / folder.name / part
-        if reference.is_dir() and name != "far_evaluation":
-            assert contents(folder / part) == contents(reference)
-    before = (folder / part / artefact.MANIFEST).stat().st_mtime_ns
-    run(settings)
-    assert (folder / part / artefact.MANIFEST).stat().st_mtime_ns == before
+    assert [(folder / artefact.MANIFEST).stat().st_mtime_ns for folder in folders] == before
 
 
 @pytest.mark.ray
