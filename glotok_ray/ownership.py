@@ -72,7 +72,7 @@ _held: dict[Path, Mark] = {}
 _lost: dict[Path, str] = {}
 _dead: set[str] = set()
 _lock = threading.RLock()
-_process = 0
+_beats = False
 
 
 # ------------------------------------------------------------------------------------------- claims
@@ -215,9 +215,9 @@ def _succeed(folder: Path, before: Mark | None, mark: Mark) -> bool:
     """Put `mark` in the place of `before`; False when another process has been faster."""
     folder.mkdir(parents=True, exist_ok=True)
     draft = folder / f".begun.draft.{mark.token}.json"
-    draft.write_text(json.dumps(asdict(mark), indent=2) + "\n")
     path = folder / MARK if before is None else _successor(folder, before)
     try:
+        draft.write_text(json.dumps(asdict(mark), indent=2) + "\n")
         if not _link(draft, path):
             return False
         if read_mark(folder) != mark:  # `before` was replaced while we wrote
@@ -227,6 +227,8 @@ def _succeed(folder: Path, before: Mark | None, mark: Mark) -> bool:
             os.replace(draft, folder / MARK)
             _remove_old(folder, mark)
         return True
+    except FileNotFoundError:  # the folder was finished, or set aside, meanwhile
+        return False
     finally:
         draft.unlink(missing_ok=True)
 
@@ -333,21 +335,27 @@ def _touched(folder: Path) -> int:
 
 
 def _start_beating() -> None:
-    global _process
+    global _beats
     with _lock:
-        if _process == os.getpid():
-            return
-        # A child that was forked holds nothing of its parent's.
-        _held.clear()
-        _process = os.getpid()
-    atexit.register(_give_all_back, os.getpid())
-    threading.Thread(target=_beat_for_ever, name="ownership", daemon=True).start()
+        if not _beats:
+            _beats = True
+            threading.Thread(target=_beat_for_ever, name="ownership", daemon=True).start()
 
 
-def _give_all_back(process: int) -> None:
-    if process == os.getpid():
-        for folder in list(_held):
-            give_back(folder)
+def _forget_parents() -> None:
+    """A child that was forked holds nothing, and has no thread that beats."""
+    global _beats
+    _held.clear()
+    _beats = False
+
+
+@atexit.register
+def _give_all_back() -> None:
+    for folder in list(_held):
+        give_back(folder)
+
+
+os.register_at_fork(after_in_child=_forget_parents)
 
 
 def _beat_for_ever() -> None:

@@ -320,3 +320,39 @@ def test_work_for_another_question_is_refused_and_kept(tmp_path):
     assert (folder / "half").is_file()
     artefact.start_folder(folder, fresh=True, question="two")
     assert not (folder / "half").exists()
+
+
+def test_who_comes_too_late_does_not_win(tmp_path):
+    folder = artefact.start_folder(tmp_path / "thing", fresh=False)
+    before = ownership.read_mark(folder)
+    ownership.give_back(folder)
+    now = ownership.read_mark(folder)
+    assert not ownership._succeed(folder, before, ownership.Mark(token="late"))
+    assert not ownership._succeed(folder, None, ownership.Mark(token="late"))
+    assert ownership.read_mark(folder) == now
+    assert [path.name for path in folder.iterdir()] == [".begun.json"]
+
+
+def run_script(script, folder):
+    """What a process that has `folder` as its argument prints."""
+    head = "import os,sys;from pathlib import Path;from glotok_ray import artefact,ownership\n"
+    head += "folder = artefact.start_folder(Path(sys.argv[1]), fresh=False)\n"
+    command = [sys.executable, "-c", head + script, str(folder)]
+    return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+
+
+def test_a_process_that_ends_without_a_word_gives_its_folders_back(tmp_path):
+    assert run_script("print(ownership.holds(folder))", tmp_path / "thing") == "True\n"
+    assert ownership.read_mark(tmp_path / "thing").owner is None
+
+
+def test_a_forked_child_holds_nothing_and_gives_nothing_back(tmp_path):
+    script = (
+        "if not os.fork():\n"
+        "    print(ownership.live_owner(folder).pid == os.getppid(), flush=True)\n"
+        "    print(ownership.claim(folder).pid == os.getppid(), flush=True)\n"
+        "    sys.exit()\n"
+        "os.wait()\n"
+        "print(ownership.read_mark(folder).owner.pid == os.getpid())"
+    )
+    assert run_script(script, tmp_path / "thing") == "True\nTrue\nTrue\n"

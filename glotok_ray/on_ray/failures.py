@@ -16,6 +16,7 @@ from ray.train.v2._internal.exceptions import (
 from ray.train.v2.api.exceptions import WorkerGroupError
 
 from glotok_ray.artefact import ArtefactError
+from glotok_ray.causes import cause_line, innermost
 from glotok_ray.retries import StorageError
 from glotok_ray.training.stalls import Stall, beats_of, read_stall
 
@@ -71,15 +72,7 @@ def chain(error: BaseException) -> Iterator[BaseException]:
 
 def reason_of(error: BaseException) -> str:
     """What went wrong, in one line, out of whatever Ray wrapped it in; errors of this package speak for themselves."""
-    found = [cause for cause in chain(error) if not _is_rays(cause)]
-    final = [cause for cause in found if isinstance(cause, FINAL_ERRORS)]
-    cause = (final or found or [error])[0]
-    own = type(cause).__module__.startswith("glotok_ray")
-    return one_line(str(cause) if own else f"{type(cause).__name__}: {cause}")
-
-
-def _is_rays(error: BaseException) -> bool:
-    return any(kind.__module__.split(".")[0] == "ray" for kind in type(error).__mro__)
+    return one_line(cause_line(innermost(error)))
 
 
 def describe_stall(stall: Stall) -> str:

@@ -209,6 +209,7 @@ def _figures_of_all(ablation: AblationRun, rows: tuple[str, ...]) -> list[dict[s
             why = found.get(FAILED)
             shown = f"failed: {why}" if why else f"FD-EffNet {found['fd_effnet']:.4g}"
             line.update(number, f"{row}: {shown}")
+    faults.boundary("row", len(rows) + 1)
     return figures
 
 

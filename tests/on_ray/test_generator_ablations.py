@@ -90,7 +90,7 @@ def test_two_rows_fill_the_tables_and_a_second_command_trains_nothing_again(
     ablation = tiny_ablation(tiny_quickstart, tmp_path)
     folder = tmp_path / "ablations"
     log = tmp_path / "drivers.log"
-    for fault in ("row:step=2", "manifest:step=0"):
+    for fault in ("row:step=2", "row:step=3"):
         code = run_with_fault(generator_ablations.run, ablation, f"kill:{fault}", log)
         assert code == -9, f"{fault}: {log.read_text()[-3000:]}"
     manifest = generator_ablations.run(ablation)

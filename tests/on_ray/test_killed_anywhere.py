@@ -46,7 +46,7 @@ def stages(config, root: Path):
 def contents(folder: Path) -> dict[str, str]:
     """Digests of what a run leaves that tells neither time nor place, by name."""
     manifest = artefact.read_json(folder / artefact.MANIFEST)
-    changing = ("metrics.jsonl", "config.json", "README.md", "versions.json")
+    changing = ("metrics.jsonl", "config.json", "README.md", "versions.json", "teacher.json")
     return {
         name: facts["sha256"]
         for name, facts in manifest["files"].items()
