@@ -3,13 +3,11 @@
 An owner is a process. On its own machine it is asked for; from another one its mark is watched, which it touches every
 BEAT_S seconds: unchanged for LEASE_S it is dead, and its folder is taken over. So no two clocks are ever compared.
 
-A mark is replaced by its successor alone, made exclusively under `.begun.TOKEN.json` with the token of the one before:
-of several processes that take over one mark, exactly one wins. Read next: glotok_ray/artefact.py
+Read next: glotok_ray/marks.py
 """
 
 import atexit
 import contextlib
-import errno
 import json
 import logging
 import os
@@ -19,53 +17,23 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+
+from glotok_ray.marks import MARK, Mark, Owner, read_mark, succeed
 
 logger = logging.getLogger(__name__)
 
-MARK = ".begun.json"
 BEAT_S = 20.0
 LEASE_S = 120.0
 """More than a beat and the minute for which a client of NFS may hold a file's times."""
 _LOOK_S = 0.5
 _TRIES = 20
-# Of file systems without hard links.
-_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
 _JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 
 
 class FolderLostError(RuntimeError):
     """Another job has taken over the folder of this one, which looked dead."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Owner:
-    """A process that works on a folder."""
-
-    host: str
-    machine: str
-    """Boot and process namespace, within which process ids are unique; empty where the system does not tell."""
-    pid: int
-    process_start: str
-    """When the process began, in the kernel's ticks; with it a process id that was given again is told apart."""
-    ray_job: str
-    """Submission id of the Ray job; empty for a plain command."""
-    since: str
-
-    def __str__(self) -> str:
-        job = f", Ray job {self.ray_job}" if self.ray_job else ""
-        return f"process {self.pid} on {self.host}{job}, since {self.since}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Mark:
-    """The content of a mark."""
-
-    token: str
-    question: str = ""
-    """Fingerprint of what the files in the folder answer; empty where no job goes on with them."""
-    owner: Owner | None = None
 
 
 _held: dict[Path, Mark] = {}
@@ -113,7 +81,7 @@ def claim(folder: Path) -> Owner | None:
         mark = Mark(token=uuid.uuid4().hex, owner=_this_process())
         if found is not None:
             mark = replace(mark, question=found.question)
-        if _succeed(folder, found, mark):
+        if succeed(folder, found, mark):
             if found is not None and found.owner is not None and not _is_ours(found.owner):
                 logger.warning("%s: taken over from %s, which is gone", folder, found.owner)
             with _lock:
@@ -138,7 +106,7 @@ def ask(folder: Path, question: str) -> None:
     with _lock:
         held = _held[folder]
         mark = replace(held, token=uuid.uuid4().hex, question=question)
-        if held.question != question and _succeed(folder, held, mark):
+        if held.question != question and succeed(folder, held, mark):
             _held[folder] = mark
 
 
@@ -150,7 +118,7 @@ def give_back(folder: Path, moved_to: Path | None = None) -> None:
         held = _held.pop(folder, None)
     with contextlib.suppress(OSError):  # what cannot be written now is taken over later
         if held is not None and read_mark(place) == held:
-            _succeed(place, held, replace(held, token=uuid.uuid4().hex, owner=None))
+            succeed(place, held, replace(held, token=uuid.uuid4().hex, owner=None))
 
 
 def finish(folder: Path) -> None:
@@ -177,83 +145,6 @@ def check_held(folder: Path) -> None:
     text = _lost.get(folder.absolute())
     if text:
         raise FolderLostError(text)
-
-
-# ------------------------------------------------------------------------------------------- marks
-
-
-def read_mark(folder: Path) -> Mark | None:
-    """The newest mark of a folder: the one that has no successor; None where nothing was begun."""
-    found = _read(folder / MARK)
-    while found is not None:
-        following = _read(_successor(folder, found))
-        if following is None:
-            return found
-        found = following
-    return None
-
-
-def _read(path: Path) -> Mark | None:
-    try:
-        content = path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    try:
-        values = json.loads(content)
-        owner = values["owner"] and Owner(**values["owner"])
-        return Mark(token=values["token"], question=values["question"], owner=owner)
-    except (ValueError, LookupError, TypeError):
-        # Of an earlier version, or cut off: it says that the folder was begun, and nothing else.
-        return Mark(token="unknown")
-
-
-def _successor(folder: Path, mark: Mark) -> Path:
-    return folder / f".begun.{mark.token}.json"
-
-
-def _succeed(folder: Path, before: Mark | None, mark: Mark) -> bool:
-    """Put `mark` in the place of `before`; False when another process has been faster."""
-    folder.mkdir(parents=True, exist_ok=True)
-    draft = folder / f".begun.draft.{mark.token}.json"
-    path = folder / MARK if before is None else _successor(folder, before)
-    try:
-        draft.write_text(json.dumps(asdict(mark), indent=2) + "\n")
-        if not _link(draft, path):
-            return False
-        if read_mark(folder) != mark:  # `before` was replaced while we wrote
-            path.unlink(missing_ok=True)
-            return False
-        if before is not None:
-            os.replace(draft, folder / MARK)
-            _remove_old(folder, mark)
-        return True
-    except FileNotFoundError:  # the folder was finished, or set aside, meanwhile
-        return False
-    finally:
-        draft.unlink(missing_ok=True)
-
-
-def _remove_old(folder: Path, mark: Mark) -> None:
-    """What came before the mark: a process that still takes over one of those will find that it came too late."""
-    for path in folder.glob(".begun.*.json"):
-        if path != _successor(folder, mark) and not path.name.startswith(".begun.draft."):
-            path.unlink(missing_ok=True)
-
-
-def _link(draft: Path, path: Path) -> bool:
-    try:
-        os.link(draft, path)
-    except FileExistsError:
-        return False
-    except OSError as error:
-        if error.errno not in _NO_LINKS:
-            raise
-        try:
-            with path.open("xb") as stream:
-                stream.write(draft.read_bytes())
-        except FileExistsError:
-            return False
-    return True
 
 
 # ------------------------------------------------------------------------------------------- lives

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from glotok_ray import artefact, ownership
-from glotok_ray.artefact import FolderInUseError
+from glotok_ray import artefact, begun, marks, ownership
+from glotok_ray.begun import FolderInUseError
 from glotok_ray.ownership import FolderLostError
 from jobs.failures import BAD_INPUT, TERMINATED, guarded
 
@@ -21,12 +21,12 @@ ROOT = Path(__file__).parents[1]
 WORKER = """
 import sys, time
 from pathlib import Path
-from glotok_ray import artefact, ownership
+from glotok_ray import begun, ownership
 from jobs.failures import guarded
 
 @ownership.holding()
 def work():
-    folder = artefact.start_folder(Path(sys.argv[1]), fresh=False, keep=True)
+    folder = begun.start_folder(Path(sys.argv[1]), fresh=False, keep=True)
     (folder / "half").write_text("x")
     print("works", flush=True)
     time.sleep(60 if sys.argv[2] == "long" else 0)
@@ -72,17 +72,17 @@ def test_a_live_owner_refuses_the_second_start_by_name_and_nothing_is_touched(tm
     before = sorted((path.name, path.read_bytes()) for path in folder.iterdir())
     text = rf"thing: another job works on it: process {process.pid} on \S+, since 20\S+Z; wait for its end"
     for attempt in (
-        lambda: artefact.start_folder(folder, fresh=False),
-        lambda: artefact.start_folder(folder, fresh=True),
-        lambda: artefact.start_folder(folder, fresh=False, keep=True),
-        lambda: artefact.check_startable(folder, fresh=True),
-        lambda: artefact.go_on(folder, "question"),
-        lambda: artefact.set_aside(folder),
-        lambda: artefact.set_aside(tmp_path),
+        lambda: begun.start_folder(folder, fresh=False),
+        lambda: begun.start_folder(folder, fresh=True),
+        lambda: begun.start_folder(folder, fresh=False, keep=True),
+        lambda: begun.check_startable(folder, fresh=True),
+        lambda: begun.go_on(folder, "question"),
+        lambda: begun.set_aside(folder),
+        lambda: begun.set_aside(tmp_path),
     ):
         with pytest.raises(FolderInUseError, match=text):
             attempt()
-    assert guarded("some_job", lambda: artefact.start_folder(folder, fresh=True)) == BAD_INPUT
+    assert guarded("some_job", lambda: begun.start_folder(folder, fresh=True)) == BAD_INPUT
     assert sorted((path.name, path.read_bytes()) for path in folder.iterdir()) == before
     ended(process, signal.SIGKILL)
 
@@ -91,7 +91,7 @@ def test_a_killed_owner_is_taken_over_at_once_and_what_it_left_is_there(tmp_path
     process = working(tmp_path / "thing")
     ended(process, signal.SIGKILL)
     started = time.monotonic()
-    folder = artefact.start_folder(tmp_path / "thing", fresh=False, keep=True)
+    folder = begun.start_folder(tmp_path / "thing", fresh=False, keep=True)
     assert time.monotonic() - started < 5
     assert (folder / "half").is_file()
     assert f"taken over from process {process.pid} on" in caplog.text
@@ -107,9 +107,9 @@ def test_a_process_that_was_killed_but_not_fetched_is_dead(tmp_path):
 
 
 def test_a_process_id_that_was_given_again_is_another_process(tmp_path):
-    folder = artefact.start_folder(tmp_path / "thing", fresh=False)
+    folder = begun.start_folder(tmp_path / "thing", fresh=False)
     ownership.give_back(folder)
-    artefact.own(folder)
+    begun.own(folder)
     mark = json.loads((folder / ".begun.json").read_text())
     mark["owner"]["process_start"] = "1"
     (folder / ".begun.json").write_text(json.dumps(mark))
@@ -125,14 +125,14 @@ def test_a_job_that_is_ended_gives_its_folder_back(tmp_path, caplog, number, cod
     assert f"work: {said}; the same command goes on" in ended(process, number)
     assert process.returncode == code
     assert json.loads((tmp_path / "thing" / ".begun.json").read_text())["owner"] is None
-    assert artefact.start_folder(tmp_path / "thing", fresh=False, keep=True)
+    assert begun.start_folder(tmp_path / "thing", fresh=False, keep=True)
     assert "taken over" not in caplog.text
 
 
 def test_success_and_failure_give_the_folder_back(tmp_path):
     @ownership.holding()
     def work(fail):
-        folder = artefact.start_folder(tmp_path / f"thing-{fail}", fresh=False)
+        folder = begun.start_folder(tmp_path / f"thing-{fail}", fresh=False)
         assert ownership.holds(folder)
         if fail:
             raise ValueError("no")
@@ -143,12 +143,12 @@ def test_success_and_failure_give_the_folder_back(tmp_path):
     with pytest.raises(ValueError, match="no"):
         work(True)
     assert [path.name for path in (tmp_path / "thing-True").iterdir()] == [".begun.json"]
-    assert ownership.read_mark(tmp_path / "thing-True").owner is None
+    assert marks.read_mark(tmp_path / "thing-True").owner is None
 
 
 def test_an_owner_elsewhere_lives_as_long_as_its_mark_changes(tmp_path, monkeypatch):
     monkeypatch.setattr(ownership, "LEASE_S", 2.0)
-    folder = artefact.start_folder(tmp_path / "thing", fresh=False)
+    folder = begun.start_folder(tmp_path / "thing", fresh=False)
     as_if_elsewhere(folder)
     # Its clock may say what it likes.
     beats = threading.Event()
@@ -163,27 +163,27 @@ def test_an_owner_elsewhere_lives_as_long_as_its_mark_changes(tmp_path, monkeypa
     thread.start()
     text = r"works on it: process \d+ on node-7, Ray job raysubmit_1, since"
     with pytest.raises(FolderInUseError, match=text):
-        artefact.own(folder)
+        begun.own(folder)
     beats.set()
     thread.join()
-    artefact.own(folder)
+    begun.own(folder)
     assert ownership.holds(folder)
 
 
 def test_an_owner_elsewhere_that_ends_while_it_is_watched_is_dead(tmp_path, monkeypatch):
     monkeypatch.setattr(ownership, "LEASE_S", 20.0)
-    folder = artefact.start_folder(tmp_path / "thing", fresh=False)
+    folder = begun.start_folder(tmp_path / "thing", fresh=False)
     as_if_elsewhere(folder)
     timer = threading.Timer(1.0, (folder / ".begun.json").unlink)
     timer.start()
     started = time.monotonic()
-    artefact.own(folder)
+    begun.own(folder)
     assert time.monotonic() - started < 10
 
 
 def test_the_owner_touches_its_mark(tmp_path, monkeypatch):
-    folder = artefact.start_folder(tmp_path / "thing", fresh=False)
-    mark = ownership.read_mark(folder)
+    folder = begun.start_folder(tmp_path / "thing", fresh=False)
+    mark = marks.read_mark(folder)
     os.utime(folder / ".begun.json", (1, 1))
     ownership._beat(folder.absolute(), mark)
     assert (folder / ".begun.json").stat().st_mtime > 10**9
@@ -193,7 +193,7 @@ def test_of_many_starts_at_once_exactly_one_wins(tmp_path):
     for number, before in enumerate(("nothing", "given back", "dead")):
         folder = tmp_path / str(number)
         if before == "given back":
-            artefact.start_folder(folder, fresh=False)
+            begun.start_folder(folder, fresh=False)
             ownership.give_back(folder)
         if before == "dead":
             ended(working(folder), signal.SIGKILL)
@@ -225,9 +225,9 @@ def test_of_many_starts_at_once_exactly_one_wins(tmp_path):
 
 
 def test_a_takeover_that_was_killed_halfway_is_taken_over(tmp_path):
-    folder = artefact.start_folder(tmp_path / "thing", fresh=False)
+    folder = begun.start_folder(tmp_path / "thing", fresh=False)
     ownership.give_back(folder)
-    first = ownership.read_mark(folder)
+    first = marks.read_mark(folder)
     content = json.loads((folder / ".begun.json").read_text())
     owner = {
         "host": "h",
@@ -239,8 +239,8 @@ def test_a_takeover_that_was_killed_halfway_is_taken_over(tmp_path):
     }
     successor = folder / f".begun.{first.token}.json"
     successor.write_text(json.dumps(content | {"token": "second", "owner": owner}))
-    assert ownership.read_mark(folder).token == "second"
-    artefact.own(folder)
+    assert marks.read_mark(folder).token == "second"
+    begun.own(folder)
     assert [path.name for path in folder.iterdir()] == [".begun.json"]
 
 
@@ -249,9 +249,9 @@ def test_a_mark_without_hard_links_is_made_exclusively_too(tmp_path, monkeypatch
         raise OSError(errno.EPERM, "no links here")
 
     monkeypatch.setattr(os, "link", no_links)
-    folder = artefact.start_folder(tmp_path / "thing", fresh=False)
+    folder = begun.start_folder(tmp_path / "thing", fresh=False)
     ownership.give_back(folder)
-    artefact.own(folder)
+    begun.own(folder)
     assert [path.name for path in folder.iterdir()] == [".begun.json"]
 
 
@@ -261,15 +261,15 @@ def test_marks_of_earlier_versions_and_halves_of_marks_have_no_owner(tmp_path):
         folder.mkdir()
         (folder / ".begun.json").write_text(content)
         (folder / "half").touch()
-        assert artefact.start_folder(folder, fresh=False)
+        assert begun.start_folder(folder, fresh=False)
         assert [path.name for path in folder.iterdir()] == [".begun.json"]
 
 
 def test_who_lost_a_folder_ends_and_writes_no_manifest(tmp_path):
     @ownership.holding()
     def work():
-        folder = artefact.start_folder(tmp_path / "thing", fresh=False)
-        mark = ownership.read_mark(folder)
+        folder = begun.start_folder(tmp_path / "thing", fresh=False)
+        mark = marks.read_mark(folder)
         as_if_elsewhere(folder)  # another owner, which saw no beat
         changed = (folder / ".begun.json").read_text().replace(mark.token, "theirs")
         (folder / ".begun.json").write_text(changed)
@@ -278,19 +278,19 @@ def test_who_lost_a_folder_ends_and_writes_no_manifest(tmp_path):
 
     with pytest.raises(FolderLostError, match=r"thing: taken over by process \d+ on node-7"):
         work()
-    assert ownership.read_mark(tmp_path / "thing").token == "theirs"
+    assert marks.read_mark(tmp_path / "thing").token == "theirs"
 
 
 def test_the_same_process_may_go_on(tmp_path):
-    folder = artefact.start_folder(tmp_path / "thing", fresh=False)
-    artefact.go_on(folder, "a")
-    artefact.check_free(tmp_path)
-    artefact.start_folder(folder, fresh=True)
+    folder = begun.start_folder(tmp_path / "thing", fresh=False)
+    begun.go_on(folder, "a")
+    begun.check_free(tmp_path)
+    begun.start_folder(folder, fresh=True)
     assert ownership.holds(folder)
 
 
 def test_a_finished_folder_loses_the_mark_that_a_killed_job_left_in_it(tmp_path):
-    folder = artefact.start_folder(tmp_path / "thing", fresh=False)
+    folder = begun.start_folder(tmp_path / "thing", fresh=False)
     content = (folder / ".begun.json").read_bytes()
     artefact.write_manifest(folder, "thing", "f")
     (folder / ".begun.json").write_bytes(content)
@@ -299,51 +299,51 @@ def test_a_finished_folder_loses_the_mark_that_a_killed_job_left_in_it(tmp_path)
 
 
 def test_fresh_gives_the_old_folder_away_without_a_mark(tmp_path):
-    folder = artefact.start_folder(tmp_path / "thing", fresh=False)
+    folder = begun.start_folder(tmp_path / "thing", fresh=False)
     artefact.write_manifest(folder, "thing", "f")
-    artefact.start_folder(folder, fresh=True)
+    begun.start_folder(folder, fresh=True)
     previous = tmp_path / "thing.previous"
     assert [path.name for path in previous.iterdir()] == ["manifest.json"]
     assert ownership.holds(folder)
 
 
 def test_work_for_another_question_is_refused_and_kept(tmp_path):
-    folder = artefact.start_folder(tmp_path / "thing", fresh=False, question="one")
+    folder = begun.start_folder(tmp_path / "thing", fresh=False, question="one")
     (folder / "half").touch()
-    artefact.start_folder(folder, fresh=False, question="one")
+    begun.start_folder(folder, fresh=False, question="one")
     for attempt in (
-        lambda: artefact.start_folder(folder, fresh=False, question="two"),
-        lambda: artefact.go_on(folder, "two"),
+        lambda: begun.start_folder(folder, fresh=False, question="two"),
+        lambda: begun.go_on(folder, "two"),
     ):
         with pytest.raises(artefact.ArtefactError, match="unfinished work of other settings"):
             attempt()
     assert (folder / "half").is_file()
-    artefact.start_folder(folder, fresh=True, question="two")
+    begun.start_folder(folder, fresh=True, question="two")
     assert not (folder / "half").exists()
 
 
 def test_who_comes_too_late_does_not_win(tmp_path):
-    folder = artefact.start_folder(tmp_path / "thing", fresh=False)
-    before = ownership.read_mark(folder)
+    folder = begun.start_folder(tmp_path / "thing", fresh=False)
+    before = marks.read_mark(folder)
     ownership.give_back(folder)
-    now = ownership.read_mark(folder)
-    assert not ownership._succeed(folder, before, ownership.Mark(token="late"))
-    assert not ownership._succeed(folder, None, ownership.Mark(token="late"))
-    assert ownership.read_mark(folder) == now
+    now = marks.read_mark(folder)
+    assert not marks.succeed(folder, before, marks.Mark(token="late"))
+    assert not marks.succeed(folder, None, marks.Mark(token="late"))
+    assert marks.read_mark(folder) == now
     assert [path.name for path in folder.iterdir()] == [".begun.json"]
 
 
 def run_script(script, folder):
     """What a process that has `folder` as its argument prints."""
-    head = "import os,sys;from pathlib import Path;from glotok_ray import artefact,ownership\n"
-    head += "folder = artefact.start_folder(Path(sys.argv[1]), fresh=False)\n"
+    head = "import os,sys;from pathlib import Path;from glotok_ray import begun,marks,ownership\n"
+    head += "folder = begun.start_folder(Path(sys.argv[1]), fresh=False)\n"
     command = [sys.executable, "-c", head + script, str(folder)]
     return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
 
 
 def test_a_process_that_ends_without_a_word_gives_its_folders_back(tmp_path):
     assert run_script("print(ownership.holds(folder))", tmp_path / "thing") == "True\n"
-    assert ownership.read_mark(tmp_path / "thing").owner is None
+    assert marks.read_mark(tmp_path / "thing").owner is None
 
 
 def test_a_forked_child_holds_nothing_and_gives_nothing_back(tmp_path):
@@ -353,6 +353,6 @@ def test_a_forked_child_holds_nothing_and_gives_nothing_back(tmp_path):
         "    print(ownership.claim(folder).pid == os.getppid(), flush=True)\n"
         "    sys.exit()\n"
         "os.wait()\n"
-        "print(ownership.read_mark(folder).owner.pid == os.getpid())"
+        "print(marks.read_mark(folder).owner.pid == os.getpid())"
     )
     assert run_script(script, tmp_path / "thing") == "True\nTrue\nTrue\n"

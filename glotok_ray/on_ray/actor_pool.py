@@ -23,7 +23,7 @@ import torch
 from jaxtyping import UInt8
 from ray.data import ActorPoolStrategy
 
-from glotok_ray import artefact, config, faults
+from glotok_ray import artefact, begun, config, faults
 from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import PoolConfig
 from glotok_ray.data.records import DatasetInfo, ShardInfo, decode_image, read_dataset
@@ -82,7 +82,7 @@ def open_output(
         logger.info("already finished: %s", folder)
     else:
         question = fingerprint if continues else ""
-        artefact.start_folder(folder, fresh=fresh, keep=resumes, question=question)
+        begun.start_folder(folder, fresh=fresh, keep=resumes, question=question)
     return Output(folder, fingerprint, finished)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from glotok_ray import artefact
-from glotok_ray.artefact import FolderInUseError
+from glotok_ray.begun import FolderInUseError
 from glotok_ray.on_ray.failures import reason_of
 from glotok_ray.ownership import FolderLostError
 from glotok_ray.retries import StorageError

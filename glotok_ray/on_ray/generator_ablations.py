@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas
 
-from glotok_ray import artefact, config, faults, ownership
+from glotok_ray import artefact, begun, config, faults, ownership
 from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import (
     AblationRun,
@@ -79,7 +79,7 @@ def run(ablation: AblationRun, *, fresh: bool = False) -> dict[str, Any]:
         del settings[name]
     mark = artefact.fingerprint("ablations", settings, inputs)
     if fresh:
-        artefact.set_aside(folder)
+        begun.set_aside(folder)
     manifest = artefact.finished(folder, "ablations", mark)
     if manifest:
         failed = [row for row in manifest["failed"] if ablation.retry_failed]
@@ -88,12 +88,12 @@ def run(ablation: AblationRun, *, fresh: bool = False) -> dict[str, Any]:
             return manifest
         logger.info("joining the finished rows %s", ", ".join(manifest["rows"]))
         rows = tuple(row for row in ROWS if row in {*manifest["rows"], *rows})
-    artefact.go_on(folder, mark)
+    begun.go_on(folder, mark)
     frame = pandas.DataFrame(_figures_of_all(ablation, rows))
     failed = failed_of({str(row["row"]): row for row in frame.to_dict("records")}, "rows")
     if manifest:
         # Only now: a command that is killed before must find which rows were finished.
-        artefact.reopen(folder, mark)
+        begun.reopen(folder, mark)
     frame.to_csv(folder / "results.csv", index=False)
     measured = {str(row["row"]): row for row in frame.to_dict("records")}
     table = generator_ablation_tables(measured, scale=describe_scale(*parts[0]))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from glotok_ray import artefact, config, faults, ownership
+from glotok_ray import artefact, begun, config, faults, ownership
 from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import FARRun, GeneratorRun, QuickstartRun, TokenizerRun, XARRun, override
 from glotok_ray.data.records import DatasetInfo, read_dataset
@@ -153,8 +153,8 @@ def run(quickstart: QuickstartRun, *, fresh: bool = False) -> dict[str, Any]:
     quickstart = config.with_absolute_paths(chain(quickstart))
     root = Path(quickstart.output_path)
     if fresh:
-        artefact.set_aside(root)
-    artefact.own(root)
+        begun.set_aside(root)
+    begun.own(root)
     records = []
     adapted = quickstart
     names = [stage.name for stage in stages(quickstart)]

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import ray.data
 
-from glotok_ray import artefact, faults, ownership
+from glotok_ray import artefact, begun, faults, ownership
 from glotok_ray.config import ShardRun, with_absolute_paths
 from glotok_ray.data.pictures import UnreadablePictureError
 from glotok_ray.data.records import (
@@ -75,9 +75,9 @@ def run(run: ShardRun, *, fresh: bool = False) -> dict[str, Any]:
     # Nothing that stands is touched before it is known that the new rows can be drawn.
     source.rows({})
     for split in SPLITS:
-        artefact.check_startable(output / split, fresh=fresh)
+        begun.check_startable(output / split, fresh=fresh)
     for split in SPLITS:
-        artefact.start_folder(output / split, fresh=fresh)
+        begun.start_folder(output / split, fresh=fresh)
     written, unreadable = _write_readable(source, output)
     details = source.details(unreadable)
     if unreadable:
@@ -116,10 +116,10 @@ def _finished(output: Path, fingerprint: str) -> bool:
     """Whether both splits stand; a split without its other half (a crash in between) is undone."""
     for split in SPLITS:
         # A job that works on one half may have finished the other.
-        artefact.check_free(output / split)
+        begun.check_free(output / split)
     found = [split for split in SPLITS if artefact.finished(output / split, "shards", fingerprint)]
     if len(found) == 1:
-        artefact.reopen(output / found[0])
+        begun.reopen(output / found[0])
     return len(found) == len(SPLITS)
 
 

@@ -18,7 +18,7 @@ import ray.train.torch
 from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from glotok_ray import artefact, config, faults, ownership
+from glotok_ray import artefact, begun, config, faults, ownership
 from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import FARRun, GeneratorRun, TokenizerRun, XARRun
 from glotok_ray.nn.tokenizer import WEIGHTS_FILE
@@ -99,7 +99,7 @@ def run(run: TokenizerRun | XARRun | FARRun, *, fresh: bool = False) -> dict[str
         fitting_codes(run)
     mark = artefact.fingerprint(kind, _bound_settings(run), inputs)
     if fresh:
-        artefact.set_aside(plan.folder)
+        begun.set_aside(plan.folder)
     manifest = artefact.finished(plan.folder, kind, mark)
     if manifest and manifest["step"] >= plan.last_step:
         logger.info("%s: already finished: %s", kind, plan.folder)
@@ -152,7 +152,7 @@ def _bound_settings(run: TokenizerRun | GeneratorRun) -> dict[str, Any]:
 
 def _open_folder(run: TokenizerRun | GeneratorRun, plan: RunPlan, mark: str) -> None:
     """Make the folder or go on in it; raises ArtefactError when it holds a run of other settings."""
-    artefact.go_on(plan.folder, mark)
+    begun.go_on(plan.folder, mark)
     artefact.write_json(plan.folder / "config.json", config.to_dict(run))
     artefact.write_json(plan.folder / "versions.json", artefact.versions())
 

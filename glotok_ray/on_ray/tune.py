@@ -17,7 +17,7 @@ from typing import Any
 import pandas
 import ray.tune
 
-from glotok_ray import artefact, config, faults, ownership
+from glotok_ray import artefact, begun, config, faults, ownership
 from glotok_ray.config import RelationConfig, SweepRun, TokenizerRun, override, with_absolute_paths
 from glotok_ray.data.shard_plan import seeded_generator
 from glotok_ray.on_ray import cluster, evaluate, shard, teacher, train
@@ -174,16 +174,16 @@ def run(sweep: SweepRun, *, fresh: bool = False) -> dict[str, Any]:
     }
     mark = artefact.fingerprint("sweep", settings, inputs)
     if fresh:
-        artefact.set_aside(folder)
+        begun.set_aside(folder)
     manifest = artefact.finished(folder, "sweep", mark)
     if manifest and not (sweep.retry_failed and manifest["failed"]):
         logger.info("sweep: already finished: %s", folder)
         return manifest
-    artefact.go_on(folder, mark)
+    begun.go_on(folder, mark)
     frame = _tune(sweep, trials, folder)
     failed = failed_of({str(row["trial"]): row for row in frame.to_dict("records")}, "trials")
     if manifest:
-        artefact.reopen(folder, mark)
+        begun.reopen(folder, mark)
     best = write_results(sweep, frame, failed, folder)
     return artefact.write_manifest(
         folder,

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from glotok_ray import artefact, config
+from glotok_ray import artefact, begun, config
 from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import (
     AdapterConfig,
@@ -51,6 +51,7 @@ from glotok_ray.on_ray.actor_pool import image_batches, map_shards, open_output
 from glotok_ray.sampling.images import ImageGenerator
 from glotok_ray.training.checkpoint import load_tokenizer
 from jobs import encode_images, sample_images
+from jobs.failures import guarded
 
 pytestmark = pytest.mark.ray
 
@@ -187,6 +188,8 @@ def doubler() -> type:
         def __call__(self, unit: int) -> tuple[int, int]:
             if unit == 99:
                 raise ValueError("unit 99: damaged")
+            if unit == 77:
+                raise RuntimeError("CUDA out of memory.\nSee the documentation")
             return 2 * unit + self.offset, torch.get_num_threads()
 
     return Doubler
@@ -206,6 +209,22 @@ def test_results_come_in_the_units_order_whatever_the_pool(ray_cluster: Any) -> 
 def test_an_error_in_an_actor_keeps_its_message(ray_cluster: Any) -> None:
     with pytest.raises(ArtefactError, match=r"^unit 99: damaged$"):
         list(map_shards([1, 99], doubler(), {"offset": 0}, pool(), stage="double", sizes=[1, 1]))
+
+
+def test_an_error_that_is_no_bad_input_ends_in_one_line_with_its_cause(
+    ray_cluster: Any, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def job() -> int:
+        list(map_shards([77], doubler(), {"offset": 0}, pool(), stage="double", sizes=[1]))
+        return 0
+
+    assert guarded("double", job) == 1
+    told = [line for line in caplog.messages if line.startswith("double: failed")]
+    assert len(told) == 1
+    cause = "double: failed: RuntimeError: CUDA out of memory. See the documentation; the traceback"
+    assert told[0].startswith(cause)
+    assert "Traceback" in Path(told[0].rpartition(" ")[2]).read_text()
+    assert "Exception occurred in user code" not in capfd.readouterr().err + caplog.text
 
 
 def test_codes_are_the_tokenizers_own(
@@ -258,7 +277,7 @@ def test_a_killed_encoding_goes_on_behind_its_finished_files(
 
     def kill(fingerprint: str) -> int:
         """One file finished, one cut off as by a failing machine, one half written; returns when the first was made."""
-        artefact.reopen(folder, fingerprint)
+        begun.reopen(folder, fingerprint)
         (folder / "part-00002.parquet").write_bytes(whole["part-00002.parquet"][:-9])
         (folder / "part-00000.parquet").unlink()
         (folder / ".part-00000.parquet.1.tmp").write_bytes(b"half")

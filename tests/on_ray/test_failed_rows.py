@@ -7,7 +7,8 @@ import pytest
 from ray.exceptions import RayTaskError
 
 from glotok_ray import artefact
-from glotok_ray.artefact import ArtefactError, FolderInUseError
+from glotok_ray.artefact import ArtefactError
+from glotok_ray.begun import FolderInUseError
 from glotok_ray.config import SweepRun
 from glotok_ray.on_ray.attempts import RunFailed
 from glotok_ray.on_ray.failed_rows import FAILED, attempt, failed_of

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from glotok_ray import artefact, ownership
+from glotok_ray import artefact, begun, marks, ownership
 from glotok_ray.config import ExportGeneratorRun, ExportRun, override
 from glotok_ray.on_ray import encode, evaluate, pipeline, sample, shard, teacher, train
 from glotok_ray.training import export, export_generator
@@ -101,7 +101,7 @@ def test_killed_at_every_boundary_a_stage_ends_as_if_undisturbed(
     check()
     # Behind the end of the mark, before what is left over is removed.
     for folder in folders:
-        artefact.reopen(folder, artefact.read_json(folder / artefact.MANIFEST)["fingerprint"])
+        begun.reopen(folder, artefact.read_json(folder / artefact.MANIFEST)["fingerprint"])
         ownership.give_back(folder)
     kill("cleanup:step=0")
     check()
@@ -118,10 +118,10 @@ def test_a_quickstart_that_is_killed_between_stages_goes_on(finished, tmp_path) 
     report = (root / pipeline.REPORT_FILE).read_bytes()
     for number in (1, 6, 10):
         assert run_with_fault(pipeline.run, config, f"kill:stage:step={number}", log) == -9
-    assert ownership.read_mark(root) is not None
+    assert marks.read_mark(root) is not None
     answer = pipeline.run(config)
     assert [row["status"] for row in answer["stages"]] == ["recognised"] * 10
-    assert ownership.read_mark(root) is None
+    assert marks.read_mark(root) is None
     assert len((root / pipeline.REPORT_FILE).read_bytes()) == pytest.approx(len(report), rel=0.05)
 
 
