@@ -19,11 +19,10 @@ from typing import Any
 
 import psutil
 
-from glotok_ray import artefact, config
+from glotok_ray import artefact, config, faults
 from glotok_ray.config import override
 from glotok_ray.nn.tokenizer import WEIGHTS_FILE
 from glotok_ray.recipes import tokenizer
-from glotok_ray.training import faults
 from glotok_ray.training.rows_seen import AUDIT_FOLDER
 from glotok_ray.training.stalls import Beat, read_beats
 from glotok_ray.training.trainer import CHECKPOINT_FOLDER, METRICS_FILE

@@ -14,7 +14,6 @@ import json
 import logging
 import math
 import os
-import shutil
 import subprocess
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -22,6 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from glotok_ray import faults, ownership
 from glotok_ray.digests import HashingFile, Stamp, read_files, sha256_of
 
 logger = logging.getLogger(__name__)
@@ -36,8 +36,6 @@ NOT_FINITE = "not_finite"
 SMALL_BYTES = 1 << 30
 """Folders of up to this size, a second's work, are hashed whenever they are opened: tokenizers, teachers, few data."""
 _UNLISTED = (MANIFEST, RECEIPT, FAILURE_LOG)
-# Marks a folder that a job of this package has begun, so that nothing else is ever emptied.
-_BEGUN = ".begun.json"
 _PACKAGES = ("ray", "torch", "torchvision", "deepspeed", "numpy", "pyarrow", "faiss-cpu", "timm")
 
 
@@ -196,6 +194,10 @@ def write_manifest(
     and sha256 of files, by their names in `folder`, whose writers know them; these are not read again. Raises
     ArtefactError when one of them has another size by now.
     """
+    ownership.check_held(folder)
+    is_jobs = ownership.holds(folder)  # and not a checkpoint within it
+    if is_jobs:
+        faults.boundary("manifest")
     known = known or {}
     found = {path.relative_to(folder).as_posix(): path for path in _listed(folder, exclude)}
     files = {name: {"bytes": facts[0], "sha256": facts[1]} for name, facts in known.items()}
@@ -220,7 +222,10 @@ def write_manifest(
     }
     (folder / RECEIPT).unlink(missing_ok=True)
     write_json(folder / MANIFEST, manifest)
-    (folder / _BEGUN).unlink(missing_ok=True)
+    if is_jobs:
+        faults.boundary("finished")
+        ownership.finish(folder)
+        faults.boundary("cleanup")
     return manifest
 
 
@@ -382,59 +387,8 @@ def finished(folder: Path, kind: str, fingerprint: str) -> dict[str, Any] | None
             "another output_path, or pass --fresh to redo it (the old one is kept as "
             f"{folder.name}.previous)"
         )
+    ownership.clear(folder)
     return manifest
-
-
-def set_aside(folder: Path) -> None:
-    """Keep what `folder` holds as NAME.previous, in the place of an older one; nothing happens when there is none."""
-    if folder.exists():
-        previous = folder.with_name(folder.name + ".previous")
-        shutil.rmtree(previous, ignore_errors=True)
-        folder.rename(previous)
-
-
-def reopen(folder: Path) -> None:
-    """Make a finished folder an unfinished one again, which `start_folder` may empty."""
-    write_json(folder / _BEGUN, {})
-    (folder / MANIFEST).unlink()
-
-
-def check_startable(folder: Path, *, fresh: bool) -> None:
-    """Raise ArtefactError when `start_folder` would refuse: a finished folder without `fresh`, or files that no job of
-    this package began.
-    """
-    if is_finished(folder):
-        if not fresh:
-            raise ArtefactError(f"{folder}: already finished; pass --fresh to redo it")
-        return
-    foreign = folder.is_file() or (folder.is_dir() and any(folder.iterdir()))
-    if foreign and not (folder / _BEGUN).is_file():
-        raise ArtefactError(
-            f"{folder}: holds files that no job of this package began, and a job would remove "
-            "them; choose another output_path, or empty it yourself"
-        )
-
-
-def start_folder(folder: Path, *, fresh: bool, keep: bool = False) -> Path:
-    """Make `folder` ready for a job and mark it as begun; with `fresh` a finished one is kept as NAME.previous.
-
-    Unfinished remains are removed, or with `keep` left to a job that goes on with them. Raises what `check_startable`
-    raises.
-    """
-    check_startable(folder, fresh=fresh)
-    if is_finished(folder):
-        set_aside(folder)
-    elif folder.exists():
-        if keep and not fresh:
-            write_json(folder / _BEGUN, {})
-            return folder
-        # Under another name first: a kill in between must not leave half of it without its mark.
-        removed = folder.with_name(f".{folder.name}.removed.{os.getpid()}")
-        folder.rename(removed)
-        shutil.rmtree(removed)
-    folder.mkdir(parents=True)
-    write_json(folder / _BEGUN, {})
-    return folder
 
 
 def is_finished(folder: Path) -> bool:

@@ -35,6 +35,18 @@ def _require_positive(section: str, config: Any, names: tuple[str, ...]) -> None
         _require(value >= 1, f"{section}.{name}", value, "must be at least 1")
 
 
+def _require_finite(config: Any, prefix: str = "") -> None:
+    """Every number of a section and of the sections in it: what a value means, no rule says better than this."""
+    for item in dataclasses.fields(config):
+        value = getattr(config, item.name)
+        for place, part in enumerate(value if isinstance(value, tuple) else (value,)):
+            name = prefix + item.name + (f".{place}" if isinstance(value, tuple) else "")
+            if dataclasses.is_dataclass(part):
+                _require_finite(part, f"{name}.")
+            elif isinstance(part, float):
+                _require(math.isfinite(part), name, part, "must be a finite number")
+
+
 def _require_probability(name: str, value: float) -> None:
     _require(0 <= value <= 1, name, value, "must be in [0, 1]")
 
@@ -1025,6 +1037,7 @@ class TokenizerRun:
     scaling: ScalingConfig = field(default_factory=ScalingConfig)
 
     def __post_init__(self) -> None:
+        _require_finite(self)
         self.schedule.accumulation_steps(self.scaling.num_workers)
         _require(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "must be in [0, 1)")
         loss = self.loss
@@ -1071,6 +1084,7 @@ class GeneratorRun:
     scaling: ScalingConfig = field(default_factory=ScalingConfig)
 
     def __post_init__(self) -> None:
+        _require_finite(self)
         self.schedule.accumulation_steps(self.scaling.num_workers)
         _require(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "must be in [0, 1)")
 
@@ -1118,6 +1132,7 @@ class PoolConfig:
     """Minutes for which reads of shards and writes of codes are tried again before the job stops."""
 
     def __post_init__(self) -> None:
+        _require_finite(self, "pool.")
         _require_positive("pool", self, ("num_actors", "batch_size"))
         _require(
             self.storage_retry_minutes >= 0,
@@ -1247,6 +1262,7 @@ class TeacherRun:
     pool: PoolConfig = field(default_factory=PoolConfig)
 
     def __post_init__(self) -> None:
+        _require_finite(self)
         for name in ("num_clusters", "kmeans_iterations", "kmeans_restarts", "vectors_per_image"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
         for name in ("clusters_per_class", "project_width", "max_images"):
@@ -1347,6 +1363,7 @@ class SampleRun:
     pool: PoolConfig = field(default_factory=PoolConfig)
 
     def __post_init__(self) -> None:
+        _require_finite(self)
         _require(self.num_images >= 1, "num_images", self.num_images, "must be at least 1")
 
 
@@ -1423,11 +1440,22 @@ class SweepRun:
     """Optimizer steps per trial, the same for all."""
     seed: int = 0
     """Seeds the draw of trials; every trial trains with the tokenizer recipe's own seed."""
+    retry_failed: bool = False
+    """Train again the trials that failed in an earlier run of the same sweep, which are otherwise rows without figures,
+    ranked last.
+    """
     tokenizer: TokenizerRun = field(default_factory=TokenizerRun)
     evaluation: EvaluateRun = field(default_factory=EvaluateRun)
 
     def __post_init__(self) -> None:
+        _require_finite(self)
         _require(self.num_trials >= 2, "num_trials", self.num_trials, "must be at least 2")
+        for name in ("max_concurrent_trials", "max_steps"):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
+        weights, bins, factors = self.relation_weights, self.bins, self.alpha_factors
+        _require(min(weights, default=0) >= 0, "relation_weights", weights, "must not be negative")
+        _require(min(bins, default=2) >= 2, "bins", bins, "must be at least 2 each")
+        _require(min(factors, default=1) > 0, "alpha_factors", factors, "must be positive")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -1440,6 +1468,8 @@ class AblationRun:
     """"quickstart" makes the quickstart's shards, teacher, tokenizer and codes first, where they are not there yet."""
     rows: tuple[str, ...] = ()
     """Names of `glotok_ray.recipes.generator_ablations.ROWS`; empty takes all."""
+    retry_failed: bool = False
+    """Train again the rows that failed in an earlier run, which otherwise stay without figures."""
     generator: XARRun = field(default_factory=XARRun)
     samples: XARSampleRun = field(default_factory=XARSampleRun)
     """Sampling of every row; its generator_path and output_path are the row's."""

@@ -3,7 +3,7 @@
 Logs go to stderr and the result to stdout, so `--dry-run` can be piped into another program. Every path is made
 absolute here, before anything is read or sent to a worker. Exit codes: 0 done; 2 bad input (one message that names the
 field or file, the rule and the remedy); 1 a run that failed (one line with the cause and the file that has the
-traceback); 130 Ctrl-C.
+traceback); 130 Ctrl-C; 143 SIGTERM.
 """
 
 import argparse

@@ -14,13 +14,13 @@ import pyarrow.parquet
 import pytest
 import torch
 
-from glotok_ray import artefact
+from glotok_ray import artefact, begun
 from glotok_ray.artefact import ArtefactError
 
 
 @pytest.fixture
 def folder(tmp_path):
-    made = artefact.start_folder(tmp_path / "thing", fresh=False)
+    made = begun.start_folder(tmp_path / "thing", fresh=False)
     (made / "a.txt").write_text("one")
     (made / "part").mkdir()
     (made / "part" / "b.txt").write_text("two")
@@ -57,50 +57,50 @@ def test_another_kind_is_refused(folder):
 
 
 def test_fresh_keeps_the_old_folder(folder):
-    artefact.start_folder(folder, fresh=True)
+    begun.start_folder(folder, fresh=True)
     assert not (folder / "a.txt").exists()
     assert (folder.with_name("thing.previous") / "a.txt").read_text() == "one"
 
 
 def test_a_reopened_folder_may_be_started_over(folder):
-    artefact.reopen(folder)
+    begun.reopen(folder)
     assert artefact.finished(folder, "thing", "f1") is None
-    artefact.start_folder(folder, fresh=False)
+    begun.start_folder(folder, fresh=False)
     assert not (folder / "a.txt").exists()
 
 
 def test_a_finished_folder_is_not_started_over_unasked(folder):
     with pytest.raises(ArtefactError, match="already finished"):
-        artefact.start_folder(folder, fresh=False)
+        begun.start_folder(folder, fresh=False)
 
 
 def test_a_begun_folder_shows_its_mark_and_no_other_file(tmp_path):
-    folder = artefact.start_folder(tmp_path / "thing", fresh=False)
+    folder = begun.start_folder(tmp_path / "thing", fresh=False)
     assert [path.name for path in folder.iterdir()] == [".begun.json"]
     assert artefact.write_manifest(folder, "thing")["files"] == {}
     assert [path.name for path in folder.iterdir()] == ["manifest.json"]
 
 
 def test_unfinished_remains_are_removed(tmp_path):
-    folder = artefact.start_folder(tmp_path / "thing", fresh=False)
+    folder = begun.start_folder(tmp_path / "thing", fresh=False)
     (folder / "half").write_text("x")
-    artefact.start_folder(folder, fresh=False)
+    begun.start_folder(folder, fresh=False)
     assert [path.name for path in tmp_path.rglob("*")] == ["thing", ".begun.json"]
 
 
 def test_a_job_that_resumes_finds_its_remains(tmp_path):
-    folder = artefact.start_folder(tmp_path / "thing", fresh=False)
+    folder = begun.start_folder(tmp_path / "thing", fresh=False)
     (folder / "half").write_text("x")
-    artefact.start_folder(folder, fresh=False, keep=True)
+    begun.start_folder(folder, fresh=False, keep=True)
     assert (folder / "half").read_text() == "x"
-    artefact.start_folder(folder, fresh=True, keep=True)
+    begun.start_folder(folder, fresh=True, keep=True)
     assert not (folder / "half").exists()
 
 
 @pytest.mark.parametrize("fresh", [False, True])
 def test_what_no_job_began_is_never_removed(tmp_path, fresh):
     (tmp_path / "photos").mkdir()
-    artefact.start_folder(tmp_path / "photos", fresh=fresh)  # an empty folder is free to take
+    begun.start_folder(tmp_path / "photos", fresh=fresh)  # an empty folder is free to take
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years")
     (tmp_path / "file").write_text("x")
@@ -108,7 +108,7 @@ def test_what_no_job_began_is_never_removed(tmp_path, fresh):
     (tmp_path / "webapp" / "manifest.json").write_text('{"name": "app", "files": []}')
     for name in ("mine", "file", "webapp"):
         with pytest.raises(ArtefactError, match="no job of this package began"):
-            artefact.start_folder(tmp_path / name, fresh=fresh)
+            begun.start_folder(tmp_path / name, fresh=fresh)
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years"
 
 

@@ -1,5 +1,7 @@
 """Configs: overrides, round trips and the errors that users see."""
 
+import math
+
 import pytest
 
 from glotok_ray import config
@@ -151,3 +153,44 @@ def test_paper_arithmetic():
     assert schedule.steps_per_epoch(1281167) * schedule.epochs == 800700
     with pytest.raises(ValueError, match="exceeds the training set of 100 images"):
         schedule.steps_per_epoch(100)
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+@pytest.mark.parametrize(
+    ("recipe", "field"),
+    [
+        (tokenizer.glotok_16k, "loss.relation_weight"),
+        (tokenizer.glotok_16k, "loss.relation.alpha"),
+        (tokenizer.glotok_16k, "optimizer.learning_rate"),
+        (tokenizer.glotok_16k, "scaling.stall_minutes"),
+        (config.XARRun, "optimizer.gradient_clip"),
+        (config.XARRun, "flow.label_dropout"),
+        (config.FARRun, "optimizer.weight_decay"),
+        (config.XARSampleRun, "sampler.guidance_scale"),
+        (config.FARSampleRun, "sampler.temperature"),
+        (config.TeacherRun, "memory_gib"),
+        (config.EncodeRun, "pool.cpus_per_actor"),
+    ],
+)
+def test_numbers_that_are_not_finite_are_refused_by_name(recipe, field, value):
+    name = field.rpartition(".")[2]
+    with pytest.raises(ValueError, match=rf"{name} = -?(inf|nan): must"):
+        config.override(recipe(), {field: value})
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"relation_weights": (0.0, math.inf)}, r"relation_weights\.1 = inf: must be a finite"),
+        ({"relation_weights": (math.nan,)}, r"relation_weights\.0 = nan: must be a finite"),
+        ({"relation_weights": (0.0, -0.1)}, r"relation_weights = .*must not be negative"),
+        ({"alpha_factors": (1.0, math.inf)}, r"alpha_factors\.1 = inf: must be a finite number"),
+        ({"alpha_factors": (1.0, 0.0)}, r"alpha_factors = .*must be positive"),
+        ({"bins": (40, 1)}, r"bins = .*must be at least 2 each"),
+        ({"max_steps": 0}, r"max_steps = 0: must be at least 1"),
+        ({"max_concurrent_trials": 0}, r"max_concurrent_trials = 0: must be at least 1"),
+    ],
+)
+def test_a_search_space_that_cannot_be_trained_is_refused(changes, text):
+    with pytest.raises(ValueError, match=text):
+        config.override(config.SweepRun(), changes)

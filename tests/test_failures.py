@@ -123,7 +123,7 @@ def test_a_job_that_fails_knows_its_output_folder(tmp_path: Path, caplog: Any) -
     assert named_log(caplog) == tmp_path / "out" / artefact.FAILURE_LOG
 
 
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -15)])
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signals_end_a_process(sent: int, code: int) -> None:
     script = (
         "import os, time\nfrom jobs.command_line import start_logging\nfrom jobs.failures import guarded\n"

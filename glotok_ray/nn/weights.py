@@ -64,8 +64,10 @@ _UNREADABLE = (
 
 
 def save_weights(path: Path, state: Mapping[str, Tensor], *, masks: Collection[str] = ()) -> None:
-    """Write a state dict as safetensors, in fp32 and contiguous; raises ArtefactError, before anything is written, for
-    numbers that are not finite, but for those of the tensors named in `masks`.
+    """Write a state dict as safetensors, in fp32 and contiguous.
+
+    Raises ArtefactError, before anything is written, for numbers that are not finite, but for those of the tensors
+    named in `masks`, and OSError where the disk takes no more.
     """
     tensors = {
         name: (value.detach().float() if value.is_floating_point() else value.detach())
@@ -75,7 +77,10 @@ def save_weights(path: Path, state: Mapping[str, Tensor], *, masks: Collection[s
         for name, value in state.items()
     }
     check_finite(used(tensors, masks), path, NOT_WRITTEN)
-    save_file(tensors, str(path))
+    try:
+        save_file(tensors, str(path))
+    except SafetensorError as error:
+        raise OSError(f"{path}: cannot be written ({error})") from error
 
 
 def write_weights(

@@ -23,7 +23,7 @@ import torch
 from jaxtyping import UInt8
 from ray.data import ActorPoolStrategy
 
-from glotok_ray import artefact, config
+from glotok_ray import artefact, begun, config, faults
 from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import PoolConfig
 from glotok_ray.data.records import ShardInfo, decode_image
@@ -39,6 +39,8 @@ logger = logging.getLogger(__name__)
 _FREE = ("output_path", "pool", "memory_gib", "adm_protocol")
 
 UnitWorker = Callable[[Any], Any]
+# What a damaged unit makes libraries raise.
+_OF_A_UNIT = (ValueError, LookupError, ArithmeticError, OSError)
 
 
 class Output(NamedTuple):
@@ -50,12 +52,20 @@ class Output(NamedTuple):
 
 
 def open_output(
-    kind: str, run: Any, inputs: Sequence[str], *, fresh: bool, resumes: bool = False, **extra: Any
+    kind: str,
+    run: Any,
+    inputs: Sequence[str],
+    *,
+    fresh: bool,
+    resumes: bool = False,
+    continues: bool = False,
+    **extra: Any,
 ) -> Output:
     """Start the folder `run.output_path`, or find it finished for this config and these inputs.
 
-    `inputs` are artefact folders; `extra` are further facts that decide the content. A job that `resumes` finds what it
-    left there unfinished. Raises ArtefactError for a folder that something else fills, and for an input without a
+    `inputs` are artefact folders; `extra` are further facts that decide the content. A job that `resumes` finds what
+    any job left there unfinished, one that `continues` what it left itself, of the same config and inputs. Raises
+    ArtefactError for a folder that something else fills, or that another job works on, and for an input without a
     manifest, with a file of another size, or with weights that are not finite.
     """
     for path in inputs:
@@ -75,7 +85,8 @@ def open_output(
     else:
         for path in inputs:
             _check_weights(Path(path))
-        artefact.start_folder(folder, fresh=fresh, keep=resumes)
+        question = fingerprint if continues else ""
+        begun.start_folder(folder, fresh=fresh, keep=resumes, question=question)
     return Output(folder, fingerprint, finished)
 
 
@@ -96,13 +107,17 @@ def map_shards(
     *,
     stage: str,
     sizes: Sequence[int],
+    on_failure: Callable[[Any, str], None] | None = None,
 ) -> Iterator[Any]:
     """Yield `actor_class(**constructor_kwargs)(unit)` for every unit, in order.
 
     An actor is constructed once and takes one unit after another. `sizes` are the images per unit,
     for the progress line of `stage`. Units, arguments and results must pickle. A ValueError inside
-    an actor is raised here as ArtefactError with its own message; the actor logs where it arose.
+    an actor is raised here as ArtefactError with its own message; the actor logs where it arose. With `on_failure` the
+    units that fail of themselves (not for want of storage or memory) are handed to it with the reason, and the others
+    are done all the same.
     """
+    faults.boundary("unit", 0)
     if not units:
         return
     cluster.connect()
@@ -116,6 +131,7 @@ def map_shards(
             "actor_class": actor_class,
             "arguments": dict(constructor_kwargs),
             "pool": pool,
+            "caught": _OF_A_UNIT if on_failure else (ValueError,),
         },
         batch_size=1,
         batch_format="numpy",
@@ -127,21 +143,29 @@ def map_shards(
     dataset.context.execution_options.preserve_order = True
     progress, done = ProgressLine(stage, sum(sizes)), 0
     progress.update(0)
-    for row, size in zip(dataset.iter_rows(), sizes, strict=True):
-        if row["error"]:
-            raise ArtefactError(row["error"])
+    for number, (row, size) in enumerate(zip(dataset.iter_rows(), sizes, strict=True), start=1):
         done += size
         progress.update(done)
-        yield pickle.loads(row["result"])
+        if not row["error"]:
+            yield pickle.loads(row["result"])
+        elif on_failure is None or not row["is_units"]:
+            raise ArtefactError(row["error"])
+        else:
+            on_failure(units[number - 1], row["error"])
+        faults.boundary("unit", number)
 
 
 class _Actor:
     """Ray Data's side of an actor; it constructs at the first unit, so errors travel as results."""
 
     def __init__(
-        self, actor_class: Callable[..., UnitWorker], arguments: dict[str, Any], pool: PoolConfig
+        self,
+        actor_class: Callable[..., UnitWorker],
+        arguments: dict[str, Any],
+        pool: PoolConfig,
+        caught: tuple[type[Exception], ...],
     ) -> None:
-        self._actor_class, self._arguments = actor_class, arguments
+        self._actor_class, self._arguments, self._caught = actor_class, arguments, caught
         self._work: UnitWorker | None = None
         if pool.threads_per_actor:
             torch.set_num_threads(pool.threads_per_actor)
@@ -150,11 +174,18 @@ class _Actor:
         try:
             if self._work is None:
                 self._work = self._actor_class(**self._arguments)
-            result = self._work(pickle.loads(batch["unit"][0]))
         except ValueError as error:
-            logger.exception("%s: a unit failed", self._actor_class.__name__)
-            return {"result": [b""], "error": [str(error)]}
-        return {"result": [pickle.dumps(result)], "error": [""]}
+            return self._failure(error, is_units=False)
+        try:
+            result = self._work(pickle.loads(batch["unit"][0]))
+        except self._caught as error:
+            return self._failure(error, is_units=True)
+        return {"result": [pickle.dumps(result)], "error": [""], "is_units": [False]}
+
+    def _failure(self, error: Exception, *, is_units: bool) -> dict[str, list[Any]]:
+        logger.error("%s: a unit failed", self._actor_class.__name__, exc_info=error)
+        text = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        return {"result": [b""], "error": [text], "is_units": [is_units]}
 
 
 def actor_device(pool: PoolConfig) -> torch.device:

@@ -16,7 +16,7 @@ import pyarrow.parquet
 import torch
 from jaxtyping import UInt8, UInt16
 
-from glotok_ray import artefact
+from glotok_ray import artefact, ownership
 from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import EncodeRun, PoolConfig, TokenizerConfig, with_absolute_paths
 from glotok_ray.data.codes import (
@@ -33,7 +33,6 @@ from glotok_ray.data.records import DATASET, DatasetInfo, ShardInfo, read_datase
 from glotok_ray.data.transforms import center_crop, ten_crop, with_mirror_images
 from glotok_ray.nn.tokenizer import CONFIG_FILE, WEIGHTS_FILE
 from glotok_ray.on_ray.actor_pool import (
-    Output,
     actor_device,
     image_batches,
     map_shards,
@@ -45,8 +44,12 @@ from glotok_ray.training.checkpoint import load_tokenizer, tokenizer_config
 
 logger = logging.getLogger(__name__)
 
-# Names the question that the files beside it answer, as long as the folder is unfinished.
-_MARK = ".encoding.json"
+# Shards that fail before any has been encoded: then the fault is not theirs.
+_MOST_IN_VAIN = 8
+
+
+class IncompleteError(RuntimeError):
+    """Some shards could not be encoded; the text names them."""
 
 
 def image_views(
@@ -119,16 +122,17 @@ def pictures(config: EncodeRun) -> DatasetInfo:
     return dataset
 
 
+@ownership.holding()
 def run(config: EncodeRun, *, fresh: bool = False) -> dict[str, Any]:
     """Write the folder of codes and return its manifest."""
     # Actors run in working directories of their own.
     config = with_absolute_paths(config)
     dataset = pictures(config)
     inputs = [config.data_path, config.tokenizer_path]
-    output = open_output("codes", config, inputs, fresh=fresh, resumes=True)
+    output = open_output("codes", config, inputs, fresh=fresh, continues=True)
     if output.finished is not None:
+        _remove_halves(output.folder)
         return output.finished
-    _mark(output)
     shards = _encode_shards(config, dataset)
     _write_facts(output.folder, config, dataset, shards)
     manifest = artefact.write_manifest(
@@ -138,23 +142,14 @@ def run(config: EncodeRun, *, fresh: bool = False) -> dict[str, Any]:
         known={shard.info.file: (shard.bytes, shard.info.sha256) for shard in shards},
         num_images=sum(shard.rows for shard in dataset.shards),
     )
-    for left in (output.folder / _MARK, *output.folder.glob(".*.tmp")):
-        left.unlink()
+    _remove_halves(output.folder)
     return manifest
 
 
-def _mark(output: Output) -> None:
-    """Mark the folder as this job's; raises ArtefactError when an unfinished encoding of another question is in it."""
-    mark, ours = output.folder / _MARK, {"fingerprint": output.fingerprint}
-    if not mark.is_file():
-        # What else lies in an unfinished folder is no encoding.
-        artefact.start_folder(output.folder, fresh=False)
-        artefact.write_json(mark, ours)
-    elif artefact.read_json(mark) != ours:
-        raise ArtefactError(
-            f"{output.folder}: holds an unfinished encoding of other settings or inputs; choose another "
-            "--output-path, or pass --fresh, which removes it"
-        )
+def _remove_halves(folder: Path) -> None:
+    """What actors that were killed had written of their files."""
+    for left in folder.glob(".*.tmp"):
+        left.unlink(missing_ok=True)
 
 
 def _encode_shards(config: EncodeRun, dataset: DatasetInfo) -> list[CodeShard]:
@@ -169,15 +164,42 @@ def _encode_shards(config: EncodeRun, dataset: DatasetInfo) -> list[CodeShard]:
     if finished:
         logger.info("%d of %d files are finished already", finished, len(dataset.shards))
     sizes = [shard.rows for shard in missing]
+    found: dict[str, CodeShard] = {}
+    failed: dict[str, str] = {}
+
+    def note(shard: ShardInfo, reason: str) -> None:
+        failed[shard.file] = reason
+        logger.warning("%s is not encoded: %s", shard.file, reason)
+        if len(failed) == _MOST_IN_VAIN and not found:
+            raise _incomplete(folder, failed, len(dataset.shards))
+
     made = map_shards(
-        missing, EncodeActor, {"config": config}, config.pool, stage="encode", sizes=sizes
+        missing,
+        EncodeActor,
+        {"config": config},
+        config.pool,
+        stage="encode",
+        sizes=sizes,
+        on_failure=note,
     )
-    found = {shard.info.file: shard for shard in made}
+    for shard in made:
+        found[shard.info.file] = shard
+    if failed:
+        raise _incomplete(folder, failed, len(dataset.shards))
     model = tokenizer_config(Path(config.tokenizer_path))
     return [
         found.get(shard.file) or _read_again(folder / shard.file, model, config.pool)
         for shard in dataset.shards
     ]
+
+
+def _incomplete(folder: Path, failed: dict[str, str], number: int) -> IncompleteError:
+    name, reason = next(iter(failed.items()))
+    which = name if len(failed) == 1 else f"{', '.join(failed)}; the first, {name}"
+    return IncompleteError(
+        f"{folder}: {len(failed)} of {number} shards could not be encoded ({which}: {reason}); the others are kept: "
+        "mend them, and the same command encodes what is missing"
+    )
 
 
 def _read_again(path: Path, model: TokenizerConfig, pool: PoolConfig) -> CodeShard:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import ray
 
-from glotok_ray import artefact
+from glotok_ray import artefact, ownership
 from glotok_ray.config import EvaluateRun, with_absolute_paths
 from glotok_ray.data.forms import crops_text
 from glotok_ray.metrics import summary
@@ -58,6 +58,7 @@ class Merged(NamedTuple):
     arrays: dict[str, np.ndarray]
 
 
+@ownership.holding()
 def run(config: EvaluateRun, *, fresh: bool = False) -> dict[str, Any]:
     """Write metrics.json, grids and kept pictures; returns the manifest, with every figure's value
     under "figures".

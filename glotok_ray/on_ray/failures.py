@@ -16,6 +16,7 @@ from ray.train.v2._internal.exceptions import (
 from ray.train.v2.api.exceptions import WorkerGroupError
 
 from glotok_ray.artefact import ArtefactError
+from glotok_ray.causes import cause_line, innermost
 from glotok_ray.retries import StorageError
 from glotok_ray.training.stalls import Stall, beats_of, read_stall
 
@@ -67,6 +68,11 @@ def chain(error: BaseException) -> Iterator[BaseException]:
             waiting += found.worker_failures.values()
         waiting += [vars(found).get(name) for name in _WRAPPED]  # type: ignore[arg-type]
         waiting += [found.__cause__, found.__context__]  # type: ignore[list-item]
+
+
+def reason_of(error: BaseException) -> str:
+    """What went wrong, in one line, out of whatever Ray wrapped it in; errors of this package speak for themselves."""
+    return one_line(cause_line(innermost(error)))
 
 
 def describe_stall(stall: Stall) -> str:

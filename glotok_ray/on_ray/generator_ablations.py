@@ -4,6 +4,7 @@ Rows are trained one after another, since each takes all workers. Every part rec
 command goes on. Read next: glotok_ray/recipes/generator_ablations.py
 """
 
+import functools
 import itertools
 import logging
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import pandas
 
-from glotok_ray import artefact, config
+from glotok_ray import artefact, begun, config, faults, ownership
 from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import (
     AblationRun,
@@ -23,10 +24,12 @@ from glotok_ray.config import (
 )
 from glotok_ray.nn.tokenizer import WEIGHTS_FILE
 from glotok_ray.on_ray import evaluate, evaluation_plan, pipeline, sample, train
+from glotok_ray.on_ray.failed_rows import FAILED, attempt, failed_of
 from glotok_ray.on_ray.tune import check_rows
 from glotok_ray.progress import ProgressLine
 from glotok_ray.recipes.generator_ablations import ROWS
 from glotok_ray.recipes.quickstart import quickstart
+from glotok_ray.report.ablations import failed_rows
 from glotok_ray.report.generator_ablations import generator_ablation_tables
 from glotok_ray.sampling.images import network_evaluations
 from glotok_ray.training.inputs import fitting_codes
@@ -59,6 +62,7 @@ def row_parts(ablation: AblationRun, row: str) -> tuple[XARRun, XARSampleRun, Ev
     )
 
 
+@ownership.holding()
 def run(ablation: AblationRun, *, fresh: bool = False) -> dict[str, Any]:
     """Run all rows and write results.csv and table.md; returns the manifest."""
     ablation = with_absolute_paths(ablation)
@@ -71,33 +75,36 @@ def run(ablation: AblationRun, *, fresh: bool = False) -> dict[str, Any]:
     inputs = _check_inputs(ablation, parts)
     settings = config.to_dict(ablation)
     # Rows of their own folders: a finished one stays when others join it.
-    for name in ("output_path", "inputs", "rows"):
+    for name in ("output_path", "inputs", "rows", "retry_failed"):
         del settings[name]
     mark = artefact.fingerprint("ablations", settings, inputs)
     if fresh:
-        artefact.set_aside(folder)
+        begun.set_aside(folder)
     manifest = artefact.finished(folder, "ablations", mark)
-    if manifest and not set(rows) <= set(manifest["rows"]):
+    if manifest:
+        failed = [row for row in manifest["failed"] if ablation.retry_failed]
+        if set(rows) <= set(manifest["rows"]) - set(failed):
+            logger.info("ablations: already finished: %s", folder)
+            return manifest
         logger.info("joining the finished rows %s", ", ".join(manifest["rows"]))
         rows = tuple(row for row in ROWS if row in {*manifest["rows"], *rows})
-    elif manifest:
-        logger.info("ablations: already finished: %s", folder)
-        return manifest
-    folder.mkdir(parents=True, exist_ok=True)
+    begun.go_on(folder, mark)
     frame = pandas.DataFrame(_figures_of_all(ablation, rows))
+    failed = failed_of({str(row["row"]): row for row in frame.to_dict("records")}, "rows")
     if manifest:
         # Only now: a command that is killed before must find which rows were finished.
-        artefact.reopen(folder)
+        begun.reopen(folder, mark)
     frame.to_csv(folder / "results.csv", index=False)
     measured = {str(row["row"]): row for row in frame.to_dict("records")}
     table = generator_ablation_tables(measured, scale=describe_scale(*parts[0]))
-    (folder / "table.md").write_text(table + "\n")
+    (folder / "table.md").write_text(table + failed_rows(failed) + "\n")
     return artefact.write_manifest(
         folder,
         "ablations",
         mark,
         exclude=(ROWS_FOLDER,),
         rows=rows,
+        failed=failed,
         table=str(folder / "table.md"),
     )
 
@@ -192,9 +199,17 @@ def _figures_of_all(ablation: AblationRun, rows: tuple[str, ...]) -> list[dict[s
     line.update(finished)
     figures = []
     for number, row in enumerate(rows, start=1):
-        figures.append(run_row(ablation, row))
+        faults.boundary("row", number)
+        path = Path(ablation.output_path) / ROWS_FOLDER / f"{row}_failure.json"
+        found = attempt(
+            path, functools.partial(run_row, ablation, row), retry=ablation.retry_failed
+        )
+        figures.append({"row": row, FAILED: "", **found})
         if number > finished:
-            line.update(number, f"{row}: FD-EffNet {figures[-1]['fd_effnet']:.4g}")
+            why = found.get(FAILED)
+            shown = f"failed: {why}" if why else f"FD-EffNet {found['fd_effnet']:.4g}"
+            line.update(number, f"{row}: {shown}")
+    faults.boundary("row", len(rows) + 1)
     return figures
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from glotok_ray import artefact, config
+from glotok_ray import artefact, begun, config, faults, ownership
 from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import FARRun, GeneratorRun, QuickstartRun, TokenizerRun, XARRun, override
 from glotok_ray.data.records import DatasetInfo, read_dataset
@@ -147,17 +147,20 @@ def stages(quickstart: QuickstartRun) -> list[Stage]:
     ]
 
 
+@ownership.holding()
 def run(quickstart: QuickstartRun, *, fresh: bool = False) -> dict[str, Any]:
     """Run or recognise every stage and write report.html; returns the stages, the metrics and the report's path."""
     quickstart = config.with_absolute_paths(chain(quickstart))
     root = Path(quickstart.output_path)
     if fresh:
-        artefact.set_aside(root)
+        begun.set_aside(root)
+    begun.own(root)
     records = []
     adapted = quickstart
     names = [stage.name for stage in stages(quickstart)]
     for number, name in enumerate(names, start=1):
         stage = next(item for item in stages(adapted) if item.name == name)
+        faults.boundary("stage", number)
         records.append(_run_stage(f"stage {number}/{len(names) + 1} {name}", stage))
         if name == "data":
             adapted = fit_to_data(quickstart, read_dataset(root / "data" / "train"))
@@ -168,6 +171,7 @@ def run(quickstart: QuickstartRun, *, fresh: bool = False) -> dict[str, Any]:
     report = root / REPORT_FILE
     write_report(report, collect(root))
     count = len(names) + 1
+    ownership.finish(root)
     seconds = time.monotonic() - started
     logger.info("stage %d/%d report: written in %.0f s: %s", count, count, seconds, report)
     return {

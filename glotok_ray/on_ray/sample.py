@@ -19,7 +19,7 @@ import pyarrow.parquet
 from jaxtyping import UInt8
 from PIL import Image
 
-from glotok_ray import artefact
+from glotok_ray import artefact, ownership
 from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import FARSampleRun, XARSampleRun, with_absolute_paths
 from glotok_ray.data.forms import CROP
@@ -71,6 +71,7 @@ class SampleActor:
         )
 
 
+@ownership.holding()
 def run(config: XARSampleRun | FARSampleRun, *, fresh: bool = False) -> dict[str, Any]:
     """Write the folder of samples and return its manifest."""
     # Actors run in working directories of their own.
@@ -103,7 +104,7 @@ def run(config: XARSampleRun | FARSampleRun, *, fresh: bool = False) -> dict[str
         classes=facts["classes"],
         tokenizer_sha256=facts["tokenizer_sha256"],
     )
-    shutil.rmtree(output.folder / BLOCKS_FOLDER)
+    shutil.rmtree(output.folder / BLOCKS_FOLDER, ignore_errors=True)
     return manifest
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import ray.data
 
-from glotok_ray import artefact
+from glotok_ray import artefact, begun, faults, ownership
 from glotok_ray.config import ShardRun, with_absolute_paths
 from glotok_ray.data.folders import left_out_text
 from glotok_ray.data.pictures import UnreadablePictureError
@@ -68,6 +68,7 @@ def describe(run: ShardRun) -> dict[str, Any]:
     }
 
 
+@ownership.holding()
 def run(run: ShardRun, *, fresh: bool = False) -> dict[str, Any]:
     """Write output_path/train and output_path/validation, or recognise them; returns their counts.
 
@@ -83,9 +84,9 @@ def run(run: ShardRun, *, fresh: bool = False) -> dict[str, Any]:
     shards = source.shards()
     _name_left_out(source)
     for split in SPLITS:
-        artefact.check_startable(output / split, fresh=fresh)
+        begun.check_startable(output / split, fresh=fresh)
     for split in SPLITS:
-        artefact.start_folder(output / split, fresh=fresh)
+        begun.start_folder(output / split, fresh=fresh)
     written = _write(shards, run)
     losses = _losses(source, shards, written)
     _name_losses(source, losses, output)
@@ -134,9 +135,12 @@ def write_task(task: ShardTask, run: ShardRun) -> WrittenShard:
 
 def _finished(output: Path, fingerprint: str) -> bool:
     """Whether both splits stand; a split without its other half (a crash in between) is undone."""
+    for split in SPLITS:
+        # A job that works on one half may have finished the other.
+        begun.check_free(output / split)
     found = [split for split in SPLITS if artefact.finished(output / split, "shards", fingerprint)]
     if len(found) == 1:
-        artefact.reopen(output / found[0])
+        begun.reopen(output / found[0])
     return len(found) == len(SPLITS)
 
 
@@ -169,10 +173,12 @@ def _map(tasks: list[ShardTask], run: ShardRun) -> Iterator[WrittenShard]:
     )
     dataset.context.execution_options.preserve_order = True
     progress, done = ProgressLine("shards", sum(len(task.sources) for task in tasks)), 0
-    for row, task in zip(dataset.iter_rows(), tasks, strict=True):
+    faults.boundary("unit", 0)
+    for number, (row, task) in enumerate(zip(dataset.iter_rows(), tasks, strict=True), start=1):
         done += len(task.sources)
         progress.update(done)
         yield pickle.loads(row["result"])
+        faults.boundary("unit", number)
 
 
 def _losses(

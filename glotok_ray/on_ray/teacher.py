@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from glotok_ray import artefact
+from glotok_ray import artefact, faults, ownership
 from glotok_ray.config import CodebookConfig, TeacherRun, with_absolute_paths
 from glotok_ray.data.forms import crops_text
 from glotok_ray.data.recorded import read_pictures
@@ -54,6 +54,7 @@ WORK_FOLDER = "features"
 _GROUPS = 64
 
 
+@ownership.holding()
 def run(config: TeacherRun, *, fresh: bool = False) -> dict[str, Any]:
     """Write the teacher folder and return its manifest.
 
@@ -103,7 +104,7 @@ def run(config: TeacherRun, *, fresh: bool = False) -> dict[str, Any]:
         torch.tensor(clusters.centroids), fine_bins=config.fine_bins, provenance=provenance
     )
     manifest = _save(output, teacher)
-    shutil.rmtree(output.folder / WORK_FOLDER)
+    shutil.rmtree(output.folder / WORK_FOLDER, ignore_errors=True)
     return manifest
 
 
@@ -288,14 +289,14 @@ def _cluster(
 
 def _fit(vectors: clustering.Vectors, config: TeacherRun, work: Path) -> Clusters:
     """All vectors together; the state after each iteration is kept in the working folder."""
-    path = work / "kmeans.npz"
-    return clustering.fit(
-        vectors,
-        config.num_clusters,
-        config,
-        state=clustering.load_state(path),
-        save=lambda state: clustering.save_state(path, state),
-    )
+    path, saved = work / "kmeans.npz", itertools.count(1)
+
+    def save(state: clustering.State) -> None:
+        clustering.save_state(path, state)
+        faults.boundary("iteration", next(saved))
+
+    state = clustering.load_state(path)
+    return clustering.fit(vectors, config.num_clusters, config, state=state, save=save)
 
 
 def _load(groups: list[list[Part]], prepare: Preparation, config: TeacherRun) -> InMemory:

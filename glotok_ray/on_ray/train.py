@@ -18,7 +18,7 @@ import ray.train.torch
 from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from glotok_ray import artefact, config
+from glotok_ray import artefact, begun, config, faults, ownership
 from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import FARRun, GeneratorRun, TokenizerRun, XARRun
 from glotok_ray.nn.tokenizer import WEIGHTS_FILE
@@ -26,7 +26,7 @@ from glotok_ray.on_ray import cluster
 from glotok_ray.on_ray.attempts import LOG_FOLDER, RAY_FOLDER, Attempts, attempt_name
 from glotok_ray.on_ray.data import Feed, RowReader, start_ingest, worker_batches
 from glotok_ray.progress import ProgressLine
-from glotok_ray.training import checkpoint, faults, runs
+from glotok_ray.training import checkpoint, runs
 from glotok_ray.training.batches import MicroBatch
 from glotok_ray.training.generator_run import train_generator
 from glotok_ray.training.heartbeat import FIRST_STEP_FACTOR, Attempt, WatchedHeartbeat
@@ -97,6 +97,7 @@ class RayWorker(DistributedWorker):
         ray.train.report(metrics)
 
 
+@ownership.holding()
 def run(run: TokenizerRun | XARRun | FARRun, *, fresh: bool = False) -> dict[str, Any]:
     """Train to the end (or `schedule.stop_after_steps`) and return the manifest; a finished run is recognised."""
     run = config.with_absolute_paths(run)
@@ -107,7 +108,7 @@ def run(run: TokenizerRun | XARRun | FARRun, *, fresh: bool = False) -> dict[str
         logger.info("training on %s", runs.training_crops(run))
     mark = artefact.fingerprint(kind, _bound_settings(run), inputs)
     if fresh:
-        artefact.set_aside(plan.folder)
+        begun.set_aside(plan.folder)
     manifest = artefact.finished(plan.folder, kind, mark)
     if manifest and manifest["step"] >= plan.last_step:
         logger.info("%s: already finished: %s", kind, plan.folder)
@@ -116,6 +117,7 @@ def run(run: TokenizerRun | XARRun | FARRun, *, fresh: bool = False) -> dict[str
     if newest is not None:
         check_state_layout(newest, plan)
     _open_folder(run, plan, mark)
+    faults.boundary("unit", 0)
     # A stopped run goes on: until it ends again, its folder is unfinished.
     (plan.folder / artefact.MANIFEST).unlink(missing_ok=True)
     _fit(run, plan)
@@ -164,16 +166,9 @@ def _bound_settings(run: TokenizerRun | GeneratorRun) -> dict[str, Any]:
 
 def _open_folder(run: TokenizerRun | GeneratorRun, plan: RunPlan, mark: str) -> None:
     """Make the folder or go on in it; raises ArtefactError when it holds a run of other settings."""
-    path = plan.folder / runs.RUN_FILE
-    if path.is_file() and artefact.read_json(path)["fingerprint"] != mark:
-        raise ArtefactError(
-            f"{plan.folder}: holds an unfinished run of other settings or inputs; choose "
-            "another --name, or pass --fresh (the old one is kept as "
-            f"{plan.folder.name}.previous)"
-        )
-    plan.folder.mkdir(parents=True, exist_ok=True)
-    crops = {"crops": runs.training_crops(run)} if isinstance(run, TokenizerRun) else {}
-    artefact.write_json(path, {"fingerprint": mark, **crops})
+    begun.go_on(plan.folder, mark)
+    if isinstance(run, TokenizerRun):
+        artefact.write_json(plan.folder / runs.RUN_FILE, {"crops": runs.training_crops(run)})
     artefact.write_json(plan.folder / "config.json", config.to_dict(run))
     artefact.write_json(plan.folder / "versions.json", artefact.versions())
 

@@ -17,22 +17,21 @@ from typing import Any
 import pandas
 import ray.tune
 
-from glotok_ray import artefact, config
+from glotok_ray import artefact, begun, config, faults, ownership
 from glotok_ray.config import RelationConfig, SweepRun, TokenizerRun, override, with_absolute_paths
 from glotok_ray.data.shard_plan import seeded_generator
 from glotok_ray.on_ray import cluster, evaluate, shard, teacher, train
+from glotok_ray.on_ray.failed_rows import FAILED, NOT_THE_ROWS, attempt, failed_of, keep_reason
+from glotok_ray.on_ray.failures import chain
+from glotok_ray.on_ray.sweep_results import SWEPT, write_results
 from glotok_ray.progress import ProgressLine
 from glotok_ray.recipes import shard as shard_recipes
 from glotok_ray.recipes import teacher as teacher_recipes
 from glotok_ray.recipes.tokenizer import ROWS
-from glotok_ray.report.ablations import ablation_tables
-from glotok_ray.report.plots import plot_sweep
 
 logger = logging.getLogger(__name__)
 
-JUDGES = {"psnr": "higher", "fd_effnet": "lower"}
 _ROW_FIGURES = ("relation_kl", "images_per_s")
-_SWEPT = ("loss.relation_weight", "loss.relation.num_bins", "loss.relation.alpha")
 
 
 @dataclass(frozen=True)
@@ -105,6 +104,20 @@ def trial_recipe(sweep: SweepRun, trial: Trial) -> TokenizerRun:
 
 
 def run_trial(sweep: SweepRun, trial: Trial) -> dict[str, Any]:
+    """The figures of a trial, or the reason why it has none (`glotok_ray.on_ray.failed_rows.FAILED`)."""
+    figures = attempt(
+        _failure_path(sweep, trial.name),
+        lambda: _figures_of(sweep, trial),
+        retry=sweep.retry_failed,
+    )
+    return {"trial": trial.name, FAILED: "", **trial.changes, **figures}
+
+
+def _failure_path(sweep: SweepRun, name: str) -> Path:
+    return Path(sweep.output_path) / "trials" / f"{name}_failure.json"
+
+
+def _figures_of(sweep: SweepRun, trial: Trial) -> dict[str, Any]:
     """Train and judge one trial; finished parts are recognised, so an interrupted sweep goes on."""
     recipe = trial_recipe(sweep, trial)
     train.run(recipe)
@@ -127,7 +140,7 @@ def run_trial(sweep: SweepRun, trial: Trial) -> dict[str, Any]:
         )
         if name in logged
     }
-    return {"trial": trial.name, **reconstruction_figures(metrics), **figures, **trial.changes}
+    return {**reconstruction_figures(metrics), **figures}
 
 
 def reconstruction_figures(metrics: dict[str, Any]) -> dict[str, float]:
@@ -142,6 +155,7 @@ def reconstruction_figures(metrics: dict[str, Any]) -> dict[str, float]:
     return {short: float("nan") if value is None else value for short, value in values.items()}
 
 
+@ownership.holding()
 def run(sweep: SweepRun, *, fresh: bool = False) -> dict[str, Any]:
     """Run every trial under Ray Tune and write results.csv, table.md, sweep.png and best_recipe.json."""
     # Ray Tune gives every trial a working folder of its own.
@@ -156,28 +170,28 @@ def run(sweep: SweepRun, *, fresh: bool = False) -> dict[str, Any]:
     settings = {
         name: value
         for name, value in config.to_dict(sweep).items()
-        if name not in ("output_path", "max_concurrent_trials")
+        if name not in ("output_path", "max_concurrent_trials", "retry_failed")
     }
     mark = artefact.fingerprint("sweep", settings, inputs)
     if fresh:
-        artefact.set_aside(folder)
+        begun.set_aside(folder)
     manifest = artefact.finished(folder, "sweep", mark)
-    if manifest:
+    if manifest and not (sweep.retry_failed and manifest["failed"]):
         logger.info("sweep: already finished: %s", folder)
         return manifest
-    folder.mkdir(parents=True, exist_ok=True)
+    begun.go_on(folder, mark)
     frame = _tune(sweep, trials, folder)
-    ranked = rank_trials(frame)
-    if sweep.rows:
-        _write_ablations(sweep, frame, folder)
-    else:
-        _write_results(sweep, ranked, folder)
+    failed = failed_of({str(row["trial"]): row for row in frame.to_dict("records")}, "trials")
+    if manifest:
+        begun.reopen(folder, mark)
+    best = write_results(sweep, frame, failed, folder)
     return artefact.write_manifest(
         folder,
         "sweep",
         mark,
         exclude=("trials", "tune"),
-        best=ranked.iloc[0]["trial"],
+        best=best,
+        failed=failed,
         table=str(folder / "table.md"),
     )
 
@@ -211,17 +225,6 @@ def verified_inputs(sweep: SweepRun) -> list[Path]:
     return inputs
 
 
-def _write_ablations(sweep: SweepRun, frame: pandas.DataFrame, folder: Path) -> None:
-    frame.to_csv(folder / "results.csv", index=False)
-    base = sweep.tokenizer
-    scale = (
-        f"{sweep.max_steps} steps of {base.schedule.global_batch_size} images at "
-        f"{base.model.autoencoder.image_size} pixels, {base.model.autoencoder.base_channels} base channels"
-    )
-    measured = {str(row["trial"]): row for row in frame.to_dict("records")}
-    (folder / "table.md").write_text(ablation_tables(measured, scale=scale) + "\n")
-
-
 def _tune(sweep: SweepRun, trials: list[Trial], folder: Path) -> pandas.DataFrame:
     cluster.connect()
     by_name = {trial.name: trial for trial in trials}
@@ -242,19 +245,23 @@ def _tune(sweep: SweepRun, trials: list[Trial], folder: Path) -> pandas.DataFram
             callbacks=[_ShownTrials(len(trials))],
         ),
     )
-    results = tuner.fit()
-    if results.num_errors:
-        raise RuntimeError(
-            f"{results.num_errors} of {len(trials)} trials failed; the first: {_last_line(results.errors[0])}"
-        )
+    faults.boundary("unit", 0)
+    rows = [_row_of(sweep, result, by_name) for result in tuner.fit()]
     figures = ("psnr", "fd_effnet", "semantic_usage", "visual_usage")
-    columns = ["trial", *(_ROW_FIGURES if sweep.rows else _SWEPT), *figures]
-    return pandas.DataFrame([result.metrics for result in results]).reindex(columns=columns)
+    columns = ["trial", *(_ROW_FIGURES if sweep.rows else SWEPT), *figures, FAILED]
+    return pandas.DataFrame(rows).reindex(columns=columns)
 
 
-def _last_line(error: Exception) -> str:
-    """Ray's errors hold the traceback of the trial; the cause is at the end."""
-    return str(error).strip().splitlines()[-1]
+def _row_of(sweep: SweepRun, result: Any, trials: dict[str, Trial]) -> dict[str, Any]:
+    """What a trial reported; of one whose process died, why. Raises what ends the whole sweep."""
+    if result.error is None:
+        return result.metrics
+    for cause in chain(result.error):
+        if isinstance(cause, NOT_THE_ROWS):
+            raise cause
+    trial = trials[result.config["trial"]]
+    reason = keep_reason(_failure_path(sweep, trial.name), result.error)
+    return {"trial": trial.name, **trial.changes, FAILED: reason}
 
 
 class _ShownTrials(ray.tune.Callback):
@@ -269,54 +276,10 @@ class _ShownTrials(ray.tune.Callback):
         """Called by Ray Tune in the driver."""
         self._done += 1
         result = trial.last_result
-        facts = f"{result['trial']}: PSNR {result['psnr']:.4g}, FD-EffNet {result['fd_effnet']:.4g}"
+        facts = f"{result['trial']}: failed: {result[FAILED]}"
+        if not result[FAILED]:
+            facts = (
+                f"{result['trial']}: PSNR {result['psnr']:.4g}, FD-EffNet {result['fd_effnet']:.4g}"
+            )
+        faults.boundary("unit", self._done)
         self._line.update(self._done, facts)
-
-
-def rank_trials(frame: pandas.DataFrame) -> pandas.DataFrame:
-    """Best first by the mean of the ranks in PSNR and in FD-EffNet; FD-EffNet decides ties."""
-    ranks = [frame[name].rank(ascending=direction == "lower") for name, direction in JUDGES.items()]
-    ranked = frame.assign(mean_rank=sum(ranks) / len(ranks))
-    return ranked.sort_values(["mean_rank", "fd_effnet"]).reset_index(drop=True)
-
-
-def _write_results(sweep: SweepRun, ranked: pandas.DataFrame, folder: Path) -> None:
-    ranked.to_csv(folder / "results.csv", index=False)
-    (folder / "table.md").write_text(format_table(ranked) + "\n")
-    plot_sweep(ranked, folder / "sweep.png")
-    changes = {
-        name: value
-        for name, value in ranked.iloc[0].items()
-        if name in _SWEPT and not pandas.isna(value)
-    }
-    if "loss.relation.num_bins" in changes:
-        changes["loss.relation.num_bins"] = int(changes["loss.relation.num_bins"])
-    best = override(sweep.tokenizer, {**changes, "name": f"{sweep.tokenizer.name}_best"})
-    artefact.write_json(folder / "best_recipe.json", config.to_dict(best))
-
-
-def format_table(ranked: pandas.DataFrame) -> str:
-    """The ranked trials as a Markdown table."""
-    heads = [
-        "trial",
-        "lambda_hist",
-        "bins",
-        "alpha",
-        "PSNR (dB)",
-        "FD-EffNet",
-        "semantic usage",
-        "visual usage",
-        "mean rank",
-    ]
-    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-    for row in ranked.itertuples(index=False):
-        cells = [
-            "-"
-            if not isinstance(value, str) and pandas.isna(value)
-            else value
-            if isinstance(value, str)
-            else f"{value:.4g}"
-            for value in row
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)

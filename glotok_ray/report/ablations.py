@@ -70,6 +70,12 @@ def titled_table(title: str, heads: Sequence[str], rows: Iterable[Sequence[str]]
     return "\n".join([f"**{title}**", "", *lines])
 
 
+def failed_rows(failed: Mapping[str, str]) -> str:
+    """Which rows have no figures, and why; empty when there is none."""
+    lines = [f"- {name}: {reason}" for name, reason in failed.items()]
+    return "\n".join(["", "", "**Failed, without figures**", "", *lines]) if lines else ""
+
+
 def shown_number(value: float | None) -> str:
     """Four digits; a dash where nothing was measured."""
     return "-" if value is None or math.isnan(value) else f"{value:.4g}"

@@ -8,7 +8,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from glotok_ray import artefact, config
+from glotok_ray import artefact, begun, config, ownership
 from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import ExportRun
 from glotok_ray.interop.model_card import write_model_card
@@ -23,6 +23,7 @@ from glotok_ray.training.trainer import CHECKPOINT_FOLDER, last_figures
 logger = logging.getLogger(__name__)
 
 
+@ownership.holding()
 def run(export: ExportRun, *, fresh: bool = False) -> dict[str, Any]:
     """Write the folder, or recognise it; returns its manifest. Raises ArtefactError for what cannot be exported."""
     export = config.with_absolute_paths(export)
@@ -43,7 +44,7 @@ def run(export: ExportRun, *, fresh: bool = False) -> dict[str, Any]:
     if source.is_file():
         model, origin, figures = _from_peer(export, folder, fresh=fresh)
     else:
-        artefact.start_folder(folder, fresh=fresh, keep=False)
+        begun.start_folder(folder, fresh=fresh, keep=False)
         model, origin, figures = _from_run(file.parent, folder)
     write_model_card(folder, model.config, figures, source=origin)
     model.save_pretrained(folder, source=origin)
@@ -102,7 +103,7 @@ def _from_peer(
     source = Path(export.source_path)
     # Read before the folder is begun: a file that does not fit must leave nothing behind.
     imported = import_tokenizer(source, export.model, weights=export.weights)
-    artefact.start_folder(folder, fresh=fresh, keep=False)
+    begun.start_folder(folder, fresh=fresh, keep=False)
     model = GloTokTokenizer(export.model)
     model.load_state_dict(imported.tokenizer)
     if imported.discriminator:

@@ -15,7 +15,7 @@ import torch
 from timm.data.imagenet_info import ImageNetInfo
 from torch import Tensor
 
-from glotok_ray import artefact, config
+from glotok_ray import artefact, begun, config, ownership
 from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import ExportGeneratorRun, FARConfig, FlowConfig, XARConfig
 from glotok_ray.interop.generator_card import PEER_FILE, Card, generator_card
@@ -57,6 +57,7 @@ class _Source:
     """Folder of the tokenizer to copy."""
 
 
+@ownership.holding()
 def run(export: ExportGeneratorRun, *, fresh: bool = False) -> dict[str, Any]:
     """Write the folder, or recognise it; returns its manifest. Raises ArtefactError for what cannot be exported."""
     export = config.with_absolute_paths(export)
@@ -79,7 +80,7 @@ def run(export: ExportGeneratorRun, *, fresh: bool = False) -> dict[str, Any]:
     found = _from_peer(export, source) if source.is_file() else _from_run(export, source)
     parameters = sum(tensor.numel() for name, tensor in found.state.items() if name not in _BUFFERS)
     peers = export_generator(found.state, found.model) if export.layout == "peer" else {}
-    artefact.start_folder(folder, fresh=fresh)
+    begun.start_folder(folder, fresh=fresh)
     save_generator(folder, found.state, None, found.facts)
     if peers:
         save_weights(folder / PEER_FILE, peers, masks=PEER_MASKS)

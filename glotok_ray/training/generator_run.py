@@ -32,7 +32,7 @@ from glotok_ray.training.generator_step import (
     TokenObjective,
 )
 from glotok_ray.training.inputs import fitting_codes
-from glotok_ray.training.runs import BatchSource, place, run_plan, set_threads
+from glotok_ray.training.runs import BatchSource, exporting, place, run_plan, set_threads
 from glotok_ray.training.trainer import Trainer
 from glotok_ray.training.worker import Worker
 
@@ -67,8 +67,9 @@ def train_generator(run: XARRun | FARRun, worker: Worker, batches: BatchSource) 
             "tokenizer_sha256": codes.tokenizer_sha256,
             "classes": list(codes.classes),
         }
-        save_generator(plan.folder, raw, averaged, facts)
-        copy_tokenizer(Path(run.tokenizer_path), plan.folder)
+        with exporting(worker, plan):
+            save_generator(plan.folder, raw, averaged, facts)
+            copy_tokenizer(Path(run.tokenizer_path), plan.folder)
     worker.barrier()
     return figures
 

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 from glotok_ray import artefact
+from glotok_ray.faults import parse_faults, strike
 from glotok_ray.retries import patiently
-from glotok_ray.training.faults import parse_faults, strike
 from glotok_ray.training.stalls import (
     FINISHED,
     Beat,
@@ -51,7 +51,7 @@ class Attempt:
     restarts: Sequence[dict[str, Any]] = ()
     """Restarts that metrics.jsonl does not tell of yet: cause, attempt, lost_step and unix_s of each."""
     fault: str = ""
-    """For drills: see `glotok_ray/training/faults.py`."""
+    """For drills: see `glotok_ray/faults.py`."""
 
 
 class _Mark(NamedTuple):

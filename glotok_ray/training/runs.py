@@ -3,6 +3,7 @@
 The same for tokenizers and generators. Read next: glotok_ray/training/tokenizer_run.py
 """
 
+import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -17,7 +18,7 @@ from glotok_ray.data.records import read_dataset
 from glotok_ray.data.shard_plan import Division, ShardPlan
 from glotok_ray.data.training_rows import CodeRows, ImageRows, expect_images, shard_rows
 from glotok_ray.nn.recompute import recompute_activations
-from glotok_ray.retries import patiently
+from glotok_ray.retries import StorageError, patiently
 from glotok_ray.training.batches import DeviceFeed, MicroBatch
 from glotok_ray.training.trainer import RunPlan
 from glotok_ray.training.worker import Worker
@@ -133,6 +134,21 @@ def place(module: Module, worker: Worker, scaling: ScalingConfig) -> Module:
     if scaling.compile:
         module.compile()
     return module
+
+
+@contextlib.contextmanager
+def exporting(worker: Worker, plan: RunPlan) -> Iterator[None]:
+    """Writing of the results, after the last checkpoint; raises StorageError where a file cannot be written: another
+    attempt would meet the same, and a later command has nothing but this to do.
+    """
+    try:
+        worker.heartbeat.fault_point("write_export", plan.last_step)
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"{plan.folder}: the training is done and kept; its export failed: {error}; make room, or mend the "
+            "storage, and the same command exports again"
+        ) from error
 
 
 def set_threads(threads: int) -> None:

@@ -28,7 +28,14 @@ from glotok_ray.retries import patiently
 from glotok_ray.teacher.image_vectors import build_image_network
 from glotok_ray.training.engine import make_engine
 from glotok_ray.training.inputs import teacher_of
-from glotok_ray.training.runs import BatchSource, place, run_plan, set_threads, training_crops
+from glotok_ray.training.runs import (
+    BatchSource,
+    exporting,
+    place,
+    run_plan,
+    set_threads,
+    training_crops,
+)
 from glotok_ray.training.step import DISCRIMINATOR_FILE, Guides, TokenizerStep
 from glotok_ray.training.trainer import Trainer, last_figures
 from glotok_ray.training.worker import Worker
@@ -61,15 +68,16 @@ def train_tokenizer(run: TokenizerRun, worker: Worker, batches: BatchSource) -> 
     step = TokenizerStep(run, tokenizer_engine, discriminator_engine, guides, worker, validation)
     model.train()
     Trainer(step, worker, plan).fit(batches)
-    step.export(plan.folder)
     figures = last_figures(plan.folder)
-    if worker.rank == 0:
-        if initial is not None and guides.teacher is not None:
-            exported = GloTokTokenizer.from_pretrained(plan.folder)
-            final = _histogram(exported, run.loss.relation)
-            _write_relation(plan.folder, run.loss.relation, guides.teacher, (initial, final))
-        origin = f"trained by the run {run.name!r} on {crops}"
-        write_model_card(plan.folder, run.model, figures, source=origin)
+    with exporting(worker, plan):
+        step.export(plan.folder)
+        if worker.rank == 0:
+            if initial is not None and guides.teacher is not None:
+                exported = GloTokTokenizer.from_pretrained(plan.folder)
+                final = _histogram(exported, run.loss.relation)
+                _write_relation(plan.folder, run.loss.relation, guides.teacher, (initial, final))
+            origin = f"trained by the run {run.name!r} on {crops}"
+            write_model_card(plan.folder, run.model, figures, source=origin)
     worker.barrier()
     return figures
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from glotok_ray import artefact
+from glotok_ray import artefact, begun
 from glotok_ray.artefact import ArtefactError
 from glotok_ray.data.records import Row, encode_png, read_dataset, write_dataset, write_shard
 from jobs import verify
@@ -17,7 +17,7 @@ from jobs import verify
 
 def shards(folder: Path, *, rows: tuple[int, ...] = (3, 2)) -> Path:
     """A finished folder of small image shards."""
-    artefact.start_folder(folder, fresh=False)
+    begun.start_folder(folder, fresh=False)
     picture = encode_png(np.zeros((8, 8, 3), np.uint8))
     infos = [
         write_shard(
@@ -287,7 +287,7 @@ def test_storage_that_takes_no_receipt_is_no_error(
 
 
 def test_known_digests_are_taken_and_sizes_checked(tmp_path: Path) -> None:
-    folder = artefact.start_folder(tmp_path / "d", fresh=False)
+    folder = begun.start_folder(tmp_path / "d", fresh=False)
     with artefact.hashed_writer(folder / "a") as stream:
         stream.write(b"one")
     (folder / "b").write_text("two")

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from glotok_ray.config import QuickstartRun, override
+from glotok_ray.on_ray import pipeline
 from glotok_ray.recipes.quickstart import quickstart
 
 TINY = {
@@ -68,3 +69,10 @@ TINY = {
 def tiny_quickstart() -> Callable[[Path], QuickstartRun]:
     """All stages on 120 crops of 32 pixels, under the given folder."""
     return lambda folder: override(quickstart(), {**TINY, "output_path": str(folder)})
+
+
+@pytest.fixture(scope="session")
+def finished(ray_cluster, tiny_quickstart, tmp_path_factory):
+    """One whole tiny pipeline: its chained config and its answer. What tests add to it lies elsewhere."""
+    config = pipeline.chain(tiny_quickstart(tmp_path_factory.mktemp("pipeline")))
+    return config, pipeline.run(config)

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from glotok_ray import artefact, config
+from glotok_ray import artefact, begun, config
 from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import (
     AdapterConfig,
@@ -53,6 +53,7 @@ from glotok_ray.on_ray.actor_pool import image_batches, map_shards, open_output
 from glotok_ray.sampling.images import ImageGenerator
 from glotok_ray.training.checkpoint import load_tokenizer
 from jobs import encode_images, sample_images
+from jobs.failures import guarded
 
 pytestmark = pytest.mark.ray
 
@@ -191,6 +192,8 @@ def doubler() -> type:
         def __call__(self, unit: int) -> tuple[int, int]:
             if unit == 99:
                 raise ValueError("unit 99: damaged")
+            if unit == 77:
+                raise RuntimeError("CUDA out of memory.\nSee the documentation")
             return 2 * unit + self.offset, torch.get_num_threads()
 
     return Doubler
@@ -210,6 +213,22 @@ def test_results_come_in_the_units_order_whatever_the_pool(ray_cluster: Any) -> 
 def test_an_error_in_an_actor_keeps_its_message(ray_cluster: Any) -> None:
     with pytest.raises(ArtefactError, match=r"^unit 99: damaged$"):
         list(map_shards([1, 99], doubler(), {"offset": 0}, pool(), stage="double", sizes=[1, 1]))
+
+
+def test_an_error_that_is_no_bad_input_ends_in_one_line_with_its_cause(
+    ray_cluster: Any, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def job() -> int:
+        list(map_shards([77], doubler(), {"offset": 0}, pool(), stage="double", sizes=[1]))
+        return 0
+
+    assert guarded("double", job) == 1
+    told = [line for line in caplog.messages if line.startswith("double: failed")]
+    assert len(told) == 1
+    cause = "double: failed: RuntimeError: CUDA out of memory. See the documentation; the traceback"
+    assert told[0].startswith(cause)
+    assert "Traceback" in Path(told[0].rpartition(" ")[2]).read_text()
+    assert "Exception occurred in user code" not in capfd.readouterr().err + caplog.text
 
 
 def test_codes_are_the_tokenizers_own(
@@ -263,8 +282,7 @@ def test_a_killed_encoding_goes_on_behind_its_finished_files(
 
     def kill(fingerprint: str) -> int:
         """One file finished, one cut off as by a failing machine, one half written; returns when the first was made."""
-        artefact.reopen(folder)
-        artefact.write_json(folder / ".encoding.json", {"fingerprint": fingerprint})
+        begun.reopen(folder, fingerprint)
         (folder / "part-00002.parquet").write_bytes(whole["part-00002.parquet"][:-9])
         (folder / "part-00000.parquet").unlink()
         (folder / ".part-00000.parquet.1.tmp").write_bytes(b"half")
@@ -285,12 +303,41 @@ def test_a_killed_encoding_goes_on_behind_its_finished_files(
     assert (folder / "part-00001.parquet").stat().st_mtime_ns == before
     check()
     before = kill("other")
-    with pytest.raises(ArtefactError, match="unfinished encoding of other settings"):
+    with pytest.raises(ArtefactError, match="unfinished work of other settings"):
         encode.run(run)
     assert (folder / "part-00001.parquet").stat().st_mtime_ns == before
     encode.run(run, fresh=True)
     assert (folder / "part-00001.parquet").stat().st_mtime_ns != before
     check()
+
+
+def test_a_bad_shard_leaves_the_codes_of_the_others(
+    ray_cluster: Any, inputs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(inputs / "shards", tmp_path / "shards")
+    bad = tmp_path / "shards" / "part-00001.parquet"
+    whole = bad.read_bytes()
+    bad.write_bytes(whole[:99] + bytes([whole[99] ^ 1]) + whole[100:])
+    run = encode_run(inputs, tmp_path / "codes", data_path=str(tmp_path / "shards"))
+    cause = r"part-00001\.parquet: .*shards/part-00001\.parquet: differs from its sha256 in dataset"
+    for _ in range(2):
+        with pytest.raises(encode.IncompleteError, match=rf"1 of 3 shards could not be .*{cause}"):
+            encode.run(run)
+        kept = ["part-00000.parquet", "part-00002.parquet"]
+        folder = tmp_path / "codes"
+        assert sorted(path.name for path in folder.iterdir()) == [".begun.json", *kept]
+    before = [(folder / name).stat().st_mtime_ns for name in kept]
+    settings = tmp_path / "run.json"
+    artefact.write_json(settings, config.to_dict(run))
+    caplog.clear()
+    assert encode_images.main([str(settings)]) == 1
+    assert [line.count("\n") for line in caplog.messages if "1 of 3 shards" in line] == [0]
+    bad.write_bytes(whole)
+    encode.run(run)
+    assert [(folder / name).stat().st_mtime_ns for name in kept] == before
+    encode.run(encode_run(inputs, tmp_path / "other"))
+    for name in ("part-00001.parquet", *kept):
+        assert (folder / name).read_bytes() == (tmp_path / "other" / name).read_bytes()
 
 
 def direct_codes(inputs: Path) -> dict[str, np.ndarray]:

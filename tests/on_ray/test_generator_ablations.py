@@ -12,6 +12,7 @@ from glotok_ray.nn.generators import flow_config, model_config
 from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.on_ray import generator_ablations, pipeline
 from glotok_ray.recipes.generator_ablations import ROWS, ablations, ablations_tiny
+from tests.on_ray.killed_driver import run_with_fault
 
 
 def changed_fields(one: dict, other: dict, prefix: str = "") -> set[str]:
@@ -88,6 +89,10 @@ def test_two_rows_fill_the_tables_and_a_second_command_trains_nothing_again(
 ) -> None:
     ablation = tiny_ablation(tiny_quickstart, tmp_path)
     folder = tmp_path / "ablations"
+    log = tmp_path / "drivers.log"
+    for fault in ("row:step=2", "row:step=3"):
+        code = run_with_fault(generator_ablations.run, ablation, f"kill:{fault}", log)
+        assert code == -9, f"{fault}: {log.read_text()[-3000:]}"
     manifest = generator_ablations.run(ablation)
     table = pandas.read_csv(folder / "results.csv").set_index("row")
     assert list(table.index) == ["scale", "clean"]
@@ -109,9 +114,26 @@ def test_two_rows_fill_the_tables_and_a_second_command_trains_nothing_again(
     assert [path.stat().st_mtime_ns for path in trained] == before
     assert "Small scale: 5 steps of 24 images, width 32, depth 2, 8 x 8 positions" in text
 
+    # A row that failed stands beside the finished ones, and is not trained until that is asked for.
+    failure = folder / "rows" / "token_failure.json"
+    artefact.write_json(failure, {"reason": "step 3: total not finite", "traceback": []})
+    failed = generator_ablations.run(override(ablation, {"rows": ("scale", "token")}))
+    assert failed["failed"] == {"token": "step 3: total not finite"}
+    assert "- token: step 3: total not finite" in Path(failed["table"]).read_text()
+    assert not (folder / "rows" / "token").exists()
+    tried = override(ablation, {"rows": ("token",), "retry_failed": True})
+    assert generator_ablations.run(tried)["failed"] == {}
+    assert not failure.exists()
+    assert [path.stat().st_mtime_ns for path in trained] == before
+
     # A row more joins the finished ones.
     more = generator_ablations.run(override(ablation, {"rows": ("image",)}))
-    assert list(pandas.read_csv(folder / "results.csv")["row"]) == ["image", "scale", "clean"]
+    assert list(pandas.read_csv(folder / "results.csv")["row"]) == [
+        "token",
+        "image",
+        "scale",
+        "clean",
+    ]
     assert "| whole image | 3.13 |" in Path(more["table"]).read_text()
     assert [path.stat().st_mtime_ns for path in trained] == before
 

@@ -25,6 +25,7 @@ from glotok_ray.training.inputs import fitting_codes
 from glotok_ray.training.tokenizer_run import train_tokenizer as train_in_process
 from glotok_ray.training.worker import LocalWorker
 from jobs import train_tokenizer
+from tests.on_ray.killed_driver import run_with_fault
 
 ONE_PROCESS = {
     "scaling.num_workers": 1,
@@ -38,13 +39,6 @@ def losses(folder, name="train/total"):
     """Step and loss of every logged step, shape (steps, 2)."""
     lines = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
     return np.array([[line["step"], line[name]] for line in lines if name in line])
-
-
-@pytest.fixture(scope="module")
-def finished(ray_cluster, tiny_quickstart, tmp_path_factory):
-    """One whole tiny pipeline: its chained config and its answer."""
-    config = pipeline.chain(tiny_quickstart(tmp_path_factory.mktemp("pipeline")))
-    return config, pipeline.run(config)
 
 
 def test_all_stages_leave_their_artefacts(finished):
@@ -230,7 +224,11 @@ def test_the_sweep_ranks_trials_by_reconstruction_and_keeps_the_teacher(finished
         {
             "inputs": "given",
             "output_path": str(tmp_path / "sweep"),
-            "num_trials": 2,
+            # The last one diverges at its first step.
+            "relation_weights": (0.0, 0.01, 1e39),
+            "bins": (20,),
+            "alpha_factors": (1.0,),
+            "num_trials": 3,
             "max_steps": 3,
             "tokenizer": override(config.tokenizer, {"data.num_validation_images": 0}),
             "evaluation": override(
@@ -239,12 +237,28 @@ def test_the_sweep_ranks_trials_by_reconstruction_and_keeps_the_teacher(finished
             ),
         },
     )
+    log = tmp_path / "drivers.log"
+    for fault in ("unit:step=1", "manifest:step=0"):
+        code = run_with_fault(tune.run, sweep, f"kill:{fault}", log)
+        assert code == -9, f"{fault}: {log.read_text()[-3000:]}"
+    (diverged,) = (tmp_path / "sweep" / "trials").glob("*_failure.json")
+    attempts = [str(path) for path in (tmp_path / "sweep" / "trials").glob("trial_*/ray/*")]
+    written = diverged.stat().st_mtime_ns
     manifest = tune.run(sweep)
+    assert diverged.stat().st_mtime_ns == written
+    assert sorted(attempts) == sorted(
+        str(path) for path in (tmp_path / "sweep" / "trials").glob("trial_*/ray/*")
+    )
     table = pandas.read_csv(tmp_path / "sweep" / "results.csv")
-    assert sorted(table["trial"]) == ["trial_00", "trial_01"]
-    assert table["loss.relation_weight"].tolist().count(0.0) == 1
-    assert table["psnr"].notna().all()
+    assert sorted(table["trial"]) == ["trial_00", "trial_01", "trial_02"]
+    assert sorted(table["loss.relation_weight"]) == [0.0, 0.01, 1e39]
+    assert table["psnr"].notna().tolist() == [True, True, False]
+    assert table["loss.relation_weight"].tolist()[-1] == 1e39
     assert manifest["best"] == table["trial"][0]
+    ((name, reason),) = manifest["failed"].items()
+    assert name == table["trial"].tolist()[-1] == diverged.name.removesuffix("_failure.json")
+    assert "step 0: " in reason
+    assert f"- {name}: {reason}" in (tmp_path / "sweep" / "table.md").read_text()
     assert teacher_manifest.stat().st_mtime_ns == before
     assert (tmp_path / "sweep" / "sweep.png").stat().st_size > 0
     assert train_tokenizer.main([str(tmp_path / "sweep" / "best_recipe.json"), "--dry-run"]) == 0

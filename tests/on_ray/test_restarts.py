@@ -12,14 +12,13 @@ from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
-from glotok_ray import artefact
+from glotok_ray import artefact, faults
 from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import override
 from glotok_ray.on_ray import pipeline, shard, train
 from glotok_ray.on_ray.attempts import RunFailed
 from glotok_ray.on_ray.failures import explain
 from glotok_ray.retries import StorageError
-from glotok_ray.training import faults
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from glotok_ray import artefact
+from glotok_ray import begun
 from glotok_ray.artefact import ArtefactError, read_manifest
 from glotok_ray.config import ShardRun, override
 from glotok_ray.data.records import decode_image, read_dataset, read_rows
@@ -170,7 +170,7 @@ def test_finished_folders_are_recognised_and_changes_noticed(
         shard.run(folder_run(source, output))
     (source / "ants" / "new.png").unlink()
     # A crash between the two manifests: the whole is made again.
-    artefact.reopen(output / "validation")
+    begun.reopen(output / "validation")
     assert shard.run(folder_run(source, output)) == first
 
 

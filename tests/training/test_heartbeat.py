@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from glotok_ray.training.faults import parse_faults
+from glotok_ray.faults import parse_faults
 from glotok_ray.training.heartbeat import STALL_EXIT_CODE, Attempt, WatchedHeartbeat
 from glotok_ray.training.stalls import (
     Beat,

@@ -1,17 +1,22 @@
-"""What a run does before it trains: inputs may be away for a while, and have pictures and counts that fit or not."""
+"""What a run does before it trains, where inputs may be away for a while, and after it, where a disk may be full."""
 
 import json
 import threading
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import override
 from glotok_ray.data.records import Row, write_dataset, write_shard
+from glotok_ray.nn.weights import save_weights
 from glotok_ray.recipes import encode, evaluate, tokenizer
 from glotok_ray.recipes.tokenizer import quickstart
 from glotok_ray.retries import StorageError
-from glotok_ray.training.runs import run_plan, training_crops, wait_for_inputs
+from glotok_ray.training.inputs import check_present_inputs
+from glotok_ray.training.runs import exporting, run_plan, training_crops, wait_for_inputs
+from glotok_ray.training.worker import LocalWorker
 
 
 def run_on(folder, minutes):
@@ -70,11 +75,11 @@ def test_runs_say_what_their_pictures_are_and_refuse_reduced_ones_on_request(tmp
     assert training_crops(held_out) == "ADM's crop of the original pictures"
     message = r"data\.adm_protocol = True: .*reduced holds .*--data\.no-adm-protocol"
     with pytest.raises(ArtefactError, match=message):
-        training_crops(override(held_out, strict))
+        check_present_inputs(override(held_out, strict))
     run = override(run, {"data.train_path": reduced})
     assert "short side of 64 to 80 pixels before, which is not ADM's" in training_crops(run)
     with pytest.raises(ArtefactError, match=message):
-        training_crops(override(run, strict))
+        check_present_inputs(override(run, strict))
 
 
 def test_full_size_recipes_ask_for_adm_s_protocol():
@@ -98,3 +103,18 @@ def test_a_run_without_all_pictures_says_how_many_were_unreadable(tmp_path):
         match=r"= 2: .*train holds 1 images \(1 files of both splits could not be read",
     ):
         run_plan(run)
+
+
+def test_an_export_that_fails_says_that_the_training_is_kept(tmp_path):
+    plan = SimpleNamespace(folder=tmp_path, last_step=10)
+    text = rf"^{tmp_path}: the training is done and kept; its export failed: .*No space left .*: 'x'; make room"
+    with pytest.raises(StorageError, match=text), exporting(LocalWorker(), plan):
+        raise OSError(28, "No space left on device", "x")
+    with pytest.raises(ValueError, match="other"), exporting(LocalWorker(), plan):
+        raise ValueError("other")
+
+
+def test_weights_that_cannot_be_written_name_their_file(tmp_path):
+    path = tmp_path / "missing" / "a.safetensors"
+    with pytest.raises(OSError, match=rf"^{path}: cannot be written"):
+        save_weights(path, {"a": torch.zeros(3)})

@@ -1,11 +1,13 @@
-"""Faults on purpose, for drills and tests alone: a worker that kills, hangs, holds or stops itself at a named point.
+"""Faults on purpose, for drills and tests alone: a process that kills, hangs, holds or stops itself at a named point.
 
 `GLOTOK_FAULT=kill:backward:step=3:rank=1` lets rank 1 end itself by SIGKILL where step 3 enters its backward pass;
 several faults are separated by commas. The driver reads the variable and hands it to the workers, so it works on every
 cluster. Each fault happens once per run folder: a marker in `faults/` is made first, so the restarted attempt passes.
+Drivers meet theirs at `boundary`, each time: `kill:unit:step=2` ends a batch job after its second unit.
 """
 
 import ctypes
+import errno
 import os
 import re
 import signal
@@ -22,10 +24,15 @@ class Fault(NamedTuple):
     """What happens, where and to whom."""
 
     kind: str
-    """"kill" (SIGKILL), "stop" (SIGSTOP), "hang" (this thread sleeps), "hold" (it sleeps and holds the GIL)."""
+    """"kill" (SIGKILL), "stop" (SIGSTOP), "hang" (this thread sleeps), "hold" (it sleeps and holds the GIL), "full" (it
+    raises what a full disk does).
+    """
     point: str
-    """A phase of `glotok_ray/training/heartbeat.py`, or another name that code passes to `Heartbeat.fault_point`."""
+    """A phase of `glotok_ray/training/heartbeat.py`, or another name that code passes to `Heartbeat.fault_point` or to
+    `boundary`.
+    """
     step: int
+    """Optimizer steps done; at a boundary, units of work."""
     rank: int
 
 
@@ -42,6 +49,13 @@ def _parse(item: str) -> Fault:
             f"{', '.join(_ACTIONS)}; correct it, or unset it"
         )
     return Fault(found[1], found[2], int(found[3]), int(found[4] or 0))
+
+
+def boundary(point: str, number: int = 0) -> None:
+    """A place between two units of a driver's work, where its process may fail by order of the variable."""
+    for fault in parse_faults(os.environ.get(VARIABLE, "")):
+        if (fault.point, fault.step) == (point, number):
+            _ACTIONS[fault.kind]()
 
 
 def strike(fault: Fault, run_folder: Path) -> None:
@@ -70,9 +84,14 @@ def _hold() -> None:
         ctypes.PyDLL(None).sleep(3600)
 
 
+def _fill() -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 _ACTIONS: dict[str, Callable[[], None]] = {
     "kill": lambda: _signal_self(signal.SIGKILL),
     "stop": lambda: _signal_self(signal.SIGSTOP),
     "hang": _hang,
     "hold": _hold,
+    "full": _fill,
 }
