@@ -56,3 +56,10 @@ def test_the_cause_is_read_out_of_the_text(error, line):
 def test_a_text_without_a_cause_is_told_as_it_is():
     found = innermost(RayTaskError("f", "nothing to read", UserCodeException("odd")))
     assert cause_line(found) == "UserCodeException: odd"
+
+
+def test_an_endless_text_is_cut():
+    line = cause_line(RuntimeError("x" * 5000))
+    assert line.startswith("RuntimeError: xxx")
+    assert line.endswith("x ...")
+    assert len(line) == 604

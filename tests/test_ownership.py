@@ -333,6 +333,19 @@ def test_who_comes_too_late_does_not_win(tmp_path):
     assert [path.name for path in folder.iterdir()] == [".begun.json"]
 
 
+def test_a_folder_that_is_moved_away_while_it_is_claimed_is_not_won(tmp_path, monkeypatch):
+    folder = tmp_path / "runs" / "thing"
+    link = os.link
+
+    def late_link(draft, path):
+        folder.rename(tmp_path / "moved")
+        link(draft, path)
+
+    monkeypatch.setattr(os, "link", late_link)
+    assert not marks.succeed(folder, None, marks.Mark(token="late"))
+    assert not folder.exists()
+
+
 def run_script(script, folder):
     """What a process that has `folder` as its argument prints."""
     head = "import os,sys;from pathlib import Path;from glotok_ray import begun,marks,ownership\n"
