@@ -29,7 +29,7 @@ from glotok_ray.nn.weights import (
     weights_in,
 )
 
-RECIPES = "xar_b, xar_l, xar_h, far_b_fqgan, far_l_2x, gpt_b or gpt_l"
+RECIPES = "xar_b, xar_l, xar_h, far_b_fqgan, far_l_fqgan, gpt_b or gpt_l"
 # The scale of MAR's KL-16 autoencoder, with which the released xAR was trained; its code multiplies outside the model.
 XAR_LATENT_SCALE = 0.2325
 

@@ -256,10 +256,17 @@ def tensors_of(state: Mapping[str, Any]) -> dict[str, Tensor]:
         for name, value in state.items()
         if isinstance(name, str) and isinstance(value, Tensor)
     }
-    for wrapper in _WRAPPERS:
-        if all(name.startswith(wrapper) for name in tensors):
-            tensors = {name.removeprefix(wrapper): value for name, value in tensors.items()}
+    # Whoever wraps twice, in whatever order, leaves both.
+    while wrapper := _common_wrapper(tensors):
+        tensors = {name.removeprefix(wrapper): value for name, value in tensors.items()}
     return tensors
+
+
+def _common_wrapper(names: Collection[str]) -> str:
+    """The wrapper that all names begin with; empty where there is none."""
+    return next(
+        (it for it in _WRAPPERS if names and all(each.startswith(it) for each in names)), ""
+    )
 
 
 def used(tensors: Mapping[str, Tensor], left_out: Collection[str]) -> dict[str, Tensor]:

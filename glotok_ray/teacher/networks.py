@@ -21,6 +21,7 @@ from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import TeacherRun
 from glotok_ray.nn.feature_networks import EfficientNetLite0
 from glotok_ray.nn.weights import BRING_ANOTHER, check_finite, misfits
+from glotok_ray.teacher.clip_names import from_hugging_face, is_hugging_face
 
 EMBEDDED = "efficientnet_lite0"
 
@@ -224,6 +225,8 @@ def fitting_tensors(
     what does not fit.
     """
     source = f"weights_path = {config.weights_path!r}" if config.weights_path else "timm's download"
+    if is_hugging_face(stored):
+        stored = from_hugging_face(stored)
     side = NETWORKS[config.network].side
     for name, value in stored.items():
         # timm would resample patches of another side, and take ViT-B/32 for ViT-B/16.

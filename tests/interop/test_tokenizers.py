@@ -260,7 +260,7 @@ def llamagen_state(model: GloTokTokenizer) -> dict[str, Tensor]:
     return under((*_TRUNK, *_TO_LLAMAGEN), model.state_dict())
 
 
-@pytest.mark.parametrize("wrapper", ["", "module.", "module._orig_mod."])
+@pytest.mark.parametrize("wrapper", ["", "module.", "module._orig_mod.", "_orig_mod.module."])
 def test_llamagen_names_load_as_the_same_function(wrapper: str, tmp_path: Path) -> None:
     source = random_model(ONE)
     peers = {wrapper + name: value for name, value in llamagen_state(source).items()}

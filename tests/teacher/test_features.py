@@ -207,6 +207,62 @@ def openai_release(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
+def hugging_face_release(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """timm's tensors as a CLIPModel names them, beside a text tower's."""
+    tower = {
+        "embeddings.class_embedding": tensors["cls_token"].flatten(),
+        "embeddings.position_embedding.weight": tensors["pos_embed"].squeeze(0),
+        "embeddings.position_ids": torch.arange(tensors["pos_embed"].shape[1])[None],
+        "embeddings.patch_embedding.weight": tensors["patch_embed.proj.weight"],
+    }
+    for kind in ("weight", "bias"):
+        tower[f"pre_layrnorm.{kind}"] = tensors[f"norm_pre.{kind}"]
+        tower[f"post_layernorm.{kind}"] = tensors[f"norm.{kind}"]
+    for block in range(12):
+        for kind in ("weight", "bias"):
+            ours, theirs = f"blocks.{block}.", f"encoder.layers.{block}."
+            joined = tensors[f"{ours}attn.qkv.{kind}"].chunk(3)
+            for part, value in zip("qkv", joined, strict=True):
+                tower[f"{theirs}self_attn.{part}_proj.{kind}"] = value.clone()
+            tower[f"{theirs}self_attn.out_proj.{kind}"] = tensors[f"{ours}attn.proj.{kind}"]
+            for number in "12":
+                tower[f"{theirs}layer_norm{number}.{kind}"] = tensors[f"{ours}norm{number}.{kind}"]
+                tower[f"{theirs}mlp.fc{number}.{kind}"] = tensors[f"{ours}mlp.fc{number}.{kind}"]
+    return {
+        "logit_scale": torch.tensor(4.6),
+        "text_projection.weight": torch.zeros(512, 512),
+        "text_model.embeddings.position_embedding.weight": torch.zeros(77, 512),
+        "visual_projection.weight": tensors["head.weight"],
+        **{f"vision_model.{name}": value for name, value in tower.items()},
+    }
+
+
+def test_hugging_faces_clip_gives_the_same_features(clip: Reference, tmp_path: Path) -> None:
+    stored = hugging_face_release(clip.tensors)
+    save_file(
+        {name: value.contiguous() for name, value in stored.items()}, tmp_path / "model.safetensors"
+    )
+    torch.save(stored, tmp_path / "pytorch_model.bin")
+    images = draw_images(32)
+    tokens = clip.network.forward_features(clip.pixels(images))[:, 1:]
+    expected = as_map(tokens @ clip.tensors["head.weight"].T)
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        config = clip.config(weights_path=str(tmp_path / name), projected=True)
+        # Its projection has no bias.
+        torch.testing.assert_close(spatial(config), expected)
+
+
+def test_what_a_hugging_face_file_lacks_is_named(clip: Reference, tmp_path: Path) -> None:
+    stored = hugging_face_release(clip.tensors)
+    del stored["vision_model.encoder.layers.3.self_attn.k_proj.weight"]
+    del stored["vision_model.post_layernorm.bias"]
+    torch.save(stored, tmp_path / "part.bin")
+    config = clip.config(weights_path=str(tmp_path / "part.bin"))
+    message = r"missing \(norm\.bias\); 1 misshapen \(blocks\.3\.attn\.qkv\.weight \(1536, 768\) for \(2304"
+    with pytest.raises(ArtefactError, match=message):
+        features.build_feature_network(config, CPU)
+
+
 def test_dinov2_release_gives_the_same_features(registers: Reference, tmp_path: Path) -> None:
     path = tmp_path / "release.pth"
     torch.save(dinov2_release(registers.tensors), path)
