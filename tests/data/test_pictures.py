@@ -185,6 +185,7 @@ def test_pictures_with_too_many_pixels_for_a_reader_are_halved_and_named(
     assert stored_picture(fitting, image_size=0, upright=True) == (fitting, "")
     found = stored_picture(large, image_size=0, upright=True)
     assert found.change == "halved to 40 x 30 pixels"
+    assert stored_picture(large, image_size=20, upright=True).change == ""
     # Halving is ADM's first step: its crops are those of the original.
     for size in (7, 11, 15):
         np.testing.assert_array_equal(
