@@ -164,7 +164,7 @@ LEVELS = np.linspace(0, 65535, 24 * 20).astype(np.uint16).reshape(20, 24)
         (saved(noise(24, 20), "WEBP"), True),
         (saved(noise(24, 20).convert("P"), "PNG", transparency=3), False),
         (saved(noise(24, 20).convert("LA"), "PNG"), False),
-        (saved(noise(24, 20).convert("RGBA"), "WEBP"), False),
+        (saved(Image.new("RGBA", (24, 20), (9, 99, 200, 90)), "WEBP"), False),
         (saved(Image.fromarray(LEVELS), "PNG"), False),
         (saved(noise(24, 20), "TIFF"), False),
         (saved(noise(24, 20), "BMP"), False),
