@@ -62,7 +62,9 @@ def stored_picture(original: bytes, *, image_size: int, upright: bool) -> Stored
     if whole.width * whole.height > READER_PIXELS:
         # ADM's first step for every side up to half of the short one: such crops stay the same.
         whole = _halved(whole)
-        changes.append(f"halved to {whole.width} x {whole.height} pixels")
+        # Of reduced pictures it is nothing to tell: all are made smaller, by the same first step.
+        if not image_size:
+            changes.append(f"halved to {whole.width} x {whole.height} pixels")
     if max(whole.size) > aspect * min(whole.size):
         whole = _limit_aspect(whole, aspect)
         changes.append(f"cut to its middle of {aspect} : 1")

@@ -147,6 +147,46 @@ def test_fitting_halves_by_box() -> None:
     np.testing.assert_array_equal(np.asarray(fit_picture(image, 16)), np.asarray(box))
 
 
+LEVELS = np.linspace(0, 65535, 24 * 20).astype(np.uint16).reshape(20, 24)
+
+
+@pytest.mark.parametrize(
+    ("original", "kept"),
+    [
+        (saved(noise(24, 20), "JPEG"), True),
+        (saved(noise(24, 20).convert("L"), "JPEG"), True),
+        (saved(noise(24, 20).convert("CMYK"), "JPEG"), True),
+        (saved(noise(24, 20), "JPEG", progressive=True), True),
+        (saved(noise(24, 20), "MPO", save_all=True, append_images=[noise(24, 20, 1)]), True),
+        (saved(noise(24, 20), "PNG"), True),
+        (saved(noise(24, 20).convert("1"), "PNG"), True),
+        (saved(noise(24, 20).convert("P"), "PNG"), True),
+        (saved(noise(24, 20), "WEBP"), True),
+        (saved(noise(24, 20).convert("P"), "PNG", transparency=3), False),
+        (saved(noise(24, 20).convert("LA"), "PNG"), False),
+        (saved(Image.new("RGBA", (24, 20), (9, 99, 200, 90)), "WEBP"), False),
+        (saved(Image.fromarray(LEVELS), "PNG"), False),
+        (saved(noise(24, 20), "TIFF"), False),
+        (saved(noise(24, 20), "BMP"), False),
+        (saved(noise(24, 20).convert("P"), "GIF"), False),
+    ],
+)
+def test_bytes_are_kept_where_rgb_conversion_is_all_that_a_reader_does(
+    original: bytes, kept: bool
+) -> None:
+    found = stored_picture(original, image_size=0, upright=True)
+    assert (found.encoded == original, found.change) == (kept, "")
+    assert kept or found.encoded[:4] == b"\x89PNG"
+    whole = to_rgb(Image.open(io.BytesIO(original)))
+    np.testing.assert_array_equal(decode_image(found.encoded, "key"), np.asarray(whole))
+
+
+@pytest.mark.parametrize("size", [(64, 1), (1, 64)])
+def test_a_line_at_the_limit_is_kept(size: tuple[int, int]) -> None:
+    line = saved(noise(*size), "PNG")
+    assert stored_picture(line, image_size=0, upright=True) == (line, "")
+
+
 @pytest.mark.parametrize(("image_size", "aspect"), [(16, 8), (0, 64)])
 def test_a_long_line_keeps_its_middle(image_size: int, aspect: int) -> None:
     line = np.zeros((1, 3 * aspect, 3), dtype=np.uint8)
@@ -185,6 +225,7 @@ def test_pictures_with_too_many_pixels_for_a_reader_are_halved_and_named(
     assert stored_picture(fitting, image_size=0, upright=True) == (fitting, "")
     found = stored_picture(large, image_size=0, upright=True)
     assert found.change == "halved to 40 x 30 pixels"
+    assert stored_picture(large, image_size=20, upright=True).change == ""
     # Halving is ADM's first step: its crops are those of the original.
     for size in (7, 11, 15):
         np.testing.assert_array_equal(

@@ -3,6 +3,7 @@ refusals.
 """
 
 import dataclasses
+import io
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import torch
+from PIL import Image
 
 from glotok_ray import artefact
 from glotok_ray.artefact import ArtefactError
@@ -23,6 +25,7 @@ from glotok_ray.config import (
     ResidualConfig,
     TokenizerConfig,
 )
+from glotok_ray.data.pictures import stored_picture
 from glotok_ray.data.records import Row, encode_png, write_dataset, write_shard
 from glotok_ray.metrics.reconstruction import psnr
 from glotok_ray.metrics.uniformity import code_uniformity
@@ -239,6 +242,36 @@ def test_figures_do_not_depend_on_the_number_of_actors(inputs: Path, tmp_path: P
         assert name in alone["files"]
     again = evaluate.run(settings(inputs, tmp_path / "alone"))
     assert again["written_unix_s"] == alone["written_unix_s"]
+
+
+def test_crops_of_originals_are_adm_s(inputs: Path, tmp_path: Path) -> None:
+    files = []
+    for number, size in enumerate([(50, 37), (37, 50), (16, 16), (15, 90)]):
+        stream = io.BytesIO()
+        pixels = np.random.default_rng(number).integers(0, 256, (*size, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(stream, "JPEG")
+        files.append(stream.getvalue())
+    rows = [
+        Row(str(n), stored_picture(file, image_size=0, upright=False).encoded, 0)
+        for n, file in enumerate(files)
+    ]
+    write_shard(tmp_path / "part-00000.parquet", rows)
+    judge = Judge(
+        settings(inputs, tmp_path / "out", data_path=str(tmp_path)),
+        image_size=16,
+        kept_images=4,
+        device=torch.device("cpu"),
+    )
+    judged = judge(Block(VALIDATION, 0, 4, file="part-00000.parquet"))
+    for file, crop in zip(files, judged.arrays["inputs"], strict=True):
+        picture = Image.open(io.BytesIO(file)).convert("RGB")
+        while min(picture.size) >= 32:
+            picture = picture.resize((picture.width // 2, picture.height // 2), Image.BOX)
+        scale = 16 / min(picture.size)
+        size = (round(picture.width * scale), round(picture.height * scale))
+        whole = np.array(picture.resize(size, Image.BICUBIC))
+        top, left = (whole.shape[0] - 16) // 2, (whole.shape[1] - 16) // 2
+        np.testing.assert_array_equal(crop, whole[top : top + 16, left : left + 16])
 
 
 def test_reduced_pictures_are_refused_where_adm_s_protocol_is_asked_for(
