@@ -228,7 +228,8 @@ def _fill(network: lpips.LPIPS, weights: Mapping[str, Tensor], source: str) -> N
     """Give `network` its trunk from `weights`, and its heads from there or else from the package."""
     if not any(name.startswith("lin") for name in weights):
         weights = {**weights, **_package_heads()}
-    found = {}
+    # The second under the names of the file, for errors.
+    found, taken = {}, {}
     for name, wanted in network.state_dict().items():
         # The package lists its heads twice, and has the scale of its inputs as a constant.
         if name.startswith(("lins.", "scaling_layer.")):
@@ -244,8 +245,8 @@ def _fill(network: lpips.LPIPS, weights: Mapping[str, Tensor], source: str) -> N
                 f"{source}: {name if name in weights else alias} has shape {tuple(value.shape)}, must have "
                 f"{tuple(wanted.shape)}; {_BRING}"
             )
-        found[name] = value.float()
-    check_finite(found, source, BRING_ANOTHER)
+        found[name] = taken[name if name in weights else alias] = value.float()
+    check_finite(taken, source, BRING_ANOTHER)
     network.load_state_dict(found, strict=False, assign=True)
 
 

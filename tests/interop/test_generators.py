@@ -452,7 +452,9 @@ def test_raw_weights_or_their_average(entry: str, tmp_path: Path) -> None:
         import_generator(saved(tmp_path, {"epoch": 7, "model": raw}), SMALL_XAR, weights="ema")
 
 
-@pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
+@pytest.mark.parametrize(
+    "wrapper", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."]
+)
 def test_names_of_wrapped_models_load_alike(wrapper: str, tmp_path: Path) -> None:
     peers = far_peers(SMALL_FAR)
     wrapped = {wrapper + name: value for name, value in peers.items()}

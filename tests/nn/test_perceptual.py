@@ -343,3 +343,11 @@ def test_resizing_is_antialiased_and_keeps_a_fitting_size():
     assert float(resize_images(stripes, 16)[..., 2:-2].abs().max()) < 0.05
     assert resize_images(stripes, 64) is stripes
     assert resize_images(torch.zeros(1, 3, 20, 30), 24).shape == (1, 3, 24, 24)
+
+
+def test_weights_of_vgg_that_are_not_finite_are_named(tmp_path):
+    state = trunk()
+    state["features.2.bias"][0] = torch.inf
+    message = r"vgg\.pth.*features\.2\.bias \(1 of 64 values\).*fetch the file again"
+    with pytest.raises(ArtefactError, match=message):
+        build_perceptual(weights_file(tmp_path / "vgg.pth", state))

@@ -352,6 +352,10 @@ def with_patches_of_sixteen(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
             with_patches_of_sixteen,
             r"shape \(384, 3, 16, 16\), while patches of dinov2_vits14 have 14",
         ),
+        (
+            lambda tensors: {**tensors, "norm.weight": torch.full((384,), torch.nan)},
+            r"norm\.weight \(384 of 384 values\).*fetch the file again",
+        ),
         (lambda tensors: {"epoch": 3, **tensors}, "no plain state dict"),
         (lambda tensors: list(tensors.values()), "no plain state dict"),
     ],

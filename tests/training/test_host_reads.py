@@ -27,6 +27,7 @@ from glotok_ray.config import (
     ScheduleConfig,
     TokenizerLossConfig,
     TokenizerRun,
+    TokenSamplerConfig,
     VocabularyConfig,
     XARConfig,
 )
@@ -37,6 +38,7 @@ from glotok_ray.nn.far import FAR
 from glotok_ray.nn.perceptual import build_perceptual
 from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.nn.xar import XAR
+from glotok_ray.sampling.tokens import sample_codes
 from glotok_ray.training.ema import ExponentialMovingAverage
 from glotok_ray.training.engine import TorchEngine
 from glotok_ray.training.generator_step import FlowObjective, GeneratorStep, TokenObjective
@@ -214,6 +216,21 @@ def test_the_host_reads_once_per_step(
     assert found["aten._local_scalar_dense.default"] == drawn_on_the_cpu
     assert found["tolist"] == 1
     assert found.total() == 1 + drawn_on_the_cpu, found
+
+
+def test_checks_of_inference_let_the_host_wait_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is not finite shows in the codes and pictures themselves, which go to the host anyway."""
+    tokenizer = GloTokTokenizer(MODEL).requires_grad_(False).eval()
+    images = torch.rand(2, 3, 32, 32) * 2 - 1
+    labels = torch.tensor([0, 2])
+    far: FAR = far_step()._engine.module.eval()  # type: ignore[assignment]
+    sampler = TokenSamplerConfig(guidance_scale=2.0, top_k=5, top_p=0.9)
+    with host_reads(monkeypatch) as found:
+        codes = tokenizer.look_up(images)
+        tokenizer.images_of(codes)
+        tokenizer.snap(torch.randn(2, 16, 8, 8))
+        sample_codes(far, labels, sampler, image_ids=[0, 1], seed=0)
+    assert not found, found
 
 
 def test_what_would_wait_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from small_tokenizer import MODEL
 
 from glotok_ray import artefact
@@ -14,7 +15,7 @@ from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import RelationConfig, TokenizerLossConfig, TokenizerRun, override
 from glotok_ray.data.records import DatasetInfo, Row, encode_png, write_dataset, write_shard
 from glotok_ray.nn.tokenizer import GloTokTokenizer
-from glotok_ray.teacher.histogram import build_histogram, save_teacher
+from glotok_ray.teacher.histogram import build_histogram, load_teacher, save_teacher
 from glotok_ray.training.describe import describe_tokenizer
 from glotok_ray.training.generator_run import _checked_counts
 from glotok_ray.training.inputs import check_inputs, teacher_of
@@ -143,3 +144,29 @@ def test_counts_must_be_of_the_codes(tmp_path: Path) -> None:
     ):
         with pytest.raises(ArtefactError, match=r"counts\.npz: 'visual' counts .*says 96 of 8"):
             _checked_counts(counts, "visual", tmp_path, codes)
+
+
+def test_initial_weights_that_are_not_finite_are_refused_before_workers_start(tmp_path):
+    model = GloTokTokenizer(MODEL)
+    model.save_pretrained(tmp_path)
+    run = TokenizerRun(
+        model=MODEL,
+        initial_path=str(tmp_path),
+        loss=TokenizerLossConfig(relation_weight=0.0, perceptual_weight=0.0),
+    )
+    check_inputs(run)
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    state["decoder.conv_out.bias"][2] = torch.nan
+    save_file(state, tmp_path / "tokenizer.safetensors")
+    with pytest.raises(ArtefactError, match=r"decoder\.conv_out\.bias \(1 of 3 values\)"):
+        check_inputs(run)
+
+
+def test_a_teacher_that_is_not_finite_is_refused(tmp_path):
+    codes = torch.randn(40, 8)
+    save_teacher(tmp_path, build_histogram(codes, fine_bins=2048, provenance={}))
+    codes[3, 2] = torch.inf
+    save_file({"centroids": codes}, tmp_path / "teacher.safetensors")
+    artefact.write_manifest(tmp_path, "teacher")
+    with pytest.raises(ArtefactError, match=r"teacher\.safetensors.*centroids \(1 of 320 values\)"):
+        load_teacher(tmp_path)
