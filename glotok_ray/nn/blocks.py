@@ -11,10 +11,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from glotok_ray.nn.group_norm import GroupNorm
 
-def group_norm(channels: int, groups: int) -> nn.GroupNorm:
-    """GroupNorm with VQGAN's epsilon, 1e-6."""
-    return nn.GroupNorm(groups, channels, eps=1e-6)
+
+def group_norm(channels: int, groups: int, *, silu: bool = True) -> GroupNorm:
+    """GroupNorm with VQGAN's epsilon, 1e-6, and SiLU after it."""
+    return GroupNorm(channels, groups, eps=1e-6, silu=silu)
 
 
 class ResidualBlock(nn.Module):
@@ -34,8 +36,8 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c2 h w"]:
         """Same height and width, `out_channels` channels."""
-        y = self.conv1(F.silu(self.norm1(x)))
-        y = self.conv2(self.dropout(F.silu(self.norm2(y))))
+        y = self.conv1(self.norm1(x))
+        y = self.conv2(self.dropout(self.norm2(y)))
         return self.shortcut(x) + y
 
 
@@ -44,7 +46,7 @@ class SpatialAttention(nn.Module):
 
     def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
-        self.norm = group_norm(channels, groups)
+        self.norm = group_norm(channels, groups, silu=False)
         self.query = nn.Conv2d(channels, channels, 1)
         self.key = nn.Conv2d(channels, channels, 1)
         self.value = nn.Conv2d(channels, channels, 1)
@@ -98,7 +100,7 @@ class FeatureHead(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c2 h w"]:
         """Same height and width, `out_channels` channels."""
-        return self.conv(F.silu(self.norm(x)))
+        return self.conv(self.norm(x))
 
 
 class TransformerBlock(nn.Module):

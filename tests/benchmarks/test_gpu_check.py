@@ -65,6 +65,9 @@ def test_the_figures_of_the_kernels_are_right(tiny: dict[str, Any]) -> None:
     assert 0 < relation["error of the histogram"] < 1e-5
     assert 0 < relation["error of the gradient"] < 1e-5
     assert relation["equal bits in two runs"] == 1
+    norm = values(tiny, "group_norm")
+    assert [value for name, value in norm.items() if name.startswith("equal bits")] == [1]
+    assert all(0 < value < 0.01 for name, value in norm.items() if name.startswith("error of"))
     for stage in range(4):
         assert adam[f"ZeRO {stage}: largest difference"] < 1e-5
         assert adam[f"ZeRO {stage}: resumed with equal losses"] == 1
