@@ -5,6 +5,7 @@ Read next: glotok_ray/nn/autoencoder.py
 """
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from jaxtyping import Float
@@ -87,7 +88,10 @@ class Upsample(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h2 w2"]:
         """Twice the height and width."""
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        # Autocast would copy in fp32 what the convolution reads in half.
+        with without_autocast(x.device):
+            x = F.interpolate(x, scale_factor=2.0, mode="nearest")
+        return self.conv(x)
 
 
 class FeatureHead(nn.Module):
@@ -158,6 +162,11 @@ def to_tokens(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b t c"]:
 def to_map(tokens: Float[Tensor, "b t c"], height: int, width: int) -> Float[Tensor, "b c h w"]:
     """The inverse of `to_tokens`."""
     return tokens.transpose(1, 2).unflatten(2, (height, width))
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Keep the dtypes as they are; the meta device knows no autocast that could be switched off."""
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
 def empty_keys_and_values(shape: tuple[int, ...], weight: Tensor) -> tuple[Tensor, Tensor]:
