@@ -211,6 +211,7 @@ class DeepSpeedEngine:
             dist_init_required=False,
         )
         self.module: nn.Module = self._engine.module
+        _judge_gradients_by_their_norm(self._engine.optimizer)
         self._states = _make_states()
         self._engine.checkpoint_engine = self._states
 
@@ -311,6 +312,18 @@ class DeepSpeedEngine:
             raise ArtefactError(
                 f"{folder}: DeepSpeed finds no checkpoint there; it was saved by another engine or worker count"
             )
+
+
+def _judge_gradients_by_their_norm(optimizer: Any) -> None:
+    """Of a bf16 model at ZeRO 1 and 2 DeepSpeed asks each gradient whether it is finite, by a dozen kernels, and the
+    host waits. Then it takes the norm of all, which is not finite just then, and skips the step for it as well.
+    """
+    # Stage 3 asks as gradients arrive and has no such switches; of fp32 models nothing is asked.
+    if all(
+        getattr(optimizer, name, False) for name in ("check_grad_overflow", "compute_grad_norm")
+    ):
+        # Only what comes before the norm: the norm is judged as long as `check_grad_overflow` is set.
+        optimizer.check_overflow = lambda partition_gradients=True: None
 
 
 def _make_states() -> Any:

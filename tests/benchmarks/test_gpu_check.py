@@ -15,7 +15,7 @@ import torch
 
 from benchmarks import gpu_sections
 from benchmarks.gpu_check import Child
-from benchmarks.gpu_place import LeftOut, Place, Row, dense_bf16_rate
+from benchmarks.gpu_place import LeftOut, Place, Row, covered, dense_bf16_rate
 from benchmarks.gpu_sections import SECTIONS, Section
 from benchmarks.gpu_training import xar_operations
 from glotok_ray.recipes.generator import xar_b, xar_h
@@ -81,6 +81,11 @@ def test_the_shares_of_a_step_add_up(tiny: dict[str, Any]) -> None:
     assert len(shares) == 11
     assert all(value > 0 for value in shares.values()), shares
     assert tiny["ratios"]["tokenizer: peak / expected memory"] > 0
+
+
+def test_time_is_covered_once() -> None:
+    assert covered([]) == 0
+    assert covered([(5, 6), (0, 2), (1, 3), (1, 2), (3, 4)]) == 5
 
 
 @pytest.mark.parametrize("recipe", PARAMETERS)
