@@ -80,4 +80,4 @@ def test_a_gradient_that_is_not_finite_moves_no_weight(answers, stage: int, prec
     assert found["whole"] == (True, True)
     # DeepSpeed would ask every gradient, by a dozen kernels each.
     assert "amax" not in found["operations"]
-    assert found["operations"]["isfinite"] <= 4
+    assert found["operations"]["abs"] < 20
