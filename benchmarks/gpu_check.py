@@ -10,6 +10,7 @@ would have to be downloaded, VGG16 in LPIPS and the models themselves, has rando
 a GPU it says so in one line, or with --json in an object without figures, and ends with 0.
 
 - relation: the Triton kernels against fp64, two runs bit by bit, and their time beside the bare matrix products.
+- group_norm: the Triton kernels' error beside torch's against fp64, two runs bit by bit, and their time beside torch's.
 - tokenizer: glotok_16k's step by the training's own step and DeepSpeed's engine of one rank, 30 images in
   bf16_autocast: images/s, memory against --dry-run, and the share of each part.
 - adam: torch's fused Adam under DeepSpeed at ZeRO 0 to 3 against torch's plain one, saved, resumed, with an empty PATH.

@@ -3,7 +3,7 @@
 import gc
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.distributed
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
 
 from glotok_ray.training.worker import DistributedWorker
 
@@ -136,6 +138,43 @@ def dense_bf16_rate(card: str) -> float | None:
         if name.lower() in card.lower():
             return rate * 1e12
     return None
+
+
+class Work(NamedTuple):
+    """What a GPU did."""
+
+    seconds: float
+    """In which it did anything."""
+    launches: int
+    """Kernels and copies."""
+
+
+def work_of(place: Place, action: Callable[[], Any]) -> Work | None:
+    """What one call of `action` asks of the GPU; None on a CPU. The host is slowed down meanwhile, the GPU's kernels
+    are not.
+    """
+    if not place.on_gpu:
+        return None
+    place.wait()
+    with profile(activities=[ProfilerActivity.CUDA]) as found:
+        action()
+        place.wait()
+    spans = [
+        (event.time_range.start, event.time_range.end)
+        for event in found.events()
+        # Annotations lie over the gaps between kernels too.
+        if event.device_type == DeviceType.CUDA and not event.is_user_annotation
+    ]
+    return Work(covered(spans) / 1e6, len(spans))
+
+
+def covered(spans: Iterable[tuple[float, float]]) -> float:
+    """The length of what any of the spans covers."""
+    total, end = 0.0, float("-inf")
+    for first, last in sorted(spans):
+        total += max(0.0, last - max(first, end))
+        end = max(end, last)
+    return total
 
 
 class Stopwatch:

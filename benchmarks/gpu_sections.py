@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from benchmarks.gpu_host import collectives, host_waits, overlap
 from benchmarks.gpu_kernels import adam, relation
+from benchmarks.gpu_norm import normalization
 from benchmarks.gpu_place import LeftOut, Place, Row
 from benchmarks.gpu_training import compiled, tokenizer, train_and_sample
 
@@ -24,6 +25,7 @@ class Section(NamedTuple):
 
 SECTIONS = {
     "relation": Section(relation, 60),
+    "group_norm": Section(normalization, 30),
     "tokenizer": Section(tokenizer, 90),
     "adam": Section(adam, 45),
     "host_waits": Section(host_waits, 45),
@@ -31,7 +33,7 @@ SECTIONS = {
     "collectives": Section(collectives, 20),
     "xar_h": Section(partial(train_and_sample, name="xar_h"), 90),
     "overlap": Section(overlap, 45),
-    "compile": Section(compiled, 150),
+    "compile": Section(compiled, 240),
 }
 
 

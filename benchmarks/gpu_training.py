@@ -4,7 +4,7 @@ Networks whose weights would have to be downloaded have the real architecture an
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.gpu_place import RATIO, LeftOut, Place, Row, Stopwatch
+from benchmarks.gpu_place import RATIO, LeftOut, Place, Row, Stopwatch, work_of
 from benchmarks.tokenizer_step import operations, random_guides, random_images
 from glotok_ray.config import (
     FlowSamplerConfig,
@@ -133,7 +133,8 @@ def tokenizer(place: Place) -> Iterator[Row]:
         found = tokenizer_at_work(place, worker, run)
         seconds = place.seconds(found.learn, place.size(5, 1), place.size(3, 1))
         yield from _speed(place, run.schedule.micro_batch_size, seconds, operations(run))
-        yield from _memory(worker, expected, "without the frozen perceptual network")
+        yield from _busy(place, found.learn, seconds)
+        yield from _memory(worker, expected, "the frozen networks' weights apart")
         yield from _shares(place, found)
 
 
@@ -145,6 +146,14 @@ def _speed(place: Place, images: int, seconds: float, per_step: float) -> Iterat
     peak = place.peak_rate()
     if peak:
         yield Row("MFU", rate / peak, RATIO, f"of {peak / 1e12:.0f} TFLOP/s dense bf16")
+
+
+def _busy(place: Place, learn: Callable[[], None], seconds: float) -> Iterator[Row]:
+    """How much of a step of `seconds` the GPU works: where that is little, the host cannot ask fast enough."""
+    work = work_of(place, learn)
+    if work is not None:
+        yield Row("device busy", work.seconds / seconds, RATIO, "of the step as it is unobserved")
+        yield Row("kernels and copies per step", work.launches, "")
 
 
 def _memory(worker: DistributedWorker, expected: float, note: str) -> Iterator[Row]:
@@ -260,6 +269,7 @@ def _training(
 
         seconds = place.seconds(learn, place.size(8, 1), place.size(3, 1))
         yield from _speed(place, batch, seconds, batch * xar_operations(run.model))
+        yield from _busy(place, learn, seconds)
         yield from _memory(worker, expected, "the frozen tokenizer apart")
 
 

@@ -6,7 +6,6 @@ Read next: glotok_ray/nn/adapter.py
 
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from glotok_ray.config import AutoencoderConfig
 from glotok_ray.nn.blocks import (
@@ -134,7 +133,7 @@ class PixelDecoder(nn.Module):
         x = self.middle(self.conv_in(latents))
         for level in self.levels:
             x = level(x)
-        return F.silu(self.norm_out(x))
+        return self.norm_out(x)
 
     def forward(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 H W"]:
         """VQGAN's whole decoder; latents are `latent_channels` wide."""

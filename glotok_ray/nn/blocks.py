@@ -5,16 +5,19 @@ Read next: glotok_ray/nn/autoencoder.py
 """
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from glotok_ray.nn.group_norm import GroupNorm
 
-def group_norm(channels: int, groups: int) -> nn.GroupNorm:
-    """GroupNorm with VQGAN's epsilon, 1e-6."""
-    return nn.GroupNorm(groups, channels, eps=1e-6)
+
+def group_norm(channels: int, groups: int, *, silu: bool = True) -> GroupNorm:
+    """GroupNorm with VQGAN's epsilon, 1e-6, and SiLU after it."""
+    return GroupNorm(channels, groups, eps=1e-6, silu=silu)
 
 
 class ResidualBlock(nn.Module):
@@ -34,8 +37,8 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c2 h w"]:
         """Same height and width, `out_channels` channels."""
-        y = self.conv1(F.silu(self.norm1(x)))
-        y = self.conv2(self.dropout(F.silu(self.norm2(y))))
+        y = self.conv1(self.norm1(x))
+        y = self.conv2(self.dropout(self.norm2(y)))
         return self.shortcut(x) + y
 
 
@@ -44,7 +47,7 @@ class SpatialAttention(nn.Module):
 
     def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
-        self.norm = group_norm(channels, groups)
+        self.norm = group_norm(channels, groups, silu=False)
         self.query = nn.Conv2d(channels, channels, 1)
         self.key = nn.Conv2d(channels, channels, 1)
         self.value = nn.Conv2d(channels, channels, 1)
@@ -85,7 +88,10 @@ class Upsample(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h2 w2"]:
         """Twice the height and width."""
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        # Autocast would copy in fp32 what the convolution reads in half.
+        with without_autocast(x.device):
+            x = F.interpolate(x, scale_factor=2.0, mode="nearest")
+        return self.conv(x)
 
 
 class FeatureHead(nn.Module):
@@ -98,7 +104,7 @@ class FeatureHead(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c2 h w"]:
         """Same height and width, `out_channels` channels."""
-        return self.conv(F.silu(self.norm(x)))
+        return self.conv(self.norm(x))
 
 
 class TransformerBlock(nn.Module):
@@ -156,6 +162,11 @@ def to_tokens(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b t c"]:
 def to_map(tokens: Float[Tensor, "b t c"], height: int, width: int) -> Float[Tensor, "b c h w"]:
     """The inverse of `to_tokens`."""
     return tokens.transpose(1, 2).unflatten(2, (height, width))
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Keep the dtypes as they are; the meta device knows no autocast that could be switched off."""
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
 def empty_keys_and_values(shape: tuple[int, ...], weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -171,6 +171,15 @@ def build_perceptual(loss: TokenizerLossConfig) -> nn.Module:
     return LearnedPerceptualDistance(_torchvision_weights(), "torchvision's VGG16")
 
 
+def perceptual_without_weights(loss: TokenizerLossConfig) -> nn.Module:
+    """The module of `build_perceptual` on the meta device: it needs no file, and tells shapes alone."""
+    if loss.perceptual_weight == 0:
+        return NoDistance()
+    if loss.perceptual_network == "efficientnet_lite0":
+        return PerceptualDistance(EfficientNetLite0()).to("meta")
+    return LearnedPerceptualDistance(_empty_lpips().state_dict(), "no weights").to("meta")
+
+
 def _torchvision_weights() -> Mapping[str, Tensor]:
     """VGG16 trained on ImageNet, from torch.hub's cache or downloaded into it (528 MB)."""
     try:

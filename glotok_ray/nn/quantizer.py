@@ -4,7 +4,6 @@ Under bf16 about 7% of the tokens of a 16384 x 8 codebook would pick another cod
 Read next: glotok_ray/nn/residual.py
 """
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import Literal, NamedTuple
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from glotok_ray.config import CodebookConfig
+from glotok_ray.nn.blocks import without_autocast
 
 _TOKENS_PER_BLOCK = 4096
 
@@ -41,11 +41,6 @@ class Quantized(NamedTuple):
 def full_precision(x: Tensor) -> Tensor:
     """fp32, or fp64 where it was fp64 already."""
     return x if x.dtype == torch.float64 else x.float()
-
-
-def without_autocast(device: torch.device) -> AbstractContextManager[object]:
-    """Keep the dtypes as they are; the meta device knows no autocast that could be switched off."""
-    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
 @torch.no_grad()

@@ -29,8 +29,12 @@ class ExponentialMovingAverage:
     def update(self, step: int) -> None:
         """Move toward the parameters after optimizer step `step` (0-based)."""
         decay = min(self._decay, (1 + step) / (10 + step)) if self._warmup else self._decay
-        for average, shard in zip(self._shards, self._engine.shards(), strict=True):
-            average.lerp_(shard, 1 - decay)
+        shards = self._engine.shards()
+        assert len(shards) == len(self._shards)
+        if shards:
+            # A GPU moves all of them by a few kernels, of which there are hundreds else.
+            move = torch._foreach_lerp_  # pyright: ignore[reportPrivateImportUsage]
+            move(self._shards, shards, 1 - decay)
 
     def replace_rows(self, name: str, rows: Tensor, values: Tensor) -> None:
         """Overwrite rows of an averaged parameter; every worker calls it with equal arguments."""

@@ -15,7 +15,7 @@ import torch
 
 from benchmarks import gpu_sections
 from benchmarks.gpu_check import Child
-from benchmarks.gpu_place import LeftOut, Place, Row, dense_bf16_rate
+from benchmarks.gpu_place import LeftOut, Place, Row, covered, dense_bf16_rate
 from benchmarks.gpu_sections import SECTIONS, Section
 from benchmarks.gpu_training import xar_operations
 from glotok_ray.recipes.generator import xar_b, xar_h
@@ -65,6 +65,9 @@ def test_the_figures_of_the_kernels_are_right(tiny: dict[str, Any]) -> None:
     assert 0 < relation["error of the histogram"] < 1e-5
     assert 0 < relation["error of the gradient"] < 1e-5
     assert relation["equal bits in two runs"] == 1
+    norm = values(tiny, "group_norm")
+    assert [value for name, value in norm.items() if name.startswith("equal bits")] == [1]
+    assert all(0 < value < 0.01 for name, value in norm.items() if name.startswith("error of"))
     for stage in range(4):
         assert adam[f"ZeRO {stage}: largest difference"] < 1e-5
         assert adam[f"ZeRO {stage}: resumed with equal losses"] == 1
@@ -78,6 +81,11 @@ def test_the_shares_of_a_step_add_up(tiny: dict[str, Any]) -> None:
     assert len(shares) == 11
     assert all(value > 0 for value in shares.values()), shares
     assert tiny["ratios"]["tokenizer: peak / expected memory"] > 0
+
+
+def test_time_is_covered_once() -> None:
+    assert covered([]) == 0
+    assert covered([(5, 6), (0, 2), (1, 3), (1, 2), (3, 4)]) == 5
 
 
 @pytest.mark.parametrize("recipe", PARAMETERS)

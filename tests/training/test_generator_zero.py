@@ -69,3 +69,15 @@ def test_bf16_with_fp32_masters_and_recomputed_blocks_stay_near(
     found = answers[f"{kind}-{stage}"]
     assert found["bf16"]["curve"] == pytest.approx(found["fp32"]["curve"], rel=0.03)
     assert found["bf16"]["curve"] != found["fp32"]["curve"]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "bf16_autocast"])
+@pytest.mark.parametrize("stage", [1, 2])
+def test_a_gradient_that_is_not_finite_moves_no_weight(answers, stage: int, precision: str) -> None:
+    found = answers[f"broken-{stage}-{precision}"]
+    # Moved, and a finite loss.
+    assert found["broken"] == (False, True)
+    assert found["whole"] == (True, True)
+    # DeepSpeed would ask every gradient, by a dozen kernels each.
+    assert "amax" not in found["operations"]
+    assert found["operations"]["abs"] < 20

@@ -22,7 +22,8 @@ from glotok_ray.config import (
     XARRun,
     override,
 )
-from glotok_ray.training.describe import describe_generator, saved_bytes
+from glotok_ray.training.activations import saved_bytes
+from glotok_ray.training.describe import describe_generator
 from glotok_ray.training.ema import ExponentialMovingAverage
 from glotok_ray.training.engine import TorchEngine, deepspeed_config
 from glotok_ray.training.memory import GIB, ExpectedMemory, PeakMemory, expected_memory

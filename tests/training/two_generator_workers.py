@@ -4,11 +4,14 @@ python tests/training/two_generator_workers.py FOLDER      with RANK and WORLD_S
 """
 
 import sys
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import torch
 from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from two_workers import end_group, start_group
 
 from glotok_ray.config import (
@@ -145,6 +148,43 @@ def interrupted(
     }
 
 
+class Operations(TorchDispatchMode):
+    """Counts what torch does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Pass it on."""
+        self.calls[func.overloadpacket.__name__] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def broken_gradient(scaling: ScalingConfig, worker: Worker) -> dict[str, object]:
+    """Whether a gradient of one worker that is not finite leaves all weights as they are, and the next one moves them;
+    and the operations of a whole step.
+    """
+    step = build("xar", scaling, worker)
+    engine = step._engine
+
+    def moves() -> tuple[bool, bool]:
+        before = [shard.clone() for shard in engine.shards()]
+        loss = learn(step, worker, range(1))[0]
+        after = engine.shards()
+        still = all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+        return not still, bool(torch.tensor(loss).isfinite())
+
+    weight = next(iter(engine.module.parameters()))
+    hook = weight.register_hook(lambda gradient: gradient * float("nan" if worker.rank else "1.0"))
+    broken = moves()
+    hook.remove()
+    moves()
+    with Operations() as counted:
+        whole = moves()
+    return {"broken": broken, "whole": whole, "operations": dict(counted.calls)}
+
+
 def save_as_deepspeed(step: GeneratorStep, folder: Path) -> None:
     """DeepSpeed's own checkpoint, by its own writer."""
     inner = step._engine._engine
@@ -206,6 +246,10 @@ def main(folder: Path) -> None:
                     kind, autocast, worker, folder / f"{kind}-{stage}-autocast"
                 ),
             }
+    for stage in (1, 2):
+        for precision in ("bf16", "bf16_autocast", "fp32"):
+            scaling = override(SCALING, {"zero_stage": stage, "precision": precision})
+            answers[f"broken-{stage}-{precision}"] = broken_gradient(scaling, worker)
     torch.save(answers, folder / f"answers-{worker.rank}.pt")
     end_group(worker)
 
