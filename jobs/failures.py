@@ -9,7 +9,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from glotok_ray import artefact
@@ -24,9 +24,9 @@ TERMINATED = 128 + signal.SIGTERM
 
 def guarded(name: str, job: Callable[[], int], output: Sequence[Path] = ()) -> int:
     """The exit code of `job`, or of what it raises; `output` may come to hold the folder that it works in."""
-    _end_in_order()
     try:
-        return job()
+        with _ending_in_order():
+            return job()
     except KeyboardInterrupt:
         logger.error("%s: interrupted; the same command goes on", name)
         return INTERRUPTED
@@ -49,10 +49,22 @@ def guarded(name: str, job: Callable[[], int], output: Sequence[Path] = ()) -> i
         return FAILED
 
 
-def _end_in_order() -> None:
+@contextlib.contextmanager
+def _ending_in_order() -> Iterator[None]:
     """Let SIGTERM (`ray job stop`, a scheduler) unwind the job, so that its folders are given back."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(TERMINATED))
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, frame: object) -> None:
+        sys.exit(TERMINATED)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGTERM) is end:
+            signal.signal(signal.SIGTERM, before)
 
 
 def _write_log(name: str, output: Sequence[Path]) -> Path | None:
