@@ -913,6 +913,8 @@ class CodeDataConfig:
     """Folder of the training codes, with its dataset.json."""
     num_train_images: int = 1281167
     """Images expected in train_path (views apart), checked against dataset.json; 0 takes what is there."""
+    views: Literal["", "center", "center_flip", "ten_crop"] = ""
+    """Views that the codes must hold (`EncodeRun.views`), checked against dataset.json; empty takes any."""
     open_shards: int = 8
     """Files of codes that are read side by side; every batch draws from all of them."""
 

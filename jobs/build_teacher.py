@@ -15,8 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from glotok_ray import artefact
 from glotok_ray.config import TeacherRun
+from glotok_ray.data.recorded import read_pictures
+from glotok_ray.data.records import DATASET
 from glotok_ray.on_ray import teacher
 from glotok_ray.recipes.teacher import RECIPES
 from glotok_ray.teacher import centroids, features, networks
@@ -37,20 +38,19 @@ def describe(config: TeacherRun) -> dict[str, Any]:
         }
     network = dataclasses.replace(config, weights_path="", weights_sha256="")
     networks.check_network(network)
-    dataset = source / "dataset.json"
-    facts = artefact.read_json(dataset) if dataset.is_file() else None
-    limits = [config.max_images, facts["num_images"] if facts else 0]
+    pictures = read_pictures(source) if (source / DATASET).is_file() else None
+    limits = [config.max_images, pictures.num_images if pictures else 0]
     images = min((limit for limit in limits if limit), default=None)
     channels = features.channels(network)
     per_image = min(config.vectors_per_image, features.grid_side(network) ** 2)
     vectors = images * per_image if images else None
-    parts = len(facts["shards"]) if facts else _USUAL_PARTS
+    parts = len(pictures.shards) if pictures else _USUAL_PARTS
     clusters: int | None = config.num_clusters
     if config.clusters_per_class:
-        clusters = config.clusters_per_class * len(facts["classes"]) if facts else None
+        clusters = config.clusters_per_class * len(pictures.classes) if pictures else None
     return {
         "source": "features",
-        "data_found": facts is not None,
+        "data_found": pictures is not None,
         "network": config.network,
         "weights_found": Path(config.weights_path).is_file() if config.weights_path else None,
         "images": images,

@@ -78,6 +78,8 @@ class DatasetInfo:
     """Of images: files of both splits that could not be read, which dataset.json names."""
     num_views: int = 1
     """Adjacent rows per image."""
+    views: str = ""
+    """Of codes: what was encoded of an image, a value of `EncodeRun.views`; empty where that is not recorded."""
     grid_size: int = 0
     """Code positions along one side."""
     tokenizer_sha256: str = ""
@@ -243,6 +245,8 @@ def _code_fields(path: Path, values: dict[str, Any]) -> dict[str, Any]:
     kinds = {"num_views": int, "grid_size": int, "tokenizer_sha256": str}
     fields = {name: _field(path, values, name, kind) for name, kind in kinds.items()}
     counts = _field(path, values, "codebooks", dict)
+    if "views" in values:
+        fields["views"] = _field(path, values, "views", str)
     return fields | {"code_counts": {name: _field(path, counts, name, int) for name in counts}}
 
 

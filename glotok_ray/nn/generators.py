@@ -17,7 +17,7 @@ from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import FARConfig, FlowConfig, XARConfig, from_dict
 from glotok_ray.nn import tokenizer
 from glotok_ray.nn.far import FAR
-from glotok_ray.nn.weights import load_weights, save_weights
+from glotok_ray.nn.weights import load_weights, save_weights, stored_tensor
 from glotok_ray.nn.xar import XAR
 
 GENERATOR_FILE = "generator.json"
@@ -121,22 +121,28 @@ def load_generator(folder: Path, *, use_ema: bool) -> XAR | FAR:
     average = folder / AVERAGE_FILE
     weights = average if use_ema and average.is_file() else folder / WEIGHTS_FILE
     load_weights(model, weights)
-    facts = read_facts(folder)
-    if isinstance(model, XAR) and "latent_scale" in facts:
-        _check_scale(model, weights, facts["latent_scale"])
+    check_scale(folder)
     return model.requires_grad_(False).eval()
 
 
-def _check_scale(model: XAR, weights: Path, scale: list[float]) -> None:
-    """Both files hold the scale of the latents: with another one every picture would be off, and plausible."""
-    recorded = torch.tensor(scale)
-    if recorded.shape != model.latent_scale.shape or not torch.allclose(
-        recorded, model.latent_scale, rtol=1e-5
-    ):
-        raise ArtefactError(
-            f"{weights}: its latent_scale begins {model.latent_scale[:3].tolist()}, and {GENERATOR_FILE} says "
-            f"{scale[:3]}; the files are of different exports: restore them, or export again"
-        )
+def check_scale(folder: Path) -> None:
+    """Raise ArtefactError when generator.json and the weights of an xAR have different scales of the latents: with
+    another one every picture would be off, and plausible.
+    """
+    facts = read_facts(folder)
+    if "latent_scale" not in facts:
+        return
+    recorded = torch.tensor(facts["latent_scale"])
+    for name in (WEIGHTS_FILE, AVERAGE_FILE):
+        path = folder / name
+        stored = stored_tensor(path, "latent_scale") if path.is_file() else None
+        if stored is None:
+            continue
+        if recorded.shape != stored.shape or not torch.allclose(recorded, stored, rtol=1e-5):
+            raise ArtefactError(
+                f"{path}: its latent_scale begins {stored[:3].tolist()}, and {GENERATOR_FILE} says "
+                f"{recorded[:3].tolist()}; the files are of different exports: restore them, or export again"
+            )
 
 
 def _from_facts(folder: Path, section: str, kind: type, facts: Mapping[str, Any]) -> Any:

@@ -139,6 +139,15 @@ def stored_shapes(path: Path) -> dict[str, Tensor]:
     return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
 
 
+def stored_tensor(path: Path, name: str) -> Tensor | None:
+    """One tensor of a safetensors file, without reading the others; None when it holds none of that name."""
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            return file.get_tensor(name) if name in file.keys() else None  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise _not_readable(path, error) from error
+
+
 def check_stored(path: Path) -> None:
     """Raise ArtefactError when a safetensors file of ours holds numbers that are not finite; one tensor at a time is
     read, so that a driver can look before it starts a cluster.

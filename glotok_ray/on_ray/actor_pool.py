@@ -51,6 +51,12 @@ class Output(NamedTuple):
     finished: dict[str, Any] | None
 
 
+def bound_settings(run: Any) -> dict[str, Any]:
+    """The settings of a batch job that decide its result."""
+    settings = config.to_dict(config.with_absolute_paths(run))
+    return {name: value for name, value in settings.items() if name not in _FREE}
+
+
 def open_output(
     kind: str,
     run: Any,
@@ -75,9 +81,8 @@ def open_output(
                 "it, or correct the path"
             )
         artefact.check_sizes(Path(path))
-    settings = config.to_dict(config.with_absolute_paths(run))
-    values = {name: value for name, value in settings.items() if name not in _FREE}
-    fingerprint = artefact.fingerprint(kind, {**values, **extra}, [Path(path) for path in inputs])
+    values = {**bound_settings(run), **extra}
+    fingerprint = artefact.fingerprint(kind, values, [Path(path) for path in inputs])
     folder = Path(run.output_path).absolute()
     finished = None if fresh else artefact.finished(folder, kind, fingerprint)
     if finished is not None:

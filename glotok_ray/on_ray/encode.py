@@ -197,8 +197,9 @@ def _incomplete(folder: Path, failed: dict[str, str], number: int) -> Incomplete
     name, reason = next(iter(failed.items()))
     which = name if len(failed) == 1 else f"{', '.join(failed)}; the first, {name}"
     return IncompleteError(
-        f"{folder}: {len(failed)} of {number} shards could not be encoded ({which}: {reason}); the others are kept: "
-        "mend them, and the same command encodes what is missing"
+        f"{folder}: {len(failed)} of {number} shards could not be encoded ({which}: {reason}); the others are kept. "
+        "Restore a damaged file, and the same command encodes what is missing; pictures that cannot be used must be "
+        "sharded again, and then encoded with --fresh"
     )
 
 

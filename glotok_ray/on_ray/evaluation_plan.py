@@ -92,13 +92,25 @@ def judged_pictures(config: EvaluateRun) -> DatasetInfo:
     """The facts of the validation shards; raises ArtefactError where the config asks for ADM's crops in vain, and when
     the tokenizer, if it is there, takes larger pictures.
     """
+    tokenizer = Path(config.tokenizer_path)
+    there = config.tokenizer_path and (tokenizer / CONFIG_FILE).is_file()
+    return check_pictures(config, tokenizer_config(tokenizer) if there else None)
+
+
+def check_pictures(config: EvaluateRun, tokenizer: TokenizerConfig | None) -> DatasetInfo:
+    """The facts of the validation shards; raises ArtefactError when they are too few, too small for the tokenizer, or
+    not what the config asks for.
+    """
     folder = Path(config.data_path)
     pictures = read_pictures(folder)
     if config.adm_protocol:
         check_adm_protocol(pictures.form, pictures.image_size, folder=folder, field="adm_protocol")
-    if config.tokenizer_path and (Path(config.tokenizer_path) / CONFIG_FILE).is_file():
-        model = tokenizer_config(Path(config.tokenizer_path))
-        check_side(pictures, folder, model.autoencoder.image_size)
+    if tokenizer:
+        check_side(pictures, folder, tokenizer.autoencoder.image_size)
+    if config.num_images > pictures.num_images:
+        raise ArtefactError(
+            f"num_images = {config.num_images}: {folder} holds {pictures.num_images} images; lower it, 0 takes all"
+        )
     return pictures
 
 
@@ -136,11 +148,6 @@ def judged_config(config: EvaluateRun) -> TokenizerConfig | None:
 def _validation_blocks(dataset: DatasetInfo, config: EvaluateRun) -> Iterator[Block]:
     """The first num_images rows in shard order (all for 0); blocks do not cross shards."""
     total = sum(shard.rows for shard in dataset.shards)
-    if config.num_images > total:
-        raise ArtefactError(
-            f"num_images = {config.num_images}: {config.data_path} holds {total} images; "
-            "lower it, 0 takes all"
-        )
     left, first_image = config.num_images or total, 0
     for shard in dataset.shards:
         rows = min(shard.rows, left)

@@ -11,7 +11,7 @@ from typing import Any
 
 from glotok_ray import artefact
 from glotok_ray.begun import FolderInUseError
-from glotok_ray.on_ray.failures import reason_of
+from glotok_ray.on_ray.failures import chain, reason_of
 from glotok_ray.ownership import FolderLostError
 from glotok_ray.retries import StorageError
 
@@ -34,11 +34,16 @@ def attempt(path: Path, work: Callable[[], Mapping[str, Any]], *, retry: bool) -
     path.unlink(missing_ok=True)
     try:
         return dict(work())
-    except NOT_THE_ROWS:
-        raise
     # Whatever one row dies of, the others have figures.
     except Exception as error:
+        if says_nothing_of_the_row(error):
+            raise
         return {FAILED: keep_reason(path, error)}
+
+
+def says_nothing_of_the_row(error: BaseException) -> bool:
+    """Whether the error, or one of its causes, would have come to any row."""
+    return any(isinstance(cause, NOT_THE_ROWS) for cause in chain(error))
 
 
 def keep_reason(path: Path, error: BaseException) -> str:

@@ -22,8 +22,10 @@ from glotok_ray.config import (
     override,
     with_absolute_paths,
 )
+from glotok_ray.data.recorded import check_classes
+from glotok_ray.data.records import read_dataset
 from glotok_ray.nn.tokenizer import WEIGHTS_FILE
-from glotok_ray.on_ray import evaluate, evaluation_plan, pipeline, sample, train
+from glotok_ray.on_ray import actor_pool, evaluate, evaluation_plan, pipeline, sample, train
 from glotok_ray.on_ray.failed_rows import FAILED, attempt, failed_of
 from glotok_ray.on_ray.tune import check_rows
 from glotok_ray.progress import ProgressLine
@@ -32,6 +34,7 @@ from glotok_ray.recipes.quickstart import quickstart
 from glotok_ray.report.ablations import failed_rows
 from glotok_ray.report.generator_ablations import generator_ablation_tables
 from glotok_ray.sampling.images import network_evaluations
+from glotok_ray.training.checkpoint import tokenizer_config
 from glotok_ray.training.inputs import fitting_codes
 from glotok_ray.training.runs import run_plan
 
@@ -73,11 +76,7 @@ def run(ablation: AblationRun, *, fresh: bool = False) -> dict[str, Any]:
     if ablation.inputs == "quickstart":
         make_quickstart_inputs(ablation)
     inputs = _check_inputs(ablation, parts)
-    settings = config.to_dict(ablation)
-    # Rows of their own folders: a finished one stays when others join it.
-    for name in ("output_path", "inputs", "rows", "retry_failed"):
-        del settings[name]
-    mark = artefact.fingerprint("ablations", settings, inputs)
+    mark = artefact.fingerprint("ablations", bound_settings(ablation), inputs)
     if fresh:
         begun.set_aside(folder)
     manifest = artefact.finished(folder, "ablations", mark)
@@ -107,6 +106,18 @@ def run(ablation: AblationRun, *, fresh: bool = False) -> dict[str, Any]:
         failed=failed,
         table=str(folder / "table.md"),
     )
+
+
+def bound_settings(ablation: AblationRun) -> dict[str, Any]:
+    """The settings that decide the figures; workers, pools and how often checkpoints come do not."""
+    settings = config.to_dict(ablation)
+    # Rows have folders of their own: a finished one stays when others join it.
+    for name in ("output_path", "inputs", "rows", "retry_failed"):
+        del settings[name]
+    settings["generator"] = train.bound_settings(ablation.generator)
+    for name in ("samples", "evaluation"):
+        settings[name] = actor_pool.bound_settings(getattr(ablation, name))
+    return settings
 
 
 def make_quickstart_inputs(ablation: AblationRun) -> None:
@@ -172,23 +183,32 @@ def _check_inputs(
     for training, _, evaluation in parts:
         fitting_codes(training)
         evaluation_plan.check(evaluation)
-    judging = ablation.samples.tokenizer_path
-    if judging:
-        artefact.read_manifest(Path(judging), "tokenizer")
-        weights = (Path(path) / WEIGHTS_FILE for path in (judging, found["tokenizer"]))
-        if len({artefact.sha256_of(path) for path in weights}) > 1:
-            raise ArtefactError(
-                f"samples.tokenizer_path = {judging!r}: has other weights than generator.tokenizer_path = "
-                f"{found['tokenizer']!r}, whose codes the rows learn; give the same, or leave it empty"
-            )
     evaluation = ablation.evaluation
-    if evaluation.tokenizer_path:
-        artefact.read_manifest(Path(evaluation.tokenizer_path), "tokenizer")
+    for field, path in (
+        ("samples.tokenizer_path", ablation.samples.tokenizer_path),
+        ("evaluation.tokenizer_path", evaluation.tokenizer_path),
+    ):
+        if path:
+            _check_same_tokenizer(field, path, found["tokenizer"])
     if evaluation.codes_path:
         evaluation_plan.baseline_codes(evaluation)
-    # What the samples are compared with; they themselves are yet to come.
-    evaluation_plan.plan(override(evaluation, {"samples_path": "", "codes_path": ""}))
+    # The samples are yet to come; their classes will be the codes', and their side the tokenizer's.
+    pictures = evaluation_plan.check_pictures(
+        evaluation, tokenizer_config(Path(found["tokenizer"]))
+    )
+    codes = read_dataset(Path(found["codes"]))
+    check_classes(codes.classes, found["codes"], pictures.classes, evaluation.data_path)
     return [Path(path) for path in found.values()]
+
+
+def _check_same_tokenizer(field: str, path: str, of_the_codes: str) -> None:
+    artefact.read_manifest(Path(path), "tokenizer")
+    weights = (Path(each) / WEIGHTS_FILE for each in (path, of_the_codes))
+    if len({artefact.sha256_of(file) for file in weights}) > 1:
+        raise ArtefactError(
+            f"{field} = {path!r}: has other weights than generator.tokenizer_path = {of_the_codes!r}, whose codes the "
+            "rows learn; give the same, or leave it empty"
+        )
 
 
 def _figures_of_all(ablation: AblationRun, rows: tuple[str, ...]) -> list[dict[str, Any]]:

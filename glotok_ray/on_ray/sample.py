@@ -24,7 +24,7 @@ from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import FARSampleRun, XARSampleRun, with_absolute_paths
 from glotok_ray.data.forms import CROP
 from glotok_ray.data.records import SCHEMA, ShardInfo, encode_png, write_dataset
-from glotok_ray.nn.generators import model_config, read_facts
+from glotok_ray.nn.generators import check_scale, model_config, read_facts
 from glotok_ray.on_ray.actor_pool import Output, actor_device, map_shards, open_output
 from glotok_ray.sampling.images import SAMPLERS, ImageGenerator, check_fit, find_tokenizer
 from glotok_ray.training.checkpoint import tokenizer_config
@@ -126,6 +126,7 @@ def check_inputs(config: XARSampleRun | FARSampleRun) -> dict[str, Any]:
         artefact.read_manifest(Path(config.tokenizer_path), "tokenizer")
     tokenizer = find_tokenizer(generator, config.tokenizer_path)
     check_fit(model_config(generator), tokenizer_config(tokenizer))
+    check_scale(generator)
     return facts
 
 

@@ -106,7 +106,7 @@ def run(run: TokenizerRun | XARRun | FARRun, *, fresh: bool = False) -> dict[str
     check_inputs(run)
     if isinstance(run, TokenizerRun):
         logger.info("training on %s", runs.training_crops(run))
-    mark = artefact.fingerprint(kind, _bound_settings(run), inputs)
+    mark = artefact.fingerprint(kind, bound_settings(run), inputs)
     if fresh:
         begun.set_aside(plan.folder)
     manifest = artefact.finished(plan.folder, kind, mark)
@@ -145,7 +145,8 @@ def _inputs(run: TokenizerRun | GeneratorRun) -> tuple[str, list[Path]]:
     return kind, inputs
 
 
-def _bound_settings(run: TokenizerRun | GeneratorRun) -> dict[str, Any]:
+def bound_settings(run: TokenizerRun | GeneratorRun) -> dict[str, Any]:
+    """The settings of a run that decide its weights and the order of its data: it goes on with these alone."""
     settings = config.to_dict(config.with_absolute_paths(run))
     for name in _FREE_SECTIONS:
         del settings[name]
@@ -156,7 +157,7 @@ def _bound_settings(run: TokenizerRun | GeneratorRun) -> dict[str, Any]:
             if settings.get(section, {}).get(name) == before:
                 del settings[section][name]
     # Whoever allows more broken rows goes on where the run stopped for them; what is refused changes no weight.
-    for name in ("max_bad_rows", "adm_protocol"):
+    for name in ("max_bad_rows", "adm_protocol", "views"):
         settings["data"].pop(name, None)
     if isinstance(run, TokenizerRun) and run.initial_path:
         files = (Path(run.initial_path) / name for name in (WEIGHTS_FILE, DISCRIMINATOR_FILE))
@@ -166,9 +167,17 @@ def _bound_settings(run: TokenizerRun | GeneratorRun) -> dict[str, Any]:
 
 def _open_folder(run: TokenizerRun | GeneratorRun, plan: RunPlan, mark: str) -> None:
     """Make the folder or go on in it; raises ArtefactError when it holds a run of other settings."""
+    path = plan.folder / runs.RUN_FILE
+    before = artefact.read_json(path) if path.is_file() else {}
+    # Older versions noted it here alone, and a copy of a folder may lack its hidden mark.
+    if before.get("fingerprint", mark) != mark:
+        raise ArtefactError(
+            f"{plan.folder}: holds an unfinished run of other settings or inputs; choose another --name, or pass "
+            f"--fresh (the old one is kept as {plan.folder.name}.previous)"
+        )
     begun.go_on(plan.folder, mark)
-    if isinstance(run, TokenizerRun):
-        artefact.write_json(plan.folder / runs.RUN_FILE, {"crops": runs.training_crops(run)})
+    crops = {"crops": runs.training_crops(run)} if isinstance(run, TokenizerRun) else {}
+    artefact.write_json(path, {"fingerprint": mark, **crops})
     artefact.write_json(plan.folder / "config.json", config.to_dict(run))
     artefact.write_json(plan.folder / "versions.json", artefact.versions())
 

@@ -20,7 +20,8 @@ import ray.tune
 from glotok_ray import artefact, begun, config, faults, ownership
 from glotok_ray.config import RelationConfig, SweepRun, TokenizerRun, override, with_absolute_paths
 from glotok_ray.data.shard_plan import seeded_generator
-from glotok_ray.on_ray import cluster, evaluate, shard, teacher, train
+from glotok_ray.on_ray import actor_pool, cluster, evaluate, shard, teacher, train
+from glotok_ray.on_ray.evaluation_plan import check_pictures
 from glotok_ray.on_ray.failed_rows import FAILED, NOT_THE_ROWS, attempt, failed_of, keep_reason
 from glotok_ray.on_ray.failures import chain
 from glotok_ray.on_ray.sweep_results import SWEPT, write_results
@@ -28,6 +29,7 @@ from glotok_ray.progress import ProgressLine
 from glotok_ray.recipes import shard as shard_recipes
 from glotok_ray.recipes import teacher as teacher_recipes
 from glotok_ray.recipes.tokenizer import ROWS
+from glotok_ray.training.inputs import check_inputs
 
 logger = logging.getLogger(__name__)
 
@@ -166,24 +168,22 @@ def run(sweep: SweepRun, *, fresh: bool = False) -> dict[str, Any]:
         raise ValueError("tokenizer.teacher_path = '': a sweep needs a teacher; give its folder")
     if sweep.inputs == "quickstart":
         make_inputs(sweep)
-    inputs = verified_inputs(sweep)
-    settings = {
-        name: value
-        for name, value in config.to_dict(sweep).items()
-        if name not in ("output_path", "max_concurrent_trials", "retry_failed")
-    }
+    inputs = verified_inputs(sweep, trials)
+    settings = bound_settings(sweep)
     mark = artefact.fingerprint("sweep", settings, inputs)
+    # One that is unfinished may go on with more trials or fewer.
+    question = artefact.fingerprint("sweep", {**settings, "num_trials": None}, inputs)
     if fresh:
         begun.set_aside(folder)
     manifest = artefact.finished(folder, "sweep", mark)
     if manifest and not (sweep.retry_failed and manifest["failed"]):
         logger.info("sweep: already finished: %s", folder)
         return manifest
-    begun.go_on(folder, mark)
+    begun.go_on(folder, question)
     frame = _tune(sweep, trials, folder)
     failed = failed_of({str(row["trial"]): row for row in frame.to_dict("records")}, "trials")
     if manifest:
-        begun.reopen(folder, mark)
+        begun.reopen(folder, question)
     best = write_results(sweep, frame, failed, folder)
     return artefact.write_manifest(
         folder,
@@ -194,6 +194,16 @@ def run(sweep: SweepRun, *, fresh: bool = False) -> dict[str, Any]:
         failed=failed,
         table=str(folder / "table.md"),
     )
+
+
+def bound_settings(sweep: SweepRun) -> dict[str, Any]:
+    """The settings that decide what a sweep finds; workers, pools and how often checkpoints come do not."""
+    settings = config.to_dict(sweep)
+    for name in ("output_path", "max_concurrent_trials", "retry_failed"):
+        del settings[name]
+    settings["tokenizer"] = train.bound_settings(sweep.tokenizer)
+    settings["evaluation"] = actor_pool.bound_settings(sweep.evaluation)
+    return settings
 
 
 def make_inputs(sweep: SweepRun) -> None:
@@ -211,8 +221,10 @@ def make_inputs(sweep: SweepRun) -> None:
     teacher.run(override(teacher_recipes.quickstart(), places))
 
 
-def verified_inputs(sweep: SweepRun) -> list[Path]:
-    """What all trials read, verified here once for all of them; raises ArtefactError."""
+def verified_inputs(sweep: SweepRun, trials: list[Trial]) -> list[Path]:
+    """What all trials read, verified here once for all of them; raises ArtefactError for what would stop one of them,
+    hours later perhaps.
+    """
     inputs = [
         Path(sweep.tokenizer.data.train_path),
         Path(sweep.tokenizer.teacher_path),
@@ -222,6 +234,9 @@ def verified_inputs(sweep: SweepRun) -> list[Path]:
         artefact.verify_once(path, kind)
     if sweep.tokenizer.data.validation_path:
         artefact.verify_once(Path(sweep.tokenizer.data.validation_path), "shards")
+    for trial in trials:
+        check_inputs(trial_recipe(sweep, trial))
+    check_pictures(sweep.evaluation, sweep.tokenizer.model)
     return inputs
 
 
@@ -255,6 +270,9 @@ def _tune(sweep: SweepRun, trials: list[Trial], folder: Path) -> pandas.DataFram
 def _row_of(sweep: SweepRun, result: Any, trials: dict[str, Trial]) -> dict[str, Any]:
     """What a trial reported; of one whose process died, why. Raises what ends the whole sweep."""
     if result.error is None:
+        if FAILED not in (result.metrics or {}):
+            # After Ctrl-C Ray Tune returns as if all were done, and trials that have not ended have no figures.
+            raise KeyboardInterrupt
         return result.metrics
     for cause in chain(result.error):
         if isinstance(cause, NOT_THE_ROWS):

@@ -40,7 +40,7 @@ def xar_b() -> XARRun:
             hold_fraction=0.75,
             final_learning_rate=1e-5,
         ),
-        data=CodeDataConfig(train_path="runs/glotok_16k_codes"),
+        data=CodeDataConfig(train_path="runs/glotok_16k_codes", views="center_flip"),
         # An epoch takes minutes, and a checkpoint of xAR-H is 19 GB.
         schedule=ScheduleConfig(
             global_batch_size=2048,
@@ -111,7 +111,7 @@ def far_b() -> FARRun:
         optimizer=OptimizerConfig(
             name="adamw", learning_rate=1e-4, betas=(0.9, 0.95), weight_decay=0.05
         ),
-        data=CodeDataConfig(train_path="runs/glotok_16k_ten_crop_codes"),
+        data=CodeDataConfig(train_path="runs/glotok_16k_ten_crop_codes", views="ten_crop"),
         schedule=ScheduleConfig(
             global_batch_size=256, micro_batch_size=32, epochs=200, checkpoint_every_minutes=15
         ),

@@ -4,19 +4,15 @@ Called by every rank under Ray Train and by a plain process alike; batches come 
 Read next: glotok_ray/training/trainer.py
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from glotok_ray import config
-from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import FARRun, XARRun
-from glotok_ray.data.codes import COUNTS_FILE
-from glotok_ray.data.records import DATASET, DatasetInfo
+from glotok_ray.data.records import DatasetInfo
 from glotok_ray.nn.far import FAR
 from glotok_ray.nn.generators import copy_tokenizer, save_generator
 from glotok_ray.nn.tokenizer import GloTokTokenizer
@@ -31,7 +27,7 @@ from glotok_ray.training.generator_step import (
     Objective,
     TokenObjective,
 )
-from glotok_ray.training.inputs import fitting_codes
+from glotok_ray.training.inputs import fitting_codes, read_counts
 from glotok_ray.training.runs import BatchSource, exporting, place, run_plan, set_threads
 from glotok_ray.training.trainer import Trainer
 from glotok_ray.training.worker import Worker
@@ -96,26 +92,11 @@ def _build(
 
 
 def _measured_scale(tokenizer: GloTokTokenizer, folder: Path, codes: DatasetInfo) -> Tensor:
-    with np.load(folder / COUNTS_FILE, allow_pickle=False) as counts:
-        scales = [
-            latent_scale_from_counts(
-                tokenizer.quantizer(name).matched_codes().cpu(),
-                torch.from_numpy(_checked_counts(counts, name, folder, codes)),
-            )
-            for name in tokenizer.config.names
-        ]
-    return latent_scale(scales, tokenizer.config)
-
-
-def _checked_counts(
-    counts: Mapping[str, np.ndarray], name: str, folder: Path, codes: DatasetInfo
-) -> np.ndarray:
-    """The uses of a codebook's codes, as many as there are codes in the files; raises ArtefactError otherwise."""
-    size, uses = codes.code_counts[name], codes.num_images * codes.num_views * codes.grid_size**2
-    found = counts[name] if name in counts else np.zeros(0, np.int64)
-    if found.shape != (size,) or found.sum() != uses or found.min() < 0:
-        raise ArtefactError(
-            f"{folder / COUNTS_FILE}: {name!r} counts {found.sum()} uses of {found.size} codes, and {DATASET} says "
-            f"{uses} of {size}; encode the images again with --fresh"
+    counts = read_counts(folder, codes)
+    scales = [
+        latent_scale_from_counts(
+            tokenizer.quantizer(name).matched_codes().cpu(), torch.from_numpy(counts[name])
         )
-    return found
+        for name in tokenizer.config.names
+    ]
+    return latent_scale(scales, tokenizer.config)

@@ -4,16 +4,20 @@ All of it is looked at by the launcher, before a worker starts; a dry run looks 
 Read next: glotok_ray/data/recorded.py
 """
 
+import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from glotok_ray import artefact, config
 from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import FARRun, TokenizerConfig, TokenizerRun, XARRun
+from glotok_ray.data.codes import COUNTS_FILE
 from glotok_ray.data.forms import check_adm_protocol
-from glotok_ray.data.recorded import check_classes, check_codes, check_side, read_pictures
+from glotok_ray.data.recorded import check_codes, check_side, read_pictures
 from glotok_ray.data.records import DATASET, DatasetInfo, read_dataset
 from glotok_ray.nn.perceptual import check_perceptual
 from glotok_ray.nn.tokenizer import CONFIG_FILE, WEIGHTS_FILE, GloTokTokenizer
@@ -22,6 +26,8 @@ from glotok_ray.teacher.histogram import TeacherHistogram, load_teacher
 from glotok_ray.teacher.image_vectors import check_image_network
 from glotok_ray.training import checkpoint
 from glotok_ray.training.step import DISCRIMINATOR_FILE
+
+logger = logging.getLogger(__name__)
 
 # Settings of a tokenizer's model that change neither what its weights mean nor their shapes.
 _FREE_MODEL_FIELDS = ("dropout", "contrast", "image_size")
@@ -74,9 +80,12 @@ def _check_pictures(run: TokenizerRun) -> None:
                 dataset.form, dataset.image_size, folder=folder, field="data.adm_protocol"
             )
         check_side(dataset, folder, run.model.autoencoder.image_size)
-    if len(found) == 2:
-        (train, seen), (validation, held_out) = found.items()
-        check_classes(seen.classes, str(train), held_out.classes, str(validation))
+    if len({dataset.classes for dataset in found.values()}) > 1:
+        # No label is learned from; but more often than not one of the paths is wrong.
+        folders = " and ".join(str(folder) for folder in found)
+        logger.warning(
+            "%s: have different classes; is one of the paths another data set's?", folders
+        )
 
 
 def _check_networks(run: TokenizerRun) -> None:
@@ -173,9 +182,38 @@ def fitting_codes(run: XARRun | FARRun) -> DatasetInfo:
             raise ArtefactError(
                 f"{name} = {have}: the codes in {folder} need {need}; pass --{name.replace('_', '-')} {need}"
             )
+    if run.data.views and codes.views != run.data.views:
+        raise ArtefactError(
+            f"data.views = {run.data.views!r}: the codes in {folder} hold the views {codes.views!r} of each image; "
+            f'encode them with --views {run.data.views}, or pass --data.views "", which takes any'
+        )
     if isinstance(run, FARRun):
         _check_vocabularies(run, made_by)
+    else:
+        read_counts(folder, codes)
     return codes
+
+
+def read_counts(folder: Path, codes: DatasetInfo) -> dict[str, np.ndarray]:
+    """The uses of every codebook's codes, as many as there are codes in the files; raises ArtefactError otherwise."""
+    path = folder / COUNTS_FILE
+    if not path.is_file():
+        raise ArtefactError(f"{path}: no such file; encode the images again with --fresh")
+    with np.load(path, allow_pickle=False) as stored:
+        return {name: _checked_counts(stored, name, path, codes) for name in codes.code_counts}
+
+
+def _checked_counts(
+    counts: Mapping[str, np.ndarray], name: str, path: Path, codes: DatasetInfo
+) -> np.ndarray:
+    size, uses = codes.code_counts[name], codes.num_images * codes.num_views * codes.grid_size**2
+    found = counts[name] if name in counts else np.zeros(0, np.int64)
+    if found.shape != (size,) or found.sum() != uses or found.min() < 0:
+        raise ArtefactError(
+            f"{path}: {name!r} counts {found.sum()} uses of {found.size} codes, and {DATASET} says {uses} of {size}; "
+            "encode the images again with --fresh"
+        )
+    return found
 
 
 def _expected(

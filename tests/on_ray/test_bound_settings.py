@@ -1,10 +1,17 @@
 """Which settings a run may be resumed with, and which make it another run."""
 
+from types import SimpleNamespace
+
 import pytest
 
+from glotok_ray import ownership
+from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import TokenizerRun, from_dict, override, to_dict
-from glotok_ray.on_ray.train import _bound_settings
+from glotok_ray.on_ray import generator_ablations, train, tune
+from glotok_ray.on_ray.train import bound_settings
 from glotok_ray.recipes.generator import RECIPES as GENERATORS
+from glotok_ray.recipes.generator_ablations import RECIPES as ABLATIONS
+from glotok_ray.recipes.sweep import RECIPES as SWEEPS
 from glotok_ray.recipes.tokenizer import RECIPES as TOKENIZERS
 
 RUNS = {"tokenizer": TOKENIZERS["glotok_16k"](), "generator": GENERATORS["xar_b"]()}
@@ -25,13 +32,13 @@ RUNS = {"tokenizer": TOKENIZERS["glotok_16k"](), "generator": GENERATORS["xar_b"
     ],
 )
 def test_what_changes_neither_weights_nor_order_is_free(kind, change) -> None:
-    assert _bound_settings(override(RUNS[kind], change)) == _bound_settings(RUNS[kind])
+    assert bound_settings(override(RUNS[kind], change)) == bound_settings(RUNS[kind])
 
 
 @pytest.mark.parametrize("change", [{"data.max_bad_rows": 7}, {"data.adm_protocol": False}])
 def test_what_is_let_pass_may_be_more_afterwards(change) -> None:
     run = RUNS["tokenizer"]
-    assert _bound_settings(override(run, change)) == _bound_settings(run)
+    assert bound_settings(override(run, change)) == bound_settings(run)
 
 
 @pytest.mark.parametrize("kind", RUNS)
@@ -39,15 +46,15 @@ def test_what_is_let_pass_may_be_more_afterwards(change) -> None:
     "change", [{"data.open_shards": 9}, {"seed": 3}, {"schedule.global_batch_size": 480}]
 )
 def test_what_changes_the_order_of_rows_is_bound(kind, change) -> None:
-    assert _bound_settings(override(RUNS[kind], change)) != _bound_settings(RUNS[kind])
+    assert bound_settings(override(RUNS[kind], change)) != bound_settings(RUNS[kind])
 
 
 def test_a_run_of_before_goes_on_where_later_settings_stand_for_what_was() -> None:
     """Of commit 0933aa9, whose loss had none of them."""
     later = {"entropy_epsilon", "entropy_epsilon_placing", "discriminator_loss_scale"}
-    assert not later & set(_bound_settings(RUNS["tokenizer"])["loss"])
+    assert not later & set(bound_settings(RUNS["tokenizer"])["loss"])
     changed = override(RUNS["tokenizer"], {"loss.discriminator_loss_scale": 0.5})
-    assert _bound_settings(changed)["loss"]["discriminator_loss_scale"] == 0.5
+    assert bound_settings(changed)["loss"]["discriminator_loss_scale"] == 0.5
 
 
 def test_a_config_of_before_loads_with_what_was() -> None:
@@ -56,3 +63,56 @@ def test_a_config_of_before_loads_with_what_was() -> None:
     for name in ("entropy_epsilon", "entropy_epsilon_placing", "discriminator_loss_scale"):
         del plain["loss"][name]
     assert from_dict(TokenizerRun, plain) == run
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"tokenizer.scaling.num_workers": 4},
+        {"tokenizer.data.adm_protocol": False},
+        {"tokenizer.schedule.checkpoint_every_minutes": 7.0},
+        {"evaluation.pool.num_actors": 2},
+        {"evaluation.adm_protocol": False},
+        {"max_concurrent_trials": 3},
+    ],
+)
+def test_a_sweep_goes_on_with_other_workers(change) -> None:
+    sweep = SWEEPS["glotok_16k"]()
+    assert tune.bound_settings(override(sweep, change)) == tune.bound_settings(sweep)
+
+
+def test_a_sweep_is_bound_to_what_its_trials_are() -> None:
+    sweep = SWEEPS["glotok_16k"]()
+    for change in ({"tokenizer.seed": 4}, {"evaluation.num_images": 7}, {"max_steps": 3}):
+        assert tune.bound_settings(override(sweep, change)) != tune.bound_settings(sweep)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"generator.scaling.num_workers": 4},
+        {"samples.pool.num_actors": 2},
+        {"evaluation.pool.use_gpu": False},
+        {"rows": ("cell_8",)},
+    ],
+)
+def test_ablations_go_on_with_other_workers(change) -> None:
+    ablation = ABLATIONS["ablations"]()
+    bound = generator_ablations.bound_settings
+    assert bound(override(ablation, change)) == bound(ablation)
+    assert bound(override(ablation, {"samples.seed": 9})) != bound(ablation)
+
+
+def test_a_copy_without_its_hidden_mark_is_bound_by_run_json(tmp_path) -> None:
+    run = override(RUNS["generator"], {"output_path": str(tmp_path), "name": "run"})
+    plan = SimpleNamespace(folder=tmp_path / "run")
+    with ownership.holding():
+        train._open_folder(run, plan, "first")
+    (tmp_path / "run" / ".begun.json").unlink()
+    with (
+        ownership.holding(),
+        pytest.raises(ArtefactError, match="unfinished run of other settings"),
+    ):
+        train._open_folder(run, plan, "second")
+    with ownership.holding():
+        train._open_folder(run, plan, "first")

@@ -1,6 +1,7 @@
 """Rows that fail: kept with their reason, ranked last, not trained again unasked; and the results of the others."""
 
 import logging
+from types import SimpleNamespace
 
 import pandas
 import pytest
@@ -14,6 +15,7 @@ from glotok_ray.on_ray.attempts import RunFailed
 from glotok_ray.on_ray.failed_rows import FAILED, attempt, failed_of
 from glotok_ray.on_ray.failures import reason_of
 from glotok_ray.on_ray.sweep_results import rank_trials, write_results
+from glotok_ray.on_ray.tune import _row_of
 from glotok_ray.retries import StorageError
 
 
@@ -39,6 +41,23 @@ def test_what_says_nothing_of_the_row_ends_the_whole(tmp_path, kind):
     with pytest.raises(kind):
         attempt(tmp_path / "a_failure.json", raising(kind("away")), retry=False)
     assert not (tmp_path / "a_failure.json").exists()
+
+
+def test_so_does_what_a_run_stopped_for(tmp_path):
+    stopped = RunFailed("training stopped at step 3: storage is away")
+    stopped.__cause__ = StorageError("away")
+    with pytest.raises(RunFailed):
+        attempt(tmp_path / "a_failure.json", raising(stopped), retry=False)
+    assert not (tmp_path / "a_failure.json").exists()
+
+
+def test_a_trial_that_was_interrupted_is_no_row():
+    """Ray Tune returns after Ctrl-C as if all trials had ended."""
+    for metrics in (None, {}):
+        with pytest.raises(KeyboardInterrupt):
+            _row_of(SweepRun(), SimpleNamespace(error=None, metrics=metrics), {})
+    row = {"trial": "trial_00", FAILED: ""}
+    assert _row_of(SweepRun(), SimpleNamespace(error=None, metrics=row), {}) == row
 
 
 def test_the_reason_is_one_line_out_of_what_ray_wraps():

@@ -1,5 +1,6 @@
 """xAR's ablations: rows differ in one thing, two run through Ray and fill the tables, a second command goes on."""
 
+import shutil
 from pathlib import Path
 
 import pandas
@@ -165,9 +166,17 @@ def test_what_would_stop_a_row_stops_the_command(ray_cluster, tiny_quickstart, t
     artefact.write_manifest(other, "tokenizer")
     with pytest.raises(ArtefactError, match=r"samples\.tokenizer_path = .*has other weights"):
         generator_ablations.run(override(ablation, {"samples.tokenizer_path": str(other)}))
-    codes = {"evaluation.codes_path": ablation.generator.data.train_path}
-    with pytest.raises(ArtefactError, match="made by another tokenizer"):
-        generator_ablations.run(
-            override(ablation, {"evaluation.tokenizer_path": str(other)} | codes)
-        )
+    with pytest.raises(ArtefactError, match=r"evaluation\.tokenizer_path = .*has other weights"):
+        generator_ablations.run(override(ablation, {"evaluation.tokenizer_path": str(other)}))
+    renamed = tmp_path / "renamed"
+    shutil.copytree(ablation.evaluation.data_path, renamed)
+    facts = artefact.read_json(renamed / "dataset.json")
+    for change, message in (
+        ({"classes": facts["classes"][::-1]}, r"codes has 10 classes .*renamed has 10 classes"),
+        ({"image_size": 16}, r"are stored at 16 pixels .*takes 32"),
+    ):
+        artefact.write_json(renamed / "dataset.json", {**facts, **change})
+        artefact.write_manifest(renamed, "shards")
+        with pytest.raises(ArtefactError, match=message):
+            generator_ablations.run(override(ablation, {"evaluation.data_path": str(renamed)}))
     assert not (tmp_path / "ablations").exists()

@@ -13,12 +13,13 @@ from small_tokenizer import MODEL
 from glotok_ray import artefact
 from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import RelationConfig, TokenizerLossConfig, TokenizerRun, override
+from glotok_ray.data.codes import write_code_dataset, write_code_shard
 from glotok_ray.data.records import DatasetInfo, Row, encode_png, write_dataset, write_shard
 from glotok_ray.nn.tokenizer import GloTokTokenizer
+from glotok_ray.recipes.generator import xar_b
 from glotok_ray.teacher.histogram import build_histogram, load_teacher, save_teacher
 from glotok_ray.training.describe import describe_tokenizer
-from glotok_ray.training.generator_run import _checked_counts
-from glotok_ray.training.inputs import check_inputs, teacher_of
+from glotok_ray.training.inputs import check_inputs, fitting_codes, read_counts, teacher_of
 
 
 @pytest.fixture
@@ -103,14 +104,15 @@ def test_pictures_of_a_smaller_side_are_refused(run: TokenizerRun, tmp_path: Pat
                 check(on_pictures(run, *paths))
 
 
-def test_training_and_validation_have_the_same_classes(run: TokenizerRun, tmp_path: Path) -> None:
+def test_other_classes_of_the_validation_pictures_are_warned_about(
+    run: TokenizerRun, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     train = write_pictures(tmp_path / "train", side=64, classes=["a", "b"])
     validation = write_pictures(tmp_path / "validation", side=64, classes=["b", "a"])
     for check in (check_inputs, describe_tokenizer):
-        with pytest.raises(
-            ArtefactError, match=r"\(a, b\), and .*validation has 2 classes \(b, a\)"
-        ):
-            check(on_pictures(run, train, validation))
+        caplog.clear()
+        check(on_pictures(run, train, validation))
+        assert f"{train} and {validation}: have different classes" in caplog.text
 
 
 def test_first_weights_of_another_look_up_are_refused(run: TokenizerRun, tmp_path: Path) -> None:
@@ -132,18 +134,16 @@ def test_counts_must_be_of_the_codes(tmp_path: Path) -> None:
     codes = DatasetInfo(
         "codes", ("a",), 3, 64, (), num_views=2, grid_size=4, code_counts={"visual": 8}
     )
+    with pytest.raises(ArtefactError, match=r"counts\.npz: no such file; encode"):
+        read_counts(tmp_path, codes)
     fine = np.array([90, 6, 0, 0, 0, 0, 0, 0])
-    np.testing.assert_array_equal(
-        _checked_counts({"visual": fine}, "visual", tmp_path, codes), fine
-    )
-    for counts in (
-        {"visual": fine[:7]},
-        {"visual": fine * 2},
-        {"visual": fine - [0, 0, 0, 1, -1, 0, 0, 0]},
-        {},
-    ):
+    np.savez(tmp_path / "counts.npz", visual=fine)
+    np.testing.assert_array_equal(read_counts(tmp_path, codes)["visual"], fine)
+    moved = fine - [0, 0, 0, 1, -1, 0, 0, 0]
+    for counts in ({"visual": fine[:7]}, {"visual": fine * 2}, {"visual": moved}, {"other": fine}):
+        np.savez(tmp_path / "counts.npz", **counts)
         with pytest.raises(ArtefactError, match=r"counts\.npz: 'visual' counts .*says 96 of 8"):
-            _checked_counts(counts, "visual", tmp_path, codes)
+            read_counts(tmp_path, codes)
 
 
 def test_initial_weights_that_are_not_finite_are_refused_before_workers_start(tmp_path):
@@ -170,3 +170,39 @@ def test_a_teacher_that_is_not_finite_is_refused(tmp_path):
     artefact.write_manifest(tmp_path, "teacher")
     with pytest.raises(ArtefactError, match=r"teacher\.safetensors.*centroids \(1 of 320 values\)"):
         load_teacher(tmp_path)
+
+
+def test_codes_of_other_views_than_the_recipe_asks_for_are_refused(tmp_path):
+    tokenizer, folder = tmp_path / "tokenizer", tmp_path / "codes"
+    tokenizer.mkdir()
+    folder.mkdir()
+    GloTokTokenizer(MODEL).save_pretrained(tokenizer)
+    grid = MODEL.autoencoder.grid_size
+    codes = {name: np.zeros((4, grid**2), np.uint16) for name in MODEL.names}
+    shard = write_code_shard(folder / "a.parquet", ["k", "l"], np.zeros(2, np.int64), codes, MODEL)
+    write_code_dataset(
+        folder,
+        [shard],
+        MODEL,
+        num_views=2,
+        classes=["a"],
+        tokenizer_sha256=artefact.sha256_of(tokenizer / "tokenizer.safetensors"),
+        details={"views": "center_flip"},
+    )
+    run = override(
+        xar_b(),
+        {
+            "data.train_path": str(folder),
+            "tokenizer_path": str(tokenizer),
+            "model.grid_size": grid,
+            "model.cell_size": grid // 2,
+            "model.num_classes": 1,
+            "model.channels": MODEL.latent_width,
+        },
+    )
+    assert fitting_codes(run).views == "center_flip"
+    with pytest.raises(
+        ArtefactError, match=r"data\.views = 'ten_crop': .*hold the views 'center_flip'"
+    ):
+        fitting_codes(override(run, {"data.views": "ten_crop"}))
+    assert fitting_codes(override(run, {"data.views": ""}))
