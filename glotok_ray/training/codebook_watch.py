@@ -31,6 +31,7 @@ class CodebookWatch:
         self, config: TokenizerConfig, weights: TokenizerLossConfig, worker: Worker
     ) -> None:
         self._weights, self._worker = weights, worker
+        self._lookups = {codebook.name: codebook.lookup for codebook in config.codebooks}
         sizes = {codebook.name: codebook.size for codebook in config.codebooks}
         self.counts = {
             name: torch.zeros(size, dtype=torch.int64, device=worker.device)
@@ -58,7 +59,9 @@ class CodebookWatch:
         for name, codebook in codebooks.items():
             counts = self._worker.all_sum(self.counts[name])
             self.counts[name] = torch.zeros_like(counts)
-            duplicates = duplicate_fraction(codebook, self._weights.relation.duplicate_cosine)
+            duplicates = duplicate_fraction(
+                codebook, self._weights.relation.duplicate_cosine, self._lookups[name]
+            )
             self._warn(name, duplicates)
             figures[f"{name}_duplicates"] = duplicates
             if counts.sum() > 0:
