@@ -26,7 +26,9 @@ Function = Callable[[Tensor], Tensor]
 def normalization(place: Place) -> Iterator[Row]:
     """The kernels' error beside torch's, equal bits, and the time of both directions."""
     if place.on_gpu:
-        yield Row("Triton works", float(nn_group_norm._triton_works()), "")
+        yield Row(
+            "Triton works", float(nn_group_norm._triton_works(torch.cuda.current_device())), ""
+        )
     for shape in _SHAPES:
         yield from _errors(place, (4, *shape[1:]) if not place.tiny else (1, 64, 8, 8))
     for shape in _SHAPES:

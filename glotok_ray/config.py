@@ -336,7 +336,7 @@ class RelationConfig:
     """
     duplicate_cosine: float = 0.99
     """A code with a neighbour of at least this cosine counts as a duplicate in the metrics; with Euclidean look-up, one
-    as near as that in proportion to the mean squared length of the codes.
+    as near as that in proportion to the mean squared distance of the codes from their mean.
     """
 
     def __post_init__(self) -> None:

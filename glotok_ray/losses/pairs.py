@@ -91,7 +91,7 @@ def _backend(unit: Tensor) -> Backend:
         unit.dtype == torch.float32
         and unit.device.type == "cuda"
         and unit.shape[1] <= _WIDEST_ON_CUDA
-        and _triton_works()
+        and _triton_works(unit.device.index)
     ):
         from glotok_ray.losses import pairs_cuda
 
@@ -100,16 +100,25 @@ def _backend(unit: Tensor) -> Backend:
 
 
 @functools.cache
-def _triton_works() -> bool:
-    """Whether a kernel can be compiled and launched; Triton needs a C compiler for its launcher."""
+def _triton_works(device: int) -> bool:
+    """Whether a kernel can be compiled and launched on this GPU; Triton needs a C compiler for its launcher.
+
+    Only what the machine lacks is remembered: raises what torch says of memory that is short, or of an earlier fault.
+    """
     try:
         from glotok_ray.losses import pairs_cuda
 
-        pairs_cuda.count(torch.eye(2, device="cuda"), 1024, Share())
+        pairs_cuda.count(torch.eye(2, device=f"cuda:{device}"), 1024, Share())
+    except (torch.OutOfMemoryError, torch.AcceleratorError):
+        raise
     except Exception as error:  # missing packages, compilers and drivers each have their own
+        # The driver's own answer, where a kernel's code finds no room.
+        if "out of memory" in str(error):
+            raise
         logger.warning(
-            "relation loss: Triton does not work here (%s), so plain torch computes it, more slowly; "
+            "relation loss: Triton does not work on GPU %d (%s), so plain torch computes it, more slowly; "
             "install triton and a C compiler",
+            device,
             error,
         )
         return False

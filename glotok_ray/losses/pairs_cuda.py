@@ -139,22 +139,24 @@ def count(unit: Float[Tensor, "n d"], num_nodes: int, share: Share) -> Float[Ten
     copies = max(_FEWEST_COPIES, len(unit) ** 2 // 2 // _MOST_PAIRS_PER_COUNTER + 1)
     packed = torch.zeros(copies, num_nodes + 1, dtype=torch.int64, device=unit.device)
     if len(blocks):
-        _count_kernel[(triton.cdiv(len(unit), _COLUMNS), len(blocks))](
-            vectors,
-            packed,
-            len(unit),
-            blocks.start,
-            blocks.step,
-            num_nodes / 2 * (1 << bits),
-            copies,
-            num_nodes + 1,
-            WIDTH=vectors.shape[1],
-            BITS=bits,
-            COUNT_BIT=_COUNT_BIT,
-            ROWS=_ROWS,
-            COLUMNS=_COLUMNS,
-            CHANNELS=_CHANNELS,
-        )
+        # Triton launches on the current device, whichever holds the vectors; a CPU's changes nothing.
+        with torch.cuda.device_of(unit):
+            _count_kernel[(triton.cdiv(len(unit), _COLUMNS), len(blocks))](
+                vectors,
+                packed,
+                len(unit),
+                blocks.start,
+                blocks.step,
+                num_nodes / 2 * (1 << bits),
+                copies,
+                num_nodes + 1,
+                WIDTH=vectors.shape[1],
+                BITS=bits,
+                COUNT_BIT=_COUNT_BIT,
+                ROWS=_ROWS,
+                COLUMNS=_COLUMNS,
+                CHANNELS=_CHANNELS,
+            )
     fractions = (packed & ((1 << _COUNT_BIT) - 1)).sum(0).double() / (1 << bits)
     counts = (packed >> _COUNT_BIT).sum(0).double() - fractions
     counts[1:] += fractions[:-1]
@@ -171,20 +173,21 @@ def pull(
     vectors, blocks = _padded(unit), _row_blocks(len(unit), share)
     gradient = torch.zeros_like(vectors)
     if len(blocks):
-        _pull_kernel[(len(blocks),)](
-            vectors,
-            value_and_rise(slope),
-            gradient,
-            len(unit),
-            blocks.start,
-            blocks.step,
-            (len(slope) - 1) / 2,
-            WIDTH=vectors.shape[1],
-            PADDED=triton.next_power_of_2(vectors.shape[1]),
-            ROWS=_ROWS,
-            COLUMNS=_COLUMNS,
-            CHANNELS=_CHANNELS,
-        )
+        with torch.cuda.device_of(unit):
+            _pull_kernel[(len(blocks),)](
+                vectors,
+                value_and_rise(slope),
+                gradient,
+                len(unit),
+                blocks.start,
+                blocks.step,
+                (len(slope) - 1) / 2,
+                WIDTH=vectors.shape[1],
+                PADDED=triton.next_power_of_2(vectors.shape[1]),
+                ROWS=_ROWS,
+                COLUMNS=_COLUMNS,
+                CHANNELS=_CHANNELS,
+            )
     return gradient[:, : unit.shape[1]].contiguous()
 
 

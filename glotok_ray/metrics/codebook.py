@@ -5,7 +5,7 @@ Counts are integers that add up over images, blocks and workers, so they are the
 Read next: glotok_ray/metrics/uniformity.py
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -72,14 +72,21 @@ def codebook_use(counts: Integer[ndarray, " n"]) -> CodebookUse:
     )
 
 
-def duplicate_fraction(codes: Float[Tensor, "n d"], cosine: float) -> float:
+def duplicate_fraction(
+    codes: Float[Tensor, "n d"], cosine: float, lookup: Literal["cosine", "euclidean"]
+) -> float:
     """Share of codes, as the look-up compares them, that have another one nearby, in [0, 1]; NaN for codes that are not
     finite.
 
-    Nearby is a squared distance of at most 2 (1 - cosine) times the mean squared length of all codes: for unit vectors
-    a cosine of at least `cosine`, and for codes of differing lengths the same whatever their scale.
+    Nearby is a squared distance of at most 2 (1 - cosine) times a mean over all codes. For cosine look-up it is that of
+    their squared lengths: of unit vectors, a cosine of at least `cosine`. For Euclidean look-up it is that of their
+    squared distances from the mean code, so that neither a common scale nor a common offset changes the share.
     """
     codes = codes.detach().float()
+    if lookup == "euclidean":
+        # Twice, because the first mean is rounded to the offset's precision; products then lose none to the offset.
+        for _ in range(2):
+            codes = codes - codes.mean(dim=0)
     halves = codes.square().sum(dim=1) / 2
     near = (1 - cosine) * 2 * halves.mean()
     duplicates = torch.zeros((), device=codes.device)

@@ -8,6 +8,7 @@ Read next: glotok_ray/nn/group_norm_kernels.py
 
 import functools
 import logging
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -79,7 +80,8 @@ class _FusedGroupNorm(torch.autograd.Function):
     ) -> Tensor:
         kernels = _kernels(x)
         x = x.contiguous(memory_format=torch.channels_last)
-        y, mean, rstd = kernels.forward(x, weight, bias, num_groups, eps, silu, dtype)
+        with _on_device_of(x):
+            y, mean, rstd = kernels.forward(x, weight, bias, num_groups, eps, silu, dtype)
         ctx.save_for_backward(x, weight, bias, mean, rstd)
         ctx.silu = silu
         return y
@@ -93,7 +95,8 @@ class _FusedGroupNorm(torch.autograd.Function):
             )
         x, weight, bias, mean, rstd = ctx.saved_tensors
         gradient = gradients[0].contiguous(memory_format=torch.channels_last)
-        found = _kernels(x).backward(gradient, x, weight, bias, mean, rstd, ctx.silu)
+        with _on_device_of(x):
+            found = _kernels(x).backward(gradient, x, weight, bias, mean, rstd, ctx.silu)
         return *found, None, None, None, None
 
 
@@ -115,6 +118,11 @@ class _Shapes:
         return torch.empty_like(x, dtype=dtype), statistics[0], statistics[1]
 
 
+def _on_device_of(x: Tensor) -> AbstractContextManager[None]:
+    """Triton launches on the current device, whichever holds the tensors; nothing changes for tensors of a CPU."""
+    return nullcontext() if _without_numbers(x) else torch.cuda.device_of(x)
+
+
 def _kernels(x: Tensor) -> Any:
     if _without_numbers(x):
         return _Shapes
@@ -128,7 +136,7 @@ def _by_kernels(x: Tensor) -> bool:
         return False
     if torch.compiler.is_compiling():
         return False
-    return _without_numbers(x) or _triton_works()
+    return _without_numbers(x) or _triton_works(x.device.index)
 
 
 def _without_numbers(x: Tensor) -> bool:
@@ -137,17 +145,27 @@ def _without_numbers(x: Tensor) -> bool:
 
 
 @functools.cache
-def _triton_works() -> bool:
-    """Whether a kernel can be compiled and launched; Triton needs a C compiler for its launcher."""
+def _triton_works(device: int) -> bool:
+    """Whether a kernel can be compiled and launched on this GPU; Triton needs a C compiler for its launcher.
+
+    Only what the machine lacks is remembered: raises what torch says of memory that is short, or of an earlier fault.
+    """
     try:
         from glotok_ray.nn import group_norm_cuda
 
-        x = torch.ones(1, 2, 1, 1, device="cuda")
-        group_norm_cuda.forward(x, x.flatten(), x.flatten(), 1, 1e-6, True, torch.float32)
+        x = torch.ones(1, 2, 1, 1, device=f"cuda:{device}")
+        with _on_device_of(x):
+            group_norm_cuda.forward(x, x.flatten(), x.flatten(), 1, 1e-6, True, torch.float32)
+    except (torch.OutOfMemoryError, torch.AcceleratorError):
+        raise
     except Exception as error:  # missing packages, compilers and drivers each have their own
+        # The driver's own answer, where a kernel's code finds no room.
+        if "out of memory" in str(error):
+            raise
         logger.warning(
-            "GroupNorm: Triton does not work here (%s), so torch computes it, several times as slowly and with more "
-            "memory; install triton and a C compiler",
+            "GroupNorm: Triton does not work on GPU %d (%s), so torch computes it, several times as slowly and with "
+            "more memory; install triton and a C compiler",
+            device,
             error,
         )
         return False

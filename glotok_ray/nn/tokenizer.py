@@ -187,8 +187,9 @@ class GloTokTokenizer(nn.Module):
         """The tokens of one image or of a batch, in [-1, 1]: one grid per codebook, int64.
 
         Sides must be multiples of `autoencoder.downsample_factor`; on another grid than the trained one the learned
-        positions are resampled. Raises ValueError for images that are not floating-point numbers in [-1, 1], and where
-        the network's output is not finite; the host waits once, for both.
+        positions are resampled. What `decode` gives is taken as it is, not clamped: values may overshoot to 1.5 on
+        either side. Raises ValueError for images that are not floating-point numbers or reach further, and where the
+        network's output is not finite; the host waits once, for both.
         """
         check_images(images)
         codes = self.look_up(images)
@@ -205,8 +206,8 @@ class GloTokTokenizer(nn.Module):
         return codes if images.ndim == 4 else codes[0]
 
     def decode(self, codes: Int[Tensor, "*b k h w"]) -> Float[Tensor, "*b 3 H W"]:
-        """Images of tokens, about [-1, 1], through the residual predictors; equal to the reconstruction of the
-        images that the tokens come from.
+        """Images of tokens, about [-1, 1] and not clamped, through the residual predictors; equal to the reconstruction
+        of the images that the tokens come from.
 
         Raises ValueError for codes that are not whole numbers, are in no codebook or have another shape.
         """

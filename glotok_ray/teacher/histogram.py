@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -38,6 +39,14 @@ _FLOOR_SLACK = 0.02
 _STUDENT_WIDTHS = (4, 8, 16, 32, 64)
 
 
+# What is read of teacher.json.
+_FIELDS = {
+    "fine_bins": int,
+    "fine_histogram": list,
+    "num_clusters": int,
+    "width": int,
+    "provenance": dict,
+}
 # Of the pairs that the stored histogram counts, and of the mean cosine that it tells (fp32 sums over many pairs).
 _LARGEST_SUM_ERROR, _LARGEST_MEAN_ERROR = 1e-3, 1e-3
 
@@ -207,18 +216,55 @@ def save_teacher(folder: Path, teacher: TeacherHistogram) -> None:
 def load_teacher(folder: Path) -> TeacherHistogram:
     """The teacher of a finished folder; raises ArtefactError when it is missing or damaged."""
     artefact.read_manifest(folder, "teacher")
-    facts = artefact.read_json(folder / FACTS_FILE)
-    tensors = load_file(str(folder / CENTROIDS_FILE))
+    facts, centroids = _read_facts(folder / FACTS_FILE), _read_centroids(folder / CENTROIDS_FILE)
     fine = torch.tensor(facts["fine_histogram"], dtype=torch.float64)
-    check_finite(tensors, folder / CENTROIDS_FILE, _REBUILD)
+    check_finite({"centroids": centroids}, folder / CENTROIDS_FILE, _REBUILD)
     check_finite({"fine_histogram": fine}, folder / FACTS_FILE, _REBUILD)
     teacher = TeacherHistogram(
-        centroids=tensors["centroids"],
+        centroids=centroids,
         fine_histogram=fine,
         provenance=facts["provenance"],
     )
     _check_facts(folder, teacher, facts)
     return teacher
+
+
+def _read_facts(path: Path) -> dict[str, Any]:
+    """teacher.json, whose fields are there and of their types; raises ArtefactError that names the one that is not."""
+    facts = artefact.read_json(path)
+    if not isinstance(facts, dict):
+        raise ArtefactError(f"{path}: must hold a JSON object; {_REBUILD}")
+    for name, kind in _FIELDS.items():
+        if name not in facts:
+            raise ArtefactError(
+                f"{path}: lacks the field {name!r}; restore the file, or {_REBUILD}"
+            )
+        if not isinstance(facts[name], kind):
+            raise ArtefactError(
+                f"{path}: {name} is of type {type(facts[name]).__name__}: must be {kind.__name__}; restore the file, "
+                f"or {_REBUILD}"
+            )
+    # Truth values are whole numbers to Python.
+    if not all(type(number) in (int, float) for number in facts["fine_histogram"]):
+        raise ArtefactError(
+            f"{path}: fine_histogram holds other values than numbers; restore the file, or {_REBUILD}"
+        )
+    return facts
+
+
+def _read_centroids(path: Path) -> Tensor:
+    try:
+        centroids = load_file(str(path))["centroids"]
+    except (SafetensorError, KeyError) as error:
+        raise ArtefactError(
+            f"{path}: holds no tensor 'centroids' that can be read ({error}); restore the file, or {_REBUILD}"
+        ) from error
+    if centroids.ndim != 2 or len(centroids) < 2 or not centroids.is_floating_point():
+        raise ArtefactError(
+            f"{path}: centroids are {centroids.dtype} of shape {tuple(centroids.shape)}: must be floating-point "
+            f"numbers (2 or more, width); restore the file, or {_REBUILD}"
+        )
+    return centroids
 
 
 def _check_facts(folder: Path, teacher: TeacherHistogram, facts: Mapping[str, Any]) -> None:

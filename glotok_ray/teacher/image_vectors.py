@@ -11,6 +11,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 from torch.nn import functional as F
 
+from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import ContrastConfig, TeacherRun
 from glotok_ray.nn.feature_networks import EfficientNetLite0, FrozenNetwork
 from glotok_ray.teacher.features import channels, load_transformer
@@ -18,8 +19,10 @@ from glotok_ray.teacher.networks import (
     EMBEDDED,
     NETWORKS,
     check_network,
+    file_to_bring,
     stored_tensors,
     timm_facts,
+    weights_source,
 )
 
 _INPUT_SIZE = 224
@@ -56,8 +59,14 @@ def resampled_as_dinov2(positions: Float[Tensor, "1 n c"], side: int) -> Float[T
     """A class token's position and a square table of others, the latter resampled to `side` x `side` as DINOv2's own
     code and the Hugging Face class that FQGAN takes do: bicubic, no antialiasing, at the scale (side + 0.1) / old side.
 
-    The teacher's features take timm's resampling, with antialiasing and at the exact scale.
+    The teacher's features take timm's resampling, with antialiasing and at the exact scale. Raises ValueError for a
+    table of another form.
     """
+    if not _is_square_table(positions):
+        raise ValueError(
+            f"positions of shape {tuple(positions.shape)}: must be (1, 1 + side * side, channels), a class token's and "
+            "a square table"
+        )
     own, table = positions[:, :1].float(), positions[:, 1:].float()
     old = math.isqrt(table.shape[1])
     if old == side:
@@ -67,6 +76,13 @@ def resampled_as_dinov2(positions: Float[Tensor, "1 n c"], side: int) -> Float[T
     scale = (side + 0.1) / old
     resampled = F.interpolate(grid, scale_factor=(scale, scale), mode="bicubic")
     return torch.cat([own, resampled.flatten(2).transpose(1, 2)], dim=1)
+
+
+def _is_square_table(positions: Tensor) -> bool:
+    if positions.ndim != 3 or len(positions) != 1 or not positions.is_floating_point():
+        return False
+    others = positions.shape[1] - 1
+    return others > 0 and math.isqrt(others) ** 2 == others
 
 
 class ClassTokens(FrozenNetwork):
@@ -119,5 +135,10 @@ def build_image_network(contrast: ContrastConfig) -> FrozenNetwork:
     stored = stored_tensors(teacher)
     if NETWORKS[contrast.network].is_dinov2 and "pos_embed" in stored:
         side = _INPUT_SIZE // NETWORKS[contrast.network].side
-        stored["pos_embed"] = resampled_as_dinov2(stored["pos_embed"], side)
+        try:
+            stored["pos_embed"] = resampled_as_dinov2(stored["pos_embed"], side)
+        except ValueError as error:
+            raise ArtefactError(
+                f"{weights_source(teacher)}: pos_embed: {error}; {file_to_bring(teacher)}"
+            ) from error
     return ClassTokens(load_transformer(teacher, stored), teacher)

@@ -127,7 +127,7 @@ def _check_file(config: TeacherRun) -> None:
     path = Path(config.weights_path)
     if not path.is_file():
         raise ArtefactError(
-            f"weights_path = {config.weights_path!r}: no such file; {_file_to_bring(config)}"
+            f"weights_path = {config.weights_path!r}: no such file; {file_to_bring(config)}"
         )
     if config.weights_sha256 and artefact.sha256_of(path) != config.weights_sha256.lower():
         raise ArtefactError(
@@ -137,13 +137,19 @@ def _check_file(config: TeacherRun) -> None:
         )
 
 
-def _file_to_bring(config: TeacherRun) -> str:
+def file_to_bring(config: TeacherRun) -> str:
+    """The remedy where the weights file is another than the network's."""
     facts = timm_facts(config)
     release = f" or the original release's {Path(facts['url']).name}" if facts["url"] else ""
     return (
         f"for {config.network} bring model.safetensors of the Hugging Face repository "
         f"{facts['hf_hub_id']}{release}, and name the file with --weights-path"
     )
+
+
+def weights_source(config: TeacherRun) -> str:
+    """Where the weights come from, as messages name it."""
+    return f"weights_path = {config.weights_path!r}" if config.weights_path else "timm's download"
 
 
 def timm_facts(config: TeacherRun) -> dict[str, Any]:
@@ -192,7 +198,7 @@ def stored_tensors(config: TeacherRun) -> dict[str, Tensor]:
         except OSError as error:
             raise ArtefactError(
                 f"weights_path is empty, and timm could not download the weights ({error}); "
-                f"{_file_to_bring(config)}"
+                f"{file_to_bring(config)}"
             ) from error
     path = Path(config.weights_path)
     try:
@@ -204,7 +210,7 @@ def stored_tensors(config: TeacherRun) -> dict[str, Tensor]:
         raise ArtefactError(
             f"weights_path = {config.weights_path!r}: cannot be read as .safetensors or as tensors "
             f"saved by torch.save ({error}); of a TorchScript archive, which OpenAI's CLIP files "
-            f"are, save the state_dict() first; {_file_to_bring(config)}"
+            f"are, save the state_dict() first; {file_to_bring(config)}"
         ) from error
     for wrapper in ("model", "state_dict"):
         stored = stored.get(wrapper, stored) if isinstance(stored, Mapping) else stored
@@ -213,7 +219,7 @@ def stored_tensors(config: TeacherRun) -> dict[str, Tensor]:
     ):
         raise ArtefactError(
             f"weights_path = {config.weights_path!r}: holds no plain state dict of tensors; "
-            f"{_file_to_bring(config)}"
+            f"{file_to_bring(config)}"
         )
     return dict(stored)
 
@@ -224,7 +230,7 @@ def fitting_tensors(
     """`stored` under timm's names, with positions for `input_size`; raises ArtefactError that lists
     what does not fit.
     """
-    source = f"weights_path = {config.weights_path!r}" if config.weights_path else "timm's download"
+    source = weights_source(config)
     if is_hugging_face(stored):
         stored = from_hugging_face(stored)
     side = NETWORKS[config.network].side
@@ -234,7 +240,7 @@ def fitting_tensors(
         if is_patch and value.shape[-1:] != (side,):
             raise ArtefactError(
                 f"{source}: {name} has shape {tuple(value.shape)}, while patches of "
-                f"{config.network} have {side} pixels; {_file_to_bring(config)}"
+                f"{config.network} have {side} pixels; {file_to_bring(config)}"
             )
     try:
         # In fp32 first: positions resampled in a file's half precision would be rounded.
@@ -243,12 +249,12 @@ def fitting_tensors(
     except Exception as error:  # timm resamples positions of whatever shape
         raise ArtefactError(
             f"{source}: timm cannot convert these tensors for {config.network} ({error}); "
-            f"{_file_to_bring(config)}"
+            f"{file_to_bring(config)}"
         ) from error
     problems = misfits(found, transformer.state_dict())
     if problems:
         raise ArtefactError(
-            f"{source}: does not fit {config.network}: {problems}; {_file_to_bring(config)}"
+            f"{source}: does not fit {config.network}: {problems}; {file_to_bring(config)}"
         )
     check_finite(found, source, BRING_ANOTHER)
     return found

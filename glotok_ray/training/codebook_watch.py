@@ -14,6 +14,7 @@ from torch import Tensor
 
 from glotok_ray.config import TokenizerConfig, TokenizerLossConfig
 from glotok_ray.metrics.codebook import codebook_use, duplicate_fraction
+from glotok_ray.nn.quantizer import Lookup
 from glotok_ray.nn.tokenizer import BranchOutput
 from glotok_ray.training.snapshot import Snapshot
 from glotok_ray.training.worker import Worker
@@ -31,6 +32,9 @@ class CodebookWatch:
         self, config: TokenizerConfig, weights: TokenizerLossConfig, worker: Worker
     ) -> None:
         self._weights, self._worker = weights, worker
+        self._lookups: dict[str, Lookup] = {
+            codebook.name: codebook.lookup for codebook in config.codebooks
+        }
         sizes = {codebook.name: codebook.size for codebook in config.codebooks}
         self.counts = {
             name: torch.zeros(size, dtype=torch.int64, device=worker.device)
@@ -58,7 +62,9 @@ class CodebookWatch:
         for name, codebook in codebooks.items():
             counts = self._worker.all_sum(self.counts[name])
             self.counts[name] = torch.zeros_like(counts)
-            duplicates = duplicate_fraction(codebook, self._weights.relation.duplicate_cosine)
+            duplicates = duplicate_fraction(
+                codebook, self._weights.relation.duplicate_cosine, self._lookups[name]
+            )
             self._warn(name, duplicates)
             figures[f"{name}_duplicates"] = duplicates
             if counts.sum() > 0:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from glotok_ray.losses import pairs, pairs_cpu
 from glotok_ray.losses.pairs import Share, count_pairs, pull_pairs
@@ -157,6 +158,17 @@ KERNELS = """
 import torch
 from glotok_ray.losses import pairs, pairs_cuda
 from glotok_ray.losses.pairs import Share
+
+# Every launch makes the tensors' device the current one; for a CPU's tensors that is none.
+class Recorded(torch.cuda.device_of):
+    entered = []
+
+    def __enter__(self):
+        self.entered.append(self.idx)
+        super().__enter__()
+
+torch.cuda.device_of = Recorded
+
 torch.manual_seed(0)
 for n, d in ((1, 8), (70, 8), (130, 3), (150, 24)):
     unit = torch.nn.functional.normalize(torch.randn(n, d), dim=1)
@@ -169,6 +181,7 @@ for n, d in ((1, 8), (70, 8), (130, 3), (150, 24)):
     whole = pairs.TILED.pull(unit.double(), slope, Share())
     pulled = sum(pairs_cuda.pull(unit, slope, Share(i, 2)) for i in range(2))
     assert (pulled - whole).norm() <= 1e-5 * whole.norm(), (n, d)
+assert len(Recorded.entered) > 10 and set(Recorded.entered) == {-1}, Recorded.entered
 print("equal")
 """
 
@@ -184,6 +197,48 @@ def test_triton_kernels_equal_the_tiles_in_the_interpreter():
         check=False,
     )
     assert answer.stdout.strip() == "equal", answer.stderr[-2000:]
+
+
+@pytest.fixture
+def _nothing_remembered():
+    pairs._triton_works.cache_clear()
+    yield
+    pairs._triton_works.cache_clear()
+
+
+@pytest.mark.usefixtures("_nothing_remembered")
+def test_without_triton_one_line_per_gpu_says_so(monkeypatch, caplog):
+    monkeypatch.setitem(sys.modules, "glotok_ray.losses.pairs_cuda", None)
+    with caplog.at_level("WARNING"):
+        for gpu in (0, 1, 1, 0):
+            assert not pairs._triton_works(gpu)
+    lines = [record.getMessage() for record in caplog.records]
+    assert [f"Triton does not work on GPU {gpu}" in lines[gpu] for gpu in (0, 1)] == [True, True]
+    assert len(lines) == 2
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB"),
+        RuntimeError("Triton Error [CUDA]: out of memory"),
+        torch.AcceleratorError("CUDA error: an illegal memory access was encountered"),
+    ],
+)
+@pytest.mark.usefixtures("_nothing_remembered")
+def test_what_another_step_may_not_meet_is_not_remembered(monkeypatch, error):
+    kernels = pytest.importorskip("glotok_ray.losses.pairs_cuda")
+
+    def short(*_: object) -> None:
+        raise error
+
+    with FakeTensorMode():
+        with monkeypatch.context() as patched:
+            patched.setattr(kernels, "count", short)
+            with pytest.raises(type(error)):
+                pairs._triton_works(0)
+        monkeypatch.setattr(kernels, "count", lambda *_: None)
+        assert pairs._triton_works(0)
 
 
 @pytest.mark.gpu
@@ -213,3 +268,17 @@ def test_triton_kernels_on_a_gpu_equal_fp64():
     assert torch.equal(pulled, backend.pull(unit, table, Share()))
     expected = pairs.TILED.pull(unit.double(), table, Share())
     assert (pulled - expected).norm() < 1e-5 * expected.norm()
+
+
+@pytest.mark.gpu
+def test_triton_kernels_on_a_gpu_that_is_not_the_current_one():
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two GPUs")
+    unit, table = vectors(3000), slope()
+    there, here = unit.to("cuda:1"), unit.to("cuda:0")
+    assert pairs._triton_works(1)
+    counts = count_pairs(there, NODES, Share()).cpu()
+    assert torch.equal(counts, count_pairs(here, NODES, Share()).cpu())
+    pulled = pull_pairs(there, table.to("cuda:1"), Share()).cpu()
+    assert torch.equal(pulled, pull_pairs(here, table.to("cuda:0"), Share()).cpu())
+    assert torch.cuda.current_device() == 0

@@ -64,29 +64,51 @@ def test_bad_codes_and_empty_counts_are_refused() -> None:
 
 def test_duplicates_are_rows_with_another_row_nearby() -> None:
     codes = torch.randn(1500, 8, generator=torch.Generator().manual_seed(0))
-    assert duplicate_fraction(torch.eye(8), 0.99) == 0
+    assert duplicate_fraction(torch.eye(8), 0.99, "cosine") == 0
     codes[1200] = 3 * codes[7]  # across blocks, and of another length
     codes[20] = -codes[30]
     unit = torch.nn.functional.normalize(codes, dim=1)
-    assert duplicate_fraction(unit, 0.999) == pytest.approx(2 / 1500)
+    assert duplicate_fraction(unit, 0.999, "cosine") == pytest.approx(2 / 1500)
     # By distance another length is another code, and the scale of all codes says nothing.
-    assert duplicate_fraction(codes, 0.999) == 0
+    assert duplicate_fraction(codes, 0.999, "euclidean") == 0
     codes[1200] = codes[7] * 1.001
-    assert duplicate_fraction(codes, 0.999) == duplicate_fraction(1e-3 * codes, 0.999) == 2 / 1500
-    assert duplicate_fraction(torch.ones(5, 3), 0.99) == 1
+    for scale in (1, 1e-3):
+        assert duplicate_fraction(scale * codes, 0.999, "euclidean") == 2 / 1500
+    for lookup in ("cosine", "euclidean"):
+        assert duplicate_fraction(torch.ones(5, 3), 0.99, lookup) == 1
+
+
+def test_an_offset_of_all_codes_changes_no_euclidean_duplicate() -> None:
+    codes = torch.randn(500, 4, generator=torch.Generator().manual_seed(1))
+    # On a grid, so that sums with the offsets are exact.
+    codes = (codes * 64).round() / 64
+    codes[7] = codes[400]
+    expected = duplicate_fraction(codes, 0.99, "euclidean")
+    assert 2 / 500 <= expected < 0.5
+    for offset in (3.0, -100.0, 10000.0):
+        assert duplicate_fraction(codes + offset, 0.99, "euclidean") == expected
+
+
+def test_euclidean_duplicates_are_near_in_proportion_to_the_spread() -> None:
+    # Around a far mean, at squared distances of 1 from it; two pairs with 0.02 between their squares.
+    angle = torch.tensor([0.0, np.arccos(0.99), np.pi, np.pi + np.arccos(0.99)])
+    codes = torch.stack([angle.cos(), angle.sin()], dim=1) + 50
+    assert duplicate_fraction(codes, 0.9899, "euclidean") == 1
+    assert duplicate_fraction(codes, 0.9901, "euclidean") == 0
 
 
 def test_the_bound_of_duplicates_is_the_cosine_of_unit_vectors() -> None:
     angle = np.arccos(0.9)
     pair = torch.tensor([[1.0, 0.0], [np.cos(angle), np.sin(angle)]], dtype=torch.float64)
-    assert duplicate_fraction(pair, 0.899) == 1
-    assert duplicate_fraction(pair, 0.901) == 0
+    assert duplicate_fraction(pair, 0.899, "cosine") == 1
+    assert duplicate_fraction(pair, 0.901, "cosine") == 0
 
 
 def test_codes_that_are_not_finite_have_no_share_of_duplicates() -> None:
     codes = torch.eye(4)
     codes[2, 1] = torch.nan
-    assert np.isnan(duplicate_fraction(codes, 0.99))
+    for lookup in ("cosine", "euclidean"):
+        assert np.isnan(duplicate_fraction(codes, 0.99, lookup))
 
 
 def test_numbers_that_are_not_whole_are_no_codes() -> None:

@@ -1,5 +1,6 @@
 """GroupNorm and SiLU by the Triton kernels: values and gradients against fp64, dtypes, layout and equal bits."""
 
+import copy
 import os
 import subprocess
 import sys
@@ -24,6 +25,16 @@ import torch
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from glotok_ray.nn.group_norm import fused_group_norm
+
+# Every launch makes the tensors' device the current one; for a CPU's tensors that is none.
+class Recorded(torch.cuda.device_of):
+    entered = []
+
+    def __enter__(self):
+        self.entered.append(self.idx)
+        super().__enter__()
+
+torch.cuda.device_of = Recorded
 
 CASES = [
     ((2, 32, 5, 7), 8, 0.0, torch.float32, 3e-6),
@@ -96,6 +107,7 @@ try:
     torch.autograd.grad(fused_group_norm(leaf, weight, bias, **options).sum(), leaf, create_graph=True)
 except NotImplementedError as error:
     assert "create_graph" in str(error), error
+    assert len(Recorded.entered) > 50 and set(Recorded.entered) == {-1}, Recorded.entered
     print("equal")
 """
 
@@ -184,13 +196,54 @@ def test_a_block_with_the_kernels_compiles_without_them():
     assert torch.equal(compiled(x), norm(x))
 
 
-def test_without_triton_one_line_says_so(monkeypatch, caplog):
+def test_without_numbers_no_device_is_made_current():
+    with FakeTensorMode():
+        _, x = on_cuda(torch.float32)
+        # Before any use of CUDA, which a machine that only counts memory need not have.
+        with module._on_device_of(x):
+            assert not torch.cuda.is_initialized()
+
+
+@pytest.fixture
+def _nothing_remembered():
     module._triton_works.cache_clear()
+    yield
+    module._triton_works.cache_clear()
+
+
+@pytest.mark.usefixtures("_nothing_remembered")
+def test_without_triton_one_line_per_gpu_says_so(monkeypatch, caplog):
     monkeypatch.setitem(sys.modules, "glotok_ray.nn.group_norm_cuda", None)
     with caplog.at_level("WARNING"):
-        assert not module._triton_works()
-    module._triton_works.cache_clear()
-    assert "Triton does not work here" in caplog.text
+        for gpu in (0, 1, 1, 0):
+            assert not module._triton_works(gpu)
+    lines = [record.getMessage() for record in caplog.records]
+    assert [f"Triton does not work on GPU {gpu}" in lines[gpu] for gpu in (0, 1)] == [True, True]
+    assert len(lines) == 2
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB"),
+        RuntimeError("Triton Error [CUDA]: out of memory"),
+        torch.AcceleratorError("CUDA error: an illegal memory access was encountered"),
+    ],
+)
+@pytest.mark.usefixtures("_nothing_remembered")
+def test_what_another_step_may_not_meet_is_not_remembered(monkeypatch, error):
+    kernels = pytest.importorskip("glotok_ray.nn.group_norm_cuda")
+
+    def short(*_: object) -> None:
+        raise error
+
+    with FakeTensorMode():
+        with monkeypatch.context() as patched:
+            patched.setattr(kernels, "forward", short)
+            with pytest.raises(type(error)):
+                module._triton_works(0)
+        monkeypatch.setattr(kernels, "forward", lambda *_: None)
+        assert module._triton_works(0)
 
 
 @pytest.mark.gpu
@@ -200,7 +253,7 @@ def test_without_triton_one_line_says_so(monkeypatch, caplog):
     "shape", [(2, 128, 64, 64), (3, 512, 16, 16), (1, 96, 31, 33), (4, 32, 1, 1)]
 )
 def test_kernels_on_a_gpu(shape, dtype, silu):
-    assert module._triton_works()
+    assert module._triton_works(torch.cuda.current_device())
     torch.manual_seed(0)
     norm = group_norm(shape[1], 32, silu=silu).cuda()
     nn.init.normal_(norm.weight)
@@ -233,3 +286,25 @@ def test_under_autocast_on_a_gpu_the_map_stays_in_bf16_and_channels_last():
     gradients = torch.autograd.grad(y.float().sum(), (x, norm.weight))
     assert [gradient.dtype for gradient in gradients] == [torch.float32, torch.float32]
     assert gradients[0].is_contiguous(memory_format=LAST)
+
+
+@pytest.mark.gpu
+def test_kernels_on_a_gpu_that_is_not_the_current_one():
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two GPUs")
+    torch.manual_seed(0)
+    norm = group_norm(64, 32)
+    nn.init.normal_(norm.weight)
+    x = torch.randn(2, 64, 8, 8).contiguous(memory_format=LAST)
+
+    def values(device: str) -> list[torch.Tensor]:
+        layer = copy.deepcopy(norm).to(device)
+        leaf = x.to(device).requires_grad_()
+        y = layer(leaf)
+        found = y, *torch.autograd.grad(y.square().sum(), (leaf, *layer.parameters()))
+        assert torch.cuda.current_device() == 0
+        return [value.detach().cpu() for value in found]
+
+    assert module._triton_works(1)
+    pairs = zip(values("cuda:1"), values("cuda:0"), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)

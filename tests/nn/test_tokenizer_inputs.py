@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import (
@@ -67,6 +69,38 @@ def test_pixels_of_other_kinds_and_ranges_are_refused(model):
 def test_floats_of_any_width_are_taken(model, dtype):
     assert model.encode(images().to(dtype)).shape == (2, 2, 4, 4)
     assert model.encode(images()[0] * (1 + 1e-4)).shape == (2, 4, 4)
+
+
+class NoDouble(TorchDispatchMode):
+    """Fails where an operation makes fp64, as MPS does."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        for value in pytree.tree_leaves(found):
+            assert not isinstance(value, torch.Tensor) or value.dtype != torch.float64, func
+        return found
+
+
+def test_devices_without_double_precision_encode_and_decode(model):
+    with NoDouble():
+        model.decode(model.encode(images()))
+        model.reconstruct(images()[0])
+
+
+@pytest.mark.parametrize("overshoot", [1.05, 1.4, 1.5])
+def test_what_a_decoder_makes_is_encoded_as_it_is(model, overshoot):
+    codes = model.encode(images())
+    made = model.decode(codes)
+    last = model.decoder_last_layer
+    factor = overshoot / made.abs().max()
+    last.weight *= factor
+    last.bias *= factor
+    again = model.decode(codes)
+    assert float(again.abs().max()) == pytest.approx(overshoot)
+    again = again.clamp(-1.5, 1.5)  # of the last rounding alone
+    assert torch.equal(model.encode(again), model.look_up(again))
+    with pytest.raises(ValueError, match=r"decoder's overshoot, up to 1\.5"):
+        model.encode(again * (1.6 / overshoot))
 
 
 def test_codes_of_other_kinds_ranges_and_shapes_are_refused(model):

@@ -10,6 +10,7 @@ from typing import Literal
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from glotok_ray import artefact
@@ -131,6 +132,62 @@ def test_files_of_different_teachers_are_refused(
     (tmp_path / "teacher.json").write_text(json.dumps(facts))
     artefact.write_manifest(tmp_path, "teacher")
     with pytest.raises(ArtefactError, match=message):
+        histogram.load_teacher(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "field", ["fine_bins", "fine_histogram", "num_clusters", "width", "provenance"]
+)
+def test_a_field_that_is_missing_or_of_another_type_is_named(tmp_path: Path, field: str) -> None:
+    histogram.save_teacher(tmp_path, teacher(centroids()))
+    path = tmp_path / "teacher.json"
+    facts = artefact.read_json(path)
+    kept = facts.pop(field)
+    others = (f"lacks the field '{field}'", facts), (f"{field} is of type str", {field: "7"})
+    for said, change in others:
+        path.write_text(json.dumps({**facts, **change}))
+        artefact.write_manifest(tmp_path, "teacher")
+        with pytest.raises(ArtefactError, match=rf"teacher\.json: {said}.*--fresh"):
+            histogram.load_teacher(tmp_path)
+    path.write_text(json.dumps({**facts, field: kept}))
+    artefact.write_manifest(tmp_path, "teacher")
+    histogram.load_teacher(tmp_path)
+
+
+@pytest.mark.parametrize("content", [[], {"fine_histogram": ["a"]}, {"fine_histogram": [[1.0]]}])
+def test_facts_of_another_kind_are_refused(tmp_path: Path, content: object) -> None:
+    histogram.save_teacher(tmp_path, teacher(centroids()))
+    path = tmp_path / "teacher.json"
+    if isinstance(content, dict):
+        content = {**artefact.read_json(path), **content}
+    path.write_text(json.dumps(content))
+    artefact.write_manifest(tmp_path, "teacher")
+    with pytest.raises(
+        ArtefactError, match=r"teacher\.json: .*(JSON object|than numbers).*--fresh"
+    ):
+        histogram.load_teacher(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({"codes": torch.ones(60, 5)}, "no tensor 'centroids'"),
+        ({"centroids": torch.ones(300)}, r"shape \(300,\)"),
+        ({"centroids": torch.ones(60, 5, dtype=torch.int64)}, "int64"),
+        (None, "no tensor 'centroids'"),
+    ],
+)
+def test_a_file_without_centroids_is_refused(
+    tmp_path: Path, tensors: dict[str, Tensor] | None, message: str
+) -> None:
+    histogram.save_teacher(tmp_path, teacher(centroids()))
+    path = tmp_path / "teacher.safetensors"
+    if tensors is None:
+        path.write_bytes(b"no tensors")
+    else:
+        save_file(tensors, path)
+    artefact.write_manifest(tmp_path, "teacher")
+    with pytest.raises(ArtefactError, match=rf"teacher\.safetensors: .*{message}.*--fresh"):
         histogram.load_teacher(tmp_path)
 
 

@@ -1,6 +1,7 @@
 """Vectors of whole images: the embedded network's, and the class token of a transformer."""
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import ContrastConfig
 from glotok_ray.teacher.features import load_transformer
 from glotok_ray.teacher.image_vectors import (
@@ -108,3 +110,15 @@ def test_positions_of_dinov2_are_resampled_as_fqgan_does(tmp_path: Path) -> None
 def test_positions_of_the_right_size_stay_as_they_are() -> None:
     positions = torch.randn(1, 1 + 256, 8)
     assert resampled_as_dinov2(positions, 16) is positions
+
+
+@pytest.mark.parametrize("shape", [(1, 1 + 200, 384), (1, 1, 384), (1, 0, 384), (257, 384), (257,)])
+def test_a_table_of_positions_that_is_no_square_is_refused_with_its_file(
+    tmp_path: Path, shape: tuple[int, ...]
+) -> None:
+    path = tmp_path / "foreign.pt"
+    torch.save({"pos_embed": torch.zeros(shape)}, path)
+    contrast = ContrastConfig(network="dinov2_vits14", width=384, weights_path=str(path))
+    said = rf"foreign\.pt'.*pos_embed.*{re.escape(str(shape))}.*--weights-path"
+    with pytest.raises(ArtefactError, match=said):
+        build_image_network(contrast)
