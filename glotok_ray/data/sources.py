@@ -64,11 +64,14 @@ class ImageSource:
         if run.source == config.PHOTOGRAPHS:
             return cls(run, None)
         # Workers may have another working directory.
-        tree = list_pictures(Path(run.source).absolute())
+        minutes = run.storage_retry_minutes
+        tree = list_pictures(Path(run.source).absolute(), minutes=minutes)
         if not run.validation_source:
             return cls(run, tree)
         folder = Path(run.validation_source).absolute()
-        validation = list_pictures(folder, field="validation_source", key_prefix=VALIDATION_PREFIX)
+        validation = list_pictures(
+            folder, field="validation_source", key_prefix=VALIDATION_PREFIX, minutes=minutes
+        )
         if validation.classes != tree.classes:
             odd = sorted(set(tree.classes) ^ set(validation.classes))
             raise ValueError(
