@@ -96,9 +96,11 @@ def encode_png(pixels: UInt8[np.ndarray, "h w 3"]) -> bytes:
 def decode_image(encoded: bytes, key: str) -> UInt8[np.ndarray, "h w 3"]:
     """Decode a row's image to RGB; raises ArtefactError that names the row's key."""
     try:
-        with Image.open(io.BytesIO(encoded)) as image:
-            # A conversion copies, which large originals should not be twice.
-            return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+        # Not in a `with`, which would hold the file's pixels beside their copy.
+        image = Image.open(io.BytesIO(encoded))
+        if image.mode != "RGB":
+            image = image.convert("RGB")
+        return np.array(image)
     except UnidentifiedImageError:
         # Pillow's own text has the address of a stream, another one at each reading.
         reason = "no picture of a format that Pillow knows"
