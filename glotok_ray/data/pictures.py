@@ -20,8 +20,10 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 _KEPT_FORMATS = ("JPEG", "MPO", "PNG", "WEBP")
 
 READER_PIXELS = 1024**3 // 12
-"""Pixels of a stored picture at most (89 million, Pillow's own limit), so that a reader needs 0.9 GB for one at most.
-Pictures of up to twice as many are halved when they are sharded, which needs 1.3 GB; larger ones are left out.
+"""Pixels of a stored picture at most (89 million, Pillow's own limit), so that a reader needs 0.9 GB for one.
+Pictures of up to twice as many are halved when they are sharded, which needs 8 bytes per pixel in every mode, 1.4 GB;
+larger ones are left out. Two decoders take more while they work: of progressive JPEG 10 bytes per pixel (CMYK 12), of
+WebP 16, so 1.1 and 1.4 GB for a reader and 2.1 and 2.9 GB for sharding at most. The file's own bytes come on top.
 """
 _BAND_PIXELS = 2**20
 _ORIGINAL_ASPECT = 64
