@@ -1,6 +1,9 @@
 """Pictures of every kind become upright 8-bit RGB near the training side; damaged ones give a reason."""
 
 import io
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -322,6 +325,40 @@ def test_pictures_above_the_limit_of_pixels_are_refused(monkeypatch: pytest.Monk
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 199)
     with pytest.raises(UnreadablePictureError, match="more than 398 pixels, which is the limit"):
         stored_bytes(saved(noise(20, 20), "PNG"), 16)
+
+
+PEAK = """
+import re, sys
+from pathlib import Path
+from PIL import Image
+from glotok_ray.data import pictures
+
+def peak():
+    # Not getrusage's, which a process inherits from the one that started it.
+    return 1024 * int(re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text())[1])
+
+Image.init()
+small, large = (Path(name).read_bytes() for name in sys.argv[1:])
+pictures.stored_picture(small, image_size=0, upright=True)
+pictures.READER_PIXELS = 3000 * 3000 // 2
+before = peak()
+assert "halved" in pictures.stored_picture(large, image_size=0, upright=True).change
+print((peak() - before) / 3000**2)
+"""
+
+
+@pytest.mark.parametrize("kind", ["RGBA", "LA", "CMYK", "16 bits"])
+def test_every_mode_needs_eight_bytes_per_pixel_or_little_more(tmp_path: Path, kind: str) -> None:
+    for side in (64, 3000):
+        if kind == "16 bits":
+            image = Image.fromarray(np.full((side, side), 999, dtype=np.uint16))
+        else:
+            image = Image.new(kind, (side, side), (9,) * len(kind))
+        image.save(tmp_path / str(side), "JPEG" if kind == "CMYK" else "PNG")
+    command = [sys.executable, "-c", PEAK, str(tmp_path / "64"), str(tmp_path / "3000")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    # A band takes 16 MB for a moment, 2 bytes per pixel of this picture.
+    assert float(done.stdout) < 10.5
 
 
 def test_the_limit_is_the_one_at_which_pillow_warns() -> None:
