@@ -873,8 +873,8 @@ class ImageDataConfig:
     crop: Literal["random", "center"] = "random"
     """"random" is ADM's crop: short side uniform in [image size, 1.25 * image size]; "center" takes the middle."""
     adm_protocol: bool = False
-    """Refuse pictures that were reduced when they were sharded: crops are ADM's of originals, or the data set's own,
-    alone. Off takes all, and the log and the run's facts say what they are.
+    """Refuse pictures that were reduced, turned or changed when they were sharded: crops are ADM's of originals, or the
+    data set's own, alone. Off takes all, and the log and the run's facts say what they are.
     """
     open_shards: int = 8
     """Shards that are read side by side; every batch draws from all of them."""
@@ -1160,8 +1160,8 @@ class ShardRun:
     short side in [N, 1.25 * N], which is smaller and quicker to read, and is no longer ADM's protocol.
     """
     upright: bool = True
-    """Turn a folder's pictures by their EXIF orientation, as phones mean it. Off leaves the pixels as they lie, as
-    guided-diffusion and all published ImageNet numbers do.
+    """Turn a folder's pictures by their EXIF orientation, as phones mean it, and lay transparent ones on white. Off
+    leaves the pixels as they lie and drops alpha, as guided-diffusion and all published ImageNet numbers do.
     """
     crops_per_class: int = 500
     """Training crops per embedded photograph."""
@@ -1334,8 +1334,8 @@ class EncodeRun:
     crop_scale: float = 1.1
     """Side of the picture that "ten_crop" cuts, over the tokenizer's image size. Other views leave it unread."""
     adm_protocol: bool = False
-    """Refuse pictures that were reduced when they were sharded: crops are ADM's of originals, or the data set's own,
-    alone. Off takes all, and dataset.json of the codes says what they are.
+    """Refuse pictures that were reduced, turned or changed when they were sharded: crops are ADM's of originals, or the
+    data set's own, alone. Off takes all, and dataset.json of the codes says what they are.
     """
     pool: PoolConfig = field(default_factory=PoolConfig)
 
@@ -1400,8 +1400,8 @@ class EvaluateRun:
     num_images: int = 0
     """Images evaluated; 0 takes all."""
     adm_protocol: bool = False
-    """Refuse pictures that were reduced when they were sharded: crops are ADM's of originals, or the data set's own,
-    alone. Off takes all, and each figure's protocol says what they are.
+    """Refuse pictures that were reduced, turned or changed when they were sharded: crops are ADM's of originals, or the
+    data set's own, alone. Off takes all, and each figure's protocol says what they are.
     """
     feature_size: int = 224
     """Side to which images are resized for the feature network, pixels."""

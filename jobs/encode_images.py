@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from glotok_ray.config import EncodeRun
-from glotok_ray.data.forms import crops_text
+from glotok_ray.data.recorded import crops_text
 from glotok_ray.data.records import DATASET
 from glotok_ray.nn.tokenizer import CONFIG_FILE
 from glotok_ray.on_ray import encode
@@ -39,7 +39,7 @@ def describe(config: EncodeRun) -> dict[str, Any]:
         "data_found": images is not None,
         "tokenizer_found": tokens is not None,
         "images": images,
-        "crops": crops_text(dataset.form, dataset.image_size) if dataset else None,
+        "crops": crops_text(dataset) if dataset else None,
         "views": config.views,
         "views_per_image": config.num_views,
         "tokens_per_branch": tokens,

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from glotok_ray.config import EvaluateRun
-from glotok_ray.data.forms import crops_text
+from glotok_ray.data.recorded import crops_text
 from glotok_ray.on_ray import evaluate
 from glotok_ray.on_ray.evaluation_plan import check, check_present
 from glotok_ray.recipes.evaluate import RECIPES
@@ -32,7 +32,7 @@ def describe(config: EvaluateRun) -> dict[str, Any]:
         images |= dict.fromkeys(("baseline_uniform", "baseline_marginal"), images["samples"])
     return {
         "images": images,
-        "crops": crops_text(pictures.form, pictures.image_size) if pictures else None,
+        "crops": crops_text(pictures) if pictures else None,
         "judges_reconstructions": bool(config.tokenizer_path),
         "uniformity_draws": config.uniformity_repeats if config.tokenizer_path else 0,
         "actors": config.pool.num_actors,

@@ -7,7 +7,8 @@ import errno
 import hashlib
 import logging
 import os
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,6 +38,7 @@ VALIDATION_PREFIX = "validation/"
 """Begins the keys of a validation folder of its own: pictures of one name in both folders must not get one key."""
 # The file itself is at fault, if the folder around it is there.
 _OWN_ERRORS = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ELOOP, errno.EISDIR)
+_MISSING = (errno.ENOENT, errno.ELOOP)
 
 _OTHER_SOURCES = {
     "source": "'photographs' for the embedded set",
@@ -86,33 +88,38 @@ class PictureTree(NamedTuple):
     """Changes when a picture's path, size or modification time does."""
 
 
-def list_pictures(source: Path, *, field: str = "source", key_prefix: str = "") -> PictureTree:
+def list_pictures(
+    source: Path, *, field: str = "source", key_prefix: str = "", minutes: float = 0.0
+) -> PictureTree:
     """List a tree; the class is the first-level folder, deeper folders belong to it.
 
-    Keys begin with `key_prefix`. Hidden entries are skipped and links to folders are not followed. Raises ValueError,
-    in the name of the config's `field`.
+    Keys begin with `key_prefix`. Hidden entries are skipped and links to folders are not followed. What storage does
+    not give is tried again for `minutes`. Raises ValueError, in the name of the config's `field`, and StorageError.
     """
     if not source.is_dir():
         raise ValueError(
             f"{field} = {str(source)!r}: no such folder; give a folder with one sub-folder per class, or "
             + _OTHER_SOURCES[field]
         )
-    entries = _entries(source)
+    entries = _entries(source, minutes)
     folders = [entry for entry in entries if entry.is_dir(follow_symlinks=False)]
     _check_classes(source, [folder.name for folder in folders], field)
     pictures = []
     classes = tuple(_text(folder.name) for folder in folders)
     left_out = [
-        OtherFile(key_prefix + _text(entry.name), "") for entry in entries if entry.is_file()
+        OtherFile(key_prefix + _text(entry.name), "")
+        for entry in entries
+        if os.path.isfile(entry.path)
     ]
     digest = hashlib.sha256()
     for label, folder in enumerate(folders):
-        for file in _files(Path(folder.path)):
+        for file in _files(Path(folder.path), minutes):
             key = key_prefix + _text(Path(file.path).relative_to(source).as_posix())
-            if Path(file.name).suffix.lower() not in _SUFFIXES and not begins_as_picture(file.path):
+            known = Path(file.name).suffix.lower() in _SUFFIXES
+            if not known and not begins_as_picture(file.path, minutes=minutes):
                 left_out.append(OtherFile(key, classes[label]))
                 continue
-            status = file.stat(follow_symlinks=file.is_file())
+            status = patiently(partial(_status, file), Path(file.path), minutes=minutes)
             digest.update(repr((key, status.st_size, status.st_mtime_ns)).encode())
             pictures.append(Picture(key, label, file.path, status.st_size))
     if not pictures:
@@ -139,13 +146,22 @@ def left_out_text(left_out: Sequence[LeftOut]) -> str:
     return ", ".join(f"{item.files} {item.kind} (e.g. {item.examples[0]})" for item in left_out)
 
 
-def begins_as_picture(path: str) -> bool:
-    """Whether a file's first bytes are those of a format that is read, as Pillow judges; a broken link's are not."""
-    try:
+def begins_as_picture(path: str, *, minutes: float) -> bool:
+    """Whether a file's first bytes are those of a format that is read, as Pillow judges; a broken link's are not.
+
+    A file that is there and cannot be read, after `minutes` of trying if storage is at fault, counts as one: sharding
+    reads it again, and names it if it still cannot. Raises StorageError when its folder is away too.
+    """
+
+    def read() -> bytes:
         with open(path, "rb") as stream:
-            start = stream.read(_SNIFFED_BYTES)
-    except OSError:
-        return False
+            return stream.read(_SNIFFED_BYTES)
+
+    try:
+        start = _read_patiently(read, Path(path), minutes)
+    except UnreadablePictureError as error:
+        cause = error.__cause__
+        return not (isinstance(cause, OSError) and cause.errno in _MISSING)
     Image.init()
     accepts = [Image.OPEN[name][1] for name in FORMATS]
     # A plugin that cannot read what it knows answers with a text.
@@ -193,17 +209,20 @@ def read_picture_file(path: Path, minutes: float) -> bytes:
 
     Raises UnreadablePictureError for a file that cannot be read, and StorageError when its folder is away too.
     """
+    return _read_patiently(path.read_bytes, path, minutes)
 
-    def read() -> bytes:
+
+def _read_patiently(read: Callable[[], bytes], path: Path, minutes: float) -> bytes:
+    def attempt() -> bytes:
         try:
-            return path.read_bytes()
+            return read()
         except OSError as error:
             if error.errno in _OWN_ERRORS and os.path.isdir(path.parent):
                 raise UnreadablePictureError(error.strerror or str(error)) from error
             raise
 
     try:
-        return patiently(read, path, minutes=minutes)
+        return patiently(attempt, path, minutes=minutes)
     except StorageError as error:
         if not os.path.isdir(path.parent):
             raise
@@ -220,27 +239,45 @@ def _among_class(tree: PictureTree, name: str) -> str:
     return _among(file for file in tree.left_out if file.class_name == name)
 
 
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(folder) as entries:
-            visible = [entry for entry in entries if not entry.name.startswith(".")]
-    except OSError as error:
-        raise ValueError(
-            f"{folder}: cannot be listed ({error.strerror}); correct its permissions"
-        ) from error
+def _entries(folder: Path, minutes: float) -> list[os.DirEntry[str]]:
+    def read() -> list[os.DirEntry[str]]:
+        try:
+            with os.scandir(folder) as entries:
+                return [entry for entry in entries if not entry.name.startswith(".")]
+        except PermissionError as error:
+            raise ValueError(
+                f"{folder}: cannot be listed ({error.strerror}); correct its permissions"
+            ) from error
+
+    visible = patiently(read, folder, minutes=minutes, doing="listing")
     for entry in visible:
-        if entry.is_symlink() and entry.is_dir():
+        if entry.is_symlink() and os.path.isdir(entry.path):
             logger.warning("%s: links to folders are not followed", entry.path)
     return sorted(visible, key=lambda entry: entry.name)
 
 
-def _files(folder: Path) -> Iterator[os.DirEntry[str]]:
+def _files(folder: Path, minutes: float) -> Iterator[os.DirEntry[str]]:
     """Regular files and broken links (which count as unreadable) below a folder."""
-    for entry in _entries(folder):
+    for entry in _entries(folder, minutes):
         if entry.is_dir(follow_symlinks=False):
-            yield from _files(Path(entry.path))
-        elif entry.is_file() or not Path(entry.path).exists():
+            yield from _files(Path(entry.path), minutes)
+        # A listing knows regular files; what else there is costs a question to the storage.
+        elif entry.is_file(follow_symlinks=False) or _is_file_or_missing(entry.path):
             yield entry
+
+
+def _is_file_or_missing(path: str) -> bool:
+    return os.path.isfile(path) or not os.path.exists(path)
+
+
+def _status(file: os.DirEntry[str]) -> os.stat_result:
+    try:
+        return file.stat()
+    except OSError as error:
+        if error.errno not in _MISSING:
+            raise
+        # A broken link's own.
+        return file.stat(follow_symlinks=False)
 
 
 def _check_classes(source: Path, names: Collection[str], field: str) -> None:

@@ -5,8 +5,11 @@ Read next: glotok_ray/data/pictures.py
 
 _SEGMENT_START = 0xFF
 _START_OF_SCAN = 0xDA
-# APP0 to APP13, APP15 and comments; APP14 (Adobe) says how colours are coded.
-_METADATA = frozenset({*range(0xE0, 0xEE), 0xEF, 0xFE})
+_APP0 = 0xE0
+# APP1 to APP13, APP15 and comments; APP0 (JFIF) and APP14 (Adobe) say how colours are coded.
+_METADATA = frozenset({*range(0xE1, 0xEE), 0xEF, 0xFE})
+# Its length, the identifier "JFIF", version, density and the thumbnail's sides.
+_JFIF_BYTES = 16
 # Markers without a length that may lie before the pixels: fill bytes and TEM.
 _BARE = frozenset({0xFF, 0x01})
 
@@ -25,9 +28,14 @@ def without_metadata(encoded: bytes) -> bytes | None:
             kept.append(encoded[place:])
             return b"".join(kept) if found else None
         end = place + 2 + int.from_bytes(encoded[place + 2 : place + 4], "big")
-        if marker in _METADATA:
+        if marker in _METADATA or (marker == _APP0 and not _is_jfif(encoded[place + 2 : end])):
             found = True
         else:
             kept.append(encoded[place:end])
         place = end
     return None
+
+
+def _is_jfif(segment: bytes) -> bool:
+    """Whether an APP0 segment, from its length on, is a whole JFIF head; decoders prefer it to Adobe's."""
+    return len(segment) >= _JFIF_BYTES and segment[2:7] == b"JFIF\0"

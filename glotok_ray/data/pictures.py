@@ -6,6 +6,7 @@ Read next: glotok_ray/data/folders.py
 
 import io
 import warnings
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -13,16 +14,18 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from glotok_ray.data.forms import largest_short_side
 from glotok_ray.data.jpeg_segments import without_metadata
-from glotok_ray.data.records import encode_png
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 # MPO is what Pillow calls a JPEG with further pictures behind it, as phones write them.
 _KEPT_FORMATS = ("JPEG", "MPO", "PNG", "WEBP")
 
 READER_PIXELS = 1024**3 // 12
-"""Pixels of a stored picture at most (89 million, Pillow's own limit), so that a reader needs 0.9 GB for one at most.
-Pictures of up to twice as many are halved when they are sharded, which needs 1.3 GB; larger ones are left out.
+"""Pixels of a stored picture at most (89 million, Pillow's own limit), so that a reader needs 0.9 GB for one.
+Pictures of up to twice as many are halved when they are sharded, which needs 8 bytes per pixel in every mode, 1.4 GB;
+larger ones are left out. Two decoders take more while they work: of progressive JPEG 10 bytes per pixel (CMYK 12), of
+WebP 16, so 1.1 and 1.4 GB for a reader and 2.1 and 2.9 GB for sharding at most. The file's own bytes come on top.
 """
+_BAND_PIXELS = 2**20
 _ORIGINAL_ASPECT = 64
 # What reduced pictures are for needs less, and a line of pixels enlarged to a side could fill the memory.
 _REDUCED_ASPECT = 8
@@ -43,50 +46,59 @@ class UnreadablePictureError(ValueError):
 
 
 class StoredPicture(NamedTuple):
-    """The bytes to store, and what readers' memory bounds changed of the picture: empty for nearly all."""
+    """The bytes to store, what was changed of the picture, empty for nearly all, and whether a tag turned it."""
 
     encoded: bytes
     change: str = ""
+    turned: bool = False
+
+
+class RgbPicture(NamedTuple):
+    """An 8-bit RGB picture; `change` says what is not as `convert("RGB")` of the file makes it."""
+
+    image: Image.Image
+    change: str = ""
+
+
+class _Decoded(NamedTuple):
+    """An RGB picture; `source` has the bytes in which every reader finds just it, empty where there are none."""
+
+    source: bytes
+    picture: Image.Image
+    changes: list[str]
+    turned: bool
 
 
 def stored_picture(original: bytes, *, image_size: int, upright: bool) -> StoredPicture:
     """A file's picture, whole, as PNG, or its very bytes where RGB conversion is all that a reader must do.
 
     With `image_size` 0 at its own size, up to READER_PIXELS and 64 : 1; else with its short side brought into
-    [image_size, 1.25 * image_size], up to 8 : 1. `upright` turns it by its EXIF orientation. Raises
-    UnreadablePictureError.
+    [image_size, 1.25 * image_size], up to 8 : 1. `upright` turns it by its EXIF orientation and lays transparent
+    pixels on white; off, pixels stay as they lie and alpha is dropped. Raises UnreadablePictureError.
     """
-    source, picture = _read(original, upright=upright)
-    aspect = _REDUCED_ASPECT if image_size else _ORIGINAL_ASPECT
-    whole, changes = picture, []
-    if whole.width * whole.height > READER_PIXELS:
-        # ADM's first step for every side up to half of the short one: such crops stay the same.
-        whole = _halved(whole)
-        # Of reduced pictures it is nothing to tell: all are made smaller, by the same first step.
-        if not image_size:
-            changes.append(f"halved to {whole.width} x {whole.height} pixels")
-    if max(whole.size) > aspect * min(whole.size):
-        whole = _limit_aspect(whole, aspect)
-        changes.append(f"cut to its middle of {aspect} : 1")
-    if image_size:
-        whole = fit_picture(whole, image_size)
-    kept = source and whole.size == picture.size
-    return StoredPicture(source if kept else encode_png(np.asarray(whole)), ", ".join(changes))
+    try:
+        return _stored(original, image_size=image_size, upright=upright)
+    except UnreadablePictureError:
+        raise
+    # No file stops the job: what goes wrong with one is its own.
+    except Exception as error:
+        raise UnreadablePictureError(str(error) or type(error).__name__) from error
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Any mode as 8-bit RGB: 16-bit levels are scaled, transparent pixels are laid on white."""
+def to_rgb(image: Image.Image, *, on_white: bool = True) -> RgbPicture:
+    """Any mode as 8-bit RGB: 16-bit levels are scaled, transparent pixels laid on white (else alpha is dropped).
+
+    Needs little beside the picture and its RGB copy. Raises UnreadablePictureError.
+    """
     if image.mode.startswith("I"):
-        image = _eight_bit(image)
+        return RgbPicture(_by_bands(image, _eight_bit), "16 bits scaled to 8")
     if image.mode == "F":
         raise UnreadablePictureError(
             "floating-point pixels have no known range; save it with 8 or 16 bits"
         )
-    if not image.has_transparency_data:
-        return image if image.mode == "RGB" else image.convert("RGB")
-    layer = image.convert("RGBA")
-    white = Image.new("RGBA", layer.size, "white")
-    return Image.alpha_composite(white, layer).convert("RGB")
+    if on_white and image.has_transparency_data and not _is_opaque(image):
+        return RgbPicture(_by_bands(image, _on_white), "laid on white")
+    return RgbPicture(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def fit_picture(image: Image.Image, image_size: int) -> Image.Image:
@@ -106,34 +118,38 @@ def resize_short_side(image: Image.Image, side: int) -> Image.Image:
     return image.resize(size, Image.Resampling.BICUBIC)
 
 
-def _read(original: bytes, *, upright: bool) -> tuple[bytes, Image.Image]:
-    """The RGB picture, and bytes in which every reader finds just it: empty where there are none."""
+def _stored(original: bytes, *, image_size: int, upright: bool) -> StoredPicture:
+    aspect = _REDUCED_ASPECT if image_size else _ORIGINAL_ASPECT
+    source, whole, changes, turned = _read(original, aspect, upright=upright)
+    if whole.width * whole.height > READER_PIXELS:
+        # ADM's first step for every side up to half of the short one: such crops stay the same.
+        source, whole = b"", _halved(whole)
+        # Of reduced pictures it is nothing to tell: all are made smaller, by the same first step.
+        if not image_size:
+            changes.append(f"halved to {whole.width} x {whole.height} pixels")
+    if image_size:
+        size, whole = whole.size, fit_picture(whole, image_size)
+        source = source if whole.size == size else b""
+    return StoredPicture(source or _png(whole), ", ".join(changes), turned)
+
+
+def _read(original: bytes, aspect: int, *, upright: bool) -> _Decoded:
     try:
-        return _decode(original, upright=upright)
+        return _decode(original, aspect, upright=upright)
     except UnreadablePictureError:
         # Metadata that Pillow stumbles over says nothing about the pixels.
         bare = without_metadata(original)
         if bare is None:
             raise
-        return _decode(bare, upright=upright)
+        return _decode(bare, aspect, upright=upright)
 
 
-def _decode(encoded: bytes, *, upright: bool) -> tuple[bytes, Image.Image]:
+def _decode(encoded: bytes, aspect: int, *, upright: bool) -> _Decoded:
     try:
         with warnings.catch_warnings():
             # Pillow warns of odd metadata, and above a limit of pixels that is ours to keep.
             warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
-                _check_pixels(image)
-                image.load()
-                turn = _TURNS.get(_orientation(image)) if upright else None
-                plain = image.format in _KEPT_FORMATS and not (
-                    image.has_transparency_data or image.mode.startswith(("I", "F"))
-                )
-                picture = to_rgb(image)
-                if turn is None:
-                    return encoded if plain else b"", picture
-                return b"", picture.transpose(turn)
+            return _decoded(encoded, aspect, upright=upright)
     except UnreadablePictureError:
         raise
     except UnidentifiedImageError:
@@ -147,6 +163,27 @@ def _decode(encoded: bytes, *, upright: bool) -> tuple[bytes, Image.Image]:
     # Pillow's plugins raise many kinds of errors on damaged files; all mean that this one is lost.
     except Exception as error:
         raise UnreadablePictureError(str(error) or type(error).__name__) from error
+
+
+def _decoded(encoded: bytes, aspect: int, *, upright: bool) -> _Decoded:
+    # Not in a `with`, which would hold the file's pixels beside the copies that are made of them.
+    image = Image.open(io.BytesIO(encoded), formats=FORMATS)
+    _check_pixels(image)
+    image.load()
+    turn = _TURNS.get(_orientation(image)) if upright else None
+    kept, changes = image.format in _KEPT_FORMATS and turn is None, []
+    # First, since nothing bounds the memory that conversions of a line take, and half of its short side may be none.
+    if max(image.size) > aspect * min(image.size):
+        image = _limit_aspect(image, aspect)
+        changes.append(f"cut to its middle of {aspect} : 1")
+    picture, change = to_rgb(image, on_white=upright)
+    del image
+    changes += [change] if change else []
+    if turn is not None:
+        picture = picture.transpose(turn)
+    return _Decoded(
+        encoded if kept and not changes else b"", picture, changes, turned=turn is not None
+    )
 
 
 def _orientation(image: Image.Image) -> int:
@@ -168,11 +205,48 @@ def _too_many_pixels() -> str:
     return f"more than {2 * READER_PIXELS} pixels, which is the limit; reduce it"
 
 
-def _eight_bit(image: Image.Image) -> Image.Image:
-    levels = np.asarray(image).astype(np.int64)
+def _by_bands(image: Image.Image, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """`convert`, which makes RGB of a picture, over bands of rows: what it needs beside them stays small."""
+    result = Image.new("RGB", image.size)
+    for box in _bands(image.size):
+        result.paste(convert(image.crop(box)), box)
+    return result
+
+
+def _bands(size: tuple[int, int]) -> Iterator[tuple[int, int, int, int]]:
+    width, height = size
+    rows = max(1, _BAND_PIXELS // width)
+    for top in range(0, height, rows):
+        yield 0, top, width, min(top + rows, height)
+
+
+def _eight_bit(band: Image.Image) -> Image.Image:
+    levels = np.asarray(band)
     if levels.min() < 0 or levels.max() > 65535:
         raise UnreadablePictureError("32-bit pixels outside [0, 65535]; save it with 8 or 16 bits")
-    return Image.fromarray(((levels * 255 + 32767) // 65535).astype(np.uint8))
+    scaled = (levels.astype(np.uint32) * 255 + 32767) // 65535
+    return Image.fromarray(scaled.astype(np.uint8)).convert("RGB")
+
+
+def _is_opaque(image: Image.Image) -> bool:
+    return all(_alpha(image.crop(box)).getextrema()[0] == 255 for box in _bands(image.size))
+
+
+def _alpha(band: Image.Image) -> Image.Image:
+    return band.convert("RGBA").getchannel("A")
+
+
+def _on_white(band: Image.Image) -> Image.Image:
+    white = Image.new("RGBA", band.size, "white")
+    return Image.alpha_composite(white, band.convert("RGBA")).convert("RGB")
+
+
+def _png(picture: Image.Image) -> bytes:
+    """Lossless bytes of pixels alone: what the file said of colours and transparency was used, or is dropped."""
+    picture.info = {}
+    stream = io.BytesIO()
+    picture.save(stream, "PNG")
+    return stream.getvalue()
 
 
 def _halved(image: Image.Image) -> Image.Image:

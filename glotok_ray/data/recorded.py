@@ -9,7 +9,7 @@ from pathlib import Path
 
 from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import TokenizerConfig
-from glotok_ray.data.forms import ORIGINAL
+from glotok_ray.data.forms import CROP, ORIGINAL, REDUCED, largest_short_side
 from glotok_ray.data.records import DATASET, DatasetInfo, read_dataset
 
 _SHOWN_CLASSES = 3
@@ -23,6 +23,59 @@ def read_pictures(folder: Path) -> DatasetInfo:
             f"{folder}: holds {dataset.kind}, not shards of images; correct data_path"
         )
     return dataset
+
+
+def crops_text(dataset: DatasetInfo) -> str:
+    """What an evaluation's or encoding's crops are, as a part of a protocol's sentence."""
+    done = []
+    if dataset.num_turned:
+        done.append(f"{dataset.num_turned} were turned by their EXIF orientation")
+    if dataset.num_changed:
+        done.append(f"{dataset.num_changed} were changed as {DATASET} says")
+    if not done:
+        return _form_text(dataset)
+    return f"{_form_text(dataset)}; of {dataset.num_images} pictures {' and '.join(done)}, which is not ADM's protocol"
+
+
+def _form_text(dataset: DatasetInfo) -> str:
+    side = dataset.image_size
+    if dataset.form == ORIGINAL:
+        return "ADM's crop of the original pictures"
+    if dataset.form == CROP:
+        return f"crops of the data set, as stored at {side} x {side} pixels"
+    return (
+        f"ADM's crop of pictures that were reduced to a short side of {side} to {largest_short_side(side)} pixels "
+        "before, which is not ADM's protocol"
+    )
+
+
+def check_adm_protocol(dataset: DatasetInfo, *, folder: Path, field: str) -> None:
+    """Refuse pictures that were reduced, turned or changed in the name of the config's `field`, which asks for ADM's
+    crops; raises ArtefactError.
+    """
+    facts, remedies = [], []
+    if dataset.form == REDUCED:
+        facts.append(f"form = {dataset.form!r}")
+        remedies.append("--image-size 0, which keeps originals")
+    if dataset.num_turned:
+        facts.append(f"num_turned = {dataset.num_turned}")
+        remedies.append("--no-upright, which leaves pixels as they lie")
+    if dataset.num_changed:
+        facts.append(f"num_changed = {dataset.num_changed}")
+        remedies.append(
+            f"the files that {DATASET} names under 'changed' mended (--no-upright lays none on white)"
+        )
+    if facts:
+        raise ArtefactError(
+            f"{field} = True: {folder} holds {crops_text(dataset)} ({DATASET}: {', '.join(facts)}); shard the "
+            f"pictures again with {', and '.join(remedies)}, or pass --{_off(field)}, and the protocols say what the "
+            "pictures are"
+        )
+
+
+def _off(field: str) -> str:
+    *sections, name = field.replace("_", "-").split(".")
+    return ".".join([*sections, f"no-{name}"])
 
 
 def check_side(dataset: DatasetInfo, folder: Path, image_size: int) -> None:

@@ -76,6 +76,12 @@ class DatasetInfo:
     """
     num_unreadable: int = 0
     """Of images: files of both splits that could not be read, which dataset.json names."""
+    num_turned: int = 0
+    """Of images: those of this folder that were turned by their EXIF orientation."""
+    num_changed: int = 0
+    """Of images: those of this folder that are not stored as they were: laid on white, brought from 16 bits to 8, cut
+    or halved; dataset.json names them.
+    """
     num_views: int = 1
     """Adjacent rows per image."""
     views: str = ""
@@ -98,9 +104,11 @@ def encode_png(pixels: UInt8[np.ndarray, "h w 3"]) -> bytes:
 def decode_image(encoded: bytes, key: str) -> UInt8[np.ndarray, "h w 3"]:
     """Decode a row's image to RGB; raises ArtefactError that names the row's key."""
     try:
-        with Image.open(io.BytesIO(encoded)) as image:
-            # A conversion copies, which large originals should not be twice.
-            return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+        # Not in a `with`, which would hold the file's pixels beside their copy.
+        image = Image.open(io.BytesIO(encoded))
+        if image.mode != "RGB":
+            image = image.convert("RGB")
+        return np.array(image)
     except UnidentifiedImageError:
         # Pillow's own text has the address of a stream, another one at each reading.
         reason = "no picture of a format that Pillow knows"
@@ -238,7 +246,18 @@ def _image_fields(path: Path, values: dict[str, Any]) -> dict[str, Any]:
             f"{', '.join(FORMS)} with a side in pixels; rebuild the folder with --fresh"
         )
     left_out = _field(path, values, "unreadable", list) if "unreadable" in values else []
-    return {"form": form, "num_unreadable": len(left_out)}
+    facts = {"form": form, "num_unreadable": len(left_out)}
+    # Pictures of a folder; crops that are the data set itself know no tags.
+    if "upright" not in values:
+        return facts
+    for name in ("num_turned", "num_changed"):
+        if name not in values:
+            raise ArtefactError(
+                f"{path}: has no field {name!r}: an older version wrote it, which does not say how many pictures are "
+                "not as their files are; run the job that wrote it again with --fresh"
+            )
+        facts[name] = _field(path, values, name, int)
+    return facts
 
 
 def _code_fields(path: Path, values: dict[str, Any]) -> dict[str, Any]:

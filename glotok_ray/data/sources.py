@@ -44,7 +44,11 @@ class Losses:
     unreadable: Mapping[str, str]
     """Keys of pictures that could not be read, with reasons."""
     changed: Mapping[str, str]
-    """Keys of pictures that were halved or cut for the readers' sake, with what was done."""
+    """Keys of pictures that are not stored as they were, with what was done: laid on white, scaled, cut, halved."""
+    num_turned: Mapping[str, int]
+    """By split, pictures that were turned by their EXIF orientation."""
+    num_changed: Mapping[str, int]
+    """By split, how many of its pictures are in `changed`."""
     empty_classes: Mapping[str, Mapping[str, str]]
     """By split, the classes of which it has no picture left, each with a file of it and the reason."""
 
@@ -64,11 +68,14 @@ class ImageSource:
         if run.source == config.PHOTOGRAPHS:
             return cls(run, None)
         # Workers may have another working directory.
-        tree = list_pictures(Path(run.source).absolute())
+        minutes = run.storage_retry_minutes
+        tree = list_pictures(Path(run.source).absolute(), minutes=minutes)
         if not run.validation_source:
             return cls(run, tree)
         folder = Path(run.validation_source).absolute()
-        validation = list_pictures(folder, field="validation_source", key_prefix=VALIDATION_PREFIX)
+        validation = list_pictures(
+            folder, field="validation_source", key_prefix=VALIDATION_PREFIX, minutes=minutes
+        )
         if validation.classes != tree.classes:
             odd = sorted(set(tree.classes) ^ set(validation.classes))
             raise ValueError(
@@ -160,12 +167,14 @@ class ImageSource:
             for split, number in zip(SPLITS, numbers, strict=True)
         }
 
-    def details(self, losses: Losses) -> dict[str, Any]:
-        """Provenance for dataset.json: the rule of the split, and every file that is not stored as it was."""
+    def details(self, losses: Losses, split: str) -> dict[str, Any]:
+        """Provenance for a split's dataset.json: the rule of the splits, how many of its pictures were turned and
+        changed, and every file of both that is not stored as it was.
+        """
         if not self.tree:
             credits = {item.name: item.credit for item in PHOTOGRAPHS}
-            split = {"rule": "a vertical band of each photograph", "seed": self.run.seed}
-            return {"split": split, "credits": credits, "unreadable": [], "left_out": []}
+            rule = {"rule": "a vertical band of each photograph", "seed": self.run.seed}
+            return {"split": rule, "credits": credits, "unreadable": [], "left_out": []}
         return {
             "split": {"rule": "folders of their own", "seed": self.run.seed}
             if self.validation_tree
@@ -175,6 +184,8 @@ class ImageSource:
                 "seed": self.run.seed,
             },
             "upright": self.run.upright,
+            "num_turned": losses.num_turned[split],
+            "num_changed": losses.num_changed[split],
             "left_out": [item._asdict() for item in self.left_out],
             "unreadable": [
                 {"file": key, "reason": reason} for key, reason in sorted(losses.unreadable.items())

@@ -68,7 +68,7 @@ def figure(
 
 
 def with_crops(figures: Figures, crops: str) -> Figures:
-    """The figures, each with a sentence in its protocol on what its validation crops are (`forms.crops_text`)."""
+    """The figures, each with a sentence in its protocol on what its validation crops are (`recorded.crops_text`)."""
     return {
         name: {**entry, "protocol": f"{entry['protocol']} The validation crops are {crops}."}
         for name, entry in figures.items()

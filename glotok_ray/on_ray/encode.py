@@ -26,9 +26,8 @@ from glotok_ray.data.codes import (
     write_code_dataset,
     write_code_shard,
 )
-from glotok_ray.data.forms import check_adm_protocol, crops_text
 from glotok_ray.data.pixel_range import to_model_range
-from glotok_ray.data.recorded import check_side, read_pictures
+from glotok_ray.data.recorded import check_adm_protocol, check_side, crops_text, read_pictures
 from glotok_ray.data.records import DATASET, DatasetInfo, ShardInfo, read_dataset
 from glotok_ray.data.transforms import center_crop, ten_crop, with_mirror_images
 from glotok_ray.nn.tokenizer import CONFIG_FILE, WEIGHTS_FILE
@@ -116,7 +115,7 @@ def pictures(config: EncodeRun) -> DatasetInfo:
     folder, tokenizer = Path(config.data_path), Path(config.tokenizer_path)
     dataset = read_pictures(folder)
     if config.adm_protocol:
-        check_adm_protocol(dataset.form, dataset.image_size, folder=folder, field="adm_protocol")
+        check_adm_protocol(dataset, folder=folder, field="adm_protocol")
     if (tokenizer / CONFIG_FILE).is_file():
         check_side(dataset, folder, tokenizer_config(tokenizer).autoencoder.image_size)
     return dataset
@@ -229,7 +228,7 @@ def _write_facts(
         details={
             "views": config.views,
             "crop_scale": config.crop_scale if config.views == "ten_crop" else None,
-            "crops": crops_text(dataset.form, dataset.image_size),
+            "crops": crops_text(dataset),
         },
     )
     for name, found in counts.items():

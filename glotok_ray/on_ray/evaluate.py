@@ -16,7 +16,7 @@ import ray
 
 from glotok_ray import artefact, ownership
 from glotok_ray.config import EvaluateRun, with_absolute_paths
-from glotok_ray.data.forms import crops_text
+from glotok_ray.data.recorded import crops_text
 from glotok_ray.metrics import summary
 from glotok_ray.metrics.codebook import count_codes
 from glotok_ray.metrics.summary import Figures
@@ -78,9 +78,7 @@ def run(config: EvaluateRun, *, fresh: bool = False) -> dict[str, Any]:
         return output.finished
     blocks, image_size = plan(config)
     merged = _judge(blocks, config, image_size)
-    figures = summary.with_crops(
-        figures_of(merged, config, image_size), crops_text(pictures.form, pictures.image_size)
-    )
+    figures = summary.with_crops(figures_of(merged, config, image_size), crops_text(pictures))
     _write_pictures(output.folder, merged)
     _write_counts(output.folder, merged, config)
     artefact.write_json(output.folder / "metrics.json", figures)

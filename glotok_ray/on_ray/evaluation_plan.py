@@ -14,8 +14,13 @@ import pyarrow.parquet
 from glotok_ray import artefact
 from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import EvaluateRun, TokenizerConfig
-from glotok_ray.data.forms import check_adm_protocol
-from glotok_ray.data.recorded import check_classes, check_codes, check_side, read_pictures
+from glotok_ray.data.recorded import (
+    check_adm_protocol,
+    check_classes,
+    check_codes,
+    check_side,
+    read_pictures,
+)
 from glotok_ray.data.records import DATASET, DatasetInfo, read_dataset
 from glotok_ray.metrics.baselines import PositionCounts, draw_uniform
 from glotok_ray.nn.tokenizer import CONFIG_FILE, WEIGHTS_FILE
@@ -104,7 +109,7 @@ def check_pictures(config: EvaluateRun, tokenizer: TokenizerConfig | None) -> Da
     folder = Path(config.data_path)
     pictures = read_pictures(folder)
     if config.adm_protocol:
-        check_adm_protocol(pictures.form, pictures.image_size, folder=folder, field="adm_protocol")
+        check_adm_protocol(pictures, folder=folder, field="adm_protocol")
     if tokenizer:
         check_side(pictures, folder, tokenizer.autoencoder.image_size)
     if config.num_images > pictures.num_images:

@@ -41,7 +41,8 @@ class ShardTask(NamedTuple):
 
 
 class WrittenShard(NamedTuple):
-    """Facts of a written shard; `bytes` is the file's size, the others map keys to reasons and to changes.
+    """Facts of a written shard; `bytes` is the file's size, `unreadable` and `changed` map keys to reasons and to what
+    was done, and `turned` counts pictures that were turned by their EXIF orientation.
 
     One without a readable picture has no rows and no file.
     """
@@ -50,6 +51,7 @@ class WrittenShard(NamedTuple):
     bytes: int
     unreadable: dict[str, str]
     changed: dict[str, str]
+    turned: int
 
 
 def describe(run: ShardRun) -> dict[str, Any]:
@@ -97,7 +99,7 @@ def run(run: ShardRun, *, fresh: bool = False) -> dict[str, Any]:
             form=source.form,
             image_size=run.image_size,
             shards=[shard.info for shard in written[split] if shard.info.rows],
-            details=source.details(losses),
+            details=source.details(losses, split),
         )
     for split in SPLITS:
         known = {
@@ -113,8 +115,10 @@ def write_task(task: ShardTask, run: ShardRun) -> WrittenShard:
     """Write one shard with the readable ones among its sources."""
     unreadable: dict[str, str] = {}
     changed: dict[str, str] = {}
+    turned = 0
 
     def rows() -> Iterator[Row]:
+        nonlocal turned
         for source in task.sources:
             try:
                 stored = source.encode(run)
@@ -123,6 +127,7 @@ def write_task(task: ShardTask, run: ShardRun) -> WrittenShard:
                 continue
             if stored.change:
                 changed[source.key] = stored.change
+            turned += stored.turned
             yield Row(source.key, stored.encoded, source.label)
 
     path = Path(task.folder) / task.file
@@ -130,7 +135,7 @@ def write_task(task: ShardTask, run: ShardRun) -> WrittenShard:
     size = path.stat().st_size
     if not info.rows:
         path.unlink()
-    return WrittenShard(info, size, unreadable, changed)
+    return WrittenShard(info, size, unreadable, changed, turned)
 
 
 def _finished(output: Path, fingerprint: str) -> bool:
@@ -207,7 +212,9 @@ def _losses(
                 "pictures that can"
             )
         empty[split] = dict(sorted(lost.items()))
-    return Losses(unreadable, changed, empty)
+    num_turned = {split: sum(shard.turned for shard in written[split]) for split in SPLITS}
+    num_changed = {split: sum(len(shard.changed) for shard in written[split]) for split in SPLITS}
+    return Losses(unreadable, changed, num_turned, num_changed, empty)
 
 
 def _name_left_out(source: ImageSource) -> None:
@@ -226,7 +233,7 @@ def _name_losses(source: ImageSource, losses: Losses, output: Path) -> None:
             logger.warning("%s: no picture of class %r can be read, e.g. %s", split, name, example)
     for texts, what in (
         (losses.unreadable, "cannot be read and are left out"),
-        (losses.changed, "are stored smaller than they are, for the readers' memory"),
+        (losses.changed, "are not stored as they are"),
     ):
         if texts:
             key, text = min(texts.items())

@@ -19,8 +19,7 @@ from jaxtyping import Float, Int
 
 from glotok_ray import artefact, faults, ownership
 from glotok_ray.config import CodebookConfig, TeacherRun, with_absolute_paths
-from glotok_ray.data.forms import crops_text
-from glotok_ray.data.recorded import read_pictures
+from glotok_ray.data.recorded import crops_text, read_pictures
 from glotok_ray.on_ray.actor_pool import (
     Output,
     actor_device,
@@ -96,7 +95,7 @@ def run(config: TeacherRun, *, fresh: bool = False) -> dict[str, Any]:
         **network,
         "data_manifest_sha256": artefact.sha256_of(source / artefact.MANIFEST),
         "seed": config.seed,
-        "crops": crops_text(dataset.form, dataset.image_size),
+        "crops": crops_text(dataset),
         **_data_facts(parts, units, config),
         **facts,
     }

@@ -16,8 +16,7 @@ from glotok_ray import artefact, config
 from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import FARRun, TokenizerConfig, TokenizerRun, XARRun
 from glotok_ray.data.codes import COUNTS_FILE
-from glotok_ray.data.forms import check_adm_protocol
-from glotok_ray.data.recorded import check_codes, check_side, read_pictures
+from glotok_ray.data.recorded import check_adm_protocol, check_codes, check_side, read_pictures
 from glotok_ray.data.records import DATASET, DatasetInfo, read_dataset
 from glotok_ray.nn.perceptual import check_perceptual
 from glotok_ray.nn.tokenizer import CONFIG_FILE, WEIGHTS_FILE, GloTokTokenizer
@@ -76,9 +75,7 @@ def _check_pictures(run: TokenizerRun) -> None:
     }
     for folder, dataset in found.items():
         if run.data.adm_protocol:
-            check_adm_protocol(
-                dataset.form, dataset.image_size, folder=folder, field="data.adm_protocol"
-            )
+            check_adm_protocol(dataset, folder=folder, field="data.adm_protocol")
         check_side(dataset, folder, run.model.autoencoder.image_size)
     if len({dataset.classes for dataset in found.values()}) > 1:
         # No label is learned from; but more often than not one of the paths is wrong.

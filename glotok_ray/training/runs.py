@@ -13,7 +13,7 @@ from torch import nn
 
 from glotok_ray import artefact
 from glotok_ray.config import GeneratorRun, ScalingConfig, TokenizerRun
-from glotok_ray.data.forms import crops_text
+from glotok_ray.data.recorded import crops_text
 from glotok_ray.data.records import read_dataset
 from glotok_ray.data.shard_plan import Division, ShardPlan
 from glotok_ray.data.training_rows import CodeRows, ImageRows, expect_images, shard_rows
@@ -54,7 +54,7 @@ def run_plan(run: TokenizerRun | GeneratorRun) -> RunPlan:
 def training_crops(run: TokenizerRun) -> str:
     """What the crops of a tokenizer run are, for people."""
     pictures = read_dataset(Path(run.data.train_path))
-    return crops_text(pictures.form, pictures.image_size)
+    return crops_text(pictures)
 
 
 def wait_for_inputs(run: TokenizerRun | GeneratorRun) -> None:

@@ -3,6 +3,7 @@
 import errno
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -194,9 +195,53 @@ def test_files_with_known_suffixes_are_not_opened(
 ) -> None:
     source, opened = tree(tmp_path / "s", a=3), []
     (source / "a" / "odd").write_bytes(b"")
-    monkeypatch.setattr(folders, "begins_as_picture", lambda path: opened.append(path))
+    monkeypatch.setattr(folders, "begins_as_picture", lambda path, **_: opened.append(path))
     list_pictures(source)
     assert [Path(path).name for path in opened] == ["odd"]
+
+
+def failing_opens(monkeypatch: pytest.MonkeyPatch, number: int, code: int) -> None:
+    """The first `number` openings fail, as those of a storage that is away."""
+    errors, really = iter([OSError(code, os.strerror(code))] * number), open
+
+    def flaky(path: str, mode: str) -> Any:
+        for error in errors:
+            raise error
+        return really(path, mode)
+
+    monkeypatch.setattr(folders, "open", flaky, raising=False)
+
+
+def test_a_storage_error_while_listing_loses_no_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tree(tmp_path / "s", a=1)
+    (source / "a" / "00.png").rename(source / "a" / "zero")
+    failing_opens(monkeypatch, 1, errno.EIO)
+    found = list_pictures(source, minutes=1)
+    assert ([item.key for item in found.pictures], found.left_out) == (["a/zero"], ())
+    # What stays away is judged, and named, by who reads it.
+    failing_opens(monkeypatch, 1, errno.ESTALE)
+    assert list_pictures(source, minutes=0) == found
+    failing_opens(monkeypatch, 1, errno.EACCES)
+    assert list_pictures(source, minutes=60) == found
+    # A run waits as long as its config says.
+    waited = []
+    monkeypatch.setattr(
+        folders, "begins_as_picture", lambda _, *, minutes: waited.append(minutes) or True
+    )
+    ImageSource.of(ShardRun(source=str(source), storage_retry_minutes=2.5))
+    assert waited == [2.5]
+
+
+def test_a_broken_link_without_a_suffix_is_no_picture(tmp_path: Path) -> None:
+    source = tree(tmp_path / "s", a=1)
+    (source / "a" / "broken").symlink_to(source / "nothing")
+    (source / "a" / "circle").symlink_to(source / "a" / "circle")
+    found = list_pictures(source, minutes=60)
+    assert [item.key for item in found.left_out] == ["a/broken", "a/circle"]
+    with pytest.raises(StorageError, match=r"away/x: reading it failed for 0 minutes"):
+        folders.begins_as_picture(str(source / "away" / "x"), minutes=0)
 
 
 def test_what_is_left_out_is_counted_and_named_by_kind(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import io
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -35,6 +36,26 @@ def test_what_says_how_colours_are_coded_stays() -> None:
     adobe = segment(0xEE, b"Adobe\0\x64\0\0\0\0\1")
     found = without_metadata(whole[:2] + adobe + segment(0xE1, b"Exif") + whole[2:])
     assert found == whole[:2] + adobe + whole[2:]
+
+
+def test_a_whole_jfif_head_stays_and_with_it_the_colours() -> None:
+    # JFIF says YCbCr, and Adobe's transform of 0 RGB: decoders believe JFIF.
+    whole = jpeg()
+    end = 4 + int.from_bytes(whole[4:6], "big")
+    adobe = segment(0xEE, b"Adobe\0\x64\0\0\0\0\0")
+    odd = whole[:end] + adobe + segment(0xE1, b"Exif") + whole[end:]
+    found = without_metadata(odd)
+    assert found == whole[:end] + adobe + whole[end:]
+    decoded = [np.asarray(Image.open(io.BytesIO(data))) for data in (odd, found)]
+    np.testing.assert_array_equal(*decoded)
+    bare_of_it = Image.open(io.BytesIO(whole[:2] + adobe + whole[end:]))
+    assert (np.asarray(bare_of_it) != decoded[0]).any()
+
+
+@pytest.mark.parametrize("content", [b"JFIF\0\1\1\0\0\1\0\1\0", b"JFXX\0" + bytes(9), b"JFIF\0"])
+def test_other_app0_segments_are_cut_out(content: bytes) -> None:
+    whole = bare()
+    assert without_metadata(whole[:2] + segment(0xE0, content) + whole[2:]) == whole
 
 
 def test_fill_bytes_and_markers_without_length_are_passed_over() -> None:

@@ -1,6 +1,9 @@
 """Pictures of every kind become upright 8-bit RGB near the training side; damaged ones give a reason."""
 
 import io
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -74,25 +77,72 @@ def test_broken_exif_loses_no_picture() -> None:
     assert stored(original).shape == (18, 18, 3)
 
 
+def test_alpha_is_dropped_where_pixels_are_read_as_guided_diffusion_does() -> None:
+    mixed = noise(24, 20).convert("RGBA")
+    mixed.putalpha(noise(24, 20, 1).convert("L"))
+    for image, options in (
+        (mixed, {}),
+        (mixed.convert("LA"), {}),
+        (noise(24, 20), {"transparency": (1, 2, 3)}),
+        (noise(24, 20).convert("P"), {"transparency": bytes(range(256))}),
+    ):
+        original = saved(image, "PNG", **options)
+        found = stored_picture(original, image_size=0, upright=False)
+        assert found == (original, "", False)
+        expected = Image.open(io.BytesIO(original)).convert("RGB")
+        np.testing.assert_array_equal(decode_image(found.encoded, "key"), np.asarray(expected))
+    # PNG of the same pixels, where bytes cannot be kept.
+    found = stored_picture(saved(mixed, "TIFF"), image_size=0, upright=False)
+    np.testing.assert_array_equal(
+        decode_image(found.encoded, "key"), np.asarray(mixed.convert("RGB"))
+    )
+
+
+def test_stored_pngs_hold_pixels_alone() -> None:
+    original = saved(noise(24, 20), "TIFF", icc_profile=b"profile", dpi=(300, 300))
+    stored_image = Image.open(
+        io.BytesIO(stored_picture(original, image_size=0, upright=True).encoded)
+    )
+    assert (stored_image.format, stored_image.info) == ("PNG", {})
+
+
+@pytest.mark.parametrize("order", ["<u2", ">u2"])
+def test_bands_make_no_difference(monkeypatch: pytest.MonkeyPatch, order: str) -> None:
+    transparent = noise(24, 50).convert("RGBA")
+    transparent.putalpha(noise(24, 50, 1).convert("L"))
+    levels = np.random.default_rng(0).integers(0, 65536, (50, 24)).astype(order)
+    deep = Image.open(io.BytesIO(saved(Image.fromarray(levels), "TIFF")))
+    whole = [np.asarray(to_rgb(image).image) for image in (transparent, deep)]
+    np.testing.assert_array_equal(whole[1][..., 0], np.round(levels / 257).astype(np.uint8))
+    for pixels in (24 * 7, 3):
+        monkeypatch.setattr(pictures, "_BAND_PIXELS", pixels)
+        found = [np.asarray(to_rgb(image).image) for image in (transparent, deep)]
+        np.testing.assert_array_equal(found, whole)
+    # One transparent pixel in the last band is seen.
+    last = noise(24, 50).convert("RGBA")
+    last.putpixel((23, 49), (0, 0, 0, 254))
+    assert to_rgb(last).change == "laid on white"
+
+
 def test_sixteen_bits_are_scaled_and_not_clipped() -> None:
     levels = np.array([[0, 128, 257, 25700, 40000, 65535]], dtype=np.uint16)
     expected = np.round(levels / 257).astype(np.uint8)
     image = Image.open(io.BytesIO(saved(Image.fromarray(levels), "PNG")))
     assert image.mode == "I;16"
-    np.testing.assert_array_equal(np.asarray(to_rgb(image))[:, :, 1], expected)
+    np.testing.assert_array_equal(np.asarray(to_rgb(image).image)[:, :, 1], expected)
     tiff = Image.open(io.BytesIO(saved(Image.fromarray(levels), "TIFF")))
-    np.testing.assert_array_equal(np.asarray(to_rgb(tiff))[:, :, 2], expected)
+    np.testing.assert_array_equal(np.asarray(to_rgb(tiff).image)[:, :, 2], expected)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "YCbCr", "LA", "RGBA", "PA", "HSV", "LAB"])
 def test_every_mode_becomes_rgb(mode: str) -> None:
     source = noise(6, 5).convert("RGB")
     image = Image.new("LAB", (6, 5)) if mode == "LAB" else source.convert(mode)
-    assert to_rgb(image).mode == "RGB"
+    assert to_rgb(image).image.mode == "RGB"
     if mode in ("RGBA", "CMYK"):
-        np.testing.assert_array_equal(np.asarray(to_rgb(image)), np.asarray(source))
+        np.testing.assert_array_equal(np.asarray(to_rgb(image).image), np.asarray(source))
     if mode == "L":
-        np.testing.assert_array_equal(np.asarray(to_rgb(image))[:, :, 0], np.asarray(image))
+        np.testing.assert_array_equal(np.asarray(to_rgb(image).image)[:, :, 0], np.asarray(image))
 
 
 def test_cmyk_jpeg_keeps_its_colours() -> None:
@@ -104,8 +154,9 @@ def test_transparent_pixels_are_laid_on_white() -> None:
     image = Image.new("RGBA", (3, 1), (0, 0, 0, 0))
     image.putpixel((1, 0), (255, 0, 0, 255))
     image.putpixel((2, 0), (0, 0, 0, 51))
-    found = np.asarray(to_rgb(Image.open(io.BytesIO(saved(image, "PNG")))))
-    assert found[0].tolist() == [[255, 255, 255], [255, 0, 0], [204, 204, 204]]
+    found = to_rgb(Image.open(io.BytesIO(saved(image, "PNG"))))
+    assert found.change == "laid on white"
+    assert np.asarray(found.image)[0].tolist() == [[255, 255, 255], [255, 0, 0], [204, 204, 204]]
 
 
 @pytest.mark.parametrize("mode", ["P", "L", "RGB"])
@@ -116,8 +167,9 @@ def test_a_transparent_colour_is_laid_on_white(mode: str) -> None:
     image.putpixel((1, 0), (9, 9, 9) if mode == "RGB" else 1 if mode == "P" else 9)
     transparent = (0, 0, 0) if mode == "RGB" else 0
     original = saved(image, "PNG", transparency=transparent)
-    found = np.asarray(to_rgb(Image.open(io.BytesIO(original))))
-    assert found[0].tolist() == [[255, 255, 255], [9, 9, 9]]
+    found = to_rgb(Image.open(io.BytesIO(original)))
+    assert found.change == "laid on white"
+    assert np.asarray(found.image)[0].tolist() == [[255, 255, 255], [9, 9, 9]]
 
 
 @pytest.mark.parametrize(
@@ -147,44 +199,51 @@ def test_fitting_halves_by_box() -> None:
     np.testing.assert_array_equal(np.asarray(fit_picture(image, 16)), np.asarray(box))
 
 
+# A colour of the palette that the picture has, and one that it has not.
+USED = int(np.asarray(noise(24, 20).convert("P"))[0, 0])
+UNUSED = min(set(range(256)) - set(np.asarray(noise(24, 20).convert("P")).ravel().tolist()))
 LEVELS = np.linspace(0, 65535, 24 * 20).astype(np.uint16).reshape(20, 24)
 
 
 @pytest.mark.parametrize(
-    ("original", "kept"),
+    ("original", "kept", "change"),
     [
-        (saved(noise(24, 20), "JPEG"), True),
-        (saved(noise(24, 20).convert("L"), "JPEG"), True),
-        (saved(noise(24, 20).convert("CMYK"), "JPEG"), True),
-        (saved(noise(24, 20), "JPEG", progressive=True), True),
-        (saved(noise(24, 20), "MPO", save_all=True, append_images=[noise(24, 20, 1)]), True),
-        (saved(noise(24, 20), "PNG"), True),
-        (saved(noise(24, 20).convert("1"), "PNG"), True),
-        (saved(noise(24, 20).convert("P"), "PNG"), True),
-        (saved(noise(24, 20), "WEBP"), True),
-        (saved(noise(24, 20).convert("P"), "PNG", transparency=3), False),
-        (saved(noise(24, 20).convert("LA"), "PNG"), False),
-        (saved(Image.new("RGBA", (24, 20), (9, 99, 200, 90)), "WEBP"), False),
-        (saved(Image.fromarray(LEVELS), "PNG"), False),
-        (saved(noise(24, 20), "TIFF"), False),
-        (saved(noise(24, 20), "BMP"), False),
-        (saved(noise(24, 20).convert("P"), "GIF"), False),
+        (saved(noise(24, 20), "JPEG"), True, ""),
+        (saved(noise(24, 20).convert("L"), "JPEG"), True, ""),
+        (saved(noise(24, 20).convert("CMYK"), "JPEG"), True, ""),
+        (saved(noise(24, 20), "JPEG", progressive=True), True, ""),
+        (saved(noise(24, 20), "MPO", save_all=True, append_images=[noise(24, 20, 1)]), True, ""),
+        (saved(noise(24, 20), "PNG"), True, ""),
+        (saved(noise(24, 20).convert("1"), "PNG"), True, ""),
+        (saved(noise(24, 20).convert("P"), "PNG"), True, ""),
+        (saved(noise(24, 20), "WEBP"), True, ""),
+        (saved(noise(24, 20).convert("P"), "PNG", transparency=USED), False, "laid on white"),
+        (saved(noise(24, 20).convert("P"), "PNG", transparency=UNUSED), True, ""),
+        (saved(noise(24, 20).convert("LA"), "PNG"), True, ""),
+        (saved(noise(24, 20).convert("RGBA"), "PNG"), True, ""),
+        (saved(noise(24, 20).convert("RGBA"), "TIFF"), False, ""),
+        (saved(Image.new("LA", (24, 20), (9, 254)), "PNG"), False, "laid on white"),
+        (saved(Image.new("RGBA", (24, 20), (9, 99, 200, 90)), "WEBP"), False, "laid on white"),
+        (saved(Image.fromarray(LEVELS), "PNG"), False, "16 bits scaled to 8"),
+        (saved(noise(24, 20), "TIFF"), False, ""),
+        (saved(noise(24, 20), "BMP"), False, ""),
+        (saved(noise(24, 20).convert("P"), "GIF"), False, ""),
     ],
 )
 def test_bytes_are_kept_where_rgb_conversion_is_all_that_a_reader_does(
-    original: bytes, kept: bool
+    original: bytes, kept: bool, change: str
 ) -> None:
     found = stored_picture(original, image_size=0, upright=True)
-    assert (found.encoded == original, found.change) == (kept, "")
+    assert (found.encoded == original, found.change, found.turned) == (kept, change, False)
     assert kept or found.encoded[:4] == b"\x89PNG"
     whole = to_rgb(Image.open(io.BytesIO(original)))
-    np.testing.assert_array_equal(decode_image(found.encoded, "key"), np.asarray(whole))
+    np.testing.assert_array_equal(decode_image(found.encoded, "key"), np.asarray(whole.image))
 
 
 @pytest.mark.parametrize("size", [(64, 1), (1, 64)])
 def test_a_line_at_the_limit_is_kept(size: tuple[int, int]) -> None:
     line = saved(noise(*size), "PNG")
-    assert stored_picture(line, image_size=0, upright=True) == (line, "")
+    assert stored_picture(line, image_size=0, upright=True) == (line, "", False)
 
 
 @pytest.mark.parametrize(("image_size", "aspect"), [(16, 8), (0, 64)])
@@ -222,7 +281,7 @@ def test_pictures_with_too_many_pixels_for_a_reader_are_halved_and_named(
 ) -> None:
     monkeypatch.setattr(pictures, "READER_PIXELS", 41 * 60)
     fitting, large = (saved(noise(width, 60), kind) for width in (41, 81))
-    assert stored_picture(fitting, image_size=0, upright=True) == (fitting, "")
+    assert stored_picture(fitting, image_size=0, upright=True) == (fitting, "", False)
     found = stored_picture(large, image_size=0, upright=True)
     assert found.change == "halved to 40 x 30 pixels"
     assert stored_picture(large, image_size=20, upright=True).change == ""
@@ -234,6 +293,30 @@ def test_pictures_with_too_many_pixels_for_a_reader_are_halved_and_named(
         )
 
 
+@pytest.mark.parametrize("size", [(1, 4000), (4000, 1), (3, 4000)])
+@pytest.mark.parametrize("image_size", [0, 8])
+def test_a_thin_line_above_a_readers_limit_costs_no_job(
+    monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], image_size: int
+) -> None:
+    monkeypatch.setattr(pictures, "READER_PIXELS", 3000 * min(size))
+    found = stored_picture(saved(noise(*size), "PNG"), image_size=image_size, upright=True)
+    aspect = 8 if image_size else 64
+    assert found.change == f"cut to its middle of {aspect} : 1"
+    pixels = decode_image(found.encoded, "k")
+    assert sorted(pixels.shape[:2])[1] == aspect * sorted(pixels.shape[:2])[0]
+
+
+def test_whatever_goes_wrong_behind_the_decoder_is_the_pictures_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(pictures, "fit_picture", broken)
+    with pytest.raises(UnreadablePictureError, match="MemoryError"):
+        stored_bytes(saved(noise(40, 40), "PNG"))
+
+
 def test_pictures_above_the_limit_of_pixels_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pictures, "READER_PIXELS", 199)
     with pytest.raises(UnreadablePictureError, match="more than 398 pixels, which is the limit"):
@@ -242,6 +325,40 @@ def test_pictures_above_the_limit_of_pixels_are_refused(monkeypatch: pytest.Monk
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 199)
     with pytest.raises(UnreadablePictureError, match="more than 398 pixels, which is the limit"):
         stored_bytes(saved(noise(20, 20), "PNG"), 16)
+
+
+PEAK = """
+import re, sys
+from pathlib import Path
+from PIL import Image
+from glotok_ray.data import pictures
+
+def peak():
+    # Not getrusage's, which a process inherits from the one that started it.
+    return 1024 * int(re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text())[1])
+
+Image.init()
+small, large = (Path(name).read_bytes() for name in sys.argv[1:])
+pictures.stored_picture(small, image_size=0, upright=True)
+pictures.READER_PIXELS = 3000 * 3000 // 2
+before = peak()
+assert "halved" in pictures.stored_picture(large, image_size=0, upright=True).change
+print((peak() - before) / 3000**2)
+"""
+
+
+@pytest.mark.parametrize("kind", ["RGBA", "LA", "CMYK", "16 bits"])
+def test_every_mode_needs_eight_bytes_per_pixel_or_little_more(tmp_path: Path, kind: str) -> None:
+    for side in (64, 3000):
+        if kind == "16 bits":
+            image = Image.fromarray(np.full((side, side), 999, dtype=np.uint16))
+        else:
+            image = Image.new(kind, (side, side), (9,) * len(kind))
+        image.save(tmp_path / str(side), "JPEG" if kind == "CMYK" else "PNG")
+    command = [sys.executable, "-c", PEAK, str(tmp_path / "64"), str(tmp_path / "3000")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    # A band takes 16 MB for a moment, 2 bytes per pixel of this picture.
+    assert float(done.stdout) < 10.5
 
 
 def test_the_limit_is_the_one_at_which_pillow_warns() -> None:

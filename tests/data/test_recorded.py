@@ -7,7 +7,13 @@ import pytest
 
 from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import AutoencoderConfig, TokenizerConfig
-from glotok_ray.data.recorded import check_classes, check_codes, check_side
+from glotok_ray.data.recorded import (
+    check_adm_protocol,
+    check_classes,
+    check_codes,
+    check_side,
+    crops_text,
+)
 from glotok_ray.data.records import DatasetInfo
 
 FOLDER = Path("shards")
@@ -24,8 +30,52 @@ CODES = DatasetInfo(
 )
 
 
-def pictures(form: str, image_size: int) -> DatasetInfo:
-    return DatasetInfo("shards", ("a",), 1, image_size, (), form)
+def pictures(form: str, image_size: int, **changes: int) -> DatasetInfo:
+    return DatasetInfo("shards", ("a",), 9, image_size, (), form, **changes)
+
+
+def test_reduced_pictures_are_not_adms() -> None:
+    assert crops_text(pictures("original", 0)) == "ADM's crop of the original pictures"
+    assert "as stored at 64 x 64 pixels" in crops_text(pictures("crop", 64))
+    reduced = crops_text(pictures("reduced", 256))
+    assert "short side of 256 to 320 pixels" in reduced
+    assert "not ADM's protocol" in reduced
+
+
+def test_turned_and_changed_pictures_are_not_adms() -> None:
+    assert crops_text(pictures("original", 0, num_turned=2)) == (
+        "ADM's crop of the original pictures; of 9 pictures 2 were turned by their EXIF orientation, which is not "
+        "ADM's protocol"
+    )
+    both = crops_text(pictures("original", 0, num_turned=2, num_changed=1))
+    assert "2 were turned by their EXIF orientation and 1 were changed as dataset.json says" in both
+
+
+def test_what_is_not_adms_is_refused_by_name() -> None:
+    for form, side in (("original", 0), ("crop", 64)):
+        check_adm_protocol(pictures(form, side), folder=FOLDER, field="adm_protocol")
+    for found, message in (
+        (
+            pictures("reduced", 256),
+            r"shards holds .* 256 to 320 .*form = 'reduced'\); shard .*--image-size 0",
+        ),
+        (
+            pictures("original", 0, num_turned=1),
+            r"\(dataset\.json: num_turned = 1\); shard .* --no-upright",
+        ),
+        (
+            pictures("original", 0, num_changed=3),
+            r"num_changed = 3\); shard .* files that dataset\.json names under 'changed'",
+        ),
+        (
+            pictures("reduced", 64, num_turned=1, num_changed=3),
+            r"form = 'reduced', num_turned = 1, num_changed = 3\).*--image-size 0.*--no-upright",
+        ),
+    ):
+        with pytest.raises(
+            ArtefactError, match=rf"data\.adm_protocol = True: .*{message}.*--data\.no-adm-protocol"
+        ):
+            check_adm_protocol(found, folder=FOLDER, field="data.adm_protocol")
 
 
 @pytest.mark.parametrize("form", ["crop", "reduced"])

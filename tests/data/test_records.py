@@ -158,6 +158,20 @@ def test_shards_of_before_this_field_are_refused(tmp_path: Path) -> None:
         read_dataset(folder)
 
 
+def test_folders_say_how_many_of_their_pictures_are_not_as_their_files_are(tmp_path: Path) -> None:
+    folder = dataset(tmp_path / "d")
+    assert (read_dataset(folder).num_turned, read_dataset(folder).num_changed) == (0, 0)
+    change(folder, upright=True, num_turned=2)
+    with pytest.raises(ArtefactError, match=r"no field 'num_changed'.* again with --fresh"):
+        read_dataset(folder)
+    change(folder, upright=True, num_turned=2, num_changed=1)
+    info = read_dataset(folder)
+    assert (info.num_turned, info.num_changed) == (2, 1)
+    change(folder, num_turned="two")
+    with pytest.raises(ArtefactError, match="num_turned = 'two': must be of type int"):
+        read_dataset(folder)
+
+
 def test_a_missing_dataset_is_named(tmp_path: Path) -> None:
     with pytest.raises(ArtefactError, match=r"dataset\.json"):
         read_dataset(tmp_path)

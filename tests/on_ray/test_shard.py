@@ -13,6 +13,7 @@ from PIL import Image
 from glotok_ray import begun
 from glotok_ray.artefact import ArtefactError, read_manifest
 from glotok_ray.config import ShardRun, override
+from glotok_ray.data.recorded import check_adm_protocol
 from glotok_ray.data.records import decode_image, read_dataset, read_rows
 from glotok_ray.on_ray import shard
 from jobs import shard_images
@@ -66,6 +67,13 @@ def test_photographs_become_shards(ray_cluster: Any, tmp_path: Path) -> None:
     shard.run(run, fresh=True)
     assert digests(tmp_path / "out", "train") == before
     assert (tmp_path / "out" / "train.previous").is_dir()
+
+
+def keys_by_split(output: Path) -> dict[str, set[str]]:
+    return {
+        split: {key for keys in keys_of(output, split) for key in keys}
+        for split in ("train", "validation")
+    }
 
 
 def keys_of(output: Path, split: str) -> list[list[str]]:
@@ -238,10 +246,23 @@ def test_originals_are_stored_as_they_are(ray_cluster: Any, tmp_path: Path) -> N
         assert encoded == (source / key).read_bytes()
     facts = json.loads((output / "train" / "dataset.json").read_text())
     assert (facts["form"], facts["image_size"], facts["upright"]) == ("original", 0, True)
+    # Each split counts its own, and says so.
+    turned = {split: read_dataset(output / split).num_turned for split in ("train", "validation")}
+    (holder,) = [
+        split for split, rows in keys_by_split(output).items() if "ants/turned.jpg" in rows
+    ]
+    assert turned == {"train": 0, "validation": 0, holder: 1}
+    with pytest.raises(ArtefactError, match=r"num_turned = 1.*--no-upright"):
+        check_adm_protocol(
+            read_dataset(output / holder), folder=output / holder, field="adm_protocol"
+        )
     # As guided-diffusion reads it: the very file.
     shard.run(folder_run(source, tmp_path / "lying", image_size=0, upright=False))
     rows = images_of(tmp_path / "lying")
     assert sorted(rows) == sorted([*found, "ants/turned.jpg"])
+    for split in ("train", "validation"):
+        lying = read_dataset(tmp_path / "lying" / split)
+        assert (lying.num_turned, lying.num_changed) == (0, 0)
     assert rows["ants/turned.jpg"] == (source / "ants" / "turned.jpg").read_bytes()
 
 
@@ -255,7 +276,9 @@ def test_changed_pictures_are_named(
         shard.run(folder_run(source, output, image_size=0))
     facts = json.loads((output / "validation" / "dataset.json").read_text())
     assert facts["changed"] == [{"file": "ants/line.png", "change": "cut to its middle of 64 : 1"}]
-    assert "1 of 13 pictures are stored smaller than they are" in caplog.text
+    assert "1 of 13 pictures are not stored as they are" in caplog.text
+    found = [read_dataset(output / split).num_changed for split in ("train", "validation")]
+    assert sum(found) == 1
 
 
 def test_folders_of_others_are_not_emptied(tmp_path: Path) -> None:
