@@ -25,7 +25,7 @@ _ABORT_S = 60.0
 
 
 class AbortedWithDriver(TorchTrainer):
-    """Ray Train's trainer, whose workers have ended when Ctrl-C or SIGTERM comes out of `fit`.
+    """Ray Train's trainer, whose workers are ended before Ctrl-C or SIGTERM comes out of `fit`.
 
     Ray's own handler of SIGINT exits with 0, as if all were done, and stays when `fit` has returned.
     """
@@ -33,7 +33,7 @@ class AbortedWithDriver(TorchTrainer):
     _controller: Any = None
 
     def fit(self) -> Any:
-        """As Ray's; KeyboardInterrupt and SystemExit are raised when no worker writes any more."""
+        """As Ray's; KeyboardInterrupt and SystemExit are raised when the workers have been told to end, and killed."""
         try:
             return super().fit()
         except (KeyboardInterrupt, SystemExit):
