@@ -220,6 +220,7 @@ def write_manifest(
         "written_unix_s": int(time.time()),
         **details,
     }
+    ownership.check_held(folder)  # reading may have taken hours
     (folder / RECEIPT).unlink(missing_ok=True)
     write_json(folder / MANIFEST, manifest)
     if is_jobs:

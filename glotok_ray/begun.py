@@ -4,6 +4,7 @@ A folder is begun by its mark (`glotok_ray/ownership.py`), finished by its manif
 anything else in it is a user's own.
 """
 
+import os
 import shutil
 from pathlib import Path
 
@@ -16,16 +17,31 @@ class FolderInUseError(ArtefactError):
 
 
 def own(folder: Path) -> None:
-    """Make this process the owner of `folder`; raises FolderInUseError, which names the owner that works on it."""
+    """Make this process the owner of `folder`; raises FolderInUseError, which names the owner that works on it, and
+    ArtefactError where no folder can be made.
+    """
+    _check_place(folder)
     _refuse(folder, ownership.claim(folder))
 
 
 def check_free(folder: Path) -> None:
-    """Raise FolderInUseError when another job works on `folder` or on a folder in it."""
+    """Raise FolderInUseError when another job works on `folder` or on a folder in it, and ArtefactError where no folder
+    can be made.
+    """
+    _check_place(folder)
     for mark in (folder / marks.MARK, *sorted(folder.glob(f"*/{marks.MARK}"))):
         _refuse(mark.parent, ownership.live_owner(mark.parent))
     for mark in sorted(folder.glob(f"*/*/{marks.MARK}")):
         _refuse(mark.parent, ownership.live_owner(mark.parent))
+
+
+def _check_place(folder: Path) -> None:
+    there = next((path for path in (folder, *folder.parents) if os.path.lexists(path)), None)
+    if there is not None and not there.is_dir():
+        what = "" if there == folder else f", so that {folder} cannot be made"
+        raise ArtefactError(
+            f"{there}: is no folder{what}; choose another output_path, or move it away yourself"
+        )
 
 
 def _refuse(folder: Path, owner: marks.Owner | None) -> None:
@@ -38,17 +54,16 @@ def _refuse(folder: Path, owner: marks.Owner | None) -> None:
 def set_aside(folder: Path) -> None:
     """Keep what `folder` holds as NAME.previous, in the place of an older one; nothing happens when there is none.
 
-    Raises FolderInUseError when another job works on it.
+    Raises FolderInUseError when another job works on it, and ArtefactError for what is no folder.
     """
     check_free(folder)
     if folder.exists():
         own(folder)
         previous = folder.with_name(folder.name + ".previous")
         shutil.rmtree(previous, ignore_errors=True)
-        folder.rename(previous)
-        ownership.give_back(folder, moved_to=previous)
+        ownership.move(folder, previous)
         if artefact.is_finished(previous):
-            ownership.finish(previous)
+            ownership.clear(previous)
 
 
 def reopen(folder: Path, question: str = "") -> None:
@@ -69,7 +84,7 @@ def check_startable(folder: Path, *, fresh: bool) -> None:
         if not fresh:
             raise ArtefactError(f"{folder}: already finished; pass --fresh to redo it")
         return
-    foreign = folder.is_file() or (folder.is_dir() and any(folder.iterdir()))
+    foreign = folder.is_dir() and any(folder.iterdir())
     if foreign and marks.read_mark(folder) is None:
         raise ArtefactError(
             f"{folder}: holds files that no job of this package began, and a job would remove "

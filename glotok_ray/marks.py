@@ -5,6 +5,7 @@ tokens are never used twice. Read next: glotok_ray/ownership.py
 """
 
 import errno
+import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass
@@ -49,7 +50,7 @@ def read_mark(folder: Path) -> Mark | None:
     found = _read(folder / MARK)
     while found is not None:
         following = _read(_successor(folder, found))
-        if following is None:
+        if following is None or following.token == found.token:
             return found
         found = following
     return None
@@ -65,8 +66,10 @@ def _read(path: Path) -> Mark | None:
         owner = values["owner"] and Owner(**values["owner"])
         return Mark(token=values["token"], question=values["question"], owner=owner)
     except (ValueError, LookupError, TypeError):
-        # Of an earlier version, or cut off: it says that the folder was begun, and nothing else.
-        return Mark(token="unknown")
+        # Of an earlier version, or cut off: it says that the folder was begun, and nothing else. With its name in the
+        # token its successor, which may be unreadable too, has another one.
+        digest = hashlib.sha256(path.name.encode() + b"\0" + content).hexdigest()
+        return Mark(token=f"unknown-{digest[:32]}")
 
 
 def _successor(folder: Path, mark: Mark) -> Path:
@@ -83,7 +86,8 @@ def succeed(folder: Path, before: Mark | None, mark: Mark) -> bool:
         if not _link(draft, path):
             return False
         if read_mark(folder) != mark:  # `before` was replaced while we wrote
-            path.unlink(missing_ok=True)
+            if _read(path) == mark:  # without hard links another one may have taken its place
+                path.unlink(missing_ok=True)
             return False
         if before is not None:
             os.replace(draft, folder / MARK)
@@ -93,6 +97,13 @@ def succeed(folder: Path, before: Mark | None, mark: Mark) -> bool:
         return False
     finally:
         draft.unlink(missing_ok=True)
+
+
+def remove(folder: Path, mark: Mark) -> None:
+    """Remove the mark of a finished folder and what is left of those before it, unless another one is there by now."""
+    if read_mark(folder) == mark:
+        for path in (folder / MARK, *folder.glob(".begun.*.json")):
+            path.unlink(missing_ok=True)
 
 
 def _remove_old(folder: Path, mark: Mark) -> None:

@@ -1,18 +1,17 @@
 """Who works on an unfinished folder: one mark, `.begun.json`, that names its owner and what the files answer.
 
-An owner is a process. On its own machine it is asked for; from another one its mark is watched, which it touches every
-BEAT_S seconds: unchanged for LEASE_S it is dead, and its folder is taken over. So no two clocks are ever compared.
+An owner touches its mark every BEAT_S seconds, and looks whether it is still its own; whoever lost a folder to another
+job ends, and writes no manifest.
 
-Read next: glotok_ray/marks.py
+Read next: glotok_ray/owners.py
 """
 
 import atexit
 import contextlib
-import json
 import logging
 import os
 import signal
-import socket
+import sys
 import threading
 import time
 import uuid
@@ -20,16 +19,15 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from glotok_ray import marks, owners
 from glotok_ray.marks import MARK, Mark, Owner, read_mark, succeed
 
 logger = logging.getLogger(__name__)
 
 BEAT_S = 20.0
-LEASE_S = 120.0
-"""More than a beat and the minute for which a client of NFS may hold a file's times."""
+"""Several of them within `owners.LEASE_S`."""
 _LOOK_S = 0.5
 _TRIES = 20
-_JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 
 
 class FolderLostError(RuntimeError):
@@ -37,8 +35,10 @@ class FolderLostError(RuntimeError):
 
 
 _held: dict[Path, Mark] = {}
+_in_threads: set[Path] = set()
+"""What was claimed beside the main thread, such as by a trial of Ray Tune: no signal reaches those."""
 _lost: dict[Path, str] = {}
-_dead: set[str] = set()
+_holdings = 0
 _lock = threading.RLock()
 _beats = False
 
@@ -48,44 +48,78 @@ _beats = False
 
 @contextlib.contextmanager
 def holding() -> Iterator[None]:
-    """What is claimed inside is given back at the end, however that comes; also a decorator for what a job runs.
+    """What is claimed inside is given back at the end, however that comes, SIGTERM included; also a decorator for what
+    a job runs.
 
-    Raises FolderLostError when the work was interrupted because another job has taken over one of its folders.
+    Raises FolderLostError for whatever ends the work once another job has taken over one of its folders: the signal
+    that a beat sends, or what the work meets in a folder that is not its own.
     """
+    global _holdings
     before = set(_held)
+    with _lock:
+        _holdings += 1
     try:
-        yield
-    except KeyboardInterrupt:
-        if _lost:
-            raise FolderLostError(_lost.popitem()[1]) from None
+        with _ending_in_order():
+            yield
+    except BaseException:
+        check_held()
         raise
     finally:
         for folder in set(_held) - before:
             give_back(folder)
+        with _lock:
+            _holdings -= 1
+            if not _holdings:  # before, work that goes on would take a lost folder for a free one
+                _lost.clear()
+
+
+@contextlib.contextmanager
+def _ending_in_order() -> Iterator[None]:
+    """Let SIGTERM (`ray job stop`, a scheduler, a lost folder) unwind the work; a handler that is there already stays,
+    so Ray's own, which does the same.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGTERM)
+    if not main or callable(before):
+        yield
+        return
+
+    def end(number: int, frame: object) -> None:
+        sys.exit(128 + number)
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGTERM) is end:
+            signal.signal(signal.SIGTERM, before)
 
 
 def claim(folder: Path) -> Owner | None:
     """Make this process the owner of `folder`, which is made where it is missing; returns None then, and otherwise the
-    live owner, with nothing touched.
+    live owner, with nothing touched. Raises FolderLostError for a folder of ours that another job has taken over.
     """
     folder = folder.absolute()
+    check_held(folder)
     _start_beating()
     for _ in range(_TRIES):
         found = read_mark(folder)
         if found is not None and found == _held.get(folder):
             return None
-        if found is not None and found.owner is not None and _lives(folder, found):
+        if found is not None and found.owner is not None and owners.is_alive(folder, found):
             return found.owner
         if found is not None and read_mark(folder) != found:
             continue  # it changed while it was being watched
-        mark = Mark(token=uuid.uuid4().hex, owner=_this_process())
+        mark = Mark(token=uuid.uuid4().hex, owner=owners.this_process())
         if found is not None:
             mark = replace(mark, question=found.question)
         if succeed(folder, found, mark):
-            if found is not None and found.owner is not None and not _is_ours(found.owner):
+            if found is not None and found.owner is not None and not owners.is_this(found.owner):
                 logger.warning("%s: taken over from %s, which is gone", folder, found.owner)
             with _lock:
                 _held[folder] = mark
+                if threading.current_thread() is not threading.main_thread():
+                    _in_threads.add(folder)
             return None
         time.sleep(_LOOK_S * int.from_bytes(os.urandom(1)) / 256)
     raise OSError(f"{folder / MARK}: cannot be written in {_TRIES} tries; look at the storage")
@@ -97,36 +131,55 @@ def live_owner(folder: Path) -> Owner | None:
     found = read_mark(folder)
     if found is None or found.owner is None or found == _held.get(folder):
         return None
-    return found.owner if _lives(folder, found) else None
+    return found.owner if owners.is_alive(folder, found) else None
 
 
 def ask(folder: Path, question: str) -> None:
-    """Note in the mark of a folder that this process owns what its files answer."""
+    """Note in the mark of a folder that this process owns what its files answer; raises FolderLostError."""
     folder = folder.absolute()
     with _lock:
+        check_held(folder)
         held = _held[folder]
         mark = replace(held, token=uuid.uuid4().hex, question=question)
         if held.question != question and succeed(folder, held, mark):
             _held[folder] = mark
+        check_held(folder)
 
 
-def give_back(folder: Path, moved_to: Path | None = None) -> None:
-    """Let go of a folder, which may lie elsewhere by now; what it holds stays begun."""
-    folder = folder.absolute()
-    place = moved_to or folder
+def give_back(folder: Path) -> None:
+    """Let go of a folder; what it holds stays begun."""
     with _lock:
-        held = _held.pop(folder, None)
+        held = _let_go(folder.absolute())
+    _free(folder, held)
+
+
+def move(folder: Path, place: Path) -> None:
+    """Rename a folder of this process, and give it back there; raises FolderLostError."""
+    with _lock:  # between the two a beat would find the mark gone, or that of the next owner
+        check_held(folder)
+        folder.rename(place)
+        held = _let_go(folder.absolute())
+    _free(place, held)
+
+
+def _let_go(folder: Path) -> Mark | None:
+    _in_threads.discard(folder)
+    return _held.pop(folder, None)
+
+
+def _free(folder: Path, held: Mark | None) -> None:
     with contextlib.suppress(OSError):  # what cannot be written now is taken over later
-        if held is not None and read_mark(place) == held:
-            succeed(place, held, replace(held, token=uuid.uuid4().hex, owner=None))
+        if held is not None and read_mark(folder) == held:
+            succeed(folder, held, replace(held, token=uuid.uuid4().hex, owner=None))
 
 
 def finish(folder: Path) -> None:
-    """Remove the mark of a folder that is finished."""
+    """Remove the mark of a folder of this process that is finished; raises FolderLostError."""
     with _lock:
-        _held.pop(folder.absolute(), None)
-    for path in (folder / MARK, *folder.glob(".begun.*.json")):
-        path.unlink(missing_ok=True)
+        check_held(folder)
+        held = _let_go(folder.absolute())
+    if held is not None:
+        marks.remove(folder, held)
 
 
 def holds(folder: Path) -> bool:
@@ -136,93 +189,55 @@ def holds(folder: Path) -> bool:
 
 def clear(folder: Path) -> None:
     """Remove the mark that a job left which was killed when its folder was finished."""
-    if read_mark(folder) is not None and not holds(folder) and live_owner(folder) is None:
-        finish(folder)
+    found = read_mark(folder)
+    if found is not None and not holds(folder) and live_owner(folder) is None:
+        marks.remove(folder, found)
 
 
-def check_held(folder: Path) -> None:
-    """Raise FolderLostError when another job has taken over this folder of ours."""
-    text = _lost.get(folder.absolute())
-    if text:
-        raise FolderLostError(text)
+def check_held(folder: Path | None = None) -> None:
+    """Raise FolderLostError when another job has taken over this folder of ours, or without one any folder of ours.
+
+    Drivers call it wherever they wait for the next piece of work, since a job that was paused goes on before its next
+    beat. Raises OSError when the mark of `folder` cannot be read; without one, storage that is away is passed over.
+    """
+    folders = list(_held) if folder is None else [folder.absolute()]
+    with _lock:
+        for each in folders:
+            try:
+                _look(each)
+            except OSError:
+                if folder is not None:
+                    raise
+        for each in _lost if folder is None else folders:
+            if each in _lost:
+                raise FolderLostError(_lost[each])
 
 
-# ------------------------------------------------------------------------------------------- lives
-
-
-def _this_process() -> Owner:
-    job = os.environ.get(_JOB_VARIABLE, "")
-    with contextlib.suppress(ValueError, LookupError, TypeError):
-        job = json.loads(job)["metadata"]["job_submission_id"]
-    return Owner(
-        host=socket.gethostname(),
-        machine=_machine(),
-        pid=os.getpid(),
-        process_start=_process_start(os.getpid()),
-        ray_job=job,
-        since=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    )
-
-
-def _machine() -> str:
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
-    except OSError:
-        return ""
-
-
-def _process_start(pid: int) -> str:
-    """When the process began; empty for one that is not there, or has ended and is not yet fetched."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return ""
-    return "" if fields[0] in "ZX" else fields[19]
-
-
-def _is_ours(owner: Owner) -> bool:
-    this = _this_process()
-    return (owner.machine, owner.pid, owner.process_start) == (
-        this.machine,
-        this.pid,
-        this.process_start,
-    ) and owner.host == this.host
-
-
-def _lives(folder: Path, mark: Mark) -> bool:
-    """Whether the owner still works: by its process where that can be seen, else by its beats, within LEASE_S."""
-    assert mark.owner is not None
-    if mark.token in _dead or _is_ours(mark.owner):
+def _look(folder: Path) -> bool:
+    """Whether the folder is still ours; of one that another job has taken over, that is noted."""
+    held = _held.get(folder)
+    if held is None:
         return False
-    if mark.owner.machine and mark.owner.machine == _machine():
-        alive = _process_start(mark.owner.pid) == mark.owner.process_start
-    else:
-        alive = _is_touched(folder, mark)
-    if not alive:
-        _dead.add(mark.token)
-    return alive
-
-
-def _is_touched(folder: Path, mark: Mark) -> bool:
-    logger.info("%s: begun by %s; watching its mark for up to %g s", folder, mark.owner, LEASE_S)
-    deadline, first = time.monotonic() + LEASE_S, _touched(folder)
-    while time.monotonic() < deadline:
-        time.sleep(_LOOK_S)
-        if read_mark(folder) != mark:
-            return False
-        if _touched(folder) != first:
-            return True
+    found = read_mark(folder)
+    if found == held:
+        return True
+    if found is None and not _is_there(folder):
+        return False  # away with its storage, and perhaps back with it
+    _let_go(folder)
+    who = "another job, which has ended" if found is None else found.owner or "another job"
+    _lost[folder] = f"{folder}: taken over by {who}, as this one did not answer; it ends"
+    logger.error("%s", _lost[folder])
     return False
 
 
-def _touched(folder: Path) -> int:
-    """When the mark was touched last; opened first, so that a client of NFS asks its server."""
+def _is_there(folder: Path) -> bool:
     try:
-        with (folder / MARK).open("rb") as stream:
-            return os.fstat(stream.fileno()).st_mtime_ns
-    except OSError:
-        return 0
+        return any(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+# ------------------------------------------------------------------------------------------- beats
 
 
 def _start_beating() -> None:
@@ -235,8 +250,10 @@ def _start_beating() -> None:
 
 def _forget_parents() -> None:
     """A child that was forked holds nothing, and has no thread that beats."""
-    global _beats
+    global _beats, _lock
     _held.clear()
+    _in_threads.clear()
+    _lock = threading.RLock()
     _beats = False
 
 
@@ -260,17 +277,12 @@ def _beat_for_ever() -> None:
 
 
 def _beat(folder: Path, mark: Mark) -> None:
-    with _lock:
+    with _lock:  # whoever finds that the folder is lost finds the signal on its way, too
         if _held.get(folder) != mark:
             return  # given back meanwhile
-        found = read_mark(folder)
-        if found == mark:
+        in_thread = folder in _in_threads
+        if _look(folder):
             os.utime(folder / MARK)
-        if found is None or found == mark:
-            return
-        del _held[folder]
-        _lost[folder] = (
-            f"{folder}: taken over by {found.owner or 'another job'}, as this one did not answer; it ends"
-        )
-    logger.error("%s", _lost[folder])
-    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        elif folder in _lost and not in_thread and callable(signal.getsignal(signal.SIGTERM)):
+            # SIGINT is blocked in what Ray starts, ignored in the background, and caught by Ray Train.
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)

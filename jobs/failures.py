@@ -6,15 +6,15 @@ import os
 import signal
 import sys
 import tempfile
-import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from glotok_ray import artefact
+from glotok_ray import artefact, ownership
 from glotok_ray.artefact import ArtefactError
 from glotok_ray.causes import cause_line, innermost
+from glotok_ray.ownership import FolderLostError
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ TERMINATED = 128 + signal.SIGTERM
 def guarded(name: str, job: Callable[[], int], output: Sequence[Path] = ()) -> int:
     """The exit code of `job`, or of what it raises; `output` may come to hold the folder that it works in."""
     try:
-        with _ending_in_order():
+        with ownership.holding():  # SIGTERM unwinds the job, so that its folders are given back
             return job()
     except KeyboardInterrupt:
         logger.error("%s: interrupted; the same command goes on", name)
@@ -43,28 +43,13 @@ def guarded(name: str, job: Callable[[], int], output: Sequence[Path] = ()) -> i
         if isinstance(cause, ValueError if cause is error else ArtefactError):
             logger.error("%s: %s", name, cause)
             return BAD_INPUT
+        if isinstance(cause, FolderLostError):  # nothing failed, and the folder is another's now
+            logger.error("%s: %s", name, cause)
+            return FAILED
         log = _write_log(name, output)
         where = f"; the traceback is in {log}" if log else ""
         logger.error("%s: failed: %s%s", name, cause_line(cause), where)
         return FAILED
-
-
-@contextlib.contextmanager
-def _ending_in_order() -> Iterator[None]:
-    """Let SIGTERM (`ray job stop`, a scheduler) unwind the job, so that its folders are given back."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def end(number: int, frame: object) -> None:
-        sys.exit(TERMINATED)
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        if signal.getsignal(signal.SIGTERM) is end:
-            signal.signal(signal.SIGTERM, before)
 
 
 def _write_log(name: str, output: Sequence[Path]) -> Path | None:

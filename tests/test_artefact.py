@@ -106,8 +106,9 @@ def test_what_no_job_began_is_never_removed(tmp_path, fresh):
     (tmp_path / "file").write_text("x")
     (tmp_path / "webapp").mkdir()
     (tmp_path / "webapp" / "manifest.json").write_text('{"name": "app", "files": []}')
-    for name in ("mine", "file", "webapp"):
-        with pytest.raises(ArtefactError, match="no job of this package began"):
+    foreign = "no job of this package began"
+    for name, text in (("mine", foreign), ("file", "file: is no folder"), ("webapp", foreign)):
+        with pytest.raises(ArtefactError, match=text):
             begun.start_folder(tmp_path / name, fresh=fresh)
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years"
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from glotok_ray import artefact, begun, marks, ownership
+from glotok_ray import artefact, begun, marks, owners, ownership
 from glotok_ray.begun import FolderInUseError
 from glotok_ray.ownership import FolderLostError
 from jobs.failures import BAD_INPUT, TERMINATED, guarded
@@ -58,6 +58,15 @@ def as_if_elsewhere(folder):
     mark = json.loads((folder / ".begun.json").read_text())
     mark["owner"] |= {"machine": "elsewhere", "host": "node-7", "ray_job": "raysubmit_1"}
     (folder / ".begun.json").write_text(json.dumps(mark))
+
+
+def taken_over(folder):
+    """Another owner's mark, as a job leaves it that saw no beat; the mark before it."""
+    mark = marks.read_mark(folder)
+    as_if_elsewhere(folder)
+    theirs = (folder / ".begun.json").read_text().replace(mark.token, "theirs")
+    (folder / ".begun.json").write_text(theirs)
+    return mark
 
 
 def forget(folder):
@@ -152,7 +161,7 @@ def test_success_and_failure_give_the_folder_back(tmp_path):
 
 
 def test_an_owner_elsewhere_lives_as_long_as_its_mark_changes(tmp_path, monkeypatch):
-    monkeypatch.setattr(ownership, "LEASE_S", 2.0)
+    monkeypatch.setattr(owners, "LEASE_S", 2.0)
     folder = begun.start_folder(tmp_path / "thing", fresh=False)
     as_if_elsewhere(folder)
     forget(folder)
@@ -177,7 +186,7 @@ def test_an_owner_elsewhere_lives_as_long_as_its_mark_changes(tmp_path, monkeypa
 
 
 def test_an_owner_elsewhere_that_ends_while_it_is_watched_is_dead(tmp_path, monkeypatch):
-    monkeypatch.setattr(ownership, "LEASE_S", 20.0)
+    monkeypatch.setattr(owners, "LEASE_S", 20.0)
     folder = begun.start_folder(tmp_path / "thing", fresh=False)
     as_if_elsewhere(folder)
     forget(folder)
@@ -238,7 +247,7 @@ def test_a_takeover_that_was_killed_halfway_is_taken_over(tmp_path):
     content = json.loads((folder / ".begun.json").read_text())
     owner = {
         "host": "h",
-        "machine": ownership._machine(),
+        "machine": owners.machine(),
         "pid": 2**22 + 1,
         "process_start": "5",
         "ray_job": "",
@@ -276,16 +285,132 @@ def test_who_lost_a_folder_ends_and_writes_no_manifest(tmp_path):
     @ownership.holding()
     def work():
         folder = begun.start_folder(tmp_path / "thing", fresh=False)
-        mark = marks.read_mark(folder)
-        as_if_elsewhere(folder)  # another owner, which saw no beat
-        changed = (folder / ".begun.json").read_text().replace(mark.token, "theirs")
-        (folder / ".begun.json").write_text(changed)
+        mark = taken_over(folder)
         threading.Thread(target=ownership._beat, args=(folder.absolute(), mark)).start()
         time.sleep(5)
 
     with pytest.raises(FolderLostError, match=r"thing: taken over by process \d+ on node-7"):
         work()
     assert marks.read_mark(tmp_path / "thing").token == "theirs"
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        "",
+        "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])",  # in all that Ray starts
+        "signal.signal(signal.SIGINT, signal.SIG_IGN)",  # a job in the background
+        "signal.signal(signal.SIGINT, lambda *_: sys.exit(0))",  # Ray Train
+        "signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))",  # a driver of Ray
+    ],
+)
+def test_who_lost_a_folder_ends_in_one_line_whatever_becomes_of_sigint(tmp_path, before):
+    script = (
+        f"import signal\nfrom glotok_ray import ownership\nownership.BEAT_S = 0.2\n{before}\n"
+        + WORKER.replace('guarded("work", work)', 'guarded("work", work, [Path(sys.argv[1])])')
+    )
+    folder = tmp_path / "thing"
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, str(folder), "long"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "works\n"
+    taken_over(folder)
+    try:
+        told = process.communicate(timeout=20)[1].splitlines()
+    finally:
+        process.kill()
+    assert process.returncode == 1
+    assert told[-1].startswith(f"work: {folder}: taken over by process {process.pid} on node-7")
+    assert not any("SIGTERM" in line or "Traceback" in line for line in told)
+    assert {path.name for path in folder.iterdir()} == {".begun.json", "half"}
+    assert marks.read_mark(folder).token == "theirs"
+
+
+def test_who_wakes_after_a_takeover_finds_it_before_the_next_beat(tmp_path):
+    for number, attempt in enumerate(
+        (
+            ownership.check_held,
+            lambda folder: ownership.check_held(),
+            lambda folder: artefact.write_manifest(folder, "thing"),
+            ownership.finish,
+            lambda folder: ownership.ask(folder, "question"),
+            lambda folder: begun.go_on(folder, "question"),
+            lambda folder: begun.start_folder(folder, fresh=True),
+            begun.set_aside,
+        )
+    ):
+        folder = tmp_path / str(number)
+
+        def work(folder=folder, attempt=attempt):
+            with ownership.holding():
+                begun.start_folder(folder, fresh=False)
+                taken_over(folder)
+                marks.succeed(folder, marks.read_mark(folder), marks.Mark(token="free"))
+                (folder / "theirs").touch()
+                attempt(folder)
+
+        with pytest.raises(FolderLostError, match="taken over by another job, as"):
+            work()
+        assert sorted(path.name for path in folder.iterdir()) == [".begun.json", "theirs"]
+        assert marks.read_mark(folder).token == "free"
+        ownership._lost.clear()
+
+
+def test_a_folder_that_is_finished_by_another_job_is_lost(tmp_path):
+    folder = begun.start_folder(tmp_path / "thing", fresh=False)
+    (folder / "manifest.json").write_text("{}")
+    (folder / ".begun.json").unlink()
+    with pytest.raises(FolderLostError, match="taken over by another job, which has ended"):
+        artefact.write_manifest(folder, "thing")
+    assert (folder / "manifest.json").read_text() == "{}"
+
+
+def test_what_a_job_meets_in_a_folder_that_it_lost_is_told_as_the_loss(tmp_path):
+    def work():
+        with ownership.holding():
+            folder = begun.start_folder(tmp_path / "thing", fresh=False)
+            taken_over(folder)
+            (folder / "half").read_text()
+
+    with pytest.raises(FolderLostError, match="taken over"):
+        work()
+
+
+def test_storage_that_is_away_loses_no_folder(tmp_path):
+    folder = begun.start_folder(tmp_path / "runs" / "thing", fresh=False)
+    mark = marks.read_mark(folder)
+    (tmp_path / "runs").rename(tmp_path / "away")
+    ownership._beat(folder.absolute(), mark)
+    ownership.check_held()
+    (tmp_path / "away").rename(tmp_path / "runs")
+    ownership._beat(folder.absolute(), mark)
+    artefact.write_manifest(folder, "thing")
+    assert [path.name for path in folder.iterdir()] == ["manifest.json"]
+
+
+def test_a_folder_that_this_process_sets_aside_is_not_lost_while_it_is_moved(tmp_path, monkeypatch):
+    folder = begun.start_folder(tmp_path / "thing", fresh=False).absolute()
+    mark = marks.read_mark(folder)
+    rename, beats = Path.rename, []
+
+    def slow_rename(path, place):
+        rename(path, place)
+        path.mkdir()  # the next owner
+        (path / ".begun.json").write_text("{}")
+        beats.append(threading.Thread(target=ownership._beat, args=(folder, mark)))
+        beats[0].start()
+        time.sleep(0.3)
+
+    monkeypatch.setattr(Path, "rename", slow_rename)
+    begun.set_aside(folder)
+    beats[0].join()
+    ownership.check_held(folder)
+    assert not ownership.holds(folder)
+    assert marks.read_mark(tmp_path / "thing.previous").owner is None
 
 
 def test_the_same_process_may_go_on(tmp_path):
@@ -376,3 +501,77 @@ def test_a_forked_child_holds_nothing_and_gives_nothing_back(tmp_path):
         "print(marks.read_mark(folder).owner.pid == os.getpid())"
     )
     assert run_script(script, tmp_path / "thing") == "True\nTrue\nTrue\n"
+
+
+def test_unreadable_marks_after_unreadable_marks_come_to_an_end(tmp_path):
+    script = (
+        "import sys;from pathlib import Path;from glotok_ray import begun,marks\n"
+        "folder = Path(sys.argv[1])\n"
+        "for _ in range(3):\n"
+        "    (folder / f'.begun.{marks.read_mark(folder).token}.json').touch()\n"
+        "    print(marks.read_mark(folder).owner)\n"
+        "print(begun.start_folder(folder, fresh=False).name)"
+    )
+    for content in (b"", b"{}"):
+        folder = tmp_path / f"thing{len(content)}"
+        folder.mkdir()
+        for name in (".begun.json", ".begun.unknown.json"):
+            (folder / name).write_bytes(content)
+        command = [sys.executable, "-c", script, str(folder)]
+        done = subprocess.run(
+            command, cwd=ROOT, check=True, capture_output=True, text=True, timeout=60
+        )
+        assert done.stdout == f"None\nNone\nNone\n{folder.name}\n"
+        assert [path.name for path in folder.iterdir()] == [".begun.json"]
+
+
+def test_who_comes_too_late_without_hard_links_leaves_the_winners_mark(tmp_path, monkeypatch):
+    folder = tmp_path / "thing"
+    winner = marks.Mark(token="winner", question="theirs")
+
+    def slow_link(draft, path):
+        # The file that was made exclusively was found empty, and taken over, before its content came.
+        path.write_text(json.dumps({"token": "winner", "question": "theirs", "owner": None}))
+        return True
+
+    monkeypatch.setattr(marks, "_link", slow_link)
+    assert not marks.succeed(folder, None, marks.Mark(token="late"))
+    assert marks.read_mark(folder) == winner
+
+
+def test_a_process_that_proc_hides_lives_as_long_as_its_id_is_in_use(tmp_path, monkeypatch):
+    process = working(tmp_path / "thing")
+    monkeypatch.setattr(owners, "_PROCESSES", tmp_path / "hidden")
+    assert ownership.live_owner(tmp_path / "thing").pid == process.pid
+
+    def not_ours(pid, number):
+        raise PermissionError(errno.EPERM, "not ours")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "kill", not_ours)
+        assert ownership.live_owner(tmp_path / "thing").pid == process.pid
+    ended(process, signal.SIGKILL)
+    assert ownership.live_owner(tmp_path / "thing") is None
+
+
+def test_a_file_in_the_place_of_a_folder_is_named(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for place, named in (
+        (tmp_path / "file", r"file: is no folder; choose"),
+        (tmp_path / "link", r"link: is no folder; choose"),
+        (
+            tmp_path / "file" / "below",
+            r"file: is no folder, so that \S+below cannot be made; choose",
+        ),
+    ):
+        for attempt in (
+            lambda place=place: begun.go_on(place, "question"),
+            lambda place=place: begun.set_aside(place),
+            lambda place=place: begun.own(place),
+            lambda place=place: begun.start_folder(place, fresh=True),
+            lambda place=place: begun.check_startable(place, fresh=False),
+        ):
+            with pytest.raises(artefact.ArtefactError, match=named):
+                attempt()
+    assert (tmp_path / "file").read_text() == "mine"

@@ -23,7 +23,7 @@ import torch
 from jaxtyping import UInt8
 from ray.data import ActorPoolStrategy
 
-from glotok_ray import artefact, begun, config, faults
+from glotok_ray import artefact, begun, config, faults, ownership
 from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import PoolConfig
 from glotok_ray.data.records import ShardInfo, decode_image
@@ -120,7 +120,7 @@ def map_shards(
     for the progress line of `stage`. Units, arguments and results must pickle. A ValueError inside
     an actor is raised here as ArtefactError with its own message; the actor logs where it arose. With `on_failure` the
     units that fail of themselves (not for want of storage or memory) are handed to it with the reason, and the others
-    are done all the same.
+    are done all the same. Raises FolderLostError, before a unit is handed on, when another job has taken over a folder.
     """
     faults.boundary("unit", 0)
     if not units:
@@ -149,6 +149,7 @@ def map_shards(
     progress, done = ProgressLine(stage, sum(sizes)), 0
     progress.update(0)
     for number, (row, size) in enumerate(zip(dataset.iter_rows(), sizes, strict=True), start=1):
+        ownership.check_held()
         done += size
         progress.update(done)
         if not row["error"]:

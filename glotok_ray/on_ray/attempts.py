@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from ray.exceptions import RayError
 from ray.train.v2.api.exceptions import TrainingFailedError
 
-from glotok_ray import artefact
+from glotok_ray import artefact, ownership
 from glotok_ray.artefact import ArtefactError
 from glotok_ray.on_ray.failures import Failure, chain, explain, one_line
 from glotok_ray.retries import StorageError, patiently
@@ -94,15 +94,17 @@ class Attempts:
         """Call `start` with one attempt after another until it returns.
 
         Raises RunFailed when the budget is spent, three restarts in a row come no further, or storage is gone for
-        good; ArtefactError for errors that another attempt would meet again.
+        good; ArtefactError for errors that another attempt would meet again; FolderLostError.
         """
         best = self._standing()
         first = True
         while True:
+            ownership.check_held()
             attempt = self._next()
             try:
                 start(attempt)
             except (TrainingFailedError, RayError) as error:
+                ownership.check_held()  # else this would be told in another job's folder
                 standing = self._standing()
                 further = standing.reached > best.reached or standing.saved > best.saved
                 self._in_place = 0 if further or first else self._in_place + 1

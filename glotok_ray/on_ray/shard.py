@@ -180,6 +180,7 @@ def _map(tasks: list[ShardTask], run: ShardRun) -> Iterator[WrittenShard]:
     progress, done = ProgressLine("shards", sum(len(task.sources) for task in tasks)), 0
     faults.boundary("unit", 0)
     for number, (row, task) in enumerate(zip(dataset.iter_rows(), tasks, strict=True), start=1):
+        ownership.check_held()
         done += len(task.sources)
         progress.update(done)
         yield pickle.loads(row["result"])

@@ -13,6 +13,7 @@ from typing import Any, Self
 import ray
 from ray.exceptions import RayTaskError
 
+from glotok_ray import ownership
 from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import PoolConfig
 from glotok_ray.on_ray import cluster
@@ -58,8 +59,10 @@ class StandingPool:
     def map(self, units: Sequence[Any], shared: Any) -> Iterator[Any]:
         """The results in the units' order; `shared` reaches every node once.
 
-        A ValueError in an actor is raised here as ArtefactError with its message.
+        A ValueError in an actor is raised here as ArtefactError with its message. Raises FolderLostError before a pass,
+        when another job has taken over a folder of this process.
         """
+        ownership.check_held()
         reference = ray.put(shared)
         waiting = deque(enumerate(units))
         running: dict[Any, tuple[int, Any]] = {}

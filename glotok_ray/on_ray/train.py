@@ -16,7 +16,7 @@ from typing import Any
 import ray.train
 import ray.train.torch
 from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchConfig
 
 from glotok_ray import artefact, begun, config, faults, ownership
 from glotok_ray.artefact import ArtefactError
@@ -25,6 +25,7 @@ from glotok_ray.nn.tokenizer import WEIGHTS_FILE
 from glotok_ray.on_ray import cluster
 from glotok_ray.on_ray.attempts import LOG_FOLDER, RAY_FOLDER, Attempts, attempt_name
 from glotok_ray.on_ray.data import Feed, RowReader, start_ingest, worker_batches
+from glotok_ray.on_ray.interruption import AbortedWithDriver, wait_for
 from glotok_ray.progress import ProgressLine
 from glotok_ray.training import checkpoint, runs
 from glotok_ray.training.batches import MicroBatch
@@ -197,7 +198,7 @@ def _fit(run: TokenizerRun | GeneratorRun, plan: RunPlan) -> None:
         _ray_prints_to(plan.folder / LOG_FOLDER / "ray.txt"),
     ):
         Attempts(plan, fault=fault).run(
-            lambda attempt: _trainer(run, plan, attempt, feed, reader).fit()
+            lambda attempt: wait_for(_trainer(run, plan, attempt, feed, reader).fit)
         )
     if note.is_file():
         raise ArtefactError(note.read_text())
@@ -209,11 +210,11 @@ def _trainer(
     attempt: Attempt,
     feed: Feed,
     reader: RowReader,
-) -> TorchTrainer:
+) -> AbortedWithDriver:
     scaling = run.scaling
     worker = _worker_resources(run)
     reserved = {name: amount * scaling.num_workers for name, amount in worker.items()}
-    return TorchTrainer(
+    return AbortedWithDriver(
         train_worker,
         train_loop_config={
             "kind": type(run).__name__,

@@ -2,17 +2,23 @@
 
 import json
 import logging
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import ray.data
 from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
-from glotok_ray import artefact, faults
+from glotok_ray import artefact, config, faults, marks
 from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import override
 from glotok_ray.on_ray import pipeline, shard, train
@@ -116,6 +122,76 @@ def test_a_run_without_restarts_ends_in_one_line_and_goes_on(undisturbed, tmp_pa
     (line,) = restarts(tmp_path / "run")
     assert re.match(r"started again after the run had stopped: rank 1 on \S+ died", line["cause"])
     assert line["resumed_step"] == 5
+
+
+JOB = """
+import sys
+from glotok_ray import ownership
+from jobs.train_tokenizer import main
+ownership.BEAT_S = 0.5
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def training_workers():
+    """Processes of Ray Train's workers in the cluster of these tests."""
+    family = psutil.Process().children(recursive=True)
+    return [child for child in family if any("TrainWorker" in text for text in cmdline(child))]
+
+
+def cmdline(process):
+    """The command line; empty when the process has ended meanwhile."""
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+def lose(process, folder):
+    """Let another job, which is dead already, take the folder over."""
+    mark = marks.read_mark(folder)
+    assert marks.succeed(folder, mark, marks.Mark(token="theirs", question=mark.question))
+
+
+@pytest.mark.parametrize(
+    ("end", "code", "told"),
+    [
+        (lambda process, _: process.send_signal(signal.SIGINT), 130, "interrupted; the same"),
+        (lambda process, _: process.send_signal(signal.SIGTERM), 143, "ended by SIGTERM; the same"),
+        (lose, 1, "run: taken over by another job, as this one did not answer; it ends"),
+    ],
+)
+def test_a_training_that_is_ended_leaves_no_worker_and_goes_on(
+    undisturbed, tmp_path, monkeypatch, end, code, told
+):
+    run = override(undisturbed[0], {"output_path": str(tmp_path), "name": "run"})
+    run = override(run, {"scaling.stall_minutes": 0.0})
+    artefact.write_json(tmp_path / "run.json", config.to_dict(run))
+    monkeypatch.setenv("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
+    folder, log = tmp_path / "run", tmp_path / "log.txt"
+
+    def start(fault):
+        command = [sys.executable, "-c", JOB, str(tmp_path / "run.json")]
+        environment = os.environ | {faults.VARIABLE: fault}
+        with log.open("w") as stream:
+            return subprocess.Popen(command, env=environment, stderr=stream, stdout=stream)
+
+    process = start("hang:data:step=6")
+    deadline = time.monotonic() + 120
+    while not list(folder.glob("faults/*")):
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.2)
+    assert training_workers()
+    end(process, folder)
+    assert process.wait(timeout=60) == code, log.read_text()
+    assert training_workers() == []
+    assert told in log.read_text().splitlines()[-1]
+    assert "Traceback" not in log.read_text()
+    assert not list(folder.glob("logs/failure-*"))
+    assert marks.read_mark(folder).owner is None
+    assert start("").wait(timeout=120) == 0, log.read_text()
+    np.testing.assert_array_equal(losses(folder), undisturbed[1])
 
 
 def broken_loop(settings):

@@ -1,0 +1,76 @@
+"""Trainings that are ended from outside: by Ctrl-C, SIGTERM, or because another job has taken over their folder.
+
+Read next: glotok_ray/ownership.py
+"""
+
+import contextlib
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, wait
+from typing import Any, TypeVar
+
+import ray
+from ray.exceptions import GetTimeoutError, RayError
+from ray.train.torch import TorchTrainer
+
+from glotok_ray import ownership
+
+logger = logging.getLogger(__name__)
+
+Answer = TypeVar("Answer")
+
+_WATCH_S = 5.0
+_ABORT_S = 60.0
+
+
+class AbortedWithDriver(TorchTrainer):
+    """Ray Train's trainer, whose workers are ended before Ctrl-C or SIGTERM comes out of `fit`.
+
+    Ray's own handler of SIGINT exits with 0, as if all were done, and stays when `fit` has returned.
+    """
+
+    _controller: Any = None
+
+    def fit(self) -> Any:
+        """As Ray's; KeyboardInterrupt and SystemExit are raised when the workers have been told to end, and killed."""
+        try:
+            return super().fit()
+        except (KeyboardInterrupt, SystemExit):
+            self._abort()
+            raise
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        self._controller = controller
+
+    def _abort(self) -> None:
+        if self._controller is None:
+            return
+        try:
+            ray.get(self._controller.abort.remote(), timeout=_ABORT_S)
+        except GetTimeoutError:
+            logger.warning("the workers did not end within %g s and are killed", _ABORT_S)
+        except RayError:
+            return  # it ends itself behind its workers
+        with contextlib.suppress(RayError):
+            ray.kill(self._controller)
+
+
+def wait_for(work: Callable[[], Answer]) -> Answer:
+    """What `work` returns. In a thread, which no signal reaches, such as a trial's of Ray Tune, the wait ends with
+    FolderLostError when a folder of this process is lost; the work ends with the trial's process then.
+    """
+    if threading.current_thread() is threading.main_thread():
+        return work()
+    answer: Future[Answer] = Future()
+
+    def run() -> None:
+        try:
+            answer.set_result(work())
+        except BaseException as error:
+            answer.set_exception(error)
+
+    threading.Thread(target=run, name="training", daemon=True).start()
+    while not wait([answer], timeout=_WATCH_S).done:
+        ownership.check_held()
+    return answer.result()
