@@ -39,6 +39,7 @@ _in_threads: set[Path] = set()
 """What was claimed beside the main thread, such as by a trial of Ray Tune: no signal reaches those."""
 _lost: dict[Path, str] = {}
 _holdings = 0
+_terminated = False
 _lock = threading.RLock()
 _beats = False
 
@@ -78,21 +79,31 @@ def _ending_in_order() -> Iterator[None]:
     """Let SIGTERM (`ray job stop`, a scheduler, a lost folder) unwind the work; a handler that is there already stays,
     so Ray's own, which does the same.
     """
+    global _terminated
     main = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGTERM)
     if not main or callable(before):
         yield
         return
 
-    def end(number: int, frame: object) -> None:
-        sys.exit(128 + number)
-
-    signal.signal(signal.SIGTERM, end)
+    _terminated = False
+    signal.signal(signal.SIGTERM, _end)
     try:
         yield
     finally:
-        if signal.getsignal(signal.SIGTERM) is end:
+        if signal.getsignal(signal.SIGTERM) is _end:
             signal.signal(signal.SIGTERM, before)
+
+
+def _end(number: int, frame: object) -> None:
+    global _terminated
+    _terminated = True
+    sys.exit(128 + number)
+
+
+def was_terminated() -> bool:
+    """Whether SIGTERM has come since the start of `holding`; inside of `ray.get` the exit code of its end is lost."""
+    return _terminated
 
 
 def claim(folder: Path) -> Owner | None:

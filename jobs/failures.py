@@ -31,8 +31,8 @@ def guarded(name: str, job: Callable[[], int], output: Sequence[Path] = ()) -> i
         logger.error("%s: interrupted; the same command goes on", name)
         return INTERRUPTED
     except SystemExit as ended:
-        # Ray's own handler, in place of ours once it is connected, ends with the signal's number.
-        if ended.code not in (TERMINATED, int(signal.SIGTERM)):
+        # Ray's own handler, where a process was connected before, ends with the signal's number.
+        if not ownership.was_terminated() and ended.code not in (TERMINATED, int(signal.SIGTERM)):
             raise
         logger.error("%s: ended by SIGTERM; the same command goes on", name)
         return TERMINATED

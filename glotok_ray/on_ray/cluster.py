@@ -5,6 +5,9 @@ A private cluster listens on loopback only, has no dashboard and ends with the p
 
 import logging
 import os
+import signal
+import threading
+from typing import Any
 
 import ray
 from ray.data import DataContext
@@ -21,8 +24,10 @@ def connect(logical_cpus: int = 0) -> None:
     _silence()
     if ray.is_initialized():
         return
+    before = signal.getsignal(signal.SIGTERM)
     if os.environ.get("RAY_ADDRESS"):
         ray.init(log_to_driver=True, logging_level=logging.WARNING)
+        _keep_handler(before)
         logger.info("joined the Ray cluster at %s: %s", os.environ["RAY_ADDRESS"], _resources())
         return
     cores = os.cpu_count() or 1
@@ -38,7 +43,17 @@ def connect(logical_cpus: int = 0) -> None:
         log_to_driver=False,
         logging_level=logging.WARNING,
     )
+    _keep_handler(before)
     logger.info("started a private Ray cluster on this machine: %s", _resources())
+
+
+def _keep_handler(before: Any) -> None:
+    """Keep the handler of SIGTERM that was there, or Ray's in Python, and not the one of Ray's C++ side: that dumps
+    addresses and, three seconds later, aborts the process, in the middle of what ends workers and gives folders back.
+    """
+    if threading.current_thread() is threading.main_thread():
+        rays = signal.getsignal(signal.SIGTERM)
+        signal.signal(signal.SIGTERM, before if callable(before) else rays)
 
 
 def _silence() -> None:
