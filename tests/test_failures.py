@@ -137,6 +137,8 @@ def test_signals_end_a_process(sent: int, code: int) -> None:
         text=True,
         timeout=60,
         check=False,
+        # As in a terminal, also where these tests run in the background, which ignores Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert done.returncode == code
     assert "Traceback" not in done.stderr

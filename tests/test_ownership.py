@@ -36,11 +36,21 @@ sys.exit(guarded("work", work))
 """
 
 
+def hear_ctrl_c():
+    """As in a terminal, also where these tests run in the background, which ignores it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def working(folder, how="long"):
     """Another process that owns `folder`."""
     command = [sys.executable, "-c", WORKER, str(folder), how]
     process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=hear_ctrl_c,
     )
     if how == "long":
         assert process.stdout.readline() == "works\n", process.communicate()[1]

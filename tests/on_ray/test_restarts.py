@@ -174,7 +174,14 @@ def test_a_training_that_is_ended_leaves_no_worker_and_goes_on(
         command = [sys.executable, "-c", JOB, str(tmp_path / "run.json")]
         environment = os.environ | {faults.VARIABLE: fault}
         with log.open("w") as stream:
-            return subprocess.Popen(command, env=environment, stderr=stream, stdout=stream)
+            return subprocess.Popen(
+                command,
+                env=environment,
+                stderr=stream,
+                stdout=stream,
+                # As in a terminal, also where these tests run in the background, which ignores Ctrl-C.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            )
 
     process = start("hang:data:step=6")
     deadline = time.monotonic() + 120
