@@ -23,11 +23,11 @@ import torch.distributed
 from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
 
 from benchmarks import measured
-from glotok_ray import artefact
 from glotok_ray.config import ScalingConfig, XARConfig
 from glotok_ray.losses.flow_matching import flow_matching_loss
 from glotok_ray.nn.xar import XAR
-from glotok_ray.recipes import generator as generators
+from glotok_ray.recipes import train_generator as generators
+from glotok_ray.storage import artefact
 from glotok_ray.training.checkpoint import agreed_checkpoint
 from glotok_ray.training.checkpoint_writer import CheckpointWriter
 from glotok_ray.training.ema import ExponentialMovingAverage

@@ -19,10 +19,11 @@ from typing import Any
 
 import psutil
 
-from glotok_ray import artefact, config, faults
+from glotok_ray import config, faults
 from glotok_ray.config import override
 from glotok_ray.nn.tokenizer import WEIGHTS_FILE
-from glotok_ray.recipes import tokenizer
+from glotok_ray.recipes import train_tokenizer
+from glotok_ray.storage import artefact
 from glotok_ray.training.rows_seen import AUDIT_FOLDER
 from glotok_ray.training.stalls import Beat, read_beats
 from glotok_ray.training.trainer import CHECKPOINT_FOLDER, METRICS_FILE
@@ -240,7 +241,7 @@ class Ground:
         self.folder = folder
         self._calls: list[Call] = []
         artefact.write_json(
-            folder / RECIPE, config.to_dict(override(tokenizer.quickstart(), dict(TINY)))
+            folder / RECIPE, config.to_dict(override(train_tokenizer.quickstart(), dict(TINY)))
         )
 
     def prepare(self) -> None:

@@ -25,7 +25,6 @@ import psutil
 import torch
 
 from benchmarks import measured
-from glotok_ray import artefact
 from glotok_ray.config import (
     FARRun,
     FlowSamplerConfig,
@@ -35,11 +34,12 @@ from glotok_ray.config import (
     override,
 )
 from glotok_ray.data.codes import write_code_dataset, write_code_shard
-from glotok_ray.nn.generators import build_generator
 from glotok_ray.nn.tokenizer import WEIGHTS_FILE, GloTokTokenizer
-from glotok_ray.recipes import generator as generators
-from glotok_ray.recipes import tokenizer as tokenizers
+from glotok_ray.pretrained.generator import build_generator
+from glotok_ray.recipes import train_generator as generators
+from glotok_ray.recipes import train_tokenizer as tokenizers
 from glotok_ray.sampling.images import ImageGenerator
+from glotok_ray.storage import artefact
 from glotok_ray.training.checkpoint import checkpoint_step
 from glotok_ray.training.memory import PeakMemory, count_parameters
 from glotok_ray.training.trainer import EVENT

@@ -44,9 +44,9 @@ from glotok_ray.losses.flow_matching import flow_matching_loss
 from glotok_ray.losses.token_prediction import codebook_cross_entropies, token_prediction_loss
 from glotok_ray.metrics.frechet import frechet_distance_of_features
 from glotok_ray.nn.far import FAR
-from glotok_ray.nn.feature_networks import EfficientNetLite0
 from glotok_ray.nn.xar import XAR
-from glotok_ray.recipes.generator import far_b, xar_b
+from glotok_ray.pretrained.feature_networks import EfficientNetLite0
+from glotok_ray.recipes.train_generator import far_b, xar_b
 from glotok_ray.sampling.flow import count_evaluations, sample_latents
 from glotok_ray.sampling.image_random import image_generator
 from glotok_ray.sampling.images import ImageGenerator

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from benchmarks.gpu_place import RATIO, Place, Row
 from glotok_ray.config import OptimizerConfig, RelationConfig, ScalingConfig
-from glotok_ray.losses import pairs
-from glotok_ray.losses.pairs import TILED, Share
+from glotok_ray.losses.pairs import passes
+from glotok_ray.losses.pairs.passes import TILED
+from glotok_ray.losses.pairs.tables import Share
 from glotok_ray.losses.relation import codebook_histogram, relation_loss, unit_rows
 from glotok_ray.training.engine import Engine, make_engine
 from glotok_ray.training.snapshot import Snapshot
@@ -28,7 +29,7 @@ _WIDTH = 8
 def relation(place: Place) -> Iterator[Row]:
     """The kernels of the relation loss against fp64, and their time beside the bare matrix products."""
     unit = unit_rows(_codes(place, place.size(16384, 512)))
-    backend = pairs._backend(unit)
+    backend = passes._backend(unit)
     if place.on_gpu and backend is TILED:
         yield Row(
             "Triton works", 0, "", "plain torch stands in, as the log says; it is timed below"

@@ -26,8 +26,8 @@ from glotok_ray.losses import objective
 from glotok_ray.nn.discriminator import PatchDiscriminator
 from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.nn.xar import XAR
-from glotok_ray.recipes.generator import xar_b, xar_h
-from glotok_ray.recipes.tokenizer import glotok_16k
+from glotok_ray.recipes.train_generator import xar_b, xar_h
+from glotok_ray.recipes.train_tokenizer import glotok_16k
 from glotok_ray.sampling.images import ImageGenerator
 from glotok_ray.training.describe import describe_generator, describe_tokenizer
 from glotok_ray.training.ema import make_average
@@ -35,7 +35,7 @@ from glotok_ray.training.engine import make_engine
 from glotok_ray.training.generator_step import FlowObjective, GeneratorStep
 from glotok_ray.training.runs import place as put
 from glotok_ray.training.schedule import seed_step
-from glotok_ray.training.step import Guides, TokenizerStep
+from glotok_ray.training.tokenizer_step import Guides, TokenizerStep
 from glotok_ray.training.trainer import Batch
 from glotok_ray.training.worker import DistributedWorker
 

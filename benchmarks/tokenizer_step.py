@@ -36,15 +36,15 @@ from benchmarks import measured
 from glotok_ray.config import ContrastConfig, TokenizerLossConfig, TokenizerRun, override
 from glotok_ray.nn.contrast import ContrastHead
 from glotok_ray.nn.discriminator import PatchDiscriminator
-from glotok_ray.nn.feature_networks import FrozenNetwork
 from glotok_ray.nn.perceptual import LearnedPerceptualDistance, build_perceptual
 from glotok_ray.nn.tokenizer import GloTokTokenizer
-from glotok_ray.recipes.tokenizer import glotok_16k, local_contrast, without_both
+from glotok_ray.pretrained.feature_networks import FrozenNetwork
+from glotok_ray.recipes.train_tokenizer import glotok_16k, local_contrast, without_both
 from glotok_ray.teacher.image_vectors import ClassTokens, as_teacher
 from glotok_ray.teacher.networks import transformer_without_weights
 from glotok_ray.training.engine import make_engine
 from glotok_ray.training.runs import place, set_threads
-from glotok_ray.training.step import Guides, TokenizerStep
+from glotok_ray.training.tokenizer_step import Guides, TokenizerStep
 from glotok_ray.training.worker import LocalWorker
 
 GLOTOK, CONTRAST, PLAIN = "glotok", "local contrast", "plain trunk"

@@ -15,11 +15,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from glotok_ray.config import TeacherRun
+from glotok_ray.config.jobs import TeacherRun
 from glotok_ray.data.recorded import read_pictures
 from glotok_ray.data.records import DATASET
-from glotok_ray.on_ray import teacher
-from glotok_ray.recipes.teacher import RECIPES
+from glotok_ray.recipes.build_teacher import RECIPES
+from glotok_ray.stages import build_teacher
 from glotok_ray.teacher import centroids, features, networks
 from jobs.command_line import run_job
 
@@ -57,8 +57,8 @@ def describe(config: TeacherRun) -> dict[str, Any]:
         "vectors": vectors,
         "channels": channels,
         "features_gib": vectors * channels * 4 / 2**30 if vectors else None,
-        "k_means": teacher.where_clustered(vectors, channels, config) if vectors else None,
-        "driver_memory_gib": teacher.peak_memory_gib(vectors, channels, parts, config)
+        "k_means": build_teacher.where_clustered(vectors, channels, config) if vectors else None,
+        "driver_memory_gib": build_teacher.peak_memory_gib(vectors, channels, parts, config)
         if vectors
         else None,
         "clusters": clusters,
@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         name="build_teacher",
         recipes=RECIPES,
         dry_run=describe,
-        run=teacher.run,
+        run=build_teacher.run,
     )
 
 

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from glotok_ray.on_ray.preflight import validate_cluster
-from glotok_ray.recipes import generator, tokenizer
+from glotok_ray.recipes import train_generator, train_tokenizer
 from jobs.failures import BAD_INPUT, DONE, guarded
 
 logger = logging.getLogger(__name__)
 
-RECIPES = {**tokenizer.RECIPES, **generator.RECIPES}
+RECIPES = {**train_tokenizer.RECIPES, **train_generator.RECIPES}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

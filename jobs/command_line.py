@@ -17,8 +17,8 @@ from typing import Any
 
 import tyro
 
-from glotok_ray import artefact
-from glotok_ray import config as configs
+from glotok_ray.config.overrides import from_dict, to_dict
+from glotok_ray.storage import artefact
 from jobs import storage_root
 from jobs.failures import DONE, guarded
 
@@ -50,7 +50,7 @@ def run_job(
         config = storage_root.located(complete(config) if complete else config, root)
         if flags.dry_run:
             facts = {"job": name, "recipe": flags.recipe, **dry_run(config)}
-            _print({**facts, "config": configs.to_dict(config)})
+            _print({**facts, "config": to_dict(config)})
             return DONE
         output.append(_output_folder(config))
         started = time.monotonic()
@@ -124,7 +124,7 @@ def _from_json(path: Path, kinds: Iterable[type]) -> Any:
     values, problems = artefact.read_json(path), []
     for kind in kinds:
         try:
-            return configs.from_dict(kind, values)
+            return from_dict(kind, values)
         except (ValueError, TypeError, AttributeError) as error:
             problems.append(f"as {kind.__name__}: {error}")
     raise ValueError(f"{path}: holds no config of this job ({'; '.join(problems)}); correct it")

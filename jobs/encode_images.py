@@ -18,12 +18,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from glotok_ray.config import EncodeRun
+from glotok_ray.config.jobs import EncodeRun
 from glotok_ray.data.recorded import crops_text
 from glotok_ray.data.records import DATASET
 from glotok_ray.nn.tokenizer import CONFIG_FILE
-from glotok_ray.on_ray import encode
-from glotok_ray.recipes.encode import RECIPES
+from glotok_ray.recipes.encode_images import RECIPES
+from glotok_ray.stages import encode_images
 from glotok_ray.training.checkpoint import tokenizer_config
 from jobs.command_line import run_job
 
@@ -31,7 +31,9 @@ from jobs.command_line import run_job
 def describe(config: EncodeRun) -> dict[str, Any]:
     """What would run: images, views and, when the inputs are there, the size of the codes."""
     tokenizer = Path(config.tokenizer_path)
-    dataset = encode.pictures(config) if (Path(config.data_path) / DATASET).is_file() else None
+    dataset = (
+        encode_images.pictures(config) if (Path(config.data_path) / DATASET).is_file() else None
+    )
     images = dataset.num_images if dataset else None
     model = tokenizer_config(tokenizer) if (tokenizer / CONFIG_FILE).is_file() else None
     tokens = model.num_tokens if model else None
@@ -61,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         name="encode_images",
         recipes=RECIPES,
         dry_run=describe,
-        run=encode.run,
+        run=encode_images.run,
     )
 
 

@@ -13,11 +13,11 @@ baselines that no generator made (baselines.png).
 from collections.abc import Sequence
 from typing import Any
 
-from glotok_ray.config import EvaluateRun
+from glotok_ray.config.jobs import EvaluateRun
 from glotok_ray.data.recorded import crops_text
-from glotok_ray.on_ray import evaluate
-from glotok_ray.on_ray.evaluation_plan import check, check_present
-from glotok_ray.recipes.evaluate import RECIPES
+from glotok_ray.evaluation.plan import check, check_present
+from glotok_ray.recipes.evaluate_images import RECIPES
+from glotok_ray.stages import evaluate_images
 from jobs.command_line import run_job
 
 
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         name="evaluate_images",
         recipes=RECIPES,
         dry_run=describe,
-        run=evaluate.run,
+        run=evaluate_images.run,
     )
 
 

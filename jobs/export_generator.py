@@ -4,7 +4,7 @@
     python -m jobs.export_generator gpt_b --source-path c2i_B_256.pt --tokenizer-path runs/llamagen_vq16_imported
 
 Machine: any; it starts no Ray. Result: a folder for `ImageGenerator.from_pretrained` and for jobs.sample_images. With
---layout peer also a file that the peer's own code loads. Read next: glotok_ray/training/export_generator.py
+--layout peer also a file that the peer's own code loads. Read next: glotok_ray/export/generator.py
 """
 
 from collections.abc import Sequence
@@ -13,16 +13,17 @@ from typing import Any
 
 import torch
 
-from glotok_ray.config import ExportGeneratorRun, XARConfig
-from glotok_ray.nn.generators import (
+from glotok_ray.config.generator import XARConfig
+from glotok_ray.config.jobs import ExportGeneratorRun
+from glotok_ray.export import generator
+from glotok_ray.nn.tokenizer import WEIGHTS_FILE
+from glotok_ray.pretrained.generator import (
     GENERATOR_FILE,
     TOKENIZER_FOLDER,
     build_generator,
     model_config,
 )
-from glotok_ray.nn.tokenizer import WEIGHTS_FILE
 from glotok_ray.recipes.export_generator import RECIPES
-from glotok_ray.training import export_generator
 from glotok_ray.training.memory import count_parameters
 from jobs.command_line import run_job
 
@@ -47,7 +48,7 @@ def describe(export: ExportGeneratorRun) -> dict[str, Any]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the job; returns the exit code."""
     return run_job(
-        argv, name="export_generator", recipes=RECIPES, dry_run=describe, run=export_generator.run
+        argv, name="export_generator", recipes=RECIPES, dry_run=describe, run=generator.run
     )
 
 

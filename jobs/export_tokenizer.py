@@ -5,7 +5,7 @@
 
 Machine: any; it starts no Ray. Result: a folder for `GloTokTokenizer.from_pretrained`, and for every job that takes a
 tokenizer_path, so that a peer's tokenizer is encoded with, evaluated and trained further like an own one.
-Read next: glotok_ray/training/export.py
+Read next: glotok_ray/export/tokenizer.py
 """
 
 from collections.abc import Sequence
@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 
-from glotok_ray.config import ExportRun
+from glotok_ray.config.jobs import ExportRun
+from glotok_ray.export import tokenizer
 from glotok_ray.nn.tokenizer import GloTokTokenizer
-from glotok_ray.recipes.export import RECIPES
-from glotok_ray.training import export
+from glotok_ray.recipes.export_tokenizer import RECIPES
 from jobs.command_line import run_job
 
 
@@ -35,7 +35,9 @@ def describe(config: ExportRun) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the job; returns the exit code."""
-    return run_job(argv, name="export_tokenizer", recipes=RECIPES, dry_run=describe, run=export.run)
+    return run_job(
+        argv, name="export_tokenizer", recipes=RECIPES, dry_run=describe, run=tokenizer.run
+    )
 
 
 if __name__ == "__main__":

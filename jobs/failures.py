@@ -11,10 +11,10 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from glotok_ray import artefact, ownership
-from glotok_ray.artefact import ArtefactError
-from glotok_ray.causes import cause_line, innermost
-from glotok_ray.ownership import FolderLostError
+from glotok_ray.on_ray.causes import cause_line, innermost
+from glotok_ray.storage import artefact, ownership
+from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.ownership import FolderLostError
 
 logger = logging.getLogger(__name__)
 

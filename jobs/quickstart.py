@@ -3,16 +3,16 @@
     python -m jobs.quickstart quickstart
     python -m jobs.quickstart quickstart --data.source FOLDER --output-path runs/mine
 
-Machine: 2 cores, 24 GiB. Read next: glotok_ray/on_ray/pipeline.py
+Machine: 2 cores, 24 GiB. Read next: glotok_ray/stages/quickstart.py
 """
 
 from collections.abc import Sequence
 from typing import Any
 
-from glotok_ray.config import QuickstartRun
-from glotok_ray.on_ray import pipeline
+from glotok_ray.config.sweeps import QuickstartRun
 from glotok_ray.recipes.quickstart import RECIPES
 from glotok_ray.report.table import results_table
+from glotok_ray.stages import quickstart as stage
 from glotok_ray.training.describe import describe_generator, describe_tokenizer
 from jobs.command_line import run_job
 
@@ -20,7 +20,7 @@ from jobs.command_line import run_job
 def describe(quickstart: QuickstartRun) -> dict[str, Any]:
     """The stages, and what the trainings cost."""
     return {
-        "stages": {stage.name: str(stage.folder) for stage in pipeline.stages(quickstart)},
+        "stages": {stage.name: str(stage.folder) for stage in stage.stages(quickstart)},
         "tokenizer": describe_tokenizer(quickstart.tokenizer),
         "generator": describe_generator(quickstart.generator),
         "far": describe_generator(quickstart.far),
@@ -34,9 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         name="quickstart",
         recipes=RECIPES,
         dry_run=describe,
-        run=pipeline.run,
+        run=stage.run,
         show=results_table,
-        complete=pipeline.chain,
+        complete=stage.chain,
     )
 
 

@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from glotok_ray import artefact
-from glotok_ray.config import FARSampleRun, XARSampleRun
-from glotok_ray.nn.generators import GENERATOR_FILE, TOKENIZER_FOLDER, model_config
+from glotok_ray.config.jobs import FARSampleRun, XARSampleRun
 from glotok_ray.nn.tokenizer import CONFIG_FILE
-from glotok_ray.on_ray import sample
-from glotok_ray.recipes.sample import RECIPES
+from glotok_ray.pretrained.generator import GENERATOR_FILE, TOKENIZER_FOLDER, model_config
+from glotok_ray.recipes.sample_images import RECIPES
 from glotok_ray.sampling.images import network_evaluations
+from glotok_ray.stages import sample_images
+from glotok_ray.storage import artefact
 from jobs.command_line import run_job
 
 
@@ -29,7 +29,7 @@ def describe(config: XARSampleRun | FARSampleRun) -> dict[str, Any]:
     generator = Path(config.generator_path)
     model = model_config(generator) if (generator / GENERATOR_FILE).is_file() else None
     if (generator / artefact.MANIFEST).is_file():
-        sample.check_inputs(config)
+        sample_images.check_inputs(config)
     tokenizer = Path(config.tokenizer_path or generator / TOKENIZER_FOLDER)
     return {
         "generator_found": model is not None,
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         name="sample_images",
         recipes=RECIPES,
         dry_run=describe,
-        run=sample.run,
+        run=sample_images.run,
     )
 
 

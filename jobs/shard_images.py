@@ -14,15 +14,19 @@ validation/ under output_path, each with Parquet shards, dataset.json (with all 
 
 from collections.abc import Sequence
 
-from glotok_ray.on_ray import shard
-from glotok_ray.recipes.shard import RECIPES
+from glotok_ray.recipes.shard_images import RECIPES
+from glotok_ray.stages import shard_images
 from jobs.command_line import run_job
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the job; returns the exit code."""
     return run_job(
-        argv, name="shard_images", recipes=RECIPES, dry_run=shard.describe, run=shard.run
+        argv,
+        name="shard_images",
+        recipes=RECIPES,
+        dry_run=shard_images.describe,
+        run=shard_images.run,
     )
 
 

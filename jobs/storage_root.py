@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from glotok_ray import config as configs
+from glotok_ray.config.overrides import absolute_path, relative_paths, with_absolute_paths
 
 VARIABLE = "GLOTOK_STORAGE_ROOT"
 
@@ -27,17 +27,17 @@ def add_flag(parser: argparse.ArgumentParser) -> None:
 def chosen(flag: str) -> Path:
     """The absolute storage root; raises ValueError for one that cannot be."""
     if flag:
-        return configs.absolute_path("--storage-root", flag, Path.cwd())
+        return absolute_path("--storage-root", flag, Path.cwd())
     variable = os.environ.get(VARIABLE, "")
-    return configs.absolute_path(VARIABLE, variable, Path.cwd()) if variable else Path.cwd()
+    return absolute_path(VARIABLE, variable, Path.cwd()) if variable else Path.cwd()
 
 
 def given(name: str, root: Path, field: str) -> Path:
     """A file or folder named on the command line: seen from the directory of the call, or, if nothing is there, from
     the storage root.
     """
-    here = configs.absolute_path(field, name, Path.cwd())
-    return here if here.exists() else configs.absolute_path(field, name, root)
+    here = absolute_path(field, name, Path.cwd())
+    return here if here.exists() else absolute_path(field, name, root)
 
 
 def located(config: Any, root: Path) -> Any:
@@ -45,14 +45,14 @@ def located(config: Any, root: Path) -> Any:
     directory.
     """
     copy = ray_copy(root)
-    relative = configs.relative_paths(config)
+    relative = relative_paths(config)
     if copy and relative:
         name, value = next(iter(relative.items()))
         raise ValueError(
             f"{name} = {value!r}: starts in {copy}, Ray's temporary copy of the working directory, which Ray removes "
             f"with all that a job writes there; give --storage-root DIR (or set {VARIABLE}), which every node sees"
         )
-    return configs.with_absolute_paths(config, root)
+    return with_absolute_paths(config, root)
 
 
 def ray_copy(folder: Path) -> Path | None:

@@ -4,17 +4,17 @@
     ray job submit --address http://127.0.0.1:8265 -- python -m jobs.sweep_generator ablations
 
 Machine: 32 GPUs per row of `ablations`; `ablations_tiny` makes its own inputs and runs on 2 cores. Result: results.csv,
-and table.md with FD-EffNet beside the published FID. Read next: glotok_ray/on_ray/generator_ablations.py
+and table.md with FD-EffNet beside the published FID. Read next: glotok_ray/stages/generator_ablations.py
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from glotok_ray.config import AblationRun
-from glotok_ray.on_ray import generator_ablations
+from glotok_ray.config.sweeps import AblationRun
 from glotok_ray.recipes.generator_ablations import RECIPES
 from glotok_ray.sampling.images import network_evaluations
+from glotok_ray.stages import generator_ablations
 from glotok_ray.training.describe import describe_generator
 from jobs.command_line import run_job
 

@@ -4,23 +4,25 @@
     python -m jobs.sweep_tokenizer ablations_tiny
 
 The best recipe is a file that trains: `python -m jobs.train_tokenizer runs/quickstart_sweep/best_recipe.json`.
-Read next: glotok_ray/on_ray/tune.py
+Read next: glotok_ray/stages/sweep_tokenizer.py
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from glotok_ray.config import SweepRun
-from glotok_ray.on_ray import tune
-from glotok_ray.recipes.sweep import RECIPES
+from glotok_ray.config.sweeps import SweepRun
+from glotok_ray.recipes.sweep_tokenizer import RECIPES
+from glotok_ray.stages import sweep_tokenizer
 from glotok_ray.training.describe import describe_tokenizer
 from jobs.command_line import run_job
 
 
 def describe(sweep: SweepRun) -> dict[str, Any]:
     """The trials and the cost of one of them."""
-    trials = {trial.name: trial.changes or trial.row for trial in tune.draw_trials(sweep)}
+    trials = {
+        trial.name: trial.changes or trial.row for trial in sweep_tokenizer.draw_trials(sweep)
+    }
     return {
         "trials": trials,
         "steps_per_trial": sweep.max_steps,
@@ -42,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         name="sweep_tokenizer",
         recipes=RECIPES,
         dry_run=describe,
-        run=tune.run,
+        run=sweep_tokenizer.run,
         show=show,
     )
 

@@ -10,8 +10,8 @@ Read next: glotok_ray/on_ray/train.py
 
 from collections.abc import Sequence
 
-from glotok_ray.on_ray import train
-from glotok_ray.recipes.generator import RECIPES
+from glotok_ray.recipes.train_generator import RECIPES
+from glotok_ray.stages import train_generator
 from glotok_ray.training.describe import describe_generator
 from jobs.command_line import run_job
 
@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         name="train_generator",
         recipes=RECIPES,
         dry_run=describe_generator,
-        run=train.run,
+        run=train_generator.run,
     )
 
 

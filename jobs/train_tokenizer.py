@@ -3,13 +3,13 @@
     ray job submit --address http://127.0.0.1:8265 -- python -m jobs.train_tokenizer glotok_16k
 
 Machine: 8 GPUs of 80 GB. Expected at the end of 800,700 steps: rFID 0.92, PSNR 22.4 (paper, Table 1).
-Read next: glotok_ray/on_ray/train.py
+Read next: glotok_ray/stages/train_tokenizer.py
 """
 
 from collections.abc import Sequence
 
-from glotok_ray.on_ray import train
-from glotok_ray.recipes.tokenizer import RECIPES
+from glotok_ray.recipes.train_tokenizer import RECIPES
+from glotok_ray.stages import train_tokenizer
 from glotok_ray.training.describe import describe_tokenizer
 from jobs.command_line import run_job
 
@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         name="train_tokenizer",
         recipes=RECIPES,
         dry_run=describe_tokenizer,
-        run=train.run,
+        run=train_tokenizer.run,
     )
 
 

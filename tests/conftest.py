@@ -1,24 +1,109 @@
-"""The clusters of the Ray tests, each started once: a private one in this process, and one that is started by hand."""
+"""What the Ray tests share: clusters, each started once, and the quickstart at its very smallest, run once."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
-import ray
 
-from benchmarks.head_node import HeadNode, started_head_node
-from glotok_ray.on_ray import cluster
+from glotok_ray.config import QuickstartRun, override
+from glotok_ray.recipes.quickstart import quickstart
+
+if TYPE_CHECKING:
+    from benchmarks.head_node import HeadNode
+
+TINY = {
+    "data.image_size": 32,
+    "data.crops_per_class": 12,
+    "data.validation_crops_per_class": 4,
+    "data.rows_per_shard": 50,
+    "teacher.input_size": 64,
+    "teacher.num_clusters": 24,
+    "teacher.max_images": 60,
+    "tokenizer.model.autoencoder.image_size": 32,
+    "tokenizer.model.autoencoder.base_channels": 8,
+    "tokenizer.model.autoencoder.channel_multipliers": (1, 2, 2),
+    "tokenizer.model.autoencoder.norm_groups": 4,
+    "tokenizer.model.autoencoder.latent_channels": 16,
+    "tokenizer.model.adapter.num_heads": 2,
+    "tokenizer.model.codebooks.1.size": 32,
+    "tokenizer.model.codebooks.0.size": 48,
+    "tokenizer.model.residual.width": 16,
+    "tokenizer.model.residual.num_heads": 2,
+    "tokenizer.loss.adversarial_start_step": 4,
+    "tokenizer.data.num_train_images": 120,
+    "tokenizer.data.num_validation_images": 16,
+    "tokenizer.schedule.global_batch_size": 24,
+    "tokenizer.schedule.micro_batch_size": 12,
+    "tokenizer.schedule.epochs": 4,
+    "tokenizer.schedule.log_every_steps": 1,
+    "tokenizer.schedule.checkpoints_to_keep": 9,
+    "generator.model.grid_size": 8,
+    "generator.model.cell_size": 4,
+    "generator.model.width": 32,
+    "generator.model.depth": 2,
+    "generator.model.num_heads": 2,
+    "generator.data.num_train_images": 120,
+    "generator.schedule.global_batch_size": 24,
+    "generator.schedule.micro_batch_size": 12,
+    "generator.schedule.epochs": 2,
+    "generator.schedule.log_every_steps": 1,
+    "samples.num_images": 20,
+    "samples.sampler.num_steps": 3,
+    "far.model.grid_size": 8,
+    "far.model.codebooks.0.size": 48,
+    "far.model.codebooks.1.size": 32,
+    "far.model.width": 32,
+    "far.model.depth": 2,
+    "far.model.num_heads": 2,
+    "far.data.num_train_images": 120,
+    "far.schedule.global_batch_size": 24,
+    "far.schedule.micro_batch_size": 12,
+    "far.schedule.epochs": 2,
+    "far.schedule.log_every_steps": 1,
+    "far_samples.num_images": 20,
+    "far_evaluation.feature_size": 64,
+    "evaluation.feature_size": 64,
+    "evaluation.uniformity_repeats": 1,
+}
 
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """A private cluster with 4 logical CPUs, whatever the machine has."""
+    # Imported here: tests that need no Ray must not pay for it.
+    import ray
+
+    from glotok_ray.on_ray import cluster
+
     cluster.connect(logical_cpus=4)
     yield
     ray.shutdown()
 
 
 @pytest.fixture(scope="session")
-def head_node() -> Iterator[HeadNode]:
+def head_node() -> "Iterator[HeadNode]":
     """A token-protected cluster as the README starts one by hand."""
+    from benchmarks.head_node import started_head_node
+
     with started_head_node() as node:
         yield node
+
+
+@pytest.fixture(scope="session")
+def tiny_quickstart() -> Callable[[Path], QuickstartRun]:
+    """All stages on 120 crops of 32 pixels, under the given folder."""
+    return lambda folder: override(quickstart(), {**TINY, "output_path": str(folder)})
+
+
+@pytest.fixture(scope="session")
+def finished(
+    ray_cluster: None,
+    tiny_quickstart: Callable[[Path], QuickstartRun],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[QuickstartRun, dict[str, Any]]:
+    """One whole tiny pipeline: its chained config and its answer. What tests add to it lies elsewhere."""
+    from glotok_ray.stages import quickstart as stage
+
+    config = stage.chain(tiny_quickstart(tmp_path_factory.mktemp("pipeline")))
+    return config, stage.run(config)

@@ -6,29 +6,29 @@ import pytest
 
 from glotok_ray import config
 from glotok_ray.recipes import (
-    encode,
-    evaluate,
-    generator,
+    build_teacher,
+    encode_images,
+    evaluate_images,
     quickstart,
-    sample,
-    shard,
-    sweep,
-    teacher,
-    tokenizer,
+    sample_images,
+    shard_images,
+    sweep_tokenizer,
+    train_generator,
+    train_tokenizer,
 )
 
 ALL_RECIPES = [
     function
     for module in (
-        encode,
-        evaluate,
-        generator,
+        encode_images,
+        evaluate_images,
+        train_generator,
         quickstart,
-        sample,
-        shard,
-        sweep,
-        teacher,
-        tokenizer,
+        sample_images,
+        shard_images,
+        sweep_tokenizer,
+        build_teacher,
+        train_tokenizer,
     )
     for function in module.RECIPES.values()
 ]
@@ -44,16 +44,16 @@ def test_every_recipe_survives_json(recipe):
 
 def test_override_replaces_nested_fields_together():
     run = config.override(
-        generator.xar_b(), {"model.width": 1280, "model.num_heads": 16, "model.depth": 40}
+        train_generator.xar_b(), {"model.width": 1280, "model.num_heads": 16, "model.depth": 40}
     )
     assert (run.model.width, run.model.num_heads, run.model.depth) == (1280, 16, 40)
-    assert generator.xar_b().model.width == 768
+    assert train_generator.xar_b().model.width == 768
 
 
 def test_override_of_a_whole_section_and_of_a_field_in_it():
     section = config.RelationConfig(num_bins=20)
     run = config.override(
-        tokenizer.glotok_16k(), {"loss.relation": section, "loss.relation.alpha": 3.0}
+        train_tokenizer.glotok_16k(), {"loss.relation": section, "loss.relation.alpha": 3.0}
     )
     assert (run.loss.relation.num_bins, run.loss.relation.alpha) == (20, 3.0)
 
@@ -63,16 +63,16 @@ def test_override_names_the_unknown_field_and_the_known_ones():
         ValueError,
         match=r"loss\.lambda: TokenizerLossConfig has no field 'lambda'; it has .*relation_weight",
     ):
-        config.override(tokenizer.glotok_16k(), {"loss.lambda": 1.0})
+        config.override(train_tokenizer.glotok_16k(), {"loss.lambda": 1.0})
 
 
 def test_override_refuses_to_look_inside_a_value():
     with pytest.raises(ValueError, match="is a value, not a section"):
-        config.override(tokenizer.glotok_16k(), {"seed.value": 1})
+        config.override(train_tokenizer.glotok_16k(), {"seed.value": 1})
 
 
 def test_from_dict_refuses_unknown_fields():
-    values = config.to_dict(tokenizer.glotok_16k()) | {"colour": "red"}
+    values = config.to_dict(train_tokenizer.glotok_16k()) | {"colour": "red"}
     with pytest.raises(ValueError, match="no field 'colour'"):
         config.from_dict(config.TokenizerRun, values)
 
@@ -114,10 +114,10 @@ def test_alpha_defaults_to_one_bin_width():
 )
 def test_bad_values_name_the_field_the_value_and_the_rule(changes, message):
     with pytest.raises(ValueError, match=message):
-        config.override(tokenizer.glotok_16k(), changes)
+        config.override(train_tokenizer.glotok_16k(), changes)
 
 
-@pytest.mark.parametrize("run", [generator.xar_b(), generator.far_b()])
+@pytest.mark.parametrize("run", [train_generator.xar_b(), train_generator.far_b()])
 @pytest.mark.parametrize(
     "field", ["grid_size", "width", "num_heads", "mlp_multiple", "num_classes"]
 )
@@ -128,7 +128,7 @@ def test_sizes_of_generators_are_at_least_one(run, field):
 
 def test_a_cell_has_a_side():
     with pytest.raises(ValueError, match=r"model\.cell_size = 0: must be at least 1"):
-        config.override(generator.xar_b(), {"model.cell_size": 0})
+        config.override(train_generator.xar_b(), {"model.cell_size": 0})
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_a_cell_has_a_side():
     [(1, 30, 8), (2, 30, 4), (8, 30, 1), (16, 15, 1), (5, 24, 2)],
 )
 def test_the_global_batch_is_kept_at_any_number_of_workers(workers, micro_batch, passes):
-    schedule = tokenizer.glotok_16k().schedule
+    schedule = train_tokenizer.glotok_16k().schedule
     assert schedule.micro_batch(workers) == micro_batch
     assert schedule.accumulation_steps(workers) == passes
     assert workers * micro_batch * passes == 240
@@ -144,11 +144,11 @@ def test_the_global_batch_is_kept_at_any_number_of_workers(workers, micro_batch,
 
 def test_a_number_of_workers_that_cannot_keep_it_is_refused_with_the_arithmetic():
     with pytest.raises(ValueError, match=r"240 = 7 \* 34 \+ 2\); take 6 or 8 workers"):
-        tokenizer.glotok_16k().schedule.micro_batch(7)
+        train_tokenizer.glotok_16k().schedule.micro_batch(7)
 
 
 def test_paper_arithmetic():
-    schedule = tokenizer.glotok_16k().schedule
+    schedule = train_tokenizer.glotok_16k().schedule
     assert schedule.steps_per_epoch(1281167) == 5338
     assert schedule.steps_per_epoch(1281167) * schedule.epochs == 800700
     with pytest.raises(ValueError, match="exceeds the training set of 100 images"):
@@ -159,10 +159,10 @@ def test_paper_arithmetic():
 @pytest.mark.parametrize(
     ("recipe", "field"),
     [
-        (tokenizer.glotok_16k, "loss.relation_weight"),
-        (tokenizer.glotok_16k, "loss.relation.alpha"),
-        (tokenizer.glotok_16k, "optimizer.learning_rate"),
-        (tokenizer.glotok_16k, "scaling.stall_minutes"),
+        (train_tokenizer.glotok_16k, "loss.relation_weight"),
+        (train_tokenizer.glotok_16k, "loss.relation.alpha"),
+        (train_tokenizer.glotok_16k, "optimizer.learning_rate"),
+        (train_tokenizer.glotok_16k, "scaling.stall_minutes"),
         (config.XARRun, "optimizer.gradient_clip"),
         (config.XARRun, "flow.label_dropout"),
         (config.FARRun, "optimizer.weight_decay"),

@@ -15,10 +15,10 @@ import pyarrow.parquet
 from jaxtyping import Int, UInt16
 from numpy import ndarray
 
-from glotok_ray import artefact
-from glotok_ray.config import TokenizerConfig
+from glotok_ray.config.tokenizer import TokenizerConfig
 from glotok_ray.data.records import DATASET, ShardInfo
 from glotok_ray.data.shard_plan import CHUNK_ROWS
+from glotok_ray.storage import artefact
 
 COUNTS_FILE = "counts.npz"
 """Uses of each code by codebook, all views counted: for the latent scale."""

@@ -1,6 +1,6 @@
 """Pictures in a tree with one folder per class: the listing and the split into training and validation.
 
-Read next: glotok_ray/data/pictures.py
+Read next: glotok_ray/data/image_files.py
 """
 
 import errno
@@ -14,15 +14,15 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from glotok_ray.config import ShardRun
-from glotok_ray.data.pictures import (
+from glotok_ray.config.jobs import ShardRun
+from glotok_ray.data.image_files import (
     FORMATS,
     StoredPicture,
     UnreadablePictureError,
     stored_picture,
 )
 from glotok_ray.data.shard_plan import seeded_generator
-from glotok_ray.retries import StorageError, patiently
+from glotok_ray.storage.retries import StorageError, patiently
 
 logger = logging.getLogger(__name__)
 

@@ -1,7 +1,7 @@
 """The forms in which pictures are stored.
 
 ADM's protocol resamples the original picture once; a crop of a reduced picture was resampled twice.
-Read next: glotok_ray/data/pictures.py
+Read next: glotok_ray/data/image_files.py
 """
 
 ORIGINAL = "original"

@@ -1,6 +1,6 @@
 """A JPEG file without its metadata: for files whose odd EXIF or MPF blocks keep a decoder from the pixels.
 
-Read next: glotok_ray/data/pictures.py
+Read next: glotok_ray/data/image_files.py
 """
 
 _SEGMENT_START = 0xFF

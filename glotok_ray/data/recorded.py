@@ -1,16 +1,16 @@
 """What folders of images and codes say about themselves, held against what their reader needs.
 
 Every check raises ArtefactError before anything starts; docs/recorded_facts.md lists all facts and who checks them.
-Read next: glotok_ray/training/inputs.py, glotok_ray/on_ray/evaluation_plan.py
+Read next: glotok_ray/training/inputs.py, glotok_ray/evaluation/plan.py
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from glotok_ray.artefact import ArtefactError
-from glotok_ray.config import TokenizerConfig
+from glotok_ray.config.tokenizer import TokenizerConfig
 from glotok_ray.data.forms import CROP, ORIGINAL, REDUCED, largest_short_side
 from glotok_ray.data.records import DATASET, DatasetInfo, read_dataset
+from glotok_ray.storage.artefact import ArtefactError
 
 _SHOWN_CLASSES = 3
 

@@ -17,10 +17,10 @@ import pyarrow.parquet
 from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
-from glotok_ray import artefact
-from glotok_ray.artefact import ArtefactError
 from glotok_ray.data.forms import FORMS, ORIGINAL
 from glotok_ray.data.shard_plan import CHUNK_ROWS
+from glotok_ray.storage import artefact
+from glotok_ray.storage.artefact import ArtefactError
 
 # Originals keep their metadata; what Pillow thinks of odd blocks says nothing about the pixels.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")

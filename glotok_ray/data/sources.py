@@ -1,6 +1,6 @@
 """Where a shard run's images come from: the embedded photographs or a class-folder tree, behind one face.
 
-Read next: glotok_ray/data/photographs.py, glotok_ray/data/folders.py
+Read next: glotok_ray/data/embedded_images.py, glotok_ray/data/folders.py
 """
 
 from collections.abc import Mapping
@@ -8,8 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from glotok_ray import artefact, config
-from glotok_ray.config import ShardRun
+from glotok_ray.config.jobs import EMBEDDED_SOURCE, ShardRun
+from glotok_ray.config.overrides import to_dict
+from glotok_ray.data.embedded_images import (
+    PHOTOGRAPHS,
+    PhotographCrop,
+    photograph_crops,
+    photograph_digests,
+)
 from glotok_ray.data.folders import (
     VALIDATION_PREFIX,
     LeftOut,
@@ -21,13 +27,8 @@ from glotok_ray.data.folders import (
     whole_tree,
 )
 from glotok_ray.data.forms import CROP, ORIGINAL, REDUCED
-from glotok_ray.data.photographs import (
-    PHOTOGRAPHS,
-    PhotographCrop,
-    photograph_crops,
-    photograph_digests,
-)
 from glotok_ray.data.shard_plan import seeded_generator
+from glotok_ray.storage import artefact
 
 SPLITS = ("train", "validation")
 
@@ -65,7 +66,7 @@ class ImageSource:
     def of(cls, run: ShardRun) -> "ImageSource":
         """Check the run and list its folder; raises ValueError."""
         _check(run)
-        if run.source == config.PHOTOGRAPHS:
+        if run.source == EMBEDDED_SOURCE:
             return cls(run, None)
         # Workers may have another working directory.
         minutes = run.storage_retry_minutes
@@ -104,7 +105,7 @@ class ImageSource:
         unused = (*unused, "storage_retry_minutes")
         values: dict[str, Any] = {
             name: value
-            for name, value in config.to_dict(self.run).items()
+            for name, value in to_dict(self.run).items()
             if name not in ("output_path", "source", "validation_source", *unused)
         }
         values["pictures"] = self.tree.digest if self.tree else photograph_digests()
@@ -220,7 +221,7 @@ def _check(run: ShardRun) -> None:
             raise ValueError(f"{name} = {getattr(run, name)}: must be at least 1")
     if run.image_size < 0:
         raise ValueError(f"image_size = {run.image_size}: must be a side in pixels, or 0")
-    if run.source == config.PHOTOGRAPHS:
+    if run.source == EMBEDDED_SOURCE:
         _check_photographs(run)
         return
     if not run.source:

@@ -16,12 +16,12 @@ import pyarrow.parquet
 from jaxtyping import Int
 from numpy import ndarray
 
-from glotok_ray.artefact import ArtefactError
-from glotok_ray.config import ImageDataConfig
+from glotok_ray.config.training import ImageDataConfig
 from glotok_ray.data.records import DatasetInfo, decode_image
 from glotok_ray.data.shard_plan import PlanUnit, ShardRows
 from glotok_ray.data.transforms import center_crop, random_crop, row_generator
-from glotok_ray.retries import patiently
+from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.retries import patiently
 
 
 def shard_rows(dataset: DatasetInfo, rows_per_image: int = 1) -> list[ShardRows]:

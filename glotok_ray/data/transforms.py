@@ -9,7 +9,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from glotok_ray.data.forms import largest_short_side
-from glotok_ray.data.pictures import resize_short_side
+from glotok_ray.data.image_files import resize_short_side
 from glotok_ray.data.shard_plan import seeded_generator
 
 

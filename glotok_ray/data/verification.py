@@ -1,6 +1,6 @@
 """All bytes of finished folders against their manifests, and of data sets against dataset.json too.
 
-Read next: glotok_ray/artefact.py
+Read next: glotok_ray/storage/artefact.py
 """
 
 import logging
@@ -12,11 +12,11 @@ from typing import NamedTuple
 
 import pyarrow
 
-from glotok_ray import artefact
-from glotok_ray.artefact import ArtefactError
 from glotok_ray.data.records import DATASET, ShardInfo, check_contents, read_dataset
-from glotok_ray.digests import ReadFile, read_files
 from glotok_ray.progress import ProgressLine
+from glotok_ray.storage import artefact
+from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.digests import ReadFile, read_files
 
 logger = logging.getLogger(__name__)
 

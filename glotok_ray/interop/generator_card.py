@@ -1,15 +1,16 @@
 """The model card beside a generator's weights: what it is, where it comes from, how to use it, what was measured.
 
-Read next: glotok_ray/nn/generators.py
+Read next: glotok_ray/pretrained/generator.py
 """
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from glotok_ray import artefact
-from glotok_ray.config import FARConfig, FlowConfig, XARConfig, from_dict
-from glotok_ray.interop.model_card import shown_value
-from glotok_ray.nn.generators import CONFIGS, TOKENIZER_FOLDER
+from glotok_ray.config.generator import FARConfig, FlowConfig, XARConfig
+from glotok_ray.config.overrides import from_dict
+from glotok_ray.interop.tokenizer_card import shown_value
+from glotok_ray.pretrained.generator import CONFIGS, TOKENIZER_FOLDER
+from glotok_ray.storage import artefact
 
 PEER_FILE = "generator_peer.safetensors"
 """The same weights under the names that the peer's own code loads."""

@@ -11,14 +11,14 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from glotok_ray import artefact
-from glotok_ray.artefact import ArtefactError
-from glotok_ray.config import FARConfig, XARConfig
+from glotok_ray.config.generator import FARConfig, XARConfig
 from glotok_ray.interop import generator_layouts
 from glotok_ray.nn.entities import token_places
-from glotok_ray.nn.generators import build_generator
 from glotok_ray.nn.rotary import grid_rotation, pair_frequencies
-from glotok_ray.nn.weights import (
+from glotok_ray.pretrained.generator import build_generator
+from glotok_ray.storage import artefact
+from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.weights import (
     BRING_ANOTHER,
     check_finite,
     misfits,

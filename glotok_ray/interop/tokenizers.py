@@ -1,7 +1,7 @@
 """Import a tokenizer that LlamaGen, FQGAN or taming-transformers trained: the same function under our names.
 
 Names and shapes alone are checked: the look-up (taming's is "euclidean") and the numbers of attention heads leave no
-trace in a checkpoint, and the config must state them. Read next: glotok_ray/interop/layouts.py
+trace in a checkpoint, and the config must state them. Read next: glotok_ray/interop/tokenizer_layouts.py
 """
 
 from collections.abc import Mapping
@@ -11,13 +11,13 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from glotok_ray import artefact
-from glotok_ray.artefact import ArtefactError
-from glotok_ray.config import DiscriminatorConfig, TokenizerConfig
-from glotok_ray.interop import layouts
+from glotok_ray.config.tokenizer import DiscriminatorConfig, TokenizerConfig
+from glotok_ray.interop import tokenizer_layouts
 from glotok_ray.nn.discriminator import PatchDiscriminator
 from glotok_ray.nn.tokenizer import GloTokTokenizer
-from glotok_ray.nn.weights import (
+from glotok_ray.storage import artefact
+from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.weights import (
     BRING_ANOTHER,
     check_finite,
     misfits,
@@ -44,7 +44,7 @@ class ImportedTokenizer(NamedTuple):
     left_out: tuple[str, ...]
     """Names in the file that this package has no use for."""
     layout: str
-    """A name of `glotok_ray.interop.layouts.LAYOUTS`."""
+    """A name of `glotok_ray.interop.tokenizer_layouts.LAYOUTS`."""
     sha256: str
     """Digest of the file."""
 
@@ -61,16 +61,18 @@ def import_tokenizer(
     if not isinstance(config, TokenizerConfig):
         raise ValueError(f"config = {config!r}: must be a TokenizerConfig")
     tensors, discriminator = _read(path, weights)
-    layout = layouts.detect(tensors)
+    layout = tokenizer_layouts.detect(tensors)
     if layout is None:
         raise ArtefactError(
             f"{path}: its {len(tensors)} names are of no known layout ({shown_names(tensors)}); known are "
-            f"{', '.join(layouts.LAYOUTS)}"
+            f"{', '.join(tokenizer_layouts.LAYOUTS)}"
         )
     found, left_out = _renamed(tensors, layout, config)
     _check_tokenizer(path, found, layout, config)
     check_finite(used(tensors, left_out), path, BRING_ANOTHER)
-    judged = {layouts.rename_discriminator(name): value for name, value in discriminator.items()}
+    judged = {
+        tokenizer_layouts.rename_discriminator(name): value for name, value in discriminator.items()
+    }
     if judged:
         _check_discriminator(path, judged)
         check_finite(discriminator, path, BRING_ANOTHER)
@@ -97,14 +99,14 @@ def _renamed(
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     without_head = tuple(
         f"branches.{name}.contrast."
-        for name in layouts.LAYOUTS[layout].codebooks
+        for name in tokenizer_layouts.LAYOUTS[layout].codebooks
         if not any(item.name == name and item.contrast.network for item in config.codebooks)
     )
-    levels = layouts.count_levels(tensors)
+    levels = tokenizer_layouts.count_levels(tensors)
     found: dict[str, Tensor] = {}
     left_out = []
     for peer, value in tensors.items():
-        name = layouts.rename(peer, layout, levels)
+        name = tokenizer_layouts.rename(peer, layout, levels)
         if name is None or name.startswith(without_head):
             left_out.append(peer)
         else:
@@ -118,7 +120,7 @@ def _check_tokenizer(
 ) -> None:
     with torch.device("meta"):
         expected = GloTokTokenizer(config).state_dict()
-    order = layouts.LAYOUTS[layout].codebooks
+    order = tokenizer_layouts.LAYOUTS[layout].codebooks
     # Names and shapes alone would let two branches of one shape change places before the decoder.
     problems = [
         ""

@@ -2,7 +2,7 @@
 
 Image-side and latent-side terms are apart because the trainer differentiates the first at a detached image
 (DECISIONS.md); `split gradient = direct gradient` is a test. A weight of 0 removes its term.
-Read next: glotok_ray/training/step.py
+Read next: glotok_ray/training/tokenizer_step.py
 """
 
 import itertools
@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.grad import conv2d_weight
 
-from glotok_ray.config import TokenizerLossConfig
+from glotok_ray.config.losses import TokenizerLossConfig
 from glotok_ray.losses.contrastive import contrastive_loss
 from glotok_ray.losses.entropy import disentanglement_loss, entropy_loss
 from glotok_ray.losses.quantization import quantization_loss

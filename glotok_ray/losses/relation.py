@@ -2,7 +2,7 @@
 
 `soft_histogram` is the paper's sum as printed. `codebook_histogram` computes the same through a fine histogram of
 the cosines, in memory that does not grow with the number of pairs and in time that does not grow with the bins.
-Read next: glotok_ray/losses/pairs.py
+Read next: glotok_ray/losses/pairs/passes.py
 """
 
 import functools
@@ -13,8 +13,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from glotok_ray.config import RelationConfig
-from glotok_ray.losses.pairs import Share, Sharing, count_pairs, pull_pairs
+from glotok_ray.config.losses import RelationConfig
+from glotok_ray.losses.pairs.passes import Sharing, count_pairs, pull_pairs
+from glotok_ray.losses.pairs.tables import Share
 
 _SMALLEST_PROBABILITY = 1e-12
 # The kernel counts as 0 where its exponent is below -_REACH: exp(-45) = 3e-20, far below an empty bin.

@@ -2,7 +2,7 @@
 
 "uniform" draws every code alike; "marginal" draws each position and branch from its own
 distribution over the training codes, independently of all others and of the class. Read next:
-glotok_ray/on_ray/evaluate.py
+glotok_ray/stages/evaluate_images.py
 """
 
 import numpy as np

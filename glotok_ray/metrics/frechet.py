@@ -3,7 +3,7 @@
 
 The number is named after its feature network: FID belongs to Inception alone. With the
 EfficientNet-Lite0 that ships with this package it is FD-EffNet. Read next:
-glotok_ray/on_ray/evaluate.py
+glotok_ray/stages/evaluate_images.py
 """
 
 from typing import NamedTuple, Self

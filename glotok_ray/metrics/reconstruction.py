@@ -1,7 +1,7 @@
 """PSNR and SSIM of reconstructions, per image on 8-bit RGB (paper section 4.1).
 
 Both are averaged over images, never over pixels of all images at once. SSIM is Wang's: Gaussian
-window 11 x 11 of sigma 1.5, population covariance. Read next: glotok_ray/on_ray/evaluate.py
+window 11 x 11 of sigma 1.5, population covariance. Read next: glotok_ray/stages/evaluate_images.py
 """
 
 from typing import NamedTuple, Self

@@ -7,7 +7,7 @@ Read next: glotok_ray/nn/quantizer.py
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from glotok_ray.config import AdapterConfig
+from glotok_ray.config.tokenizer import AdapterConfig
 from glotok_ray.nn.blocks import (
     TransformerBlock,
     position_table,

@@ -7,7 +7,7 @@ Read next: glotok_ray/nn/adapter.py
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from glotok_ray.config import AutoencoderConfig
+from glotok_ray.config.tokenizer import AutoencoderConfig
 from glotok_ray.nn.blocks import (
     Downsample,
     FeatureHead,

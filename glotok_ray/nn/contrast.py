@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from glotok_ray.config import ContrastConfig
+from glotok_ray.config.tokenizer import ContrastConfig
 from glotok_ray.nn.blocks import TransformerBlock, position_table, to_tokens
 
 _MLP_RATIO = 4

@@ -7,7 +7,7 @@ Read next: glotok_ray/losses/adversarial.py
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from glotok_ray.config import DiscriminatorConfig
+from glotok_ray.config.tokenizer import DiscriminatorConfig
 
 _LARGEST_FACTOR = 8
 _SLOPE = 0.2

@@ -10,7 +10,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from glotok_ray.config import XARConfig
+from glotok_ray.config.generator import XARConfig
 
 
 def to_entities(latents: Float[Tensor, "b c h w"], config: XARConfig) -> Float[Tensor, "b n c"]:

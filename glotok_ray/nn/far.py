@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from glotok_ray.config import FARConfig
+from glotok_ray.config.generator import FARConfig
 from glotok_ray.nn.blocks import empty_keys_and_values
 from glotok_ray.nn.dropout import Dropout
 from glotok_ray.nn.far_blocks import (

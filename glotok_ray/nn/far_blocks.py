@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from glotok_ray.config import FARConfig
+from glotok_ray.config.generator import FARConfig
 from glotok_ray.nn.dropout import Dropout
 from glotok_ray.nn.rotary import Rotation, rotate
 

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models import VGG16_Weights
 
-from glotok_ray.artefact import ArtefactError, sha256_of
-from glotok_ray.config import TokenizerLossConfig
-from glotok_ray.nn.feature_networks import EfficientNetLite0, FrozenNetwork
-from glotok_ray.nn.weights import BRING_ANOTHER, check_finite
+from glotok_ray.config.losses import TokenizerLossConfig
+from glotok_ray.pretrained.feature_networks import EfficientNetLite0, FrozenNetwork
+from glotok_ray.storage.artefact import ArtefactError, sha256_of
+from glotok_ray.storage.weights import BRING_ANOTHER, check_finite
 
 _BRING = (
     "bring torchvision's vgg16-397923af.pth (https://download.pytorch.org/models/vgg16-397923af.pth) and name it in "

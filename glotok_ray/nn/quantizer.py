@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from glotok_ray.config import CodebookConfig
+from glotok_ray.config.tokenizer import CodebookConfig
 from glotok_ray.nn.blocks import without_autocast
 
 _TOKENS_PER_BLOCK = 4096

@@ -8,7 +8,7 @@ Read next: glotok_ray/nn/tokenizer.py
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from glotok_ray.config import ResidualConfig
+from glotok_ray.config.tokenizer import ResidualConfig
 from glotok_ray.nn.blocks import (
     TransformerBlock,
     position_table,

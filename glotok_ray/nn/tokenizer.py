@@ -12,9 +12,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from glotok_ray import artefact
-from glotok_ray.artefact import ArtefactError
-from glotok_ray.config import CodebookConfig, TokenizerConfig, from_dict, to_dict
+from glotok_ray.config.overrides import from_dict, to_dict
+from glotok_ray.config.tokenizer import CodebookConfig, TokenizerConfig
 from glotok_ray.nn.adapter import Adapter
 from glotok_ray.nn.autoencoder import PixelDecoder, PixelEncoder
 from glotok_ray.nn.blocks import FeatureHead
@@ -22,7 +21,9 @@ from glotok_ray.nn.contrast import ContrastHead
 from glotok_ray.nn.quantizer import VectorQuantizer
 from glotok_ray.nn.residual import ResidualPredictor, refine
 from glotok_ray.nn.tokenizer_inputs import check_answer, check_codes, check_images
-from glotok_ray.nn.weights import load_weights, save_weights
+from glotok_ray.storage import artefact
+from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.weights import load_weights, save_weights
 
 WEIGHTS_FILE = "tokenizer.safetensors"
 CONFIG_FILE = "config.json"

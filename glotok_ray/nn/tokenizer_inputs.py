@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from glotok_ray.config import TokenizerConfig
+from glotok_ray.config.tokenizer import TokenizerConfig
 
 # A decoder's pictures reach 1.3 to 1.4 on either side; pixels from 0 to 255 and most pictures that are normalised by
 # means and deviations reach further.

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from glotok_ray.config import XARConfig
+from glotok_ray.config.generator import XARConfig
 from glotok_ray.nn import entities
 from glotok_ray.nn.blocks import empty_keys_and_values
 from glotok_ray.nn.rotary import Rotation, grid_rotation

@@ -15,7 +15,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from glotok_ray.config import XARConfig
+from glotok_ray.config.generator import XARConfig
 from glotok_ray.nn.dropout import Dropout, drop
 from glotok_ray.nn.rotary import Rotation, rotate
 

@@ -1,7 +1,7 @@
 """Batch jobs: units of work through a pool of Ray Data actors, results back in the units' order.
 
 Neither the results nor their order depend on how many actors share the work.
-Read next: glotok_ray/on_ray/encode.py
+Read next: glotok_ray/stages/encode_images.py
 """
 
 import collections
@@ -23,20 +23,18 @@ import torch
 from jaxtyping import UInt8
 from ray.data import ActorPoolStrategy
 
-from glotok_ray import artefact, begun, config, faults, ownership
-from glotok_ray.artefact import ArtefactError
-from glotok_ray.config import PoolConfig
+from glotok_ray import faults
+from glotok_ray.config.jobs import PoolConfig
+from glotok_ray.config.overrides import bound_settings
 from glotok_ray.data.records import ShardInfo, decode_image
-from glotok_ray.nn.weights import check_stored
 from glotok_ray.on_ray import cluster
 from glotok_ray.progress import ProgressLine
-from glotok_ray.retries import patiently
+from glotok_ray.storage import artefact, begun, ownership
+from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.retries import patiently
+from glotok_ray.storage.weights import check_stored
 
 logger = logging.getLogger(__name__)
-
-# Settings that change no result.
-# The last one refuses inputs, and changes nothing of what is made of those that it lets pass.
-_FREE = ("output_path", "pool", "memory_gib", "adm_protocol")
 
 UnitWorker = Callable[[Any], Any]
 # What a damaged unit makes libraries raise.
@@ -49,12 +47,6 @@ class Output(NamedTuple):
     folder: Path
     fingerprint: str
     finished: dict[str, Any] | None
-
-
-def bound_settings(run: Any) -> dict[str, Any]:
-    """The settings of a batch job that decide its result."""
-    settings = config.to_dict(config.with_absolute_paths(run))
-    return {name: value for name, value in settings.items() if name not in _FREE}
 
 
 def open_output(

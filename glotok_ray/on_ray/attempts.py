@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 from ray.exceptions import RayError
 from ray.train.v2.api.exceptions import TrainingFailedError
 
-from glotok_ray import artefact, ownership
-from glotok_ray.artefact import ArtefactError
 from glotok_ray.on_ray.failures import Failure, chain, explain, one_line
-from glotok_ray.retries import StorageError, patiently
+from glotok_ray.storage import artefact, ownership
+from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.retries import StorageError, patiently
 from glotok_ray.training import checkpoint
 from glotok_ray.training.heartbeat import Attempt
 from glotok_ray.training.stalls import beats_of

@@ -15,9 +15,9 @@ from ray.train.v2._internal.exceptions import (
 )
 from ray.train.v2.api.exceptions import WorkerGroupError
 
-from glotok_ray.artefact import ArtefactError
-from glotok_ray.causes import cause_line, innermost
-from glotok_ray.retries import StorageError
+from glotok_ray.on_ray.causes import cause_line, innermost
+from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.retries import StorageError
 from glotok_ray.training.stalls import Stall, beats_of, read_stall
 
 # Another attempt would meet the same; StorageError has been patient for minutes already.

@@ -1,6 +1,6 @@
 """Trainings that are ended from outside: by Ctrl-C, SIGTERM, or because another job has taken over their folder.
 
-Read next: glotok_ray/ownership.py
+Read next: glotok_ray/storage/ownership.py
 """
 
 import contextlib
@@ -14,7 +14,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayError
 from ray.train.torch import TorchTrainer
 
-from glotok_ray import ownership
+from glotok_ray.storage import ownership
 
 logger = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.util.state import list_nodes
 
-from glotok_ray.config import ScalingConfig
+from glotok_ray.config.training import ScalingConfig
 
 # Read by Ray 2.60's AWS provider, the updater and the autoscaler; its schema lets any other key pass unread.
 _SHARED_KEYS = {

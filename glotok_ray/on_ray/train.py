@@ -15,34 +15,28 @@ from typing import Any
 
 import ray.train
 import ray.train.torch
-from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+from ray.train import FailureConfig, LoggingConfig, RunConfig
 from ray.train.torch import TorchConfig
 
-from glotok_ray import artefact, begun, config, faults, ownership
-from glotok_ray.artefact import ArtefactError
-from glotok_ray.config import FARRun, GeneratorRun, TokenizerRun, XARRun
-from glotok_ray.nn.tokenizer import WEIGHTS_FILE
+from glotok_ray import faults
+from glotok_ray.config.overrides import from_dict, to_dict
+from glotok_ray.config.runs import FARRun, GeneratorRun, TokenizerRun, XARRun
+from glotok_ray.config.training import ScalingConfig
 from glotok_ray.on_ray import cluster
 from glotok_ray.on_ray.attempts import LOG_FOLDER, RAY_FOLDER, Attempts, attempt_name
 from glotok_ray.on_ray.data import Feed, RowReader, start_ingest, worker_batches
 from glotok_ray.on_ray.interruption import AbortedWithDriver, wait_for
 from glotok_ray.progress import ProgressLine
-from glotok_ray.training import checkpoint, runs
+from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.training import runs
 from glotok_ray.training.batches import MicroBatch
 from glotok_ray.training.generator_run import train_generator
 from glotok_ray.training.heartbeat import FIRST_STEP_FACTOR, Attempt, WatchedHeartbeat
-from glotok_ray.training.inputs import check_inputs
-from glotok_ray.training.rows_seen import AUDIT_FOLDER, BAD_ROWS_FOLDER
-from glotok_ray.training.stalls import FINISHED, HEARTBEAT_FOLDER, STALL_FOLDER
-from glotok_ray.training.step import DISCRIMINATOR_FILE
+from glotok_ray.training.stalls import FINISHED
 from glotok_ray.training.tokenizer_run import train_tokenizer
 from glotok_ray.training.trainer import (
-    CHECKPOINT_FOLDER,
     METRICS_FILE,
-    TENSORBOARD_FOLDER,
     RunPlan,
-    check_state_layout,
-    last_figures,
     latest_figures,
 )
 from glotok_ray.training.worker import DistributedWorker
@@ -50,38 +44,7 @@ from glotok_ray.training.worker import DistributedWorker
 logger = logging.getLogger(__name__)
 
 _NOT_FINITE_FILE = "not_finite.txt"
-_WORKING_FOLDERS = (
-    CHECKPOINT_FOLDER,
-    TENSORBOARD_FOLDER,
-    RAY_FOLDER,
-    LOG_FOLDER,
-    HEARTBEAT_FOLDER,
-    STALL_FOLDER,
-    faults.FAULT_FOLDER,
-    AUDIT_FOLDER,
-    BAD_ROWS_FOLDER,
-)
 _HEALTH_VARIABLE = "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"
-# Settings that change neither the weights' meaning nor the data order: a run may be resumed with others.
-_FREE_SECTIONS = ("output_path", "scaling", "audit_keys")
-_FREE_SCHEDULE = (
-    "stop_after_steps",
-    "micro_batch_size",
-    "log_every_steps",
-    "checkpoint_every_epochs",
-    "checkpoint_every_steps",
-    "checkpoint_every_minutes",
-    "checkpoints_to_keep",
-)
-# Settings that came later, with the values that stand for how it was before: so long they are left out, and a run of
-# an older version goes on.
-_ADDED_LATER = {
-    "loss": {
-        "entropy_epsilon": 1e-20,
-        "entropy_epsilon_placing": "floor",
-        "discriminator_loss_scale": 1.0,
-    }
-}
 
 
 class RayWorker(DistributedWorker):
@@ -98,92 +61,10 @@ class RayWorker(DistributedWorker):
         ray.train.report(metrics)
 
 
-@ownership.holding()
-def run(run: TokenizerRun | XARRun | FARRun, *, fresh: bool = False) -> dict[str, Any]:
-    """Train to the end (or `schedule.stop_after_steps`) and return the manifest; a finished run is recognised."""
-    run = config.with_absolute_paths(run)
-    kind, inputs = _inputs(run)
-    plan = runs.run_plan(run)
-    check_inputs(run)
-    if isinstance(run, TokenizerRun):
-        logger.info("training on %s", runs.training_crops(run))
-    mark = artefact.fingerprint(kind, bound_settings(run), inputs)
-    if fresh:
-        begun.set_aside(plan.folder)
-    manifest = artefact.finished(plan.folder, kind, mark)
-    if manifest and manifest["step"] >= plan.last_step:
-        logger.info("%s: already finished: %s", kind, plan.folder)
-        return manifest
-    newest = checkpoint.newest_checkpoint(plan.folder / CHECKPOINT_FOLDER, verify=False)
-    if newest is not None:
-        check_state_layout(newest, plan)
-    _open_folder(run, plan, mark)
-    faults.boundary("unit", 0)
-    # A stopped run goes on: until it ends again, its folder is unfinished.
-    (plan.folder / artefact.MANIFEST).unlink(missing_ok=True)
-    _fit(run, plan)
-    figures = last_figures(plan.folder)
-    return artefact.write_manifest(
-        plan.folder, kind, mark, exclude=_WORKING_FOLDERS, step=plan.last_step, figures=figures
-    )
-
-
-def _inputs(run: TokenizerRun | GeneratorRun) -> tuple[str, list[Path]]:
-    if isinstance(run, TokenizerRun):
-        found = {"shards": Path(run.data.train_path)}
-        if run.teacher_path:
-            found["teacher"] = Path(run.teacher_path)
-        kind = "tokenizer"
-    else:
-        found = {"codes": Path(run.data.train_path), "tokenizer": Path(run.tokenizer_path)}
-        kind = "generator"
-    for name, folder in found.items():
-        artefact.read_manifest(folder, name)
-    inputs = list(found.values())
-    if isinstance(run, TokenizerRun) and run.data.validation_path:
-        artefact.read_manifest(Path(run.data.validation_path), "shards")
-        inputs.append(Path(run.data.validation_path))
-    return kind, inputs
-
-
-def bound_settings(run: TokenizerRun | GeneratorRun) -> dict[str, Any]:
-    """The settings of a run that decide its weights and the order of its data: it goes on with these alone."""
-    settings = config.to_dict(config.with_absolute_paths(run))
-    for name in _FREE_SECTIONS:
-        del settings[name]
-    for name in _FREE_SCHEDULE:
-        del settings["schedule"][name]
-    for section, defaults in _ADDED_LATER.items():
-        for name, before in defaults.items():
-            if settings.get(section, {}).get(name) == before:
-                del settings[section][name]
-    # Whoever allows more broken rows goes on where the run stopped for them; what is refused changes no weight.
-    for name in ("max_bad_rows", "adm_protocol", "views"):
-        settings["data"].pop(name, None)
-    if isinstance(run, TokenizerRun) and run.initial_path:
-        files = (Path(run.initial_path) / name for name in (WEIGHTS_FILE, DISCRIMINATOR_FILE))
-        settings["initial_path"] = [artefact.sha256_of(path) for path in files if path.is_file()]
-    return settings
-
-
-def _open_folder(run: TokenizerRun | GeneratorRun, plan: RunPlan, mark: str) -> None:
-    """Make the folder or go on in it; raises ArtefactError when it holds a run of other settings."""
-    path = plan.folder / runs.RUN_FILE
-    before = artefact.read_json(path) if path.is_file() else {}
-    # Older versions noted it here alone, and a copy of a folder may lack its hidden mark.
-    if before.get("fingerprint", mark) != mark:
-        raise ArtefactError(
-            f"{plan.folder}: holds an unfinished run of other settings or inputs; choose another --name, or pass "
-            f"--fresh (the old one is kept as {plan.folder.name}.previous)"
-        )
-    begun.go_on(plan.folder, mark)
-    crops = {"crops": runs.training_crops(run)} if isinstance(run, TokenizerRun) else {}
-    artefact.write_json(path, {"fingerprint": mark, **crops})
-    artefact.write_json(plan.folder / "config.json", config.to_dict(run))
-    artefact.write_json(plan.folder / "versions.json", artefact.versions())
-
-
-def _fit(run: TokenizerRun | GeneratorRun, plan: RunPlan) -> None:
+def fit(run: TokenizerRun | GeneratorRun, plan: RunPlan) -> None:
+    """Train to the end of `plan`, in attempts that go on from the newest checkpoint; raises ArtefactError, with the
+    text that the workers left, for a loss that is not finite.
+    """
     fault = os.environ.get(faults.VARIABLE, "")
     faults.parse_faults(fault)
     cluster.connect()
@@ -218,13 +99,13 @@ def _trainer(
         train_worker,
         train_loop_config={
             "kind": type(run).__name__,
-            "run": config.to_dict(run),
+            "run": to_dict(run),
             "attempt": asdict(attempt),
             "feed": feed,
             "ingest": start_ingest(feed, reader, reserved),
         },
         torch_config=_torch_config(scaling),
-        scaling_config=ScalingConfig(
+        scaling_config=ray.train.ScalingConfig(
             num_workers=scaling.num_workers,
             use_gpu=scaling.use_gpu,
             resources_per_worker=worker,
@@ -241,7 +122,7 @@ def _trainer(
     )
 
 
-def _torch_config(scaling: config.ScalingConfig) -> TorchConfig:
+def _torch_config(scaling: ScalingConfig) -> TorchConfig:
     backend = "nccl" if scaling.use_gpu else "gloo"
     if not scaling.stall_minutes:
         return TorchConfig(backend=backend)
@@ -282,7 +163,7 @@ def train_worker(loop_config: dict[str, Any]) -> None:
     """What every rank runs."""
     logging.basicConfig(level=logging.WARNING)
     kind = {item.__name__: item for item in (TokenizerRun, XARRun, FARRun)}[loop_config["kind"]]
-    run = config.from_dict(kind, loop_config["run"])
+    run = from_dict(kind, loop_config["run"])
     attempt = Attempt(**loop_config["attempt"])
     worker = RayWorker(runs.run_folder(run), attempt, run.scaling.stall_minutes)
     _keep_warnings(runs.run_folder(run) / LOG_FOLDER / f"rank-{worker.rank:04d}.txt")

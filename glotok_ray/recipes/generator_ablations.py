@@ -1,14 +1,16 @@
 """Ablations of xAR: what is predicted at once, how large a cell is, and what an entity sees of earlier ones.
 
 Rows are one xAR run with something changed (`ROWS`), at full size and at a small one alike.
-Read next: glotok_ray/on_ray/generator_ablations.py
+Read next: glotok_ray/stages/generator_ablations.py
 """
 
 from collections.abc import Callable
 from typing import Any
 
-from glotok_ray.config import AblationRun, XARRun, override
-from glotok_ray.recipes import evaluate, generator, sample
+from glotok_ray.config.overrides import override
+from glotok_ray.config.runs import XARRun
+from glotok_ray.config.sweeps import AblationRun
+from glotok_ray.recipes import evaluate_images, sample_images, train_generator
 
 
 def _row(**changes: Any) -> Callable[[XARRun], XARRun]:
@@ -39,9 +41,9 @@ def ablations() -> AblationRun:
     samples_alone = {"tokenizer_path": "", "codes_path": ""}
     return AblationRun(
         output_path="runs/xar_b_ablations",
-        generator=override(generator.xar_b(), {"schedule.epochs": 400}),
-        samples=sample.xar_b(),
-        evaluation=override(evaluate.xar_b(), samples_alone),
+        generator=override(train_generator.xar_b(), {"schedule.epochs": 400}),
+        samples=sample_images.xar_b(),
+        evaluation=override(evaluate_images.xar_b(), samples_alone),
     )
 
 
@@ -51,9 +53,9 @@ def ablations_tiny() -> AblationRun:
     return AblationRun(
         output_path="runs/xar_ablations_tiny",
         inputs="quickstart",
-        generator=override(generator.quickstart(), {"schedule.epochs": 1}),
-        samples=override(sample.quickstart(), {"num_images": 200, "sampler.num_steps": 6}),
-        evaluation=override(evaluate.quickstart(), samples_alone),
+        generator=override(train_generator.quickstart(), {"schedule.epochs": 1}),
+        samples=override(sample_images.quickstart(), {"num_images": 200, "sampler.num_steps": 6}),
+        evaluation=override(evaluate_images.quickstart(), samples_alone),
     )
 
 

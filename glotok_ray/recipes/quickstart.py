@@ -1,22 +1,30 @@
 """The stages of the quickstart: every job's own quickstart recipe, chained by folders."""
 
-from glotok_ray.config import QuickstartRun
-from glotok_ray.recipes import encode, evaluate, generator, sample, shard, teacher, tokenizer
+from glotok_ray.config.sweeps import QuickstartRun
+from glotok_ray.recipes import (
+    build_teacher,
+    encode_images,
+    evaluate_images,
+    sample_images,
+    shard_images,
+    train_generator,
+    train_tokenizer,
+)
 
 
 def quickstart() -> QuickstartRun:
     """All stages on photographs that ship with the packages, at most 15 minutes on 2 cores."""
     return QuickstartRun(
-        data=shard.quickstart(),
-        teacher=teacher.quickstart(),
-        tokenizer=tokenizer.quickstart(),
-        codes=encode.quickstart(),
-        generator=generator.quickstart(),
-        samples=sample.quickstart(),
-        far=generator.quickstart_far(),
-        far_samples=sample.quickstart_far(),
-        evaluation=evaluate.quickstart(),
-        far_evaluation=evaluate.quickstart_far(),
+        data=shard_images.quickstart(),
+        teacher=build_teacher.quickstart(),
+        tokenizer=train_tokenizer.quickstart(),
+        codes=encode_images.quickstart(),
+        generator=train_generator.quickstart(),
+        samples=sample_images.quickstart(),
+        far=train_generator.quickstart_far(),
+        far_samples=sample_images.quickstart_far(),
+        evaluation=evaluate_images.quickstart(),
+        far_evaluation=evaluate_images.quickstart_far(),
     )
 
 

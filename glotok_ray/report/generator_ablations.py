@@ -1,12 +1,12 @@
 """The ablation tables of xAR, with small-scale distances beside the published FID and IS.
 
-Read next: glotok_ray/on_ray/generator_ablations.py
+Read next: glotok_ray/stages/generator_ablations.py
 """
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from glotok_ray.report.ablations import shown_number, titled_table
+from glotok_ray.report.tokenizer_ablations import shown_number, titled_table
 
 
 class Row(NamedTuple):

@@ -14,8 +14,8 @@ import pyarrow.parquet
 from jaxtyping import Int, UInt8
 from numpy import ndarray
 
-from glotok_ray import artefact
 from glotok_ray.report.plots import read_metrics
+from glotok_ray.storage import artefact
 
 Part = TypeVar("Part")
 

@@ -19,7 +19,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from numpy import ndarray
 
-from glotok_ray.config import RelationConfig
+from glotok_ray.config.losses import RelationConfig
 from glotok_ray.losses.relation import histogram_bins, rebin
 from glotok_ray.teacher.histogram import TeacherHistogram
 

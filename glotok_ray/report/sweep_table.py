@@ -1,6 +1,6 @@
 """The ranked trials of a sweep as a table.
 
-Read next: glotok_ray/on_ray/tune.py
+Read next: glotok_ray/stages/sweep_tokenizer.py
 """
 
 import pandas

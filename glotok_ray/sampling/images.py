@@ -15,28 +15,23 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-from glotok_ray import artefact
-from glotok_ray.artefact import ArtefactError
-from glotok_ray.config import (
-    FARConfig,
-    FlowSamplerConfig,
-    TokenizerConfig,
-    TokenSamplerConfig,
-    XARConfig,
-)
+from glotok_ray.config.generator import FARConfig, FlowSamplerConfig, TokenSamplerConfig, XARConfig
+from glotok_ray.config.tokenizer import TokenizerConfig
 from glotok_ray.data.pixel_range import to_uint8
 from glotok_ray.nn.far import FAR
-from glotok_ray.nn.generators import (
+from glotok_ray.nn.tokenizer import WEIGHTS_FILE, GloTokTokenizer
+from glotok_ray.nn.xar import XAR
+from glotok_ray.pretrained.generator import (
     TOKENIZER_FOLDER,
     flow_config,
     load_generator,
     read_facts,
 )
-from glotok_ray.nn.tokenizer import WEIGHTS_FILE, GloTokTokenizer
-from glotok_ray.nn.xar import XAR
 from glotok_ray.sampling.flow import count_evaluations, sample_latents
 from glotok_ray.sampling.image_random import whole_number
 from glotok_ray.sampling.tokens import guided_positions, sample_codes
+from glotok_ray.storage import artefact
+from glotok_ray.storage.artefact import ArtefactError
 
 SAMPLERS: dict[str, type[FlowSamplerConfig] | type[TokenSamplerConfig]] = {
     "xar": FlowSamplerConfig,

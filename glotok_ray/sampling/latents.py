@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from glotok_ray.config import TokenizerConfig
+from glotok_ray.config.tokenizer import TokenizerConfig
 
 
 def latent_scale_from_counts(codes: Float[Tensor, "n d"], counts: Shaped[Tensor, " n"]) -> float:

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-from glotok_ray.config import TokenSamplerConfig
+from glotok_ray.config.generator import TokenSamplerConfig
 from glotok_ray.nn.far import FAR
 from glotok_ray.nn.quantizer import NO_CODE
 from glotok_ray.sampling.image_random import check_sampling, image_generator

@@ -13,9 +13,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from glotok_ray import artefact
-from glotok_ray.artefact import ArtefactError
-from glotok_ray.nn.weights import BRING_ANOTHER, check_finite, read_tensors, unnested
+from glotok_ray.storage import artefact
+from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.weights import BRING_ANOTHER, check_finite, read_tensors, unnested
 from glotok_ray.teacher import histogram
 from glotok_ray.teacher.histogram import TeacherHistogram
 

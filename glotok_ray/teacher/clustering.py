@@ -1,7 +1,7 @@
 """K-means over feature vectors: its centroids are the teacher's codes (paper section 3.3).
 
 One Lloyd loop, which asks for sums over all vectors and does not know where they lie: in memory here, or on disk and
-shared out over a cluster (glotok_ray/on_ray/teacher.py). Both add up the same groups in the same order, so they give
+shared out over a cluster (stages/build_teacher.py). Both add up the same groups in the same order, so they give
 the same centroids.
 Read next: glotok_ray/teacher/histogram.py
 """
@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from glotok_ray import artefact
-from glotok_ray.config import TeacherRun
+from glotok_ray.config.jobs import TeacherRun
 from glotok_ray.progress import ProgressLine
+from glotok_ray.storage import artefact
 from glotok_ray.teacher.preparation import NUMBERS_PER_BLOCK, add_up, blocks, normalize_rows
 
 logger = logging.getLogger(__name__)

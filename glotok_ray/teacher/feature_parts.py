@@ -12,7 +12,7 @@ import pyarrow
 import pyarrow.parquet
 from jaxtyping import Float, Int
 
-from glotok_ray import artefact
+from glotok_ray.storage import artefact
 
 _ROWS_PER_GROUP = 4096
 

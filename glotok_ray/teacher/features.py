@@ -14,8 +14,8 @@ from jaxtyping import Float
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from glotok_ray.config import TeacherRun
-from glotok_ray.nn.feature_networks import EfficientNetLite0, FrozenNetwork
+from glotok_ray.config.jobs import TeacherRun
+from glotok_ray.pretrained.feature_networks import EfficientNetLite0, FrozenNetwork
 from glotok_ray.teacher.networks import (
     EMBEDDED,
     NETWORKS,

@@ -17,11 +17,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from glotok_ray import artefact
-from glotok_ray.artefact import ArtefactError
-from glotok_ray.config import CodebookConfig, RelationConfig
+from glotok_ray.config.losses import RelationConfig
+from glotok_ray.config.tokenizer import CodebookConfig
 from glotok_ray.losses import relation as relation_loss
-from glotok_ray.nn.weights import check_finite
+from glotok_ray.storage import artefact
+from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.weights import check_finite
 from glotok_ray.teacher.preparation import principal_axes
 
 logger = logging.getLogger(__name__)

@@ -11,9 +11,10 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 from torch.nn import functional as F
 
-from glotok_ray.artefact import ArtefactError
-from glotok_ray.config import ContrastConfig, TeacherRun
-from glotok_ray.nn.feature_networks import EfficientNetLite0, FrozenNetwork
+from glotok_ray.config.jobs import TeacherRun
+from glotok_ray.config.tokenizer import ContrastConfig
+from glotok_ray.pretrained.feature_networks import EfficientNetLite0, FrozenNetwork
+from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.teacher.features import channels, load_transformer
 from glotok_ray.teacher.networks import (
     EMBEDDED,

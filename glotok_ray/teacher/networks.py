@@ -16,11 +16,11 @@ from timm.models import load_state_dict_from_hf
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor
 
-from glotok_ray import artefact
-from glotok_ray.artefact import ArtefactError
-from glotok_ray.config import TeacherRun
-from glotok_ray.nn.feature_networks import EfficientNetLite0
-from glotok_ray.nn.weights import BRING_ANOTHER, check_finite, misfits
+from glotok_ray.config.jobs import TeacherRun
+from glotok_ray.pretrained.feature_networks import EfficientNetLite0
+from glotok_ray.storage import artefact
+from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.weights import BRING_ANOTHER, check_finite, misfits
 from glotok_ray.teacher.clip_names import from_hugging_face, is_hugging_face
 
 EMBEDDED = "efficientnet_lite0"

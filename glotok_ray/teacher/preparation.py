@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from glotok_ray.config import TeacherRun
+from glotok_ray.config.jobs import TeacherRun
 
 # fp64 copies of a block of vectors: 2^24 numbers are 128 MiB.
 NUMBERS_PER_BLOCK = 1 << 24

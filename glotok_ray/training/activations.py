@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from glotok_ray.config import ScalingConfig
+from glotok_ray.config.training import ScalingConfig
 from glotok_ray.nn.recompute import recompute_activations, recomputing_blocks
 
 Inputs = Callable[[int], tuple[Tensor, ...]]

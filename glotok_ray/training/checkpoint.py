@@ -13,11 +13,12 @@ from typing import Any
 
 import torch
 
-from glotok_ray import artefact, config
-from glotok_ray.artefact import ArtefactError
-from glotok_ray.config import TokenizerConfig
+from glotok_ray.config.overrides import from_dict
+from glotok_ray.config.tokenizer import TokenizerConfig
 from glotok_ray.nn.tokenizer import CONFIG_FILE, GloTokTokenizer
-from glotok_ray.retries import patiently
+from glotok_ray.storage import artefact
+from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.retries import patiently
 from glotok_ray.training.worker import Worker
 
 logger = logging.getLogger(__name__)
@@ -154,7 +155,7 @@ def partial_path(folder: Path, step: int) -> Path:
 
 def tokenizer_config(folder: Path) -> TokenizerConfig:
     """The model's config in a tokenizer's folder."""
-    return config.from_dict(TokenizerConfig, artefact.read_json(folder / CONFIG_FILE)["model"])
+    return from_dict(TokenizerConfig, artefact.read_json(folder / CONFIG_FILE)["model"])
 
 
 def load_tokenizer(folder: Path) -> GloTokTokenizer:

@@ -18,8 +18,8 @@ from typing import Any
 
 import torch
 
-from glotok_ray import artefact
-from glotok_ray.retries import StorageError, patiently
+from glotok_ray.storage import artefact
+from glotok_ray.storage.retries import StorageError, patiently
 from glotok_ray.training.checkpoint import checkpoint_path, partial_path
 from glotok_ray.training.memory import GIB
 from glotok_ray.training.snapshot import Content, HostMemory, Snapshot

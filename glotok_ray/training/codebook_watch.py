@@ -1,7 +1,7 @@
 """What happens to the codebooks while they train: use, duplicates, and the restart of unused codes.
 
 Counts are exact over their window (all tokens of all workers since the last evaluation or restart).
-Read next: glotok_ray/training/step.py
+Read next: glotok_ray/training/tokenizer_step.py
 """
 
 import logging
@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from glotok_ray.config import TokenizerConfig, TokenizerLossConfig
+from glotok_ray.config.losses import TokenizerLossConfig
+from glotok_ray.config.tokenizer import TokenizerConfig
 from glotok_ray.metrics.codebook import codebook_use, duplicate_fraction
 from glotok_ray.nn.quantizer import Lookup
 from glotok_ray.nn.tokenizer import BranchOutput

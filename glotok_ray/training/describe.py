@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from glotok_ray.artefact import MANIFEST, ArtefactError
-from glotok_ray.config import FARRun, GeneratorRun, TokenizerRun, XARRun
+from glotok_ray.config.runs import FARRun, GeneratorRun, TokenizerRun, XARRun
 from glotok_ray.data.records import read_dataset
 from glotok_ray.nn.discriminator import PatchDiscriminator
 from glotok_ray.nn.far import FAR
 from glotok_ray.nn.perceptual import perceptual_without_weights
 from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.nn.xar import XAR
+from glotok_ray.storage.artefact import MANIFEST, ArtefactError
 from glotok_ray.training.activations import Inputs, kept_by_forward, saved_bytes
 from glotok_ray.training.inputs import check_present_inputs
 from glotok_ray.training.memory import GIB, count_parameters, expected_memory

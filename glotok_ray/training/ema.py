@@ -1,7 +1,7 @@
 """The exponential moving average of the weights, in fp32, updated every optimizer step (xAR: decay 0.9999).
 
 Every worker averages only what its engine gives it to update, so under ZeRO the average is as sharded as the optimizer.
-Read next: glotok_ray/training/step.py
+Read next: glotok_ray/training/tokenizer_step.py
 """
 
 import itertools
@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from glotok_ray.nn.weights import DROP_CHECKPOINT, check_finite
+from glotok_ray.storage.weights import DROP_CHECKPOINT, check_finite
 from glotok_ray.training.engine import Engine
 from glotok_ray.training.snapshot import Snapshot
 

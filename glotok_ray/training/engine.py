@@ -1,7 +1,7 @@
 """How gradients become parameter updates: a plain torch optimizer, or DeepSpeed with ZeRO.
 
 Both engines answer the same calls, so the same step runs in one plain process and on a cluster; a test compares losses.
-This is the only module that names deepspeed. Read next: glotok_ray/training/step.py
+This is the only module that names deepspeed. Read next: glotok_ray/training/tokenizer_step.py
 """
 
 import os
@@ -14,9 +14,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from glotok_ray.artefact import ArtefactError
-from glotok_ray.config import OptimizerConfig, ScalingConfig
-from glotok_ray.nn.weights import DROP_CHECKPOINT, check_finite
+from glotok_ray.config.training import OptimizerConfig, ScalingConfig
+from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.weights import DROP_CHECKPOINT, check_finite
 from glotok_ray.training.snapshot import Snapshot
 
 _STATE_FILE = "engine.pt"

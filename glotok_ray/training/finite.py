@@ -1,7 +1,7 @@
 """What all workers must agree on before a step: figures that are not finite stop it, and other flags ride along.
 
 One all-reduce and one read by the host per optimizer step, however many micro batches it has.
-Read next: glotok_ray/training/step.py
+Read next: glotok_ray/training/tokenizer_step.py
 """
 
 from collections.abc import Mapping

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from glotok_ray import config
-from glotok_ray.config import FARRun, XARRun
+from glotok_ray.config.overrides import to_dict
+from glotok_ray.config.runs import FARRun, XARRun
 from glotok_ray.data.records import DatasetInfo
 from glotok_ray.nn.far import FAR
-from glotok_ray.nn.generators import copy_tokenizer, save_generator
 from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.nn.xar import XAR
+from glotok_ray.pretrained.generator import copy_tokenizer, save_generator
 from glotok_ray.sampling.latents import latent_scale, latent_scale_from_counts
 from glotok_ray.training import checkpoint
 from glotok_ray.training.ema import make_average, whole_state
@@ -59,7 +59,7 @@ def train_generator(run: XARRun | FARRun, worker: Worker, batches: BatchSource) 
                 # A model in bf16 has rounded it, and training used it as it was measured.
                 state["latent_scale"] = torch.tensor(facts["latent_scale"])
         facts |= {
-            "model": config.to_dict(run.model),
+            "model": to_dict(run.model),
             "tokenizer_sha256": codes.tokenizer_sha256,
             "classes": list(codes.classes),
         }
@@ -85,7 +85,7 @@ def _build(
     objective = FlowObjective(tokenizer, scale.to(worker.device), run.model, run.flow)
     facts = {
         "architecture": "xar",
-        "flow": config.to_dict(run.flow),
+        "flow": to_dict(run.flow),
         "latent_scale": scale.tolist(),
     }
     return model, objective, facts

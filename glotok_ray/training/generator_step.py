@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from glotok_ray.config import FARConfig, FlowConfig, XARConfig
+from glotok_ray.config.generator import FARConfig, FlowConfig, XARConfig
 from glotok_ray.losses.flow_matching import (
     draw_times,
     drop_labels,

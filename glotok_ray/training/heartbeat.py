@@ -18,9 +18,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
-from glotok_ray import artefact
 from glotok_ray.faults import parse_faults, strike
-from glotok_ray.retries import patiently
+from glotok_ray.storage import artefact
+from glotok_ray.storage.retries import patiently
 from glotok_ray.training.stalls import (
     FINISHED,
     Beat,

@@ -12,19 +12,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from glotok_ray import artefact, config
-from glotok_ray.artefact import ArtefactError
-from glotok_ray.config import FARRun, TokenizerConfig, TokenizerRun, XARRun
+from glotok_ray.config.overrides import to_dict
+from glotok_ray.config.runs import FARRun, TokenizerRun, XARRun
+from glotok_ray.config.tokenizer import TokenizerConfig
 from glotok_ray.data.codes import COUNTS_FILE
 from glotok_ray.data.recorded import check_adm_protocol, check_codes, check_side, read_pictures
 from glotok_ray.data.records import DATASET, DatasetInfo, read_dataset
 from glotok_ray.nn.perceptual import check_perceptual
 from glotok_ray.nn.tokenizer import CONFIG_FILE, WEIGHTS_FILE, GloTokTokenizer
-from glotok_ray.nn.weights import check_stored, misfits, stored_shapes
+from glotok_ray.storage import artefact
+from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.weights import check_stored, misfits, stored_shapes
 from glotok_ray.teacher.histogram import TeacherHistogram, load_teacher
 from glotok_ray.teacher.image_vectors import check_image_network
 from glotok_ray.training import checkpoint
-from glotok_ray.training.step import DISCRIMINATOR_FILE
+from glotok_ray.training.tokenizer_step import DISCRIMINATOR_FILE
 
 logger = logging.getLogger(__name__)
 
@@ -135,8 +137,8 @@ def _check_initial(run: TokenizerRun) -> None:
         check_stored(path.with_name(DISCRIMINATOR_FILE))
     recorded = path.with_name(CONFIG_FILE)
     if recorded.is_file():
-        made = config.to_dict(checkpoint.tokenizer_config(path.parent))
-        for name, there, here in _differences(made, config.to_dict(run.model)):
+        made = to_dict(checkpoint.tokenizer_config(path.parent))
+        for name, there, here in _differences(made, to_dict(run.model)):
             raise ArtefactError(
                 f"{recorded}: model.{name} = {there!r}, and the run has {here!r}: its weights would mean another "
                 "model; set it alike, or correct initial_path"

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from glotok_ray.config import ScalingConfig
+from glotok_ray.config.training import ScalingConfig
 
 GIB = 2.0**30
 _STATUS, _FORGET = Path("/proc/self/status"), Path("/proc/self/clear_refs")

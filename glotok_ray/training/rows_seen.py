@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
-from glotok_ray import artefact
-from glotok_ray.artefact import ArtefactError
-from glotok_ray.retries import patiently
+from glotok_ray.storage import artefact
+from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.retries import patiently
 from glotok_ray.training.batches import MicroBatch
 from glotok_ray.training.worker import Worker
 

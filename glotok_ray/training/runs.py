@@ -11,14 +11,15 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from glotok_ray import artefact
-from glotok_ray.config import GeneratorRun, ScalingConfig, TokenizerRun
+from glotok_ray.config.runs import GeneratorRun, TokenizerRun
+from glotok_ray.config.training import ScalingConfig
 from glotok_ray.data.recorded import crops_text
 from glotok_ray.data.records import read_dataset
 from glotok_ray.data.shard_plan import Division, ShardPlan
 from glotok_ray.data.training_rows import CodeRows, ImageRows, expect_images, shard_rows
 from glotok_ray.nn.recompute import recompute_activations
-from glotok_ray.retries import StorageError, patiently
+from glotok_ray.storage import artefact
+from glotok_ray.storage.retries import StorageError, patiently
 from glotok_ray.training.batches import DeviceFeed, MicroBatch
 from glotok_ray.training.trainer import RunPlan
 from glotok_ray.training.worker import Worker

@@ -5,7 +5,7 @@ import math
 
 import torch
 
-from glotok_ray.config import OptimizerConfig
+from glotok_ray.config.training import OptimizerConfig
 
 
 def learning_rate(step: int, total_steps: int, optimizer: OptimizerConfig) -> float:

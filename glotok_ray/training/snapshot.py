@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from glotok_ray import artefact
-from glotok_ray.nn.weights import NOT_WRITTEN, check_finite, write_weights
+from glotok_ray.storage import artefact
+from glotok_ray.storage.weights import NOT_WRITTEN, check_finite, write_weights
 
 Content = Callable[[io.BufferedIOBase], None]
 

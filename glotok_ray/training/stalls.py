@@ -8,7 +8,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from glotok_ray import artefact
+from glotok_ray.storage import artefact
 
 HEARTBEAT_FOLDER = "heartbeats"
 STALL_FOLDER = "stalls"

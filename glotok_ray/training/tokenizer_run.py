@@ -14,17 +14,18 @@ import pyarrow.parquet
 import torch
 from torch import Tensor, nn
 
-from glotok_ray import artefact
-from glotok_ray.config import RelationConfig, TokenizerRun
+from glotok_ray.config.losses import RelationConfig
+from glotok_ray.config.runs import TokenizerRun
 from glotok_ray.data.records import decode_image, read_dataset
 from glotok_ray.data.transforms import center_crop
-from glotok_ray.interop.model_card import write_model_card
+from glotok_ray.interop.tokenizer_card import write_model_card
 from glotok_ray.losses.relation import codebook_histogram, histogram_bins, relation_loss
 from glotok_ray.nn.discriminator import PatchDiscriminator
 from glotok_ray.nn.perceptual import build_perceptual
 from glotok_ray.nn.tokenizer import WEIGHTS_FILE, GloTokTokenizer
-from glotok_ray.nn.weights import load_weights
-from glotok_ray.retries import patiently
+from glotok_ray.storage import artefact
+from glotok_ray.storage.retries import patiently
+from glotok_ray.storage.weights import load_weights
 from glotok_ray.teacher.image_vectors import build_image_network
 from glotok_ray.training.engine import make_engine
 from glotok_ray.training.inputs import teacher_of
@@ -36,7 +37,7 @@ from glotok_ray.training.runs import (
     set_threads,
     training_crops,
 )
-from glotok_ray.training.step import DISCRIMINATOR_FILE, Guides, TokenizerStep
+from glotok_ray.training.tokenizer_step import DISCRIMINATOR_FILE, Guides, TokenizerStep
 from glotok_ray.training.trainer import Trainer, last_figures
 from glotok_ray.training.worker import Worker
 

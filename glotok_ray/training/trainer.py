@@ -2,7 +2,7 @@
 
 It knows a `TrainingStep` (what is learned), a `Worker` (who else learns) and a folder, but neither
 Ray nor DeepSpeed. Stopped anywhere, it goes on from the newest verified checkpoint with equal losses.
-Read next: glotok_ray/training/step.py
+Read next: glotok_ray/training/tokenizer_step.py
 """
 
 import collections
@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from glotok_ray import artefact
-from glotok_ray.artefact import ArtefactError
-from glotok_ray.config import OptimizerConfig, ScalingConfig, ScheduleConfig
-from glotok_ray.retries import patiently
+from glotok_ray.config.training import OptimizerConfig, ScalingConfig, ScheduleConfig
+from glotok_ray.storage import artefact
+from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.retries import patiently
 from glotok_ray.training import checkpoint
 from glotok_ray.training.batches import Batch, MicroBatch
 from glotok_ray.training.checkpoint_writer import CheckpointWriter

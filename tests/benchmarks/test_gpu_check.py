@@ -18,7 +18,7 @@ from benchmarks.gpu_check import Child
 from benchmarks.gpu_place import LeftOut, Place, Row, covered, dense_bf16_rate
 from benchmarks.gpu_sections import SECTIONS, Section
 from benchmarks.gpu_training import xar_operations
-from glotok_ray.recipes.generator import xar_b, xar_h
+from glotok_ray.recipes.train_generator import xar_b, xar_h
 
 ROOT = Path(__file__).parents[2]
 CPU = Place("cpu", tiny=True)

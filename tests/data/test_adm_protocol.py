@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from glotok_ray.data.pictures import stored_picture
+from glotok_ray.data.image_files import stored_picture
 from glotok_ray.data.records import Row, decode_image, write_shard
 from glotok_ray.data.shard_plan import Division, ShardPlan, ShardRows
 from glotok_ray.data.training_rows import ImageRows

@@ -19,10 +19,10 @@ from glotok_ray.data.folders import (
     split_pictures,
     whole_tree,
 )
-from glotok_ray.data.pictures import UnreadablePictureError
+from glotok_ray.data.image_files import UnreadablePictureError
 from glotok_ray.data.records import decode_image
 from glotok_ray.data.sources import ImageSource
-from glotok_ray.retries import StorageError
+from glotok_ray.storage.retries import StorageError
 
 HEIC = b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic"
 

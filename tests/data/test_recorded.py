@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import AutoencoderConfig, TokenizerConfig
 from glotok_ray.data.recorded import (
     check_adm_protocol,
@@ -15,6 +14,7 @@ from glotok_ray.data.recorded import (
     crops_text,
 )
 from glotok_ray.data.records import DatasetInfo
+from glotok_ray.storage.artefact import ArtefactError
 
 FOLDER = Path("shards")
 MODEL = TokenizerConfig(autoencoder=AutoencoderConfig(image_size=64))

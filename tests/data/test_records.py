@@ -11,7 +11,6 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
-from glotok_ray.artefact import ArtefactError
 from glotok_ray.data.records import (
     SCHEMA,
     Row,
@@ -22,6 +21,7 @@ from glotok_ray.data.records import (
     write_dataset,
     write_shard,
 )
+from glotok_ray.storage.artefact import ArtefactError
 
 
 def pixels(seed: int, shape: tuple[int, int] = (5, 7)) -> np.ndarray:

@@ -8,11 +8,11 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from glotok_ray.artefact import ArtefactError
 from glotok_ray.data.records import Row, encode_png, write_shard
 from glotok_ray.data.shard_plan import CHUNK_ROWS, PlanUnit, ShardRows, UnitPart
 from glotok_ray.data.training_rows import CodeRows, ImageRows, read_part
-from glotok_ray.retries import StorageError
+from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.retries import StorageError
 
 IMAGES, POSITIONS = 200, 4
 CODEBOOKS = {"visual": 30000, "semantic": 60000}

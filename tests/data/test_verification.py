@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from glotok_ray import artefact, begun
-from glotok_ray.artefact import ArtefactError
 from glotok_ray.data.records import Row, encode_png, read_dataset, write_dataset, write_shard
+from glotok_ray.storage import artefact, begun
+from glotok_ray.storage.artefact import ArtefactError
 from jobs import verify
 
 

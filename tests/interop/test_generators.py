@@ -14,8 +14,6 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
-from glotok_ray import artefact
-from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import FARConfig, VocabularyConfig, XARConfig
 from glotok_ray.interop.generators import (
     XAR_LATENT_SCALE,
@@ -24,8 +22,10 @@ from glotok_ray.interop.generators import (
     layout_of,
 )
 from glotok_ray.nn.far import FAR
-from glotok_ray.nn.generators import build_generator
 from glotok_ray.nn.xar import XAR
+from glotok_ray.pretrained.generator import build_generator
+from glotok_ray.storage import artefact
+from glotok_ray.storage.artefact import ArtefactError
 
 SHAPES = Path(__file__).parent / "shapes"
 

@@ -14,8 +14,6 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from glotok_ray import artefact
-from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import (
     AdapterConfig,
     AutoencoderConfig,
@@ -28,6 +26,8 @@ from glotok_ray.config import (
 from glotok_ray.interop.tokenizers import ImportedTokenizer, import_tokenizer
 from glotok_ray.nn.discriminator import PatchDiscriminator
 from glotok_ray.nn.tokenizer import GloTokTokenizer
+from glotok_ray.storage import artefact
+from glotok_ray.storage.artefact import ArtefactError
 
 SHAPES = Path(__file__).parent / "shapes"
 PATCHGAN = 2_765_633

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from glotok_ray.config import RelationConfig
-from glotok_ray.losses.pairs import Share, count_pairs
+from glotok_ray.losses.pairs.passes import count_pairs
+from glotok_ray.losses.pairs.tables import Share
 from glotok_ray.losses.relation import (
     codebook_histogram,
     fine_histogram,

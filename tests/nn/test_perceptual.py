@@ -14,7 +14,6 @@ from skimage import data
 from torch import nn
 from torchvision.models import VGG16_Weights
 
-from glotok_ray.artefact import ArtefactError, sha256_of
 from glotok_ray.config import TokenizerLossConfig
 from glotok_ray.nn.perceptual import (
     EfficientNetLite0,
@@ -25,6 +24,7 @@ from glotok_ray.nn.perceptual import (
     check_perceptual,
     resize_images,
 )
+from glotok_ray.storage.artefact import ArtefactError, sha256_of
 
 CATS = {281, 282, 283, 284, 285}  # ImageNet-1k: tabby, tiger, Persian, Siamese and Egyptian cat
 

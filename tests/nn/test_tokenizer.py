@@ -5,7 +5,6 @@ import dataclasses
 import pytest
 import torch
 
-from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import (
     AdapterConfig,
     AutoencoderConfig,
@@ -16,6 +15,7 @@ from glotok_ray.config import (
 )
 from glotok_ray.nn.recompute import recompute_activations
 from glotok_ray.nn.tokenizer import GloTokTokenizer
+from glotok_ray.storage.artefact import ArtefactError
 
 SMALL = TokenizerConfig(
     autoencoder=AutoencoderConfig(

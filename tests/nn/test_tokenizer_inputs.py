@@ -8,7 +8,6 @@ import torch
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import (
     AdapterConfig,
     AutoencoderConfig,
@@ -19,6 +18,7 @@ from glotok_ray.config import (
 from glotok_ray.data.pixel_range import pixels_to_model_range, to_model_range, to_uint8
 from glotok_ray.nn.quantizer import NO_CODE
 from glotok_ray.nn.tokenizer import GloTokTokenizer
+from glotok_ray.storage.artefact import ArtefactError
 
 SMALL = TokenizerConfig(
     autoencoder=AutoencoderConfig(

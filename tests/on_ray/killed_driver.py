@@ -11,10 +11,10 @@ from typing import Any
 import ray
 
 from glotok_ray import faults
-from glotok_ray.on_ray import generator_ablations, pipeline, tune
+from glotok_ray.stages import generator_ablations, quickstart, sweep_tokenizer
 
 # The forks find these imported.
-PREPARED = (generator_ablations, pipeline, tune)
+PREPARED = (generator_ablations, quickstart, sweep_tokenizer)
 
 
 def run_with_fault(stage: Callable[[Any], Any], settings: Any, fault: str, log: Path) -> int:

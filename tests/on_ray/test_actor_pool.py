@@ -4,11 +4,11 @@ import pickle
 
 import pytest
 
-from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import PoolConfig
 from glotok_ray.on_ray import actor_pool
 from glotok_ray.on_ray.actor_pool import _OF_A_UNIT, _Actor, map_shards
-from glotok_ray.retries import StorageError
+from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.retries import StorageError
 
 
 def actor_that_raises(error, *, caught, in_constructor=False):

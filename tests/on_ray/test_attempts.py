@@ -16,13 +16,13 @@ from ray.train.v2._internal.exceptions import (
 )
 from ray.train.v2.api.exceptions import WorkerGroupError
 
-from glotok_ray import artefact
-from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import OptimizerConfig, ScalingConfig, ScheduleConfig
 from glotok_ray.on_ray.attempts import Attempts, RestartBudget, RunFailed, attempt_name
 from glotok_ray.on_ray.failures import describe_stall, explain
 from glotok_ray.report.plots import read_metrics
-from glotok_ray.retries import StorageError
+from glotok_ray.storage import artefact
+from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.retries import StorageError
 from glotok_ray.training.heartbeat import WatchedHeartbeat
 from glotok_ray.training.rows_seen import RowsSeen
 from glotok_ray.training.stalls import Stall

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from glotok_ray.artefact import ArtefactError
 from glotok_ray.data.shard_plan import Division, PlanUnit, ShardPlan, ShardRows
 from glotok_ray.on_ray.data import Feed, start_ingest, worker_batches
 from glotok_ray.on_ray.failures import chain, explain
+from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.training.batches import MicroBatch, ahead, check_positions
 
 SHARDS = tuple(ShardRows(f"part-{number}", 70 + number) for number in range(5))

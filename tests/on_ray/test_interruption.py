@@ -5,9 +5,9 @@ import time
 
 import pytest
 
-from glotok_ray import begun, marks, ownership
 from glotok_ray.on_ray import interruption
-from glotok_ray.ownership import FolderLostError
+from glotok_ray.storage import begun, marks, ownership
+from glotok_ray.storage.ownership import FolderLostError
 
 
 def in_thread(work):

@@ -18,13 +18,14 @@ from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
-from glotok_ray import artefact, config, faults, marks
-from glotok_ray.artefact import ArtefactError
+from glotok_ray import config, faults
 from glotok_ray.config import override
-from glotok_ray.on_ray import pipeline, shard, train
 from glotok_ray.on_ray.attempts import RunFailed
 from glotok_ray.on_ray.failures import explain
-from glotok_ray.retries import StorageError
+from glotok_ray.stages import quickstart, shard_images, train_tokenizer
+from glotok_ray.storage import artefact, marks
+from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.retries import StorageError
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
@@ -59,10 +60,10 @@ def restarts(folder):
 @pytest.fixture(scope="module")
 def undisturbed(ray_cluster, tiny_quickstart, tmp_path_factory):
     """A run of ten steps with checkpoints at 5 and 10, and its losses."""
-    config = pipeline.chain(tiny_quickstart(tmp_path_factory.mktemp("restarts")))
-    shard.run(config.data)
+    config = quickstart.chain(tiny_quickstart(tmp_path_factory.mktemp("restarts")))
+    shard_images.run(config.data)
     run = override(config.tokenizer, {**TWO_EPOCHS, "name": "undisturbed"})
-    train.run(run)
+    train_tokenizer.run(run)
     assert restarts(Path(run.output_path) / run.name) == []
     return run, losses(Path(run.output_path) / run.name)
 
@@ -78,7 +79,7 @@ def test_a_run_outlives_workers_that_die_hang_and_stop(
     monkeypatch.setenv(faults.VARIABLE, f"{kill},{hang},{stop}")
     run = override(undisturbed[0], {"output_path": str(tmp_path), "name": "run"})
     with caplog.at_level(logging.WARNING):
-        assert train.run(run)["step"] == 10
+        assert train_tokenizer.run(run)["step"] == 10
     folder = tmp_path / "run"
     np.testing.assert_array_equal(losses(folder), undisturbed[1])
     told = restarts(folder)
@@ -109,7 +110,7 @@ def test_a_run_without_restarts_ends_in_one_line_and_goes_on(undisturbed, tmp_pa
     )
     monkeypatch.setenv(faults.VARIABLE, "kill:data:step=6:rank=1")
     with pytest.raises(RunFailed) as caught:
-        train.run(run)
+        train_tokenizer.run(run)
     text = str(caught.value)
     assert re.fullmatch(
         r"training stopped without a restart, at step [56]: rank 1 on \S+ died .*; log: (\S+); "
@@ -117,7 +118,7 @@ def test_a_run_without_restarts_ends_in_one_line_and_goes_on(undisturbed, tmp_pa
         text,
     ), text
     assert "ActorDiedError" in Path(re.search(r"log: (\S+);", text)[1]).read_text()
-    train.run(run)
+    train_tokenizer.run(run)
     np.testing.assert_array_equal(losses(tmp_path / "run"), undisturbed[1])
     (line,) = restarts(tmp_path / "run")
     assert re.match(r"started again after the run had stopped: rank 1 on \S+ died", line["cause"])
@@ -126,7 +127,7 @@ def test_a_run_without_restarts_ends_in_one_line_and_goes_on(undisturbed, tmp_pa
 
 JOB = """
 import sys
-from glotok_ray import ownership
+from glotok_ray.storage import ownership
 from jobs.train_tokenizer import main
 ownership.BEAT_S = 0.5
 sys.exit(main(sys.argv[1:]))

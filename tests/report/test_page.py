@@ -10,10 +10,10 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from glotok_ray import artefact
 from glotok_ray.report.inputs import collect
 from glotok_ray.report.page import write_report
 from glotok_ray.report.sections import SECTIONS
+from glotok_ray.storage import artefact
 
 HOSTILE = '<script>alert("x")</script>'
 

@@ -11,8 +11,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.profiler import ProfilerActivity, profile
 
-from glotok_ray import artefact
-from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import (
     AdapterConfig,
     AutoencoderConfig,
@@ -29,12 +27,14 @@ from glotok_ray.config import (
 )
 from glotok_ray.data.pixel_range import to_uint8
 from glotok_ray.nn.far import FAR
-from glotok_ray.nn.generators import load_generator, save_generator
 from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.nn.xar import XAR
+from glotok_ray.pretrained.generator import load_generator, save_generator
 from glotok_ray.sampling.flow import sample_latents
 from glotok_ray.sampling.images import ImageGenerator, find_tokenizer, network_evaluations
 from glotok_ray.sampling.tokens import sample_codes
+from glotok_ray.storage import artefact
+from glotok_ray.storage.artefact import ArtefactError
 
 TOKENIZER = TokenizerConfig(
     autoencoder=AutoencoderConfig(

@@ -10,8 +10,6 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from glotok_ray import artefact
-from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import (
     AdapterConfig,
     AutoencoderConfig,
@@ -20,7 +18,9 @@ from glotok_ray.config import (
     TokenizerConfig,
 )
 from glotok_ray.nn.tokenizer import GloTokTokenizer
-from glotok_ray.nn.weights import save_weights
+from glotok_ray.storage import artefact
+from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.weights import save_weights
 from glotok_ray.teacher.centroids import SEMANTIC_CODEBOOKS, from_centroids, read_centroids
 
 

@@ -15,10 +15,10 @@ from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from glotok_ray import artefact
-from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import TeacherRun
 from glotok_ray.data.shard_plan import seeded_generator
+from glotok_ray.storage import artefact
+from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.teacher import features, networks
 
 CPU = torch.device("cpu")

@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from glotok_ray import artefact
-from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import RelationConfig
 from glotok_ray.losses import relation as relation_loss
+from glotok_ray.storage import artefact
+from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.teacher import histogram
 from glotok_ray.teacher.histogram import TeacherHistogram
 

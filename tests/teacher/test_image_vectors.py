@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import ContrastConfig
+from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.teacher.features import load_transformer
 from glotok_ray.teacher.image_vectors import (
     ClassTokens,

@@ -8,8 +8,8 @@ from torch.nn import functional as F
 from glotok_ray.config import ScalingConfig, override
 from glotok_ray.nn.blocks import ResidualBlock
 from glotok_ray.nn.tokenizer import GloTokTokenizer
-from glotok_ray.recipes.generator import far_b, xar_b, xar_h
-from glotok_ray.recipes.tokenizer import glotok_16k
+from glotok_ray.recipes.train_generator import far_b, xar_b, xar_h
+from glotok_ray.recipes.train_tokenizer import glotok_16k
 from glotok_ray.training.activations import kept_by_forward
 from glotok_ray.training.describe import describe_generator, describe_tokenizer
 

@@ -14,10 +14,10 @@ import torch
 import two_checkpoint_workers
 from two_workers import run_pair
 
-from glotok_ray import artefact
-from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import OptimizerConfig
-from glotok_ray.retries import StorageError
+from glotok_ray.storage import artefact
+from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.retries import StorageError
 from glotok_ray.training.checkpoint import agreed_checkpoint, newest_checkpoint
 from glotok_ray.training.checkpoint_writer import CheckpointWriter
 from glotok_ray.training.ema import ExponentialMovingAverage, whole_tensors

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import OptimizerConfig, ScalingConfig
+from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.training.engine import TorchEngine, deepspeed_config, parameter_groups
 
 

@@ -31,7 +31,7 @@ from glotok_ray.config import (
     VocabularyConfig,
     XARConfig,
 )
-from glotok_ray.losses import pairs
+from glotok_ray.losses.pairs import passes
 from glotok_ray.losses.relation import codebook_histogram
 from glotok_ray.nn.discriminator import PatchDiscriminator
 from glotok_ray.nn.far import FAR
@@ -44,7 +44,7 @@ from glotok_ray.training.engine import TorchEngine
 from glotok_ray.training.generator_step import FlowObjective, GeneratorStep, TokenObjective
 from glotok_ray.training.rows_seen import RowsSeen
 from glotok_ray.training.schedule import seed_step
-from glotok_ray.training.step import Guides, TokenizerStep
+from glotok_ray.training.tokenizer_step import Guides, TokenizerStep
 from glotok_ray.training.trainer import MetricsLog, RunPlan, TrainingStep
 from glotok_ray.training.worker import LocalWorker
 
@@ -113,7 +113,7 @@ class EngineWithoutOptimizer(TorchEngine):
 @pytest.fixture(autouse=True)
 def _pairs_as_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
     # The CPU's own kernels read numbers; Triton's cannot run here, and plain torch is what stands in for them.
-    monkeypatch.setattr(pairs, "_backend", lambda unit: pairs.TILED)
+    monkeypatch.setattr(passes, "_backend", lambda unit: passes.TILED)
 
 
 def tokenizer_step() -> TokenizerStep:

@@ -10,13 +10,13 @@ import torch
 from safetensors.torch import save_file
 from small_tokenizer import MODEL
 
-from glotok_ray import artefact
-from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import RelationConfig, TokenizerLossConfig, TokenizerRun, override
 from glotok_ray.data.codes import write_code_dataset, write_code_shard
 from glotok_ray.data.records import DatasetInfo, Row, encode_png, write_dataset, write_shard
 from glotok_ray.nn.tokenizer import GloTokTokenizer
-from glotok_ray.recipes.generator import xar_b
+from glotok_ray.recipes.train_generator import xar_b
+from glotok_ray.storage import artefact
+from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.teacher.histogram import build_histogram, load_teacher, save_teacher
 from glotok_ray.training.describe import describe_tokenizer
 from glotok_ray.training.inputs import check_inputs, fitting_codes, read_counts, teacher_of

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from glotok_ray.artefact import ArtefactError
 from glotok_ray.data.records import decode_image
+from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.training.batches import MicroBatch
 from glotok_ray.training.rows_seen import RowsSeen, audited_keys, read_lines
 from glotok_ray.training.trainer import last_figures, latest_figures

@@ -7,13 +7,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import override
 from glotok_ray.data.records import Row, write_dataset, write_shard
-from glotok_ray.nn.weights import save_weights
-from glotok_ray.recipes import encode, evaluate, tokenizer
-from glotok_ray.recipes.tokenizer import quickstart
-from glotok_ray.retries import StorageError
+from glotok_ray.recipes import encode_images, evaluate_images, train_tokenizer
+from glotok_ray.recipes.train_tokenizer import quickstart
+from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.retries import StorageError
+from glotok_ray.storage.weights import save_weights
 from glotok_ray.training.inputs import check_present_inputs
 from glotok_ray.training.runs import exporting, run_plan, training_crops, wait_for_inputs
 from glotok_ray.training.worker import LocalWorker
@@ -83,10 +83,10 @@ def test_runs_say_what_their_pictures_are_and_refuse_reduced_ones_on_request(tmp
 
 
 def test_full_size_recipes_ask_for_adm_s_protocol():
-    for name, make in tokenizer.RECIPES.items():
+    for name, make in train_tokenizer.RECIPES.items():
         full_size = make().data.train_path == "data/imagenet/train"
         assert make().data.adm_protocol == full_size, name
-    for recipes in (encode.RECIPES, evaluate.RECIPES):
+    for recipes in (encode_images.RECIPES, evaluate_images.RECIPES):
         for name, make in recipes.items():
             assert make().adm_protocol == make().data_path.startswith("data/imagenet"), name
 

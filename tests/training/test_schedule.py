@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from glotok_ray.config import OptimizerConfig
-from glotok_ray.recipes.generator import xar_b
+from glotok_ray.recipes.train_generator import xar_b
 from glotok_ray.training.schedule import learning_rate, seed_step, step_generator
 
 

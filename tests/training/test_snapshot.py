@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from glotok_ray import artefact
 from glotok_ray.config import OptimizerConfig
+from glotok_ray.storage import artefact
 from glotok_ray.training.engine import TorchEngine
 from glotok_ray.training.snapshot import HostMemory, Snapshot
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from glotok_ray.artefact import ArtefactError
 from glotok_ray.config import OptimizerConfig, ScalingConfig, ScheduleConfig
-from glotok_ray.retries import StorageError
+from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.retries import StorageError
 from glotok_ray.training import checkpoint
 from glotok_ray.training.batches import MicroBatch
 from glotok_ray.training.engine import TorchEngine

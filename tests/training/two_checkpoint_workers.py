@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from two_workers import end_group, start_group
 
-from glotok_ray import artefact
-from glotok_ray.retries import StorageError
+from glotok_ray.storage import artefact
+from glotok_ray.storage.retries import StorageError
 from glotok_ray.training.checkpoint import agreed_checkpoint, checkpoint_step
 from glotok_ray.training.checkpoint_writer import CheckpointWriter
 from glotok_ray.training.snapshot import Snapshot

@@ -34,7 +34,7 @@ from glotok_ray.training.engine import make_engine
 from glotok_ray.training.runs import place
 from glotok_ray.training.schedule import seed_step
 from glotok_ray.training.snapshot import Snapshot
-from glotok_ray.training.step import Guides, TokenizerStep
+from glotok_ray.training.tokenizer_step import Guides, TokenizerStep
 from glotok_ray.training.worker import DistributedWorker, Worker
 
 STEPS = 7

@@ -1,0 +1,106 @@
+"""Every tunable of every job, once, as frozen dataclasses; the docstring under a field is its meaning.
+
+One file per floor: rules, tokenizer, losses, generator, training, runs, jobs, sweeps; `overrides` applies dotted names
+(`{"loss.relation_weight": 0.1}`), which the command line and Ray Tune use too. Constructors only check: they raise
+ValueError with the field, its value, the rule and the remedy. All names can be had from here; modules of this package
+import them from their own file, so that a floor reaches no config above it. Imports nothing else of this package.
+Named runs are functions in `glotok_ray/recipes/`. Read next: glotok_ray/recipes/train_tokenizer.py
+"""
+
+from glotok_ray.config.generator import (
+    FARConfig,
+    FlowConfig,
+    FlowSamplerConfig,
+    TokenSamplerConfig,
+    VocabularyConfig,
+    XARConfig,
+)
+from glotok_ray.config.jobs import (
+    EMBEDDED_SOURCE,
+    EncodeRun,
+    EvaluateRun,
+    ExportGeneratorRun,
+    ExportRun,
+    FARSampleRun,
+    PoolConfig,
+    SampleRun,
+    ShardRun,
+    TeacherRun,
+    XARSampleRun,
+)
+from glotok_ray.config.losses import RelationConfig, TokenizerLossConfig
+from glotok_ray.config.overrides import (
+    absolute_path,
+    bound_settings,
+    from_dict,
+    override,
+    relative_paths,
+    to_dict,
+    with_absolute_paths,
+)
+from glotok_ray.config.runs import FARRun, GeneratorRun, TokenizerRun, XARRun
+from glotok_ray.config.sweeps import AblationRun, QuickstartRun, SweepRun
+from glotok_ray.config.tokenizer import (
+    AdapterConfig,
+    AutoencoderConfig,
+    CodebookConfig,
+    ContrastConfig,
+    DiscriminatorConfig,
+    ResidualConfig,
+    TokenizerConfig,
+)
+from glotok_ray.config.training import (
+    CodeDataConfig,
+    ImageDataConfig,
+    OptimizerConfig,
+    ScalingConfig,
+    ScheduleConfig,
+)
+
+__all__ = [
+    "EMBEDDED_SOURCE",
+    "AblationRun",
+    "AdapterConfig",
+    "AutoencoderConfig",
+    "CodeDataConfig",
+    "CodebookConfig",
+    "ContrastConfig",
+    "DiscriminatorConfig",
+    "EncodeRun",
+    "EvaluateRun",
+    "ExportGeneratorRun",
+    "ExportRun",
+    "FARConfig",
+    "FARRun",
+    "FARSampleRun",
+    "FlowConfig",
+    "FlowSamplerConfig",
+    "GeneratorRun",
+    "ImageDataConfig",
+    "OptimizerConfig",
+    "PoolConfig",
+    "QuickstartRun",
+    "RelationConfig",
+    "ResidualConfig",
+    "SampleRun",
+    "ScalingConfig",
+    "ScheduleConfig",
+    "ShardRun",
+    "SweepRun",
+    "TeacherRun",
+    "TokenSamplerConfig",
+    "TokenizerConfig",
+    "TokenizerLossConfig",
+    "TokenizerRun",
+    "VocabularyConfig",
+    "XARConfig",
+    "XARRun",
+    "XARSampleRun",
+    "absolute_path",
+    "bound_settings",
+    "from_dict",
+    "override",
+    "relative_paths",
+    "to_dict",
+    "with_absolute_paths",
+]

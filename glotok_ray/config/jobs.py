@@ -1,0 +1,309 @@
+"""All of each job that trains nothing, and the actor pools in which such jobs work."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from glotok_ray.config.generator import FARConfig, FlowSamplerConfig, TokenSamplerConfig, XARConfig
+from glotok_ray.config.rules import FREE, PATH_UNLESS, require, require_finite, require_positive
+from glotok_ray.config.tokenizer import TokenizerConfig
+
+EMBEDDED_SOURCE = "photographs"
+"""ShardRun.source of the embedded set, which is no path."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PoolConfig:
+    """An actor pool of a batch job."""
+
+    num_actors: int = 8
+    """Actors in the pool."""
+    use_gpu: bool = True
+    """One GPU per actor; off runs on CPU."""
+    cpus_per_actor: float = 4.0
+    """Logical CPUs that Ray reserves per actor."""
+    threads_per_actor: int = 0
+    """Torch threads per actor; 0 leaves torch's own choice."""
+    batch_size: int = 64
+    """Images per forward pass."""
+    storage_retry_minutes: float = 5.0
+    """Minutes for which reads of shards and writes of codes are tried again before the job stops."""
+
+    def __post_init__(self) -> None:
+        require_finite(self, "pool.")
+        require_positive("pool", self, ("num_actors", "batch_size"))
+        require(
+            self.storage_retry_minutes >= 0,
+            "pool.storage_retry_minutes",
+            self.storage_retry_minutes,
+            "must not be negative; 0 never tries again",
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShardRun:
+    """All of `jobs.shard_images`."""
+
+    source: str = field(default=EMBEDDED_SOURCE, metadata={PATH_UNLESS: EMBEDDED_SOURCE})
+    """"photographs" (the embedded set), or a folder with one sub-folder per class."""
+    validation_source: str = field(default="", metadata={PATH_UNLESS: ""})
+    """Folder of the validation pictures, with the same sub-folders; empty takes them out of a folder `source`."""
+    output_path: str = "data/shards"
+    """Folder that receives train/ and validation/ shards."""
+    image_size: int = 256
+    """Side for which pictures are stored, pixels. The photographs are cut into crops of this side. A folder's pictures
+    are stored whole: 0 keeps the originals, from which every crop is ADM's; a side N reduces (or enlarges) them to a
+    short side in [N, 1.25 * N], which is smaller and quicker to read, and is no longer ADM's protocol.
+    """
+    upright: bool = True
+    """Turn a folder's pictures by their EXIF orientation, as phones mean it, and lay transparent ones on white. Off
+    leaves the pixels as they lie and drops alpha, as guided-diffusion and all published ImageNet numbers do.
+    """
+    crops_per_class: int = 500
+    """Training crops per embedded photograph."""
+    validation_crops_per_class: int = 60
+    """Validation crops per embedded photograph, from a region that no training crop touches."""
+    validation_fraction: float = 0.1
+    """Share of a folder's pictures, per class, that become validation (at least one, chosen by the seed); not read
+    where validation_source names them.
+    """
+    rows_per_shard: int = 1000
+    """Rows per Parquet shard; a shard has fewer where pictures of it prove unreadable."""
+    shard_mib: int = 1024
+    """MiB of picture files at most that a shard is made of, which readers hold whole: photographs of a phone then have
+    shards of fewer rows. Pictures that are stored as PNG may take several times their file's size.
+    """
+    seed: int = 0
+    """Seeds crops, the split and the order of rows."""
+    storage_retry_minutes: float = 5.0
+    """Minutes for which a picture that storage does not give is tried again before it is left out."""
+
+    def __post_init__(self) -> None:
+        require(
+            self.storage_retry_minutes >= 0,
+            "storage_retry_minutes",
+            self.storage_retry_minutes,
+            "must not be negative; 0 never tries again",
+        )
+        require(
+            0 < self.validation_fraction < 1,
+            "validation_fraction",
+            self.validation_fraction,
+            "must be in (0, 1)",
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TeacherRun:
+    """All of `jobs.build_teacher`."""
+
+    data_path: str = ""
+    """Folder of training shards; or a file of finished centroids (.npy, .pt, .pth, .safetensors): a
+    matrix, or a checkpoint whose semantic codebook is taken. Centroids need no features.
+    """
+    centroids_key: str = ""
+    """Tensor of the file to take; empty finds the semantic codebook of GloTok, FQGAN, ImageFolder and
+    LlamaGen checkpoints, or the only matrix.
+    """
+    output_path: str = field(default="runs/teacher", metadata=FREE)
+    """Folder that receives teacher.safetensors, teacher.json and teacher.png."""
+    network: str = "dinov2_vitb14_reg"
+    """Frozen feature network, a name of `glotok_ray.teacher.networks.NETWORKS`; "efficientnet_lite0"
+    ships with the package.
+    """
+    weights_path: str = ""
+    """Local weights file; empty lets timm download its own, and is right for "efficientnet_lite0"."""
+    weights_sha256: str = ""
+    """Digest that the weights file must have; empty accepts any and records it."""
+    block: int = -1
+    """Transformer block whose output is taken, counted from the end: -1 is the last, -3 DiGIT's."""
+    final_norm: bool = True
+    """Pass the block's output through the network's last LayerNorm."""
+    projected: bool = False
+    """Pass patch tokens through CLIP's projection too (VQGAN-LC); CLIP alone has one."""
+    input_size: int = 224
+    """Side to which images are resized for the network, pixels."""
+    vectors_per_image: int = 16
+    """Spatial feature vectors kept per image, drawn by the seed."""
+    max_images: int = 65536
+    """Images used, drawn by the seed; 0 uses all."""
+    stratified: bool = True
+    """Draw equally many images of every class, as far as each has them; off draws from all alike."""
+    num_clusters: int = 4096
+    """Centroids of k-means over all vectors; unused with clusters_per_class."""
+    clusters_per_class: int = 0
+    """Cluster every class by itself into this many centroids (VQGAN-LC has 100); 0 clusters all
+    vectors together.
+    """
+    kmeans_iterations: int = 20
+    """Lloyd iterations, at most; a run that no longer moves stops."""
+    kmeans_seeding: Literal["random", "kmeans++"] = "random"
+    """Initial centroids: vectors drawn alike, or far apart from each other."""
+    kmeans_restarts: int = 1
+    """Runs from different seeds, of which the best objective is kept."""
+    spherical: bool = False
+    """Cosine k-means: vectors are normalised, and centroids after each iteration."""
+    center: bool = True
+    """Subtract the mean feature first; it changes the cosine histogram and is recorded."""
+    project_width: int = 0
+    """Project features (or finished centroids) to this many principal components first, so that a
+    student of that width can reach the target; 0 keeps all.
+    """
+    memory_gib: float = field(default=16.0, metadata=FREE)
+    """Features up to this size are clustered in the driver's memory; larger ones stay in Parquet and
+    each Lloyd iteration runs over the pool.
+    """
+    fine_bins: int = 16384
+    """Intervals of the stored cosine histogram, from which any bin count and alpha is re-binned."""
+    seed: int = 0
+    """Seeds the draw of images and vectors and the initial centroids."""
+    pool: PoolConfig = field(default_factory=PoolConfig, metadata=FREE)
+
+    def __post_init__(self) -> None:
+        require_finite(self)
+        for name in ("num_clusters", "kmeans_iterations", "kmeans_restarts", "vectors_per_image"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
+        for name in ("clusters_per_class", "project_width", "max_images"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "must be at least 0")
+        require(self.block <= -1, "block", self.block, "counts from the end: -1 is the last")
+        require(self.memory_gib > 0, "memory_gib", self.memory_gib, "must be positive")
+        require(
+            2048 <= self.fine_bins <= 1 << 20,
+            "fine_bins",
+            self.fine_bins,
+            "must be at least 2048, which 40 bins need, and at most 1048576 (16384 holds any alpha up to 26000)",
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExportRun:
+    """All of `jobs.export_tokenizer`."""
+
+    source_path: str = field(default="", metadata=FREE)
+    """Run folder, one of its checkpoints' folders, or a checkpoint file of LlamaGen, FQGAN or taming-transformers."""
+    output_path: str = field(default="runs/exported", metadata=FREE)
+    """Folder that receives tokenizer.safetensors, config.json and README.md."""
+    weights: Literal["model", "ema"] = "model"
+    """Of a peer's file: its raw weights or their moving average. A run exports its average where it keeps one."""
+    model: TokenizerConfig = field(default_factory=TokenizerConfig)
+    """Of a peer's file: the tokenizer that it holds. A run brings its own."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExportGeneratorRun:
+    """All of `jobs.export_generator`."""
+
+    source_path: str = field(default="", metadata=FREE)
+    """Folder of a finished generator, or a checkpoint file of xAR, of FQGAN's FAR or of LlamaGen's GPT."""
+    output_path: str = field(default="runs/exported_generator", metadata=FREE)
+    """Folder that receives generator.safetensors, generator.json, README.md and a copy of the tokenizer."""
+    tokenizer_path: str = field(default="", metadata=FREE)
+    """Folder with the tokenizer.safetensors that made the generator's codes, which is copied. Empty takes the copy
+    beside a run's generator, and leaves a peer's generator without one.
+    """
+    weights: Literal["model", "ema"] = "ema"
+    """Of a run: "ema" takes its average where it kept one, "model" its raw weights. Of a peer's file: "ema" demands
+    its moving average, "model" takes the raw weights where both are there.
+    """
+    layout: Literal["own", "peer"] = "own"
+    """"peer" also writes generator_peer.safetensors, under the names that the peer's own code loads."""
+    architecture: Literal["xar", "far"] = "xar"
+    """Of a peer's file: which of the two sections below describes it. A run brings its own config."""
+    xar: XARConfig = field(default_factory=XARConfig)
+    far: FARConfig = field(default_factory=FARConfig)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EncodeRun:
+    """All of `jobs.encode_images`."""
+
+    data_path: str = ""
+    """Folder of shards."""
+    tokenizer_path: str = ""
+    """Folder with tokenizer.safetensors."""
+    output_path: str = field(default="runs/codes", metadata=FREE)
+    """Folder that receives Parquet codes."""
+    views: Literal["center", "center_flip", "ten_crop"] = "center_flip"
+    """What is stored of an image: its centre; the centre and its mirror image (xAR); or centre and corners of the
+    picture at crop_scale times the size, and their mirror images (FAR, LlamaGen).
+    """
+    crop_scale: float = 1.1
+    """Side of the picture that "ten_crop" cuts, over the tokenizer's image size. Other views leave it unread."""
+    adm_protocol: bool = field(default=False, metadata=FREE)
+    """Refuse pictures that were reduced, turned or changed when they were sharded: crops are ADM's of originals, or the
+    data set's own, alone. Off takes all, and dataset.json of the codes says what they are.
+    """
+    pool: PoolConfig = field(default_factory=PoolConfig, metadata=FREE)
+
+    def __post_init__(self) -> None:
+        require(1 <= self.crop_scale <= 2, "crop_scale", self.crop_scale, "must be in [1, 2]")
+
+    @property
+    def num_views(self) -> int:
+        """Rows of codes per image."""
+        return {"center": 1, "center_flip": 2, "ten_crop": 10}[self.views]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SampleRun:
+    """What all of `jobs.sample_images`'s runs have; XARSampleRun and FARSampleRun add the sampler."""
+
+    generator_path: str = ""
+    """Folder of a finished run, or of an export, of a generator."""
+    tokenizer_path: str = ""
+    """Folder with tokenizer.safetensors; empty takes the copy in the generator's folder."""
+    output_path: str = field(default="runs/samples", metadata=FREE)
+    """Folder that receives samples.npz, samples.parquet and a grid."""
+    num_images: int = 50000
+    """Images; image i has class i mod num_classes."""
+    seed: int = 0
+    """Randomness is keyed by (seed, image), so the number of actors changes nothing."""
+    pool: PoolConfig = field(default_factory=PoolConfig, metadata=FREE)
+
+    def __post_init__(self) -> None:
+        require_finite(self)
+        require(self.num_images >= 1, "num_images", self.num_images, "must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class XARSampleRun(SampleRun):
+    """All of a sampling of xAR."""
+
+    sampler: FlowSamplerConfig = field(default_factory=FlowSamplerConfig)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FARSampleRun(SampleRun):
+    """All of a sampling of FAR, or of LlamaGen's GPT."""
+
+    sampler: TokenSamplerConfig = field(default_factory=TokenSamplerConfig)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluateRun:
+    """All of `jobs.evaluate_images`."""
+
+    tokenizer_path: str = ""
+    """Folder with tokenizer.safetensors: reconstructions of data_path are judged. Empty judges samples only."""
+    data_path: str = ""
+    """Folder of validation shards: the input of reconstructions and the reference of Frechet distances."""
+    samples_path: str = ""
+    """Folder with samples.npz; empty judges reconstructions only."""
+    codes_path: str = ""
+    """Training codes, from which the two baselines of the samples are drawn; empty computes none."""
+    output_path: str = field(default="runs/evaluation", metadata=FREE)
+    """Folder that receives metrics.json and grids."""
+    num_images: int = 0
+    """Images evaluated; 0 takes all."""
+    adm_protocol: bool = field(default=False, metadata=FREE)
+    """Refuse pictures that were reduced, turned or changed when they were sharded: crops are ADM's of originals, or the
+    data set's own, alone. Off takes all, and each figure's protocol says what they are.
+    """
+    feature_size: int = 224
+    """Side to which images are resized for the feature network, pixels."""
+    uniformity_vectors: int = 10000
+    """Latent vectors per uniformity draw (Table 3)."""
+    uniformity_repeats: int = 10
+    """Draws over which Table 3's metrics are averaged."""
+    seed: int = 0
+    """Seeds the uniformity draws and the baselines."""
+    pool: PoolConfig = field(default_factory=PoolConfig, metadata=FREE)

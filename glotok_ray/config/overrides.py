@@ -1,0 +1,177 @@
+"""Configs as values: dotted overrides, plain JSON types and back, and their paths made absolute."""
+
+import dataclasses
+import json
+import re
+import types
+import typing
+from pathlib import Path
+from typing import Any, TypeVar
+
+from glotok_ray.config.rules import ADDED_LATER, CHANGES_NO_RESULT, PATH_UNLESS
+
+Config = TypeVar("Config")
+
+
+def override(config: Config, changes: dict[str, Any]) -> Config:
+    """Return a copy with dotted fields replaced, all at once; raises ValueError for an unknown
+    field, with the known ones.
+    """
+    return _override(
+        config, {tuple(path.split(".")): value for path, value in changes.items()}, prefix=""
+    )
+
+
+def _override(config: Any, changes: dict[tuple[str, ...], Any], prefix: str) -> Any:
+    names = [item.name for item in dataclasses.fields(config)]
+    values: dict[str, Any] = {}
+    nested: dict[str, dict[tuple[str, ...], Any]] = {}
+    for parts, value in changes.items():
+        path = prefix + ".".join(parts)
+        if parts[0] not in names:
+            raise ValueError(
+                f"{path}: {type(config).__name__} has no field {parts[0]!r}; it has {', '.join(names)}"
+            )
+        if len(parts) == 1:
+            values[parts[0]] = value
+        elif _is_section(getattr(config, parts[0])):
+            nested.setdefault(parts[0], {})[parts[1:]] = value
+        else:
+            raise ValueError(f"{path}: {parts[0]!r} is a value, not a section; set it as a whole")
+    for name, inner in nested.items():
+        section = values.get(name, getattr(config, name))
+        change = _override_items if isinstance(section, tuple) else _override
+        values[name] = change(section, inner, f"{prefix}{name}.")
+    return dataclasses.replace(config, **values)
+
+
+def _is_section(value: Any) -> bool:
+    items = value if isinstance(value, tuple) else (value,)
+    return bool(items) and all(dataclasses.is_dataclass(item) for item in items)
+
+
+def _override_items(
+    items: tuple[Any, ...], changes: dict[tuple[str, ...], Any], prefix: str
+) -> tuple[Any, ...]:
+    """Change members of a tuple of sections, which are addressed by their place: "model.codebooks.0.size"."""
+    nested: dict[int, dict[tuple[str, ...], Any]] = {}
+    for parts, value in changes.items():
+        if len(parts) < 2 or parts[0] not in {str(place) for place in range(len(items))}:
+            raise ValueError(
+                f"{prefix}{'.'.join(parts)}: name a field of one of its {len(items)} parts, as in {prefix}0.FIELD"
+            )
+        nested.setdefault(int(parts[0]), {})[parts[1:]] = value
+    return tuple(
+        _override(item, nested[place], f"{prefix}{place}.") if place in nested else item
+        for place, item in enumerate(items)
+    )
+
+
+def with_absolute_paths(config: Config, root: Path | None = None) -> Config:
+    """A copy in which every path that is set is absolute, seen from `root` or else from the present folder; "~" is
+    expanded. Paths are the fields named "..._path" and those that are marked by PATH_UNLESS.
+
+    Raises ValueError for an address of an object store.
+    """
+    start = (root or Path.cwd()).absolute()
+    changes = {
+        name: str(absolute_path(name, value, start)) for name, value in _paths(config).items()
+    }
+    return override(config, changes)
+
+
+def relative_paths(config: Any) -> dict[str, str]:
+    """The paths of a config that are set and not absolute, by dotted name."""
+    return {
+        name: value
+        for name, value in _paths(config).items()
+        if not Path(value).is_absolute() and not value.startswith("~")
+    }
+
+
+def absolute_path(name: str, value: str, root: Path) -> Path:
+    """`value` seen from `root`, "~" expanded; raises ValueError, in the name of the field, for what is no path."""
+    # One slash will do: Path makes one of two.
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", value):
+        raise ValueError(
+            f"{name} = {value!r}: object stores are not supported yet; mount it on every node and give that folder"
+        )
+    try:
+        return root / Path(value).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{name} = {value!r}: {error}; write the path out") from None
+
+
+def _paths(config: Any, prefix: str = "") -> dict[str, str]:
+    """Every path that is set, by dotted name."""
+    found: dict[str, str] = {}
+    for item in dataclasses.fields(config):
+        name, value = f"{prefix}{item.name}", getattr(config, item.name)
+        if dataclasses.is_dataclass(value):
+            found |= _paths(value, f"{name}.")
+        elif isinstance(value, tuple) and _is_section(value):
+            for place, part in enumerate(value):
+                found |= _paths(part, f"{name}.{place}.")
+        elif _is_path(config, item) and value:
+            found[name] = str(value)
+    return found
+
+
+def _is_path(config: Any, item: dataclasses.Field[Any]) -> bool:
+    """Whether a field holds a path: by its name, or as it is marked where it is declared."""
+    if item.name.endswith("_path"):
+        return True
+    return PATH_UNLESS in item.metadata and getattr(config, item.name) != item.metadata[PATH_UNLESS]
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """The config as plain JSON types."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def bound_settings(config: Any) -> dict[str, Any]:
+    """The settings that decide a result, as plain JSON types with absolute paths: all fields but those that are marked
+    where they are declared (`FREE`, `ADDED_LATER` of glotok_ray/config/rules.py).
+    """
+    return _bound(with_absolute_paths(config))
+
+
+def _bound(config: Any) -> dict[str, Any]:
+    plain, found = to_dict(config), {}
+    for item in dataclasses.fields(config):
+        value = getattr(config, item.name)
+        is_as_before = ADDED_LATER in item.metadata and item.metadata[ADDED_LATER] == value
+        if CHANGES_NO_RESULT in item.metadata or is_as_before:
+            continue
+        if dataclasses.is_dataclass(value):
+            found[item.name] = _bound(value)
+        elif isinstance(value, tuple) and _is_section(value):
+            found[item.name] = [_bound(part) for part in value]
+        else:
+            found[item.name] = plain[item.name]
+    return found
+
+
+def from_dict(kind: type[Config], values: dict[str, Any]) -> Config:
+    """Rebuild a config from `to_dict`; raises ValueError for unknown fields, which a newer or older
+    version may have written.
+    """
+    hints = typing.get_type_hints(kind)
+    unknown = sorted(set(values) - set(hints))
+    if unknown:
+        raise ValueError(f"{kind.__name__} has no field {unknown[0]!r}; it has {', '.join(hints)}")
+    return kind(**{name: _from_plain(hints[name], value) for name, value in values.items()})
+
+
+def _from_plain(hint: Any, value: Any) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return from_dict(typing.cast(type, hint), value)
+    if typing.get_origin(hint) is tuple:
+        return tuple(_from_plain(typing.get_args(hint)[0], item) for item in value)
+    if hint is float or (
+        isinstance(hint, types.UnionType)
+        and float in typing.get_args(hint)
+        and isinstance(value, int)
+    ):
+        return float(value)
+    return value

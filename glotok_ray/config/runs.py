@@ -1,0 +1,122 @@
+"""All of a training run: a tokenizer's, xAR's and FAR's."""
+
+from dataclasses import dataclass, field
+
+from glotok_ray.config.generator import FARConfig, FlowConfig, XARConfig
+from glotok_ray.config.losses import TokenizerLossConfig
+from glotok_ray.config.rules import FREE, require, require_finite, require_probability
+from glotok_ray.config.tokenizer import DiscriminatorConfig, TokenizerConfig
+from glotok_ray.config.training import (
+    CodeDataConfig,
+    ImageDataConfig,
+    OptimizerConfig,
+    ScalingConfig,
+    ScheduleConfig,
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenizerRun:
+    """All of `jobs.train_tokenizer`."""
+
+    name: str = "tokenizer"
+    """Folder of the run under output_path."""
+    output_path: str = field(default="runs", metadata=FREE)
+    """Folder or URI that holds runs."""
+    seed: int = 0
+    """Seeds initialisation, data order, crops and flips."""
+    teacher_path: str = ""
+    """Folder with teacher.safetensors and teacher.json; may be empty where loss.relation_weight is 0, and then no
+    relation is measured either.
+    """
+    initial_path: str = ""
+    """Folder with tokenizer.safetensors (and perhaps discriminator.safetensors) of the same model to start from, such
+    as an imported one; empty starts at random.
+    """
+    ema_decay: float = 0.0
+    """Decay of averaged weights, per optimizer step, which are then exported and scored too; 0 averages nothing."""
+    ema_warmup: bool = True
+    """Let the decay rise to ema_decay as (1 + step) / (10 + step), so that short runs' averages forget the start."""
+    audit_keys: bool = field(default=False, metadata=FREE)
+    """Write into audit/ of the run folder which keys every worker saw at every step."""
+    model: TokenizerConfig = field(default_factory=TokenizerConfig)
+    discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
+    loss: TokenizerLossConfig = field(default_factory=TokenizerLossConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    data: ImageDataConfig = field(default_factory=ImageDataConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    scaling: ScalingConfig = field(default_factory=ScalingConfig, metadata=FREE)
+
+    def __post_init__(self) -> None:
+        require_finite(self)
+        self.schedule.accumulation_steps(self.scaling.num_workers)
+        require(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "must be in [0, 1)")
+        loss = self.loss
+        if self.teacher_path:
+            self.model.codebook(loss.relation.codebook)
+        widths = {item.name: item.width for item in self.model.codebooks}
+        require(
+            loss.disentanglement_weight == 0 or len(set(widths.values())) == 1,
+            "loss.disentanglement_weight",
+            loss.disentanglement_weight,
+            f"compares codes of all codebooks, so their widths must be equal (they are {widths}); set it to 0",
+        )
+        heads = [item.name for item in self.model.codebooks if item.contrast.network]
+        require(
+            bool(heads) == (loss.contrastive_weight > 0),
+            "loss.contrastive_weight",
+            loss.contrastive_weight,
+            "must be positive exactly where a codebook names a contrast.network; "
+            f"those with one: {', '.join(heads) or 'none'}",
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GeneratorRun:
+    """What all of `jobs.train_generator`'s runs have; XARRun and FARRun add the model."""
+
+    name: str = "generator"
+    """Folder of the run under output_path."""
+    output_path: str = field(default="runs", metadata=FREE)
+    """Folder or URI that holds runs."""
+    seed: int = 0
+    """Seeds initialisation, data order, dropped labels, times and noise."""
+    tokenizer_path: str = ""
+    """Folder with the tokenizer.safetensors that made the codes."""
+    ema_decay: float = 0.9999
+    """Decay of the averaged weights, per optimizer step; 0 averages nothing."""
+    ema_warmup: bool = True
+    """Let the decay rise to ema_decay as (1 + step) / (10 + step), so that short runs' averages forget the start."""
+    audit_keys: bool = field(default=False, metadata=FREE)
+    """Write into audit/ of the run folder which keys every worker saw at every step."""
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    data: CodeDataConfig = field(default_factory=CodeDataConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    scaling: ScalingConfig = field(default_factory=ScalingConfig, metadata=FREE)
+
+    def __post_init__(self) -> None:
+        require_finite(self)
+        self.schedule.accumulation_steps(self.scaling.num_workers)
+        require(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "must be in [0, 1)")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class XARRun(GeneratorRun):
+    """All of a training of xAR."""
+
+    model: XARConfig = field(default_factory=XARConfig)
+    flow: FlowConfig = field(default_factory=FlowConfig)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FARRun(GeneratorRun):
+    """All of a training of FAR, or of LlamaGen's GPT."""
+
+    model: FARConfig = field(default_factory=FARConfig)
+    label_dropout: float = 0.1
+    """Probability that a label becomes the null label."""
+
+    def __post_init__(self) -> None:
+        # Without arguments `super` does not know a class with slots.
+        GeneratorRun.__post_init__(self)
+        require_probability("label_dropout", self.label_dropout)

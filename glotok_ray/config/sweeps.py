@@ -1,0 +1,98 @@
+"""All of the jobs that run other jobs: sweeps, ablations and the quickstart."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from glotok_ray.config.jobs import (
+    EncodeRun,
+    EvaluateRun,
+    FARSampleRun,
+    ShardRun,
+    TeacherRun,
+    XARSampleRun,
+)
+from glotok_ray.config.rules import FREE, require, require_finite
+from glotok_ray.config.runs import FARRun, TokenizerRun, XARRun
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SweepRun:
+    """All of `jobs.sweep_tokenizer`: short runs of one tokenizer recipe over lambda_hist, bins and alpha, or over the
+    rows of the paper's ablations.
+    """
+
+    output_path: str = field(default="runs/sweep", metadata=FREE)
+    """Folder that receives results.csv, table.md, and of a search plots and best_recipe.json."""
+    inputs: Literal["given", "quickstart"] = "given"
+    """"quickstart" makes the quickstart's shards and teacher first, where they are not there yet."""
+    rows: tuple[str, ...] = ()
+    """Names of `glotok_ray.recipes.train_tokenizer.ROWS`, trained once each in place of points of the search
+    space; empty searches.
+    """
+    relation_weights: tuple[float, ...] = (0.0, 0.01, 0.1)
+    """Values of loss.relation_weight; 0 is the baseline without relation learning."""
+    bins: tuple[int, ...] = (20, 40, 80)
+    """Values of loss.relation.num_bins."""
+    alpha_factors: tuple[float, ...] = (0.5, 1.0, 2.0)
+    """Alpha as multiples of 1 / (2 * bin width^2)."""
+    num_trials: int = 12
+    """Trials of a search; the baseline first, then points drawn by the seed without repetition."""
+    max_concurrent_trials: int = field(default=1, metadata=FREE)
+    """Trials that run at once."""
+    max_steps: int = 2000
+    """Optimizer steps per trial, the same for all."""
+    seed: int = 0
+    """Seeds the draw of trials; every trial trains with the tokenizer recipe's own seed."""
+    retry_failed: bool = field(default=False, metadata=FREE)
+    """Train again the trials that failed in an earlier run of the same sweep, which are otherwise rows without figures,
+    ranked last.
+    """
+    tokenizer: TokenizerRun = field(default_factory=TokenizerRun)
+    evaluation: EvaluateRun = field(default_factory=EvaluateRun)
+
+    def __post_init__(self) -> None:
+        require_finite(self)
+        require(self.num_trials >= 2, "num_trials", self.num_trials, "must be at least 2")
+        for name in ("max_concurrent_trials", "max_steps"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
+        weights, bins, factors = self.relation_weights, self.bins, self.alpha_factors
+        require(min(weights, default=0) >= 0, "relation_weights", weights, "must not be negative")
+        require(min(bins, default=2) >= 2, "bins", bins, "must be at least 2 each")
+        require(min(factors, default=1) > 0, "alpha_factors", factors, "must be positive")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AblationRun:
+    """All of `jobs.sweep_generator`: one xAR recipe trained once per row of xAR's ablations, sampled and judged."""
+
+    output_path: str = field(default="runs/xar_ablations", metadata=FREE)
+    """Folder that receives results.csv, table.md and, under rows/, the parts of every row."""
+    inputs: Literal["given", "quickstart"] = field(default="given", metadata=FREE)
+    """"quickstart" makes the quickstart's shards, teacher, tokenizer and codes first, where they are not there yet."""
+    rows: tuple[str, ...] = field(default=(), metadata=FREE)
+    """Names of `glotok_ray.recipes.generator_ablations.ROWS`; empty takes all."""
+    retry_failed: bool = field(default=False, metadata=FREE)
+    """Train again the rows that failed in an earlier run, which otherwise stay without figures."""
+    generator: XARRun = field(default_factory=XARRun)
+    samples: XARSampleRun = field(default_factory=XARSampleRun)
+    """Sampling of every row; its generator_path and output_path are the row's."""
+    evaluation: EvaluateRun = field(default_factory=EvaluateRun)
+    """Evaluation of every row's samples; its samples_path and output_path are the row's."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class QuickstartRun:
+    """All of `jobs.quickstart`: its stages, their folders chained under output_path."""
+
+    output_path: str = "runs/quickstart"
+    """Folder of everything that the pipeline writes."""
+    data: ShardRun = field(default_factory=ShardRun)
+    teacher: TeacherRun = field(default_factory=TeacherRun)
+    tokenizer: TokenizerRun = field(default_factory=TokenizerRun)
+    codes: EncodeRun = field(default_factory=EncodeRun)
+    generator: XARRun = field(default_factory=XARRun)
+    samples: XARSampleRun = field(default_factory=XARSampleRun)
+    far: FARRun = field(default_factory=FARRun)
+    far_samples: FARSampleRun = field(default_factory=FARSampleRun)
+    evaluation: EvaluateRun = field(default_factory=EvaluateRun)
+    far_evaluation: EvaluateRun = field(default_factory=EvaluateRun)

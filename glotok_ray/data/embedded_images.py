@@ -1,0 +1,243 @@
+"""The embedded data set: class-labelled crops of ten photographs that ship inside scikit-image and scikit-learn.
+
+A vertical band of each photograph is set apart for validation; no training crop touches a pixel of it.
+Read next: glotok_ray/stages/shard_images.py
+"""
+
+import functools
+import importlib.util
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, UInt8
+from PIL import Image
+
+from glotok_ray.config.jobs import ShardRun
+from glotok_ray.data.image_files import StoredPicture
+from glotok_ray.data.records import encode_png
+from glotok_ray.data.shard_plan import seeded_generator
+from glotok_ray.storage.artefact import sha256_of
+
+# The band takes this share of the width at most (but fits one crop), or twice the crop's side.
+_LARGEST_BAND = 0.3
+# Windows are up to this many times the crop's side: 1 cuts pixels as they are.
+_LARGEST_ZOOM = 1
+_DARK_LEVEL = 16
+_DRAWS_PER_CROP = 100
+
+
+class Photograph(NamedTuple):
+    """A photograph inside an installed package; its name is its class."""
+
+    name: str
+    package: str
+    file: str
+    credit: str
+    reduction: int = 1
+    """Side of the pixel blocks that are averaged first; blocks never overlap, so no pixel spreads."""
+    dark_frame: bool = False
+    """Windows more than half of which are nearly black (all channels below 16) are not used."""
+
+
+class Crop(NamedTuple):
+    """A square window of a (reduced) photograph, pixels."""
+
+    left: int
+    top: int
+    side: int
+
+
+class Band(NamedTuple):
+    """The columns [start, stop) set apart for validation."""
+
+    start: int
+    stop: int
+
+
+class PhotographCrop(NamedTuple):
+    """One row of the embedded data set; the key names photograph and window."""
+
+    key: str
+    label: int
+    crop: Crop
+
+    @property
+    def size(self) -> int:
+        """Bytes of a file of its own: none."""
+        return 0
+
+    def encode(self, run: ShardRun) -> StoredPicture:
+        """The crop as PNG of the run's side."""
+        photograph = load_photograph(PHOTOGRAPHS[self.label])
+        return StoredPicture(encode_png(cut(photograph, self.crop, run.image_size)))
+
+
+_IMAGES, _PICTURES = "data", "datasets/images"
+
+PHOTOGRAPHS = (
+    Photograph("astronaut", "skimage", f"{_IMAGES}/astronaut.png", "NASA, public domain"),
+    Photograph("chelsea", "skimage", f"{_IMAGES}/chelsea.png", "Stefan van der Walt, CC0"),
+    Photograph("china", "sklearn", f"{_PICTURES}/china.jpg", "danielbuechele, CC BY 2.0"),
+    Photograph("coffee", "skimage", f"{_IMAGES}/coffee.png", "Rachel Michetti, CC0"),
+    Photograph("flower", "sklearn", f"{_PICTURES}/flower.jpg", "vultilion, CC BY 2.0"),
+    Photograph(
+        "hubble_deep_field",
+        "skimage",
+        f"{_IMAGES}/hubble_deep_field.jpg",
+        "NASA, public domain",
+        reduction=2,
+    ),
+    Photograph(
+        "immunohistochemistry",
+        "skimage",
+        f"{_IMAGES}/ihc.png",
+        "Center for Microscopy and Molecular Imaging, no known restrictions",
+    ),
+    Photograph(
+        "motorcycle",
+        "skimage",
+        f"{_IMAGES}/motorcycle_left.png",
+        "Middlebury 2014 stereo benchmark (Scharstein et al.)",
+    ),
+    Photograph(
+        "retina",
+        "skimage",
+        f"{_IMAGES}/retina.jpg",
+        "Mikael Haggstrom, CC0",
+        reduction=2,
+        dark_frame=True,
+    ),
+    Photograph("rocket", "skimage", f"{_IMAGES}/rocket.jpg", "SpaceX, public domain"),
+)
+
+
+def photograph_path(photograph: Photograph) -> Path:
+    """The installed file; raises ValueError when the package or the file is missing."""
+    found = importlib.util.find_spec(photograph.package)
+    path = Path(found.origin).parent / photograph.file if found and found.origin else None
+    if path is None or not path.is_file():
+        raise ValueError(
+            f"photograph {photograph.name!r}: {photograph.package} does not hold {photograph.file}; "
+            "install the versions in constraints.txt"
+        )
+    return path
+
+
+def photograph_digests() -> dict[str, str]:
+    """sha256 of every photograph's file: packages may replace them."""
+    return {photograph.name: sha256_of(photograph_path(photograph)) for photograph in PHOTOGRAPHS}
+
+
+@functools.lru_cache(maxsize=len(PHOTOGRAPHS))
+def load_photograph(photograph: Photograph) -> UInt8[np.ndarray, "h w 3"]:
+    """The photograph, reduced by its factor; read-only, since it is cached."""
+    with Image.open(photograph_path(photograph)) as image:
+        pixels = np.array(image.convert("RGB").reduce(photograph.reduction))
+    pixels.flags.writeable = False
+    return pixels
+
+
+def largest_window(pixels: UInt8[np.ndarray, "h w 3"], image_size: int) -> int:
+    """The widest window of crops of side `image_size`; raises ValueError when none fits."""
+    height, width = pixels.shape[:2]
+    if image_size > min(height, width // 2):
+        raise ValueError(
+            f"image_size = {image_size}: the embedded photographs allow at most "
+            f"{min(height, width // 2)} here, a training and a validation crop side by side; lower "
+            "it, or give a folder of pictures as source"
+        )
+    return min(_LARGEST_ZOOM * image_size, _band_width(width, image_size), height)
+
+
+def _band_width(width: int, image_size: int) -> int:
+    # Twice the crop's side, where that leaves enough to train on: a narrower band would hold little.
+    return min(2 * image_size, max(image_size, int(_LARGEST_BAND * width)))
+
+
+def validation_band(pixels: UInt8[np.ndarray, "h w 3"], image_size: int) -> Band:
+    """The band, up to two crops wide, whose colour histogram is nearest (L1) to the rest's.
+
+    It lies inside where a band fits on both sides, since subjects are seldom at the edge; else
+    what is left on a side is empty or a band wide at least. The seed plays no part.
+    """
+    largest_window(pixels, image_size)  # refuses a photograph that is too small
+    width = pixels.shape[1]
+    window = _band_width(width, image_size)
+    bins = (pixels >> 6).astype(np.int64) @ (16, 4, 1)
+    columns = np.stack([np.bincount(column, minlength=64) for column in bins.T])
+    sums = np.concatenate([np.zeros((1, 64), dtype=np.int64), columns.cumsum(axis=0)])
+    starts = _band_starts(width, window)
+    inside = sums[starts + window] - sums[starts]
+    outside = sums[-1] - inside
+    # Compared as integers, so that ties fall alike on every machine.
+    distances = np.abs(inside * (width - window) - outside * window).sum(axis=1)
+    start = int(starts[distances.argmin()])
+    return Band(start, start + window)
+
+
+def photograph_crops(
+    split: str, *, image_size: int, crops_per_class: int, seed: int
+) -> list[PhotographCrop]:
+    """Distinct crops of every photograph for "train" or "validation"; raises ValueError."""
+    rows = []
+    for label, photograph in enumerate(PHOTOGRAPHS):
+        for crop in draw_crops(
+            photograph, split, image_size=image_size, number=crops_per_class, seed=seed
+        ):
+            key = f"{photograph.name}/x{crop.left:04d}-y{crop.top:04d}-side{crop.side:04d}"
+            rows.append(PhotographCrop(key, label, crop))
+    return rows
+
+
+def draw_crops(
+    photograph: Photograph, split: str, *, image_size: int, number: int, seed: int
+) -> list[Crop]:
+    """`number` distinct windows, side uniform in [image_size, largest window], place uniform."""
+    pixels = load_photograph(photograph)
+    height, width = pixels.shape[:2]
+    band, largest = validation_band(pixels, image_size), largest_window(pixels, image_size)
+    regions = [band] if split == "validation" else [Band(0, band.start), Band(band.stop, width)]
+    dark = (pixels.max(axis=2) < _DARK_LEVEL) if photograph.dark_frame else None
+    generator = seeded_generator("crops", seed, photograph.name, split)
+    # A dict keeps the order of the draws.
+    chosen: dict[Crop, None] = {}
+    for _ in range(_DRAWS_PER_CROP * number):
+        if len(chosen) == number:
+            break
+        side = int(generator.integers(image_size, largest + 1))
+        lefts = [left for start, stop in regions for left in range(start, stop - side + 1)]
+        crop = Crop(
+            lefts[int(generator.integers(len(lefts)))],
+            int(generator.integers(height - side + 1)),
+            side,
+        )
+        if dark is None or not _mostly_dark(dark, crop):
+            chosen[crop] = None
+    if len(chosen) < number:
+        raise ValueError(
+            f"{number} {split} crops per class: {photograph.name} has only about {len(chosen)} "
+            f"distinct ones at image_size = {image_size}; lower either"
+        )
+    return list(chosen)
+
+
+def cut(
+    pixels: UInt8[np.ndarray, "h w 3"], crop: Crop, image_size: int
+) -> UInt8[np.ndarray, "size size 3"]:
+    """The window reduced to `image_size` by Lanczos; it is cut first, so no pixel outside counts."""
+    window = pixels[crop.top : crop.top + crop.side, crop.left : crop.left + crop.side]
+    if crop.side == image_size:
+        return np.array(window)
+    image = Image.fromarray(np.ascontiguousarray(window))
+    return np.array(image.resize((image_size, image_size), Image.Resampling.LANCZOS))
+
+
+def _band_starts(width: int, window: int) -> np.ndarray:
+    inside = np.arange(window, width - 2 * window + 1)
+    return inside if len(inside) else np.array([0, width - window])
+
+
+def _mostly_dark(dark: Bool[np.ndarray, "h w"], crop: Crop) -> bool:
+    window = dark[crop.top : crop.top + crop.side, crop.left : crop.left + crop.side]
+    return float(window.mean()) > 0.5

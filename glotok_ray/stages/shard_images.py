@@ -1,0 +1,242 @@
+"""Image shards: photographs or a class-folder tree in, Parquet shards of training and validation images out.
+
+One Ray Data task reads, encodes and writes one shard; bytes depend on the config and the pictures alone. A picture that
+cannot be read costs itself: the split was drawn from the listing, and its shard gets a row less.
+Read next: glotok_ray/data/sources.py
+"""
+
+import functools
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from glotok_ray.config.jobs import ShardRun
+from glotok_ray.config.overrides import with_absolute_paths
+from glotok_ray.data.folders import left_out_text
+from glotok_ray.data.image_files import UnreadablePictureError
+from glotok_ray.data.records import (
+    DATASET,
+    Row,
+    ShardInfo,
+    read_dataset,
+    write_dataset,
+    write_shard,
+)
+from glotok_ray.data.sources import SPLITS, ImageSource, Losses, RowSource
+from glotok_ray.on_ray.tasks import map_tasks
+from glotok_ray.storage import artefact, begun, ownership
+
+logger = logging.getLogger(__name__)
+
+
+class ShardTask(NamedTuple):
+    """One shard to write: the split's folder, the file name and the rows' sources in their order."""
+
+    folder: str
+    file: str
+    sources: list[RowSource]
+
+
+class WrittenShard(NamedTuple):
+    """Facts of a written shard; `bytes` is the file's size, `unreadable` and `changed` map keys to reasons and to what
+    was done, and `turned` counts pictures that were turned by their EXIF orientation.
+
+    One without a readable picture has no rows and no file.
+    """
+
+    info: ShardInfo
+    bytes: int
+    unreadable: dict[str, str]
+    changed: dict[str, str]
+    turned: int
+
+
+def describe(run: ShardRun) -> dict[str, Any]:
+    """What would run, from the listing alone: no picture of a folder is opened."""
+    source = ImageSource.of(run)
+    shards = source.shards()
+    _name_left_out(source)
+    return {
+        "source": run.source,
+        "output_path": run.output_path,
+        "classes": len(source.classes),
+        "images": {split: sum(map(len, parts)) for split, parts in shards.items()},
+        "shards": {split: len(parts) for split, parts in shards.items()},
+        "form": source.form,
+        "left_out": [item._asdict() for item in source.left_out],
+    }
+
+
+@ownership.holding()
+def run(run: ShardRun, *, fresh: bool = False) -> dict[str, Any]:
+    """Write output_path/train and output_path/validation, or recognise them; returns their counts.
+
+    Connects to Ray when there is work. Raises ValueError for what the user can mend.
+    """
+    run = with_absolute_paths(run)
+    source = ImageSource.of(run)
+    output, fingerprint = Path(run.output_path), source.fingerprint()
+    if not fresh and _finished(output, fingerprint):
+        logger.info("already finished: %s", output)
+        return _summary(output)
+    # Nothing that stands is touched before it is known that the new rows can be drawn.
+    shards = source.shards()
+    _name_left_out(source)
+    for split in SPLITS:
+        begun.check_startable(output / split, fresh=fresh)
+    for split in SPLITS:
+        begun.start_folder(output / split, fresh=fresh)
+    written = _write(shards, run)
+    losses = _losses(source, shards, written)
+    _name_losses(source, losses, output)
+    for split in SPLITS:
+        write_dataset(
+            output / split,
+            classes=source.classes,
+            form=source.form,
+            image_size=run.image_size,
+            shards=[shard.info for shard in written[split] if shard.info.rows],
+            details=source.details(losses, split),
+        )
+    for split in SPLITS:
+        known = {
+            shard.info.file: (shard.bytes, shard.info.sha256)
+            for shard in written[split]
+            if shard.info.rows
+        }
+        artefact.write_manifest(output / split, "shards", fingerprint, known=known)
+    return _summary(output)
+
+
+def write_task(task: ShardTask, run: ShardRun) -> WrittenShard:
+    """Write one shard with the readable ones among its sources."""
+    unreadable: dict[str, str] = {}
+    changed: dict[str, str] = {}
+    turned = 0
+
+    def rows() -> Iterator[Row]:
+        nonlocal turned
+        for source in task.sources:
+            try:
+                stored = source.encode(run)
+            except UnreadablePictureError as error:
+                unreadable[source.key] = str(error)
+                continue
+            if stored.change:
+                changed[source.key] = stored.change
+            turned += stored.turned
+            yield Row(source.key, stored.encoded, source.label)
+
+    path = Path(task.folder) / task.file
+    info = write_shard(path, rows())
+    size = path.stat().st_size
+    if not info.rows:
+        path.unlink()
+    return WrittenShard(info, size, unreadable, changed, turned)
+
+
+def _finished(output: Path, fingerprint: str) -> bool:
+    """Whether both splits stand; a split without its other half (a crash in between) is undone."""
+    for split in SPLITS:
+        # A job that works on one half may have finished the other.
+        begun.check_free(output / split)
+    found = [split for split in SPLITS if artefact.finished(output / split, "shards", fingerprint)]
+    if len(found) == 1:
+        begun.reopen(output / found[0])
+    return len(found) == len(SPLITS)
+
+
+def _write(
+    shards: Mapping[str, list[list[RowSource]]], run: ShardRun
+) -> dict[str, list[WrittenShard]]:
+    """Write all shards in one pass."""
+    tasks = [
+        ShardTask(str(Path(run.output_path) / split), f"part-{index:05d}.parquet", rows)
+        for split in SPLITS
+        for index, rows in enumerate(shards[split])
+    ]
+    written: dict[str, list[WrittenShard]] = {split: [] for split in SPLITS}
+    found_shards = map_tasks(
+        functools.partial(write_task, run=run),
+        tasks,
+        stage="shards",
+        sizes=[len(task.sources) for task in tasks],
+    )
+    for task, found in zip(tasks, found_shards, strict=True):
+        written[Path(task.folder).name].append(found)
+    return written
+
+
+def _losses(
+    source: ImageSource,
+    shards: Mapping[str, list[list[RowSource]]],
+    written: Mapping[str, list[WrittenShard]],
+) -> Losses:
+    """What could not be stored as it was; raises ValueError for a split of which nothing is left."""
+    unreadable: dict[str, str] = {}
+    changed: dict[str, str] = {}
+    empty: dict[str, dict[str, str]] = {}
+    for split in SPLITS:
+        for shard in written[split]:
+            unreadable |= shard.unreadable
+            changed |= shard.changed
+        rows = [row for part in shards[split] for row in part]
+        left = {row.label for row in rows if row.key not in unreadable}
+        lost = {
+            source.classes[row.label]: f"{row.key} ({unreadable[row.key]})"
+            for row in rows
+            if row.label not in left
+        }
+        if not left:
+            raise ValueError(
+                f"{split}: none of its {len(rows)} pictures can be read, e.g. {min(lost.values())}; bring "
+                "pictures that can"
+            )
+        empty[split] = dict(sorted(lost.items()))
+    num_turned = {split: sum(shard.turned for shard in written[split]) for split in SPLITS}
+    num_changed = {split: sum(len(shard.changed) for shard in written[split]) for split in SPLITS}
+    return Losses(unreadable, changed, num_turned, num_changed, empty)
+
+
+def _name_left_out(source: ImageSource) -> None:
+    if source.left_out:
+        logger.warning(
+            "%d files hold no picture of a format that is read, or lie outside of the class folders; left out are %s",
+            sum(item.files for item in source.left_out),
+            left_out_text(source.left_out),
+        )
+
+
+def _name_losses(source: ImageSource, losses: Losses, output: Path) -> None:
+    where = output / SPLITS[0] / DATASET
+    for split, classes in losses.empty_classes.items():
+        for name, example in classes.items():
+            logger.warning("%s: no picture of class %r can be read, e.g. %s", split, name, example)
+    for texts, what in (
+        (losses.unreadable, "cannot be read and are left out"),
+        (losses.changed, "are not stored as they are"),
+    ):
+        if texts:
+            key, text = min(texts.items())
+            logger.warning(
+                "%d of %d pictures %s, e.g. %s (%s); all are named in %s",
+                len(texts),
+                source.num_pictures,
+                what,
+                key,
+                text,
+                where,
+            )
+
+
+def _summary(output: Path) -> dict[str, Any]:
+    answer: dict[str, Any] = {"output_path": str(output)}
+    for split in SPLITS:
+        dataset = read_dataset(output / split)
+        answer["classes"] = len(dataset.classes)
+        answer["form"] = dataset.form
+        answer[split] = {"images": dataset.num_images, "shards": len(dataset.shards)}
+    facts = artefact.read_json(output / SPLITS[0] / DATASET)
+    left_out = sum(item["files"] for item in facts["left_out"])
+    return {**answer, "unreadable": len(facts["unreadable"]), "left_out": left_out}

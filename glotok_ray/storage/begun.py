@@ -1,0 +1,148 @@
+"""Folders that jobs begin: whose they are, what is kept of what lies there, and what is refused.
+
+A folder is begun by its mark (`ownership.py`), finished by its manifest (`artefact.py`), and
+anything else in it is a user's own.
+"""
+
+import os
+import shutil
+from pathlib import Path
+
+from glotok_ray.storage import artefact, marks, ownership
+from glotok_ray.storage.artefact import ArtefactError
+
+
+class FolderInUseError(ArtefactError):
+    """Another job works on a folder; the text names it."""
+
+
+def own(folder: Path) -> None:
+    """Make this process the owner of `folder`; raises FolderInUseError, which names the owner that works on it, and
+    ArtefactError where no folder can be made.
+    """
+    _check_place(folder)
+    _refuse(folder, ownership.claim(folder))
+
+
+def check_free(folder: Path) -> None:
+    """Raise FolderInUseError when another job works on `folder` or on a folder in it, and ArtefactError where no folder
+    can be made.
+    """
+    _check_place(folder)
+    for mark in (folder / marks.MARK, *sorted(folder.glob(f"*/{marks.MARK}"))):
+        _refuse(mark.parent, ownership.live_owner(mark.parent))
+    for mark in sorted(folder.glob(f"*/*/{marks.MARK}")):
+        _refuse(mark.parent, ownership.live_owner(mark.parent))
+
+
+def _check_place(folder: Path) -> None:
+    there = next((path for path in (folder, *folder.parents) if os.path.lexists(path)), None)
+    if there is not None and not there.is_dir():
+        what = "" if there == folder else f", so that {folder} cannot be made"
+        raise ArtefactError(
+            f"{there}: is no folder{what}; choose another output_path, or move it away yourself"
+        )
+
+
+def _refuse(folder: Path, owner: marks.Owner | None) -> None:
+    if owner is not None:
+        raise FolderInUseError(
+            f"{folder}: another job works on it: {owner}; wait for its end, end it, or choose another output_path"
+        )
+
+
+def set_aside(folder: Path) -> None:
+    """Keep what `folder` holds as NAME.previous, in the place of an older one; nothing happens when there is none.
+
+    Raises FolderInUseError when another job works on it, and ArtefactError for what is no folder.
+    """
+    check_free(folder)
+    if folder.exists():
+        own(folder)
+        previous = folder.with_name(folder.name + ".previous")
+        shutil.rmtree(previous, ignore_errors=True)
+        ownership.move(folder, previous)
+        if artefact.is_finished(previous):
+            ownership.clear(previous)
+
+
+def reopen(folder: Path, question: str = "") -> None:
+    """Make a finished folder an unfinished one again, which `start_folder` may empty, unless a job that asks `question`
+    goes on with its files.
+    """
+    own(folder)
+    ownership.ask(folder, question)
+    (folder / artefact.MANIFEST).unlink()
+
+
+def check_startable(folder: Path, *, fresh: bool) -> None:
+    """Raise ArtefactError when `start_folder` would refuse: a finished folder without `fresh`, files that no job of
+    this package began, or a folder that another job works on.
+    """
+    check_free(folder)
+    if artefact.is_finished(folder):
+        if not fresh:
+            raise ArtefactError(f"{folder}: already finished; pass --fresh to redo it")
+        return
+    foreign = folder.is_dir() and any(folder.iterdir())
+    if foreign and marks.read_mark(folder) is None:
+        raise ArtefactError(
+            f"{folder}: holds files that no job of this package began, and a job would remove "
+            "them; choose another output_path, or empty it yourself"
+        )
+
+
+def start_folder(folder: Path, *, fresh: bool, keep: bool = False, question: str = "") -> Path:
+    """Make `folder` ready for a job, its owner this process; with `fresh` a finished one is kept as NAME.previous.
+
+    Unfinished remains are removed, or with `keep` left to a job that goes on with them, and with a `question` left when
+    they answer the same. Raises what `check_startable` raises, and ArtefactError for remains of another question.
+    """
+    check_startable(folder, fresh=fresh)
+    own(folder)
+    if artefact.is_finished(folder):
+        if not fresh:  # by a job that has ended just now
+            ownership.finish(folder)
+            raise ArtefactError(f"{folder}: already finished; pass --fresh to redo it")
+        set_aside(folder)
+        own(folder)
+    asked = begun_question(folder)
+    if question and not fresh and asked not in ("", question):
+        raise ArtefactError(_other_question(folder))
+    if fresh or not (keep or (question and asked == question)):
+        _empty(folder)
+    ownership.ask(folder, question)
+    return folder
+
+
+def go_on(folder: Path, question: str) -> None:
+    """Make `folder`, where it is missing, and go on with whatever is in it, its owner this process.
+
+    Raises FolderInUseError, and ArtefactError where an unfinished job left an answer to another question.
+    """
+    own(folder)
+    if begun_question(folder) not in ("", question):
+        raise ArtefactError(_other_question(folder))
+    ownership.ask(folder, question)
+
+
+def begun_question(folder: Path) -> str:
+    """What the files in an unfinished folder answer, a fingerprint; empty where that was not noted."""
+    mark = marks.read_mark(folder)
+    return mark.question if mark else ""
+
+
+def _other_question(folder: Path) -> str:
+    return (
+        f"{folder}: holds unfinished work of other settings or inputs; choose another output_path (of a training, "
+        f"another --name), or pass --fresh"
+    )
+
+
+def _empty(folder: Path) -> None:
+    """Remove everything but the mark, without which a kill in between would leave files of nobody."""
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif not path.name.startswith(".begun."):
+            path.unlink()

@@ -1,0 +1,149 @@
+"""The embedded data set: no training crop touches a validation pixel, crops are distinct and repeatable."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from glotok_ray.config import ShardRun
+from glotok_ray.data.embedded_images import (
+    PHOTOGRAPHS,
+    Crop,
+    Photograph,
+    cut,
+    draw_crops,
+    largest_window,
+    load_photograph,
+    photograph_crops,
+    photograph_path,
+    validation_band,
+)
+from glotok_ray.data.records import decode_image
+
+
+def by_name(name: str) -> Photograph:
+    return next(item for item in PHOTOGRAPHS if item.name == name)
+
+
+def touched(photograph: Photograph, crops: list[Crop]) -> np.ndarray:
+    mask = np.zeros(load_photograph(photograph).shape[:2], dtype=bool)
+    for left, top, side in crops:
+        mask[top : top + side, left : left + side] = True
+    return mask
+
+
+def test_there_are_ten_classes_in_the_order_of_their_names() -> None:
+    names = [photograph.name for photograph in PHOTOGRAPHS]
+    assert len(names) == 10
+    assert names == sorted(names)
+
+
+@pytest.mark.parametrize("image_size", [32, 64, 128])
+@pytest.mark.parametrize("photograph", PHOTOGRAPHS, ids=lambda item: item.name)
+def test_no_training_crop_touches_a_validation_pixel(
+    photograph: Photograph, image_size: int
+) -> None:
+    train, validation = (
+        draw_crops(photograph, split, image_size=image_size, number=number, seed=3)
+        for split, number in (("train", 450), ("validation", 60))
+    )
+    pixels = load_photograph(photograph)
+    height, width = pixels.shape[:2]
+    for crop in train + validation:
+        assert image_size <= crop.side <= largest_window(pixels, image_size)
+        assert 0 <= crop.left <= width - crop.side
+        assert 0 <= crop.top <= height - crop.side
+    seen, held = touched(photograph, train), touched(photograph, validation)
+    assert not (seen & held).any()
+    # Both cover much of what is theirs, and training works on both sides of the band.
+    band = validation_band(pixels, image_size)
+    # (a side of the retina may lie in its dark frame).
+    assert seen[:, : band.start].mean() > 0.25
+    assert seen[:, band.stop :].mean() > 0.25
+    assert held[:, band.start : band.stop].mean() > 0.5
+    assert not seen[:, band.start : band.stop].any()
+
+
+def test_the_band_is_chosen_where_colours_are_those_of_the_rest() -> None:
+    # Red and green alternate finely, but for a wide blue block: a band holds a fair share of blue.
+    pixels = np.zeros((40, 200, 3), dtype=np.uint8)
+    pixels[:, ::2, 0] = pixels[:, 1::2, 1] = 255
+    pixels[:, 100:] = (0, 0, 255)
+    band = validation_band(pixels, 16)
+    assert band.stop - band.start == 32
+    blue = (pixels[:, band.start : band.stop, 2] == 255).mean()
+    assert blue == pytest.approx(0.5, abs=0.02)
+
+
+def test_reduction_averages_blocks_that_do_not_overlap() -> None:
+    # So the pixels of a reduced photograph share nothing, and bands stay disjoint in the original.
+    photograph = by_name("hubble_deep_field")
+    pixels = load_photograph(photograph)
+    with Image.open(photograph_path(photograph)) as image:
+        original = np.array(image.convert("RGB"), dtype=np.float64)
+    blocks = original.reshape(436, 2, 500, 2, 3).mean(axis=(1, 3))
+    assert np.abs(pixels - blocks).max() <= 0.5
+    assert not pixels.flags.writeable
+
+
+def test_a_window_is_cut_before_it_is_reduced() -> None:
+    generator = np.random.default_rng(0)
+    pixels = generator.integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    crop = Crop(5, 7, 20)
+    other = generator.integers(0, 256, pixels.shape, dtype=np.uint8)
+    other[7:27, 5:25] = pixels[7:27, 5:25]
+    np.testing.assert_array_equal(cut(pixels, crop, 16), cut(other, crop, 16))
+    assert cut(pixels, crop, 16).shape == (16, 16, 3)
+    np.testing.assert_array_equal(cut(pixels, crop, 20), pixels[7:27, 5:25])
+
+
+def test_the_quickstart_has_4500_and_600_distinct_crops() -> None:
+    train = photograph_crops("train", image_size=64, crops_per_class=450, seed=0)
+    validation = photograph_crops("validation", image_size=64, crops_per_class=60, seed=0)
+    assert (len(train), len(validation)) == (4500, 600)
+    assert len({row.key for row in train + validation}) == 5100
+    labels = np.bincount([row.label for row in train])
+    assert labels.tolist() == [450] * 10
+
+
+def test_crops_depend_on_the_seed_alone() -> None:
+    few = {"image_size": 64, "crops_per_class": 5}
+    once = photograph_crops("train", seed=0, **few)
+    assert once == photograph_crops("train", seed=0, **few)
+    assert once != photograph_crops("train", seed=1, **few)
+    # More crops per class keep the first ones.
+    more = photograph_crops("train", image_size=64, crops_per_class=7, seed=0)
+    assert [row for row in more if row.label == 3][:5] == [row for row in once if row.label == 3]
+
+
+def test_a_row_holds_its_window_as_png() -> None:
+    row = photograph_crops("train", image_size=64, crops_per_class=1, seed=0)[5]
+    photograph = PHOTOGRAPHS[row.label]
+    assert row.key.startswith(f"{photograph.name}/x")
+    left, top, side = row.crop
+    with Image.fromarray(load_photograph(photograph)) as image:
+        window = image.crop((left, top, left + side, top + side))
+        expected = window.resize((64, 64), Image.Resampling.LANCZOS)
+    encoded = row.encode(ShardRun(image_size=64)).encoded
+    np.testing.assert_array_equal(decode_image(encoded, row.key), np.asarray(expected))
+
+
+def test_the_black_frame_of_the_retina_is_avoided() -> None:
+    retina = by_name("retina")
+    pixels = load_photograph(retina)
+    assert (pixels[:64, :64].max(axis=2) < 16).all()
+    for split in ("train", "validation"):
+        for crop in draw_crops(retina, split, image_size=64, number=200, seed=0):
+            window = pixels[crop.top : crop.top + crop.side, crop.left : crop.left + crop.side]
+            assert (window.max(axis=2) < 16).mean() <= 0.5
+
+
+def test_sizes_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"image_size = 256: .* at most 225"):
+        photograph_crops("train", image_size=256, crops_per_class=1, seed=0)
+    with pytest.raises(ValueError, match=r"chelsea has only about 1\d\d distinct"):
+        photograph_crops("train", image_size=225, crops_per_class=450, seed=0)
+
+
+def test_a_missing_file_names_the_package() -> None:
+    with pytest.raises(ValueError, match=r"skimage does not hold data/nothing\.png"):
+        load_photograph(Photograph("nothing", "skimage", "data/nothing.png", ""))

@@ -1,0 +1,115 @@
+"""What users type: dry runs of full-size recipes, overrides, and refusals."""
+
+import json
+
+import pytest
+
+from glotok_ray import config
+from glotok_ray.recipes import train_generator as generator_recipes
+from glotok_ray.recipes.train_tokenizer import glotok_16k
+from jobs import quickstart, sweep_tokenizer, train_generator, train_tokenizer
+
+
+def dry_run(job, capsys, *arguments):
+    assert job.main([*arguments, "--dry-run"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "parameters"), [("xar_b", 172638224), ("xar_l", 608397968), ("xar_h", 1186024096)]
+)
+def test_generators_have_the_published_sizes(recipe, parameters, capsys):
+    answer = dry_run(train_generator, capsys, recipe)
+    assert answer["recipe"] == recipe
+    assert answer["parameters"] == parameters == sum(answer["modules"].values())
+    assert (answer["steps_per_epoch"], answer["total_steps"]) == (625, 500000)
+    assert answer["global_batch_size"] == 2048
+    assert answer["config"]["model"]["channels"] == 16
+
+
+def test_glotok_16k_is_the_papers_run(capsys):
+    answer = dry_run(train_tokenizer, capsys, "glotok_16k")
+    assert (answer["steps_per_epoch"], answer["total_steps"]) == (5338, 800700)
+    assert (answer["modules"]["encoder"], answer["modules"]["decoder"]) == (29298176, 42449795)
+    assert answer["parameters"] == sum(answer["modules"].values())
+    assert 0 < answer["memory_per_worker_gib"] < 80
+    assert answer["discriminator_parameters"] == 2765633
+
+
+def test_glotok_2x_and_the_ablations_differ_where_they_should(capsys):
+    full = dry_run(train_tokenizer, capsys, "glotok_16k")
+    double = dry_run(train_tokenizer, capsys, "glotok_2x")
+    assert double["parameters"] - full["parameters"] == 8 * (2 * 16384 - 4096 - 12288)
+    vanilla = dry_run(train_tokenizer, capsys, "vanilla_dual")
+    assert vanilla["parameters"] == 111163283
+
+
+def test_overrides_reach_the_config(capsys):
+    answer = dry_run(
+        train_tokenizer,
+        capsys,
+        "glotok_16k",
+        "--loss.relation.num-bins",
+        "20",
+        "--schedule.epochs",
+        "2",
+    )
+    assert answer["config"]["loss"]["relation"]["num_bins"] == 20
+    assert answer["total_steps"] == 2 * 5338
+
+
+def test_a_resolved_config_is_a_recipe(tmp_path, capsys):
+    path = tmp_path / "mine.json"
+    changed = config.override(glotok_16k(), {"loss.relation_weight": 0.1})
+    path.write_text(json.dumps(config.to_dict(changed)))
+    assert dry_run(train_tokenizer, capsys, str(path))["config"]["loss"]["relation_weight"] == 0.1
+
+
+def test_quickstart_and_sweep_describe_themselves(capsys):
+    answer = dry_run(quickstart, capsys, "quickstart")
+    assert list(answer["stages"]) == [
+        "data",
+        "teacher",
+        "tokenizer",
+        "codes",
+        "generator",
+        "samples",
+        "far",
+        "far_samples",
+        "evaluation",
+        "far_evaluation",
+    ]
+    trials = dry_run(sweep_tokenizer, capsys, "quickstart")["trials"]
+    assert len(trials) == 4
+    assert trials["trial_00"] == {"loss.relation_weight": 0.0}
+    assert len({json.dumps(changes) for changes in trials.values()}) == 4
+
+
+def test_an_unknown_recipe_names_the_known_ones(caplog):
+    assert train_tokenizer.main(["glotok_16m"]) == 2
+    assert "glotok_16k" in caplog.text
+
+
+def test_a_misspelt_flag_is_refused():
+    with pytest.raises(SystemExit) as refusal:
+        train_tokenizer.main(["glotok_16k", "--dry-run", "--loss.relation-wieght", "1"])
+    assert refusal.value.code == 2
+
+
+def test_a_bad_value_exits_with_2_and_names_the_field(capsys):
+    with pytest.raises(SystemExit) as refusal:
+        train_tokenizer.main(["glotok_16k", "--dry-run", "--schedule.global-batch-size", "31"])
+    assert refusal.value.code == 2
+    assert "global_batch_size" in capsys.readouterr().err
+
+
+def test_a_json_file_is_read_as_the_kind_of_run_that_has_its_fields(tmp_path, capsys):
+    path = tmp_path / "mine.json"
+    for name, recipe in generator_recipes.RECIPES.items():
+        path.write_text(json.dumps(config.to_dict(recipe())))
+        assert train_generator.main([str(path), "--dry-run"]) == 0, name
+        found = json.loads(capsys.readouterr().out)
+        assert found["config"] == config.to_dict(config.with_absolute_paths(recipe()))
+        assert found["parameters"] > 1e5
+    path.write_text(json.dumps({**config.to_dict(recipe()), "depht": 3}))
+    assert train_generator.main([str(path), "--dry-run"]) == 2

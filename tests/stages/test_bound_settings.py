@@ -1,0 +1,120 @@
+"""Which settings a run may be resumed with, and which make it another run."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from glotok_ray.config import TokenizerRun, bound_settings, from_dict, override, to_dict
+from glotok_ray.recipes.generator_ablations import RECIPES as ABLATIONS
+from glotok_ray.recipes.sweep_tokenizer import RECIPES as SWEEPS
+from glotok_ray.recipes.train_generator import RECIPES as GENERATORS
+from glotok_ray.recipes.train_tokenizer import RECIPES as TOKENIZERS
+from glotok_ray.stages import sweep_tokenizer, training
+from glotok_ray.storage import ownership
+from glotok_ray.storage.artefact import ArtefactError
+
+RUNS = {"tokenizer": TOKENIZERS["glotok_16k"](), "generator": GENERATORS["xar_b"]()}
+
+
+@pytest.mark.parametrize("kind", RUNS)
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"scaling.num_workers": 2},
+        {"scaling.unit_rows": 64},
+        {"scaling.max_failures": 9},
+        {"schedule.stop_after_steps": 5},
+        {"schedule.micro_batch_size": 1},
+        {"schedule.checkpoint_every_minutes": 1.0},
+        {"schedule.checkpoint_every_steps": 7},
+        {"audit_keys": True},
+    ],
+)
+def test_what_changes_neither_weights_nor_order_is_free(kind, change) -> None:
+    assert bound_settings(override(RUNS[kind], change)) == bound_settings(RUNS[kind])
+
+
+@pytest.mark.parametrize("change", [{"data.max_bad_rows": 7}, {"data.adm_protocol": False}])
+def test_what_is_let_pass_may_be_more_afterwards(change) -> None:
+    run = RUNS["tokenizer"]
+    assert bound_settings(override(run, change)) == bound_settings(run)
+
+
+@pytest.mark.parametrize("kind", RUNS)
+@pytest.mark.parametrize(
+    "change", [{"data.open_shards": 9}, {"seed": 3}, {"schedule.global_batch_size": 480}]
+)
+def test_what_changes_the_order_of_rows_is_bound(kind, change) -> None:
+    assert bound_settings(override(RUNS[kind], change)) != bound_settings(RUNS[kind])
+
+
+def test_a_run_of_before_goes_on_where_later_settings_stand_for_what_was() -> None:
+    """Of commit 0933aa9, whose loss had none of them."""
+    later = {"entropy_epsilon", "entropy_epsilon_placing", "discriminator_loss_scale"}
+    assert not later & set(bound_settings(RUNS["tokenizer"])["loss"])
+    changed = override(RUNS["tokenizer"], {"loss.discriminator_loss_scale": 0.5})
+    assert bound_settings(changed)["loss"]["discriminator_loss_scale"] == 0.5
+
+
+def test_a_config_of_before_loads_with_what_was() -> None:
+    run = RUNS["tokenizer"]
+    plain = to_dict(run)
+    for name in ("entropy_epsilon", "entropy_epsilon_placing", "discriminator_loss_scale"):
+        del plain["loss"][name]
+    assert from_dict(TokenizerRun, plain) == run
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"tokenizer.scaling.num_workers": 4},
+        {"tokenizer.data.adm_protocol": False},
+        {"tokenizer.schedule.checkpoint_every_minutes": 7.0},
+        {"evaluation.pool.num_actors": 2},
+        {"evaluation.adm_protocol": False},
+        {"max_concurrent_trials": 3},
+    ],
+)
+def test_a_sweep_goes_on_with_other_workers(change) -> None:
+    sweep = SWEEPS["glotok_16k"]()
+    assert sweep_tokenizer.bound_settings(
+        override(sweep, change)
+    ) == sweep_tokenizer.bound_settings(sweep)
+
+
+def test_a_sweep_is_bound_to_what_its_trials_are() -> None:
+    sweep = SWEEPS["glotok_16k"]()
+    for change in ({"tokenizer.seed": 4}, {"evaluation.num_images": 7}, {"max_steps": 3}):
+        assert sweep_tokenizer.bound_settings(
+            override(sweep, change)
+        ) != sweep_tokenizer.bound_settings(sweep)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"generator.scaling.num_workers": 4},
+        {"samples.pool.num_actors": 2},
+        {"evaluation.pool.use_gpu": False},
+        {"rows": ("cell_8",)},
+    ],
+)
+def test_ablations_go_on_with_other_workers(change) -> None:
+    ablation = ABLATIONS["ablations"]()
+    assert bound_settings(override(ablation, change)) == bound_settings(ablation)
+    assert bound_settings(override(ablation, {"samples.seed": 9})) != bound_settings(ablation)
+
+
+def test_a_copy_without_its_hidden_mark_is_bound_by_run_json(tmp_path) -> None:
+    run = override(RUNS["generator"], {"output_path": str(tmp_path), "name": "run"})
+    plan = SimpleNamespace(folder=tmp_path / "run")
+    with ownership.holding():
+        training._open_folder(run, plan, "first")
+    (tmp_path / "run" / ".begun.json").unlink()
+    with (
+        ownership.holding(),
+        pytest.raises(ArtefactError, match="unfinished run of other settings"),
+    ):
+        training._open_folder(run, plan, "second")
+    with ownership.holding():
+        training._open_folder(run, plan, "first")

@@ -1,0 +1,110 @@
+"""Rows that fail: kept with their reason, ranked last, not trained again unasked; and the results of the others."""
+
+import logging
+from types import SimpleNamespace
+
+import pandas
+import pytest
+from ray.exceptions import RayTaskError
+
+from glotok_ray.config import SweepRun
+from glotok_ray.on_ray.attempts import RunFailed
+from glotok_ray.on_ray.failures import reason_of
+from glotok_ray.stages.failed_rows import FAILED, attempt, failed_of
+from glotok_ray.stages.sweep_results import rank_trials, write_results
+from glotok_ray.stages.sweep_tokenizer import _row_of
+from glotok_ray.storage import artefact
+from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.begun import FolderInUseError
+from glotok_ray.storage.retries import StorageError
+
+
+def raising(error):
+    def work():
+        raise error
+
+    return work
+
+
+def test_a_row_that_fails_is_not_tried_again_unasked(tmp_path):
+    path = tmp_path / "trials" / "a_failure.json"
+    reason = "step 3: total not finite"
+    assert attempt(path, raising(ArtefactError(reason)), retry=False) == {FAILED: reason}
+    assert attempt(path, raising(AssertionError("trained again")), retry=False) == {FAILED: reason}
+    assert "raise error" in "".join(artefact.read_json(path)["traceback"])
+    assert attempt(path, lambda: {"psnr": 20.0}, retry=True) == {"psnr": 20.0}
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("kind", [StorageError, FolderInUseError])
+def test_what_says_nothing_of_the_row_ends_the_whole(tmp_path, kind):
+    with pytest.raises(kind):
+        attempt(tmp_path / "a_failure.json", raising(kind("away")), retry=False)
+    assert not (tmp_path / "a_failure.json").exists()
+
+
+def test_so_does_what_a_run_stopped_for(tmp_path):
+    stopped = RunFailed("training stopped at step 3: storage is away")
+    stopped.__cause__ = StorageError("away")
+    with pytest.raises(RunFailed):
+        attempt(tmp_path / "a_failure.json", raising(stopped), retry=False)
+    assert not (tmp_path / "a_failure.json").exists()
+
+
+def test_a_trial_that_was_interrupted_is_no_row():
+    """Ray Tune returns after Ctrl-C as if all trials had ended."""
+    for metrics in (None, {}):
+        with pytest.raises(KeyboardInterrupt):
+            _row_of(SweepRun(), SimpleNamespace(error=None, metrics=metrics), {})
+    row = {"trial": "trial_00", FAILED: ""}
+    assert _row_of(SweepRun(), SimpleNamespace(error=None, metrics=row), {}) == row
+
+
+def test_the_reason_is_one_line_out_of_what_ray_wraps():
+    def chained(outer, inner):
+        outer.__cause__ = inner
+        return outer
+
+    wrapped = RayTaskError("f", "Traceback\n  of it\nlast", RuntimeError("CUDA out of\nmemory"))
+    assert reason_of(wrapped.as_instanceof_cause()) == "RuntimeError: CUDA out of memory"
+    stopped = chained(RunFailed("training stopped at step 3: rank 0 died"), wrapped)
+    assert reason_of(stopped) == "training stopped at step 3: rank 0 died"
+    assert reason_of(KeyError("x")) == "KeyError: 'x'"
+
+
+FRAME = pandas.DataFrame(
+    [
+        {"trial": "trial_00", "loss.relation_weight": 0.0, "psnr": 20.0, "fd_effnet": 9.0},
+        {"trial": "trial_01", "loss.relation_weight": 1e38, FAILED: "step 0: total not finite"},
+        {"trial": "trial_02", "loss.relation_weight": 0.1, "psnr": float("nan"), "fd_effnet": 8.0},
+        {"trial": "trial_03", "loss.relation_weight": 0.2, "psnr": 21.0, "fd_effnet": 7.0},
+    ]
+).assign(**{"loss.relation.num_bins": 40.0, "loss.relation.alpha": 100.0})
+FRAME[FAILED] = FRAME[FAILED].fillna("")
+
+
+def test_failed_rows_are_last_and_the_best_comes_from_the_others(tmp_path):
+    order = ["trial_03", "trial_00", "trial_02", "trial_01"]
+    assert list(rank_trials(FRAME)["trial"]) == order
+    failed = failed_of({row["trial"]: row for row in FRAME.to_dict("records")}, "trials")
+    assert failed == {"trial_01": "step 0: total not finite"}
+    assert write_results(SweepRun(), FRAME, failed, tmp_path) == "trial_03"
+    table = (tmp_path / "table.md").read_text()
+    assert "- trial_01: step 0: total not finite" in table
+    assert "| trial_01 | 1e+38 |" in table
+    best = artefact.read_json(tmp_path / "best_recipe.json")
+    assert best["loss"]["relation_weight"] == 0.2
+    assert pandas.read_csv(tmp_path / "results.csv")[FAILED].iloc[-1] == "step 0: total not finite"
+    assert (tmp_path / "sweep.png").stat().st_size > 0
+
+
+def test_when_all_fail_the_first_reason_is_the_error(caplog):
+    rows = {name: {FAILED: f"{name} is broken"} for name in ("a", "b")}
+    with (
+        caplog.at_level(logging.WARNING),
+        pytest.raises(
+            RuntimeError, match=r"^all 2 rows failed; the first, a: a is broken; .*--retry"
+        ),
+    ):
+        failed_of(rows, "rows")
+    assert failed_of({"a": {FAILED: ""}}, "rows") == {}

@@ -1,0 +1,159 @@
+"""Every stage, killed by SIGKILL at every boundary of its work one after another, ends as an undisturbed run does."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from glotok_ray.config import ExportGeneratorRun, ExportRun, override
+from glotok_ray.export import generator, tokenizer
+from glotok_ray.stages import (
+    build_teacher,
+    encode_images,
+    evaluate_images,
+    quickstart,
+    sample_images,
+    shard_images,
+    train_generator,
+    train_tokenizer,
+)
+from glotok_ray.storage import artefact, begun, marks, ownership
+from tests.on_ray.killed_driver import run_with_fault
+
+# Behind the last unit; between the manifest and the end of the mark.
+ENDS = ("manifest:step=0", "finished:step=0")
+# Before the first unit, and behind it.
+UNITS = ("unit:step=0", "unit:step=1", *ENDS)
+
+
+def stages(config, root: Path):
+    """By name: what runs, its settings with results below `root`, its folders, and the undisturbed run's."""
+    done = Path(config.output_path)
+    run = str(done / "tokenizer")
+    few = {"samples_path": str(done / "far_samples"), "uniformity_repeats": 0, "num_images": 20}
+    return {
+        "shards": (shard_images.run, override(config.data, {"output_path": str(root / "data")})),
+        "teacher": (
+            build_teacher.run,
+            override(config.teacher, {"output_path": str(root / "teacher")}),
+        ),
+        "tokenizer": (train_tokenizer.run, override(config.tokenizer, {"output_path": str(root)})),
+        "codes": (encode_images.run, override(config.codes, {"output_path": str(root / "codes")})),
+        "generator": (train_generator.run, override(config.generator, {"output_path": str(root)})),
+        "samples": (
+            sample_images.run,
+            override(config.samples, {"output_path": str(root / "samples")}),
+        ),
+        "far_evaluation": (
+            evaluate_images.run,
+            override(config.far_evaluation, few | {"output_path": str(root / "far_evaluation")}),
+        ),
+        "export": (tokenizer.run, ExportRun(source_path=run, output_path=str(root / "export"))),
+        "export_generator": (
+            generator.run,
+            ExportGeneratorRun(
+                source_path=str(done / "generator"), output_path=str(root / "export_generator")
+            ),
+        ),
+    }
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Digests of what a run leaves that tells neither time nor place, by name."""
+    manifest = artefact.read_json(folder / artefact.MANIFEST)
+    changing = ("metrics.jsonl", "config.json", "README.md", "versions.json", "teacher.json")
+    return {
+        name: facts["sha256"]
+        for name, facts in manifest["files"].items()
+        if not name.endswith(changing)
+    }
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(
+    ("name", "faults"),
+    [
+        ("shards", UNITS),
+        ("teacher", (*UNITS[:2], "iteration:step=1", *ENDS)),
+        # Rank 0 dies in the export, and the attempt after it has nothing to train.
+        ("tokenizer", ("unit:step=0", "export:step=20,kill:manifest:step=0", ENDS[1])),
+        ("codes", UNITS),
+        ("generator", ("unit:step=0", *ENDS)),
+        ("samples", UNITS),
+        ("far_evaluation", UNITS),
+        ("export", ENDS),
+        ("export_generator", ENDS),
+    ],
+)
+def test_killed_at_every_boundary_a_stage_ends_as_if_undisturbed(
+    finished, tmp_path, name, faults
+) -> None:
+    config, _ = finished
+    run, settings = stages(config, tmp_path)[name]
+    top = tmp_path / ("data" if name == "shards" else name)
+    folders = [top / part for part in (("train", "validation") if name == "shards" else ("",))]
+    reference = Path(config.output_path)
+
+    def kill(fault: str) -> None:
+        log = tmp_path / "drivers.log"
+        code = run_with_fault(run, settings, f"kill:{fault}", log)
+        assert code == -9, f"{fault}: {log.read_text()[-3000:]}"
+
+    def check() -> None:
+        run(settings)
+        for folder in folders:
+            hidden = [path.name for path in folder.iterdir() if path.name.startswith(".")]
+            working = [
+                path.name for path in folder.iterdir() if path.name in ("features", "blocks")
+            ]
+            assert hidden + working == []
+            undisturbed = reference / folder.relative_to(tmp_path)
+            if undisturbed.is_dir() and name != "far_evaluation":
+                assert contents(folder) == contents(undisturbed)
+
+    for fault in faults:
+        kill(fault)
+    check()
+    # Behind the end of the mark, before what is left over is removed.
+    for folder in folders:
+        begun.reopen(folder, artefact.read_json(folder / artefact.MANIFEST)["fingerprint"])
+        ownership.give_back(folder)
+    kill("cleanup:step=0")
+    check()
+    before = [(folder / artefact.MANIFEST).stat().st_mtime_ns for folder in folders]
+    run(settings)
+    assert [(folder / artefact.MANIFEST).stat().st_mtime_ns for folder in folders] == before
+
+
+@pytest.mark.ray
+def test_a_quickstart_that_is_killed_between_stages_goes_on(finished, tmp_path) -> None:
+    config, _ = finished
+    log = tmp_path / "drivers.log"
+    root = Path(config.output_path)
+    report = (root / quickstart.REPORT_FILE).read_bytes()
+    for number in (1, 6, 10):
+        assert run_with_fault(quickstart.run, config, f"kill:stage:step={number}", log) == -9
+    assert marks.read_mark(root) is not None
+    answer = quickstart.run(config)
+    assert [row["status"] for row in answer["stages"]] == ["recognised"] * 10
+    assert marks.read_mark(root) is None
+    assert len((root / quickstart.REPORT_FILE).read_bytes()) == pytest.approx(len(report), rel=0.05)
+
+
+@pytest.mark.ray
+def test_a_disk_that_is_full_at_the_export_is_told_and_the_training_is_kept(
+    finished, tmp_path, monkeypatch
+) -> None:
+    config, _ = finished
+    settings = override(config.generator, {"output_path": str(tmp_path)})
+    monkeypatch.setenv("GLOTOK_FAULT", "full:write_export:step=10")
+    text = r"the training is done and kept; its export failed: .*No space left on device"
+    with pytest.raises(Exception, match=text):
+        train_generator.run(settings)
+    monkeypatch.delenv("GLOTOK_FAULT")
+    lines = (tmp_path / "generator" / "metrics.jsonl").read_text().splitlines()
+    train_generator.run(settings)
+    after = (tmp_path / "generator" / "metrics.jsonl").read_text().splitlines()
+    trained = [line for line in after if "train/flow_matching" in json.loads(line)]
+    assert trained == [line for line in lines if "train/flow_matching" in json.loads(line)]
+    assert contents(tmp_path / "generator") == contents(Path(config.output_path) / "generator")

@@ -1,0 +1,388 @@
+"""The whole pipeline on Ray: repeatable, equal to a plain process, resumable; the sweep on its
+data; a user's own pictures.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas
+import pytest
+import torch
+from PIL import Image
+
+from glotok_ray.config import override, with_absolute_paths
+from glotok_ray.nn.tokenizer import GloTokTokenizer
+from glotok_ray.pretrained.generator import load_generator
+from glotok_ray.recipes import sweep_tokenizer as sweep_recipes
+from glotok_ray.stages import quickstart, sweep_tokenizer, train_tokenizer
+from glotok_ray.stages import train_generator as generator_stage
+from glotok_ray.storage import artefact
+from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.training import runs
+from glotok_ray.training.generator_run import train_generator
+from glotok_ray.training.inputs import fitting_codes
+from glotok_ray.training.tokenizer_run import train_tokenizer as train_in_process
+from glotok_ray.training.worker import LocalWorker
+from jobs import train_tokenizer as train_tokenizer_job
+from tests.on_ray.killed_driver import run_with_fault
+
+ONE_PROCESS = {
+    "scaling.num_workers": 1,
+    "scaling.engine": "torch",
+    "schedule.micro_batch_size": 24,
+}
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
+
+
+def losses(folder, name="train/total"):
+    """Step and loss of every logged step, shape (steps, 2)."""
+    lines = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
+    return np.array([[line["step"], line[name]] for line in lines if name in line])
+
+
+def test_all_stages_leave_their_artefacts(finished):
+    config, answer = finished
+    root = Path(config.output_path)
+    assert [row["status"] for row in answer["stages"]] == ["made"] * 10
+    page = (root / "report.html").read_text()
+    assert "EfficientNet" in page
+    assert len(losses(root / "tokenizer")) == 20
+    assert len(losses(root / "generator", "train/flow_matching")) == 10
+    assert len(losses(root / "far", "train/cross_entropy")) == 10
+    for name in ("samples", "far_samples"):
+        with np.load(root / name / "samples.npz") as samples:
+            assert samples["arr_0"].shape == (20, 32, 32, 3)
+            assert samples["arr_0"].dtype == np.uint8
+    expected = {
+        "reconstruction_psnr",
+        "reconstruction_fd_effnet",
+        "samples_fd_effnet",
+        "far_samples_fd_effnet",
+        "baseline_uniform_fd_effnet",
+        "baseline_marginal_fd_effnet",
+    }
+    assert expected <= set(answer["metrics"])
+    assert all(np.isfinite(entry["value"]) for entry in answer["metrics"].values())
+    assert (root / "tokenizer" / "tensorboard").is_dir()
+
+
+def test_a_second_run_recognises_every_stage(finished):
+    config, _ = finished
+    root = Path(config.output_path)
+    before = {path: path.stat().st_mtime_ns for path in root.glob("*/manifest.json")}
+    answer = quickstart.run(config)
+    assert [row["status"] for row in answer["stages"]] == ["recognised"] * 10
+    assert before == {path: path.stat().st_mtime_ns for path in root.glob("*/manifest.json")}
+
+
+def test_other_settings_do_not_overwrite_a_finished_run(finished):
+    config, _ = finished
+    with pytest.raises(
+        ArtefactError,
+        match=r"tokenizer: holds a finished tokenizer made by other settings.*--fresh",
+    ):
+        train_tokenizer.run(override(config.tokenizer, {"optimizer.learning_rate": 0.5}))
+
+
+def test_one_ray_worker_equals_a_plain_process(finished, tmp_path):
+    config, _ = finished
+    plain = override(
+        config.tokenizer,
+        {**ONE_PROCESS, "output_path": str(tmp_path), "name": "plain"},
+    )
+    train_tokenizer.run(override(plain, {"name": "on_ray"}))
+    runs.run_folder(plain).mkdir()
+    train_in_process(plain, LocalWorker(), runs.local_batches(plain))
+    assert len(losses(tmp_path / "plain")) == 20
+    np.testing.assert_allclose(losses(tmp_path / "on_ray"), losses(tmp_path / "plain"), rtol=1e-5)
+
+
+def test_two_deepspeed_workers_equal_one_plain_process(finished, tmp_path):
+    # Without the two terms that see one worker's batch alone: BatchNorm in the discriminator, the
+    # entropy of the batch mean. Small steps: the engines round differently, and near the border
+    # between two codes a rounding picks the other one.
+    config, _ = finished
+    both = override(
+        config.tokenizer,
+        {
+            "loss.entropy_weight": 0.0,
+            "loss.adversarial_weight": 0.0,
+            "optimizer.learning_rate": 1e-4,
+            "schedule.epochs": 2,
+            "output_path": str(tmp_path),
+            "name": "two",
+        },
+    )
+    plain = override(
+        both,
+        {**ONE_PROCESS, "name": "plain"},
+    )
+    train_tokenizer.run(both)
+    runs.run_folder(plain).mkdir()
+    train_in_process(plain, LocalWorker(), runs.local_batches(plain))
+    found, expected = losses(tmp_path / "two"), losses(tmp_path / "plain")
+    assert len(expected) == 10
+    np.testing.assert_allclose(found[:2], expected[:2], rtol=1e-5)
+    np.testing.assert_allclose(found, expected, rtol=5e-3)
+
+
+def test_far_on_two_workers_under_zero_3_equals_one_plain_process_and_resumes(finished, tmp_path):
+    # Without what each worker draws for itself: dropped tokens and labels.
+    config, _ = finished
+    both = override(
+        config.far,
+        {
+            "model.token_dropout": 0.0,
+            "label_dropout": 0.0,
+            "scaling.zero_stage": 3,
+            "output_path": str(tmp_path),
+            "name": "two",
+        },
+    )
+    plain = override(
+        both,
+        {**ONE_PROCESS, "name": "plain"},
+    )
+    stopped = generator_stage.run(override(both, {"schedule.stop_after_steps": 5}))
+    assert stopped["step"] == 5
+    generator_stage.run(both)
+    runs.run_folder(plain).mkdir()
+    train_generator(plain, LocalWorker(), runs.local_batches(plain))
+    name = "train/cross_entropy"
+    found, expected = losses(tmp_path / "two", name), losses(tmp_path / "plain", name)
+    assert len(expected) == 10
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    generators = [load_generator(tmp_path / run, use_ema=True) for run in ("two", "plain")]
+    two, one = (dict(generator.named_parameters()) for generator in generators)
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize("kind", ["generator", "far"])
+def test_a_generator_stopped_and_resumed_equals_an_uninterrupted_one(finished, tmp_path, kind):
+    config, _ = finished
+    parts = override(getattr(config, kind), {"output_path": str(tmp_path), "name": "parts"})
+    assert generator_stage.run(override(parts, {"schedule.stop_after_steps": 5}))["step"] == 5
+    generator_stage.run(parts)
+    name = "train/flow_matching" if kind == "generator" else "train/cross_entropy"
+    whole = losses(Path(config.output_path) / kind, name)
+    np.testing.assert_array_equal(losses(tmp_path / "parts", name), whole)
+    for weights in ("generator.safetensors", "generator_ema.safetensors"):
+        same = (Path(config.output_path) / kind / weights).read_bytes()
+        assert (tmp_path / "parts" / weights).read_bytes() == same
+
+
+def test_a_layout_that_the_checkpoint_does_not_have_is_refused_before_workers_start(
+    finished, tmp_path
+):
+    config, _ = finished
+    folder = tmp_path / "generator"
+    shutil.copytree(Path(config.output_path) / "generator", folder)
+    manifest = artefact.read_json(folder / "manifest.json")
+    artefact.write_json(folder / "manifest.json", manifest | {"step": 5})
+    changes = {"output_path": str(tmp_path), "scaling.zero_stage": 3}
+    with pytest.raises(ArtefactError, match=r"saved with scaling\.zero_stage = .* has 3; set it"):
+        generator_stage.run(override(config.generator, changes))
+    # What was finished still is.
+    assert artefact.read_manifest(folder, "generator")["step"] == 5
+
+
+def test_codes_of_another_tokenizer_are_refused_before_anything_starts(finished, tmp_path):
+    config, _ = finished
+    other = tmp_path / "tokenizer"
+    shutil.copytree(Path(config.output_path) / "tokenizer", other)
+    tokenizer = GloTokTokenizer.from_pretrained(other)
+    next(tokenizer.parameters()).data += 1
+    tokenizer.save_pretrained(other)
+    for run in (config.generator, config.far):
+        wrong = override(run, {"tokenizer_path": str(other), "name": "wrong"})
+        with pytest.raises(ArtefactError, match=r"by tokenizer \w+, but .* encode again"):
+            fitting_codes(wrong)
+    wrong = override(config.far, {"model.codebooks.0.size": 47})
+    with pytest.raises(ArtefactError, match=r"model\.codebooks = .*47.* has .*48"):
+        fitting_codes(wrong)
+
+
+def test_four_epochs_equal_two_a_stop_and_two_more(finished, tmp_path):
+    config, _ = finished
+    parts = override(config.tokenizer, {"output_path": str(tmp_path), "name": "parts"})
+    stopped = train_tokenizer.run(override(parts, {"schedule.stop_after_steps": 10}))
+    assert stopped["step"] == 10
+    assert len(losses(tmp_path / "parts")) == 10
+    assert train_tokenizer.run(parts)["step"] == 20
+    whole = losses(Path(config.output_path) / "tokenizer")
+    np.testing.assert_array_equal(losses(tmp_path / "parts"), whole)
+
+
+def test_the_sweep_ranks_trials_by_reconstruction_and_keeps_the_teacher(finished, tmp_path):
+    config, _ = finished
+    teacher_manifest = Path(config.teacher.output_path) / artefact.MANIFEST
+    before = teacher_manifest.stat().st_mtime_ns
+    sweep = override(
+        sweep_recipes.quickstart(),
+        {
+            "inputs": "given",
+            "output_path": str(tmp_path / "sweep"),
+            # The last one diverges at its first step.
+            "relation_weights": (0.0, 0.01, 1e39),
+            "bins": (20,),
+            "alpha_factors": (1.0,),
+            "num_trials": 3,
+            "max_steps": 3,
+            "tokenizer": override(config.tokenizer, {"data.num_validation_images": 0}),
+            "evaluation": override(
+                config.evaluation,
+                {"samples_path": "", "codes_path": "", "num_images": 10, "uniformity_repeats": 1},
+            ),
+        },
+    )
+    log = tmp_path / "drivers.log"
+    for fault in ("unit:step=1", "manifest:step=0"):
+        code = run_with_fault(sweep_tokenizer.run, sweep, f"kill:{fault}", log)
+        assert code == -9, f"{fault}: {log.read_text()[-3000:]}"
+    (diverged,) = (tmp_path / "sweep" / "trials").glob("*_failure.json")
+    attempts = [str(path) for path in (tmp_path / "sweep" / "trials").glob("trial_*/ray/*")]
+    written = diverged.stat().st_mtime_ns
+    manifest = sweep_tokenizer.run(sweep)
+    assert diverged.stat().st_mtime_ns == written
+    assert sorted(attempts) == sorted(
+        str(path) for path in (tmp_path / "sweep" / "trials").glob("trial_*/ray/*")
+    )
+    table = pandas.read_csv(tmp_path / "sweep" / "results.csv")
+    assert sorted(table["trial"]) == ["trial_00", "trial_01", "trial_02"]
+    assert sorted(table["loss.relation_weight"]) == [0.0, 0.01, 1e39]
+    assert table["psnr"].notna().tolist() == [True, True, False]
+    assert table["loss.relation_weight"].tolist()[-1] == 1e39
+    assert manifest["best"] == table["trial"][0]
+    ((name, reason),) = manifest["failed"].items()
+    assert name == table["trial"].tolist()[-1] == diverged.name.removesuffix("_failure.json")
+    assert "step 0: " in reason
+    assert f"- {name}: {reason}" in (tmp_path / "sweep" / "table.md").read_text()
+    assert teacher_manifest.stat().st_mtime_ns == before
+    assert (tmp_path / "sweep" / "sweep.png").stat().st_size > 0
+    assert (
+        train_tokenizer_job.main([str(tmp_path / "sweep" / "best_recipe.json"), "--dry-run"]) == 0
+    )
+
+
+def test_a_sweep_makes_its_inputs_where_it_reads_them(
+    ray_cluster, tiny_quickstart, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    tiny = tiny_quickstart(tmp_path)
+    monkeypatch.setattr(sweep_tokenizer.shard_recipes, "quickstart", lambda: tiny.data)
+    monkeypatch.setattr(sweep_tokenizer.teacher_recipes, "quickstart", lambda: tiny.teacher)
+    sweep = with_absolute_paths(sweep_recipes.quickstart(), tmp_path / "root")
+    sweep_tokenizer.make_inputs(sweep)
+    top = tmp_path / "root" / "runs" / "quickstart"
+    for path in (sweep.tokenizer.data.train_path, sweep.evaluation.data_path):
+        assert artefact.read_manifest(Path(path), "shards")
+    assert Path(sweep.tokenizer.teacher_path) == top / "teacher"
+    assert artefact.read_manifest(top / "teacher", "teacher")
+    assert [path.name for path in tmp_path.iterdir()] == ["root"]
+    with pytest.raises(ValueError, match=r"must be validation and train of one folder"):
+        sweep_tokenizer.make_inputs(
+            override(sweep, {"evaluation.data_path": str(tmp_path / "other")})
+        )
+
+
+def test_the_trials_of_a_sweep_trust_what_its_driver_verified(finished, tmp_path):
+    config, _ = finished
+    for path in (config.tokenizer.data.train_path, config.teacher.output_path):
+        (Path(path) / artefact.RECEIPT).unlink(missing_ok=True)
+    sweep = override(
+        sweep_recipes.ablations_tiny(),
+        {"tokenizer": config.tokenizer, "evaluation": config.evaluation},
+    )
+    assert len(sweep_tokenizer.verified_inputs(sweep, sweep_tokenizer.draw_trials(sweep)[:1])) == 3
+    folders = (
+        config.tokenizer.data.train_path,
+        config.tokenizer.data.validation_path,
+        config.teacher.output_path,
+    )
+    for path in folders:
+        receipt = artefact.read_json(Path(path) / artefact.RECEIPT)
+        assert set(receipt["files"]) == set(
+            artefact.read_json(Path(path) / "manifest.json")["files"]
+        )
+
+
+def test_ablation_rows_of_one_and_two_codebooks_fill_the_papers_tables(
+    finished, tmp_path, monkeypatch
+):
+    config, _ = finished
+    monkeypatch.chdir(tmp_path)  # as users run it: with relative paths
+    (tmp_path / "data").symlink_to(config.tokenizer.data.train_path)
+    sweep = override(
+        sweep_recipes.ablations_tiny(),
+        {
+            "inputs": "given",
+            "output_path": "sweep",
+            "rows": ("single_codebook", "local_contrast"),
+            "max_steps": 2,
+            "tokenizer": override(
+                config.tokenizer, {"data.train_path": "data", "data.num_validation_images": 0}
+            ),
+            "evaluation": override(
+                config.evaluation,
+                {"samples_path": "", "codes_path": "", "num_images": 10, "uniformity_repeats": 0},
+            ),
+        },
+    )
+    sweep_tokenizer.run(sweep)
+    table = (tmp_path / "sweep" / "table.md").read_text()
+    assert "Table 1: the systems compared with" in table
+    assert "Table 4:" not in table  # none of its rows was trained
+    assert "| VQ-VAE of LlamaGen, one codebook | 2.19 | 20.7 |" in table
+    single = GloTokTokenizer.from_pretrained(tmp_path / "sweep" / "trials" / "single_codebook")
+    assert single.config.names == ("visual",)
+    card = (tmp_path / "sweep" / "trials" / "local_contrast" / "README.md").read_text()
+    assert "trained by the run 'local_contrast'" in card
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_at_once_and_names_step_and_term(finished, tmp_path):
+    config, _ = finished
+    broken = override(
+        config.tokenizer,
+        {"loss.reconstruction_weight": 1e39, "output_path": str(tmp_path), "name": "broken"},
+    )
+    with pytest.raises(ArtefactError, match=r"step 0: total not finite.*--initial-path"):
+        train_tokenizer.run(broken)
+    # Ray would have tried again as often as scaling.max_failures says.
+    assert len(list((tmp_path / "broken" / "ray").iterdir())) == 1
+
+
+def test_unknown_rows_are_refused_before_anything_starts():
+    sweep = override(sweep_recipes.ablations_tiny(), {"rows": ("glotok", "glotok_3x")})
+    with pytest.raises(ValueError, match=r"rows = glotok, glotok_3x: must be different ones of"):
+        sweep_tokenizer.run(sweep)
+
+
+def test_a_users_own_pictures_go_through_all_stages(ray_cluster, tiny_quickstart, tmp_path):
+    generator = np.random.default_rng(0)
+    for name in ("cats", "dogs & co"):
+        folder = tmp_path / "pictures" / name / "deeper"
+        folder.mkdir(parents=True)
+        for number in range(9):
+            pixels = generator.integers(
+                0, 256, (generator.integers(1, 60), generator.integers(1, 60), 3), dtype=np.uint8
+            )
+            Image.fromarray(pixels).save(folder / f"{number}.png")
+    (tmp_path / "pictures" / "cats" / "broken.jpg").write_bytes(b"not a picture")
+    config = override(
+        tiny_quickstart(tmp_path / "mine"),
+        {
+            "data.source": str(tmp_path / "pictures"),
+            "tokenizer.schedule.epochs": 1,
+            "generator.schedule.epochs": 1,
+        },
+    )
+    answer = quickstart.run(config)
+    info = json.loads((tmp_path / "mine" / "data" / "train" / "dataset.json").read_text())
+    assert info["classes"] == ["cats", "dogs & co"]
+    assert info["num_images"] == 16
+    assert "broken.jpg" in json.dumps(info)
+    assert np.isfinite(answer["metrics"]["samples_fd_effnet"]["value"])
+    assert "dogs &amp; co" in (tmp_path / "mine" / "report.html").read_text()
