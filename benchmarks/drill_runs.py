@@ -21,7 +21,7 @@ import psutil
 
 from glotok_ray import config, faults
 from glotok_ray.config import override
-from glotok_ray.nn.tokenizer import WEIGHTS_FILE
+from glotok_ray.pretrained.tokenizer import WEIGHTS_FILE
 from glotok_ray.recipes import train_tokenizer
 from glotok_ray.storage import artefact
 from glotok_ray.training.rows_seen import AUDIT_FOLDER

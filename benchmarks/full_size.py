@@ -34,8 +34,9 @@ from glotok_ray.config import (
     override,
 )
 from glotok_ray.data.codes import write_code_dataset, write_code_shard
-from glotok_ray.nn.tokenizer import WEIGHTS_FILE, GloTokTokenizer
+from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.pretrained.generator import build_generator
+from glotok_ray.pretrained.tokenizer import WEIGHTS_FILE
 from glotok_ray.recipes import train_generator as generators
 from glotok_ray.recipes import train_tokenizer as tokenizers
 from glotok_ray.sampling.images import ImageGenerator

@@ -35,7 +35,7 @@ from glotok_ray.training.engine import make_engine
 from glotok_ray.training.generator_step import FlowObjective, GeneratorStep
 from glotok_ray.training.runs import place as put
 from glotok_ray.training.schedule import seed_step
-from glotok_ray.training.tokenizer_step import Guides, TokenizerStep
+from glotok_ray.training.tokenizer_step import FrozenNetworks, TokenizerStep
 from glotok_ray.training.trainer import Batch
 from glotok_ray.training.worker import DistributedWorker
 
@@ -100,7 +100,7 @@ class TokenizerAtWork:
 def tokenizer_at_work(
     place: Place, worker: DistributedWorker, run: TokenizerRun
 ) -> TokenizerAtWork:
-    """The training's own step and engines, with random images and guides."""
+    """The training's own step and engines, with random images and frozen."""
     torch.manual_seed(run.seed)
     with place.torch_device:
         modules = GloTokTokenizer(run.model).train(), PatchDiscriminator(run.discriminator)
@@ -119,9 +119,9 @@ def tokenizer_at_work(
     dtype = torch.float32 if run.scaling.precision == "fp32" else torch.bfloat16
     perceptual = found.perceptual.requires_grad_(False).eval().to(place.torch_device, dtype)
     assert found.teacher is not None  # the recipe has one
-    guides = Guides(perceptual, found.teacher.to(place.torch_device), {})
+    frozen = FrozenNetworks(perceptual, found.teacher.to(place.torch_device), {})
     images = [random_images(run).to(place.torch_device) for _ in range(steps)]
-    step = TokenizerStep(run, tokenizer, discriminator, guides, worker, images[0][:0])
+    step = TokenizerStep(run, tokenizer, discriminator, frozen, worker, images[0][:0])
     return TokenizerAtWork(run, step, [{"image": each} for each in images], modules)
 
 
@@ -174,8 +174,8 @@ def _shares(place: Place, found: TokenizerAtWork) -> Iterator[Row]:
     watch.watch(step, "_adaptive_scale", "image side: adaptive weight")
     watch.watch(step, "_discriminator_turn", "turn of the discriminator")
     watch.watch(step, "_relation", "relation, forward")
-    step._guides = step._guides._replace(
-        perceptual=_watched(watch, step._guides.perceptual, "image side: perceptual, forward")
+    step._frozen = step._frozen._replace(
+        perceptual=_watched(watch, step._frozen.perceptual, "image side: perceptual, forward")
     )
     repeats = place.size(3, 1)
     real_grad, real_terms = torch.autograd.grad, objective.latent_terms

@@ -36,15 +36,15 @@ from benchmarks import measured
 from glotok_ray.config import ContrastConfig, TokenizerLossConfig, TokenizerRun, override
 from glotok_ray.nn.contrast import ContrastHead
 from glotok_ray.nn.discriminator import PatchDiscriminator
-from glotok_ray.nn.perceptual import LearnedPerceptualDistance, build_perceptual
+from glotok_ray.nn.frozen import FrozenNetwork
 from glotok_ray.nn.tokenizer import GloTokTokenizer
-from glotok_ray.pretrained.feature_networks import FrozenNetwork
+from glotok_ray.pretrained.perceptual import build_perceptual, learned_distance
 from glotok_ray.recipes.train_tokenizer import glotok_16k, local_contrast, without_both
 from glotok_ray.teacher.image_vectors import ClassTokens, as_teacher
 from glotok_ray.teacher.networks import transformer_without_weights
 from glotok_ray.training.engine import make_engine
 from glotok_ray.training.runs import place, set_threads
-from glotok_ray.training.tokenizer_step import Guides, TokenizerStep
+from glotok_ray.training.tokenizer_step import FrozenNetworks, TokenizerStep
 from glotok_ray.training.worker import LocalWorker
 
 GLOTOK, CONTRAST, PLAIN = "glotok", "local contrast", "plain trunk"
@@ -104,9 +104,9 @@ def step_case(run: TokenizerRun) -> tuple[Callable, Callable]:
         )
         for module in (model, PatchDiscriminator(run.discriminator))
     )
-    guides = random_guides(run)
+    frozen = random_guides(run)
     images = random_images(run)
-    step = TokenizerStep(run, tokenizer, discriminator, guides, worker, validation=images[:0])
+    step = TokenizerStep(run, tokenizer, discriminator, frozen, worker, validation=images[:0])
 
     def learn() -> dict[str, float]:
         seconds, _ = measured.seconds_of(lambda: step.learn([{"image": images}], step=0))
@@ -118,7 +118,7 @@ def step_case(run: TokenizerRun) -> tuple[Callable, Callable]:
             "operations": operations(run),
             "trained_parameters": parameters(model),
             "head_parameters": sum(map(parameters, heads)),
-            "frozen_network_parameters": sum(map(parameters, guides.image_networks.values())),
+            "frozen_network_parameters": sum(map(parameters, frozen.image_networks.values())),
         }
 
     return learn, facts
@@ -157,8 +157,8 @@ def random_images(run: TokenizerRun) -> Tensor:
     return torch.randint(0, 256, shape, dtype=torch.uint8)
 
 
-def random_guides(run: TokenizerRun) -> Guides:
-    """What `build_guides` makes, with random numbers in place of files that have to be downloaded."""
+def random_guides(run: TokenizerRun) -> FrozenNetworks:
+    """What `build_frozen_networks` makes, with random numbers in place of files that have to be downloaded."""
     teacher = None
     if run.teacher_path:
         teacher = torch.rand(run.loss.relation.num_bins)
@@ -168,7 +168,7 @@ def random_guides(run: TokenizerRun) -> Guides:
         for codebook in run.model.codebooks
         if codebook.contrast.network
     }
-    return Guides(random_perceptual(run.loss), teacher, networks)
+    return FrozenNetworks(random_perceptual(run.loss), teacher, networks)
 
 
 @torch.no_grad()
@@ -190,7 +190,7 @@ def random_perceptual(loss: TokenizerLossConfig) -> nn.Module:
     weights = {
         f"features.{name}": torch.randn(value.shape) * 0.02 for name, value in shapes.items()
     }
-    return LearnedPerceptualDistance(weights, "random numbers")
+    return learned_distance(weights, "random numbers")
 
 
 def parameters(module: nn.Module) -> int:
@@ -256,7 +256,7 @@ def fastest(rounds: Sequence[measured.Measured]) -> measured.Measured:
 
 
 def step_mib(case: measured.Measured) -> float:
-    """Memory of models, optimizers, guides and activations: all but the imports."""
+    """Memory of models, optimizers, frozen and activations: all but the imports."""
     return case.resident_mib - case.idle_mib
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from glotok_ray.config.jobs import TeacherRun
-from glotok_ray.data.recorded import read_pictures
+from glotok_ray.data.recorded import read_image_dataset
 from glotok_ray.data.records import DATASET
 from glotok_ray.recipes.build_teacher import RECIPES
 from glotok_ray.stages import build_teacher
@@ -38,19 +38,19 @@ def describe(config: TeacherRun) -> dict[str, Any]:
         }
     network = dataclasses.replace(config, weights_path="", weights_sha256="")
     networks.check_network(network)
-    pictures = read_pictures(source) if (source / DATASET).is_file() else None
-    limits = [config.max_images, pictures.num_images if pictures else 0]
+    dataset = read_image_dataset(source) if (source / DATASET).is_file() else None
+    limits = [config.max_images, dataset.num_images if dataset else 0]
     images = min((limit for limit in limits if limit), default=None)
     channels = features.channels(network)
     per_image = min(config.vectors_per_image, features.grid_side(network) ** 2)
     vectors = images * per_image if images else None
-    parts = len(pictures.shards) if pictures else _USUAL_PARTS
+    parts = len(dataset.shards) if dataset else _USUAL_PARTS
     clusters: int | None = config.num_clusters
     if config.clusters_per_class:
-        clusters = config.clusters_per_class * len(pictures.classes) if pictures else None
+        clusters = config.clusters_per_class * len(dataset.classes) if dataset else None
     return {
         "source": "features",
-        "data_found": pictures is not None,
+        "data_found": dataset is not None,
         "network": config.network,
         "weights_found": Path(config.weights_path).is_file() if config.weights_path else None,
         "images": images,

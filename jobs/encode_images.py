@@ -5,7 +5,7 @@ r"""Encode a data set: image shards and a tokenizer in, Parquet token codes out.
         python -m jobs.encode_images glotok_16k
 
 --views says what is stored of an image, one row of codes per view: "center" the centre crop; "center_flip" the centre
-crop and its mirror image (xAR); "ten_crop" the corners and the middle of the picture at --crop-scale times the size,
+crop and its mirror image (xAR); "ten_crop" the corners and the middle of the image at --crop-scale times the size,
 plain and mirrored (FAR, LlamaGen's GPT). A generator draws one of them per image and epoch.
 
 Machine: 8 GPUs for ImageNet (1,281,167 images; 2.6 GB of codes for two views of two codebooks, 13.1 GB for ten);
@@ -21,19 +21,16 @@ from typing import Any
 from glotok_ray.config.jobs import EncodeRun
 from glotok_ray.data.recorded import crops_text
 from glotok_ray.data.records import DATASET
-from glotok_ray.nn.tokenizer import CONFIG_FILE
+from glotok_ray.pretrained.tokenizer import CONFIG_FILE, tokenizer_config
 from glotok_ray.recipes.encode_images import RECIPES
 from glotok_ray.stages import encode_images
-from glotok_ray.training.checkpoint import tokenizer_config
 from jobs.command_line import run_job
 
 
 def describe(config: EncodeRun) -> dict[str, Any]:
     """What would run: images, views and, when the inputs are there, the size of the codes."""
     tokenizer = Path(config.tokenizer_path)
-    dataset = (
-        encode_images.pictures(config) if (Path(config.data_path) / DATASET).is_file() else None
-    )
+    dataset = encode_images.images(config) if (Path(config.data_path) / DATASET).is_file() else None
     images = dataset.num_images if dataset else None
     model = tokenizer_config(tokenizer) if (tokenizer / CONFIG_FILE).is_file() else None
     tokens = model.num_tokens if model else None

@@ -1,4 +1,4 @@
-"""Evaluate: a tokenizer and shards in, or samples beside them; metrics.json out, every figure with
+"""Evaluate: a tokenizer and shards in, or samples beside them; metrics.json out, every metric with
 its protocol in a sentence.
 
     python -m jobs.evaluate_images quickstart
@@ -24,16 +24,16 @@ from jobs.command_line import run_job
 def describe(config: EvaluateRun) -> dict[str, Any]:
     """What would run: images per kind where the inputs are there, null where they are not yet."""
     check(config)
-    pictures, samples = check_present(config)
-    images = {"validation": config.num_images or (pictures.num_images if pictures else None)}
+    dataset, samples = check_present(config)
+    images = {"validation": config.num_images or (dataset.num_images if dataset else None)}
     if config.samples_path:
         images["samples"] = samples.num_images if samples else None
     if config.codes_path:
         images |= dict.fromkeys(("baseline_uniform", "baseline_marginal"), images["samples"])
     return {
         "images": images,
-        "crops": crops_text(pictures) if pictures else None,
-        "judges_reconstructions": bool(config.tokenizer_path),
+        "crops": crops_text(dataset) if dataset else None,
+        "measures_reconstructions": bool(config.tokenizer_path),
         "uniformity_draws": config.uniformity_repeats if config.tokenizer_path else 0,
         "actors": config.pool.num_actors,
         "output_path": config.output_path,

@@ -16,13 +16,13 @@ import torch
 from glotok_ray.config.generator import XARConfig
 from glotok_ray.config.jobs import ExportGeneratorRun
 from glotok_ray.export import generator
-from glotok_ray.nn.tokenizer import WEIGHTS_FILE
 from glotok_ray.pretrained.generator import (
     GENERATOR_FILE,
     TOKENIZER_FOLDER,
     build_generator,
     model_config,
 )
+from glotok_ray.pretrained.tokenizer import WEIGHTS_FILE
 from glotok_ray.recipes.export_generator import RECIPES
 from glotok_ray.training.memory import count_parameters
 from jobs.command_line import run_job

@@ -1,4 +1,4 @@
-"""The whole pipeline on real photographs, from pictures to report.html, in minutes on a laptop.
+"""The whole pipeline on real photographs, from images to report.html, in minutes on a laptop.
 
     python -m jobs.quickstart quickstart
     python -m jobs.quickstart quickstart --data.source FOLDER --output-path runs/mine

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from glotok_ray.config.jobs import FARSampleRun, XARSampleRun
-from glotok_ray.nn.tokenizer import CONFIG_FILE
 from glotok_ray.pretrained.generator import GENERATOR_FILE, TOKENIZER_FOLDER, model_config
+from glotok_ray.pretrained.tokenizer import CONFIG_FILE
 from glotok_ray.recipes.sample_images import RECIPES
 from glotok_ray.sampling.images import network_evaluations
 from glotok_ray.stages import sample_images

@@ -1,13 +1,13 @@
 r"""Shard images: embedded photographs or a class-folder tree in, Parquet shards out.
 
     python -m jobs.shard_images quickstart
-    python -m jobs.shard_images imagenet_256 --source FOLDER --validation-source "" --output-path data/pictures
+    python -m jobs.shard_images imagenet_256 --source FOLDER --validation-source "" --output-path data/images
     ray job submit --address http://127.0.0.1:8265 -- \
         python -m jobs.shard_images imagenet_256 --source /shared/train --validation-source /shared/val
 
 Machine: CPUs only, one task per shard. Paths must be readable from every node. Without a validation_source a tenth of
-the source's pictures becomes validation. A folder's originals are kept with --image-size 0, as `imagenet_256` does (110
-KB a picture, 147 GB); another side reduces them. A picture that cannot be read costs itself. Result: train/ and
+the source's images becomes validation. A folder's originals are kept with --image-size 0, as `imagenet_256` does (110
+KB a image, 147 GB); another side reduces them. A image that cannot be read costs itself. Result: train/ and
 validation/ under output_path, each with Parquet shards, dataset.json (with all that was left out) and a manifest;
 `quickstart` writes 4,100 and 600 crops of 64 pixels.
 """

@@ -1,4 +1,4 @@
-"""Train, sample and judge the rows of xAR's ablations: entities, cell sizes and noisy context.
+"""Train, sample and measure the rows of xAR's ablations: entities, cell sizes and noisy context.
 
     python -m jobs.sweep_generator ablations_tiny
     ray job submit --address http://127.0.0.1:8265 -- python -m jobs.sweep_generator ablations

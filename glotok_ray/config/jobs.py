@@ -46,16 +46,16 @@ class ShardRun:
     source: str = field(default=EMBEDDED_SOURCE, metadata={PATH_UNLESS: EMBEDDED_SOURCE})
     """"photographs" (the embedded set), or a folder with one sub-folder per class."""
     validation_source: str = field(default="", metadata={PATH_UNLESS: ""})
-    """Folder of the validation pictures, with the same sub-folders; empty takes them out of a folder `source`."""
+    """Folder of the validation images, with the same sub-folders; empty takes them out of a folder `source`."""
     output_path: str = "data/shards"
     """Folder that receives train/ and validation/ shards."""
     image_size: int = 256
-    """Side for which pictures are stored, pixels. The photographs are cut into crops of this side. A folder's pictures
+    """Side for which images are stored, pixels. The photographs are cut into crops of this side. A folder's images
     are stored whole: 0 keeps the originals, from which every crop is ADM's; a side N reduces (or enlarges) them to a
     short side in [N, 1.25 * N], which is smaller and quicker to read, and is no longer ADM's protocol.
     """
     upright: bool = True
-    """Turn a folder's pictures by their EXIF orientation, as phones mean it, and lay transparent ones on white. Off
+    """Turn a folder's images by their EXIF orientation, as phones mean it, and lay transparent ones on white. Off
     leaves the pixels as they lie and drops alpha, as guided-diffusion and all published ImageNet numbers do.
     """
     crops_per_class: int = 500
@@ -63,19 +63,19 @@ class ShardRun:
     validation_crops_per_class: int = 60
     """Validation crops per embedded photograph, from a region that no training crop touches."""
     validation_fraction: float = 0.1
-    """Share of a folder's pictures, per class, that become validation (at least one, chosen by the seed); not read
+    """Share of a folder's images, per class, that become validation (at least one, chosen by the seed); not read
     where validation_source names them.
     """
     rows_per_shard: int = 1000
-    """Rows per Parquet shard; a shard has fewer where pictures of it prove unreadable."""
+    """Rows per Parquet shard; a shard has fewer where images of it prove unreadable."""
     shard_mib: int = 1024
-    """MiB of picture files at most that a shard is made of, which readers hold whole: photographs of a phone then have
-    shards of fewer rows. Pictures that are stored as PNG may take several times their file's size.
+    """MiB of image files at most that a shard is made of, which readers hold whole: photographs of a phone then have
+    shards of fewer rows. Images that are stored as PNG may take several times their file's size.
     """
     seed: int = 0
     """Seeds crops, the split and the order of rows."""
     storage_retry_minutes: float = 5.0
-    """Minutes for which a picture that storage does not give is tried again before it is left out."""
+    """Minutes for which a image that storage does not give is tried again before it is left out."""
 
     def __post_init__(self) -> None:
         require(
@@ -224,12 +224,12 @@ class EncodeRun:
     """Folder that receives Parquet codes."""
     views: Literal["center", "center_flip", "ten_crop"] = "center_flip"
     """What is stored of an image: its centre; the centre and its mirror image (xAR); or centre and corners of the
-    picture at crop_scale times the size, and their mirror images (FAR, LlamaGen).
+    image at crop_scale times the size, and their mirror images (FAR, LlamaGen).
     """
     crop_scale: float = 1.1
-    """Side of the picture that "ten_crop" cuts, over the tokenizer's image size. Other views leave it unread."""
+    """Side of the image that "ten_crop" cuts, over the tokenizer's image size. Other views leave it unread."""
     adm_protocol: bool = field(default=False, metadata=FREE)
-    """Refuse pictures that were reduced, turned or changed when they were sharded: crops are ADM's of originals, or the
+    """Refuse images that were reduced, turned or changed when they were sharded: crops are ADM's of originals, or the
     data set's own, alone. Off takes all, and dataset.json of the codes says what they are.
     """
     pool: PoolConfig = field(default_factory=PoolConfig, metadata=FREE)
@@ -283,11 +283,11 @@ class EvaluateRun:
     """All of `jobs.evaluate_images`."""
 
     tokenizer_path: str = ""
-    """Folder with tokenizer.safetensors: reconstructions of data_path are judged. Empty judges samples only."""
+    """Folder with tokenizer.safetensors: reconstructions of data_path are measured. Empty measures samples only."""
     data_path: str = ""
     """Folder of validation shards: the input of reconstructions and the reference of Frechet distances."""
     samples_path: str = ""
-    """Folder with samples.npz; empty judges reconstructions only."""
+    """Folder with samples.npz; empty measures reconstructions only."""
     codes_path: str = ""
     """Training codes, from which the two baselines of the samples are drawn; empty computes none."""
     output_path: str = field(default="runs/evaluation", metadata=FREE)
@@ -295,8 +295,8 @@ class EvaluateRun:
     num_images: int = 0
     """Images evaluated; 0 takes all."""
     adm_protocol: bool = field(default=False, metadata=FREE)
-    """Refuse pictures that were reduced, turned or changed when they were sharded: crops are ADM's of originals, or the
-    data set's own, alone. Off takes all, and each figure's protocol says what they are.
+    """Refuse images that were reduced, turned or changed when they were sharded: crops are ADM's of originals, or the
+    data set's own, alone. Off takes all, and each metric's protocol says what they are.
     """
     feature_size: int = 224
     """Side to which images are resized for the feature network, pixels."""

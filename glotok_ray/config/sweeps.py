@@ -44,7 +44,7 @@ class SweepRun:
     seed: int = 0
     """Seeds the draw of trials; every trial trains with the tokenizer recipe's own seed."""
     retry_failed: bool = field(default=False, metadata=FREE)
-    """Train again the trials that failed in an earlier run of the same sweep, which are otherwise rows without figures,
+    """Train again the trials that failed in an earlier run of the same sweep, which are otherwise rows without metrics,
     ranked last.
     """
     tokenizer: TokenizerRun = field(default_factory=TokenizerRun)
@@ -63,7 +63,7 @@ class SweepRun:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AblationRun:
-    """All of `jobs.sweep_generator`: one xAR recipe trained once per row of xAR's ablations, sampled and judged."""
+    """All of `jobs.sweep_generator`: one xAR recipe trained once per row of xAR's ablations, sampled and measured."""
 
     output_path: str = field(default="runs/xar_ablations", metadata=FREE)
     """Folder that receives results.csv, table.md and, under rows/, the parts of every row."""

@@ -137,7 +137,7 @@ class ImageDataConfig:
     crop: Literal["random", "center"] = "random"
     """"random" is ADM's crop: short side uniform in [image size, 1.25 * image size]; "center" takes the middle."""
     adm_protocol: bool = field(default=False, metadata=FREE)
-    """Refuse pictures that were reduced, turned or changed when they were sharded: crops are ADM's of originals, or the
+    """Refuse images that were reduced, turned or changed when they were sharded: crops are ADM's of originals, or the
     data set's own, alone. Off takes all, and the log and the run's facts say what they are.
     """
     open_shards: int = 8

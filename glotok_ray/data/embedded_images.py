@@ -14,7 +14,7 @@ from jaxtyping import Bool, UInt8
 from PIL import Image
 
 from glotok_ray.config.jobs import ShardRun
-from glotok_ray.data.image_files import StoredPicture
+from glotok_ray.data.image_files import StoredImage
 from glotok_ray.data.records import encode_png
 from glotok_ray.data.shard_plan import seeded_generator
 from glotok_ray.storage.artefact import sha256_of
@@ -55,7 +55,7 @@ class Band(NamedTuple):
     stop: int
 
 
-class PhotographCrop(NamedTuple):
+class EmbeddedCrop(NamedTuple):
     """One row of the embedded data set; the key names photograph and window."""
 
     key: str
@@ -67,10 +67,10 @@ class PhotographCrop(NamedTuple):
         """Bytes of a file of its own: none."""
         return 0
 
-    def encode(self, run: ShardRun) -> StoredPicture:
+    def encode(self, run: ShardRun) -> StoredImage:
         """The crop as PNG of the run's side."""
-        photograph = load_photograph(PHOTOGRAPHS[self.label])
-        return StoredPicture(encode_png(cut(photograph, self.crop, run.image_size)))
+        photograph = load_embedded_image(PHOTOGRAPHS[self.label])
+        return StoredImage(encode_png(cut(photograph, self.crop, run.image_size)))
 
 
 _IMAGES, _PICTURES = "data", "datasets/images"
@@ -112,7 +112,7 @@ PHOTOGRAPHS = (
 )
 
 
-def photograph_path(photograph: Photograph) -> Path:
+def embedded_path(photograph: Photograph) -> Path:
     """The installed file; raises ValueError when the package or the file is missing."""
     found = importlib.util.find_spec(photograph.package)
     path = Path(found.origin).parent / photograph.file if found and found.origin else None
@@ -124,15 +124,15 @@ def photograph_path(photograph: Photograph) -> Path:
     return path
 
 
-def photograph_digests() -> dict[str, str]:
+def embedded_digests() -> dict[str, str]:
     """sha256 of every photograph's file: packages may replace them."""
-    return {photograph.name: sha256_of(photograph_path(photograph)) for photograph in PHOTOGRAPHS}
+    return {photograph.name: sha256_of(embedded_path(photograph)) for photograph in PHOTOGRAPHS}
 
 
 @functools.lru_cache(maxsize=len(PHOTOGRAPHS))
-def load_photograph(photograph: Photograph) -> UInt8[np.ndarray, "h w 3"]:
+def load_embedded_image(photograph: Photograph) -> UInt8[np.ndarray, "h w 3"]:
     """The photograph, reduced by its factor; read-only, since it is cached."""
-    with Image.open(photograph_path(photograph)) as image:
+    with Image.open(embedded_path(photograph)) as image:
         pixels = np.array(image.convert("RGB").reduce(photograph.reduction))
     pixels.flags.writeable = False
     return pixels
@@ -145,7 +145,7 @@ def largest_window(pixels: UInt8[np.ndarray, "h w 3"], image_size: int) -> int:
         raise ValueError(
             f"image_size = {image_size}: the embedded photographs allow at most "
             f"{min(height, width // 2)} here, a training and a validation crop side by side; lower "
-            "it, or give a folder of pictures as source"
+            "it, or give a folder of images as source"
         )
     return min(_LARGEST_ZOOM * image_size, _band_width(width, image_size), height)
 
@@ -176,9 +176,9 @@ def validation_band(pixels: UInt8[np.ndarray, "h w 3"], image_size: int) -> Band
     return Band(start, start + window)
 
 
-def photograph_crops(
+def embedded_crops(
     split: str, *, image_size: int, crops_per_class: int, seed: int
-) -> list[PhotographCrop]:
+) -> list[EmbeddedCrop]:
     """Distinct crops of every photograph for "train" or "validation"; raises ValueError."""
     rows = []
     for label, photograph in enumerate(PHOTOGRAPHS):
@@ -186,7 +186,7 @@ def photograph_crops(
             photograph, split, image_size=image_size, number=crops_per_class, seed=seed
         ):
             key = f"{photograph.name}/x{crop.left:04d}-y{crop.top:04d}-side{crop.side:04d}"
-            rows.append(PhotographCrop(key, label, crop))
+            rows.append(EmbeddedCrop(key, label, crop))
     return rows
 
 
@@ -194,7 +194,7 @@ def draw_crops(
     photograph: Photograph, split: str, *, image_size: int, number: int, seed: int
 ) -> list[Crop]:
     """`number` distinct windows, side uniform in [image_size, largest window], place uniform."""
-    pixels = load_photograph(photograph)
+    pixels = load_embedded_image(photograph)
     height, width = pixels.shape[:2]
     band, largest = validation_band(pixels, image_size), largest_window(pixels, image_size)
     regions = [band] if split == "validation" else [Band(0, band.start), Band(band.stop, width)]

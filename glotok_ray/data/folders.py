@@ -1,4 +1,4 @@
-"""Pictures in a tree with one folder per class: the listing and the split into training and validation.
+"""Images in a tree with one folder per class: the listing and the split into training and validation.
 
 Read next: glotok_ray/data/image_files.py
 """
@@ -17,16 +17,16 @@ from PIL import Image
 from glotok_ray.config.jobs import ShardRun
 from glotok_ray.data.image_files import (
     FORMATS,
-    StoredPicture,
-    UnreadablePictureError,
-    stored_picture,
+    StoredImage,
+    UnreadableImageError,
+    stored_image,
 )
 from glotok_ray.data.shard_plan import seeded_generator
 from glotok_ray.storage.retries import StorageError, patiently
 
 logger = logging.getLogger(__name__)
 
-# Files of these suffixes are taken for pictures as they are listed; others are opened, and their first bytes decide.
+# Files of these suffixes are taken for images as they are listed; others are opened, and their first bytes decide.
 _SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
 )
@@ -35,7 +35,7 @@ _EXAMPLES = 20
 _SNIFFED_BYTES = 64
 
 VALIDATION_PREFIX = "validation/"
-"""Begins the keys of a validation folder of its own: pictures of one name in both folders must not get one key."""
+"""Begins the keys of a validation folder of its own: images of one name in both folders must not get one key."""
 # The file itself is at fault, if the folder around it is there.
 _OWN_ERRORS = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ELOOP, errno.EISDIR)
 _MISSING = (errno.ENOENT, errno.ELOOP)
@@ -47,22 +47,22 @@ _OTHER_SOURCES = {
 _SPLIT_NAMES = frozenset({"train", "training", "val", "valid", "validation", "test"})
 
 
-class Picture(NamedTuple):
-    """One picture file; the key is its path inside the tree, the size its bytes."""
+class ImageFile(NamedTuple):
+    """One image file; the key is its path inside the tree, the size its bytes."""
 
     key: str
     label: int
     path: str
     size: int
 
-    def encode(self, run: ShardRun) -> StoredPicture:
-        """What to store; raises UnreadablePictureError."""
-        original = read_picture_file(Path(self.path), run.storage_retry_minutes)
-        return stored_picture(original, image_size=run.image_size, upright=run.upright)
+    def encode(self, run: ShardRun) -> StoredImage:
+        """What to store; raises UnreadableImageError."""
+        original = read_image_file(Path(self.path), run.storage_retry_minutes)
+        return stored_image(original, image_size=run.image_size, upright=run.upright)
 
 
 class LeftOut(NamedTuple):
-    """Files of one kind that are no pictures of ours: a suffix, or files outside of the class folders."""
+    """Files of one kind that are no images of ours: a suffix, or files outside of the class folders."""
 
     kind: str
     files: int
@@ -71,26 +71,26 @@ class LeftOut(NamedTuple):
 
 
 class OtherFile(NamedTuple):
-    """A file that holds no picture of a known format, or lies outside of the class folders (no class)."""
+    """A file that holds no image of a known format, or lies outside of the class folders (no class)."""
 
     key: str
     class_name: str
 
 
-class PictureTree(NamedTuple):
+class ImageTree(NamedTuple):
     """The listing of a tree."""
 
     classes: tuple[str, ...]
-    pictures: tuple[Picture, ...]
+    images: tuple[ImageFile, ...]
     """Sorted by key."""
     left_out: tuple[OtherFile, ...]
     digest: str
-    """Changes when a picture's path, size or modification time does."""
+    """Changes when a image's path, size or modification time does."""
 
 
-def list_pictures(
+def list_image_files(
     source: Path, *, field: str = "source", key_prefix: str = "", minutes: float = 0.0
-) -> PictureTree:
+) -> ImageTree:
     """List a tree; the class is the first-level folder, deeper folders belong to it.
 
     Keys begin with `key_prefix`. Hidden entries are skipped and links to folders are not followed. What storage does
@@ -104,7 +104,7 @@ def list_pictures(
     entries = _entries(source, minutes)
     folders = [entry for entry in entries if entry.is_dir(follow_symlinks=False)]
     _check_classes(source, [folder.name for folder in folders], field)
-    pictures = []
+    images = []
     classes = tuple(_text(folder.name) for folder in folders)
     left_out = [
         OtherFile(key_prefix + _text(entry.name), "")
@@ -116,19 +116,19 @@ def list_pictures(
         for file in _files(Path(folder.path), minutes):
             key = key_prefix + _text(Path(file.path).relative_to(source).as_posix())
             known = Path(file.name).suffix.lower() in _SUFFIXES
-            if not known and not begins_as_picture(file.path, minutes=minutes):
+            if not known and not begins_as_image(file.path, minutes=minutes):
                 left_out.append(OtherFile(key, classes[label]))
                 continue
             status = patiently(partial(_status, file), Path(file.path), minutes=minutes)
             digest.update(repr((key, status.st_size, status.st_mtime_ns)).encode())
-            pictures.append(Picture(key, label, file.path, status.st_size))
-    if not pictures:
+            images.append(ImageFile(key, label, file.path, status.st_size))
+    if not images:
         raise ValueError(
-            f"{field} = {str(source)!r}: no pictures of a format that is read ({', '.join(FORMATS)}) in its "
+            f"{field} = {str(source)!r}: no images of a format that is read ({', '.join(FORMATS)}) in its "
             f"{len(folders)} class folders{_among(left_out)}"
         )
-    pictures.sort(key=lambda picture: picture.key)
-    return PictureTree(classes, tuple(pictures), tuple(left_out), digest.hexdigest())
+    images.sort(key=lambda image: image.key)
+    return ImageTree(classes, tuple(images), tuple(left_out), digest.hexdigest())
 
 
 def left_out_by_kind(files: Iterable[OtherFile]) -> list[LeftOut]:
@@ -146,8 +146,8 @@ def left_out_text(left_out: Sequence[LeftOut]) -> str:
     return ", ".join(f"{item.files} {item.kind} (e.g. {item.examples[0]})" for item in left_out)
 
 
-def begins_as_picture(path: str, *, minutes: float) -> bool:
-    """Whether a file's first bytes are those of a format that is read, as Pillow judges; a broken link's are not.
+def begins_as_image(path: str, *, minutes: float) -> bool:
+    """Whether a file's first bytes are those of a format that is read, as Pillow measures; a broken link's are not.
 
     A file that is there and cannot be read, after `minutes` of trying if storage is at fault, counts as one: sharding
     reads it again, and names it if it still cannot. Raises StorageError when its folder is away too.
@@ -159,7 +159,7 @@ def begins_as_picture(path: str, *, minutes: float) -> bool:
 
     try:
         start = _read_patiently(read, Path(path), minutes)
-    except UnreadablePictureError as error:
+    except UnreadableImageError as error:
         cause = error.__cause__
         return not (isinstance(cause, OSError) and cause.errno in _MISSING)
     Image.init()
@@ -168,46 +168,46 @@ def begins_as_picture(path: str, *, minutes: float) -> bool:
     return any(accept is not None and accept(start) is True for accept in accepts)
 
 
-def split_pictures(tree: PictureTree, *, fraction: float, seed: int) -> dict[str, list[Picture]]:
-    """Training and validation pictures, from the listing alone.
+def split_image_files(tree: ImageTree, *, fraction: float, seed: int) -> dict[str, list[ImageFile]]:
+    """Training and validation images, from the listing alone.
 
-    Each class gives `fraction` of its sorted pictures, at least one, drawn by the seed and its name.
-    Raises ValueError for a class with fewer than two pictures.
+    Each class gives `fraction` of its sorted images, at least one, drawn by the seed and its name.
+    Raises ValueError for a class with fewer than two images.
     """
-    by_class: list[list[Picture]] = [[] for _ in tree.classes]
-    for picture in tree.pictures:
-        by_class[picture.label].append(picture)
-    splits: dict[str, list[Picture]] = {"train": [], "validation": []}
-    for name, pictures in zip(tree.classes, by_class, strict=True):
-        if len(pictures) < 2:
+    by_class: list[list[ImageFile]] = [[] for _ in tree.classes]
+    for image in tree.images:
+        by_class[image.label].append(image)
+    splits: dict[str, list[ImageFile]] = {"train": [], "validation": []}
+    for name, images in zip(tree.classes, by_class, strict=True):
+        if len(images) < 2:
             raise ValueError(
-                f"class {name!r} has {len(pictures)} pictures{_among_class(tree, name)}: training and validation need "
-                "at least one each; add pictures, or move the folder out of the source"
+                f"class {name!r} has {len(images)} images{_among_class(tree, name)}: training and validation need "
+                "at least one each; add images, or move the folder out of the source"
             )
-        number = min(max(1, round(fraction * len(pictures))), len(pictures) - 1)
-        order = seeded_generator("validation", seed, name).permutation(len(pictures))
+        number = min(max(1, round(fraction * len(images))), len(images) - 1)
+        order = seeded_generator("validation", seed, name).permutation(len(images))
         chosen = set(order[:number].tolist())
-        for index, picture in enumerate(pictures):
-            splits["validation" if index in chosen else "train"].append(picture)
+        for index, image in enumerate(images):
+            splits["validation" if index in chosen else "train"].append(image)
     return splits
 
 
-def whole_tree(tree: PictureTree, *, field: str) -> list[Picture]:
-    """The pictures of a split with a tree of its own, the config's `field`; raises ValueError for a class of none."""
-    found = {picture.label for picture in tree.pictures}
+def whole_tree(tree: ImageTree, *, field: str) -> list[ImageFile]:
+    """The images of a split with a tree of its own, the config's `field`; raises ValueError for a class of none."""
+    found = {image.label for image in tree.images}
     for label, name in enumerate(tree.classes):
         if label not in found:
             raise ValueError(
-                f"{field}: class {name!r} has no pictures{_among_class(tree, name)}; add one, or move the class's "
+                f"{field}: class {name!r} has no images{_among_class(tree, name)}; add one, or move the class's "
                 "folder out of source and validation_source"
             )
-    return list(tree.pictures)
+    return list(tree.images)
 
 
-def read_picture_file(path: Path, minutes: float) -> bytes:
+def read_image_file(path: Path, minutes: float) -> bytes:
     """A file's bytes; one that storage does not give is tried again for `minutes`.
 
-    Raises UnreadablePictureError for a file that cannot be read, and StorageError when its folder is away too.
+    Raises UnreadableImageError for a file that cannot be read, and StorageError when its folder is away too.
     """
     return _read_patiently(path.read_bytes, path, minutes)
 
@@ -218,7 +218,7 @@ def _read_patiently(read: Callable[[], bytes], path: Path, minutes: float) -> by
             return read()
         except OSError as error:
             if error.errno in _OWN_ERRORS and os.path.isdir(path.parent):
-                raise UnreadablePictureError(error.strerror or str(error)) from error
+                raise UnreadableImageError(error.strerror or str(error)) from error
             raise
 
     try:
@@ -226,7 +226,7 @@ def _read_patiently(read: Callable[[], bytes], path: Path, minutes: float) -> by
     except StorageError as error:
         if not os.path.isdir(path.parent):
             raise
-        raise UnreadablePictureError(str(error.__cause__)) from error
+        raise UnreadableImageError(str(error.__cause__)) from error
 
 
 def _among(left_out: Iterable[OtherFile]) -> str:
@@ -234,7 +234,7 @@ def _among(left_out: Iterable[OtherFile]) -> str:
     return f" (left out: {left_out_text(found)})" if found else ""
 
 
-def _among_class(tree: PictureTree, name: str) -> str:
+def _among_class(tree: ImageTree, name: str) -> str:
     """What was left out of a class."""
     return _among(file for file in tree.left_out if file.class_name == name)
 
@@ -261,7 +261,7 @@ def _files(folder: Path, minutes: float) -> Iterator[os.DirEntry[str]]:
     for entry in _entries(folder, minutes):
         if entry.is_dir(follow_symlinks=False):
             yield from _files(Path(entry.path), minutes)
-        # A listing knows regular files; what else there is costs a question to the storage.
+        # A listing knows regular files; what else there is costs a fingerprint to the storage.
         elif entry.is_file(follow_symlinks=False) or _is_file_or_missing(entry.path):
             yield entry
 
@@ -283,7 +283,7 @@ def _status(file: os.DirEntry[str]) -> os.stat_result:
 def _check_classes(source: Path, names: Collection[str], field: str) -> None:
     if not names:
         raise ValueError(
-            f"{field} = {str(source)!r}: no class folders; put the pictures of each class into a "
+            f"{field} = {str(source)!r}: no class folders; put the images of each class into a "
             "sub-folder of its own"
         )
     if _SPLIT_NAMES.issuperset(name.lower() for name in names):

@@ -1,6 +1,6 @@
-"""One picture file of any kind made ready for storage: its own bytes where every reader sees the same picture, or PNG.
+"""One image file of any kind made ready for storage: its own bytes where every reader sees the same image, or PNG.
 
-A file that holds no usable picture raises `UnreadablePictureError`; the job counts and names it and goes on.
+A file that holds no usable image raises `UnreadableImageError`; the job counts and names it and goes on.
 Read next: glotok_ray/data/folders.py
 """
 
@@ -16,18 +16,18 @@ from glotok_ray.data.forms import largest_short_side
 from glotok_ray.data.jpeg_segments import without_metadata
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
-# MPO is what Pillow calls a JPEG with further pictures behind it, as phones write them.
+# MPO is what Pillow calls a JPEG with further images behind it, as phones write them.
 _KEPT_FORMATS = ("JPEG", "MPO", "PNG", "WEBP")
 
 READER_PIXELS = 1024**3 // 12
-"""Pixels of a stored picture at most (89 million, Pillow's own limit), so that a reader needs 0.9 GB for one.
-Pictures of up to twice as many are halved when they are sharded, which needs 8 bytes per pixel in every mode, 1.4 GB;
+"""Pixels of a stored image at most (89 million, Pillow's own limit), so that a reader needs 0.9 GB for one.
+Images of up to twice as many are halved when they are sharded, which needs 8 bytes per pixel in every mode, 1.4 GB;
 larger ones are left out. Two decoders take more while they work: of progressive JPEG 10 bytes per pixel (CMYK 12), of
 WebP 16, so 1.1 and 1.4 GB for a reader and 2.1 and 2.9 GB for sharding at most. The file's own bytes come on top.
 """
 _BAND_PIXELS = 2**20
 _ORIGINAL_ASPECT = 64
-# What reduced pictures are for needs less, and a line of pixels enlarged to a side could fill the memory.
+# What reduced images are for needs less, and a line of pixels enlarged to a side could fill the memory.
 _REDUCED_ASPECT = 8
 
 _TURNS = {
@@ -41,67 +41,67 @@ _TURNS = {
 }
 
 
-class UnreadablePictureError(ValueError):
-    """A file that holds no picture we can use; the text is the reason."""
+class UnreadableImageError(ValueError):
+    """A file that holds no image we can use; the text is the reason."""
 
 
-class StoredPicture(NamedTuple):
-    """The bytes to store, what was changed of the picture, empty for nearly all, and whether a tag turned it."""
+class StoredImage(NamedTuple):
+    """The bytes to store, what was changed of the image, empty for nearly all, and whether a tag turned it."""
 
     encoded: bytes
     change: str = ""
     turned: bool = False
 
 
-class RgbPicture(NamedTuple):
-    """An 8-bit RGB picture; `change` says what is not as `convert("RGB")` of the file makes it."""
+class RgbImage(NamedTuple):
+    """An 8-bit RGB image; `change` says what is not as `convert("RGB")` of the file makes it."""
 
     image: Image.Image
     change: str = ""
 
 
 class _Decoded(NamedTuple):
-    """An RGB picture; `source` has the bytes in which every reader finds just it, empty where there are none."""
+    """An RGB image; `source` has the bytes in which every reader finds just it, empty where there are none."""
 
     source: bytes
-    picture: Image.Image
+    image: Image.Image
     changes: list[str]
     turned: bool
 
 
-def stored_picture(original: bytes, *, image_size: int, upright: bool) -> StoredPicture:
-    """A file's picture, whole, as PNG, or its very bytes where RGB conversion is all that a reader must do.
+def stored_image(original: bytes, *, image_size: int, upright: bool) -> StoredImage:
+    """A file's image, whole, as PNG, or its very bytes where RGB conversion is all that a reader must do.
 
     With `image_size` 0 at its own size, up to READER_PIXELS and 64 : 1; else with its short side brought into
     [image_size, 1.25 * image_size], up to 8 : 1. `upright` turns it by its EXIF orientation and lays transparent
-    pixels on white; off, pixels stay as they lie and alpha is dropped. Raises UnreadablePictureError.
+    pixels on white; off, pixels stay as they lie and alpha is dropped. Raises UnreadableImageError.
     """
     try:
         return _stored(original, image_size=image_size, upright=upright)
-    except UnreadablePictureError:
+    except UnreadableImageError:
         raise
     # No file stops the job: what goes wrong with one is its own.
     except Exception as error:
-        raise UnreadablePictureError(str(error) or type(error).__name__) from error
+        raise UnreadableImageError(str(error) or type(error).__name__) from error
 
 
-def to_rgb(image: Image.Image, *, on_white: bool = True) -> RgbPicture:
+def to_rgb(image: Image.Image, *, on_white: bool = True) -> RgbImage:
     """Any mode as 8-bit RGB: 16-bit levels are scaled, transparent pixels laid on white (else alpha is dropped).
 
-    Needs little beside the picture and its RGB copy. Raises UnreadablePictureError.
+    Needs little beside the image and its RGB copy. Raises UnreadableImageError.
     """
     if image.mode.startswith("I"):
-        return RgbPicture(_by_bands(image, _eight_bit), "16 bits scaled to 8")
+        return RgbImage(_by_bands(image, _eight_bit), "16 bits scaled to 8")
     if image.mode == "F":
-        raise UnreadablePictureError(
+        raise UnreadableImageError(
             "floating-point pixels have no known range; save it with 8 or 16 bits"
         )
     if on_white and image.has_transparency_data and not _is_opaque(image):
-        return RgbPicture(_by_bands(image, _on_white), "laid on white")
-    return RgbPicture(image if image.mode == "RGB" else image.convert("RGB"))
+        return RgbImage(_by_bands(image, _on_white), "laid on white")
+    return RgbImage(image if image.mode == "RGB" else image.convert("RGB"))
 
 
-def fit_picture(image: Image.Image, image_size: int) -> Image.Image:
+def fit_image(image: Image.Image, image_size: int) -> Image.Image:
     """Bring the short side into [image_size, 1.25 * image_size]."""
     short_side = max(min(image.size), image_size)
     return resize_short_side(image, min(short_side, largest_short_side(image_size)))
@@ -118,25 +118,25 @@ def resize_short_side(image: Image.Image, side: int) -> Image.Image:
     return image.resize(size, Image.Resampling.BICUBIC)
 
 
-def _stored(original: bytes, *, image_size: int, upright: bool) -> StoredPicture:
+def _stored(original: bytes, *, image_size: int, upright: bool) -> StoredImage:
     aspect = _REDUCED_ASPECT if image_size else _ORIGINAL_ASPECT
     source, whole, changes, turned = _read(original, aspect, upright=upright)
     if whole.width * whole.height > READER_PIXELS:
         # ADM's first step for every side up to half of the short one: such crops stay the same.
         source, whole = b"", _halved(whole)
-        # Of reduced pictures it is nothing to tell: all are made smaller, by the same first step.
+        # Of reduced images it is nothing to tell: all are made smaller, by the same first step.
         if not image_size:
             changes.append(f"halved to {whole.width} x {whole.height} pixels")
     if image_size:
-        size, whole = whole.size, fit_picture(whole, image_size)
+        size, whole = whole.size, fit_image(whole, image_size)
         source = source if whole.size == size else b""
-    return StoredPicture(source or _png(whole), ", ".join(changes), turned)
+    return StoredImage(source or _png(whole), ", ".join(changes), turned)
 
 
 def _read(original: bytes, aspect: int, *, upright: bool) -> _Decoded:
     try:
         return _decode(original, aspect, upright=upright)
-    except UnreadablePictureError:
+    except UnreadableImageError:
         # Metadata that Pillow stumbles over says nothing about the pixels.
         bare = without_metadata(original)
         if bare is None:
@@ -150,19 +150,19 @@ def _decode(encoded: bytes, aspect: int, *, upright: bool) -> _Decoded:
             # Pillow warns of odd metadata, and above a limit of pixels that is ours to keep.
             warnings.simplefilter("ignore")
             return _decoded(encoded, aspect, upright=upright)
-    except UnreadablePictureError:
+    except UnreadableImageError:
         raise
     except UnidentifiedImageError:
         # Pillow's own text has the address of a stream, another one at each reading.
-        heif = " (it is a HEIF or AVIF picture)" if encoded[4:8] == b"ftyp" else ""
-        raise UnreadablePictureError(
-            f"no picture of a format that is read: {', '.join(FORMATS)}{heif}"
+        heif = " (it is a HEIF or AVIF image)" if encoded[4:8] == b"ftyp" else ""
+        raise UnreadableImageError(
+            f"no image of a format that is read: {', '.join(FORMATS)}{heif}"
         ) from None
     except Image.DecompressionBombError as error:
-        raise UnreadablePictureError(_too_many_pixels()) from error
+        raise UnreadableImageError(_too_many_pixels()) from error
     # Pillow's plugins raise many kinds of errors on damaged files; all mean that this one is lost.
     except Exception as error:
-        raise UnreadablePictureError(str(error) or type(error).__name__) from error
+        raise UnreadableImageError(str(error) or type(error).__name__) from error
 
 
 def _decoded(encoded: bytes, aspect: int, *, upright: bool) -> _Decoded:
@@ -176,14 +176,12 @@ def _decoded(encoded: bytes, aspect: int, *, upright: bool) -> _Decoded:
     if max(image.size) > aspect * min(image.size):
         image = _limit_aspect(image, aspect)
         changes.append(f"cut to its middle of {aspect} : 1")
-    picture, change = to_rgb(image, on_white=upright)
+    rgb, change = to_rgb(image, on_white=upright)
     del image
     changes += [change] if change else []
     if turn is not None:
-        picture = picture.transpose(turn)
-    return _Decoded(
-        encoded if kept and not changes else b"", picture, changes, turned=turn is not None
-    )
+        rgb = rgb.transpose(turn)
+    return _Decoded(encoded if kept and not changes else b"", rgb, changes, turned=turn is not None)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -198,7 +196,7 @@ def _orientation(image: Image.Image) -> int:
 
 def _check_pixels(image: Image.Image) -> None:
     if image.width * image.height > 2 * READER_PIXELS:
-        raise UnreadablePictureError(_too_many_pixels())
+        raise UnreadableImageError(_too_many_pixels())
 
 
 def _too_many_pixels() -> str:
@@ -206,7 +204,7 @@ def _too_many_pixels() -> str:
 
 
 def _by_bands(image: Image.Image, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
-    """`convert`, which makes RGB of a picture, over bands of rows: what it needs beside them stays small."""
+    """`convert`, which makes RGB of a image, over bands of rows: what it needs beside them stays small."""
     result = Image.new("RGB", image.size)
     for box in _bands(image.size):
         result.paste(convert(image.crop(box)), box)
@@ -223,7 +221,7 @@ def _bands(size: tuple[int, int]) -> Iterator[tuple[int, int, int, int]]:
 def _eight_bit(band: Image.Image) -> Image.Image:
     levels = np.asarray(band)
     if levels.min() < 0 or levels.max() > 65535:
-        raise UnreadablePictureError("32-bit pixels outside [0, 65535]; save it with 8 or 16 bits")
+        raise UnreadableImageError("32-bit pixels outside [0, 65535]; save it with 8 or 16 bits")
     scaled = (levels.astype(np.uint32) * 255 + 32767) // 65535
     return Image.fromarray(scaled.astype(np.uint8)).convert("RGB")
 
@@ -241,11 +239,11 @@ def _on_white(band: Image.Image) -> Image.Image:
     return Image.alpha_composite(white, band.convert("RGBA")).convert("RGB")
 
 
-def _png(picture: Image.Image) -> bytes:
+def _png(image: Image.Image) -> bytes:
     """Lossless bytes of pixels alone: what the file said of colours and transparency was used, or is dropped."""
-    picture.info = {}
+    image.info = {}
     stream = io.BytesIO()
-    picture.save(stream, "PNG")
+    image.save(stream, "PNG")
     return stream.getvalue()
 
 

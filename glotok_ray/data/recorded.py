@@ -15,7 +15,7 @@ from glotok_ray.storage.artefact import ArtefactError
 _SHOWN_CLASSES = 3
 
 
-def read_pictures(folder: Path) -> DatasetInfo:
+def read_image_dataset(folder: Path) -> DatasetInfo:
     """The dataset.json of image shards; refuses codes."""
     dataset = read_dataset(folder)
     if dataset.kind != "shards":
@@ -34,23 +34,23 @@ def crops_text(dataset: DatasetInfo) -> str:
         done.append(f"{dataset.num_changed} were changed as {DATASET} says")
     if not done:
         return _form_text(dataset)
-    return f"{_form_text(dataset)}; of {dataset.num_images} pictures {' and '.join(done)}, which is not ADM's protocol"
+    return f"{_form_text(dataset)}; of {dataset.num_images} images {' and '.join(done)}, which is not ADM's protocol"
 
 
 def _form_text(dataset: DatasetInfo) -> str:
     side = dataset.image_size
     if dataset.form == ORIGINAL:
-        return "ADM's crop of the original pictures"
+        return "ADM's crop of the original images"
     if dataset.form == CROP:
         return f"crops of the data set, as stored at {side} x {side} pixels"
     return (
-        f"ADM's crop of pictures that were reduced to a short side of {side} to {largest_short_side(side)} pixels "
+        f"ADM's crop of images that were reduced to a short side of {side} to {largest_short_side(side)} pixels "
         "before, which is not ADM's protocol"
     )
 
 
 def check_adm_protocol(dataset: DatasetInfo, *, folder: Path, field: str) -> None:
-    """Refuse pictures that were reduced, turned or changed in the name of the config's `field`, which asks for ADM's
+    """Refuse images that were reduced, turned or changed in the name of the config's `field`, which asks for ADM's
     crops; raises ArtefactError.
     """
     facts, remedies = [], []
@@ -68,8 +68,8 @@ def check_adm_protocol(dataset: DatasetInfo, *, folder: Path, field: str) -> Non
     if facts:
         raise ArtefactError(
             f"{field} = True: {folder} holds {crops_text(dataset)} ({DATASET}: {', '.join(facts)}); shard the "
-            f"pictures again with {', and '.join(remedies)}, or pass --{_off(field)}, and the protocols say what the "
-            "pictures are"
+            f"images again with {', and '.join(remedies)}, or pass --{_off(field)}, and the protocols say what the "
+            "images are"
         )
 
 
@@ -79,14 +79,14 @@ def _off(field: str) -> str:
 
 
 def check_side(dataset: DatasetInfo, folder: Path, image_size: int) -> None:
-    """Refuse pictures that were stored for a smaller side than `image_size`, which the tokenizer takes: enlarged ones
+    """Refuse images that were stored for a smaller side than `image_size`, which the tokenizer takes: enlarged ones
     hold no detail, are learned and reconstructed more easily, and score too well.
 
     Originals may be of any size, as in ADM's protocol.
     """
     if dataset.form != ORIGINAL and dataset.image_size < image_size:
         raise ArtefactError(
-            f"{folder}: its pictures are stored at {dataset.image_size} pixels ({DATASET}: form = {dataset.form!r}), "
+            f"{folder}: its images are stored at {dataset.image_size} pixels ({DATASET}: form = {dataset.form!r}), "
             f"and the tokenizer takes {image_size}; shard them again with --image-size {image_size} or more (0 keeps a "
             "folder's originals), or correct the path"
         )

@@ -66,13 +66,13 @@ class DatasetInfo:
     num_images: int
     """Images, views apart."""
     image_size: int
-    """Pixels: the side of crops; the side that reduced pictures were stored for; 0 for originals; of codes, the side of
+    """Pixels: the side of crops; the side that reduced images were stored for; 0 for originals; of codes, the side of
     the tokenizer's images.
     """
     shards: tuple[ShardInfo, ...]
     form: str = ""
-    """Of images: "original" (whole pictures at their own size), "crop" (squares of side image_size, which are the data
-    set itself) or "reduced" (whole pictures, short side brought into [image_size, 1.25 * image_size]). Codes have none.
+    """Of images: "original" (whole images at their own size), "crop" (squares of side image_size, which are the data
+    set itself) or "reduced" (whole images, short side brought into [image_size, 1.25 * image_size]). Codes have none.
     """
     num_unreadable: int = 0
     """Of images: files of both splits that could not be read, which dataset.json names."""
@@ -111,7 +111,7 @@ def decode_image(encoded: bytes, key: str) -> UInt8[np.ndarray, "h w 3"]:
         return np.array(image)
     except UnidentifiedImageError:
         # Pillow's own text has the address of a stream, another one at each reading.
-        reason = "no picture of a format that Pillow knows"
+        reason = "no image of a format that Pillow knows"
         raise ArtefactError(_undecoded(key, reason)) from None
     # Pillow's plugins raise many kinds of errors on damaged bytes.
     except Exception as error:
@@ -236,7 +236,7 @@ def _field(path: Path, values: dict[str, Any], name: str, kind: type) -> Any:
 def _image_fields(path: Path, values: dict[str, Any]) -> dict[str, Any]:
     if "form" not in values:
         raise ArtefactError(
-            f"{path}: has no field 'form': an older version wrote it, which does not say whether the pictures are "
+            f"{path}: has no field 'form': an older version wrote it, which does not say whether the images are "
             "originals; run the job that wrote it again with --fresh"
         )
     form, side = _field(path, values, "form", str), _field(path, values, "image_size", int)
@@ -247,13 +247,13 @@ def _image_fields(path: Path, values: dict[str, Any]) -> dict[str, Any]:
         )
     left_out = _field(path, values, "unreadable", list) if "unreadable" in values else []
     facts = {"form": form, "num_unreadable": len(left_out)}
-    # Pictures of a folder; crops that are the data set itself know no tags.
+    # Images of a folder; crops that are the data set itself know no tags.
     if "upright" not in values:
         return facts
     for name in ("num_turned", "num_changed"):
         if name not in values:
             raise ArtefactError(
-                f"{path}: has no field {name!r}: an older version wrote it, which does not say how many pictures are "
+                f"{path}: has no field {name!r}: an older version wrote it, which does not say how many images are "
                 "not as their files are; run the job that wrote it again with --fresh"
             )
         facts[name] = _field(path, values, name, int)

@@ -18,7 +18,7 @@ from numpy import ndarray
 
 CHUNK_ROWS = 32
 """Neighbouring images of a shard that are read together, a row group of what this package writes: some 2 MB of
-ImageNet's pictures, which a network file system reads well."""
+ImageNet's images, which a network file system reads well."""
 
 # Batches over which the rows of a chunk are spread at least: more of them mix better, and cost a run whose units hold
 # fewer steps as many readings of each chunk.

@@ -12,18 +12,18 @@ from glotok_ray.config.jobs import EMBEDDED_SOURCE, ShardRun
 from glotok_ray.config.overrides import to_dict
 from glotok_ray.data.embedded_images import (
     PHOTOGRAPHS,
-    PhotographCrop,
-    photograph_crops,
-    photograph_digests,
+    EmbeddedCrop,
+    embedded_crops,
+    embedded_digests,
 )
 from glotok_ray.data.folders import (
     VALIDATION_PREFIX,
+    ImageFile,
+    ImageTree,
     LeftOut,
-    Picture,
-    PictureTree,
     left_out_by_kind,
-    list_pictures,
-    split_pictures,
+    list_image_files,
+    split_image_files,
     whole_tree,
 )
 from glotok_ray.data.forms import CROP, ORIGINAL, REDUCED
@@ -34,7 +34,7 @@ SPLITS = ("train", "validation")
 
 _CROP_FIELDS = ("crops_per_class", "validation_crops_per_class")
 
-RowSource = Picture | PhotographCrop
+RowSource = ImageFile | EmbeddedCrop
 """One row to be: a key, a label, its file's size, and `encode(run)`, which gives the bytes to store."""
 
 
@@ -43,15 +43,15 @@ class Losses:
     """What sharding could not store, or not as it was."""
 
     unreadable: Mapping[str, str]
-    """Keys of pictures that could not be read, with reasons."""
+    """Keys of images that could not be read, with reasons."""
     changed: Mapping[str, str]
-    """Keys of pictures that are not stored as they were, with what was done: laid on white, scaled, cut, halved."""
+    """Keys of images that are not stored as they were, with what was done: laid on white, scaled, cut, halved."""
     num_turned: Mapping[str, int]
-    """By split, pictures that were turned by their EXIF orientation."""
+    """By split, images that were turned by their EXIF orientation."""
     num_changed: Mapping[str, int]
-    """By split, how many of its pictures are in `changed`."""
+    """By split, how many of its images are in `changed`."""
     empty_classes: Mapping[str, Mapping[str, str]]
-    """By split, the classes of which it has no picture left, each with a file of it and the reason."""
+    """By split, the classes of which it has no image left, each with a file of it and the reason."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,8 @@ class ImageSource:
     """Where a run's images come from; `tree` is None for photographs, `validation_tree` where the split is drawn."""
 
     run: ShardRun
-    tree: PictureTree | None
-    validation_tree: PictureTree | None = None
+    tree: ImageTree | None
+    validation_tree: ImageTree | None = None
 
     @classmethod
     def of(cls, run: ShardRun) -> "ImageSource":
@@ -70,11 +70,11 @@ class ImageSource:
             return cls(run, None)
         # Workers may have another working directory.
         minutes = run.storage_retry_minutes
-        tree = list_pictures(Path(run.source).absolute(), minutes=minutes)
+        tree = list_image_files(Path(run.source).absolute(), minutes=minutes)
         if not run.validation_source:
             return cls(run, tree)
         folder = Path(run.validation_source).absolute()
-        validation = list_pictures(
+        validation = list_image_files(
             folder, field="validation_source", key_prefix=VALIDATION_PREFIX, minutes=minutes
         )
         if validation.classes != tree.classes:
@@ -98,7 +98,7 @@ class ImageSource:
         return REDUCED if self.run.image_size else ORIGINAL
 
     def fingerprint(self) -> str:
-        """Digest of the settings that matter for this source and of its pictures, wherever they lie."""
+        """Digest of the settings that matter for this source and of its images, wherever they lie."""
         unused = _CROP_FIELDS if self.tree else ("validation_fraction", "shard_mib")
         if self.validation_tree:
             unused = (*_CROP_FIELDS, "validation_fraction")
@@ -108,23 +108,23 @@ class ImageSource:
             for name, value in to_dict(self.run).items()
             if name not in ("output_path", "source", "validation_source", *unused)
         }
-        values["pictures"] = self.tree.digest if self.tree else photograph_digests()
+        values["images"] = self.tree.digest if self.tree else embedded_digests()
         if self.validation_tree:
-            values["validation_pictures"] = self.validation_tree.digest
+            values["validation_images"] = self.validation_tree.digest
         return artefact.fingerprint("shards", values)
 
     @property
-    def num_pictures(self) -> int:
-        """Picture files found, readable or not."""
-        return sum(len(tree.pictures) for tree in self._trees) or len(PHOTOGRAPHS)
+    def num_images(self) -> int:
+        """Image files found, readable or not."""
+        return sum(len(tree.images) for tree in self._trees) or len(PHOTOGRAPHS)
 
     @property
     def left_out(self) -> list[LeftOut]:
-        """The files beside the pictures."""
+        """The files beside the images."""
         return left_out_by_kind(file for tree in self._trees for file in tree.left_out)
 
     @property
-    def _trees(self) -> list[PictureTree]:
+    def _trees(self) -> list[ImageTree]:
         return [tree for tree in (self.tree, self.validation_tree) if tree]
 
     def rows(self) -> dict[str, list[RowSource]]:
@@ -151,7 +151,7 @@ class ImageSource:
             held += row.size
         return shards
 
-    def _sorted_rows(self) -> dict[str, list[Picture]] | dict[str, list[PhotographCrop]]:
+    def _sorted_rows(self) -> dict[str, list[ImageFile]] | dict[str, list[EmbeddedCrop]]:
         run = self.run
         if self.tree and self.validation_tree:
             return {
@@ -159,17 +159,17 @@ class ImageSource:
                 "validation": whole_tree(self.validation_tree, field="validation_source"),
             }
         if self.tree:
-            return split_pictures(self.tree, fraction=run.validation_fraction, seed=run.seed)
+            return split_image_files(self.tree, fraction=run.validation_fraction, seed=run.seed)
         numbers = (run.crops_per_class, run.validation_crops_per_class)
         return {
-            split: photograph_crops(
+            split: embedded_crops(
                 split, image_size=run.image_size, crops_per_class=number, seed=run.seed
             )
             for split, number in zip(SPLITS, numbers, strict=True)
         }
 
     def details(self, losses: Losses, split: str) -> dict[str, Any]:
-        """Provenance for a split's dataset.json: the rule of the splits, how many of its pictures were turned and
+        """Provenance for a split's dataset.json: the rule of the splits, how many of its images were turned and
         changed, and every file of both that is not stored as it was.
         """
         if not self.tree:
@@ -180,7 +180,7 @@ class ImageSource:
             "split": {"rule": "folders of their own", "seed": self.run.seed}
             if self.validation_tree
             else {
-                "rule": "drawn per class from the sorted pictures",
+                "rule": "drawn per class from the sorted images",
                 "validation_fraction": self.run.validation_fraction,
                 "seed": self.run.seed,
             },
@@ -198,7 +198,7 @@ class ImageSource:
         }
 
 
-def _check_photographs(run: ShardRun) -> None:
+def _check_embedded_images(run: ShardRun) -> None:
     if run.image_size == 0:
         raise ValueError(
             "image_size = 0: keeps the originals of a folder; the embedded photographs are cut into crops of that "
@@ -222,7 +222,7 @@ def _check(run: ShardRun) -> None:
     if run.image_size < 0:
         raise ValueError(f"image_size = {run.image_size}: must be a side in pixels, or 0")
     if run.source == EMBEDDED_SOURCE:
-        _check_photographs(run)
+        _check_embedded_images(run)
         return
     if not run.source:
         raise ValueError("source = '': give a folder with one sub-folder per class")

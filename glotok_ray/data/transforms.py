@@ -41,18 +41,18 @@ def ten_crop(
 ) -> UInt8[np.ndarray, "10 size size 3"]:
     """Five squares of the centre crop at int(size * scale), then five of its mirror image: torchvision's ten_crop.
 
-    They lie top left, top right, bottom left, bottom right and in the middle. A picture whose short side is below
+    They lie top left, top right, bottom left, bottom right and in the middle. A crop whose short side is below
     int(size * scale) is enlarged, as `center_crop` does.
     """
-    picture = center_crop(image, int(size * scale))
-    margin = len(picture) - size
+    crop = center_crop(image, int(size * scale))
+    margin = len(crop) - size
     # torchvision rounds half a pixel to even, where `center_crop` rounds down as ADM does.
     middle = round(margin / 2)
     places = ((0, 0), (0, margin), (margin, 0), (margin, margin), (middle, middle))
     return np.stack(
         [
             whole[top : top + size, left : left + size]
-            for whole in with_mirror_images(picture[np.newaxis])
+            for whole in with_mirror_images(crop[np.newaxis])
             for top, left in places
         ]
     )

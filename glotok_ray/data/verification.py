@@ -71,7 +71,7 @@ def verify_folder(folder: Path) -> Verdict:
     except (ArtefactError, LookupError, TypeError, AttributeError) as error:
         path = folder / artefact.MANIFEST
         text = f"{path}: cannot be read ({error}); restore it or rebuild the folder with --fresh"
-        return _judged(folder, Verdict(folder, "", 0, 0, [text]), {})
+        return _measured(folder, Verdict(folder, "", 0, 0, [text]), {})
     paths = [folder / name for name in listed]
     found = dict(zip(listed, read_files(paths, _progress(folder, size)), strict=True))
     damage = {
@@ -82,10 +82,10 @@ def verify_folder(folder: Path) -> Verdict:
     if DATASET in listed and DATASET not in damage:
         damage |= _dataset_damage(folder, found, damage)
     verdict = Verdict(folder, str(manifest["kind"]), len(listed), size, list(damage.values()))
-    return _judged(folder, verdict, found)
+    return _measured(folder, verdict, found)
 
 
-def _judged(folder: Path, verdict: Verdict, found: Mapping[str, ReadFile]) -> Verdict:
+def _measured(folder: Path, verdict: Verdict, found: Mapping[str, ReadFile]) -> Verdict:
     try:
         if verdict.damage:
             (folder / artefact.RECEIPT).unlink(missing_ok=True)

@@ -20,10 +20,10 @@ from glotok_ray.data.pixel_range import to_model_range, to_uint8
 from glotok_ray.data.records import decode_image
 from glotok_ray.data.transforms import center_crop
 from glotok_ray.metrics.reconstruction import psnr, ssim
-from glotok_ray.nn.perceptual import EfficientNetLite0
+from glotok_ray.pretrained.feature_networks import EfficientNetLite0
+from glotok_ray.pretrained.tokenizer import load_tokenizer
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.storage.retries import patiently
-from glotok_ray.training.checkpoint import load_tokenizer
 
 VALIDATION, SAMPLES = "validation", "samples"
 
@@ -42,18 +42,18 @@ class Block(NamedTuple):
     """Codes of a baseline's block."""
 
 
-class JudgedBlock(NamedTuple):
+class MeasuredBlock(NamedTuple):
     """What one block contributes; arrays are empty where the kind has no such part."""
 
     kind: str
     features: Float[np.ndarray, "b d"]
     arrays: dict[str, np.ndarray]
     """"reconstruction_features", "psnr", "ssim", codes under their codebook's name, and kept
-    pictures "inputs", "images".
+    images "inputs", "images".
     """
 
 
-class Judge:
+class BlockMeasurement:
     """Reconstructs, decodes and measures blocks with one tokenizer and one feature network."""
 
     def __init__(
@@ -67,24 +67,24 @@ class Judge:
             self._tokenizer = load_tokenizer(Path(config.tokenizer_path)).to(device)
 
     @torch.inference_mode()
-    def __call__(self, block: Block) -> JudgedBlock:
+    def __call__(self, block: Block) -> MeasuredBlock:
         """Measure one block."""
         if block.kind == VALIDATION:
-            return self._judge_validation(block)
+            return self._measure_validation(block)
         if block.kind == SAMPLES:
             images = read_images(
                 Path(self._config.samples_path) / "samples.npz", block.start, block.stop
             )
-            return JudgedBlock(block.kind, self._features(images), {})
+            return MeasuredBlock(block.kind, self._features(images), {})
         images = self._decode(block)
-        return JudgedBlock(
+        return MeasuredBlock(
             block.kind, self._features(images), {"images": images[: self._kept(block)]}
         )
 
     def _kept(self, block: Block) -> int:
         return max(0, self._kept_images - block.first_image)
 
-    def _judge_validation(self, block: Block) -> JudgedBlock:
+    def _measure_validation(self, block: Block) -> MeasuredBlock:
         path = Path(self._config.data_path) / block.file
         rows = patiently(
             lambda: read_rows(path, block.start, block.stop),
@@ -99,7 +99,7 @@ class Judge:
         )
         features = self._features(images)
         if self._tokenizer is None:
-            return JudgedBlock(block.kind, features, {})
+            return MeasuredBlock(block.kind, features, {})
         codes = self._tokenizer.look_up(to_model_range(images, self._device))
         reconstructions = to_uint8(self._tokenizer.images_of(codes))
         model = self._tokenizer.config
@@ -113,7 +113,7 @@ class Judge:
             "reconstructions": reconstructions[:kept],
         }
         arrays |= dict(zip(model.names, stored, strict=True))
-        return JudgedBlock(block.kind, features, arrays)
+        return MeasuredBlock(block.kind, features, arrays)
 
     def _decode(self, block: Block) -> UInt8[np.ndarray, "b h w 3"]:
         assert self._tokenizer is not None

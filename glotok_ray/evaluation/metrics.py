@@ -1,6 +1,6 @@
-"""From arrays to named figures, each with the sentence that says how it was obtained.
+"""From arrays to named metrics, each with the sentence that says how it was obtained.
 
-A figure without its protocol cannot be compared with another, so the two are written together.
+A metric without its protocol cannot be compared with another, so the two are written together.
 Read next: glotok_ray/stages/evaluate_images.py
 """
 
@@ -22,7 +22,7 @@ from glotok_ray.metrics.uniformity import (
     tsne_perplexity,
 )
 
-Figures = dict[str, dict[str, Any]]
+Metrics = dict[str, dict[str, Any]]
 Lookup = Literal["cosine", "euclidean"]
 
 _VECTORS = {
@@ -48,7 +48,7 @@ _UNIFORMITY = {
 }
 
 
-def figure(
+def metric_entry(
     label: str, value: float | None, protocol: str, deviation: float | None = None
 ) -> dict[str, Any]:
     """One entry of metrics.json; a value that is not finite becomes null, which JSON can hold, and the protocol then
@@ -67,15 +67,15 @@ def figure(
     return entry
 
 
-def with_crops(figures: Figures, crops: str) -> Figures:
-    """The figures, each with a sentence in its protocol on what its validation crops are (`recorded.crops_text`)."""
+def with_crops(metrics: Metrics, crops: str) -> Metrics:
+    """The metrics, each with a sentence in its protocol on what its validation crops are (`recorded.crops_text`)."""
     return {
         name: {**entry, "protocol": f"{entry['protocol']} The validation crops are {crops}."}
-        for name, entry in figures.items()
+        for name, entry in metrics.items()
     }
 
 
-def reconstruction_figures(scores: dict[str, Float[ndarray, " n"]], image_size: int) -> Figures:
+def reconstruction_metrics(scores: dict[str, Float[ndarray, " n"]], image_size: int) -> Metrics:
     """Means of "psnr" and "ssim" over the images of the validation set."""
     psnr, ssim = ScoreSum.of(scores["psnr"]), ScoreSum.of(scores["ssim"])
     pairs = f"{len(scores['psnr'])} validation crops of {image_size} x {image_size} pixels"
@@ -89,14 +89,16 @@ def reconstruction_figures(scores: dict[str, Float[ndarray, " n"]], image_size: 
         "population covariance, range 255); ± is the deviation over images."
     )
     return {
-        "reconstruction_psnr": figure(
+        "reconstruction_psnr": metric_entry(
             "PSNR (dB)", psnr.mean, psnr_protocol, psnr.standard_deviation
         ),
-        "reconstruction_ssim": figure("SSIM", ssim.mean, ssim_protocol, ssim.standard_deviation),
+        "reconstruction_ssim": metric_entry(
+            "SSIM", ssim.mean, ssim_protocol, ssim.standard_deviation
+        ),
     }
 
 
-def frechet_figure(
+def frechet_metric(
     label: str,
     features: Shaped[ndarray, "n d"],
     reference: Shaped[ndarray, "m d"],
@@ -113,8 +115,8 @@ def frechet_figure(
         "counts."
     )
     if min(len(features), len(reference)) < 2:
-        return figure(label, None, f"Undefined below 2 images a side. {protocol}")
-    return figure(label, frechet_distance_of_features(features, reference), protocol)
+        return metric_entry(label, None, f"Undefined below 2 images a side. {protocol}")
+    return metric_entry(label, frechet_distance_of_features(features, reference), protocol)
 
 
 def undefined_reason(
@@ -130,9 +132,9 @@ def undefined_reason(
     return f"the row of code {zeros[0]}, one of {len(zeros)} such codes in use, is zero and has no direction"
 
 
-def codebook_figures(
+def codebook_metrics(
     branch: str, counts: Int[ndarray, " n"], vectors: Float[ndarray, "n d"], lookup: Lookup
-) -> Figures:
+) -> Metrics:
     """Use of one codebook and the evenness of its tokens, both from the code counts alone.
 
     `vectors` are what the codebook's `lookup` compares and the decoder sees, `VectorQuantizer.matched_codes`. Raises
@@ -141,11 +143,11 @@ def codebook_figures(
     tokens = int(counts.sum())
     facts = {"n": len(counts), "bits": f"{np.log2(len(counts)):.3g}"}
     source = f"{tokens} {branch} tokens of the validation crops"
-    found: Figures = {}
+    found: Metrics = {}
     for name, value in codebook_use(counts)._asdict().items():
         label, meaning = _USE[name]
         protocol = f"{_sentence(meaning.format(**facts))}, over {source}."
-        found[f"{branch}_{name}"] = figure(label, value, protocol)
+        found[f"{branch}_{name}"] = metric_entry(label, value, protocol)
     method = (
         f"leave-one-out Gaussian kernel density of {_VECTORS[lookup]} in whitened code space, bandwidth "
         f"10000^(-1/(d+4)), no projection, over {source}; this project's companion to Table 3, "
@@ -162,16 +164,16 @@ def codebook_figures(
         method = f"undefined here ({reason}); {method}"
     for name, (label, meaning) in _UNIFORMITY.items():
         value = None if spread is None else getattr(spread, name)
-        found[f"{branch}_count_{name}"] = figure(
+        found[f"{branch}_count_{name}"] = metric_entry(
             f"{label} (from counts)", value, f"{_sentence(meaning)}: {method}"
         )
     return found
 
 
-def uniformity_figures(
+def uniformity_metrics(
     branch: str, draws: Sequence[Uniformity | str], num_vectors: int, lookup: Lookup
-) -> Figures:
-    """Table 3's figures, mean and deviation over draws; null, with the reason, when a draw is one instead."""
+) -> Metrics:
+    """Table 3's metrics, mean and deviation over draws; null, with the reason, when a draw is one instead."""
     method = (
         f"t-SNE (perplexity {tsne_perplexity(num_vectors):.3g}, PCA start, learning rate auto) and "
         f"Gaussian kernel density of {num_vectors} quantized {branch} vectors ({_VECTORS[lookup]}), one per validation "
@@ -183,12 +185,12 @@ def uniformity_figures(
     if reasons:
         method = f"undefined here ({reasons[0]}, in {len(reasons)} of {len(draws)} draws); {method}"
         known = []
-    found: Figures = {}
+    found: Metrics = {}
     for name, (label, meaning) in _UNIFORMITY.items():
         values = [getattr(draw, name) for draw in known]
         mean = float(np.mean(values)) if values else None
         deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
-        found[f"{branch}_tsne_{name}"] = figure(
+        found[f"{branch}_tsne_{name}"] = metric_entry(
             f"{label} (Table 3)", mean, f"{_sentence(meaning)}: {method}", deviation
         )
     return found

@@ -18,16 +18,15 @@ from glotok_ray.data.recorded import (
     check_classes,
     check_codes,
     check_side,
-    read_pictures,
+    read_image_dataset,
 )
 from glotok_ray.data.records import DATASET, DatasetInfo, read_dataset
+from glotok_ray.evaluation.files import BASELINES
 from glotok_ray.evaluation.measure import SAMPLES, VALIDATION, Block, stored_images
 from glotok_ray.metrics.baselines import PositionCounts, draw_uniform
-from glotok_ray.nn.tokenizer import CONFIG_FILE, WEIGHTS_FILE
-from glotok_ray.report.inputs import BASELINES
+from glotok_ray.pretrained.tokenizer import CONFIG_FILE, WEIGHTS_FILE, tokenizer_config
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
-from glotok_ray.training.checkpoint import tokenizer_config
 
 
 def check(config: EvaluateRun) -> None:
@@ -53,12 +52,12 @@ def plan(config: EvaluateRun) -> tuple[list[Block], int]:
     baselines' codes.
     """
     size = config.pool.batch_size
-    dataset = judged_pictures(config)
+    dataset = measured_images(config)
     blocks = list(_validation_blocks(dataset, config))
-    model = judged_config(config)
+    model = measured_tokenizer(config)
     image_size = model.autoencoder.image_size if model else 0
     if config.samples_path:
-        samples = judged_samples(config, dataset)
+        samples = measured_samples(config, dataset)
         image_size, num_samples = samples.image_size, samples.num_images
         blocks += [
             Block(SAMPLES, start, min(start + size, num_samples), start)
@@ -72,7 +71,7 @@ def plan(config: EvaluateRun) -> tuple[list[Block], int]:
 class Present(NamedTuple):
     """The facts of an evaluation's inputs; None for those that are not there yet."""
 
-    pictures: DatasetInfo | None
+    images: DatasetInfo | None
     samples: DatasetInfo | None
 
 
@@ -84,48 +83,48 @@ def check_present(config: EvaluateRun) -> Present:
 
     if not is_there(config.data_path):
         return Present(None, None)
-    pictures = judged_pictures(config)
+    images = measured_images(config)
     has_tokenizer = not config.tokenizer_path or is_there(config.tokenizer_path)
     samples = None
     if is_there(config.samples_path) and has_tokenizer:
-        samples = judged_samples(config, pictures)
+        samples = measured_samples(config, images)
     if is_there(config.codes_path) and has_tokenizer:
         baseline_codes(config)
-    return Present(pictures, samples)
+    return Present(images, samples)
 
 
-def judged_pictures(config: EvaluateRun) -> DatasetInfo:
+def measured_images(config: EvaluateRun) -> DatasetInfo:
     """The facts of the validation shards; raises ArtefactError where the config asks for ADM's crops in vain, and when
-    the tokenizer, if it is there, takes larger pictures.
+    the tokenizer, if it is there, takes larger images.
     """
     tokenizer = Path(config.tokenizer_path)
     there = config.tokenizer_path and (tokenizer / CONFIG_FILE).is_file()
-    return check_pictures(config, tokenizer_config(tokenizer) if there else None)
+    return check_images(config, tokenizer_config(tokenizer) if there else None)
 
 
-def check_pictures(config: EvaluateRun, tokenizer: TokenizerConfig | None) -> DatasetInfo:
+def check_images(config: EvaluateRun, tokenizer: TokenizerConfig | None) -> DatasetInfo:
     """The facts of the validation shards; raises ArtefactError when they are too few, too small for the tokenizer, or
     not what the config asks for.
     """
     folder = Path(config.data_path)
-    pictures = read_pictures(folder)
+    images = read_image_dataset(folder)
     if config.adm_protocol:
-        check_adm_protocol(pictures, folder=folder, field="adm_protocol")
+        check_adm_protocol(images, folder=folder, field="adm_protocol")
     if tokenizer:
-        check_side(pictures, folder, tokenizer.autoencoder.image_size)
-    if config.num_images > pictures.num_images:
+        check_side(images, folder, tokenizer.autoencoder.image_size)
+    if config.num_images > images.num_images:
         raise ArtefactError(
-            f"num_images = {config.num_images}: {folder} holds {pictures.num_images} images; lower it, 0 takes all"
+            f"num_images = {config.num_images}: {folder} holds {images.num_images} images; lower it, 0 takes all"
         )
-    return pictures
+    return images
 
 
-def judged_samples(config: EvaluateRun, dataset: DatasetInfo) -> DatasetInfo:
+def measured_samples(config: EvaluateRun, dataset: DatasetInfo) -> DatasetInfo:
     """The samples' facts; raises ArtefactError when they are of other classes than the validation images of `dataset`,
-    or drawn through another tokenizer than the one that they are judged beside.
+    or drawn through another tokenizer than the one that they are measured beside.
     """
     folder = Path(config.samples_path)
-    manifest, samples = artefact.read_manifest(folder, "samples"), read_pictures(folder)
+    manifest, samples = artefact.read_manifest(folder, "samples"), read_image_dataset(folder)
     recorded = (samples.num_images, samples.image_size, samples.image_size, 3)
     found = stored_images(folder / "samples.npz").shape
     if found != recorded:
@@ -141,13 +140,13 @@ def judged_samples(config: EvaluateRun, dataset: DatasetInfo) -> DatasetInfo:
             raise ArtefactError(
                 f"{folder}: decoded by tokenizer {manifest['tokenizer_sha256'][:12]}, but tokenizer_path = "
                 f"{config.tokenizer_path} is {digest[:12]}, whose reconstructions and baselines would stand beside "
-                "them; correct a path, or judge the samples alone, without tokenizer_path and codes_path"
+                "them; correct a path, or measure the samples alone, without tokenizer_path and codes_path"
             )
     return samples
 
 
-def judged_config(config: EvaluateRun) -> TokenizerConfig | None:
-    """The judged tokenizer's config; None when only samples are judged."""
+def measured_tokenizer(config: EvaluateRun) -> TokenizerConfig | None:
+    """The measured tokenizer's config; None when only samples are measured."""
     return tokenizer_config(Path(config.tokenizer_path)) if config.tokenizer_path else None
 
 
@@ -197,8 +196,8 @@ def baseline_codes(config: EvaluateRun) -> DatasetInfo:
     artefact.read_manifest(folder, "codes")
     codes = read_dataset(folder)
     check_codes(codes, folder, tokenizer_config(tokenizer), tokenizer, _weights_digest(config))
-    pictures = read_pictures(Path(config.data_path))
-    check_classes(codes.classes, str(folder), pictures.classes, config.data_path)
+    images = read_image_dataset(Path(config.data_path))
+    check_classes(codes.classes, str(folder), images.classes, config.data_path)
     return codes
 
 

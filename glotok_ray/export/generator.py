@@ -28,7 +28,7 @@ from glotok_ray.interop.generators import (
 )
 from glotok_ray.interop.tokenizer_card import CARD_FILE
 from glotok_ray.nn.far import FAR
-from glotok_ray.nn.tokenizer import WEIGHTS_FILE, GloTokTokenizer
+from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.pretrained.generator import (
     AVERAGE_FILE,
     copy_tokenizer,
@@ -36,6 +36,7 @@ from glotok_ray.pretrained.generator import (
     read_facts,
     save_generator,
 )
+from glotok_ray.pretrained.tokenizer import WEIGHTS_FILE
 from glotok_ray.sampling.images import ImageGenerator, find_tokenizer
 from glotok_ray.storage import artefact, begun, ownership
 from glotok_ray.storage.artefact import ArtefactError
@@ -54,7 +55,7 @@ class _Source:
     state: Mapping[str, Tensor]
     facts: dict[str, Any]
     origin: str
-    figures: Mapping[str, Any]
+    metrics: Mapping[str, Any]
     tokenizer: Path | None
     """Folder of the tokenizer to copy."""
 
@@ -73,8 +74,8 @@ def run(export: ExportGeneratorRun, *, fresh: bool = False) -> dict[str, Any]:
         raise ArtefactError(
             f"output_path = {export.output_path!r}: is the source_path; choose another folder"
         )
-    mark = _fingerprint(export, source)
-    manifest = None if fresh else artefact.finished(folder, "generator", mark)
+    fingerprint = _fingerprint(export, source)
+    manifest = None if fresh else artefact.finished(folder, "generator", fingerprint)
     if manifest:
         logger.info("already finished: %s", folder)
         return manifest
@@ -95,9 +96,9 @@ def run(export: ExportGeneratorRun, *, fresh: bool = False) -> dict[str, Any]:
         has_tokenizer=found.tokenizer is not None,
         peer_layout=layout_of(found.model) if peers else "",
     )
-    (folder / CARD_FILE).write_text(generator_card(card, found.facts, found.figures))
+    (folder / CARD_FILE).write_text(generator_card(card, found.facts, found.metrics))
     return artefact.write_manifest(
-        folder, "generator", mark, source=found.origin, parameters=parameters
+        folder, "generator", fingerprint, source=found.origin, parameters=parameters
     )
 
 
@@ -133,7 +134,7 @@ def _from_run(export: ExportGeneratorRun, source: Path) -> _Source:
         state=model.state_dict(),
         facts=facts,
         origin=manifest.get("source") or f"{made} ({kind})",
-        figures=manifest.get("figures", {}),
+        metrics=artefact.metrics_of(manifest),
         tokenizer=find_tokenizer(source, export.tokenizer_path or None)
         if facts["tokenizer_sha256"] or export.tokenizer_path
         else None,
@@ -160,7 +161,7 @@ def _from_peer(export: ExportGeneratorRun, source: Path) -> _Source:
         state=imported.tensors,
         facts=facts,
         origin=f"imported from {source.name} ({imported.layout} names, sha256 {imported.sha256})",
-        figures={},
+        metrics={},
         tokenizer=tokenizer,
     )
 

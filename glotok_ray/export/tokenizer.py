@@ -12,14 +12,15 @@ from glotok_ray.config.jobs import ExportRun
 from glotok_ray.config.overrides import bound_settings, with_absolute_paths
 from glotok_ray.interop.tokenizer_card import write_model_card
 from glotok_ray.interop.tokenizers import import_tokenizer
-from glotok_ray.nn.tokenizer import WEIGHTS_FILE, GloTokTokenizer
+from glotok_ray.nn.tokenizer import GloTokTokenizer
+from glotok_ray.pretrained.tokenizer import WEIGHTS_FILE
 from glotok_ray.storage import artefact, begun, ownership
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.storage.weights import save_weights
 from glotok_ray.training import checkpoint
 from glotok_ray.training.runs import RUN_FILE
 from glotok_ray.training.tokenizer_step import DISCRIMINATOR_FILE
-from glotok_ray.training.trainer import CHECKPOINT_FOLDER, last_figures
+from glotok_ray.training.trainer import CHECKPOINT_FOLDER, last_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -36,22 +37,22 @@ def run(export: ExportRun, *, fresh: bool = False) -> dict[str, Any]:
     file = source if source.is_file() else _weights_folder(source) / WEIGHTS_FILE
     folder = Path(export.output_path)
     settings = {**bound_settings(export), "source_sha256": artefact.sha256_of(file)}
-    mark = artefact.fingerprint("export", settings)
-    manifest = None if fresh else artefact.finished(folder, "tokenizer", mark)
+    fingerprint = artefact.fingerprint("export", settings)
+    manifest = None if fresh else artefact.finished(folder, "tokenizer", fingerprint)
     if manifest:
         logger.info("already finished: %s", folder)
         return manifest
     if source.is_file():
-        model, origin, figures = _from_peer(export, folder, fresh=fresh)
+        model, origin, metrics = _from_peer(export, folder, fresh=fresh)
     else:
         begun.start_folder(folder, fresh=fresh, keep=False)
-        model, origin, figures = _from_run(file.parent, folder)
-    write_model_card(folder, model.config, figures, source=origin)
+        model, origin, metrics = _from_run(file.parent, folder)
+    write_model_card(folder, model.config, metrics, source=origin)
     model.save_pretrained(folder, source=origin)
     return artefact.write_manifest(
         folder,
         "tokenizer",
-        mark,
+        fingerprint,
         source=origin,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
     )
@@ -80,14 +81,14 @@ def _from_run(found: Path, folder: Path) -> tuple[GloTokTokenizer, str, dict[str
     step = manifest.get("step")
     if found.parent.name == CHECKPOINT_FOLDER:
         run_folder = found.parents[1]
-        figures = last_figures(run_folder, step)
+        metrics = last_metrics(run_folder, step)
     else:
-        run_folder, figures = found, manifest.get("figures", {})
+        run_folder, metrics = found, artefact.metrics_of(manifest)
     origin = (
         manifest.get("source")
         or f"the run {run_folder.name!r} after {step} steps{_trained_on(run_folder)}"
     )
-    return GloTokTokenizer.from_pretrained(found), origin, figures
+    return GloTokTokenizer.from_pretrained(found), origin, metrics
 
 
 def _trained_on(run_folder: Path) -> str:

@@ -27,11 +27,11 @@ Many at once: `python -m jobs.sample_images RECIPE --generator-path {folder} --t
 _NO_TOKENIZER = {
     "xar": (
         "The folder holds no tokenizer: these weights draw latents of MAR's KL-16 autoencoder, which this package does "
-        "not have. `glotok_ray.sampling.flow.sample_latents` draws the latents; only that autoencoder makes pictures "
+        "not have. `glotok_ray.sampling.flow.sample_latents` draws the latents; only that autoencoder makes images "
         "of them."
     ),
     "far": (
-        "The folder holds no tokenizer, without which codes are no pictures: export again with --tokenizer-path, the "
+        "The folder holds no tokenizer, without which codes are no images: export again with --tokenizer-path, the "
         "folder of the tokenizer that made the codes."
     ),
 }
@@ -52,8 +52,8 @@ class Card(NamedTuple):
     """A name of `glotok_ray.interop.generator_layouts.LAYOUTS` where the peer's file lies there too."""
 
 
-def generator_card(card: Card, facts: Mapping[str, Any], figures: Mapping[str, object]) -> str:
-    """The card as Markdown; `facts` are generator.json's, `figures` the last values of metrics.jsonl."""
+def generator_card(card: Card, facts: Mapping[str, Any], metrics: Mapping[str, object]) -> str:
+    """The card as Markdown; `facts` are generator.json's, `metrics` the last values of metrics.jsonl."""
     architecture = facts["architecture"]
     model = from_dict(CONFIGS[architecture], facts["model"])
     labels = f"0, {model.num_classes - 1}"
@@ -66,7 +66,7 @@ def generator_card(card: Card, facts: Mapping[str, Any], figures: Mapping[str, o
         f"Classes: {model.num_classes}, labels from 0 in the order {', '.join(names[:_SHOWN_CLASSES])}{more}.",
         f"## Use\n\n{_use(card, architecture, labels)}",
         _peer_file(card.peer_layout, model),
-        _figures(figures),
+        _metrics(metrics),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
 
@@ -135,15 +135,15 @@ def _fixed_in_peer(model: XARConfig | FARConfig) -> dict[str, tuple[object, obje
     }
 
 
-def _figures(figures: Mapping[str, object]) -> str:
+def _metrics(metrics: Mapping[str, object]) -> str:
     shown = {
         name: value
-        for name, value in sorted(figures.items())
+        for name, value in sorted(metrics.items())
         if name.startswith("train/") and name != "train/learning_rate"
     }
     if not shown:
         return ""
-    note = "Losses of the raw weights on the training codes. How good the pictures are, `jobs.evaluate_images` tells."
+    note = "Losses of the raw weights on the training codes. How good the images are, `jobs.evaluate_images` tells."
     rows = "\n".join(
         f"| {name.removeprefix('train/')} | {shown_value(value)} |" for name, value in shown.items()
     )

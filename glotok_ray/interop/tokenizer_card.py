@@ -22,14 +22,14 @@ again = tokenizer.decode(codes)                      # the reconstruction
 
 
 def write_model_card(
-    folder: Path, config: TokenizerConfig, figures: Mapping[str, object], *, source: str
+    folder: Path, config: TokenizerConfig, metrics: Mapping[str, object], *, source: str
 ) -> None:
-    """Write README.md; `figures` are the last values of metrics.jsonl, `source` says who made the weights."""
-    (folder / CARD_FILE).write_text(model_card(config, figures, source=source, folder=folder.name))
+    """Write README.md; `metrics` are the last values of metrics.jsonl, `source` says who made the weights."""
+    (folder / CARD_FILE).write_text(model_card(config, metrics, source=source, folder=folder.name))
 
 
 def model_card(
-    config: TokenizerConfig, figures: Mapping[str, object], *, source: str, folder: str
+    config: TokenizerConfig, metrics: Mapping[str, object], *, source: str, folder: str
 ) -> str:
     """The card as Markdown."""
     trunk = config.autoencoder
@@ -51,24 +51,24 @@ def model_card(
         "grid than the trained one the learned positions are interpolated (bicubic), which was not trained for.",
         "| codebook | codes | width | look-up |\n|---|---|---|---|\n" + books,
         "## Use\n\n" + use,
-        _figures(figures),
+        _metrics(metrics),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
 def shown_value(value: object) -> str:
-    """A figure of metrics.jsonl, in which null stands for what was not finite."""
+    """A metric of metrics.jsonl, in which null stands for what was not finite."""
     return "not finite" if value is None else f"{value:.4g}"
 
 
-def _figures(figures: Mapping[str, object]) -> str:
-    shown = {name: value for name, value in sorted(figures.items()) if name.startswith("eval/")}
+def _metrics(metrics: Mapping[str, object]) -> str:
+    shown = {name: value for name, value in sorted(metrics.items()) if name.startswith("eval/")}
     if not shown:
         return ""
     note = "PSNR in dB on the validation images of the run; usage since the evaluation before."
     if "eval/average_psnr" in shown:
-        note += " These weights are averages: average_psnr is theirs, the other figures are of the raw weights."
+        note += " These weights are averages: average_psnr is theirs, the other metrics are of the raw weights."
     rows = "\n".join(
         f"| {name.removeprefix('eval/')} | {shown_value(value)} |" for name, value in shown.items()
     )
-    return f"## Last evaluation of the run\n\n{note}\n\n| figure | value |\n|---|---|\n{rows}"
+    return f"## Last evaluation of the run\n\n{note}\n\n| metric | value |\n|---|---|\n{rows}"

@@ -70,13 +70,13 @@ def import_tokenizer(
     found, left_out = _renamed(tensors, layout, config)
     _check_tokenizer(path, found, layout, config)
     check_finite(used(tensors, left_out), path, BRING_ANOTHER)
-    judged = {
+    measured = {
         tokenizer_layouts.rename_discriminator(name): value for name, value in discriminator.items()
     }
-    if judged:
-        _check_discriminator(path, judged)
+    if measured:
+        _check_discriminator(path, measured)
         check_finite(discriminator, path, BRING_ANOTHER)
-    return ImportedTokenizer(found, judged, left_out, layout, artefact.sha256_of(path))
+    return ImportedTokenizer(found, measured, left_out, layout, artefact.sha256_of(path))
 
 
 def _read(

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from glotok_ray.config.losses import RelationConfig
-from glotok_ray.losses.pairs.passes import Sharing, count_pairs, pull_pairs
+from glotok_ray.losses.pairs.passes import Sharing, accumulate_gradient, pair_histogram
 from glotok_ray.losses.pairs.tables import Share
 
 _SMALLEST_PROBABILITY = 1e-12
@@ -127,7 +127,7 @@ def fine_histogram(codes: Float[Tensor, "n d"], *, num_nodes: int) -> Float[Tens
     """Counts of the cosines of all pairs i < j on `num_nodes` + 1 nodes from -1 to 1, each pair split
     linearly over its two neighbours; fp64.
     """
-    return count_pairs(unit_rows(codes.detach()), num_nodes, Share())
+    return pair_histogram(unit_rows(codes.detach()), num_nodes, Share())
 
 
 def rebin(fine: Float[Tensor, " nodes"], relation: RelationConfig) -> Float[Tensor, " k"]:
@@ -172,7 +172,7 @@ class _PairHistogram(torch.autograd.Function):
         ctx.relation, ctx.share = relation, Share()
         if sharing is not None:
             ctx.share = Share(sharing.rank, sharing.world_size)
-        fine = count_pairs(unit, relation.num_nodes, ctx.share)
+        fine = pair_histogram(unit, relation.num_nodes, ctx.share)
         if ctx.share.count > 1 and sharing is not None:
             # Counts are multiples of a power of two, so their sum is exact in any order.
             fine = sharing.all_sum(fine)
@@ -191,7 +191,7 @@ class _PairHistogram(torch.autograd.Function):
         (unit,) = ctx.saved_tensors
         slope = _slope_table(gradients[0], ctx.relation)
         # Averaging over workers divides by their number what only adding up would give.
-        return pull_pairs(unit, slope, ctx.share) * ctx.share.count, None, None
+        return accumulate_gradient(unit, slope, ctx.share) * ctx.share.count, None, None
 
 
 class _Kernel(NamedTuple):

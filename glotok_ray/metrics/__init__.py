@@ -1,3 +1,3 @@
-"""What the results are judged by: pure functions and mergeable accumulators in numpy float64; no
+"""What the results are measured by: pure functions and mergeable accumulators in numpy float64; no
 torch, no Ray.
 """

@@ -17,7 +17,7 @@ _ROWS_PER_BLOCK = 1024
 
 
 class CodebookUse(NamedTuple):
-    """Figures of one codebook over one set of tokens."""
+    """Metrics of one codebook over one set of tokens."""
 
     usage: float
     """Share of codes that occur at least once, in [0, 1]."""

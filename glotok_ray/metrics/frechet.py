@@ -68,7 +68,7 @@ def frechet_distance(
 ) -> float:
     """|m_a - m_b|^2 + tr(A + B - 2 (A^1/2 B A^1/2)^1/2), through two symmetric eigenproblems.
 
-    The symmetric form has a real, non-negative spectrum, so no imaginary part has to be judged
+    The symmetric form has a real, non-negative spectrum, so no imaginary part has to be measured
     away. Raises ValueError for moments that are not finite.
     """
     mean_a, covariance_a, mean_b, covariance_b = (

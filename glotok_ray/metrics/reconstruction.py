@@ -31,7 +31,7 @@ class ScoreSum(NamedTuple):
 
     @classmethod
     def of(cls, scores: Float[ndarray, " b"]) -> Self:
-        """Sum of one block; raises ValueError for a score that is NaN or -inf, which no pair of pictures has."""
+        """Sum of one block; raises ValueError for a score that is NaN or -inf, which no pair of images has."""
         if np.isnan(scores).any() or np.isneginf(scores).any():
             raise ValueError("scores: hold NaN or -inf; look for a diverged model")
         finite = np.asarray(scores, dtype=np.float64)[np.isfinite(scores)]

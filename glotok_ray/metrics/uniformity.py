@@ -40,7 +40,7 @@ class Uniformity(NamedTuple):
 
 
 def density_uniformity(densities: Shaped[ndarray, " n"]) -> Uniformity:
-    """The three figures of Table 3 from densities at n points; raises ValueError for densities that are not finite, and
+    """The three metrics of Table 3 from densities at n points; raises ValueError for densities that are not finite, and
     UndefinedDensityError where they vanish everywhere.
     """
     densities = np.asarray(densities, dtype=np.float64)
@@ -68,7 +68,7 @@ def _weighted_uniformity(
 
 
 def kernel_density_uniformity(points: Float[ndarray, "n 2"]) -> Uniformity:
-    """Figures of a Gaussian kernel density (Scott's bandwidth) at the points themselves.
+    """Metrics of a Gaussian kernel density (Scott's bandwidth) at the points themselves.
 
     Unchanged by affine maps of the points. Raises UndefinedDensityError when the points lie on a line.
     """
@@ -85,7 +85,7 @@ def tsne_perplexity(num_vectors: int) -> float:
 
 
 def tsne_uniformity(vectors: Shaped[ndarray, "n d"]) -> Uniformity:
-    """Table 3's figures of n vectors: t-SNE to the plane, then `kernel_density_uniformity`.
+    """Table 3's metrics of n vectors: t-SNE to the plane, then `kernel_density_uniformity`.
 
     The initialisation (PCA) and the learning rate ("auto") are fixed, so the only noise is the
     draw of vectors. Raises UndefinedDensityError for fewer than 4 distinct vectors, which have no density in

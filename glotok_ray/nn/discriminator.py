@@ -1,6 +1,6 @@
 """PatchGAN, the patch discriminator of the adversarial loss (paper section 3.1; Isola et al. 2017).
 
-It judges overlapping patches, one logit each. BatchNorm uses the statistics of the batch at hand on one worker.
+It measures overlapping patches, one logit each. BatchNorm uses the statistics of the batch at hand on one worker.
 Read next: glotok_ray/losses/adversarial.py
 """
 

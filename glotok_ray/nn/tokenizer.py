@@ -6,13 +6,12 @@ The branches are shaped like FQGAN's (Bai et al. 2024). Read next: glotok_ray/lo
 """
 
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from glotok_ray.config.overrides import from_dict, to_dict
 from glotok_ray.config.tokenizer import CodebookConfig, TokenizerConfig
 from glotok_ray.nn.adapter import Adapter
 from glotok_ray.nn.autoencoder import PixelDecoder, PixelEncoder
@@ -21,12 +20,6 @@ from glotok_ray.nn.contrast import ContrastHead
 from glotok_ray.nn.quantizer import VectorQuantizer
 from glotok_ray.nn.residual import ResidualPredictor, refine
 from glotok_ray.nn.tokenizer_inputs import check_answer, check_codes, check_images
-from glotok_ray.storage import artefact
-from glotok_ray.storage.artefact import ArtefactError
-from glotok_ray.storage.weights import load_weights, save_weights
-
-WEIGHTS_FILE = "tokenizer.safetensors"
-CONFIG_FILE = "config.json"
 
 
 class BranchOutput(NamedTuple):
@@ -132,33 +125,21 @@ class GloTokTokenizer(nn.Module):
         self.decoder = PixelDecoder(trunk)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> Self:
+    def from_pretrained(cls, folder: str | Path) -> "GloTokTokenizer":
         """The frozen tokenizer of a run or of an export, on the CPU, in evaluation mode.
 
         Reads tokenizer.safetensors and config.json; raises ArtefactError when they are missing or do not fit.
         """
-        folder = Path(folder)
-        stored = artefact.read_json(folder / CONFIG_FILE)
-        if not isinstance(stored, dict) or "model" not in stored:
-            raise ArtefactError(
-                f"{folder / CONFIG_FILE}: holds no model section; is {folder} a tokenizer's folder?"
-            )
-        try:
-            config = from_dict(TokenizerConfig, stored["model"])
-        except (ValueError, TypeError, AttributeError) as error:
-            raise ArtefactError(
-                f"{folder / CONFIG_FILE}: its model section is no tokenizer of this version ({error}); correct the "
-                "path, or export the tokenizer again"
-            ) from error
-        model = cls(config)
-        load_weights(model, folder / WEIGHTS_FILE)
-        return model.requires_grad_(False).eval().to(memory_format=torch.channels_last)
+        # A door of the class for its users; files are read one floor up, and nothing here needs them.
+        from glotok_ray.pretrained.tokenizer import read_tokenizer
+
+        return read_tokenizer(Path(folder))
 
     def save_pretrained(self, folder: str | Path, **facts: object) -> None:
         """Write what `from_pretrained` reads; `facts` go into config.json beside the model's config."""
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        save_weights(Path(folder) / WEIGHTS_FILE, self.state_dict())
-        artefact.write_json(Path(folder) / CONFIG_FILE, {**facts, "model": to_dict(self.config)})
+        from glotok_ray.pretrained.tokenizer import write_tokenizer
+
+        write_tokenizer(Path(folder), self, facts)
 
     @property
     def decoder_last_layer(self) -> nn.Conv2d:

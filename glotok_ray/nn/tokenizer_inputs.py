@@ -10,7 +10,7 @@ from torch import Tensor
 
 from glotok_ray.config.tokenizer import TokenizerConfig
 
-# A decoder's pictures reach 1.3 to 1.4 on either side; pixels from 0 to 255 and most pictures that are normalised by
+# A decoder's images reach 1.3 to 1.4 on either side; pixels from 0 to 255 and most images that are normalised by
 # means and deviations reach further.
 _LARGEST_PIXEL = 1.5
 

@@ -42,7 +42,7 @@ _OF_A_UNIT = (ValueError, LookupError, ArithmeticError, OSError)
 
 
 class Output(NamedTuple):
-    """Where a batch job writes, and the manifest that is already there for the same question."""
+    """Where a batch job writes, and the manifest that is already there for the same fingerprint."""
 
     folder: Path
     fingerprint: str
@@ -82,8 +82,9 @@ def open_output(
     else:
         for path in inputs:
             _check_weights(Path(path))
-        question = fingerprint if continues else ""
-        begun.start_folder(folder, fresh=fresh, keep=resumes, question=question)
+        begun.start_folder(
+            folder, fresh=fresh, keep=resumes, fingerprint=fingerprint if continues else ""
+        )
     return Output(folder, fingerprint, finished)
 
 

@@ -24,7 +24,7 @@ from glotok_ray.storage.retries import StorageError, patiently
 from glotok_ray.training import checkpoint
 from glotok_ray.training.heartbeat import Attempt
 from glotok_ray.training.stalls import beats_of
-from glotok_ray.training.trainer import CHECKPOINT_FOLDER, RunPlan, last_figures
+from glotok_ray.training.trainer import CHECKPOINT_FOLDER, RunPlan, last_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -190,7 +190,7 @@ class Attempts:
         newest = checkpoint.newest_checkpoint(self._folder / CHECKPOINT_FOLDER, verify=False)
         saved = checkpoint.checkpoint_step(newest)
         seen = [beat.step for beat in beats_of(self._folder, self._number).values()]
-        logged = last_figures(self._folder)
+        logged = last_metrics(self._folder)
         if max(seen, default=-1) < 0:
             return Standing(saved, saved)  # what is logged was done before this attempt
         return Standing(max(saved, *seen, logged["step"] if logged else 0), saved)

@@ -1,7 +1,7 @@
 """Training rows through Ray Data: windows of the shard plan go in, every worker's micro batches come out in order.
 
 Each window is a Ray Dataset of its own, one plan unit per task and block: a pass that keeps its order gives out the
-rows of its oldest task alone, and a Dataset's split coordinator keeps figures of every block for as long as it lives.
+rows of its oldest task alone, and a Dataset's split coordinator keeps metrics of every block for as long as it lives.
 Read next: glotok_ray/data/shard_plan.py
 """
 
@@ -108,7 +108,7 @@ def unit_dataset(
         batch_size=1,
         batch_format="numpy",
         zero_copy_batch=True,
-        # The rows, their copy as a block, and encoded pictures beside them.
+        # The rows, their copy as a block, and encoded images beside them.
         memory=3 * largest * read_rows.row_bytes + (64 << 20),
     )
     dataset.context.execution_options = ExecutionOptions(

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 _PATIENCE_S = 60
 
 
-class StandingPool:
+class PersistentActors:
     """Up to `pool.num_actors` actors of one class; a context, at whose end they go.
 
     Work begins with the first actor that the cluster can place, and the others join when they can. An actor that

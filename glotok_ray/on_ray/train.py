@@ -37,7 +37,7 @@ from glotok_ray.training.tokenizer_run import train_tokenizer
 from glotok_ray.training.trainer import (
     METRICS_FILE,
     RunPlan,
-    latest_figures,
+    latest_metrics,
 )
 from glotok_ray.training.worker import DistributedWorker
 
@@ -231,13 +231,13 @@ class _ShownProgress:
             self._show()
 
     def _show(self) -> None:
-        figures = latest_figures(self._path.parent)
-        if figures and figures != self._shown:
-            self._shown = figures
-            self._line.update(int(figures["step"] * self._batch), _describe(figures))
+        metrics = latest_metrics(self._path.parent)
+        if metrics and metrics != self._shown:
+            self._shown = metrics
+            self._line.update(int(metrics["step"] * self._batch), _describe(metrics))
 
 
-def _describe(figures: dict[str, float]) -> str:
+def _describe(metrics: dict[str, float]) -> str:
     shown = {
         "train/total": "loss",
         "train/flow_matching": "loss",
@@ -246,5 +246,5 @@ def _describe(figures: dict[str, float]) -> str:
         "eval/relation_kl": "relation KL",
     }
     return "  ".join(
-        f"{label} {figures[name]:.4g}" for name, label in shown.items() if name in figures
+        f"{label} {metrics[name]:.4g}" for name, label in shown.items() if name in metrics
     )

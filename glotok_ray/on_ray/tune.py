@@ -42,7 +42,7 @@ def run_trials(
     cluster.connect()
 
     def trainable(space: dict[str, Any]) -> None:
-        # Under one key: Ray Tune adds figures of its own beside what is reported.
+        # Under one key: Ray Tune adds metrics of its own beside what is reported.
         ray.tune.report({"row": dict(function(space["trial"]))})
 
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
@@ -59,12 +59,22 @@ def run_trials(
         ),
     )
     faults.boundary("unit", 0)
-    for result in tuner.fit():
-        if result.error is None and "row" not in (result.metrics or {}):
-            # After Ctrl-C Ray Tune returns as if all were done, and trials that have not ended have reported nothing.
-            raise KeyboardInterrupt
-        row = {} if result.error is not None else result.metrics["row"]  # type: ignore[index]
-        yield TrialResult(result.config["trial"], row, result.error)  # type: ignore[index]
+    results = tuner.fit()
+    for place in range(len(results)):
+        yield trial_result(results[place])
+
+
+def trial_result(result: Any) -> TrialResult:
+    """What Ray Tune tells of a trial; raises KeyboardInterrupt for one that neither failed nor reported.
+
+    After Ctrl-C Ray Tune returns as if all were done.
+    """
+    name = result.config["trial"]
+    if result.error is not None:
+        return TrialResult(name, {}, result.error)
+    if "row" not in (result.metrics or {}):
+        raise KeyboardInterrupt
+    return TrialResult(name, result.metrics["row"], None)
 
 
 class _ShownTrials(ray.tune.Callback):

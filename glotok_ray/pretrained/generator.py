@@ -14,9 +14,9 @@ from torch import Tensor
 
 from glotok_ray.config.generator import FARConfig, FlowConfig, XARConfig
 from glotok_ray.config.overrides import from_dict
-from glotok_ray.nn import tokenizer
 from glotok_ray.nn.far import FAR
 from glotok_ray.nn.xar import XAR
+from glotok_ray.pretrained import tokenizer
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.storage.weights import load_weights, save_weights, stored_tensor
@@ -128,7 +128,7 @@ def load_generator(folder: Path, *, use_ema: bool) -> XAR | FAR:
 
 def check_scale(folder: Path) -> None:
     """Raise ArtefactError when generator.json and the weights of an xAR have different scales of the latents: with
-    another one every picture would be off, and plausible.
+    another one every image would be off, and plausible.
     """
     facts = read_facts(folder)
     if "latent_scale" not in facts:

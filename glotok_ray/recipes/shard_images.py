@@ -4,7 +4,7 @@ from glotok_ray.config.jobs import ShardRun
 
 
 def imagenet_256() -> ShardRun:
-    """ImageNet-1k as class folders under data/imagenet_folders/train (1,281,167 pictures) and /val (50,000): the
+    """ImageNet-1k as class folders under data/imagenet_folders/train (1,281,167 images) and /val (50,000): the
     original files, 138 GB and 6.3 GB, with pixels as they lie, for training and evaluation at 256 pixels (or any side).
     """
     return ShardRun(

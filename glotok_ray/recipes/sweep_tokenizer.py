@@ -7,7 +7,7 @@ from glotok_ray.recipes import evaluate_images, train_tokenizer
 
 
 def glotok_16k() -> SweepRun:
-    """12 trials of 20,000 steps of glotok_16k; judged by PSNR and FD-EffNet on the validation set."""
+    """12 trials of 20,000 steps of glotok_16k; measured by PSNR and FD-EffNet on the validation set."""
     return SweepRun(
         output_path="runs/sweep_glotok_16k",
         max_steps=20000,

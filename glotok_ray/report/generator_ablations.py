@@ -54,11 +54,11 @@ TABLES = {
     ),
 }
 _HEADS = ("FID (paper)", "IS (paper)", "FD-EffNet (here)", "evaluations per image (here)")
-_FIGURES = ("fd_effnet", "evaluations_per_image")
+_METRICS = ("fd_effnet", "evaluations_per_image")
 
 
 def generator_ablation_tables(measured: Mapping[str, Mapping[str, Any]], *, scale: str) -> str:
-    """Markdown; `measured` holds the figures of each row that was trained, `scale` says at which size."""
+    """Markdown; `measured` holds the metrics of each row that was trained, `scale` says at which size."""
     blocks = [
         f"Small scale: {scale}. The paper's columns are xAR-B on KL latents of ImageNet at 256 pixels, 400 epochs; "
         "they stand beside ours for the layout alone. FD-EffNet is not FID, and each row is one training: small "
@@ -73,6 +73,6 @@ def generator_ablation_tables(measured: Mapping[str, Mapping[str, Any]], *, scal
     return "\n\n".join(blocks)
 
 
-def _cells(row: Row, figures: Mapping[str, Any]) -> tuple[str, ...]:
-    here = (shown_number(figures.get(name)) for name in _FIGURES)
+def _cells(row: Row, metrics: Mapping[str, Any]) -> tuple[str, ...]:
+    here = (shown_number(metrics.get(name)) for name in _METRICS)
     return (row.shown, row.fid, row.inception_score, *here)

@@ -14,17 +14,11 @@ import pyarrow.parquet
 from jaxtyping import Int, UInt8
 from numpy import ndarray
 
-from glotok_ray.report.plots import read_metrics
+from glotok_ray.evaluation.files import BASELINES, CODE_COUNTS_FILE, RECONSTRUCTIONS_FILE
+from glotok_ray.report.plots import read_metric_lines
 from glotok_ray.storage import artefact
 
 Part = TypeVar("Part")
-
-RECONSTRUCTIONS_FILE = "reconstructions.npz"
-CODE_COUNTS_FILE = "code_counts.npz"
-BASELINES = {
-    "baseline_uniform": "codes drawn uniformly",
-    "baseline_marginal": "codes drawn from each position's training marginal",
-}
 
 
 class ImagePairs(NamedTuple):
@@ -85,7 +79,7 @@ def collect(run_folder: Path) -> ReportInputs:
     return ReportInputs(
         title=f"GloTok {run_folder.resolve().name}",
         stages=part("stages.json", artefact.read_json, []),
-        metrics=part("evaluation/metrics.json", lambda _: read_figures(run_folder), {}),
+        metrics=part("evaluation/metrics.json", lambda _: read_metrics(run_folder), {}),
         reconstructions=part(f"evaluation/{RECONSTRUCTIONS_FILE}", _read_pairs, None),
         samples=part("samples/samples.npz", _read_samples, None),
         far_samples=part("far_samples/samples.npz", _read_samples, None),
@@ -95,9 +89,9 @@ def collect(run_folder: Path) -> ReportInputs:
             if (images := part(f"evaluation/{name}.npz", _read_images, None)) is not None
         },
         class_names=part("data/train/dataset.json", _read_class_names, []),
-        tokenizer_log=part("tokenizer/metrics.jsonl", read_metrics, []),
-        generator_log=part("generator/metrics.jsonl", read_metrics, []),
-        far_log=part("far/metrics.jsonl", read_metrics, []),
+        tokenizer_log=part("tokenizer/metrics.jsonl", read_metric_lines, []),
+        generator_log=part("generator/metrics.jsonl", read_metric_lines, []),
+        far_log=part("far/metrics.jsonl", read_metric_lines, []),
         relation=part("tokenizer/relation.json", artefact.read_json, None),
         code_counts=part(f"evaluation/{CODE_COUNTS_FILE}", _read_arrays, {}),
         config=part("config.json", artefact.read_json, {}),
@@ -106,14 +100,14 @@ def collect(run_folder: Path) -> ReportInputs:
     )
 
 
-def read_figures(run_folder: Path) -> dict[str, dict[str, Any]]:
-    """The figures of reconstructions, of xAR's samples and of the baselines, and those of FAR's samples among them."""
-    figures = artefact.read_json(run_folder / "evaluation" / "metrics.json")
+def read_metrics(run_folder: Path) -> dict[str, dict[str, Any]]:
+    """The metrics of reconstructions, of xAR's samples and of the baselines, and those of FAR's samples among them."""
+    metrics = artefact.read_json(run_folder / "evaluation" / "metrics.json")
     far = run_folder / "far_evaluation" / "metrics.json"
     if far.is_file():
         for name, entry in artefact.read_json(far).items():
-            figures[f"far_{name}"] = {**entry, "label": f"{entry['label']} of FAR"}
-    return figures
+            metrics[f"far_{name}"] = {**entry, "label": f"{entry['label']} of FAR"}
+    return metrics
 
 
 def _read_arrays(path: Path) -> dict[str, ndarray]:

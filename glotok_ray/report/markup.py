@@ -1,4 +1,4 @@
-"""Pieces of HTML: escaped text, numbers, tables and pictures inside the file.
+"""Pieces of HTML: escaped text, numbers, tables and images inside the file.
 
 Read next: glotok_ray/report/sections.py
 """
@@ -44,7 +44,7 @@ def table(columns: Iterable[str], rows: Iterable[str], kind: str) -> str:
     return f'<table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
 
 
-def picture(image: ndarray, alt: str) -> str:
+def image_tag(image: ndarray, alt: str) -> str:
     """An 8-bit image as a data URI: PNG up to 128 pixels a side, JPEG above to keep the page
     small.
     """

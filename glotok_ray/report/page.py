@@ -1,4 +1,4 @@
-"""report.html: one self-contained page of a run, pictures inside the file, no outside resource.
+"""report.html: one self-contained page of a run, images inside the file, no outside resource.
 
 All text from configs, logs and data is escaped. Read next: glotok_ray/report/inputs.py
 """
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from glotok_ray.report.inputs import ReportInputs
 from glotok_ray.report.markup import number, text
-from glotok_ray.report.sections import KEY_FIGURES, SECTIONS
+from glotok_ray.report.sections import KEY_METRICS, SECTIONS
 from glotok_ray.report.style import STYLE
 
 
@@ -28,7 +28,7 @@ def render(inputs: ReportInputs) -> str:
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{text(inputs.title)}</title><style>{STYLE}</style></head><body><main>"
-        f"<h1>{text(inputs.title)}</h1><p>{text(_summary(inputs))}</p>{_key_figures(inputs)}"
+        f"<h1>{text(inputs.title)}</h1><p>{text(_summary(inputs))}</p>{_key_metrics(inputs)}"
         f"{_missing(inputs)}<nav>{links}</nav>{sections}</main></body></html>\n"
     )
 
@@ -40,7 +40,7 @@ def _value(inputs: ReportInputs, name: str) -> float | None:
 def _summary(inputs: ReportInputs) -> str:
     """One paragraph in plain sentences, from whatever the run has."""
     seconds = sum(float(stage["seconds"]) for stage in inputs.stages)
-    parts = ["A GloTok image tokenizer and generators on its codes, trained and judged"]
+    parts = ["A GloTok image tokenizer and generators on its codes, trained and measured"]
     if inputs.stages:
         parts[0] += f" in {seconds / 60:.1f} minutes over {len(inputs.stages)} stages"
     parts[0] += "."
@@ -80,9 +80,9 @@ def _verdicts(inputs: ReportInputs) -> list[str]:
     return sentences
 
 
-def _key_figures(inputs: ReportInputs) -> str:
+def _key_metrics(inputs: ReportInputs) -> str:
     cards = []
-    for name in KEY_FIGURES:
+    for name in KEY_METRICS:
         if _value(inputs, name) is not None:
             label = text(inputs.metrics[name]["label"])
             cards.append(

@@ -45,7 +45,7 @@ _LOG_RANGE = 30.0
 _BARS = 256
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
+def read_metric_lines(path: Path) -> list[dict[str, Any]]:
     """All lines of a metrics.jsonl that hold figures; a last line that was cut off by a crash is left out."""
     lines = path.read_text().splitlines()
     found = []
@@ -183,7 +183,7 @@ def draw_teacher(
     fine = teacher.fine_histogram.numpy()
     shares, _ = np.histogram(np.linspace(-1, 1, len(fine)), edges, weights=fine / fine.sum())
     bars = shares * _BARS / 2
-    # Not `distribution`: nodes too coarse for training still make a picture.
+    # Not `distribution`: nodes too coarse for training still make a image.
     relation = RelationConfig()
     bins = histogram_bins(relation.num_bins).numpy()
     counts = rebin(teacher.fine_histogram, relation).numpy()

@@ -11,9 +11,9 @@ from numpy import ndarray
 
 from glotok_ray.report import grids, plots
 from glotok_ray.report.inputs import LabelledImages, ReportInputs
-from glotok_ray.report.markup import absent, embedded, number, picture, table, text
+from glotok_ray.report.markup import absent, embedded, image_tag, number, table, text
 
-KEY_FIGURES = (
+KEY_METRICS = (
     "reconstruction_psnr",
     "reconstruction_ssim",
     "reconstruction_fd_effnet",
@@ -50,21 +50,21 @@ def _metrics(inputs: ReportInputs) -> str:
         )
     columns = ("Metric", "Value", "Protocol")
     return "".join(
-        f"<h3>{text(group)}</h3>{table(columns, rows, 'figures')}"
+        f"<h3>{text(group)}</h3>{table(columns, rows, 'metrics')}"
         for group, rows in groups.items()
         if rows
     )
 
 
 def _order(name: str) -> int:
-    return KEY_FIGURES.index(name) if name in KEY_FIGURES else len(KEY_FIGURES)
+    return KEY_METRICS.index(name) if name in KEY_METRICS else len(KEY_METRICS)
 
 
 def _reconstructions(inputs: ReportInputs) -> str:
     if inputs.reconstructions is None:
         return absent("This run kept no reconstructions.")
     pairs = grids.side_by_side(*inputs.reconstructions)[:_MOST_PAIRS]
-    shown = "".join(picture(pair, "input and reconstruction") for pair in pairs)
+    shown = "".join(image_tag(pair, "input and reconstruction") for pair in pairs)
     return (
         '<p class="soft">The first validation crops in shard order, not chosen: left the input, '
         "right its reconstruction.</p>"
@@ -103,7 +103,7 @@ def _class_name(inputs: ReportInputs, label: int) -> str:
 
 
 def _strip(name: str, images: ndarray) -> str:
-    shown = "".join(picture(image, name) for image in images)
+    shown = "".join(image_tag(image, name) for image in images)
     return f'<div class="class"><div>{text(name)}</div><div class="strip">{shown}</div></div>'
 
 

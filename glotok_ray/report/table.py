@@ -20,7 +20,7 @@ def results_table(answer: Mapping[str, Any]) -> str:
 
 
 def _label(name: str, entry: Mapping[str, Any]) -> str:
-    # Both codebooks have figures of one name; the page puts them under a heading each.
+    # Both codebooks have metrics of one name; the page puts them under a heading each.
     branch = name.split("_")[0]
     label = entry.get("label", name)
     return f"{branch}: {label}" if branch in ("semantic", "visual") else label

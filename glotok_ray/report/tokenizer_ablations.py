@@ -46,11 +46,11 @@ _TABLES = {
     ),
 }
 _HEADS = ("rFID (paper)", "PSNR (paper)", "FD-EffNet (here)", "PSNR (here)", "relation KL (here)")
-_FIGURES = ("fd_effnet", "psnr", "relation_kl")
+_METRICS = ("fd_effnet", "psnr", "relation_kl")
 
 
 def ablation_tables(measured: Mapping[str, Mapping[str, Any]], *, scale: str) -> str:
-    """Markdown; `measured` holds the figures of each row that was trained, `scale` says at which size."""
+    """Markdown; `measured` holds the metrics of each row that was trained, `scale` says at which size."""
     blocks = [
         f"Small scale: {scale}. The two columns of the paper are ImageNet at 256 pixels and full length; they stand "
         "beside ours for the layout alone. FD-EffNet is not FID. All rows have the small recipe's loss weights, its "
@@ -71,9 +71,9 @@ def titled_table(title: str, heads: Sequence[str], rows: Iterable[Sequence[str]]
 
 
 def failed_rows(failed: Mapping[str, str]) -> str:
-    """Which rows have no figures, and why; empty when there is none."""
+    """Which rows have no metrics, and why; empty when there is none."""
     lines = [f"- {name}: {reason}" for name, reason in failed.items()]
-    return "\n".join(["", "", "**Failed, without figures**", "", *lines]) if lines else ""
+    return "\n".join(["", "", "**Failed, without metrics**", "", *lines]) if lines else ""
 
 
 def shown_number(value: float | None) -> str:
@@ -81,8 +81,8 @@ def shown_number(value: float | None) -> str:
     return "-" if value is None or math.isnan(value) else f"{value:.4g}"
 
 
-def _cells(row: Row, figures: Mapping[str, Any]) -> tuple[str, ...]:
-    measured = (shown_number(figures.get(name)) for name in _FIGURES)
+def _cells(row: Row, metrics: Mapping[str, Any]) -> tuple[str, ...]:
+    measured = (shown_number(metrics.get(name)) for name in _METRICS)
     return (*row.cells, row.rfid, row.psnr, *measured)
 
 

@@ -42,7 +42,7 @@ def count_evaluations(num_entities: int, config: FlowSamplerConfig) -> int:
     total = 0
     for entity, weight in enumerate(weights):
         times = solver_times(entity_steps(entity, num_entities, config), config)
-        total += sum(2 if _guides(weight, time, config) else 1 for time in times)
+        total += sum(2 if _frozen(weight, time, config) else 1 for time in times)
     return total + (num_entities - 1) * (2 if max(weights) > 1 else 1)
 
 
@@ -51,7 +51,7 @@ def solver_times(num_steps: int, config: FlowSamplerConfig) -> list[float]:
     return torch.linspace(1.0, config.final_time, num_steps, dtype=torch.float64).tolist()
 
 
-def _guides(weight: float, time: float, config: FlowSamplerConfig) -> bool:
+def _frozen(weight: float, time: float, config: FlowSamplerConfig) -> bool:
     low, high = config.guidance_interval
     return weight != 1.0 and low <= time <= high
 
@@ -196,7 +196,7 @@ def sample_latents(
         noise = torch.stack([torch.randn(size, generator=each) for each in generators], dim=1)
 
         def velocity(state: Tensor, time: float, weight: float = weight) -> Tensor:
-            return network.velocity(state, time, weight if _guides(weight, time, config) else 1.0)
+            return network.velocity(state, time, weight if _frozen(weight, time, config) else 1.0)
 
         noise = noise.to(device=device, dtype=precision)
         network.begin(solver_times(steps, config))

@@ -1,4 +1,4 @@
-"""From class labels to pictures: a generator and the tokenizer that decodes what it draws, xAR and FAR alike.
+"""From class labels to images: a generator and the tokenizer that decodes what it draws, xAR and FAR alike.
 
 A generator's folder holds all that is needed. An image depends on its label, its id and the seed alone, up to the
 rounding of sums in batches of another size.
@@ -19,7 +19,7 @@ from glotok_ray.config.generator import FARConfig, FlowSamplerConfig, TokenSampl
 from glotok_ray.config.tokenizer import TokenizerConfig
 from glotok_ray.data.pixel_range import to_uint8
 from glotok_ray.nn.far import FAR
-from glotok_ray.nn.tokenizer import WEIGHTS_FILE, GloTokTokenizer
+from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.nn.xar import XAR
 from glotok_ray.pretrained.generator import (
     TOKENIZER_FOLDER,
@@ -27,6 +27,7 @@ from glotok_ray.pretrained.generator import (
     load_generator,
     read_facts,
 )
+from glotok_ray.pretrained.tokenizer import WEIGHTS_FILE
 from glotok_ray.sampling.flow import count_evaluations, sample_latents
 from glotok_ray.sampling.image_random import whole_number
 from glotok_ray.sampling.tokens import guided_positions, sample_codes
@@ -43,7 +44,7 @@ Kind = TypeVar("Kind", FlowSamplerConfig, TokenSamplerConfig)
 
 
 class ImageGenerator:
-    """A frozen generator and its tokenizer: class labels in, pictures out.
+    """A frozen generator and its tokenizer: class labels in, images out.
 
         images = ImageGenerator.from_pretrained(folder).generate([207, 360], seed=0)
 
@@ -250,7 +251,7 @@ def _fitting(sampler: object, kind: type[Kind]) -> Kind:
 
 def check_fit(generator: XARConfig | FARConfig, tokenizer: TokenizerConfig) -> None:
     """Raise ArtefactError when the tokenizer does not decode what the generator draws."""
-    # On another grid the decoder would give a picture of another size, for which neither was trained.
+    # On another grid the decoder would give a image of another size, for which neither was trained.
     facts: dict[str, tuple[object, object]] = {
         "grid_size": (generator.grid_size, tokenizer.autoencoder.grid_size)
     }

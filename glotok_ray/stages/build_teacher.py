@@ -21,13 +21,13 @@ from glotok_ray import faults
 from glotok_ray.config.jobs import TeacherRun
 from glotok_ray.config.overrides import with_absolute_paths
 from glotok_ray.config.tokenizer import CodebookConfig
-from glotok_ray.data.recorded import crops_text, read_pictures
+from glotok_ray.data.recorded import crops_text, read_image_dataset
 from glotok_ray.on_ray.actor_pool import (
     Output,
     actor_device,
     open_output,
 )
-from glotok_ray.on_ray.persistent_actors import StandingPool
+from glotok_ray.on_ray.persistent_actors import PersistentActors
 from glotok_ray.report.plots import draw_teacher
 from glotok_ray.stages.feature_extraction import (
     check_classes,
@@ -77,7 +77,7 @@ def run(config: TeacherRun, *, fresh: bool = False) -> dict[str, Any]:
         )
         return output.finished or _save(output, teacher)
     networks.check_network(config)
-    dataset = read_pictures(source)
+    dataset = read_image_dataset(source)
     units = draw_images(dataset, config)
     vectors_per_image = min(config.vectors_per_image, features.grid_side(config) ** 2)
     clustering.check_count(sum(len(unit.rows) for unit in units) * vectors_per_image, config)
@@ -122,8 +122,8 @@ class WorkFolder(NamedTuple):
 def _work_folder(output: Output, config: TeacherRun, network: dict[str, Any]) -> WorkFolder:
     names = ("vectors_per_image", "max_images", "stratified", "seed")
     settings = {**network, **{name: getattr(config, name) for name in names}}
-    mark = artefact.fingerprint("features", settings, [Path(config.data_path)])
-    parts = output.folder / WORK_FOLDER / mark[:16]
+    fingerprint = artefact.fingerprint("features", settings, [Path(config.data_path)])
+    parts = output.folder / WORK_FOLDER / fingerprint[:16]
     states = parts / f"k-means-{output.fingerprint[:16]}"
     states.mkdir(parents=True, exist_ok=True)
     return WorkFolder(parts, states)
@@ -211,7 +211,7 @@ class OnDisk:
     """Prepared vectors that stay in their parts: every pass runs over the actor pool."""
 
     def __init__(
-        self, groups: Sequence[Sequence[Part]], prepare: Preparation, pool: StandingPool
+        self, groups: Sequence[Sequence[Part]], prepare: Preparation, pool: PersistentActors
     ) -> None:
         self._groups, self._prepare, self._pool = groups, prepare, pool
         self.count = sum(part.count for group in groups for part in group)
@@ -260,7 +260,7 @@ def _cluster(
     size = count * width * 4 / 2**30
     logger.info("k-means: %d vectors of width %d (%.2f GiB), %s", count, width, size, where)
     if where == "over the actor pool":
-        with StandingPool(PartActor, {"config": config}, config.pool) as pool:
+        with PersistentActors(PartActor, {"config": config}, config.pool) as pool:
             tasks = [PartTask(group) for group in groups]
             prepare = preparation.preparation(preparation.add_up(pool.map(tasks, Given())), config)
             clusters = _fit(OnDisk(groups, prepare, pool), config, work)

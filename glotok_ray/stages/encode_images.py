@@ -1,7 +1,7 @@
 """Token codes of a data set: one Parquet file of codes per image shard (paper section 3.4).
 
 Codes are what generators train on; they are bound to the tokenizer by the sha256 of its weights. Views are cut from the
-stored pictures, originals or not, as dataset.json of the codes says. A killed job goes on behind the files that it has
+stored images, originals or not, as dataset.json of the codes says. A killed job goes on behind the files that it has
 finished.
 Read next: glotok_ray/data/training_rows.py
 """
@@ -27,10 +27,9 @@ from glotok_ray.data.codes import (
     write_code_shard,
 )
 from glotok_ray.data.pixel_range import to_model_range
-from glotok_ray.data.recorded import check_adm_protocol, check_side, crops_text, read_pictures
+from glotok_ray.data.recorded import check_adm_protocol, check_side, crops_text, read_image_dataset
 from glotok_ray.data.records import DATASET, DatasetInfo, ShardInfo, read_dataset
 from glotok_ray.data.transforms import center_crop, ten_crop, with_mirror_images
-from glotok_ray.nn.tokenizer import CONFIG_FILE, WEIGHTS_FILE
 from glotok_ray.on_ray.actor_pool import (
     actor_device,
     image_batches,
@@ -38,10 +37,15 @@ from glotok_ray.on_ray.actor_pool import (
     open_output,
     read_shard,
 )
+from glotok_ray.pretrained.tokenizer import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    load_tokenizer,
+    tokenizer_config,
+)
 from glotok_ray.storage import artefact, ownership
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.storage.retries import patiently
-from glotok_ray.training.checkpoint import load_tokenizer, tokenizer_config
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +104,7 @@ class EncodeActor:
         if least < 0 or most >= self._num_classes:
             raise ArtefactError(
                 f"{Path(self._config.data_path) / shard.file}: labels {least} to {most}, and {DATASET} has "
-                f"{self._num_classes} classes; shard the pictures again with --fresh"
+                f"{self._num_classes} classes; shard the images again with --fresh"
             )
 
     @torch.inference_mode()
@@ -110,12 +114,12 @@ class EncodeActor:
         return stored_codes(found, self._tokenizer.config)
 
 
-def pictures(config: EncodeRun) -> DatasetInfo:
+def images(config: EncodeRun) -> DatasetInfo:
     """The facts of the shards to encode; raises ArtefactError where the config asks for ADM's crops in vain, and when
-    the tokenizer at tokenizer_path, if it is there, takes larger pictures.
+    the tokenizer at tokenizer_path, if it is there, takes larger images.
     """
     folder, tokenizer = Path(config.data_path), Path(config.tokenizer_path)
-    dataset = read_pictures(folder)
+    dataset = read_image_dataset(folder)
     if config.adm_protocol:
         check_adm_protocol(dataset, folder=folder, field="adm_protocol")
     if (tokenizer / CONFIG_FILE).is_file():
@@ -128,7 +132,7 @@ def run(config: EncodeRun, *, fresh: bool = False) -> dict[str, Any]:
     """Write the folder of codes and return its manifest."""
     # Actors run in working directories of their own.
     config = with_absolute_paths(config)
-    dataset = pictures(config)
+    dataset = images(config)
     inputs = [config.data_path, config.tokenizer_path]
     output = open_output("codes", config, inputs, fresh=fresh, continues=True)
     if output.finished is not None:
@@ -199,7 +203,7 @@ def _incomplete(folder: Path, failed: dict[str, str], number: int) -> Incomplete
     which = name if len(failed) == 1 else f"{', '.join(failed)}; the first, {name}"
     return IncompleteError(
         f"{folder}: {len(failed)} of {number} shards could not be encoded ({which}: {reason}); the others are kept. "
-        "Restore a damaged file, and the same command encodes what is missing; pictures that cannot be used must be "
+        "Restore a damaged file, and the same command encodes what is missing; images that cannot be used must be "
         "sharded again, and then encoded with --fresh"
     )
 

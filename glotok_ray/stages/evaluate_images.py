@@ -1,7 +1,7 @@
-"""Evaluation on Ray: blocks of images through an actor pool, figures computed once from the merged
+"""Evaluation on Ray: blocks of images through an actor pool, metrics computed once from the merged
 results.
 
-Reconstructions are judged by PSNR, SSIM, code use and FD-EffNet; samples by FD-EffNet, beside
+Reconstructions are measured by PSNR, SSIM, code use and FD-EffNet; samples by FD-EffNet, beside
 images decoded from codes that no generator chose (paper section 4). Read next:
 glotok_ray/evaluation/metrics.py
 """
@@ -16,14 +16,21 @@ import numpy as np
 from glotok_ray.config.jobs import EvaluateRun
 from glotok_ray.config.overrides import with_absolute_paths
 from glotok_ray.data.recorded import crops_text
-from glotok_ray.evaluation import metrics
-from glotok_ray.evaluation.measure import SAMPLES, VALIDATION, Block, Judge, JudgedBlock
-from glotok_ray.evaluation.metrics import Figures
+from glotok_ray.evaluation import metrics as measures
+from glotok_ray.evaluation.files import BASELINES, CODE_COUNTS_FILE, RECONSTRUCTIONS_FILE
+from glotok_ray.evaluation.measure import (
+    SAMPLES,
+    VALIDATION,
+    Block,
+    BlockMeasurement,
+    MeasuredBlock,
+)
+from glotok_ray.evaluation.metrics import Metrics
 from glotok_ray.evaluation.plan import (
     check,
     check_present,
-    judged_config,
-    judged_pictures,
+    measured_images,
+    measured_tokenizer,
     plan,
 )
 from glotok_ray.metrics.codebook import count_codes
@@ -35,10 +42,9 @@ from glotok_ray.metrics.uniformity import (
 )
 from glotok_ray.on_ray.actor_pool import actor_device, map_shards, open_output
 from glotok_ray.on_ray.tasks import run_at_once
+from glotok_ray.pretrained.tokenizer import load_tokenizer
 from glotok_ray.report import grids
-from glotok_ray.report.inputs import BASELINES, CODE_COUNTS_FILE, RECONSTRUCTIONS_FILE
 from glotok_ray.storage import artefact, ownership
-from glotok_ray.training.checkpoint import load_tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -61,10 +67,10 @@ class Merged(NamedTuple):
 
 @ownership.holding()
 def run(config: EvaluateRun, *, fresh: bool = False) -> dict[str, Any]:
-    """Write metrics.json, grids and kept pictures; returns the manifest, with every figure's value
-    under "figures".
+    """Write metrics.json, grids and kept images; returns the manifest, with every metric's value
+    under "metrics".
 
-    With an empty samples_path only reconstructions are judged; with an empty tokenizer_path only
+    With an empty samples_path only reconstructions are measured; with an empty tokenizer_path only
     samples.
     """
     # Actors run in working directories of their own.
@@ -72,31 +78,31 @@ def run(config: EvaluateRun, *, fresh: bool = False) -> dict[str, Any]:
     check(config)
     # Before the output folder is begun: what does not fit must leave everything as it is.
     check_present(config)
-    pictures = judged_pictures(config)
+    images = measured_images(config)
     paths = (config.tokenizer_path, config.data_path, config.samples_path, config.codes_path)
     output = open_output("evaluation", config, [path for path in paths if path], fresh=fresh)
     if output.finished is not None:
         return output.finished
     blocks, image_size = plan(config)
-    merged = _judge(blocks, config, image_size)
-    figures = metrics.with_crops(figures_of(merged, config, image_size), crops_text(pictures))
-    _write_pictures(output.folder, merged)
+    merged = _measure(blocks, config, image_size)
+    metrics = measures.with_crops(metrics_of(merged, config, image_size), crops_text(images))
+    _write_images(output.folder, merged)
     _write_counts(output.folder, merged, config)
-    artefact.write_json(output.folder / "metrics.json", figures)
-    for name, entry in figures.items():
+    artefact.write_json(output.folder / "metrics.json", metrics)
+    for name, entry in metrics.items():
         logger.info("%s = %s", name, entry["value"])
-    values = {name: entry["value"] for name, entry in figures.items()}
+    values = {name: entry["value"] for name, entry in metrics.items()}
     return artefact.write_manifest(
         output.folder,
         "evaluation",
         output.fingerprint,
-        figures=values,
+        metrics=values,
         num_images=len(merged[VALIDATION].features),
     )
 
 
-class _JudgeActor(Judge):
-    """A judge that takes its device from the actor it lives in."""
+class _EvaluationActor(BlockMeasurement):
+    """A measure that takes its device from the actor it lives in."""
 
     def __init__(self, config: EvaluateRun, *, image_size: int) -> None:
         super().__init__(
@@ -104,17 +110,19 @@ class _JudgeActor(Judge):
         )
 
 
-def _judge(blocks: list[Block], config: EvaluateRun, image_size: int) -> dict[str, Merged]:
+def _measure(blocks: list[Block], config: EvaluateRun, image_size: int) -> dict[str, Merged]:
     sizes = [block.stop - block.start for block in blocks]
     arguments = {"config": config, "image_size": image_size}
-    judged = map_shards(blocks, _JudgeActor, arguments, config.pool, stage="evaluate", sizes=sizes)
-    return merge(judged)
+    measured = map_shards(
+        blocks, _EvaluationActor, arguments, config.pool, stage="evaluate", sizes=sizes
+    )
+    return merge(measured)
 
 
-def merge(judged: Iterable[JudgedBlock]) -> dict[str, Merged]:
+def merge(measured: Iterable[MeasuredBlock]) -> dict[str, Merged]:
     """Results by kind, in the blocks' order."""
-    found: dict[str, list[JudgedBlock]] = {}
-    for block in judged:
+    found: dict[str, list[MeasuredBlock]] = {}
+    for block in measured:
         found.setdefault(block.kind, []).append(block)
     merged = {}
     for kind, parts in found.items():
@@ -124,55 +132,58 @@ def merge(judged: Iterable[JudgedBlock]) -> dict[str, Merged]:
     return merged
 
 
-def figures_of(merged: dict[str, Merged], config: EvaluateRun, image_size: int) -> Figures:
-    """Every figure that the merged results allow; uniformity draws need a connected Ray."""
+def metrics_of(merged: dict[str, Merged], config: EvaluateRun, image_size: int) -> Metrics:
+    """Every metric that the merged results allow; uniformity draws need a connected Ray."""
     reference = merged[VALIDATION].features
     arrays = merged[VALIDATION].arrays
-    figures: Figures = {}
-    judged = {}
+    metrics: Metrics = {}
+    measured = {}
     if config.tokenizer_path:
-        figures |= metrics.reconstruction_figures(
+        metrics |= measures.reconstruction_metrics(
             {name: arrays[name] for name in ("psnr", "ssim")}, image_size
         )
-        judged["reconstruction"] = (
+        measured["reconstruction"] = (
             arrays["reconstruction_features"],
             "reconstructions of the same crops",
         )
     if SAMPLES in merged:
-        judged["samples"] = (merged[SAMPLES].features, "samples of the generator")
+        measured["samples"] = (merged[SAMPLES].features, "samples of the generator")
     for name, text in BASELINES.items():
         if name in merged:
-            judged[name] = (merged[name].features, f"images that the same decoder makes of {text}")
-    for name, (features, what) in judged.items():
-        figures[f"{name}_fd_effnet"] = metrics.frechet_figure(
+            measured[name] = (
+                merged[name].features,
+                f"images that the same decoder makes of {text}",
+            )
+    for name, (features, what) in measured.items():
+        metrics[f"{name}_fd_effnet"] = measures.frechet_metric(
             _DISTANCES[name], features, reference, what=what, feature_size=config.feature_size
         )
     if config.tokenizer_path:
-        figures |= _code_figures(arrays, config)
-    return figures
+        metrics |= _code_metrics(arrays, config)
+    return metrics
 
 
-def _code_figures(arrays: dict[str, np.ndarray], config: EvaluateRun) -> Figures:
+def _code_metrics(arrays: dict[str, np.ndarray], config: EvaluateRun) -> Metrics:
     """Use and evenness of every codebook; Table 3's measure of the last, which is the semantic one."""
     model = load_tokenizer(Path(config.tokenizer_path))
-    figures: Figures = {}
+    metrics: Metrics = {}
     for branch in model.config.names:
         quantizer = model.quantizer(branch)
         vectors = quantizer.matched_codes().double().numpy()
         counts = count_codes(arrays[branch], len(vectors))
-        figures |= metrics.codebook_figures(branch, counts, vectors, quantizer.lookup)
+        metrics |= measures.codebook_metrics(branch, counts, vectors, quantizer.lookup)
         if branch == model.config.names[-1] and config.uniformity_repeats > 0:
             num_vectors = min(config.uniformity_vectors, len(arrays[branch]))
-            reason = metrics.undefined_reason(counts, vectors, quantizer.lookup)
+            reason = measures.undefined_reason(counts, vectors, quantizer.lookup)
             draws = [reason] if reason else _tsne_draws(arrays[branch], vectors, config)
-            figures |= metrics.uniformity_figures(branch, draws, num_vectors, quantizer.lookup)
-    return figures
+            metrics |= measures.uniformity_metrics(branch, draws, num_vectors, quantizer.lookup)
+    return metrics
 
 
 def _tsne_draws(
     codes: np.ndarray, vectors: np.ndarray, config: EvaluateRun
 ) -> list[Uniformity | str]:
-    """One Ray task per draw of Table 3; the reason in place of figures where there are none."""
+    """One Ray task per draw of Table 3; the reason in place of metrics where there are none."""
     logger.info(
         "uniformity: %d t-SNE draws of %d vectors",
         config.uniformity_repeats,
@@ -194,7 +205,7 @@ def _tsne_draw(vectors: np.ndarray) -> Uniformity | str:
         return str(error)
 
 
-def _write_pictures(folder: Path, merged: dict[str, Merged]) -> None:
+def _write_images(folder: Path, merged: dict[str, Merged]) -> None:
     """Grids for people, arrays for the report."""
     arrays = merged[VALIDATION].arrays
     if "inputs" in arrays:
@@ -217,7 +228,7 @@ def _write_pictures(folder: Path, merged: dict[str, Merged]) -> None:
 
 def _write_counts(folder: Path, merged: dict[str, Merged], config: EvaluateRun) -> None:
     """Occurrences of every code in the validation crops, unused codes included."""
-    model = judged_config(config)
+    model = measured_tokenizer(config)
     if model:
         arrays = merged[VALIDATION].arrays
         counts = {

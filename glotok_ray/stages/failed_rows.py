@@ -24,7 +24,7 @@ NOT_THE_ROWS = (FolderInUseError, FolderLostError, StorageError)
 
 
 def attempt(path: Path, work: Callable[[], Mapping[str, Any]], *, retry: bool) -> dict[str, Any]:
-    """The figures that `work` returns for a row, or the reason why it has none, under FAILED.
+    """The metrics that `work` returns for a row, or the reason why it has none, under FAILED.
 
     The reason is kept in `path`; as long as it lies there, nothing is tried again without `retry`. Raises what says
     nothing of the row: that another job works on its folder, or that storage is away.
@@ -66,7 +66,7 @@ def failed_of(rows: Mapping[str, Mapping[str, Any]], what: str) -> dict[str, str
         )
     if failed:
         logger.warning(
-            "%d of %d %s failed and stand without figures; --retry-failed trains them again",
+            "%d of %d %s failed and stand without metrics; --retry-failed trains them again",
             len(failed),
             len(rows),
             what,

@@ -1,4 +1,4 @@
-"""The ablations of xAR in one command: one training per row of its tables, each sampled and judged alike.
+"""The ablations of xAR in one command: one training per row of its tables, each sampled and measured alike.
 
 Rows are trained one after another, since each takes all workers. Every part recognises finished work, so an interrupted
 command goes on. Read next: glotok_ray/recipes/generator_ablations.py
@@ -20,7 +20,7 @@ from glotok_ray.config.sweeps import AblationRun
 from glotok_ray.data.recorded import check_classes
 from glotok_ray.data.records import read_dataset
 from glotok_ray.evaluation import plan
-from glotok_ray.nn.tokenizer import WEIGHTS_FILE
+from glotok_ray.pretrained.tokenizer import WEIGHTS_FILE, tokenizer_config
 from glotok_ray.progress import ProgressLine
 from glotok_ray.recipes.generator_ablations import ROWS
 from glotok_ray.recipes.quickstart import quickstart as quickstart_recipe
@@ -32,7 +32,6 @@ from glotok_ray.stages.failed_rows import FAILED, attempt, failed_of
 from glotok_ray.stages.sweep_tokenizer import check_rows
 from glotok_ray.storage import artefact, begun, ownership
 from glotok_ray.storage.artefact import ArtefactError
-from glotok_ray.training.checkpoint import tokenizer_config
 from glotok_ray.training.inputs import fitting_codes
 from glotok_ray.training.runs import run_plan
 
@@ -74,10 +73,10 @@ def run(ablation: AblationRun, *, fresh: bool = False) -> dict[str, Any]:
     if ablation.inputs == "quickstart":
         make_quickstart_inputs(ablation)
     inputs = _check_inputs(ablation, parts)
-    mark = artefact.fingerprint("ablations", bound_settings(ablation), inputs)
+    fingerprint = artefact.fingerprint("ablations", bound_settings(ablation), inputs)
     if fresh:
         begun.set_aside(folder)
-    manifest = artefact.finished(folder, "ablations", mark)
+    manifest = artefact.finished(folder, "ablations", fingerprint)
     if manifest:
         failed = [row for row in manifest["failed"] if ablation.retry_failed]
         if set(rows) <= set(manifest["rows"]) - set(failed):
@@ -85,12 +84,12 @@ def run(ablation: AblationRun, *, fresh: bool = False) -> dict[str, Any]:
             return manifest
         logger.info("joining the finished rows %s", ", ".join(manifest["rows"]))
         rows = tuple(row for row in ROWS if row in {*manifest["rows"], *rows})
-    begun.go_on(folder, mark)
-    frame = pandas.DataFrame(_figures_of_all(ablation, rows))
+    begun.go_on(folder, fingerprint)
+    frame = pandas.DataFrame(_metrics_of_all(ablation, rows))
     failed = failed_of({str(row["row"]): row for row in frame.to_dict("records")}, "rows")
     if manifest:
         # Only now: a command that is killed before must find which rows were finished.
-        begun.reopen(folder, mark)
+        begun.reopen(folder, fingerprint)
     frame.to_csv(folder / "results.csv", index=False)
     measured = {str(row["row"]): row for row in frame.to_dict("records")}
     table = generator_ablation_tables(measured, scale=describe_scale(*parts[0]))
@@ -98,7 +97,7 @@ def run(ablation: AblationRun, *, fresh: bool = False) -> dict[str, Any]:
     return artefact.write_manifest(
         folder,
         "ablations",
-        mark,
+        fingerprint,
         exclude=(ROWS_FOLDER,),
         rows=rows,
         failed=failed,
@@ -179,9 +178,9 @@ def _check_inputs(
     if evaluation.codes_path:
         plan.baseline_codes(evaluation)
     # The samples are yet to come; their classes will be the codes', and their side the tokenizer's.
-    pictures = plan.check_pictures(evaluation, tokenizer_config(Path(found["tokenizer"])))
+    images = plan.check_images(evaluation, tokenizer_config(Path(found["tokenizer"])))
     codes = read_dataset(Path(found["codes"]))
-    check_classes(codes.classes, found["codes"], pictures.classes, evaluation.data_path)
+    check_classes(codes.classes, found["codes"], images.classes, evaluation.data_path)
     return [Path(path) for path in found.values()]
 
 
@@ -195,34 +194,34 @@ def _check_same_tokenizer(field: str, path: str, of_the_codes: str) -> None:
         )
 
 
-def _figures_of_all(ablation: AblationRun, rows: tuple[str, ...]) -> list[dict[str, Any]]:
-    judged = [Path(row_parts(ablation, row)[2].output_path) / artefact.MANIFEST for row in rows]
-    finished = sum(1 for _ in itertools.takewhile(Path.is_file, judged))
+def _metrics_of_all(ablation: AblationRun, rows: tuple[str, ...]) -> list[dict[str, Any]]:
+    measured = [Path(row_parts(ablation, row)[2].output_path) / artefact.MANIFEST for row in rows]
+    finished = sum(1 for _ in itertools.takewhile(Path.is_file, measured))
     line = ProgressLine("ablations", len(rows), "rows", interval_s=0.0)
     # Rows that an earlier command finished take no time now, and must not shorten the time left.
     line.update(finished)
-    figures = []
+    metrics = []
     for number, row in enumerate(rows, start=1):
         faults.boundary("row", number)
         path = Path(ablation.output_path) / ROWS_FOLDER / f"{row}_failure.json"
         found = attempt(
             path, functools.partial(run_row, ablation, row), retry=ablation.retry_failed
         )
-        figures.append({"row": row, FAILED: "", **found})
+        metrics.append({"row": row, FAILED: "", **found})
         if number > finished:
             why = found.get(FAILED)
             shown = f"failed: {why}" if why else f"FD-EffNet {found['fd_effnet']:.4g}"
             line.update(number, f"{row}: {shown}")
     faults.boundary("row", len(rows) + 1)
-    return figures
+    return metrics
 
 
 def run_row(ablation: AblationRun, row: str) -> dict[str, Any]:
-    """Train, sample and judge one row; returns its figures."""
+    """Train, sample and measure one row; returns its figures."""
     training, samples, evaluation = row_parts(ablation, row)
-    logged = train_generator.run(training)["figures"]
+    logged = artefact.metrics_of(train_generator.run(training))
     sample_images.run(samples)
-    distance = evaluate_images.run(evaluation)["figures"]["samples_fd_effnet"]
+    distance = artefact.metrics_of(evaluate_images.run(evaluation))["samples_fd_effnet"]
     return {
         "row": row,
         "entity": training.model.entity,

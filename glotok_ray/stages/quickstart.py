@@ -16,7 +16,7 @@ from glotok_ray.config.overrides import override, to_dict, with_absolute_paths
 from glotok_ray.config.runs import FARRun, GeneratorRun, TokenizerRun, XARRun
 from glotok_ray.config.sweeps import QuickstartRun
 from glotok_ray.data.records import DatasetInfo, read_dataset
-from glotok_ray.report.inputs import collect, read_figures
+from glotok_ray.report.inputs import collect, read_metrics
 from glotok_ray.report.page import write_report
 from glotok_ray.stages import (
     build_teacher,
@@ -95,7 +95,7 @@ def chain(quickstart: QuickstartRun) -> QuickstartRun:
 def fit_to_data(quickstart: QuickstartRun, data: DatasetInfo) -> QuickstartRun:
     """Adapt counts that follow from the data: classes, clusters, batches, and epochs for an equal number of steps.
 
-    The embedded photographs need no change; a user's folder may hold any number of pictures.
+    The embedded photographs need no change; a user's folder may hold any number of images.
     """
     images, classes = data.num_images, len(data.classes)
     vectors = quickstart.teacher.vectors_per_image * min(
@@ -121,7 +121,7 @@ def _fit_schedule(run: TokenizerRun | GeneratorRun, images: int) -> dict[str, in
     workers, schedule = run.scaling.num_workers, run.schedule
     if images < workers:
         raise ArtefactError(
-            f"{images} training images cannot feed {workers} workers; bring more pictures, or "
+            f"{images} training images cannot feed {workers} workers; bring more images, or "
             f"lower {run.name}.scaling.num_workers"
         )
     steps = schedule.steps_per_epoch(run.data.num_train_images or images) * schedule.epochs
@@ -191,7 +191,7 @@ def run(quickstart: QuickstartRun, *, fresh: bool = False) -> dict[str, Any]:
     logger.info("stage %d/%d report: written in %.0f s: %s", count, count, seconds, report)
     return {
         "stages": records,
-        "metrics": read_figures(root),
+        "metrics": read_metrics(root),
         "relation": artefact.read_json(root / "tokenizer" / "relation.json"),
         "report": str(report),
     }

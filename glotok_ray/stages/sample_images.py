@@ -25,10 +25,10 @@ from glotok_ray.data.forms import CROP
 from glotok_ray.data.records import SCHEMA, ShardInfo, encode_png, write_dataset
 from glotok_ray.on_ray.actor_pool import Output, actor_device, map_shards, open_output
 from glotok_ray.pretrained.generator import check_scale, model_config, read_facts
+from glotok_ray.pretrained.tokenizer import tokenizer_config
 from glotok_ray.sampling.images import SAMPLERS, ImageGenerator, check_fit, find_tokenizer
 from glotok_ray.storage import artefact, ownership
 from glotok_ray.storage.artefact import ArtefactError
-from glotok_ray.training.checkpoint import tokenizer_config
 
 logger = logging.getLogger(__name__)
 
@@ -227,7 +227,7 @@ def _rows(
 
 
 class SampleGrid:
-    """A picture with a row per class (at most 10) and its first images (at most 8) in it."""
+    """A image with a row per class (at most 10) and its first images (at most 8) in it."""
 
     def __init__(self, num_classes: int) -> None:
         self._num_classes = num_classes
@@ -241,12 +241,12 @@ class SampleGrid:
                 self._tiles[row, column] = pixels
 
     def image(self) -> UInt8[np.ndarray, "height width 3"]:
-        """The picture; places without an image are white."""
+        """The image; places without an image are white."""
         rows, columns = (max(place[axis] for place in self._tiles) + 1 for axis in (0, 1))
         height, width, _ = self._tiles[0, 0].shape
-        picture = np.full((rows * height, columns * width, 3), 255, np.uint8)
+        canvas = np.full((rows * height, columns * width, 3), 255, np.uint8)
         for (row, column), pixels in self._tiles.items():
-            picture[row * height : (row + 1) * height, column * width : (column + 1) * width] = (
+            canvas[row * height : (row + 1) * height, column * width : (column + 1) * width] = (
                 pixels
             )
-        return picture
+        return canvas

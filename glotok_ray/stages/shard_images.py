@@ -1,6 +1,6 @@
 """Image shards: photographs or a class-folder tree in, Parquet shards of training and validation images out.
 
-One Ray Data task reads, encodes and writes one shard; bytes depend on the config and the pictures alone. A picture that
+One Ray Data task reads, encodes and writes one shard; bytes depend on the config and the images alone. A image that
 cannot be read costs itself: the split was drawn from the listing, and its shard gets a row less.
 Read next: glotok_ray/data/sources.py
 """
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from glotok_ray.config.jobs import ShardRun
 from glotok_ray.config.overrides import with_absolute_paths
 from glotok_ray.data.folders import left_out_text
-from glotok_ray.data.image_files import UnreadablePictureError
+from glotok_ray.data.image_files import UnreadableImageError
 from glotok_ray.data.records import (
     DATASET,
     Row,
@@ -40,9 +40,9 @@ class ShardTask(NamedTuple):
 
 class WrittenShard(NamedTuple):
     """Facts of a written shard; `bytes` is the file's size, `unreadable` and `changed` map keys to reasons and to what
-    was done, and `turned` counts pictures that were turned by their EXIF orientation.
+    was done, and `turned` counts images that were turned by their EXIF orientation.
 
-    One without a readable picture has no rows and no file.
+    One without a readable image has no rows and no file.
     """
 
     info: ShardInfo
@@ -53,7 +53,7 @@ class WrittenShard(NamedTuple):
 
 
 def describe(run: ShardRun) -> dict[str, Any]:
-    """What would run, from the listing alone: no picture of a folder is opened."""
+    """What would run, from the listing alone: no image of a folder is opened."""
     source = ImageSource.of(run)
     shards = source.shards()
     _name_left_out(source)
@@ -120,7 +120,7 @@ def write_task(task: ShardTask, run: ShardRun) -> WrittenShard:
         for source in task.sources:
             try:
                 stored = source.encode(run)
-            except UnreadablePictureError as error:
+            except UnreadableImageError as error:
                 unreadable[source.key] = str(error)
                 continue
             if stored.change:
@@ -190,8 +190,8 @@ def _losses(
         }
         if not left:
             raise ValueError(
-                f"{split}: none of its {len(rows)} pictures can be read, e.g. {min(lost.values())}; bring "
-                "pictures that can"
+                f"{split}: none of its {len(rows)} images can be read, e.g. {min(lost.values())}; bring "
+                "images that can"
             )
         empty[split] = dict(sorted(lost.items()))
     num_turned = {split: sum(shard.turned for shard in written[split]) for split in SPLITS}
@@ -202,7 +202,7 @@ def _losses(
 def _name_left_out(source: ImageSource) -> None:
     if source.left_out:
         logger.warning(
-            "%d files hold no picture of a format that is read, or lie outside of the class folders; left out are %s",
+            "%d files hold no image of a format that is read, or lie outside of the class folders; left out are %s",
             sum(item.files for item in source.left_out),
             left_out_text(source.left_out),
         )
@@ -212,7 +212,7 @@ def _name_losses(source: ImageSource, losses: Losses, output: Path) -> None:
     where = output / SPLITS[0] / DATASET
     for split, classes in losses.empty_classes.items():
         for name, example in classes.items():
-            logger.warning("%s: no picture of class %r can be read, e.g. %s", split, name, example)
+            logger.warning("%s: no image of class %r can be read, e.g. %s", split, name, example)
     for texts, what in (
         (losses.unreadable, "cannot be read and are left out"),
         (losses.changed, "are not stored as they are"),
@@ -220,9 +220,9 @@ def _name_losses(source: ImageSource, losses: Losses, output: Path) -> None:
         if texts:
             key, text = min(texts.items())
             logger.warning(
-                "%d of %d pictures %s, e.g. %s (%s); all are named in %s",
+                "%d of %d images %s, e.g. %s (%s); all are named in %s",
                 len(texts),
-                source.num_pictures,
+                source.num_images,
                 what,
                 key,
                 text,

@@ -15,14 +15,14 @@ from glotok_ray.report.tokenizer_ablations import ablation_tables, failed_rows
 from glotok_ray.stages.failed_rows import FAILED
 from glotok_ray.storage import artefact
 
-JUDGES = {"psnr": "higher", "fd_effnet": "lower"}
+RANKED_BY = {"psnr": "higher", "fd_effnet": "lower"}
 SWEPT = ("loss.relation_weight", "loss.relation.num_bins", "loss.relation.alpha")
 
 
 def write_results(
     sweep: SweepRun, frame: pandas.DataFrame, failed: dict[str, str], folder: Path
 ) -> str:
-    """Write everything from one row per trial, those in `failed` without figures; returns the best trial's name."""
+    """Write everything from one row per trial, those in `failed` without metrics; returns the best trial's name."""
     ranked = rank_trials(frame)
     if sweep.rows:
         _write_ablations(sweep, frame, failed, folder)
@@ -49,7 +49,9 @@ def rank_trials(frame: pandas.DataFrame) -> pandas.DataFrame:
     """Best first by the mean of the ranks in PSNR and in FD-EffNet; FD-EffNet decides ties. Those that failed are last,
     after those without one of the two.
     """
-    ranks = [frame[name].rank(ascending=direction == "lower") for name, direction in JUDGES.items()]
+    ranks = [
+        frame[name].rank(ascending=direction == "lower") for name, direction in RANKED_BY.items()
+    ]
     ranked = frame.assign(mean_rank=sum(ranks) / len(ranks), is_last=frame[FAILED] != "")
     ranked = ranked.sort_values(["is_last", "mean_rank", "fd_effnet"]).reset_index(drop=True)
     return ranked.drop(columns="is_last")

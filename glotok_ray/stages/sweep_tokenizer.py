@@ -1,7 +1,7 @@
 """A Ray Tune sweep over lambda_hist, bin count and alpha, or over the paper's ablation rows: equal short trainings,
-judged by their reconstructions.
+measured by their reconstructions.
 
-The loss is never the judge: its meaning changes with bins and alpha. The teacher is re-binned for
+The loss is never the measure: its meaning changes with bins and alpha. The teacher is re-binned for
 each trial, not rebuilt.
 Read next: glotok_ray/on_ray/train.py
 """
@@ -21,7 +21,7 @@ from glotok_ray.config.overrides import override, with_absolute_paths
 from glotok_ray.config.runs import TokenizerRun
 from glotok_ray.config.sweeps import SweepRun
 from glotok_ray.data.shard_plan import seeded_generator
-from glotok_ray.evaluation.plan import check_pictures
+from glotok_ray.evaluation.plan import check_images
 from glotok_ray.on_ray import tune
 from glotok_ray.on_ray.failures import chain
 from glotok_ray.on_ray.tune import TUNE_FOLDER, TrialResult
@@ -36,7 +36,7 @@ from glotok_ray.training.inputs import check_inputs
 
 logger = logging.getLogger(__name__)
 
-_ROW_FIGURES = ("relation_kl", "images_per_s")
+_ROW_METRICS = ("relation_kl", "images_per_s")
 
 
 @dataclass(frozen=True)
@@ -109,35 +109,35 @@ def trial_recipe(sweep: SweepRun, trial: Trial) -> TokenizerRun:
 
 
 def run_trial(sweep: SweepRun, trial: Trial) -> dict[str, Any]:
-    """The figures of a trial, or the reason why it has none (`glotok_ray.stages.failed_rows.FAILED`)."""
-    figures = attempt(
+    """The metrics of a trial, or the reason why it has none (`glotok_ray.stages.failed_rows.FAILED`)."""
+    metrics = attempt(
         _failure_path(sweep, trial.name),
-        lambda: _figures_of(sweep, trial),
+        lambda: _metrics_of(sweep, trial),
         retry=sweep.retry_failed,
     )
-    return {"trial": trial.name, FAILED: "", **trial.changes, **figures}
+    return {"trial": trial.name, FAILED: "", **trial.changes, **metrics}
 
 
 def _failure_path(sweep: SweepRun, name: str) -> Path:
     return Path(sweep.output_path) / "trials" / f"{name}_failure.json"
 
 
-def _figures_of(sweep: SweepRun, trial: Trial) -> dict[str, Any]:
-    """Train and judge one trial; finished parts are recognised, so an interrupted sweep goes on."""
+def _metrics_of(sweep: SweepRun, trial: Trial) -> dict[str, Any]:
+    """Train and measure one trial; finished parts are recognised, so an interrupted sweep goes on."""
     recipe = trial_recipe(sweep, trial)
     train_tokenizer.run(recipe)
     folder = Path(recipe.output_path) / trial.name
-    judged = override(
+    measured = override(
         sweep.evaluation,
         {
             "tokenizer_path": str(folder),
             "output_path": str(folder.with_name(trial.name + "_evaluation")),
         },
     )
-    evaluate_images.run(judged)
-    metrics = artefact.read_json(Path(judged.output_path) / "metrics.json")
-    logged = artefact.read_manifest(folder, "tokenizer")["figures"]
-    figures = {
+    evaluate_images.run(measured)
+    entries = artefact.read_json(Path(measured.output_path) / "metrics.json")
+    logged = artefact.metrics_of(artefact.read_manifest(folder, "tokenizer"))
+    metrics = {
         short: logged[name]
         for short, name in (
             ("relation_kl", "eval/relation_kl"),
@@ -145,17 +145,17 @@ def _figures_of(sweep: SweepRun, trial: Trial) -> dict[str, Any]:
         )
         if name in logged
     }
-    return {**reconstruction_figures(metrics), **figures}
+    return {**reconstruction_metrics(entries), **metrics}
 
 
-def reconstruction_figures(metrics: dict[str, Any]) -> dict[str, float]:
-    """The judges and what explains them, from metrics.json."""
+def reconstruction_metrics(metrics: dict[str, Any]) -> dict[str, float]:
+    """The measures and what explains them, from metrics.json."""
     names = {
         "psnr": "reconstruction_psnr",
         "fd_effnet": "reconstruction_fd_effnet",
         **{name: name for name in metrics if name.endswith("_usage")},
     }
-    # None is an undefined figure, such as the PSNR of images that are all reproduced exactly.
+    # None is an undefined metric, such as the PSNR of images that are all reproduced exactly.
     values = {short: metrics[name]["value"] for short, name in names.items()}
     return {short: float("nan") if value is None else value for short, value in values.items()}
 
@@ -173,25 +173,25 @@ def run(sweep: SweepRun, *, fresh: bool = False) -> dict[str, Any]:
         make_inputs(sweep)
     inputs = verified_inputs(sweep, trials)
     settings = bound_settings(sweep)
-    mark = artefact.fingerprint("sweep", settings, inputs)
+    fingerprint = artefact.fingerprint("sweep", settings, inputs)
     # One that is unfinished may go on with more trials or fewer.
-    question = artefact.fingerprint("sweep", {**settings, "num_trials": None}, inputs)
+    unfinished_fingerprint = artefact.fingerprint("sweep", {**settings, "num_trials": None}, inputs)
     if fresh:
         begun.set_aside(folder)
-    manifest = artefact.finished(folder, "sweep", mark)
+    manifest = artefact.finished(folder, "sweep", fingerprint)
     if manifest and not (sweep.retry_failed and manifest["failed"]):
         logger.info("sweep: already finished: %s", folder)
         return manifest
-    begun.go_on(folder, question)
+    begun.go_on(folder, unfinished_fingerprint)
     frame = _run_trials(sweep, trials, folder)
     failed = failed_of({str(row["trial"]): row for row in frame.to_dict("records")}, "trials")
     if manifest:
-        begun.reopen(folder, question)
+        begun.reopen(folder, unfinished_fingerprint)
     best = write_results(sweep, frame, failed, folder)
     return artefact.write_manifest(
         folder,
         "sweep",
-        mark,
+        fingerprint,
         exclude=("trials", TUNE_FOLDER),
         best=best,
         failed=failed,
@@ -237,7 +237,7 @@ def verified_inputs(sweep: SweepRun, trials: list[Trial]) -> list[Path]:
         artefact.verify_once(Path(sweep.tokenizer.data.validation_path), "shards")
     for trial in trials:
         check_inputs(trial_recipe(sweep, trial))
-    check_pictures(sweep.evaluation, sweep.tokenizer.model)
+    check_images(sweep.evaluation, sweep.tokenizer.model)
     return inputs
 
 
@@ -251,8 +251,8 @@ def _run_trials(sweep: SweepRun, trials: list[Trial], folder: Path) -> pandas.Da
         describe=_describe_row,
     )
     rows = [_row_of(sweep, result, by_name[result.name]) for result in results]
-    figures = ("psnr", "fd_effnet", "semantic_usage", "visual_usage")
-    columns = ["trial", *(_ROW_FIGURES if sweep.rows else SWEPT), *figures, FAILED]
+    metrics = ("psnr", "fd_effnet", "semantic_usage", "visual_usage")
+    columns = ["trial", *(_ROW_METRICS if sweep.rows else SWEPT), *metrics, FAILED]
     return pandas.DataFrame(rows).reindex(columns=columns)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from glotok_ray.config import overrides
 from glotok_ray.config.overrides import with_absolute_paths
 from glotok_ray.config.runs import TokenizerRun
-from glotok_ray.nn.tokenizer import WEIGHTS_FILE
+from glotok_ray.pretrained.tokenizer import WEIGHTS_FILE
 from glotok_ray.stages import training
 from glotok_ray.storage import artefact, ownership
 from glotok_ray.training import runs

@@ -23,7 +23,7 @@ from glotok_ray.training.trainer import (
     TENSORBOARD_FOLDER,
     RunPlan,
     check_state_layout,
-    last_figures,
+    last_metrics,
 )
 
 logger = logging.getLogger(__name__)
@@ -70,14 +70,14 @@ def train_to_the_end(
     # A stopped run goes on: until it ends again, its folder is unfinished.
     (plan.folder / artefact.MANIFEST).unlink(missing_ok=True)
     train.fit(config, plan)
-    figures = last_figures(plan.folder)
+    metrics = last_metrics(plan.folder)
     return artefact.write_manifest(
         plan.folder,
         kind,
         fingerprint,
         exclude=_WORKING_FOLDERS,
         step=plan.last_step,
-        figures=figures,
+        metrics=metrics,
     )
 
 

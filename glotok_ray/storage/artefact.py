@@ -1,7 +1,7 @@
 """What a job leaves behind: a folder whose manifest.json is written last and lists every file with its sha256.
 
 A folder without a manifest is unfinished; one whose files differ from it is damaged. The manifest's fingerprint
-(kind, config, input manifests) tells whether a finished folder answers the present question.
+(kind, config, input manifests) tells whether a finished folder answers the present fingerprint.
 
 Who reads a folder checks that every listed file is there with its size. Folders of up to SMALL_BYTES are hashed too,
 unless a receipt of `jobs.verify` says that they were, and nothing has been written since; larger ones rely on that job.
@@ -179,6 +179,11 @@ def _without_paths(values: Any, paths: Collection[str]) -> Any:
     if isinstance(values, list | tuple):
         return [_without_paths(value, paths) for value in values]
     return "(an input)" if isinstance(values, str) and values in paths else values
+
+
+def metrics_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The metrics that a manifest holds, none where it has none; older versions called them figures."""
+    return manifest.get("metrics") or manifest.get("figures") or {}
 
 
 def write_manifest(

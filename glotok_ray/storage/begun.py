@@ -66,12 +66,12 @@ def set_aside(folder: Path) -> None:
             ownership.clear(previous)
 
 
-def reopen(folder: Path, question: str = "") -> None:
-    """Make a finished folder an unfinished one again, which `start_folder` may empty, unless a job that asks `question`
-    goes on with its files.
+def reopen(folder: Path, fingerprint: str = "") -> None:
+    """Make a finished folder an unfinished one again, which `start_folder` may empty, unless a job of this
+    `fingerprint` goes on with its files.
     """
     own(folder)
-    ownership.ask(folder, question)
+    ownership.ask(folder, fingerprint)
     (folder / artefact.MANIFEST).unlink()
 
 
@@ -92,11 +92,12 @@ def check_startable(folder: Path, *, fresh: bool) -> None:
         )
 
 
-def start_folder(folder: Path, *, fresh: bool, keep: bool = False, question: str = "") -> Path:
+def start_folder(folder: Path, *, fresh: bool, keep: bool = False, fingerprint: str = "") -> Path:
     """Make `folder` ready for a job, its owner this process; with `fresh` a finished one is kept as NAME.previous.
 
-    Unfinished remains are removed, or with `keep` left to a job that goes on with them, and with a `question` left when
-    they answer the same. Raises what `check_startable` raises, and ArtefactError for remains of another question.
+    Unfinished remains are removed, or with `keep` left to a job that goes on with them, and with a `fingerprint`
+    left when they have the same. Raises what `check_startable` raises, and ArtefactError for remains of another
+    fingerprint.
     """
     check_startable(folder, fresh=fresh)
     own(folder)
@@ -106,33 +107,33 @@ def start_folder(folder: Path, *, fresh: bool, keep: bool = False, question: str
             raise ArtefactError(f"{folder}: already finished; pass --fresh to redo it")
         set_aside(folder)
         own(folder)
-    asked = begun_question(folder)
-    if question and not fresh and asked not in ("", question):
-        raise ArtefactError(_other_question(folder))
-    if fresh or not (keep or (question and asked == question)):
+    asked = begun_fingerprint(folder)
+    if fingerprint and not fresh and asked not in ("", fingerprint):
+        raise ArtefactError(_other_fingerprint(folder))
+    if fresh or not (keep or (fingerprint and asked == fingerprint)):
         _empty(folder)
-    ownership.ask(folder, question)
+    ownership.ask(folder, fingerprint)
     return folder
 
 
-def go_on(folder: Path, question: str) -> None:
+def go_on(folder: Path, fingerprint: str) -> None:
     """Make `folder`, where it is missing, and go on with whatever is in it, its owner this process.
 
-    Raises FolderInUseError, and ArtefactError where an unfinished job left an answer to another question.
+    Raises FolderInUseError, and ArtefactError where an unfinished job left an answer to another fingerprint.
     """
     own(folder)
-    if begun_question(folder) not in ("", question):
-        raise ArtefactError(_other_question(folder))
-    ownership.ask(folder, question)
+    if begun_fingerprint(folder) not in ("", fingerprint):
+        raise ArtefactError(_other_fingerprint(folder))
+    ownership.ask(folder, fingerprint)
 
 
-def begun_question(folder: Path) -> str:
+def begun_fingerprint(folder: Path) -> str:
     """What the files in an unfinished folder answer, a fingerprint; empty where that was not noted."""
     mark = marks.read_mark(folder)
-    return mark.question if mark else ""
+    return mark.fingerprint if mark else ""
 
 
-def _other_question(folder: Path) -> str:
+def _other_fingerprint(folder: Path) -> str:
     return (
         f"{folder}: holds unfinished work of other settings or inputs; choose another output_path (of a training, "
         f"another --name), or pass --fresh"

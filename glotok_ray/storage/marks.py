@@ -40,7 +40,7 @@ class Mark:
     """The content of a mark."""
 
     token: str
-    question: str = ""
+    fingerprint: str = ""
     """Fingerprint of what the files in the folder answer; empty where no job goes on with them."""
     owner: Owner | None = None
 
@@ -64,7 +64,9 @@ def _read(path: Path) -> Mark | None:
     try:
         values = json.loads(content)
         owner = values["owner"] and Owner(**values["owner"])
-        return Mark(token=values["token"], question=values["question"], owner=owner)
+        # Older versions called it a question.
+        name = "fingerprint" if "fingerprint" in values else "question"
+        return Mark(token=values["token"], fingerprint=values[name], owner=owner)
     except (ValueError, LookupError, TypeError):
         # Of an earlier version, or cut off: it says that the folder was begun, and nothing else. With its name in the
         # token its successor, which may be unreadable too, has another one.

@@ -123,7 +123,7 @@ def claim(folder: Path) -> Owner | None:
             continue  # it changed while it was being watched
         mark = Mark(token=uuid.uuid4().hex, owner=owners.this_process())
         if found is not None:
-            mark = replace(mark, question=found.question)
+            mark = replace(mark, fingerprint=found.fingerprint)
         if succeed(folder, found, mark):
             if found is not None and found.owner is not None and not owners.is_this(found.owner):
                 logger.warning("%s: taken over from %s, which is gone", folder, found.owner)
@@ -145,14 +145,14 @@ def live_owner(folder: Path) -> Owner | None:
     return found.owner if owners.is_alive(folder, found) else None
 
 
-def ask(folder: Path, question: str) -> None:
+def ask(folder: Path, fingerprint: str) -> None:
     """Note in the mark of a folder that this process owns what its files answer; raises FolderLostError."""
     folder = folder.absolute()
     with _lock:
         check_held(folder)
         held = _held[folder]
-        mark = replace(held, token=uuid.uuid4().hex, question=question)
-        if held.question != question and succeed(folder, held, mark):
+        mark = replace(held, token=uuid.uuid4().hex, fingerprint=fingerprint)
+        if held.fingerprint != fingerprint and succeed(folder, held, mark):
             _held[folder] = mark
         check_held(folder)
 

@@ -15,7 +15,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from glotok_ray.config.jobs import TeacherRun
-from glotok_ray.pretrained.feature_networks import EfficientNetLite0, FrozenNetwork
+from glotok_ray.nn.frozen import FrozenNetwork
+from glotok_ray.pretrained.feature_networks import EfficientNetLite0
 from glotok_ray.teacher.networks import (
     EMBEDDED,
     NETWORKS,

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from glotok_ray.config.jobs import TeacherRun
 from glotok_ray.config.tokenizer import ContrastConfig
-from glotok_ray.pretrained.feature_networks import EfficientNetLite0, FrozenNetwork
+from glotok_ray.nn.frozen import FrozenNetwork
+from glotok_ray.pretrained.feature_networks import EfficientNetLite0
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.teacher.features import channels, load_transformer
 from glotok_ray.teacher.networks import (

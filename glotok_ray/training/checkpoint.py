@@ -13,9 +13,6 @@ from typing import Any
 
 import torch
 
-from glotok_ray.config.overrides import from_dict
-from glotok_ray.config.tokenizer import TokenizerConfig
-from glotok_ray.nn.tokenizer import CONFIG_FILE, GloTokTokenizer
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.storage.retries import patiently
@@ -151,14 +148,3 @@ def checkpoint_path(folder: Path, step: int) -> Path:
 def partial_path(folder: Path, step: int) -> Path:
     """Where the checkpoint of a step is written."""
     return folder / f".{checkpoint_path(folder, step).name}.partial"
-
-
-def tokenizer_config(folder: Path) -> TokenizerConfig:
-    """The model's config in a tokenizer's folder."""
-    return from_dict(TokenizerConfig, artefact.read_json(folder / CONFIG_FILE)["model"])
-
-
-def load_tokenizer(folder: Path) -> GloTokTokenizer:
-    """The frozen tokenizer of a finished tokenizer folder whose manifest verifies, on the CPU, in evaluation mode."""
-    artefact.read_manifest(folder, "tokenizer")
-    return GloTokTokenizer.from_pretrained(folder)

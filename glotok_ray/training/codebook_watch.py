@@ -55,11 +55,11 @@ class CodebookWatch:
                 self._since_restart[name].index_add_(0, indices, ones)
                 self._latents[name] = branch.latent.detach().permute(0, 2, 3, 1).flatten(0, 2)
 
-    def figures(self, codebooks: Mapping[str, Float[Tensor, "n d"]]) -> dict[str, float]:
+    def metrics(self, codebooks: Mapping[str, Float[Tensor, "n d"]]) -> dict[str, float]:
         """Usage and perplexity since the last call, and the share of duplicate codes, per codebook; `codebooks` are as
         the look-up compares them.
         """
-        figures: dict[str, float] = {}
+        metrics: dict[str, float] = {}
         for name, codebook in codebooks.items():
             counts = self._worker.all_sum(self.counts[name])
             self.counts[name] = torch.zeros_like(counts)
@@ -67,11 +67,11 @@ class CodebookWatch:
                 codebook, self._weights.relation.duplicate_cosine, self._lookups[name]
             )
             self._warn(name, duplicates)
-            figures[f"{name}_duplicates"] = duplicates
+            metrics[f"{name}_duplicates"] = duplicates
             if counts.sum() > 0:
                 use = codebook_use(counts.cpu().numpy())
-                figures |= {f"{name}_usage": use.usage, f"{name}_perplexity": use.perplexity}
-        return figures
+                metrics |= {f"{name}_usage": use.usage, f"{name}_perplexity": use.perplexity}
+        return metrics
 
     def _warn(self, name: str, duplicates: float) -> None:
         if duplicates > _MANY_DUPLICATES and self._worker.rank == 0:

@@ -14,9 +14,9 @@ from glotok_ray.config.runs import FARRun, GeneratorRun, TokenizerRun, XARRun
 from glotok_ray.data.records import read_dataset
 from glotok_ray.nn.discriminator import PatchDiscriminator
 from glotok_ray.nn.far import FAR
-from glotok_ray.nn.perceptual import perceptual_without_weights
 from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.nn.xar import XAR
+from glotok_ray.pretrained.perceptual import perceptual_without_weights
 from glotok_ray.storage.artefact import MANIFEST, ArtefactError
 from glotok_ray.training.activations import Inputs, kept_by_forward, saved_bytes
 from glotok_ray.training.inputs import check_present_inputs
@@ -34,7 +34,7 @@ def describe_tokenizer(run: TokenizerRun) -> dict[str, Any]:
 
     model, kept = kept_by_forward(lambda: GloTokTokenizer(run.model), images, run.scaling)
     assert isinstance(model, GloTokTokenizer)
-    discriminator, judged = kept_by_forward(
+    discriminator, measured = kept_by_forward(
         lambda: PatchDiscriminator(run.discriminator), images, run.scaling
     )
     batch = run.schedule.micro_batch(run.scaling.num_workers)
@@ -49,7 +49,7 @@ def describe_tokenizer(run: TokenizerRun) -> dict[str, Any]:
             trained,
             run,
             activations=kept.of_batch(batch)
-            + 2 * judged.of_batch(batch)
+            + 2 * measured.of_batch(batch)
             + batch * _perceptual_bytes(run),
             averaged=model if run.ema_decay else None,
             exported=trained,
@@ -118,7 +118,7 @@ def _cross_entropy_bytes(run: FARRun) -> int:
 
 
 def _crops(run: TokenizerRun) -> str | None:
-    """What the training pictures are; None as long as there are none."""
+    """What the training images are; None as long as there are none."""
     there = (Path(run.data.train_path) / MANIFEST).is_file()
     return training_crops(run) if there else None
 

@@ -213,7 +213,7 @@ class DeepSpeedEngine:
             dist_init_required=False,
         )
         self.module: nn.Module = self._engine.module
-        _judge_gradients_by_their_norm(self._engine.optimizer)
+        _check_gradients_by_their_norm(self._engine.optimizer)
         self._states = _make_states()
         self._engine.checkpoint_engine = self._states
 
@@ -327,7 +327,7 @@ def _module_state(state: Any) -> Mapping[str, Tensor]:
     return {name: value for name, value in module.items() if isinstance(value, Tensor)}
 
 
-def _judge_gradients_by_their_norm(optimizer: Any) -> None:
+def _check_gradients_by_their_norm(optimizer: Any) -> None:
     """Of a bf16 model at ZeRO 1 and 2 DeepSpeed asks each gradient whether it is finite, by a dozen kernels, and the
     host waits. Then it takes the norm of all, which is not finite just then, and skips the step for it as well.
     """
@@ -335,7 +335,7 @@ def _judge_gradients_by_their_norm(optimizer: Any) -> None:
     if all(
         getattr(optimizer, name, False) for name in ("check_grad_overflow", "compute_grad_norm")
     ):
-        # Only what comes before the norm: the norm is judged as long as `check_grad_overflow` is set.
+        # Only what comes before the norm: the norm is measured as long as `check_grad_overflow` is set.
         optimizer.check_overflow = lambda partition_gradients=True: None
 
 

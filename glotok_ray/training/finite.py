@@ -1,4 +1,4 @@
-"""What all workers must agree on before a step: figures that are not finite stop it, and other flags ride along.
+"""What all workers must agree on before a step: metrics that are not finite stop it, and other flags ride along.
 
 One all-reduce and one read by the host per optimizer step, however many micro batches it has.
 Read next: glotok_ray/training/tokenizer_step.py

@@ -17,8 +17,8 @@ from glotok_ray.nn.far import FAR
 from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.nn.xar import XAR
 from glotok_ray.pretrained.generator import copy_tokenizer, save_generator
+from glotok_ray.pretrained.tokenizer import load_tokenizer
 from glotok_ray.sampling.latents import latent_scale, latent_scale_from_counts
-from glotok_ray.training import checkpoint
 from glotok_ray.training.ema import make_average, whole_state
 from glotok_ray.training.engine import make_engine
 from glotok_ray.training.generator_step import (
@@ -49,7 +49,7 @@ def train_generator(run: XARRun | FARRun, worker: Worker, batches: BatchSource) 
     )
     average = make_average(engine, run.ema_decay, warmup=run.ema_warmup)
     model.train()
-    figures = Trainer(GeneratorStep(engine, objective, average, worker), worker, plan).fit(batches)
+    metrics = Trainer(GeneratorStep(engine, objective, average, worker), worker, plan).fit(batches)
     keep = worker.rank == 0
     raw = whole_state(engine, keep=keep)
     averaged = average.whole(keep=keep) if average is not None else None
@@ -67,7 +67,7 @@ def train_generator(run: XARRun | FARRun, worker: Worker, batches: BatchSource) 
             save_generator(plan.folder, raw, averaged, facts)
             copy_tokenizer(Path(run.tokenizer_path), plan.folder)
     worker.barrier()
-    return figures
+    return metrics
 
 
 def _build(
@@ -76,7 +76,7 @@ def _build(
     """The model, what it learns from, and what generator.json says of both."""
     if isinstance(run, FARRun):
         return FAR(run.model), TokenObjective(run.model, run.label_dropout), {"architecture": "far"}
-    tokenizer = checkpoint.load_tokenizer(Path(run.tokenizer_path))
+    tokenizer = load_tokenizer(Path(run.tokenizer_path))
     model = XAR(run.model)
     scale = _measured_scale(tokenizer, Path(run.data.train_path), codes)
     model.latent_scale.copy_(scale)

@@ -150,7 +150,7 @@ class GeneratorStep:
         self._engine.set_learning_rate(learning_rate)
 
     def evaluate(self) -> dict[str, float]:
-        """Generators are judged by their samples, in a job of their own."""
+        """Generators are measured by their samples, in a job of their own."""
         return {}
 
     def snapshot(self, into: Snapshot) -> None:

@@ -1,4 +1,4 @@
-"""What a training reads, held against what the run needs: pictures or codes, teacher, frozen networks, first weights.
+"""What a training reads, held against what the run needs: images or codes, teacher, frozen networks, first weights.
 
 All of it is looked at by the launcher, before a worker starts; a dry run looks at what is there already.
 Read next: glotok_ray/data/recorded.py
@@ -16,16 +16,16 @@ from glotok_ray.config.overrides import to_dict
 from glotok_ray.config.runs import FARRun, TokenizerRun, XARRun
 from glotok_ray.config.tokenizer import TokenizerConfig
 from glotok_ray.data.codes import COUNTS_FILE
-from glotok_ray.data.recorded import check_adm_protocol, check_codes, check_side, read_pictures
+from glotok_ray.data.recorded import check_adm_protocol, check_codes, check_side, read_image_dataset
 from glotok_ray.data.records import DATASET, DatasetInfo, read_dataset
-from glotok_ray.nn.perceptual import check_perceptual
-from glotok_ray.nn.tokenizer import CONFIG_FILE, WEIGHTS_FILE, GloTokTokenizer
+from glotok_ray.nn.tokenizer import GloTokTokenizer
+from glotok_ray.pretrained.perceptual import check_perceptual
+from glotok_ray.pretrained.tokenizer import CONFIG_FILE, WEIGHTS_FILE, tokenizer_config
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.storage.weights import check_stored, misfits, stored_shapes
 from glotok_ray.teacher.histogram import TeacherHistogram, load_teacher
 from glotok_ray.teacher.image_vectors import check_image_network
-from glotok_ray.training import checkpoint
 from glotok_ray.training.tokenizer_step import DISCRIMINATOR_FILE
 
 logger = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ def check_inputs(run: TokenizerRun | XARRun | FARRun) -> None:
     Warns when the codebook cannot reach the teacher; raises ValueError that names the folder, file or field.
     """
     if isinstance(run, TokenizerRun):
-        _check_pictures(run)
+        _check_image_files(run)
         _check_networks(run)
         _check_teacher(run)
         if run.initial_path:
@@ -53,7 +53,7 @@ def check_inputs(run: TokenizerRun | XARRun | FARRun) -> None:
 def check_present_inputs(run: TokenizerRun | XARRun | FARRun) -> None:
     """The same for those of the run's input folders that are there, for a dry run."""
     if isinstance(run, TokenizerRun):
-        _check_pictures(run)
+        _check_image_files(run)
         if run.teacher_path and _is_finished(run.teacher_path):
             _check_teacher(run)
         if run.initial_path and _is_finished(run.initial_path):
@@ -69,11 +69,13 @@ def _is_finished(path: str) -> bool:
 # ---------------------------------------------------------------------------------------- a tokenizer's
 
 
-def _check_pictures(run: TokenizerRun) -> None:
-    """Side and classes of the pictures to train on and to validate with, those that are there."""
+def _check_image_files(run: TokenizerRun) -> None:
+    """Side and classes of the images to train on and to validate with, those that are there."""
     paths = filter(None, (run.data.train_path, run.data.validation_path))
     found = {
-        Path(path): read_pictures(Path(path)) for path in paths if (Path(path) / DATASET).is_file()
+        Path(path): read_image_dataset(Path(path))
+        for path in paths
+        if (Path(path) / DATASET).is_file()
     }
     for folder, dataset in found.items():
         if run.data.adm_protocol:
@@ -137,7 +139,7 @@ def _check_initial(run: TokenizerRun) -> None:
         check_stored(path.with_name(DISCRIMINATOR_FILE))
     recorded = path.with_name(CONFIG_FILE)
     if recorded.is_file():
-        made = to_dict(checkpoint.tokenizer_config(path.parent))
+        made = to_dict(tokenizer_config(path.parent))
         for name, there, here in _differences(made, to_dict(run.model)):
             raise ArtefactError(
                 f"{recorded}: model.{name} = {there!r}, and the run has {here!r}: its weights would mean another "
@@ -174,7 +176,7 @@ def fitting_codes(run: XARRun | FARRun) -> DatasetInfo:
     be read by every worker before it begins.
     """
     folder, tokenizer = Path(run.data.train_path), Path(run.tokenizer_path)
-    codes, made_by = read_dataset(folder), checkpoint.tokenizer_config(tokenizer)
+    codes, made_by = read_dataset(folder), tokenizer_config(tokenizer)
     check_codes(codes, folder, made_by, tokenizer, artefact.sha256_of(tokenizer / WEIGHTS_FILE))
     for name, (have, need) in _expected(run, codes, made_by).items():
         if have != need:

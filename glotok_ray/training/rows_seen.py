@@ -26,7 +26,7 @@ BAD_ROWS_FOLDER = "bad_rows"
 
 
 class RowsSeen:
-    """Writes what this worker sees into the run folder; all workers together judge whether too much of it is broken."""
+    """Writes what this worker sees into the run folder; with the others it finds whether too much is broken."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class RowsSeen:
                     logger.warning("step %d: a row is left out: %s", step, reason)
                     self._append(self._own_bad_rows, {"step": step, "key": key, "reason": reason})
 
-    def judge(self) -> int:
+    def measure(self) -> int:
         """Different broken rows of the whole run so far; every worker calls it at the same step.
 
         Raises ArtefactError, on all workers alike, when they are more than allowed.

@@ -54,8 +54,8 @@ def run_plan(run: TokenizerRun | GeneratorRun) -> RunPlan:
 
 def training_crops(run: TokenizerRun) -> str:
     """What the crops of a tokenizer run are, for people."""
-    pictures = read_dataset(Path(run.data.train_path))
-    return crops_text(pictures)
+    images = read_dataset(Path(run.data.train_path))
+    return crops_text(images)
 
 
 def wait_for_inputs(run: TokenizerRun | GeneratorRun) -> None:

@@ -1,4 +1,4 @@
-"""A tokenizer's training on one worker: build models, guides and engines, train, export.
+"""A tokenizer's training on one worker: build models, frozen and engines, train, export.
 
 Called by every rank under Ray Train and by a plain process alike; batches come from outside.
 Read next: glotok_ray/training/trainer.py
@@ -21,8 +21,9 @@ from glotok_ray.data.transforms import center_crop
 from glotok_ray.interop.tokenizer_card import write_model_card
 from glotok_ray.losses.relation import codebook_histogram, histogram_bins, relation_loss
 from glotok_ray.nn.discriminator import PatchDiscriminator
-from glotok_ray.nn.perceptual import build_perceptual
-from glotok_ray.nn.tokenizer import WEIGHTS_FILE, GloTokTokenizer
+from glotok_ray.nn.tokenizer import GloTokTokenizer
+from glotok_ray.pretrained.perceptual import build_perceptual
+from glotok_ray.pretrained.tokenizer import WEIGHTS_FILE
 from glotok_ray.storage import artefact
 from glotok_ray.storage.retries import patiently
 from glotok_ray.storage.weights import load_weights
@@ -37,8 +38,8 @@ from glotok_ray.training.runs import (
     set_threads,
     training_crops,
 )
-from glotok_ray.training.tokenizer_step import DISCRIMINATOR_FILE, Guides, TokenizerStep
-from glotok_ray.training.trainer import Trainer, last_figures
+from glotok_ray.training.tokenizer_step import DISCRIMINATOR_FILE, FrozenNetworks, TokenizerStep
+from glotok_ray.training.trainer import Trainer, last_metrics
 from glotok_ray.training.worker import Worker
 
 RELATION_FILE = "relation.json"
@@ -52,9 +53,9 @@ def train_tokenizer(run: TokenizerRun, worker: Worker, batches: BatchSource) -> 
     torch.manual_seed(run.seed)
     model, discriminator = GloTokTokenizer(run.model), PatchDiscriminator(run.discriminator)
     _start_from(run.initial_path, model, discriminator)
-    guides = build_guides(run, worker.device)
+    frozen = build_frozen_networks(run, worker.device)
     with torch.no_grad():
-        initial = _histogram(model, run.loss.relation) if guides.teacher is not None else None
+        initial = _histogram(model, run.loss.relation) if frozen.teacher is not None else None
     tokenizer_engine, discriminator_engine = (
         make_engine(
             place(module, worker, run.scaling),
@@ -66,24 +67,24 @@ def train_tokenizer(run: TokenizerRun, worker: Worker, batches: BatchSource) -> 
         for module in (model, discriminator)
     )
     validation = _validation_images(run, worker)
-    step = TokenizerStep(run, tokenizer_engine, discriminator_engine, guides, worker, validation)
+    step = TokenizerStep(run, tokenizer_engine, discriminator_engine, frozen, worker, validation)
     model.train()
     Trainer(step, worker, plan).fit(batches)
-    figures = last_figures(plan.folder)
+    metrics = last_metrics(plan.folder)
     with exporting(worker, plan):
         step.export(plan.folder)
         if worker.rank == 0:
-            if initial is not None and guides.teacher is not None:
+            if initial is not None and frozen.teacher is not None:
                 exported = GloTokTokenizer.from_pretrained(plan.folder)
                 final = _histogram(exported, run.loss.relation)
-                _write_relation(plan.folder, run.loss.relation, guides.teacher, (initial, final))
+                _write_relation(plan.folder, run.loss.relation, frozen.teacher, (initial, final))
             origin = f"trained by the run {run.name!r} on {crops}"
-            write_model_card(plan.folder, run.model, figures, source=origin)
+            write_model_card(plan.folder, run.model, metrics, source=origin)
     worker.barrier()
-    return figures
+    return metrics
 
 
-def build_guides(run: TokenizerRun, device: torch.device) -> Guides:
+def build_frozen_networks(run: TokenizerRun, device: torch.device) -> FrozenNetworks:
     """The frozen networks and the teacher of a run, on `device`."""
     dtype = torch.float32 if run.scaling.precision == "fp32" else torch.bfloat16
     teacher = None
@@ -93,7 +94,7 @@ def build_guides(run: TokenizerRun, device: torch.device) -> Guides:
     def frozen(network: nn.Module) -> nn.Module:
         return network.requires_grad_(False).eval().to(device, dtype)
 
-    return Guides(
+    return FrozenNetworks(
         perceptual=frozen(build_perceptual(run.loss)),
         teacher=teacher,
         image_networks={

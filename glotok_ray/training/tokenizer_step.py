@@ -21,12 +21,8 @@ from glotok_ray.data.pixel_range import pixels_to_model_range
 from glotok_ray.losses import adversarial, objective
 from glotok_ray.losses.reconstruction import reconstruction_loss
 from glotok_ray.losses.relation import codebook_histogram, relation_loss
-from glotok_ray.nn.tokenizer import (
-    CONFIG_FILE,
-    WEIGHTS_FILE,
-    GloTokTokenizer,
-    TokenizerOutput,
-)
+from glotok_ray.nn.tokenizer import GloTokTokenizer, TokenizerOutput
+from glotok_ray.pretrained.tokenizer import CONFIG_FILE, WEIGHTS_FILE
 from glotok_ray.storage import artefact
 from glotok_ray.training.batches import Batch
 from glotok_ray.training.codebook_watch import CodebookWatch
@@ -41,7 +37,7 @@ _LECAM_FILE = "lecam.pt"
 _VALIDATION_BATCH = 16
 
 
-class Guides(NamedTuple):
+class FrozenNetworks(NamedTuple):
     """What the tokenizer learns from beside its images; nothing here is trained."""
 
     perceptual: nn.Module
@@ -70,12 +66,12 @@ class TokenizerStep:
         run: TokenizerRun,
         tokenizer: Engine,
         discriminator: Engine,
-        guides: Guides,
+        frozen: FrozenNetworks,
         worker: Worker,
         validation: Tensor,
     ) -> None:
         """`validation` holds this worker's uint8 images (n, 3, h, w)."""
-        self._tokenizer, self._discriminator, self._guides = tokenizer, discriminator, guides
+        self._tokenizer, self._discriminator, self._frozen = tokenizer, discriminator, frozen
         self._run, self._config = run, run.model
         # Without predictors L_res is the quantization error under another name, which no weight may add to the sum.
         has_predictors = run.model.residual.enabled
@@ -136,7 +132,7 @@ class TokenizerStep:
         output: TokenizerOutput = self._tokenizer(images)
         image_side = self._image_gradient(images, output, adversarial_on)
         relation = torch.zeros((), device=images.device)
-        if relation_share and self._guides.teacher is not None:
+        if relation_share and self._frozen.teacher is not None:
             codebook = output.branches[self._weights.relation.codebook].codebook
             relation = relation_share * self._relation(codebook)
         latent_side = objective.latent_terms(
@@ -159,14 +155,14 @@ class TokenizerStep:
     def _relation(self, codebook: Tensor) -> Tensor:
         """L_hist; each worker visits its share of the pairs, every worker gets the whole value."""
         relation = self._weights.relation
-        assert self._guides.teacher is not None
+        assert self._frozen.teacher is not None
         with torch.set_grad_enabled(torch.is_grad_enabled() and self._weights.relation_weight > 0):
             student = codebook_histogram(codebook, relation, self._worker)
-            return relation_loss(student, self._guides.teacher, reduction=relation.reduction)
+            return relation_loss(student, self._frozen.teacher, reduction=relation.reduction)
 
     @torch.no_grad()
     def _image_vectors(self, images: Tensor) -> dict[str, Tensor]:
-        return {name: network(images) for name, network in self._guides.image_networks.items()}
+        return {name: network(images) for name, network in self._frozen.image_networks.items()}
 
     def _image_gradient(
         self, images: Tensor, output: TokenizerOutput, adversarial_on: bool
@@ -175,7 +171,7 @@ class TokenizerStep:
         # fp32 from here on, whatever the networks compute in.
         leaf = output.reconstruction.detach().float().requires_grad_()
         pixel = reconstruction_loss(images, leaf, weights.reconstruction_kind)
-        perceptual = self._guides.perceptual(images, leaf)
+        perceptual = self._frozen.perceptual(images, leaf)
         likelihood = weights.reconstruction_weight * pixel + weights.perceptual_weight * perceptual
         (gradient,) = torch.autograd.grad(likelihood, leaf)
         zero = pixel.detach() * 0
@@ -241,17 +237,17 @@ class TokenizerStep:
             for name, value in self._tokenizer.full_precision_parameters()
             if name in wanted
         }
-        figures = self.watch.figures(codebooks)
-        if self._guides.teacher is not None:
+        metrics = self.watch.metrics(codebooks)
+        if self._frozen.teacher is not None:
             codebook = codebooks[self._weights.relation.codebook]
-            figures["relation_kl"] = float(self._relation(codebook))
-        figures |= self._psnr(self.model.eval(), "psnr")
+            metrics["relation_kl"] = float(self._relation(codebook))
+        metrics |= self._psnr(self.model.eval(), "psnr")
         self.model.train()
         if self._average is not None:
             averaged = GloTokTokenizer(self._config)
             averaged.load_state_dict(self._average.whole(keep=True))
-            figures |= self._psnr(averaged.to(self._worker.device).eval(), "average_psnr")
-        return figures
+            metrics |= self._psnr(averaged.to(self._worker.device).eval(), "average_psnr")
+        return metrics
 
     def _psnr(self, model: GloTokTokenizer, name: str) -> dict[str, float]:
         sums = torch.zeros(2, dtype=torch.float64)

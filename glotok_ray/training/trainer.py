@@ -60,7 +60,7 @@ class TrainingStep(Protocol):
         ...
 
     def evaluate(self) -> dict[str, float]:
-        """Figures of the present weights, equal on every worker."""
+        """Metrics of the present weights, equal on every worker."""
         ...
 
     def snapshot(self, into: Snapshot) -> None:
@@ -130,7 +130,7 @@ class Trainer:
     def fit(self, batches: Callable[[int], Iterator[MicroBatch]]) -> dict[str, Any]:
         """Train to `plan.last_step`; `batches(step)` yields this worker's micro batches from that step on.
 
-        Returns the last logged figures, when the last checkpoint is on disk. Raises FloatingPointError, from the step,
+        Returns the last logged metrics, when the last checkpoint is on disk. Raises FloatingPointError, from the step,
         on a loss that is not finite, and StorageError when a checkpoint cannot be written.
         """
         path = self._resume()
@@ -179,10 +179,10 @@ class Trainer:
             if self._evaluation_is_due(step + 1):
                 log.flush(step)
                 self._worker.heartbeat.enter("evaluation", step + 1)
-                figures = self._step.evaluate()
-                log.write(step + 1, {f"eval/{name}": value for name, value in figures.items()})
+                metrics = self._step.evaluate()
+                log.write(step + 1, {f"eval/{name}": value for name, value in metrics.items()})
                 self._save(step + 1, log)
-                self._worker.report({"step": step + 1, **figures})
+                self._worker.report({"step": step + 1, **metrics})
             elif self._checkpoint_is_due(step + 1):
                 self._save(step + 1, log)
             self._log_written(log)
@@ -248,8 +248,8 @@ def check_state_layout(path: Path, plan: RunPlan) -> None:
             )
 
 
-def last_figures(folder: Path, step: int | None = None) -> dict[str, Any]:
-    """The newest value of every figure in a run's metrics.jsonl, up to `step` where it is given."""
+def last_metrics(folder: Path, step: int | None = None) -> dict[str, Any]:
+    """The newest value of every metric in a run's metrics.jsonl, up to `step` where it is given."""
     return _newest(
         line
         for line in _metric_lines(folder / METRICS_FILE)
@@ -258,18 +258,18 @@ def last_figures(folder: Path, step: int | None = None) -> dict[str, Any]:
 
 
 def _newest(lines: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """The newest value of every figure; events tell of none."""
-    figures: dict[str, Any] = {}
+    """The newest value of every metric; events tell of none."""
+    metrics: dict[str, Any] = {}
     # In the order of steps: what is known of a checkpoint when it is written comes after lines of later steps.
     for line in sorted(lines, key=lambda line: line["step"]):
-        figures |= {} if EVENT in line else line
+        metrics |= {} if EVENT in line else line
     # Of one line, not of the newest values.
-    figures.pop(artefact.NOT_FINITE, None)
-    return figures
+    metrics.pop(artefact.NOT_FINITE, None)
+    return metrics
 
 
-def latest_figures(folder: Path) -> dict[str, Any]:
-    """The newest value of every figure in the end of a run's metrics.jsonl, for who looks every second for weeks."""
+def latest_metrics(folder: Path) -> dict[str, Any]:
+    """The newest value of every metric in the end of a run's metrics.jsonl, for who looks every second for weeks."""
     path = folder / METRICS_FILE
     if not path.is_file():
         return {}
@@ -368,7 +368,7 @@ class MetricsLog:
             "time/data_share": self._waited / seconds,
             "memory/peak_gib": self._largest_peak(stacked.device),
         }
-        bad_rows = self._seen.judge()
+        bad_rows = self._seen.measure()
         if bad_rows:
             values["data/bad_rows"] = bad_rows
         self.write(step + 1, values)

@@ -9,7 +9,7 @@ import pytest
 from benchmarks import drills
 from benchmarks.drill_cases import DRILLS
 from benchmarks.drill_runs import RUNS, STEPS, UNDISTURBED, DrillFailed, Ground, Run, Told
-from glotok_ray.nn.tokenizer import WEIGHTS_FILE
+from glotok_ray.pretrained.tokenizer import WEIGHTS_FILE
 
 pytestmark = pytest.mark.ray
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from glotok_ray.data.image_files import stored_picture
+from glotok_ray.data.image_files import stored_image
 from glotok_ray.data.records import Row, decode_image, write_shard
 from glotok_ray.data.shard_plan import Division, ShardPlan, ShardRows
 from glotok_ray.data.training_rows import ImageRows
@@ -36,12 +36,12 @@ def photograph(width: int, height: int, mode: str = "RGB", kind: str = "JPEG") -
 
 def adm_resized(file: bytes, side: int) -> np.ndarray:
     """The rule: open, convert, halve by BOX while the short side is twice `side`, then BICUBIC to the short side."""
-    picture = Image.open(io.BytesIO(file)).convert("RGB")
-    while min(picture.size) >= 2 * side:
-        picture = picture.resize((picture.width // 2, picture.height // 2), Image.BOX)
-    scale = side / min(picture.size)
-    width, height = round(picture.width * scale), round(picture.height * scale)
-    return np.array(picture.resize((width, height), Image.BICUBIC))
+    image = Image.open(io.BytesIO(file)).convert("RGB")
+    while min(image.size) >= 2 * side:
+        image = image.resize((image.width // 2, image.height // 2), Image.BOX)
+    scale = side / min(image.size)
+    width, height = round(image.width * scale), round(image.height * scale)
+    return np.array(image.resize((width, height), Image.BICUBIC))
 
 
 def adm_center_crop(file: bytes, side: int) -> np.ndarray:
@@ -52,8 +52,8 @@ def adm_center_crop(file: bytes, side: int) -> np.ndarray:
 
 
 def stored(file: bytes, image_size: int = 0) -> np.ndarray:
-    """The picture that a reader of the shards gets."""
-    return decode_image(stored_picture(file, image_size=image_size, upright=False).encoded, "key")
+    """The image that a reader of the shards gets."""
+    return decode_image(stored_image(file, image_size=image_size, upright=False).encoded, "key")
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -92,7 +92,7 @@ def test_encoding_s_views_resample_the_original_once(size: tuple[int, int]) -> N
 def test_training_s_crops_resample_the_original_once(tmp_path: Path) -> None:
     files = [photograph(*size) for size in SIZES]
     rows = [
-        Row(str(n), stored_picture(file, image_size=0, upright=True).encoded, 0)
+        Row(str(n), stored_image(file, image_size=0, upright=True).encoded, 0)
         for n, file in enumerate(files)
     ]
     write_shard(tmp_path / "part-00000.parquet", rows)

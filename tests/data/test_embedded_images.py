@@ -11,10 +11,10 @@ from glotok_ray.data.embedded_images import (
     Photograph,
     cut,
     draw_crops,
+    embedded_crops,
+    embedded_path,
     largest_window,
-    load_photograph,
-    photograph_crops,
-    photograph_path,
+    load_embedded_image,
     validation_band,
 )
 from glotok_ray.data.records import decode_image
@@ -25,7 +25,7 @@ def by_name(name: str) -> Photograph:
 
 
 def touched(photograph: Photograph, crops: list[Crop]) -> np.ndarray:
-    mask = np.zeros(load_photograph(photograph).shape[:2], dtype=bool)
+    mask = np.zeros(load_embedded_image(photograph).shape[:2], dtype=bool)
     for left, top, side in crops:
         mask[top : top + side, left : left + side] = True
     return mask
@@ -46,7 +46,7 @@ def test_no_training_crop_touches_a_validation_pixel(
         draw_crops(photograph, split, image_size=image_size, number=number, seed=3)
         for split, number in (("train", 450), ("validation", 60))
     )
-    pixels = load_photograph(photograph)
+    pixels = load_embedded_image(photograph)
     height, width = pixels.shape[:2]
     for crop in train + validation:
         assert image_size <= crop.side <= largest_window(pixels, image_size)
@@ -77,8 +77,8 @@ def test_the_band_is_chosen_where_colours_are_those_of_the_rest() -> None:
 def test_reduction_averages_blocks_that_do_not_overlap() -> None:
     # So the pixels of a reduced photograph share nothing, and bands stay disjoint in the original.
     photograph = by_name("hubble_deep_field")
-    pixels = load_photograph(photograph)
-    with Image.open(photograph_path(photograph)) as image:
+    pixels = load_embedded_image(photograph)
+    with Image.open(embedded_path(photograph)) as image:
         original = np.array(image.convert("RGB"), dtype=np.float64)
     blocks = original.reshape(436, 2, 500, 2, 3).mean(axis=(1, 3))
     assert np.abs(pixels - blocks).max() <= 0.5
@@ -97,8 +97,8 @@ def test_a_window_is_cut_before_it_is_reduced() -> None:
 
 
 def test_the_quickstart_has_4500_and_600_distinct_crops() -> None:
-    train = photograph_crops("train", image_size=64, crops_per_class=450, seed=0)
-    validation = photograph_crops("validation", image_size=64, crops_per_class=60, seed=0)
+    train = embedded_crops("train", image_size=64, crops_per_class=450, seed=0)
+    validation = embedded_crops("validation", image_size=64, crops_per_class=60, seed=0)
     assert (len(train), len(validation)) == (4500, 600)
     assert len({row.key for row in train + validation}) == 5100
     labels = np.bincount([row.label for row in train])
@@ -107,20 +107,20 @@ def test_the_quickstart_has_4500_and_600_distinct_crops() -> None:
 
 def test_crops_depend_on_the_seed_alone() -> None:
     few = {"image_size": 64, "crops_per_class": 5}
-    once = photograph_crops("train", seed=0, **few)
-    assert once == photograph_crops("train", seed=0, **few)
-    assert once != photograph_crops("train", seed=1, **few)
+    once = embedded_crops("train", seed=0, **few)
+    assert once == embedded_crops("train", seed=0, **few)
+    assert once != embedded_crops("train", seed=1, **few)
     # More crops per class keep the first ones.
-    more = photograph_crops("train", image_size=64, crops_per_class=7, seed=0)
+    more = embedded_crops("train", image_size=64, crops_per_class=7, seed=0)
     assert [row for row in more if row.label == 3][:5] == [row for row in once if row.label == 3]
 
 
 def test_a_row_holds_its_window_as_png() -> None:
-    row = photograph_crops("train", image_size=64, crops_per_class=1, seed=0)[5]
+    row = embedded_crops("train", image_size=64, crops_per_class=1, seed=0)[5]
     photograph = PHOTOGRAPHS[row.label]
     assert row.key.startswith(f"{photograph.name}/x")
     left, top, side = row.crop
-    with Image.fromarray(load_photograph(photograph)) as image:
+    with Image.fromarray(load_embedded_image(photograph)) as image:
         window = image.crop((left, top, left + side, top + side))
         expected = window.resize((64, 64), Image.Resampling.LANCZOS)
     encoded = row.encode(ShardRun(image_size=64)).encoded
@@ -129,7 +129,7 @@ def test_a_row_holds_its_window_as_png() -> None:
 
 def test_the_black_frame_of_the_retina_is_avoided() -> None:
     retina = by_name("retina")
-    pixels = load_photograph(retina)
+    pixels = load_embedded_image(retina)
     assert (pixels[:64, :64].max(axis=2) < 16).all()
     for split in ("train", "validation"):
         for crop in draw_crops(retina, split, image_size=64, number=200, seed=0):
@@ -139,11 +139,11 @@ def test_the_black_frame_of_the_retina_is_avoided() -> None:
 
 def test_sizes_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match=r"image_size = 256: .* at most 225"):
-        photograph_crops("train", image_size=256, crops_per_class=1, seed=0)
+        embedded_crops("train", image_size=256, crops_per_class=1, seed=0)
     with pytest.raises(ValueError, match=r"chelsea has only about 1\d\d distinct"):
-        photograph_crops("train", image_size=225, crops_per_class=450, seed=0)
+        embedded_crops("train", image_size=225, crops_per_class=450, seed=0)
 
 
 def test_a_missing_file_names_the_package() -> None:
     with pytest.raises(ValueError, match=r"skimage does not hold data/nothing\.png"):
-        load_photograph(Photograph("nothing", "skimage", "data/nothing.png", ""))
+        load_embedded_image(Photograph("nothing", "skimage", "data/nothing.png", ""))

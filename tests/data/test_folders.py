@@ -11,15 +11,15 @@ from PIL import Image
 from glotok_ray.config import ShardRun
 from glotok_ray.data import folders
 from glotok_ray.data.folders import (
-    Picture,
+    ImageFile,
     left_out_by_kind,
     left_out_text,
-    list_pictures,
-    read_picture_file,
-    split_pictures,
+    list_image_files,
+    read_image_file,
+    split_image_files,
     whole_tree,
 )
-from glotok_ray.data.image_files import UnreadablePictureError
+from glotok_ray.data.image_files import UnreadableImageError
 from glotok_ray.data.records import decode_image
 from glotok_ray.data.sources import ImageSource
 from glotok_ray.storage.retries import StorageError
@@ -39,9 +39,9 @@ def test_the_class_is_the_first_level_folder(tmp_path: Path) -> None:
     source = tree(tmp_path / "s", b=1, a=1)
     (source / "b" / "deep" / "er").mkdir(parents=True)
     Image.new("RGB", (4, 4)).save(source / "b" / "deep" / "er" / "x.JPEG", "JPEG")
-    found = list_pictures(source)
+    found = list_image_files(source)
     assert found.classes == ("a", "b")
-    assert [(item.key, item.label) for item in found.pictures] == [
+    assert [(item.key, item.label) for item in found.images] == [
         ("a/00.png", 0),
         ("b/00.png", 1),
         ("b/deep/er/x.JPEG", 1),
@@ -64,9 +64,9 @@ def test_hidden_entries_links_and_other_files_are_left_out(
     (source / "a" / "loop").symlink_to(source)
     (source / "a" / "linked.png").symlink_to(other / "c" / "00.png")
     os.mkfifo(source / "a" / "pipe.png")
-    found = list_pictures(source)
+    found = list_image_files(source)
     assert found.classes == ("a",)
-    assert [item.key for item in found.pictures] == ["a/00.png", "a/01.png", "a/linked.png"]
+    assert [item.key for item in found.images] == ["a/00.png", "a/01.png", "a/linked.png"]
     assert found.left_out == (("cover.png", ""), ("a/notes.txt", "a"))
     assert "s/link: links to folders are not followed" in caplog.text
     assert "a/loop: links to folders are not followed" in caplog.text
@@ -75,8 +75,8 @@ def test_hidden_entries_links_and_other_files_are_left_out(
 def test_files_that_cannot_be_opened_are_unreadable(tmp_path: Path) -> None:
     source = tree(tmp_path / "s", a=1)
     (source / "a" / "broken.png").symlink_to(source / "nothing")
-    (broken,) = (item for item in list_pictures(source).pictures if "broken" in item.key)
-    with pytest.raises(UnreadablePictureError, match="No such file"):
+    (broken,) = (item for item in list_image_files(source).images if "broken" in item.key)
+    with pytest.raises(UnreadableImageError, match="No such file"):
         broken.encode(ShardRun())
 
 
@@ -84,88 +84,86 @@ def test_names_that_are_no_utf8_stay_printable(tmp_path: Path) -> None:
     source = tree(tmp_path / "s", a=1)
     name = os.fsdecode(b"\xff.png")
     Image.new("RGB", (4, 4)).save(source / "a" / name, "PNG")
-    odd = list_pictures(source).pictures[1]
+    odd = list_image_files(source).images[1]
     assert odd.key == "a/\\udcff.png"
     assert odd.encode(ShardRun(image_size=4)).encoded[:4] == b"\x89PNG"
 
 
 def test_the_digest_notices_changed_pictures(tmp_path: Path) -> None:
     source = tree(tmp_path / "s", a=2)
-    digest = list_pictures(source).digest
-    assert list_pictures(source).digest == digest
-    (source / "a" / "notes.txt").write_text("not a picture")
-    assert list_pictures(source).digest == digest
+    digest = list_image_files(source).digest
+    assert list_image_files(source).digest == digest
+    (source / "a" / "notes.txt").write_text("not a image")
+    assert list_image_files(source).digest == digest
     os.utime(source / "a" / "00.png", ns=(1, 1))
-    touched = list_pictures(source).digest
+    touched = list_image_files(source).digest
     (source / "a" / "00.png").rename(source / "a" / "09.png")
-    assert len({digest, touched, list_pictures(source).digest}) == 3
+    assert len({digest, touched, list_image_files(source).digest}) == 3
 
 
 def test_a_moved_tree_keeps_its_digest(tmp_path: Path) -> None:
     source = tree(tmp_path / "s", a=2)
-    digest = list_pictures(source).digest
-    assert list_pictures(source.rename(tmp_path / "t")).digest == digest
+    digest = list_image_files(source).digest
+    assert list_image_files(source.rename(tmp_path / "t")).digest == digest
 
 
 def test_clear_errors(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"source = .*missing.*no such folder"):
-        list_pictures(tmp_path / "missing")
+        list_image_files(tmp_path / "missing")
     with pytest.raises(ValueError, match="no class folders"):
-        list_pictures(tmp_path)
+        list_image_files(tmp_path)
     (tmp_path / "a").mkdir()
-    with pytest.raises(
-        ValueError, match=r"no pictures of a format .*WEBP.* in its 1 class folders$"
-    ):
-        list_pictures(tmp_path)
+    with pytest.raises(ValueError, match=r"no images of a format .*WEBP.* in its 1 class folders$"):
+        list_image_files(tmp_path)
     (tmp_path / "a" / "x.heic").write_bytes(HEIC)
     with pytest.raises(
         ValueError, match=r"1 class folders \(left out: 1 \.heic \(e\.g\. a/x\.heic\)\)"
     ):
-        list_pictures(tmp_path)
+        list_image_files(tmp_path)
     with pytest.raises(ValueError, match=r"look like splits.*s/train'"):
-        list_pictures(tree(tmp_path / "s", train=1, val=1))
+        list_image_files(tree(tmp_path / "s", train=1, val=1))
 
 
 def test_the_split_takes_the_fraction_of_each_class(tmp_path: Path) -> None:
-    found = list_pictures(tree(tmp_path / "s", a=20, b=2, c=6))
-    splits = split_pictures(found, fraction=0.25, seed=0)
+    found = list_image_files(tree(tmp_path / "s", a=20, b=2, c=6))
+    splits = split_image_files(found, fraction=0.25, seed=0)
     held = [item.label for item in splits["validation"]]
     assert [held.count(label) for label in range(3)] == [5, 1, 2]
-    assert sorted(splits["train"] + splits["validation"]) == sorted(found.pictures)
-    assert splits == split_pictures(found, fraction=0.25, seed=0)
-    assert splits != split_pictures(found, fraction=0.25, seed=1)
+    assert sorted(splits["train"] + splits["validation"]) == sorted(found.images)
+    assert splits == split_image_files(found, fraction=0.25, seed=0)
+    assert splits != split_image_files(found, fraction=0.25, seed=1)
     # A whole class never goes to validation.
-    most = split_pictures(found, fraction=0.99, seed=0)
+    most = split_image_files(found, fraction=0.99, seed=0)
     assert [sum(item.label == label for item in most["train"]) for label in range(3)] == [1, 1, 1]
 
 
 def test_other_classes_do_not_change_a_class(tmp_path: Path) -> None:
-    alone = split_pictures(list_pictures(tree(tmp_path / "1", b=9)), fraction=0.3, seed=0)
-    both = split_pictures(list_pictures(tree(tmp_path / "2", a=5, b=9)), fraction=0.3, seed=0)
+    alone = split_image_files(list_image_files(tree(tmp_path / "1", b=9)), fraction=0.3, seed=0)
+    both = split_image_files(list_image_files(tree(tmp_path / "2", a=5, b=9)), fraction=0.3, seed=0)
 
-    def held(pictures: list[Picture]) -> list[str]:
-        return [item.key for item in pictures if item.key.startswith("b/")]
+    def held(images: list[ImageFile]) -> list[str]:
+        return [item.key for item in images if item.key.startswith("b/")]
 
     assert held(alone["validation"]) == held(both["validation"])
 
 
 def test_a_class_with_fewer_than_two_pictures_says_why(tmp_path: Path) -> None:
     folder = tree(tmp_path / "s", ants=2, bees=1)
-    with pytest.raises(ValueError, match=r"class 'bees' has 1 pictures: training .* add pictures"):
-        split_pictures(list_pictures(folder), fraction=0.1, seed=0)
+    with pytest.raises(ValueError, match=r"class 'bees' has 1 images: training .* add images"):
+        split_image_files(list_image_files(folder), fraction=0.1, seed=0)
     (folder / "bees" / "x.heic").write_bytes(HEIC)
     # Another class's files are not its reason.
     (folder / "ants" / "notes.txt").write_text("")
     with pytest.raises(
-        ValueError, match=r"'bees' has 1 pictures \(left out: 1 \.heic \(e\.g\. bees/x\.heic\)\):"
+        ValueError, match=r"'bees' has 1 images \(left out: 1 \.heic \(e\.g\. bees/x\.heic\)\):"
     ):
-        split_pictures(list_pictures(folder), fraction=0.1, seed=0)
-    assert len(whole_tree(list_pictures(folder), field="source")) == 3
+        split_image_files(list_image_files(folder), fraction=0.1, seed=0)
+    assert len(whole_tree(list_image_files(folder), field="source")) == 3
     (folder / "bees" / "00.png").unlink()
     with pytest.raises(
-        ValueError, match=r"source: class 'bees' has no pictures \(left out: 1 \.heic.*; add one"
+        ValueError, match=r"source: class 'bees' has no images \(left out: 1 \.heic.*; add one"
     ):
-        whole_tree(list_pictures(folder), field="source")
+        whole_tree(list_image_files(folder), field="source")
 
 
 @pytest.mark.parametrize(
@@ -184,9 +182,9 @@ def test_a_class_with_fewer_than_two_pictures_says_why(tmp_path: Path) -> None:
 def test_content_decides_where_the_suffix_is_unknown(tmp_path: Path, name: str, kind: str) -> None:
     source = tree(tmp_path / "s", a=1)
     Image.new("RGB", (8, 8), "red").save(source / "a" / name, kind)
-    found = list_pictures(source)
-    assert (found.left_out, len(found.pictures)) == ((), 2)
-    odd = next(item for item in found.pictures if item.key == f"a/{name}")
+    found = list_image_files(source)
+    assert (found.left_out, len(found.images)) == ((), 2)
+    odd = next(item for item in found.images if item.key == f"a/{name}")
     assert decode_image(odd.encode(ShardRun(image_size=0)).encoded, "k").shape == (8, 8, 3)
 
 
@@ -195,8 +193,8 @@ def test_files_with_known_suffixes_are_not_opened(
 ) -> None:
     source, opened = tree(tmp_path / "s", a=3), []
     (source / "a" / "odd").write_bytes(b"")
-    monkeypatch.setattr(folders, "begins_as_picture", lambda path, **_: opened.append(path))
-    list_pictures(source)
+    monkeypatch.setattr(folders, "begins_as_image", lambda path, **_: opened.append(path))
+    list_image_files(source)
     assert [Path(path).name for path in opened] == ["odd"]
 
 
@@ -218,17 +216,17 @@ def test_a_storage_error_while_listing_loses_no_picture(
     source = tree(tmp_path / "s", a=1)
     (source / "a" / "00.png").rename(source / "a" / "zero")
     failing_opens(monkeypatch, 1, errno.EIO)
-    found = list_pictures(source, minutes=1)
-    assert ([item.key for item in found.pictures], found.left_out) == (["a/zero"], ())
-    # What stays away is judged, and named, by who reads it.
+    found = list_image_files(source, minutes=1)
+    assert ([item.key for item in found.images], found.left_out) == (["a/zero"], ())
+    # What stays away is measured, and named, by who reads it.
     failing_opens(monkeypatch, 1, errno.ESTALE)
-    assert list_pictures(source, minutes=0) == found
+    assert list_image_files(source, minutes=0) == found
     failing_opens(monkeypatch, 1, errno.EACCES)
-    assert list_pictures(source, minutes=60) == found
+    assert list_image_files(source, minutes=60) == found
     # A run waits as long as its config says.
     waited = []
     monkeypatch.setattr(
-        folders, "begins_as_picture", lambda _, *, minutes: waited.append(minutes) or True
+        folders, "begins_as_image", lambda _, *, minutes: waited.append(minutes) or True
     )
     ImageSource.of(ShardRun(source=str(source), storage_retry_minutes=2.5))
     assert waited == [2.5]
@@ -238,10 +236,10 @@ def test_a_broken_link_without_a_suffix_is_no_picture(tmp_path: Path) -> None:
     source = tree(tmp_path / "s", a=1)
     (source / "a" / "broken").symlink_to(source / "nothing")
     (source / "a" / "circle").symlink_to(source / "a" / "circle")
-    found = list_pictures(source, minutes=60)
+    found = list_image_files(source, minutes=60)
     assert [item.key for item in found.left_out] == ["a/broken", "a/circle"]
     with pytest.raises(StorageError, match=r"away/x: reading it failed for 0 minutes"):
-        folders.begins_as_picture(str(source / "away" / "x"), minutes=0)
+        folders.begins_as_image(str(source / "away" / "x"), minutes=0)
 
 
 def test_what_is_left_out_is_counted_and_named_by_kind(tmp_path: Path) -> None:
@@ -251,7 +249,7 @@ def test_what_is_left_out_is_counted_and_named_by_kind(tmp_path: Path) -> None:
     (source / "a" / "Thumbs.db").write_bytes(b"\xd0\xcf\x11\xe0")
     (source / "a" / "README").write_text("text")
     (source / "cover.png").write_bytes(b"")
-    found = left_out_by_kind(list_pictures(source).left_out)
+    found = left_out_by_kind(list_image_files(source).left_out)
     assert [(item.kind, item.files) for item in found] == [
         (".heic", 30),
         (".db", 1),
@@ -266,12 +264,12 @@ def test_a_file_at_fault_costs_itself_and_storage_at_fault_the_job(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "a" / "x.png"
-    # The folder is away too: storage, not the picture.
+    # The folder is away too: storage, not the image.
     with pytest.raises(StorageError, match=r"x\.png: reading it failed for 0 minutes"):
-        read_picture_file(path, 0)
+        read_image_file(path, 0)
     path.parent.mkdir()
-    with pytest.raises(UnreadablePictureError, match="No such file"):
-        read_picture_file(path, 60)
+    with pytest.raises(UnreadableImageError, match="No such file"):
+        read_image_file(path, 60)
     path.write_bytes(b"whole")
     answers = iter([OSError(errno.EIO, "Input/output error")])
 
@@ -281,10 +279,10 @@ def test_a_file_at_fault_costs_itself_and_storage_at_fault_the_job(
         return b"whole"
 
     monkeypatch.setattr(Path, "read_bytes", flaky)
-    assert read_picture_file(path, 1) == b"whole"
+    assert read_image_file(path, 1) == b"whole"
     answers = iter([OSError(errno.EIO, "Input/output error")] * 9)
-    with pytest.raises(UnreadablePictureError, match="Input/output error"):
-        read_picture_file(path, 0)
+    with pytest.raises(UnreadableImageError, match="Input/output error"):
+        read_image_file(path, 0)
 
 
 def source(path: Path, output: Path, **settings: int) -> ImageSource:

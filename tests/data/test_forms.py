@@ -1,4 +1,4 @@
-"""The forms in which pictures are stored: how large reduced ones may be."""
+"""The forms in which images are stored: how large reduced ones may be."""
 
 from glotok_ray.data.forms import largest_short_side
 

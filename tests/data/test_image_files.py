@@ -1,4 +1,4 @@
-"""Pictures of every kind become upright 8-bit RGB near the training side; damaged ones give a reason."""
+"""Images of every kind become upright 8-bit RGB near the training side; damaged ones give a reason."""
 
 import io
 import subprocess
@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from glotok_ray.data import image_files
-from glotok_ray.data.image_files import UnreadablePictureError, fit_picture, stored_picture, to_rgb
+from glotok_ray.data.image_files import UnreadableImageError, fit_image, stored_image, to_rgb
 from glotok_ray.data.records import decode_image
 from glotok_ray.data.transforms import center_crop
 
@@ -28,7 +28,7 @@ def noise(width: int, height: int, seed: int = 0) -> Image.Image:
 
 
 def stored_bytes(original: bytes, image_size: int = 16) -> bytes:
-    return stored_picture(original, image_size=image_size, upright=True).encoded
+    return stored_image(original, image_size=image_size, upright=True).encoded
 
 
 def stored(original: bytes, image_size: int = 16) -> np.ndarray:
@@ -63,7 +63,7 @@ def test_exif_orientation_is_honoured() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     turned = stored(saved(image, "JPEG", exif=exif, quality=95))
-    # Orientation 6: the stored left side is the top of the picture.
+    # Orientation 6: the stored left side is the top of the image.
     assert turned.shape == (20, 16, 3)
     assert turned[2].mean() > 250
     assert turned[17].mean() < 5
@@ -87,12 +87,12 @@ def test_alpha_is_dropped_where_pixels_are_read_as_guided_diffusion_does() -> No
         (noise(24, 20).convert("P"), {"transparency": bytes(range(256))}),
     ):
         original = saved(image, "PNG", **options)
-        found = stored_picture(original, image_size=0, upright=False)
+        found = stored_image(original, image_size=0, upright=False)
         assert found == (original, "", False)
         expected = Image.open(io.BytesIO(original)).convert("RGB")
         np.testing.assert_array_equal(decode_image(found.encoded, "key"), np.asarray(expected))
     # PNG of the same pixels, where bytes cannot be kept.
-    found = stored_picture(saved(mixed, "TIFF"), image_size=0, upright=False)
+    found = stored_image(saved(mixed, "TIFF"), image_size=0, upright=False)
     np.testing.assert_array_equal(
         decode_image(found.encoded, "key"), np.asarray(mixed.convert("RGB"))
     )
@@ -100,10 +100,8 @@ def test_alpha_is_dropped_where_pixels_are_read_as_guided_diffusion_does() -> No
 
 def test_stored_pngs_hold_pixels_alone() -> None:
     original = saved(noise(24, 20), "TIFF", icc_profile=b"profile", dpi=(300, 300))
-    stored_image = Image.open(
-        io.BytesIO(stored_picture(original, image_size=0, upright=True).encoded)
-    )
-    assert (stored_image.format, stored_image.info) == ("PNG", {})
+    reopened = Image.open(io.BytesIO(stored_image(original, image_size=0, upright=True).encoded))
+    assert (reopened.format, reopened.info) == ("PNG", {})
 
 
 @pytest.mark.parametrize("order", ["<u2", ">u2"])
@@ -188,7 +186,7 @@ def test_a_transparent_colour_is_laid_on_white(mode: str) -> None:
 def test_the_short_side_of_reduced_pictures_comes_near_the_training_side(
     size: tuple[int, int], expected: tuple[int, int]
 ) -> None:
-    found = stored_picture(saved(noise(*size), "PNG"), image_size=16, upright=True)
+    found = stored_image(saved(noise(*size), "PNG"), image_size=16, upright=True)
     assert decode_image(found.encoded, "k").shape == (*expected[::-1], 3)
     assert found.change == ("cut to its middle of 8 : 1" if max(size) > 8 * min(size) else "")
 
@@ -196,10 +194,10 @@ def test_the_short_side_of_reduced_pictures_comes_near_the_training_side(
 def test_fitting_halves_by_box() -> None:
     image = noise(40, 80)
     box = image.resize((20, 40), Image.Resampling.BOX)
-    np.testing.assert_array_equal(np.asarray(fit_picture(image, 16)), np.asarray(box))
+    np.testing.assert_array_equal(np.asarray(fit_image(image, 16)), np.asarray(box))
 
 
-# A colour of the palette that the picture has, and one that it has not.
+# A colour of the palette that the image has, and one that it has not.
 USED = int(np.asarray(noise(24, 20).convert("P"))[0, 0])
 UNUSED = min(set(range(256)) - set(np.asarray(noise(24, 20).convert("P")).ravel().tolist()))
 LEVELS = np.linspace(0, 65535, 24 * 20).astype(np.uint16).reshape(20, 24)
@@ -233,7 +231,7 @@ LEVELS = np.linspace(0, 65535, 24 * 20).astype(np.uint16).reshape(20, 24)
 def test_bytes_are_kept_where_rgb_conversion_is_all_that_a_reader_does(
     original: bytes, kept: bool, change: str
 ) -> None:
-    found = stored_picture(original, image_size=0, upright=True)
+    found = stored_image(original, image_size=0, upright=True)
     assert (found.encoded == original, found.change, found.turned) == (kept, change, False)
     assert kept or found.encoded[:4] == b"\x89PNG"
     whole = to_rgb(Image.open(io.BytesIO(original)))
@@ -243,14 +241,14 @@ def test_bytes_are_kept_where_rgb_conversion_is_all_that_a_reader_does(
 @pytest.mark.parametrize("size", [(64, 1), (1, 64)])
 def test_a_line_at_the_limit_is_kept(size: tuple[int, int]) -> None:
     line = saved(noise(*size), "PNG")
-    assert stored_picture(line, image_size=0, upright=True) == (line, "", False)
+    assert stored_image(line, image_size=0, upright=True) == (line, "", False)
 
 
 @pytest.mark.parametrize(("image_size", "aspect"), [(16, 8), (0, 64)])
 def test_a_long_line_keeps_its_middle(image_size: int, aspect: int) -> None:
     line = np.zeros((1, 3 * aspect, 3), dtype=np.uint8)
     line[:, aspect : 2 * aspect] = 255
-    found = stored_picture(saved(Image.fromarray(line), "PNG"), image_size=image_size, upright=True)
+    found = stored_image(saved(Image.fromarray(line), "PNG"), image_size=image_size, upright=True)
     pixels = decode_image(found.encoded, "k")
     assert pixels.min() == 255
     assert pixels.shape[1] == aspect * pixels.shape[0]
@@ -260,18 +258,18 @@ def test_a_long_line_keeps_its_middle(image_size: int, aspect: int) -> None:
 @pytest.mark.parametrize(
     ("original", "reason"),
     [
-        (b"", "no picture of a format that is read: JPEG, PNG"),
-        (b"plain text", "no picture of a format that is read: .*GIF$"),
-        (b"\0\0\0\x18ftypheic", r"no picture .* \(it is a HEIF or AVIF picture\)"),
+        (b"", "no image of a format that is read: JPEG, PNG"),
+        (b"plain text", "no image of a format that is read: .*GIF$"),
+        (b"\0\0\0\x18ftypheic", r"no image .* \(it is a HEIF or AVIF image\)"),
         (saved(noise(50, 50), "JPEG")[:900], "truncated"),
         (saved(noise(50, 50), "PNG")[:3000], "truncated"),
         (saved(Image.new("F", (2, 2)), "TIFF"), "floating-point"),
         (saved(Image.fromarray(np.array([[-1, 2]], dtype=np.int32)), "TIFF"), "32-bit"),
-        (saved(noise(4, 4), "PPM"), "no picture of a format"),
+        (saved(noise(4, 4), "PPM"), "no image of a format"),
     ],
 )
 def test_unreadable_pictures_give_a_reason(original: bytes, reason: str) -> None:
-    with pytest.raises(UnreadablePictureError, match=reason):
+    with pytest.raises(UnreadableImageError, match=reason):
         stored_bytes(original, 16)
 
 
@@ -281,10 +279,10 @@ def test_pictures_with_too_many_pixels_for_a_reader_are_halved_and_named(
 ) -> None:
     monkeypatch.setattr(image_files, "READER_PIXELS", 41 * 60)
     fitting, large = (saved(noise(width, 60), kind) for width in (41, 81))
-    assert stored_picture(fitting, image_size=0, upright=True) == (fitting, "", False)
-    found = stored_picture(large, image_size=0, upright=True)
+    assert stored_image(fitting, image_size=0, upright=True) == (fitting, "", False)
+    found = stored_image(large, image_size=0, upright=True)
     assert found.change == "halved to 40 x 30 pixels"
-    assert stored_picture(large, image_size=20, upright=True).change == ""
+    assert stored_image(large, image_size=20, upright=True).change == ""
     # Halving is ADM's first step: its crops are those of the original.
     for size in (7, 11, 15):
         np.testing.assert_array_equal(
@@ -299,7 +297,7 @@ def test_a_thin_line_above_a_readers_limit_costs_no_job(
     monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], image_size: int
 ) -> None:
     monkeypatch.setattr(image_files, "READER_PIXELS", 3000 * min(size))
-    found = stored_picture(saved(noise(*size), "PNG"), image_size=image_size, upright=True)
+    found = stored_image(saved(noise(*size), "PNG"), image_size=image_size, upright=True)
     aspect = 8 if image_size else 64
     assert found.change == f"cut to its middle of {aspect} : 1"
     pixels = decode_image(found.encoded, "k")
@@ -312,18 +310,18 @@ def test_whatever_goes_wrong_behind_the_decoder_is_the_pictures_own(
     def broken(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(image_files, "fit_picture", broken)
-    with pytest.raises(UnreadablePictureError, match="MemoryError"):
+    monkeypatch.setattr(image_files, "fit_image", broken)
+    with pytest.raises(UnreadableImageError, match="MemoryError"):
         stored_bytes(saved(noise(40, 40), "PNG"))
 
 
 def test_pictures_above_the_limit_of_pixels_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(image_files, "READER_PIXELS", 199)
-    with pytest.raises(UnreadablePictureError, match="more than 398 pixels, which is the limit"):
+    with pytest.raises(UnreadableImageError, match="more than 398 pixels, which is the limit"):
         stored_bytes(saved(noise(20, 20), "PNG"), 16)
     # Pillow's own limit is the same number.
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 199)
-    with pytest.raises(UnreadablePictureError, match="more than 398 pixels, which is the limit"):
+    with pytest.raises(UnreadableImageError, match="more than 398 pixels, which is the limit"):
         stored_bytes(saved(noise(20, 20), "PNG"), 16)
 
 
@@ -331,7 +329,7 @@ PEAK = """
 import re, sys
 from pathlib import Path
 from PIL import Image
-from glotok_ray.data import pictures
+from glotok_ray.data import images
 
 def peak():
     # Not getrusage's, which a process inherits from the one that started it.
@@ -339,10 +337,10 @@ def peak():
 
 Image.init()
 small, large = (Path(name).read_bytes() for name in sys.argv[1:])
-pictures.stored_picture(small, image_size=0, upright=True)
-pictures.READER_PIXELS = 3000 * 3000 // 2
+images.stored_image(small, image_size=0, upright=True)
+images.READER_PIXELS = 3000 * 3000 // 2
 before = peak()
-assert "halved" in pictures.stored_picture(large, image_size=0, upright=True).change
+assert "halved" in images.stored_image(large, image_size=0, upright=True).change
 print((peak() - before) / 3000**2)
 """
 
@@ -357,7 +355,7 @@ def test_every_mode_needs_eight_bytes_per_pixel_or_little_more(tmp_path: Path, k
         image.save(tmp_path / str(side), "JPEG" if kind == "CMYK" else "PNG")
     command = [sys.executable, "-c", PEAK, str(tmp_path / "64"), str(tmp_path / "3000")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    # A band takes 16 MB for a moment, 2 bytes per pixel of this picture.
+    # A band takes 16 MB for a moment, 2 bytes per pixel of this image.
     assert float(done.stdout) < 10.5
 
 

@@ -1,4 +1,4 @@
-"""Metadata never decides over pixels: pictures with odd EXIF blocks survive, turned where a tag can be read."""
+"""Metadata never decides over pixels: images with odd EXIF blocks survive, turned where a tag can be read."""
 
 import io
 import struct
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image, ImageOps
 
-from glotok_ray.data.image_files import stored_picture
+from glotok_ray.data.image_files import stored_image
 from glotok_ray.data.records import decode_image
 
 SHORT, LONG, RATIONAL, ASCII, BYTE, UNDEFINED, FLOAT, DOUBLE = 3, 4, 5, 2, 1, 7, 11, 12
@@ -151,12 +151,12 @@ def test_odd_blocks_lose_no_picture(name: str, kind: str) -> None:
     exif, orientation = BLOCKS[name]
     original = MAKERS[kind](exif)
     lying = decode_image(MAKERS[kind](b""), "key")
-    found = stored_picture(original, image_size=0, upright=True)
+    found = stored_image(original, image_size=0, upright=True)
     pixels = decode_image(found.encoded, "key")
     np.testing.assert_array_equal(pixels, CORRECT[orientation](lying))
     assert found.change == ""
     # Pixels as they lie need no tag.
-    kept = stored_picture(original, image_size=0, upright=False)
+    kept = stored_image(original, image_size=0, upright=False)
     np.testing.assert_array_equal(decode_image(kept.encoded, "key"), lying)
 
 
@@ -168,7 +168,7 @@ def test_every_orientation_is_turned_as_pillow_does(orientation: int) -> None:
     lying = Image.fromarray(decode_image(original, "key"))
     lying.getexif()[ExifTags.Base.Orientation] = orientation
     expected = np.asarray(ImageOps.exif_transpose(lying))
-    found = stored_picture(original, image_size=0, upright=True).encoded
+    found = stored_image(original, image_size=0, upright=True).encoded
     np.testing.assert_array_equal(decode_image(found, "key"), expected)
     assert (found == original) == (orientation == 1)
 
@@ -185,7 +185,7 @@ def test_every_orientation_is_turned_as_pillow_does(orientation: int) -> None:
 def test_other_segments_that_pillow_stumbles_over_are_cut_out(marker: int, content: bytes) -> None:
     whole = jpeg(b"")
     segment = bytes([0xFF, marker]) + struct.pack(">H", 2 + len(content)) + content
-    found = stored_picture(whole[:2] + segment + whole[2:], image_size=0, upright=True)
+    found = stored_image(whole[:2] + segment + whole[2:], image_size=0, upright=True)
     np.testing.assert_array_equal(decode_image(found.encoded, "k"), decode_image(whole, "k"))
 
 

@@ -20,7 +20,7 @@ def segment(marker: int, content: bytes) -> bytes:
 
 
 def bare() -> bytes:
-    """The picture without any metadata."""
+    """The image without any metadata."""
     whole = jpeg()
     return whole[:2] + whole[4 + int.from_bytes(whole[4:6], "big") :]
 

@@ -30,45 +30,45 @@ CODES = DatasetInfo(
 )
 
 
-def pictures(form: str, image_size: int, **changes: int) -> DatasetInfo:
+def images(form: str, image_size: int, **changes: int) -> DatasetInfo:
     return DatasetInfo("shards", ("a",), 9, image_size, (), form, **changes)
 
 
 def test_reduced_pictures_are_not_adms() -> None:
-    assert crops_text(pictures("original", 0)) == "ADM's crop of the original pictures"
-    assert "as stored at 64 x 64 pixels" in crops_text(pictures("crop", 64))
-    reduced = crops_text(pictures("reduced", 256))
+    assert crops_text(images("original", 0)) == "ADM's crop of the original images"
+    assert "as stored at 64 x 64 pixels" in crops_text(images("crop", 64))
+    reduced = crops_text(images("reduced", 256))
     assert "short side of 256 to 320 pixels" in reduced
     assert "not ADM's protocol" in reduced
 
 
 def test_turned_and_changed_pictures_are_not_adms() -> None:
-    assert crops_text(pictures("original", 0, num_turned=2)) == (
-        "ADM's crop of the original pictures; of 9 pictures 2 were turned by their EXIF orientation, which is not "
+    assert crops_text(images("original", 0, num_turned=2)) == (
+        "ADM's crop of the original images; of 9 images 2 were turned by their EXIF orientation, which is not "
         "ADM's protocol"
     )
-    both = crops_text(pictures("original", 0, num_turned=2, num_changed=1))
+    both = crops_text(images("original", 0, num_turned=2, num_changed=1))
     assert "2 were turned by their EXIF orientation and 1 were changed as dataset.json says" in both
 
 
 def test_what_is_not_adms_is_refused_by_name() -> None:
     for form, side in (("original", 0), ("crop", 64)):
-        check_adm_protocol(pictures(form, side), folder=FOLDER, field="adm_protocol")
+        check_adm_protocol(images(form, side), folder=FOLDER, field="adm_protocol")
     for found, message in (
         (
-            pictures("reduced", 256),
+            images("reduced", 256),
             r"shards holds .* 256 to 320 .*form = 'reduced'\); shard .*--image-size 0",
         ),
         (
-            pictures("original", 0, num_turned=1),
+            images("original", 0, num_turned=1),
             r"\(dataset\.json: num_turned = 1\); shard .* --no-upright",
         ),
         (
-            pictures("original", 0, num_changed=3),
+            images("original", 0, num_changed=3),
             r"num_changed = 3\); shard .* files that dataset\.json names under 'changed'",
         ),
         (
-            pictures("reduced", 64, num_turned=1, num_changed=3),
+            images("reduced", 64, num_turned=1, num_changed=3),
             r"form = 'reduced', num_turned = 1, num_changed = 3\).*--image-size 0.*--no-upright",
         ),
     ):
@@ -80,17 +80,17 @@ def test_what_is_not_adms_is_refused_by_name() -> None:
 
 @pytest.mark.parametrize("form", ["crop", "reduced"])
 def test_pictures_of_a_smaller_side_are_refused(form: str) -> None:
-    check_side(pictures(form, 64), FOLDER, 64)
-    check_side(pictures(form, 160), FOLDER, 64)
+    check_side(images(form, 64), FOLDER, 64)
+    check_side(images(form, 160), FOLDER, 64)
     with pytest.raises(
         ArtefactError,
-        match=rf"shards: its pictures are stored at 32 pixels .*'{form}'.* takes 64; shard .*--image-size 64",
+        match=rf"shards: its images are stored at 32 pixels .*'{form}'.* takes 64; shard .*--image-size 64",
     ):
-        check_side(pictures(form, 32), FOLDER, 64)
+        check_side(images(form, 32), FOLDER, 64)
 
 
 def test_originals_may_be_of_any_size() -> None:
-    check_side(pictures("original", 0), FOLDER, 512)
+    check_side(images("original", 0), FOLDER, 512)
 
 
 def test_classes_are_compared_by_name_and_order() -> None:
@@ -120,7 +120,7 @@ def test_codes_are_bound_to_weights_and_config() -> None:
     ):
         check_codes(CODES, FOLDER, MODEL, Path("tokenizer"), "2" * 64)
     with pytest.raises(ArtefactError, match="holds shards, not codes"):
-        check_codes(pictures("crop", 64), FOLDER, MODEL, Path("tokenizer"), "1" * 64)
+        check_codes(images("crop", 64), FOLDER, MODEL, Path("tokenizer"), "1" * 64)
 
 
 @pytest.mark.parametrize(

@@ -111,8 +111,8 @@ def test_an_index_that_dataset_json_does_not_allow_is_refused(
         CodeRows(tmp_path, 0, 1, counts, classes)(unit())
 
 
-def pictures(folder: Path, broken: tuple[int, ...] = ()) -> ShardRows:
-    """100 pictures of 8 pixels whose colour says which they are."""
+def images(folder: Path, broken: tuple[int, ...] = ()) -> ShardRows:
+    """100 images of 8 pixels whose colour says which they are."""
     rows = []
     for number in range(100):
         image = encode_png(np.full((8, 8, 3), number, dtype=np.uint8))
@@ -131,14 +131,14 @@ def images_unit(shard: ShardRows, rows: list[int]) -> PlanUnit:
 
 
 def test_pictures_arrive_in_the_unit_s_order(tmp_path: Path) -> None:
-    shard = pictures(tmp_path)
+    shard = images(tmp_path)
     rows = reader(tmp_path)(images_unit(shard, [99, 3, 64, 31, 32]))
     assert rows["image"][:, 0, 0, 0].tolist() == [99, 3, 64, 31, 32]
     assert rows["key"] == ["key 99", "key 3", "key 64", "key 31", "key 32"]
 
 
 def test_a_broken_row_stops_the_run_and_is_named(tmp_path: Path) -> None:
-    shard = pictures(tmp_path, broken=(3,))
+    shard = images(tmp_path, broken=(3,))
     with pytest.raises(
         ArtefactError, match=r"a\.parquet: row 'key 3': its image cannot be decoded"
     ):
@@ -148,7 +148,7 @@ def test_a_broken_row_stops_the_run_and_is_named(tmp_path: Path) -> None:
 def test_a_broken_row_is_replaced_by_the_unit_s_next_good_one_where_that_is_allowed(
     tmp_path: Path,
 ) -> None:
-    shard = pictures(tmp_path, broken=(3, 4, 7))
+    shard = images(tmp_path, broken=(3, 4, 7))
     rows = reader(tmp_path, skip_broken=True)(images_unit(shard, [1, 3, 4, 5, 7]))
     assert rows["image"][:, 0, 0, 0].tolist() == [1, 5, 5, 5, 1]
     assert [bool(reason) for reason in rows["broken"]] == [False, True, True, False, True]
@@ -158,12 +158,12 @@ def test_a_broken_row_is_replaced_by_the_unit_s_next_good_one_where_that_is_allo
 
 
 def test_only_the_row_groups_of_the_rows_are_read(tmp_path: Path) -> None:
-    shard = pictures(tmp_path)
+    shard = images(tmp_path)
     path = tmp_path / shard.file
     with pyarrow.parquet.ParquetFile(path) as file:
         assert file.metadata.row_group(0).num_rows == CHUNK_ROWS
         column = file.metadata.row_group(2).column(1)
-    # The bytes of the third group's pictures are destroyed: whoever reads others does not notice.
+    # The bytes of the third group's images are destroyed: whoever reads others does not notice.
     damaged = bytearray(path.read_bytes())
     start = column.data_page_offset
     damaged[start : start + column.total_compressed_size] = b"\0" * column.total_compressed_size
@@ -174,7 +174,7 @@ def test_only_the_row_groups_of_the_rows_are_read(tmp_path: Path) -> None:
 
 
 def test_a_truncated_file_is_named_at_once(tmp_path: Path) -> None:
-    shard = pictures(tmp_path)
+    shard = images(tmp_path)
     path = tmp_path / shard.file
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(ArtefactError, match=r"a\.parquet: is damaged \(.*restore it"):
@@ -182,13 +182,13 @@ def test_a_truncated_file_is_named_at_once(tmp_path: Path) -> None:
 
 
 def test_a_file_of_another_number_of_rows_is_refused(tmp_path: Path) -> None:
-    pictures(tmp_path)
+    images(tmp_path)
     with pytest.raises(ArtefactError, match=r"holds 100 rows, and dataset\.json says 99"):
         read_part(tmp_path / "a.parquet", 99, np.arange(3), ["key"], minutes=10)
 
 
 def test_a_file_that_is_away_is_waited_for_and_then_named(tmp_path: Path) -> None:
-    pictures(tmp_path)
+    images(tmp_path)
     path, hidden = tmp_path / "a.parquet", tmp_path / "hidden"
     path.rename(hidden)
     threading.Timer(0.5, lambda: hidden.rename(path)).start()

@@ -63,7 +63,7 @@ def test_random_crop_is_a_window_of_a_resized_picture() -> None:
 
 @pytest.mark.parametrize(
     ("shape", "size", "scale", "side"),
-    # Margins of 1, 3, 25 and 0 pixels; short sides above, at and below the picture's side.
+    # Margins of 1, 3, 25 and 0 pixels; short sides above, at and below the image's side.
     [
         ((40, 60), 16, 1.1, 17),
         ((61, 33), 30, 1.1, 33),
@@ -79,8 +79,8 @@ def test_ten_crops_are_torchvisions_of_the_centre_crop(
     image = noise(*shape)
     resized = adm_resize(Image.fromarray(image), side)
     left, top = (resized.width - side) // 2, (resized.height - side) // 2
-    picture = resized.crop((left, top, left + side, top + side))
-    pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+    cropped = resized.crop((left, top, left + side, top + side))
+    pixels = torch.from_numpy(np.array(cropped)).permute(2, 0, 1)
     expected = torch.stack(functional.ten_crop(pixels, [size, size])).permute(0, 2, 3, 1).numpy()
     crops = ten_crop(image, size, scale)
     assert crops.shape == (10, size, size, 3)

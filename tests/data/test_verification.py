@@ -18,10 +18,10 @@ from jobs import verify
 def shards(folder: Path, *, rows: tuple[int, ...] = (3, 2)) -> Path:
     """A finished folder of small image shards."""
     begun.start_folder(folder, fresh=False)
-    picture = encode_png(np.zeros((8, 8, 3), np.uint8))
+    image = encode_png(np.zeros((8, 8, 3), np.uint8))
     infos = [
         write_shard(
-            folder / f"part-{n:05d}.parquet", (Row(f"{n}/{i}", picture, 0) for i in range(count))
+            folder / f"part-{n:05d}.parquet", (Row(f"{n}/{i}", image, 0) for i in range(count))
         )
         for n, count in enumerate(rows)
     ]

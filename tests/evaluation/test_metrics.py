@@ -1,4 +1,4 @@
-"""Named figures: values agree with the metrics, protocols state counts, undefined ones are null."""
+"""Named metrics: values agree with the metrics, protocols state counts, undefined ones are null."""
 
 import json
 
@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from glotok_ray.evaluation.metrics import (
-    codebook_figures,
-    figure,
-    frechet_figure,
-    reconstruction_figures,
-    uniformity_figures,
+    codebook_metrics,
+    frechet_metric,
+    metric_entry,
+    reconstruction_metrics,
+    uniformity_metrics,
     with_crops,
 )
 from glotok_ray.metrics.uniformity import Uniformity
@@ -18,16 +18,19 @@ from glotok_ray.metrics.uniformity import Uniformity
 
 def test_reconstruction_figures_leave_identical_pairs_out() -> None:
     scores = {"psnr": np.array([20.0, 22.0, np.inf]), "ssim": np.array([0.5, 0.7, 1.0])}
-    figures = reconstruction_figures(scores, 64)
-    assert figures["reconstruction_psnr"]["value"] == pytest.approx(21)
-    assert figures["reconstruction_psnr"]["std"] == pytest.approx(1)
-    assert "1 identical pairs" in figures["reconstruction_psnr"]["protocol"]
-    assert "3 validation crops of 64 x 64" in figures["reconstruction_ssim"]["protocol"]
+    metrics = reconstruction_metrics(scores, 64)
+    assert metrics["reconstruction_psnr"]["value"] == pytest.approx(21)
+    assert metrics["reconstruction_psnr"]["std"] == pytest.approx(1)
+    assert "1 identical pairs" in metrics["reconstruction_psnr"]["protocol"]
+    assert "3 validation crops of 64 x 64" in metrics["reconstruction_ssim"]["protocol"]
 
 
 def test_every_protocol_says_what_the_crops_are() -> None:
-    figures = {"a": figure("A", 1.0, "Mean.", 0.5), "b": figure("B", None, "Undefined.")}
-    assert with_crops(figures, "ADM's") == {
+    metrics = {
+        "a": metric_entry("A", 1.0, "Mean.", 0.5),
+        "b": metric_entry("B", None, "Undefined."),
+    }
+    assert with_crops(metrics, "ADM's") == {
         "a": {
             "label": "A",
             "value": 1.0,
@@ -44,33 +47,33 @@ def test_every_protocol_says_what_the_crops_are() -> None:
 
 def test_frechet_figure_names_its_network_and_counts() -> None:
     features = np.random.default_rng(0).normal(size=(5, 4))
-    entry = frechet_figure(
+    entry = frechet_metric(
         "FD-EffNet", features + 2, features, what="samples of the generator", feature_size=128
     )
     assert entry["value"] == pytest.approx(16)
     for part in ("EfficientNet-Lite0", "5 samples of the generator", "5 validation", "128 x 128"):
         assert part in entry["protocol"]
-    alone = frechet_figure("FD-EffNet", features[:1], features, what="samples", feature_size=128)
+    alone = frechet_metric("FD-EffNet", features[:1], features, what="samples", feature_size=128)
     assert alone["value"] is None
 
 
 def test_codebook_figures_keep_branches_apart() -> None:
     vectors = np.random.default_rng(1).normal(size=(8, 3))
-    figures = codebook_figures("visual", np.full(8, 4), vectors, "cosine")
-    assert figures["visual_usage"]["value"] == 1
-    assert figures["visual_perplexity"]["value"] == pytest.approx(8)
-    assert "32 visual tokens" in figures["visual_usage"]["protocol"]
-    assert figures["visual_count_density_cv"]["value"] > 0
+    metrics = codebook_metrics("visual", np.full(8, 4), vectors, "cosine")
+    assert metrics["visual_usage"]["value"] == 1
+    assert metrics["visual_perplexity"]["value"] == pytest.approx(8)
+    assert "32 visual tokens" in metrics["visual_usage"]["protocol"]
+    assert metrics["visual_count_density_cv"]["value"] > 0
 
 
 def test_uniformity_is_averaged_over_draws_and_null_after_collapse() -> None:
     draws = [Uniformity(0.2, 0.99, 0.1), Uniformity(0.3, 0.97, 0.2)]
-    figures = uniformity_figures("semantic", draws, 600, "cosine")
-    assert figures["semantic_tsne_density_cv"]["value"] == pytest.approx(0.25)
-    assert figures["semantic_tsne_density_cv"]["std"] == pytest.approx(0.1 / np.sqrt(2))
-    protocol = figures["semantic_tsne_gini"]["protocol"]
+    metrics = uniformity_metrics("semantic", draws, 600, "cosine")
+    assert metrics["semantic_tsne_density_cv"]["value"] == pytest.approx(0.25)
+    assert metrics["semantic_tsne_density_cv"]["std"] == pytest.approx(0.1 / np.sqrt(2))
+    protocol = metrics["semantic_tsne_gini"]["protocol"]
     assert "600 quantized semantic vectors (the codes' unit vectors" in protocol
-    collapsed = uniformity_figures("semantic", [draws[0], "only 3 distinct"], 600, "euclidean")
+    collapsed = uniformity_metrics("semantic", [draws[0], "only 3 distinct"], 600, "euclidean")
     assert collapsed["semantic_tsne_gini"]["value"] is None
     protocol = collapsed["semantic_tsne_gini"]["protocol"]
     assert "undefined here (only 3 distinct, in 1 of 2 draws)" in protocol
@@ -78,7 +81,7 @@ def test_uniformity_is_averaged_over_draws_and_null_after_collapse() -> None:
 
 
 def test_values_that_are_not_finite_become_null() -> None:
-    entry = figure("PSNR", float("nan"), "none", 1.0)
+    entry = metric_entry("PSNR", float("nan"), "none", 1.0)
     assert json.dumps(entry, allow_nan=False)
     assert entry["value"] is None
     assert "std" not in entry
@@ -93,7 +96,7 @@ def test_a_row_of_zeros_in_use_gives_a_reason_where_directions_count() -> None:
         (np.where(np.arange(8) == 5, 0, 4), "cosine", ""),
         (np.full(8, 4), "euclidean", ""),
     ):
-        entry = codebook_figures("visual", counts, vectors, lookup)["visual_count_density_cv"]
+        entry = codebook_metrics("visual", counts, vectors, lookup)["visual_count_density_cv"]
         assert (entry["value"] is None) == bool(reason)
         assert reason in entry["protocol"]
 
@@ -102,4 +105,4 @@ def test_vectors_that_are_not_finite_are_an_error_and_no_missing_figure() -> Non
     vectors = np.random.default_rng(1).normal(size=(8, 3))
     vectors[5, 1] = np.nan
     with pytest.raises(ValueError, match="1 of 8 code vectors hold NaN"):
-        codebook_figures("visual", np.full(8, 4), vectors, "cosine")
+        codebook_metrics("visual", np.full(8, 4), vectors, "cosine")

@@ -106,8 +106,8 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "classes": ["cat", "dog", "eel"],
     }
     save_generator(folder / "mine", raw.state_dict(), averaged.state_dict(), facts)
-    figures = {"train/flow_matching": 1.25, "train/learning_rate": 1e-3, "time/images_per_s": 9.0}
-    artefact.write_manifest(folder / "mine", "generator", step=7, figures=figures)
+    metrics = {"train/flow_matching": 1.25, "train/learning_rate": 1e-3, "time/images_per_s": 9.0}
+    artefact.write_manifest(folder / "mine", "generator", step=7, metrics=metrics)
     for name, model in (("xar", XAR(CELLS)), ("far", FAR(TOKENS))):
         state = export_generator(random_model(model, 3).state_dict(), model.config)
         torch.save({"model": state}, folder / f"{name}.pt")
@@ -135,7 +135,7 @@ def test_a_runs_export_draws_what_its_average_draws(inputs: Path, tmp_path: Path
         "tokenizer/config.json",
     }
     assert manifest["parameters"] == sum(parameter.numel() for parameter in XAR(CELLS).parameters())
-    pictures = {
+    images = {
         name: ImageGenerator.from_pretrained(folder, use_ema=use_ema).generate(
             LABELS, seed=0, sampler=SAMPLER
         )
@@ -145,8 +145,8 @@ def test_a_runs_export_draws_what_its_average_draws(inputs: Path, tmp_path: Path
             ("raw", inputs / "mine", False),
         )
     }
-    np.testing.assert_array_equal(pictures["export"], pictures["average"])
-    assert not np.array_equal(pictures["export"], pictures["raw"])
+    np.testing.assert_array_equal(images["export"], images["average"])
+    assert not np.array_equal(images["export"], images["raw"])
 
 
 def test_a_finished_export_is_recognised_and_other_settings_are_refused(

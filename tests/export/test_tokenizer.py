@@ -51,7 +51,7 @@ def saved(folder: Path, model: GloTokTokenizer, kind: str, **facts: object) -> P
 
 
 def test_a_finished_tokenizer_becomes_a_folder_of_its_own(model, tmp_path):
-    source = saved(tmp_path / "mine", model, "tokenizer", step=7, figures={"eval/psnr": 20.0})
+    source = saved(tmp_path / "mine", model, "tokenizer", step=7, metrics={"eval/psnr": 20.0})
     wanted = ExportRun(source_path=str(source), output_path=str(tmp_path / "out"))
     manifest = tokenizer.run(wanted)
     assert set(manifest["files"]) == {"tokenizer.safetensors", "config.json", "README.md"}

@@ -26,8 +26,8 @@ def test_the_example_of_the_card_runs(tmp_path, monkeypatch):
     )
     (tmp_path / "small").mkdir()
     GloTokTokenizer(config).save_pretrained(tmp_path / "small")
-    figures = {"eval/psnr": 21.5, "train/total": 3.0}
-    card = model_card(config, figures, source="made by a test", folder="small")
+    metrics = {"eval/psnr": 21.5, "train/total": 3.0}
+    card = model_card(config, metrics, source="made by a test", folder="small")
     assert "| visual | 12 | 8 | cosine |" in card
     assert "| psnr | 21.5 |" in card
     assert "total" not in card

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from glotok_ray.config import RelationConfig
-from glotok_ray.losses.pairs.passes import count_pairs
+from glotok_ray.losses.pairs.passes import pair_histogram
 from glotok_ray.losses.pairs.tables import Share
 from glotok_ray.losses.relation import (
     codebook_histogram,
@@ -396,7 +396,7 @@ class Team:
 def test_shared_out_over_workers_the_mean_gradient_is_that_of_one(workers):
     codebook, relation = codes(700), RelationConfig(include_diagonal=True)
     parts = [
-        count_pairs(unit_rows(codebook), relation.num_nodes, Share(rank, workers))
+        pair_histogram(unit_rows(codebook), relation.num_nodes, Share(rank, workers))
         for rank in range(workers)
     ]
     whole_loss, whole_gradient = loss_and_gradient(codebook, relation)

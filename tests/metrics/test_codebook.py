@@ -1,4 +1,4 @@
-"""Codebook figures with known answers."""
+"""Codebook metrics with known answers."""
 
 import numpy as np
 import pytest

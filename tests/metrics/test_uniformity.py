@@ -21,29 +21,29 @@ def sphere(count: int, width: int = 8, seed: int = 0) -> np.ndarray:
 
 
 def test_densities_by_hand() -> None:
-    figures = density_uniformity(np.array([1.0, 3.0]))
-    assert figures.density_cv == pytest.approx(0.5)
-    assert figures.gini == pytest.approx(0.25)
-    assert figures.normalized_entropy == pytest.approx(0.8112781)
+    metrics = density_uniformity(np.array([1.0, 3.0]))
+    assert metrics.density_cv == pytest.approx(0.5)
+    assert metrics.gini == pytest.approx(0.25)
+    assert metrics.normalized_entropy == pytest.approx(0.8112781)
 
 
 def test_equal_densities_are_perfectly_uniform() -> None:
-    figures = density_uniformity(np.full(9, 0.3))
-    assert figures == pytest.approx((0, 1, 0), abs=1e-12)
+    metrics = density_uniformity(np.full(9, 0.3))
+    assert metrics == pytest.approx((0, 1, 0), abs=1e-12)
 
 
 def test_kernel_density_of_a_gaussian_matches_its_closed_form() -> None:
     count = 4000
     points = np.random.default_rng(3).normal(size=(count, 2))
-    figures = kernel_density_uniformity(points)
+    metrics = kernel_density_uniformity(points)
     # The density at its own points is distributed as a power of a uniform variable.
     power = 1 / (1 + count ** (-1 / 3))
-    assert figures.density_cv == pytest.approx(
+    assert metrics.density_cv == pytest.approx(
         np.sqrt((1 + power) ** 2 / (1 + 2 * power) - 1), abs=0.025
     )
-    assert figures.gini == pytest.approx(power / (power + 2), abs=0.015)
+    assert metrics.gini == pytest.approx(power / (power + 2), abs=0.015)
     entropy = 1 - (np.log(1 + power) - power / (1 + power)) / np.log(count)
-    assert figures.normalized_entropy == pytest.approx(entropy, abs=0.003)
+    assert metrics.normalized_entropy == pytest.approx(entropy, abs=0.003)
 
 
 def test_kernel_density_ignores_affine_maps() -> None:
@@ -58,12 +58,12 @@ def test_points_on_a_line_are_refused() -> None:
 
 
 def test_tsne_figures_repeat_and_match_the_calibration_of_the_sphere() -> None:
-    figures = tsne_uniformity(sphere(150))
-    assert figures == tsne_uniformity(sphere(150))
+    metrics = tsne_uniformity(sphere(150))
+    assert metrics == tsne_uniformity(sphere(150))
     # Ten thousand uniform vectors on this sphere give 0.20 to 0.22 and 0.107 to 0.116.
-    assert figures.density_cv == pytest.approx(0.2, abs=0.05)
-    assert figures.gini == pytest.approx(0.11, abs=0.03)
-    assert 0.98 < figures.normalized_entropy < 1
+    assert metrics.density_cv == pytest.approx(0.2, abs=0.05)
+    assert metrics.gini == pytest.approx(0.11, abs=0.03)
+    assert 0.98 < metrics.normalized_entropy < 1
 
 
 def test_small_sets_lower_the_perplexity_and_collapse_is_named() -> None:
@@ -88,8 +88,8 @@ def test_draw_takes_one_standardised_vector_per_image() -> None:
 
 
 def test_companion_of_two_equal_codes_is_uniform() -> None:
-    figures = code_uniformity(np.array([5, 5]), np.array([[1.0, 0.0], [0.0, 1.0]]))
-    assert figures == pytest.approx((0, 1, 0), abs=1e-12)
+    metrics = code_uniformity(np.array([5, 5]), np.array([[1.0, 0.0], [0.0, 1.0]]))
+    assert metrics == pytest.approx((0, 1, 0), abs=1e-12)
 
 
 def test_companion_equals_the_expanded_set() -> None:

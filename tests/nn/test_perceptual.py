@@ -16,14 +16,13 @@ from torchvision.models import VGG16_Weights
 
 from glotok_ray.config import TokenizerLossConfig
 from glotok_ray.nn.perceptual import (
-    EfficientNetLite0,
     LearnedPerceptualDistance,
     NoDistance,
     PerceptualDistance,
-    build_perceptual,
-    check_perceptual,
     resize_images,
 )
+from glotok_ray.pretrained.feature_networks import EfficientNetLite0
+from glotok_ray.pretrained.perceptual import build_perceptual, check_perceptual, learned_distance
 from glotok_ray.storage.artefact import ArtefactError, sha256_of
 
 CATS = {281, 282, 283, 284, 285}  # ImageNet-1k: tabby, tiger, Persian, Siamese and Egyptian cat
@@ -158,7 +157,7 @@ def pair() -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def learned() -> LearnedPerceptualDistance:
-    return LearnedPerceptualDistance(trunk(), "a test")
+    return learned_distance(trunk(), "a test")
 
 
 @pytest.fixture(scope="module")
@@ -216,7 +215,7 @@ def test_weights_of_torchvision_are_the_default(learned, pair, monkeypatch):
 
 def test_building_draws_no_random_numbers_and_prints_nothing(capsys, recwarn):
     weights, before = trunk(), torch.get_rng_state()
-    distance = LearnedPerceptualDistance(weights, "a test")
+    distance = learned_distance(weights, "a test")
     assert torch.equal(torch.get_rng_state(), before)
     assert capsys.readouterr() == ("", "")
     assert not recwarn.list
@@ -246,7 +245,7 @@ def test_gradient_of_lpips_is_finite_where_all_features_are_zero(pair):
     }
     x, y = pair[0], pair[1].clone().requires_grad_()
     for precision in (torch.float32, torch.bfloat16):
-        distance = LearnedPerceptualDistance(silent, "a test").to(precision)
+        distance = learned_distance(silent, "a test").to(precision)
         distance(x, y).backward()
         assert torch.isfinite(y.grad).all()
 

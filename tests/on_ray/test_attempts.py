@@ -19,14 +19,14 @@ from ray.train.v2.api.exceptions import WorkerGroupError
 from glotok_ray.config import OptimizerConfig, ScalingConfig, ScheduleConfig
 from glotok_ray.on_ray.attempts import Attempts, RestartBudget, RunFailed, attempt_name
 from glotok_ray.on_ray.failures import describe_stall, explain
-from glotok_ray.report.plots import read_metrics
+from glotok_ray.report.plots import read_metric_lines
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.storage.retries import StorageError
 from glotok_ray.training.heartbeat import WatchedHeartbeat
 from glotok_ray.training.rows_seen import RowsSeen
 from glotok_ray.training.stalls import Stall
-from glotok_ray.training.trainer import MetricsLog, RunPlan, last_figures
+from glotok_ray.training.trainer import MetricsLog, RunPlan, last_metrics
 from glotok_ray.training.worker import LocalWorker
 
 
@@ -223,12 +223,12 @@ def test_restart_lines_outlive_a_resumption_and_are_no_figures(tmp_path):
         log.close()
     lines = [json.loads(line) for line in (plan.folder / "metrics.jsonl").read_text().splitlines()]
     assert lines == [{"step": 5, "event": "restart", "resumed_step": 5, **restart}]
-    assert last_figures(plan.folder) == {}
-    assert read_metrics(plan.folder / "metrics.jsonl") == []
+    assert last_metrics(plan.folder) == {}
+    assert read_metric_lines(plan.folder / "metrics.jsonl") == []
     log = MetricsLog(plan, worker, 3, seen)
     log.write(4, {"train/total": 4.0})
     log.close()
-    assert set(last_figures(plan.folder)) == {"step", "epoch", "train/total"}
+    assert set(last_metrics(plan.folder)) == {"step", "epoch", "train/total"}
 
 
 def test_lines_and_points_outlive_storage_that_takes_nothing_for_a_while(tmp_path, caplog):

@@ -35,7 +35,7 @@ def test_a_wait_in_a_thread_ends_when_its_folder_is_lost(tmp_path, monkeypatch):
     def work():
         folder = begun.start_folder(tmp_path / "trial", fresh=False)
         mark = marks.read_mark(folder)
-        (folder / ".begun.json").write_text('{"token": "theirs", "question": "", "owner": null}')
+        (folder / ".begun.json").write_text('{"token": "theirs", "fingerprint": "", "owner": null}')
         # The main thread, in which other work may go on, is left alone.
         ownership._beat(folder.absolute(), mark)
         interruption.wait_for(lambda: go_on.wait(30))

@@ -151,7 +151,7 @@ def cmdline(process):
 def lose(process, folder):
     """Let another job, which is dead already, take the folder over."""
     mark = marks.read_mark(folder)
-    assert marks.succeed(folder, mark, marks.Mark(token="theirs", question=mark.question))
+    assert marks.succeed(folder, mark, marks.Mark(token="theirs", fingerprint=mark.fingerprint))
 
 
 @pytest.mark.parametrize(

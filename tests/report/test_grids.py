@@ -1,4 +1,4 @@
-"""Grids: the right picture in the right place, and classes in order."""
+"""Grids: the right image in the right place, and classes in order."""
 
 from pathlib import Path
 
@@ -30,7 +30,7 @@ def test_labels_take_room_beside_the_pictures() -> None:
     labelled = image_grid(images, columns=1, row_labels=["a", "a long name"], title="title")
     assert labelled.width > plain.width
     assert labelled.height > plain.height
-    # The dark pixels left of the pictures are the label.
+    # The dark pixels left of the images are the label.
     assert np.array(labelled)[:, : labelled.width - 98].min() < 100
 
 

@@ -34,9 +34,9 @@ def write_run(folder: Path) -> None:
     np.savez(folder / "evaluation/code_counts.npz", semantic=np.arange(8), visual=np.arange(8))
     for name in ("baseline_uniform", "baseline_marginal"):
         np.savez(folder / f"evaluation/{name}.npz", images=images)
-    figure = {"label": HOSTILE, "value": 21.5, "protocol": HOSTILE, "std": 0.5}
+    metric = {"label": HOSTILE, "value": 21.5, "protocol": HOSTILE, "std": 0.5}
     metrics = {
-        name: {**figure, "value": value}
+        name: {**metric, "value": value}
         for name, value in {
             "reconstruction_psnr": 21.5,
             "reconstruction_ssim": 0.61,
@@ -47,7 +47,7 @@ def write_run(folder: Path) -> None:
         }.items()
     }
     artefact.write_json(folder / "evaluation/metrics.json", metrics)
-    far = {"samples_fd_effnet": {**figure, "value": 70.0}}
+    far = {"samples_fd_effnet": {**metric, "value": 70.0}}
     artefact.write_json(folder / "far_evaluation/metrics.json", far)
     lines = [{"step": step, "train/total": 1 / (step + 1), HOSTILE: 1} for step in range(4)]
     lines.append({"step": 4, "eval/psnr": 20.0})

@@ -1,4 +1,4 @@
-"""The teacher's picture is written, whatever the teacher."""
+"""The teacher's image is written, whatever the teacher."""
 
 from pathlib import Path
 
@@ -15,6 +15,6 @@ def test_the_teachers_picture_is_a_readable_png(width: int, tmp_path: Path) -> N
     codes = torch.randn(50, width, generator=torch.Generator().manual_seed(0)) + 0.1
     teacher = build_histogram(codes, fine_bins=1024, provenance={})
     draw_teacher(teacher, tmp_path / "teacher.png", student_width=8, student_size=4096)
-    with Image.open(tmp_path / "teacher.png") as picture:
-        assert picture.size == (1080, 660)
-        assert len(picture.convert("RGB").getcolors(1 << 20) or []) > 20
+    with Image.open(tmp_path / "teacher.png") as image:
+        assert image.size == (1080, 660)
+        assert len(image.convert("RGB").getcolors(1 << 20) or []) > 20

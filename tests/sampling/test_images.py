@@ -1,4 +1,4 @@
-"""From labels to pictures: the parts in their order, the tokenizer of the codes, and what is refused."""
+"""From labels to images: the parts in their order, the tokenizer of the codes, and what is refused."""
 
 import dataclasses
 import shutil

@@ -48,11 +48,11 @@ from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.nn.xar import XAR
 from glotok_ray.on_ray.actor_pool import image_batches, map_shards, open_output
 from glotok_ray.pretrained.generator import save_generator
+from glotok_ray.pretrained.tokenizer import load_tokenizer
 from glotok_ray.sampling.images import ImageGenerator
 from glotok_ray.stages import encode_images, evaluate_images, sample_images
 from glotok_ray.storage import artefact, begun
 from glotok_ray.storage.artefact import ArtefactError
-from glotok_ray.training.checkpoint import load_tokenizer
 from jobs import encode_images as encode_images_job
 from jobs import sample_images as sample_images_job
 from jobs.failures import guarded

@@ -13,7 +13,7 @@ from PIL import Image
 from glotok_ray.config import PoolConfig, RelationConfig, TeacherRun
 from glotok_ray.data.records import Row, encode_png, read_dataset, write_dataset, write_shard
 from glotok_ray.on_ray.actor_pool import open_output
-from glotok_ray.on_ray.persistent_actors import StandingPool
+from glotok_ray.on_ray.persistent_actors import PersistentActors
 from glotok_ray.stages import build_teacher, feature_extraction
 from glotok_ray.stages.feature_extraction import draw_images, draw_stratified
 from glotok_ray.storage import artefact
@@ -34,7 +34,7 @@ def pool(num_actors: int = 1) -> PoolConfig:
 
 
 def write_shards(folder: Path, broken: tuple[int, ...] = ()) -> Path:
-    """36 images of three classes in three shards; rows `broken` of the second hold no picture."""
+    """36 images of three classes in three shards; rows `broken` of the second hold no image."""
     folder.mkdir()
     generator = np.random.default_rng(0)
     shards = []
@@ -44,7 +44,7 @@ def write_shards(folder: Path, broken: tuple[int, ...] = ()) -> Path:
         rows = [
             Row(
                 f"{index}/{row}",
-                b"no picture" if index == 1 and row in broken else encode_png(pixels[row]),
+                b"no image" if index == 1 and row in broken else encode_png(pixels[row]),
                 row % 3,
             )
             for row in range(count)
@@ -97,8 +97,8 @@ def test_it_is_built_from_the_drawn_images_and_found_again(
     assert len(facts["objective"]) == facts["kmeans_iterations"] + 1
     assert set(manifest["files"]) == {"teacher.json", "teacher.safetensors", "teacher.png"}
     assert not (tmp_path / "one" / build_teacher.WORK_FOLDER).exists()
-    with Image.open(tmp_path / "one" / "teacher.png") as picture:
-        assert picture.width > 500
+    with Image.open(tmp_path / "one" / "teacher.png") as image:
+        assert image.width > 500
     with caplog.at_level(logging.INFO):
         assert build_teacher.run(run) == manifest
     assert "already finished" in caplog.text
@@ -173,7 +173,7 @@ def adder() -> type:
 
 
 def test_a_standing_pool_answers_in_order_pass_after_pass(ray_cluster: Any) -> None:
-    with StandingPool(adder(), {"offset": 1}, pool(2)) as standing:
+    with PersistentActors(adder(), {"offset": 1}, pool(2)) as standing:
         for shared in (0, 100):
             found = list(standing.map(range(30), shared))
             assert found == [unit + 1 + shared for unit in range(30)]
@@ -181,7 +181,7 @@ def test_a_standing_pool_answers_in_order_pass_after_pass(ray_cluster: Any) -> N
         with pytest.raises(ArtefactError, match=r"^unit 99: damaged$"):
             list(standing.map([1, 99], 0))
     with (
-        StandingPool(adder(), {"offset": -1}, pool()) as standing,
+        PersistentActors(adder(), {"offset": -1}, pool()) as standing,
         pytest.raises(ArtefactError, match=r"^offset -1: must not be negative$"),
     ):
         list(standing.map([1], 0))

@@ -1,4 +1,4 @@
-"""An evaluation of an untrained tokenizer on tiny images: figures, baselines, pool independence and
+"""An evaluation of an untrained tokenizer on tiny images: metrics, baselines, pool independence and
 refusals.
 """
 
@@ -23,12 +23,12 @@ from glotok_ray.config import (
     ResidualConfig,
     TokenizerConfig,
 )
-from glotok_ray.data.image_files import stored_picture
+from glotok_ray.data.image_files import stored_image
 from glotok_ray.data.records import Row, encode_png, write_dataset, write_shard
 from glotok_ray.evaluation.measure import (
     VALIDATION,
     Block,
-    Judge,
+    BlockMeasurement,
     read_images,
     read_rows,
     stored_images,
@@ -186,20 +186,20 @@ def test_baselines_draw_from_the_training_codes(inputs: Path, tmp_path: Path) ->
 
 
 def test_a_judge_measures_what_the_tokenizer_makes(inputs: Path, tmp_path: Path) -> None:
-    judge = Judge(
+    measure = BlockMeasurement(
         settings(inputs, tmp_path), image_size=16, kept_images=3, device=torch.device("cpu")
     )
-    judged = judge(Block(VALIDATION, 2, 7, 2, file="part-00000.parquet"))
-    assert judged.features.shape == (5, 1280)
-    arrays = judged.arrays
+    measured = measure(Block(VALIDATION, 2, 7, 2, file="part-00000.parquet"))
+    assert measured.features.shape == (5, 1280)
+    arrays = measured.arrays
     # Image 2 alone is below the third kept one.
     assert arrays["inputs"].shape == (1, 16, 16, 3)
     np.testing.assert_allclose(
         arrays["psnr"][:1], psnr(arrays["inputs"], arrays["reconstructions"])
     )
-    # Decoding the block's own codes as a baseline gives the same picture.
+    # Decoding the block's own codes as a baseline gives the same image.
     codes = np.stack([arrays["visual"][:1], arrays["semantic"][:1]], axis=1)
-    decoded = judge(Block("baseline_uniform", 0, 1, 0, codes=codes))
+    decoded = measure(Block("baseline_uniform", 0, 1, 0, codes=codes))
     np.testing.assert_array_equal(decoded.arrays["images"], arrays["reconstructions"])
 
 
@@ -259,24 +259,24 @@ def test_crops_of_originals_are_adm_s(inputs: Path, tmp_path: Path) -> None:
         Image.fromarray(pixels).save(stream, "JPEG")
         files.append(stream.getvalue())
     rows = [
-        Row(str(n), stored_picture(file, image_size=0, upright=False).encoded, 0)
+        Row(str(n), stored_image(file, image_size=0, upright=False).encoded, 0)
         for n, file in enumerate(files)
     ]
     write_shard(tmp_path / "part-00000.parquet", rows)
-    judge = Judge(
+    measure = BlockMeasurement(
         settings(inputs, tmp_path / "out", data_path=str(tmp_path)),
         image_size=16,
         kept_images=4,
         device=torch.device("cpu"),
     )
-    judged = judge(Block(VALIDATION, 0, 4, file="part-00000.parquet"))
-    for file, crop in zip(files, judged.arrays["inputs"], strict=True):
-        picture = Image.open(io.BytesIO(file)).convert("RGB")
-        while min(picture.size) >= 32:
-            picture = picture.resize((picture.width // 2, picture.height // 2), Image.BOX)
-        scale = 16 / min(picture.size)
-        size = (round(picture.width * scale), round(picture.height * scale))
-        whole = np.array(picture.resize(size, Image.BICUBIC))
+    measured = measure(Block(VALIDATION, 0, 4, file="part-00000.parquet"))
+    for file, crop in zip(files, measured.arrays["inputs"], strict=True):
+        image = Image.open(io.BytesIO(file)).convert("RGB")
+        while min(image.size) >= 32:
+            image = image.resize((image.width // 2, image.height // 2), Image.BOX)
+        scale = 16 / min(image.size)
+        size = (round(image.width * scale), round(image.height * scale))
+        whole = np.array(image.resize(size, Image.BICUBIC))
         top, left = (whole.shape[0] - 16) // 2, (whole.shape[1] - 16) // 2
         np.testing.assert_array_equal(crop, whole[top : top + 16, left : left + 16])
 
@@ -304,11 +304,13 @@ def test_reduced_pictures_are_refused_where_adm_s_protocol_is_asked_for(
 def test_samples_alone_need_no_tokenizer(inputs: Path, tmp_path: Path) -> None:
     config = settings(inputs, tmp_path, tokenizer_path="", codes_path="")
     blocks, image_size = plan(config)
-    judge = Judge(config, image_size=image_size, kept_images=3, device=torch.device("cpu"))
-    merged = evaluate_images.merge(judge(block) for block in blocks)
-    figures = evaluate_images.figures_of(merged, config, image_size)
-    assert list(figures) == ["samples_fd_effnet"]
-    assert figures["samples_fd_effnet"]["value"] > 0
+    measure = BlockMeasurement(
+        config, image_size=image_size, kept_images=3, device=torch.device("cpu")
+    )
+    merged = evaluate_images.merge(measure(block) for block in blocks)
+    metrics = evaluate_images.metrics_of(merged, config, image_size)
+    assert list(metrics) == ["samples_fd_effnet"]
+    assert metrics["samples_fd_effnet"]["value"] > 0
 
 
 def test_paths_that_do_not_fit_are_refused(inputs: Path, tmp_path: Path) -> None:
@@ -400,20 +402,20 @@ def test_dry_run_counts_images(inputs: Path, tmp_path: Path) -> None:
 
 
 def test_a_diverged_tokenizer_has_no_psnr(inputs: Path, tmp_path: Path) -> None:
-    judge = Judge(
+    measure = BlockMeasurement(
         settings(inputs, tmp_path), image_size=16, kept_images=0, device=torch.device("cpu")
     )
-    assert judge._tokenizer is not None
-    judge._tokenizer.encoder.conv_in.weight.data[0] = torch.nan
+    assert measure._tokenizer is not None
+    measure._tokenizer.encoder.conv_in.weight.data[0] = torch.nan
     with pytest.raises(ValueError, match="image 0 of 5 holds NaN"):
-        judge(Block(VALIDATION, 2, 7, 2, file="part-00000.parquet"))
-    network = Judge(
+        measure(Block(VALIDATION, 2, 7, 2, file="part-00000.parquet"))
+    network = BlockMeasurement(
         settings(inputs, tmp_path), image_size=16, kept_images=0, device=torch.device("cpu")
     )
     network._network.network._bn1.bias.data[3] = torch.nan
     block = network(Block(VALIDATION, 0, 5, file="part-00000.parquet"))
     with pytest.raises(ValueError, match="features_a holds values that are not finite"):
-        evaluate_images.figures_of(evaluate_images.merge([block]), settings(inputs, tmp_path), 16)
+        evaluate_images.metrics_of(evaluate_images.merge([block]), settings(inputs, tmp_path), 16)
 
 
 @pytest.mark.parametrize("lookup", ["cosine", "euclidean"])
@@ -434,7 +436,7 @@ def test_density_is_that_of_what_the_look_up_compares(
     config = settings(
         inputs, tmp_path, tokenizer_path=str(tmp_path / "tokenizer"), uniformity_repeats=0
     )
-    entry = evaluate_images._code_figures(codes, config)["visual_count_density_cv"]
+    entry = evaluate_images._code_metrics(codes, config)["visual_count_density_cv"]
     raw, unit = (
         code_uniformity(np.full(32, 4), vectors.double().numpy()).density_cv
         for vectors in (rows, torch.nn.functional.normalize(rows, dim=1))

@@ -10,9 +10,9 @@ from ray.exceptions import RayTaskError
 from glotok_ray.config import SweepRun
 from glotok_ray.on_ray.attempts import RunFailed
 from glotok_ray.on_ray.failures import reason_of
+from glotok_ray.on_ray.tune import trial_result
 from glotok_ray.stages.failed_rows import FAILED, attempt, failed_of
 from glotok_ray.stages.sweep_results import rank_trials, write_results
-from glotok_ray.stages.sweep_tokenizer import _row_of
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.storage.begun import FolderInUseError
@@ -53,11 +53,13 @@ def test_so_does_what_a_run_stopped_for(tmp_path):
 
 def test_a_trial_that_was_interrupted_is_no_row():
     """Ray Tune returns after Ctrl-C as if all trials had ended."""
+    config = {"trial": "trial_00"}
     for metrics in (None, {}):
         with pytest.raises(KeyboardInterrupt):
-            _row_of(SweepRun(), SimpleNamespace(error=None, metrics=metrics), {})
+            trial_result(SimpleNamespace(config=config, error=None, metrics=metrics))
     row = {"trial": "trial_00", FAILED: ""}
-    assert _row_of(SweepRun(), SimpleNamespace(error=None, metrics=row), {}) == row
+    found = trial_result(SimpleNamespace(config=config, error=None, metrics={"row": row}))
+    assert found == ("trial_00", row, None)
 
 
 def test_the_reason_is_one_line_out_of_what_ray_wraps():

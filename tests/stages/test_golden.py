@@ -37,7 +37,7 @@ def machine() -> str:
 
 
 def numbers(root: Path) -> dict[str, Any]:
-    """Losses of every step, digests of the samples, and all figures of the evaluations."""
+    """Losses of every step, digests of the samples, and all metrics of the evaluations."""
     found: dict[str, Any] = {"machine": machine()}
     for name, loss in LOSSES.items():
         lines = [

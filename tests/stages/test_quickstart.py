@@ -1,5 +1,5 @@
 """The whole pipeline on Ray: repeatable, equal to a plain process, resumable; the sweep on its
-data; a user's own pictures.
+data; a user's own images.
 """
 
 import json
@@ -363,18 +363,18 @@ def test_unknown_rows_are_refused_before_anything_starts():
 def test_a_users_own_pictures_go_through_all_stages(ray_cluster, tiny_quickstart, tmp_path):
     generator = np.random.default_rng(0)
     for name in ("cats", "dogs & co"):
-        folder = tmp_path / "pictures" / name / "deeper"
+        folder = tmp_path / "images" / name / "deeper"
         folder.mkdir(parents=True)
         for number in range(9):
             pixels = generator.integers(
                 0, 256, (generator.integers(1, 60), generator.integers(1, 60), 3), dtype=np.uint8
             )
             Image.fromarray(pixels).save(folder / f"{number}.png")
-    (tmp_path / "pictures" / "cats" / "broken.jpg").write_bytes(b"not a picture")
+    (tmp_path / "images" / "cats" / "broken.jpg").write_bytes(b"not a image")
     config = override(
         tiny_quickstart(tmp_path / "mine"),
         {
-            "data.source": str(tmp_path / "pictures"),
+            "data.source": str(tmp_path / "images"),
             "tokenizer.schedule.epochs": 1,
             "generator.schedule.epochs": 1,
         },

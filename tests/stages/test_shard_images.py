@@ -1,4 +1,4 @@
-"""The sharding job: equal bytes however tasks are scheduled, finished folders recognised, damaged pictures named."""
+"""The sharding job: equal bytes however tasks are scheduled, finished folders recognised, damaged images named."""
 
 import json
 import logging
@@ -19,7 +19,7 @@ from glotok_ray.storage.artefact import ArtefactError, read_manifest
 from jobs import shard_images as shard_images_job
 
 
-def pictures(root: Path, per_class: int = 6) -> Path:
+def images(root: Path, per_class: int = 6) -> Path:
     generator = np.random.default_rng(0)
     for name in ("ants", "bees"):
         (root / name).mkdir(parents=True)
@@ -99,7 +99,7 @@ def images_of(output: Path) -> dict[str, bytes]:
 def test_a_damaged_picture_costs_itself_in_one_pass(
     ray_cluster: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    source = pictures(tmp_path / "source")
+    source = images(tmp_path / "source")
     shard_images.run(folder_run(source, tmp_path / "clean"))
     clean = {split: keys_of(tmp_path / "clean", split) for split in shard_images.SPLITS}
     lost = {clean["train"][0][1], clean["train"][1][0]}
@@ -123,17 +123,17 @@ def test_a_damaged_picture_costs_itself_in_one_pass(
     (warning,) = (
         record.getMessage() for record in warnings if record.name == shard_images.logger.name
     )
-    assert "2 of 12 pictures cannot be read and are left out, e.g. " in warning
+    assert "2 of 12 images cannot be read and are left out, e.g. " in warning
 
 
 @pytest.mark.ray
 def test_losses_of_whole_shards_and_classes_are_named(
     ray_cluster: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    source, validation = pictures(tmp_path / "train"), pictures(tmp_path / "val", per_class=2)
+    source, validation = images(tmp_path / "train"), images(tmp_path / "val", per_class=2)
     for path in (validation / "bees").iterdir():
         path.write_bytes(b"nothing")
-    (source / "ants" / "notes.txt").write_text("no picture")
+    (source / "ants" / "notes.txt").write_text("no image")
     (source / "ants" / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic")
     run = folder_run(source, tmp_path / "out", validation_source=str(validation), rows_per_shard=1)
     with caplog.at_level(logging.WARNING):
@@ -149,17 +149,13 @@ def test_losses_of_whole_shards_and_classes_are_named(
         {"kind": ".txt", "files": 1, "examples": ["ants/notes.txt"]},
     ]
     assert answer["left_out"] == 2
-    assert "2 files hold no picture of a format that is read" in caplog.text
+    assert "2 files hold no image of a format that is read" in caplog.text
     assert "1 .heic (e.g. ants/phone.heic), 1 .txt (e.g. ants/notes.txt)" in caplog.text
-    assert (
-        "validation: no picture of class 'bees' can be read, e.g. validation/bees/" in caplog.text
-    )
+    assert "validation: no image of class 'bees' can be read, e.g. validation/bees/" in caplog.text
     # Nothing at all is no data set.
     for path in (validation / "ants").iterdir():
         path.write_bytes(b"nothing")
-    with pytest.raises(
-        ValueError, match=r"validation: none of its 4 pictures can be read, e\.g\. "
-    ):
+    with pytest.raises(ValueError, match=r"validation: none of its 4 images can be read, e\.g\. "):
         shard_images.run(run, fresh=True)
 
 
@@ -167,7 +163,7 @@ def test_losses_of_whole_shards_and_classes_are_named(
 def test_finished_folders_are_recognised_and_changes_noticed(
     ray_cluster: Any, tmp_path: Path
 ) -> None:
-    source, output = pictures(tmp_path / "source"), tmp_path / "out"
+    source, output = images(tmp_path / "source"), tmp_path / "out"
     first = shard_images.run(folder_run(source, output))
     manifest = output / "train" / "manifest.json"
     written = manifest.stat().st_mtime_ns
@@ -188,13 +184,13 @@ def test_finished_folders_are_recognised_and_changes_noticed(
 def test_validation_pictures_may_lie_in_a_folder_of_their_own(
     ray_cluster: Any, tmp_path: Path
 ) -> None:
-    train, validation = pictures(tmp_path / "train"), pictures(tmp_path / "val", per_class=2)
+    train, validation = images(tmp_path / "train"), images(tmp_path / "val", per_class=2)
     (validation / "bees" / "1.png").write_bytes(b"nothing")
     run = folder_run(train, tmp_path / "out", validation_source=str(validation))
     answer = shard_images.run(run)
     assert (answer["train"]["images"], answer["validation"]["images"]) == (12, 3)
     (info,) = read_dataset(tmp_path / "out" / "validation").shards
-    # The unreadable picture has a readable namesake in the other folder, which stays.
+    # The unreadable image has a readable namesake in the other folder, which stays.
     keys = [row.key for row in read_rows(tmp_path / "out" / "validation" / info.file)]
     assert sorted(keys) == [
         "validation/ants/0.png",
@@ -204,7 +200,7 @@ def test_validation_pictures_may_lie_in_a_folder_of_their_own(
     facts = json.loads((tmp_path / "out" / "train" / "dataset.json").read_text())
     assert facts["split"]["rule"] == "folders of their own"
     assert [item["file"] for item in facts["unreadable"]] == ["validation/bees/1.png"]
-    # The fraction is not read, and the other folder's pictures are.
+    # The fraction is not read, and the other folder's images are.
     assert shard_images.run(override(run, {"validation_fraction": 0.5})) == answer
     (validation / "ants" / "1.png").unlink()
     with pytest.raises(ArtefactError, match="other settings"):
@@ -212,15 +208,13 @@ def test_validation_pictures_may_lie_in_a_folder_of_their_own(
 
 
 def test_splits_of_unlike_classes_are_refused(tmp_path: Path) -> None:
-    train, validation = pictures(tmp_path / "train"), pictures(tmp_path / "val")
+    train, validation = images(tmp_path / "train"), images(tmp_path / "val")
     run = folder_run(train, tmp_path / "out", validation_source=str(validation))
     shutil.rmtree(validation / "ants")
     with pytest.raises(ValueError, match=r"must have the class folders of .*; in one alone: ants"):
         shard_images.describe(run)
     (validation / "ants").mkdir()
-    with pytest.raises(
-        ValueError, match="validation_source: class 'ants' has no pictures; add one"
-    ):
+    with pytest.raises(ValueError, match="validation_source: class 'ants' has no images; add one"):
         shard_images.describe(run)
     with pytest.raises(ValueError, match=r"is the source, so nothing would be held out"):
         shard_images.describe(override(run, {"validation_source": str(train)}))
@@ -234,7 +228,7 @@ def test_splits_of_unlike_classes_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.ray
 def test_originals_are_stored_as_they_are(ray_cluster: Any, tmp_path: Path) -> None:
-    source, output = pictures(tmp_path / "source"), tmp_path / "out"
+    source, output = images(tmp_path / "source"), tmp_path / "out"
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.open(source / "ants" / "0.png").save(source / "ants" / "turned.jpg", exif=exif)
@@ -272,20 +266,20 @@ def test_originals_are_stored_as_they_are(ray_cluster: Any, tmp_path: Path) -> N
 def test_changed_pictures_are_named(
     ray_cluster: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    source, output = pictures(tmp_path / "source"), tmp_path / "out"
+    source, output = images(tmp_path / "source"), tmp_path / "out"
     Image.new("RGB", (650, 10)).save(source / "ants" / "line.png")
     with caplog.at_level(logging.WARNING):
         shard_images.run(folder_run(source, output, image_size=0))
     facts = json.loads((output / "validation" / "dataset.json").read_text())
     assert facts["changed"] == [{"file": "ants/line.png", "change": "cut to its middle of 64 : 1"}]
-    assert "1 of 13 pictures are not stored as they are" in caplog.text
+    assert "1 of 13 images are not stored as they are" in caplog.text
     found = [read_dataset(output / split).num_changed for split in ("train", "validation")]
     assert sum(found) == 1
 
 
 def test_folders_of_others_are_not_emptied(tmp_path: Path) -> None:
-    # The pictures lie where the shards would go: output_path/train.
-    source = pictures(tmp_path / "data" / "train")
+    # The images lie where the shards would go: output_path/train.
+    source = images(tmp_path / "data" / "train")
     with pytest.raises(ArtefactError, match="no job of this package began"):
         shard_images.run(folder_run(source, tmp_path / "data"))
     with pytest.raises(ArtefactError, match="no job of this package began"):
@@ -294,7 +288,7 @@ def test_folders_of_others_are_not_emptied(tmp_path: Path) -> None:
 
 
 def test_dry_run_counts_without_reading(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    source = pictures(tmp_path / "source")
+    source = images(tmp_path / "source")
     (source / "ants" / "broken.png").write_bytes(b"")
     arguments = ["--source", str(source), "--validation-source", ""]
     arguments += ["--output-path", str(tmp_path / "out")]

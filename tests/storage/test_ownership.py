@@ -100,7 +100,7 @@ def test_a_live_owner_refuses_the_second_start_by_name_and_nothing_is_touched(tm
         lambda: begun.start_folder(folder, fresh=True),
         lambda: begun.start_folder(folder, fresh=False, keep=True),
         lambda: begun.check_startable(folder, fresh=True),
-        lambda: begun.go_on(folder, "question"),
+        lambda: begun.go_on(folder, "fingerprint"),
         lambda: begun.set_aside(folder),
         lambda: begun.set_aside(tmp_path),
     ):
@@ -347,8 +347,8 @@ def test_who_wakes_after_a_takeover_finds_it_before_the_next_beat(tmp_path):
             lambda folder: ownership.check_held(),
             lambda folder: artefact.write_manifest(folder, "thing"),
             ownership.finish,
-            lambda folder: ownership.ask(folder, "question"),
-            lambda folder: begun.go_on(folder, "question"),
+            lambda folder: ownership.ask(folder, "fingerprint"),
+            lambda folder: begun.go_on(folder, "fingerprint"),
             lambda folder: begun.start_folder(folder, fresh=True),
             begun.set_aside,
         )
@@ -450,17 +450,17 @@ def test_fresh_gives_the_old_folder_away_without_a_mark(tmp_path):
 
 
 def test_work_for_another_question_is_refused_and_kept(tmp_path):
-    folder = begun.start_folder(tmp_path / "thing", fresh=False, question="one")
+    folder = begun.start_folder(tmp_path / "thing", fresh=False, fingerprint="one")
     (folder / "half").touch()
-    begun.start_folder(folder, fresh=False, question="one")
+    begun.start_folder(folder, fresh=False, fingerprint="one")
     for attempt in (
-        lambda: begun.start_folder(folder, fresh=False, question="two"),
+        lambda: begun.start_folder(folder, fresh=False, fingerprint="two"),
         lambda: begun.go_on(folder, "two"),
     ):
         with pytest.raises(artefact.ArtefactError, match="unfinished work of other settings"):
             attempt()
     assert (folder / "half").is_file()
-    begun.start_folder(folder, fresh=True, question="two")
+    begun.start_folder(folder, fresh=True, fingerprint="two")
     assert not (folder / "half").exists()
 
 
@@ -537,11 +537,11 @@ def test_unreadable_marks_after_unreadable_marks_come_to_an_end(tmp_path):
 
 def test_who_comes_too_late_without_hard_links_leaves_the_winners_mark(tmp_path, monkeypatch):
     folder = tmp_path / "thing"
-    winner = marks.Mark(token="winner", question="theirs")
+    winner = marks.Mark(token="winner", fingerprint="theirs")
 
     def slow_link(draft, path):
         # The file that was made exclusively was found empty, and taken over, before its content came.
-        path.write_text(json.dumps({"token": "winner", "question": "theirs", "owner": None}))
+        path.write_text(json.dumps({"token": "winner", "fingerprint": "theirs", "owner": None}))
         return True
 
     monkeypatch.setattr(marks, "_link", slow_link)
@@ -576,7 +576,7 @@ def test_a_file_in_the_place_of_a_folder_is_named(tmp_path):
         ),
     ):
         for attempt in (
-            lambda place=place: begun.go_on(place, "question"),
+            lambda place=place: begun.go_on(place, "fingerprint"),
             lambda place=place: begun.set_aside(place),
             lambda place=place: begun.own(place),
             lambda place=place: begun.start_folder(place, fresh=True),

@@ -35,16 +35,16 @@ from glotok_ray.losses.pairs import passes
 from glotok_ray.losses.relation import codebook_histogram
 from glotok_ray.nn.discriminator import PatchDiscriminator
 from glotok_ray.nn.far import FAR
-from glotok_ray.nn.perceptual import build_perceptual
 from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.nn.xar import XAR
+from glotok_ray.pretrained.perceptual import build_perceptual
 from glotok_ray.sampling.tokens import sample_codes
 from glotok_ray.training.ema import ExponentialMovingAverage
 from glotok_ray.training.engine import TorchEngine
 from glotok_ray.training.generator_step import FlowObjective, GeneratorStep, TokenObjective
 from glotok_ray.training.rows_seen import RowsSeen
 from glotok_ray.training.schedule import seed_step
-from glotok_ray.training.tokenizer_step import Guides, TokenizerStep
+from glotok_ray.training.tokenizer_step import FrozenNetworks, TokenizerStep
 from glotok_ray.training.trainer import MetricsLog, RunPlan, TrainingStep
 from glotok_ray.training.worker import LocalWorker
 
@@ -133,7 +133,7 @@ def tokenizer_step() -> TokenizerStep:
         TokenizerRun(model=MODEL, loss=weights, ema_decay=0.5),
         EngineWithoutOptimizer(GloTokTokenizer(MODEL), PLAIN, 1),
         EngineWithoutOptimizer(critic, PLAIN, 1),
-        Guides(build_perceptual(weights), teacher, {}),
+        FrozenNetworks(build_perceptual(weights), teacher, {}),
         LocalWorker(),
         torch.zeros(0, 3, 32, 32, dtype=torch.uint8),
     )
@@ -219,7 +219,7 @@ def test_the_host_reads_once_per_step(
 
 
 def test_checks_of_inference_let_the_host_wait_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is not finite shows in the codes and pictures themselves, which go to the host anyway."""
+    """What is not finite shows in the codes and images themselves, which go to the host anyway."""
     tokenizer = GloTokTokenizer(MODEL).requires_grad_(False).eval()
     images = torch.rand(2, 3, 32, 32) * 2 - 1
     labels = torch.tensor([0, 2])

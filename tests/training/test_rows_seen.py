@@ -1,4 +1,4 @@
-"""What was seen: the audit of keys, and broken rows that are named, counted once over workers and restarts, judged."""
+"""What was seen: the audit of keys, and broken rows that are named and counted once over workers and restarts."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from glotok_ray.data.records import decode_image
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.training.batches import MicroBatch
 from glotok_ray.training.rows_seen import RowsSeen, audited_keys, read_lines
-from glotok_ray.training.trainer import last_figures, latest_figures
+from glotok_ray.training.trainer import last_metrics, latest_metrics
 from glotok_ray.training.worker import LocalWorker
 
 
@@ -36,10 +36,10 @@ def test_the_audit_has_the_keys_of_every_step(tmp_path: Path) -> None:
 
 def test_a_broken_row_is_named_and_counted_once(tmp_path: Path, caplog) -> None:
     seen = RowsSeen(tmp_path, LocalWorker(), 2, audit=False)
-    assert seen.judge() == 0
+    assert seen.measure() == 0
     for step in (3, 9):
         seen.add(step, [batch(["a", "b"], ["", "shard: row 'b': torn"])])
-    assert seen.judge() == 1
+    assert seen.measure() == 1
     assert [record.getMessage() for record in caplog.records] == [
         "step 3: a row is left out: shard: row 'b': torn"
     ]
@@ -49,13 +49,15 @@ def test_a_broken_row_is_named_and_counted_once(tmp_path: Path, caplog) -> None:
         again.add(
             20, [batch(["b", f"c{rank}"], ["shard: row 'b': torn", f"shard: row 'c{rank}': torn"])]
         )
-    assert RowsSeen(tmp_path, worker(0), 3, audit=False).judge() == 0  # nothing new in this attempt
+    assert (
+        RowsSeen(tmp_path, worker(0), 3, audit=False).measure() == 0
+    )  # nothing new in this attempt
     last = RowsSeen(tmp_path, worker(0), 3, audit=False)
     last.add(30, [batch(["d"], ["shard: row 'd': torn"])])
     with pytest.raises(
         ArtefactError, match=r"data\.max_bad_rows = 3: 4 different rows .*bad_rows.* row 'b': torn"
     ):
-        last.judge()
+        last.measure()
 
 
 def test_half_lines_are_passed_over() -> None:
@@ -64,24 +66,24 @@ def test_half_lines_are_passed_over() -> None:
 
 
 def test_the_latest_figures_are_those_of_the_whole_file(tmp_path: Path) -> None:
-    assert latest_figures(tmp_path) == {}
+    assert latest_metrics(tmp_path) == {}
     lines = [{"step": step, "train/total": step / 7, "text": "x" * 200} for step in range(2000)]
     lines += [{"step": 1990, "event": "restart", "cause": "x"}, {"step": 2000, "eval/psnr": 1.5}]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert latest_figures(tmp_path) == last_figures(tmp_path)
+    assert latest_metrics(tmp_path) == last_metrics(tmp_path)
 
 
 def test_a_row_that_breaks_in_every_epoch_is_one_row(tmp_path):
     seen = RowsSeen(tmp_path, LocalWorker(), 1, audit=False)
     for step, address in ((3, "0x7f01"), (7, "0x7f02")):
         seen.add(step, [batch(["a", "b"], ["", f"row 'b': <BytesIO at {address}>"])])
-        assert seen.judge() == 1
+        assert seen.measure() == 1
     # The same after a restart.
     seen = RowsSeen(tmp_path, LocalWorker(), 1, audit=False)
     seen.add(8, [batch(["b"], ["row 'b': <BytesIO at 0x7f03>"])])
     seen.add(9, [batch(["c"], ["row 'c': truncated"])])
     with pytest.raises(ArtefactError, match=r"2 different rows turned out broken.*first: row 'b'"):
-        seen.judge()
+        seen.measure()
 
 
 def test_what_is_no_picture_is_said_in_the_same_words_each_time():

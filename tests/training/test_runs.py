@@ -70,9 +70,9 @@ def test_runs_say_what_their_pictures_are_and_refuse_reduced_ones_on_request(tmp
     reduced = dataset(tmp_path / "reduced", "reduced", 64)
     run = override(quickstart(), {"data.train_path": originals, "data.validation_path": ""})
     strict = {"data.adm_protocol": True}
-    assert training_crops(override(run, strict)) == "ADM's crop of the original pictures"
+    assert training_crops(override(run, strict)) == "ADM's crop of the original images"
     held_out = override(run, {"data.validation_path": reduced})
-    assert training_crops(held_out) == "ADM's crop of the original pictures"
+    assert training_crops(held_out) == "ADM's crop of the original images"
     message = r"data\.adm_protocol = True: .*reduced holds .*--data\.no-adm-protocol"
     with pytest.raises(ArtefactError, match=message):
         check_present_inputs(override(held_out, strict))

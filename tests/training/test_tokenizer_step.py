@@ -23,11 +23,11 @@ from glotok_ray.losses import adversarial, objective
 from glotok_ray.losses.reconstruction import reconstruction_loss
 from glotok_ray.losses.relation import codebook_histogram, relation_loss
 from glotok_ray.nn.discriminator import PatchDiscriminator
-from glotok_ray.nn.perceptual import build_perceptual
 from glotok_ray.nn.tokenizer import GloTokTokenizer
+from glotok_ray.pretrained.perceptual import build_perceptual
 from glotok_ray.teacher.image_vectors import build_image_network
 from glotok_ray.training.engine import TorchEngine
-from glotok_ray.training.tokenizer_step import Guides, TokenizerStep
+from glotok_ray.training.tokenizer_step import FrozenNetworks, TokenizerStep
 from glotok_ray.training.worker import LocalWorker
 
 WEIGHTS = TokenizerLossConfig(
@@ -62,7 +62,7 @@ def make(weights, engine=RecordingEngine, **options):
         TokenizerRun(model=MODEL, loss=weights, **options),
         engine(model, PLAIN, 1),
         engine(critic, PLAIN, 1),
-        Guides(build_perceptual(weights), teacher, {}),
+        FrozenNetworks(build_perceptual(weights), teacher, {}),
         LocalWorker(),
         validation,
     )
@@ -169,13 +169,13 @@ def test_a_few_steps_lower_the_loss_and_evaluation_counts_every_image(images):
     for _ in range(25):
         last = step.learn([{"image": images}], step=0)["reconstruction"]
     assert last < 0.7 * first
-    figures = step.evaluate()
-    assert 0 < figures["psnr"] < 60
-    assert figures["relation_kl"] >= 0
+    metrics = step.evaluate()
+    assert 0 < metrics["psnr"] < 60
+    assert metrics["relation_kl"] >= 0
     for name, size in (("semantic", 32), ("visual", 48)):
-        assert 1 / size <= figures[f"{name}_usage"] <= 1
-        assert 1 <= figures[f"{name}_perplexity"] <= size
-        assert figures[f"{name}_duplicates"] == 0
+        assert 1 / size <= metrics[f"{name}_usage"] <= 1
+        assert 1 <= metrics[f"{name}_perplexity"] <= size
+        assert metrics[f"{name}_duplicates"] == 0
 
 
 def test_codes_are_counted_since_the_last_evaluation(images):
@@ -239,7 +239,9 @@ def test_the_contrast_head_learns_its_networks_vectors(images):
         TokenizerRun(model=model.config, loss=weights),
         TorchEngine(model, PLAIN, 1),
         TorchEngine(critic, PLAIN, 1),
-        Guides(build_perceptual(weights), None, {"semantic": build_image_network(contrast)}),
+        FrozenNetworks(
+            build_perceptual(weights), None, {"semantic": build_image_network(contrast)}
+        ),
         LocalWorker(),
         torch.zeros(0, 3, 32, 32, dtype=torch.uint8),
     )
@@ -252,7 +254,7 @@ def test_the_contrast_head_learns_its_networks_vectors(images):
 def test_a_loss_that_is_not_finite_stops_before_the_weights_change(images):
     step, model, _, _ = make(WEIGHTS)
     before = copy.deepcopy(model.state_dict())
-    step._guides = step._guides._replace(perceptual=lambda x, y: y.sum() * float("nan"))
+    step._frozen = step._frozen._replace(perceptual=lambda x, y: y.sum() * float("nan"))
     with pytest.raises(FloatingPointError, match=r"step 7: perceptual, total not finite"):
         step.learn([{"image": images}], step=7)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
@@ -279,15 +281,15 @@ def test_an_average_is_scored_exported_and_restored(images, tmp_path):
     step, model, _, _ = make(WEIGHTS, TorchEngine, ema_decay=0.5)
     for number in range(4):
         step.learn([{"image": images}], step=number)
-    figures = step.evaluate()
-    assert figures["average_psnr"] != figures["psnr"]
+    metrics = step.evaluate()
+    assert metrics["average_psnr"] != metrics["psnr"]
     write_snapshot(step, tmp_path)
     exported = GloTokTokenizer.from_pretrained(tmp_path)
     name = "decoder.conv_out.weight"
     assert not torch.equal(exported.state_dict()[name], model.state_dict()[name])
     other, _, _, _ = make(WEIGHTS, TorchEngine, ema_decay=0.5)
     other.load(tmp_path)
-    assert other.evaluate()["average_psnr"] == pytest.approx(figures["average_psnr"])
+    assert other.evaluate()["average_psnr"] == pytest.approx(metrics["average_psnr"])
 
 
 def test_autocast_follows_full_precision(images):
@@ -330,7 +332,7 @@ def test_tokenizers_without_predictors_log_no_residual_and_add_none_to_the_sum(i
             TokenizerRun(model=model.config, loss=weights),
             RecordingEngine(copy.deepcopy(model), PLAIN, 1),
             RecordingEngine(critic, PLAIN, 1),
-            Guides(build_perceptual(weights), None, {}),
+            FrozenNetworks(build_perceptual(weights), None, {}),
             LocalWorker(),
             torch.zeros(0, 3, 32, 32, dtype=torch.uint8),
         )
@@ -372,7 +374,7 @@ def test_duplicates_are_counted_among_what_the_look_up_compares(images):
             TokenizerRun(model=model.config, loss=WEIGHTS),
             TorchEngine(model, PLAIN, 1),
             TorchEngine(critic, PLAIN, 1),
-            Guides(build_perceptual(WEIGHTS), None, {}),
+            FrozenNetworks(build_perceptual(WEIGHTS), None, {}),
             LocalWorker(),
             torch.zeros(0, 3, 32, 32, dtype=torch.uint8),
         )

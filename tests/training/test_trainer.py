@@ -1,4 +1,4 @@
-"""The loop itself, on a toy model: resuming equals not stopping, damage is passed over, figures are averages."""
+"""The loop itself, on a toy model: resuming equals not stopping, damage is passed over, metrics are averages."""
 
 import json
 import logging
@@ -16,7 +16,7 @@ from glotok_ray.training.batches import MicroBatch
 from glotok_ray.training.engine import TorchEngine
 from glotok_ray.training.finite import StepFlags
 from glotok_ray.training.heartbeat import Heartbeat
-from glotok_ray.training.trainer import RunPlan, Trainer, last_figures
+from glotok_ray.training.trainer import RunPlan, Trainer, last_metrics
 from glotok_ray.training.worker import LocalWorker
 
 
@@ -103,7 +103,7 @@ def lines(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def figures(folder, name):
+def metrics(folder, name):
     return [(line["step"], line[name]) for line in lines(folder) if name in line]
 
 
@@ -151,8 +151,8 @@ def test_a_run_that_dies_within_an_epoch_goes_on_from_its_last_steps(tmp_path, d
     )
     assert seen == list(range(6 if dies_at == 7 else 8, 20))
     # Lines of three steps' averages too: what a line has seen before the crash is in the checkpoint.
-    assert figures(tmp_path / "run", "train/total") == figures(tmp_path / "whole", "train/total")
-    assert figures(tmp_path / "run", "eval/weight") == figures(tmp_path / "whole", "eval/weight")
+    assert metrics(tmp_path / "run", "train/total") == metrics(tmp_path / "whole", "train/total")
+    assert metrics(tmp_path / "run", "eval/weight") == metrics(tmp_path / "whole", "eval/weight")
 
 
 def note_steps(step, seen):
@@ -200,14 +200,14 @@ def test_minutes_count_on_one_clock_from_the_last_checkpoint(tmp_path, monkeypat
 def test_each_checkpoint_is_measured_at_its_step(tmp_path):
     fit(tmp_path / "run", checkpoint_every_steps=4, keep=20)
     for name in ("checkpoint/stall_s", "checkpoint/write_s", "checkpoint/gib"):
-        found = figures(tmp_path / "run", name)
+        found = metrics(tmp_path / "run", name)
         assert [step for step, _ in found] == [4, 5, 8, 10, 12, 15, 16, 20]
         assert all(value > 0 for _, value in found)
-    assert last_figures(tmp_path / "run")["step"] == 20
+    assert last_metrics(tmp_path / "run")["step"] == 20
     manifest = checkpoint.newest_checkpoint(tmp_path / "run" / "checkpoints") / "manifest.json"
     files = json.loads(manifest.read_text())["files"]
     total = sum(facts["bytes"] for facts in files.values())
-    assert last_figures(tmp_path / "run")["checkpoint/gib"] * 2**30 == total
+    assert last_metrics(tmp_path / "run")["checkpoint/gib"] * 2**30 == total
 
 
 def test_a_checkpoint_that_cannot_be_written_ends_the_run_by_name(tmp_path):
@@ -293,7 +293,7 @@ def test_lines_that_a_kill_tore_do_not_stop_the_run(tmp_path):
     fit(tmp_path / "run")
     whole = losses(tmp_path / "whole")
     assert losses(tmp_path / "run") == {step: whole[step] for step in whole if step != 4}
-    assert last_figures(tmp_path / "run")["step"] == 20
+    assert last_metrics(tmp_path / "run")["step"] == 20
 
 
 def test_what_is_kept_ends_with_the_newest_checkpoint_also_behind_a_damaged_one(tmp_path):
@@ -354,8 +354,8 @@ def test_a_term_that_is_there_in_some_steps_is_averaged_over_those(tmp_path):
     fit(tmp_path / "run", change=now_and_then, every=5)
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert [line["train/rare"] for line in lines if "train/rare" in line] == [6.0]
-    assert last_figures(tmp_path / "run")["step"] == 20
-    assert last_figures(tmp_path / "run", step=10)["step"] == 10
+    assert last_metrics(tmp_path / "run")["step"] == 20
+    assert last_metrics(tmp_path / "run", step=10)["step"] == 10
 
 
 def test_the_heartbeat_hears_the_phases_of_the_loop(tmp_path, monkeypatch):

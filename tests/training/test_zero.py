@@ -50,7 +50,7 @@ def test_two_workers_follow_one_process(answers, plain, stage: int) -> None:
 def test_every_stage_averages_and_restarts_alike(answers, folder: Path, stage: int) -> None:
     # After the restart tokens lie on codes exactly, and a rounding may pick a neighbour.
     assert answers[stage]["curve"] == pytest.approx(answers[0]["curve"], rel=1e-3)
-    assert answers[stage]["figures"] == pytest.approx(answers[0]["figures"], rel=1e-3)
+    assert answers[stage]["metrics"] == pytest.approx(answers[0]["metrics"], rel=1e-3)
     found, expected = (
         GloTokTokenizer.from_pretrained(folder / f"stage-{number}").state_dict()
         for number in (stage, 0)

@@ -27,14 +27,14 @@ from glotok_ray.config import (
 )
 from glotok_ray.losses.relation import codebook_histogram
 from glotok_ray.nn.discriminator import PatchDiscriminator
-from glotok_ray.nn.perceptual import build_perceptual
 from glotok_ray.nn.tokenizer import GloTokTokenizer
+from glotok_ray.pretrained.perceptual import build_perceptual
 from glotok_ray.training import engine
 from glotok_ray.training.engine import make_engine
 from glotok_ray.training.runs import place
 from glotok_ray.training.schedule import seed_step
 from glotok_ray.training.snapshot import Snapshot
-from glotok_ray.training.tokenizer_step import Guides, TokenizerStep
+from glotok_ray.training.tokenizer_step import FrozenNetworks, TokenizerStep
 from glotok_ray.training.worker import DistributedWorker, Worker
 
 STEPS = 7
@@ -95,10 +95,10 @@ def build(run: TokenizerRun, worker: Worker, accumulation_steps: int = 1) -> Tok
         for module in modules
     ]
     teacher = codebook_histogram(torch.randn(40, 8), run.loss.relation)
-    guides = Guides(build_perceptual(run.loss), teacher, {})
+    frozen = FrozenNetworks(build_perceptual(run.loss), teacher, {})
     # More passes on one worker than on the other.
     validation = torch.zeros(17 - worker.rank, 3, 32, 32, dtype=torch.uint8)
-    return TokenizerStep(run, *engines, guides, worker, validation)
+    return TokenizerStep(run, *engines, frozen, worker, validation)
 
 
 def all_images() -> torch.Tensor:
@@ -140,13 +140,13 @@ def stopped(run: TokenizerRun, worker: Worker) -> dict[str, Any]:
     step = build(run, worker, accumulation_steps=2)
     engines = step._tokenizer, step._discriminator
     before = [shard.clone() for each in engines for shard in each.shards()]
-    perceptual, calls = step._guides.perceptual, itertools.count()
+    perceptual, calls = step._frozen.perceptual, itertools.count()
 
     def broken(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         value = perceptual(x, y)
         return value * float("nan") if worker.rank == 1 and next(calls) == 1 else value
 
-    step._guides = step._guides._replace(perceptual=broken)
+    step._frozen = step._frozen._replace(perceptual=broken)
     step.flags.carry("due", 1.0 + worker.rank)
     images = all_images()[worker.rank :: worker.world_size]
     text = ""
@@ -227,7 +227,7 @@ def main(folder: Path) -> None:
             "rival": rival,
             "thrifty": learn(build(thrifty, worker), worker, range(2)),
             "masters": learn(build(masters, worker), worker, range(2)),
-            "figures": step.evaluate(),
+            "metrics": step.evaluate(),
             "stopped": stopped(override(run, ADVERSARIAL), worker),
         }
         with fused_adam():

@@ -53,7 +53,7 @@ def unpack(packed: np.ndarray, bits: int) -> Float[np.ndarray, " nodes"]:
 
 
 def count(unit: Float[Tensor, "n d"], num_nodes: int, share: Share) -> Float[Tensor, " nodes"]:
-    """`pairs.count_pairs` of finite fp32 vectors."""
+    """`pairs.pair_histogram` of finite fp32 vectors."""
     channels = _by_channel(unit)
     bits = fraction_bits(num_nodes)
 
@@ -71,7 +71,7 @@ def count(unit: Float[Tensor, "n d"], num_nodes: int, share: Share) -> Float[Ten
 def pull(
     unit: Float[Tensor, "n d"], slope: Float[Tensor, " nodes"], share: Share
 ) -> Float[Tensor, "n d"]:
-    """`pairs.pull_pairs` of finite fp32 vectors."""
+    """`pairs.accumulate_gradient` of finite fp32 vectors."""
     channels = _by_channel(unit)
     table = value_and_rise(slope).numpy()
 

@@ -131,7 +131,7 @@ def _pull_kernel(  # noqa: PLR0913
 
 
 def count(unit: Float[Tensor, "n d"], num_nodes: int, share: Share) -> Float[Tensor, " nodes"]:
-    """`pairs.count_pairs` of finite fp32 vectors on one device; at most 2^13 nodes keep ten bits of
+    """`pairs.pair_histogram` of finite fp32 vectors on one device; at most 2^13 nodes keep ten bits of
     fraction.
     """
     vectors, blocks = _padded(unit), _row_blocks(len(unit), share)
@@ -166,7 +166,7 @@ def count(unit: Float[Tensor, "n d"], num_nodes: int, share: Share) -> Float[Ten
 def pull(
     unit: Float[Tensor, "n d"], slope: Float[Tensor, " nodes"], share: Share
 ) -> Float[Tensor, "n d"]:
-    """`pairs.pull_pairs` of finite fp32 vectors on one device.
+    """`pairs.accumulate_gradient` of finite fp32 vectors on one device.
 
     A share holds whole rows here, with the pairs on both sides of them.
     """

@@ -42,7 +42,7 @@ class Sharing(Protocol):
         ...
 
 
-def count_pairs(
+def pair_histogram(
     unit: Float[Tensor, "n d"], num_nodes: int, share: Share
 ) -> Float[Tensor, " nodes"]:
     """Counts of the cosines of this share's pairs i < j on `num_nodes` + 1 nodes from -1 to 1, each
@@ -56,7 +56,7 @@ def count_pairs(
     return _backend(unit).count(torch.nan_to_num(unit), num_nodes, share) + broken
 
 
-def pull_pairs(
+def accumulate_gradient(
     unit: Float[Tensor, "n d"], slope: Float[Tensor, " nodes"], share: Share
 ) -> Float[Tensor, "n d"]:
     """For this share's pairs i < j: add slope(cosine) times vector j to row i, and times vector i to
@@ -112,7 +112,7 @@ def _triton_works(device: int) -> bool:
     return True
 
 
-def _count_in_tiles(unit: Tensor, num_nodes: int, share: Share) -> Tensor:
+def _histogram_in_tiles(unit: Tensor, num_nodes: int, share: Share) -> Tensor:
     counts = torch.zeros(num_nodes + 1, dtype=torch.float64, device=unit.device)
     for rows, columns in _tiles(unit, share):
         cosines = unit[rows] @ unit[columns].T
@@ -127,7 +127,7 @@ def _count_in_tiles(unit: Tensor, num_nodes: int, share: Share) -> Tensor:
     return counts
 
 
-def _pull_in_tiles(unit: Tensor, slope: Tensor, share: Share) -> Tensor:
+def _gradient_in_tiles(unit: Tensor, slope: Tensor, share: Share) -> Tensor:
     gradient, slope = torch.zeros_like(unit), slope.to(unit)
     for rows, columns in _tiles(unit, share):
         left, part = _positions(unit[rows] @ unit[columns].T, len(slope) - 1)
@@ -139,7 +139,7 @@ def _pull_in_tiles(unit: Tensor, slope: Tensor, share: Share) -> Tensor:
     return gradient
 
 
-TILED = Backend(_count_in_tiles, _pull_in_tiles)
+TILED = Backend(_histogram_in_tiles, _gradient_in_tiles)
 
 
 def _positions(cosines: Tensor, num_nodes: int) -> tuple[Tensor, Tensor]:

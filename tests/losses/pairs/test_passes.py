@@ -13,7 +13,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from glotok_ray.losses.pairs import cpu, passes
-from glotok_ray.losses.pairs.passes import count_pairs, pull_pairs
+from glotok_ray.losses.pairs.passes import accumulate_gradient, pair_histogram
 from glotok_ray.losses.pairs.tables import Share
 from glotok_ray.losses.relation import unit_rows
 
@@ -57,7 +57,7 @@ SHAPES = [(1, 8), (2, 8), (3, 5), (7, 8), (101, 1), (258, 8), (1030, 3), (517, 3
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_counts_equal_the_sum_over_pairs(shape, dtype):
     unit = vectors(*shape, dtype=dtype)
-    counts = count_pairs(unit, NODES, Share())
+    counts = pair_histogram(unit, NODES, Share())
     expected = counts_by_hand(unit, NODES)
     assert counts.dtype == torch.float64
     assert float(counts.sum()) == len(unit) * (len(unit) - 1) / 2 == float(expected.sum().round())
@@ -70,7 +70,7 @@ def test_counts_equal_the_sum_over_pairs(shape, dtype):
 @pytest.mark.parametrize(("dtype", "limit"), [(torch.float32, 3e-6), (torch.float64, 1e-7)])
 def test_pull_equals_the_sum_over_pairs(shape, dtype, limit):
     unit = vectors(*shape, dtype=dtype)
-    pulled = pull_pairs(unit, slope(), Share())
+    pulled = accumulate_gradient(unit, slope(), Share())
     expected = pull_by_hand(unit)
     assert pulled.dtype == dtype
     assert (pulled - expected).norm() <= limit * expected.norm()
@@ -79,13 +79,13 @@ def test_pull_equals_the_sum_over_pairs(shape, dtype, limit):
 def test_degenerate_sets():
     same = vectors(1, 8).repeat(700, 1)
     opposite = torch.cat([same[:300], -same[:300]])
-    counts = count_pairs(same, NODES, Share())
+    counts = pair_histogram(same, NODES, Share())
     assert float(counts[-3:].sum()) == 700 * 699 / 2
-    counts = count_pairs(opposite, NODES, Share())
+    counts = pair_histogram(opposite, NODES, Share())
     assert float(counts[:3].sum()) == 300 * 300
     assert float(counts[-3:].sum()) == 300 * 299
-    assert torch.isfinite(pull_pairs(opposite, slope(), Share())).all()
-    zeros = count_pairs(torch.zeros(10, 8), NODES, Share())
+    assert torch.isfinite(accumulate_gradient(opposite, slope(), Share())).all()
+    zeros = pair_histogram(torch.zeros(10, 8), NODES, Share())
     assert float(zeros[NODES // 2]) == 45
 
 
@@ -94,13 +94,15 @@ def test_degenerate_sets():
 def test_shares_add_up_to_the_whole(workers, dtype):
     unit = vectors(1030, dtype=dtype)
     shares = [Share(index, workers) for index in range(workers)]
-    counts = torch.stack([count_pairs(unit, NODES, share) for share in shares]).sum(0)
-    pulled = torch.stack([pull_pairs(unit, slope(), share) for share in shares]).sum(0)
-    whole = count_pairs(unit, NODES, Share())
+    counts = torch.stack([pair_histogram(unit, NODES, share) for share in shares]).sum(0)
+    pulled = torch.stack([accumulate_gradient(unit, slope(), share) for share in shares]).sum(0)
+    whole = pair_histogram(unit, NODES, Share())
     if dtype == torch.float32:
         assert torch.equal(counts, whole)
     torch.testing.assert_close(counts, whole)
-    torch.testing.assert_close(pulled, pull_pairs(unit, slope(), Share()), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        pulled, accumulate_gradient(unit, slope(), Share()), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_threads_do_not_change_a_bit(restored_threads):
@@ -109,7 +111,7 @@ def test_threads_do_not_change_a_bit(restored_threads):
     for threads in (1, 2, 5):
         torch.set_num_threads(threads)
         results.append(
-            (count_pairs(unit, NODES, Share()), pull_pairs(unit, slope(), Share())),
+            (pair_histogram(unit, NODES, Share()), accumulate_gradient(unit, slope(), Share())),
         )
     for counts, pulled in results[1:]:
         assert torch.equal(counts, results[0][0])
@@ -151,8 +153,8 @@ def test_packed_counts_come_apart():
 def test_nan_reaches_the_counts_and_harms_nothing():
     unit = vectors(100)
     unit[3, 2] = float("nan")
-    assert count_pairs(unit, NODES, Share()).isnan().all()
-    assert pull_pairs(unit, slope(), Share()).isfinite().all()
+    assert pair_histogram(unit, NODES, Share()).isnan().all()
+    assert accumulate_gradient(unit, slope(), Share()).isfinite().all()
 
 
 KERNELS = """
@@ -245,12 +247,12 @@ def test_what_another_step_may_not_meet_is_not_remembered(monkeypatch, error):
 @pytest.mark.gpu
 def test_triton_kernels_on_a_gpu():
     unit = vectors(3000).cuda()
-    counts = count_pairs(unit, NODES, Share())
-    pulled = pull_pairs(unit, slope().cuda(), Share())
-    expected = count_pairs(unit.cpu(), NODES, Share())
+    counts = pair_histogram(unit, NODES, Share())
+    pulled = accumulate_gradient(unit, slope().cuda(), Share())
+    expected = pair_histogram(unit.cpu(), NODES, Share())
     assert (counts.cpu() - expected).abs().sum() < 1e-3 * expected.sum()
     torch.testing.assert_close(
-        pulled.cpu(), pull_pairs(unit.cpu(), slope(), Share()), rtol=1e-3, atol=1e-3
+        pulled.cpu(), accumulate_gradient(unit.cpu(), slope(), Share()), rtol=1e-3, atol=1e-3
     )
 
 
@@ -278,8 +280,8 @@ def test_triton_kernels_on_a_gpu_that_is_not_the_current_one():
     unit, table = vectors(3000), slope()
     there, here = unit.to("cuda:1"), unit.to("cuda:0")
     assert passes._triton_works(1)
-    counts = count_pairs(there, NODES, Share()).cpu()
-    assert torch.equal(counts, count_pairs(here, NODES, Share()).cpu())
-    pulled = pull_pairs(there, table.to("cuda:1"), Share()).cpu()
-    assert torch.equal(pulled, pull_pairs(here, table.to("cuda:0"), Share()).cpu())
+    counts = pair_histogram(there, NODES, Share()).cpu()
+    assert torch.equal(counts, pair_histogram(here, NODES, Share()).cpu())
+    pulled = accumulate_gradient(there, table.to("cuda:1"), Share()).cpu()
+    assert torch.equal(pulled, accumulate_gradient(here, table.to("cuda:0"), Share()).cpu())
     assert torch.cuda.current_device() == 0
