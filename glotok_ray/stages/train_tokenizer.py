@@ -10,12 +10,11 @@ from typing import Any
 from glotok_ray.config import overrides
 from glotok_ray.config.overrides import with_absolute_paths
 from glotok_ray.config.runs import TokenizerRun
-from glotok_ray.pretrained.tokenizer import WEIGHTS_FILE
+from glotok_ray.pretrained.tokenizer import DISCRIMINATOR_FILE, WEIGHTS_FILE
 from glotok_ray.stages import training
 from glotok_ray.storage import artefact, ownership
 from glotok_ray.training import runs
 from glotok_ray.training.inputs import check_inputs
-from glotok_ray.training.tokenizer_step import DISCRIMINATOR_FILE
 
 logger = logging.getLogger(__name__)
 

@@ -21,6 +21,7 @@ from glotok_ray.pretrained.tokenizer import load_tokenizer
 from glotok_ray.sampling.latents import latent_scale, latent_scale_from_counts
 from glotok_ray.training.ema import make_average, whole_state
 from glotok_ray.training.engine import make_engine
+from glotok_ray.training.generator_state import GeneratorState
 from glotok_ray.training.generator_step import (
     FlowObjective,
     GeneratorStep,
@@ -49,7 +50,9 @@ def train_generator(run: XARRun | FARRun, worker: Worker, batches: BatchSource) 
     )
     average = make_average(engine, run.ema_decay, warmup=run.ema_warmup)
     model.train()
-    metrics = Trainer(GeneratorStep(engine, objective, average, worker), worker, plan).fit(batches)
+    state = GeneratorState(engine, average, worker)
+    # Generators are measured by their samples, in a job of their own.
+    metrics = Trainer(GeneratorStep(state, objective, worker), state, worker, plan).fit(batches)
     keep = worker.rank == 0
     raw = whole_state(engine, keep=keep)
     averaged = average.whole(keep=keep) if average is not None else None

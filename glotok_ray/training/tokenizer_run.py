@@ -4,28 +4,21 @@ Called by every rank under Ray Train and by a plain process alike; batches come 
 Read next: glotok_ray/training/trainer.py
 """
 
-import functools
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow.parquet
 import torch
 from torch import Tensor, nn
 
 from glotok_ray.config.losses import RelationConfig
 from glotok_ray.config.runs import TokenizerRun
-from glotok_ray.data.records import decode_image, read_dataset
-from glotok_ray.data.transforms import center_crop
 from glotok_ray.interop.tokenizer_card import write_model_card
 from glotok_ray.losses.relation import codebook_histogram, histogram_bins, relation_loss
 from glotok_ray.nn.discriminator import PatchDiscriminator
 from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.pretrained.perceptual import build_perceptual
-from glotok_ray.pretrained.tokenizer import WEIGHTS_FILE
+from glotok_ray.pretrained.tokenizer import DISCRIMINATOR_FILE, WEIGHTS_FILE
 from glotok_ray.storage import artefact
-from glotok_ray.storage.retries import patiently
 from glotok_ray.storage.weights import load_weights
 from glotok_ray.teacher.image_vectors import build_image_network
 from glotok_ray.training.engine import make_engine
@@ -38,8 +31,10 @@ from glotok_ray.training.runs import (
     set_threads,
     training_crops,
 )
-from glotok_ray.training.tokenizer_step import DISCRIMINATOR_FILE, FrozenNetworks, TokenizerStep
+from glotok_ray.training.tokenizer_state import TokenizerState
+from glotok_ray.training.tokenizer_step import FrozenNetworks, TokenizerStep
 from glotok_ray.training.trainer import Trainer, last_metrics
+from glotok_ray.training.validation import TokenizerValidation, validation_images
 from glotok_ray.training.worker import Worker
 
 RELATION_FILE = "relation.json"
@@ -66,13 +61,14 @@ def train_tokenizer(run: TokenizerRun, worker: Worker, batches: BatchSource) -> 
         )
         for module in (model, discriminator)
     )
-    validation = _validation_images(run, worker)
-    step = TokenizerStep(run, tokenizer_engine, discriminator_engine, frozen, worker, validation)
+    state = TokenizerState(run, tokenizer_engine, discriminator_engine, worker)
+    step = TokenizerStep(state, frozen, worker)
+    validation = TokenizerValidation(state, frozen.teacher, validation_images(run, worker), worker)
     model.train()
-    Trainer(step, worker, plan).fit(batches)
+    Trainer(step, state, worker, plan, validation.evaluate).fit(batches)
     metrics = last_metrics(plan.folder)
     with exporting(worker, plan):
-        step.export(plan.folder)
+        state.export(plan.folder)
         if worker.rank == 0:
             if initial is not None and frozen.teacher is not None:
                 exported = GloTokTokenizer.from_pretrained(plan.folder)
@@ -131,30 +127,3 @@ def _write_relation(
         values[f"student_{name}"] = student.tolist()
         values[f"kl_{name}"] = float(relation_loss(student, teacher, reduction=relation.reduction))
     artefact.write_json(folder / RELATION_FILE, values)
-
-
-def _validation_images(run: TokenizerRun, worker: Worker) -> Tensor:
-    """This worker's share of the validation images, uint8 (n, 3, h, w), centre crops."""
-    size = run.model.autoencoder.image_size
-    images: list[np.ndarray] = []
-    if run.data.validation_path and run.data.num_validation_images:
-        folder = Path(run.data.validation_path)
-        minutes = run.scaling.storage_retry_minutes
-        rows = _first_rows(folder, run.data.num_validation_images, minutes)
-        for index, (key, encoded) in enumerate(rows):
-            if index % worker.world_size == worker.rank:
-                images.append(center_crop(decode_image(encoded, key), size).transpose(2, 0, 1))
-    stacked = np.stack(images) if images else np.zeros((0, 3, size, size), dtype=np.uint8)
-    return torch.from_numpy(stacked).to(worker.device)
-
-
-def _first_rows(folder: Path, number: int, minutes: float) -> Iterator[tuple[str, bytes]]:
-    for shard in read_dataset(folder).shards:
-        path = folder / shard.file
-        read = functools.partial(pyarrow.parquet.read_table, path, columns=["key", "image"])
-        table = patiently(read, path, minutes=minutes)
-        for key, image in zip(table["key"].to_pylist(), table["image"].to_pylist(), strict=True):
-            if number == 0:
-                return
-            number -= 1
-            yield key, image

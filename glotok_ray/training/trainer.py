@@ -46,7 +46,7 @@ TENSORBOARD_FOLDER = "tensorboard"
 
 
 class TrainingStep(Protocol):
-    """One optimizer step of a model, and what must be saved to go on with it."""
+    """One optimizer step of a model."""
 
     flags: StepFlags
     """What the workers exchange once per step; a number that the trainer lets it carry comes back summed."""
@@ -59,9 +59,9 @@ class TrainingStep(Protocol):
         """Set the learning rate of every engine."""
         ...
 
-    def evaluate(self) -> dict[str, float]:
-        """Metrics of the present weights, equal on every worker."""
-        ...
+
+class TrainingState(Protocol):
+    """What must be saved to go on with a training."""
 
     def snapshot(self, into: Snapshot) -> None:
         """Add this worker's part of the state; every worker calls it."""
@@ -115,8 +115,17 @@ class RunPlan:
 class Trainer:
     """Runs a `TrainingStep` to the end of its plan."""
 
-    def __init__(self, step: TrainingStep, worker: Worker, plan: RunPlan) -> None:
-        self._step, self._worker, self._plan = step, worker, plan
+    def __init__(
+        self,
+        step: TrainingStep,
+        state: TrainingState,
+        worker: Worker,
+        plan: RunPlan,
+        evaluate: Callable[[], dict[str, float]] | None = None,
+    ) -> None:
+        """`evaluate` gives metrics of the present weights, equal on every worker; without it there are none."""
+        self._step, self._state, self._worker, self._plan = step, state, worker, plan
+        self._evaluate = evaluate or dict
         self._checkpoints = plan.folder / CHECKPOINT_FOLDER
         self._writer = CheckpointWriter(
             self._checkpoints,
@@ -179,7 +188,7 @@ class Trainer:
             if self._evaluation_is_due(step + 1):
                 log.flush(step)
                 self._worker.heartbeat.enter("evaluation", step + 1)
-                metrics = self._step.evaluate()
+                metrics = self._evaluate()
                 log.write(step + 1, {f"eval/{name}": value for name, value in metrics.items()})
                 self._save(step + 1, log)
                 self._worker.report({"step": step + 1, **metrics})
@@ -189,7 +198,7 @@ class Trainer:
 
     def _save(self, step: int, log: "MetricsLog") -> None:
         def copy_state(into: Snapshot) -> None:
-            self._step.snapshot(into)
+            self._state.snapshot(into)
             log.snapshot(into)
 
         self._worker.heartbeat.enter("checkpoint", step)
@@ -213,7 +222,7 @@ class Trainer:
         )
         if path is not None:
             check_state_layout(path, self._plan)
-            self._step.load(path)
+            self._state.load(path)
             logger.info("resuming at step %d from %s", checkpoint.checkpoint_step(path), path.name)
         return path
 

@@ -95,7 +95,7 @@ def fit(folder, *, stop=0, keep=10, change=None, every=1, retry_minutes=1.0, **c
     step, worker = ToyStep(), LocalWorker()
     if change:
         change(step)
-    Trainer(step, worker, plan).fit(batches)
+    Trainer(step, step, worker, plan, step.evaluate).fit(batches)
     return worker.reports
 
 
