@@ -29,6 +29,7 @@ from glotok_ray.nn.xar import XAR
 from glotok_ray.recipes.train_generator import xar_b, xar_h
 from glotok_ray.recipes.train_tokenizer import glotok_16k
 from glotok_ray.sampling.images import ImageGenerator
+from glotok_ray.training.batches import Batch
 from glotok_ray.training.describe import describe_generator, describe_tokenizer
 from glotok_ray.training.ema import make_average
 from glotok_ray.training.engine import make_engine
@@ -38,7 +39,6 @@ from glotok_ray.training.runs import place as put
 from glotok_ray.training.schedule import seed_step
 from glotok_ray.training.tokenizer_state import TokenizerState
 from glotok_ray.training.tokenizer_step import FrozenNetworks, TokenizerStep
-from glotok_ray.training.trainer import Batch
 from glotok_ray.training.worker import DistributedWorker
 
 _TINY_TOKENIZER = {

@@ -18,8 +18,9 @@ from glotok_ray.storage import artefact, begun, ownership
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.storage.weights import save_weights
 from glotok_ray.training import checkpoint
-from glotok_ray.training.runs import RUN_FILE
-from glotok_ray.training.trainer import CHECKPOINT_FOLDER, last_metrics
+from glotok_ray.training.checkpoint import CHECKPOINT_FOLDER
+from glotok_ray.training.metrics_file import last_metrics
+from glotok_ray.training.plan import RUN_FILE
 
 logger = logging.getLogger(__name__)
 

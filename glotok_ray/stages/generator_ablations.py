@@ -33,7 +33,7 @@ from glotok_ray.stages.sweep_tokenizer import check_rows
 from glotok_ray.storage import artefact, begun, ownership
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.training.inputs import fitting_codes
-from glotok_ray.training.runs import run_plan
+from glotok_ray.training.plan import run_plan
 
 logger = logging.getLogger(__name__)
 

@@ -4,12 +4,16 @@
 This is the only module that names torch.distributed. Read next: glotok_ray/training/engine.py
 """
 
+import contextlib
+import os
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import torch
 import torch.distributed
 from torch import Tensor
 
+from glotok_ray.config.training import ScalingConfig
 from glotok_ray.training.heartbeat import Heartbeat
 from glotok_ray.training.memory import PeakMemory
 
@@ -39,7 +43,7 @@ class Worker(Protocol):
 class LocalWorker:
     """The only worker of a plain process; it remembers its reports."""
 
-    def __init__(self, device: str = "cpu") -> None:
+    def __init__(self, device: str | torch.device = "cpu") -> None:
         self.rank = 0
         self.world_size = 1
         self.device = torch.device(device)
@@ -82,3 +86,34 @@ class DistributedWorker:
 
     def report(self, metrics: dict[str, Any]) -> None:
         """Nobody listens; launchers override this."""
+
+
+_OF_ONE_RANK = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+
+
+@contextlib.contextmanager
+def only_worker(scaling: ScalingConfig) -> Iterator[Worker]:
+    """The worker of a training in this process; DeepSpeed gets a process group of one rank meanwhile."""
+    device = torch.device("cuda", 0) if scaling.use_gpu else torch.device("cpu")
+    if scaling.use_gpu:
+        torch.cuda.set_device(device)
+    if scaling.engine == "torch":
+        yield LocalWorker(device)
+        return
+    before = {name: os.environ.get(name) for name in _OF_ONE_RANK}
+    os.environ.update(_OF_ONE_RANK)
+    torch.distributed.init_process_group(
+        "nccl" if scaling.use_gpu else "gloo",
+        store=torch.distributed.HashStore(),  # pyright: ignore[reportPrivateImportUsage]
+        rank=0,
+        world_size=1,
+    )
+    try:
+        yield DistributedWorker(device)
+    finally:
+        torch.distributed.destroy_process_group()
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

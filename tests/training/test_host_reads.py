@@ -31,6 +31,7 @@ from glotok_ray.config import (
     VocabularyConfig,
     XARConfig,
 )
+from glotok_ray.data.records import DatasetInfo
 from glotok_ray.losses.pairs import passes
 from glotok_ray.losses.relation import codebook_histogram
 from glotok_ray.nn.discriminator import PatchDiscriminator
@@ -48,10 +49,12 @@ from glotok_ray.training.generator_step import (
     Objective,
     TokenObjective,
 )
+from glotok_ray.training.metrics_log import MetricsLog
+from glotok_ray.training.plan import RunPlan
 from glotok_ray.training.rows_seen import RowsSeen
 from glotok_ray.training.schedule import seed_step
 from glotok_ray.training.tokenizer_step import FrozenNetworks, TokenizerStep
-from glotok_ray.training.trainer import MetricsLog, RunPlan, TrainingStep
+from glotok_ray.training.trainer import TrainingStep
 from glotok_ray.training.worker import LocalWorker
 
 PLAIN = OptimizerConfig(learning_rate=1e-3, gradient_clip=0.0)
@@ -206,6 +209,7 @@ def batch() -> dict[str, Tensor]:
 def log_of(folder: Path) -> MetricsLog:
     plan = RunPlan(
         folder=folder,
+        dataset=DatasetInfo(kind="shards", classes=("a",), num_images=40, image_size=32, shards=()),
         seed=0,
         steps_per_epoch=100,
         schedule=ScheduleConfig(log_every_steps=50),
