@@ -32,7 +32,8 @@ def fit(config: TokenizerRun | GeneratorRun, plan: RunPlan) -> None:
             "scaling.use_gpu = True: this process sees no GPU, and launcher = 'local' trains in it; start it where one "
             "is, or pass --scaling.no-use-gpu"
         )
-    with ShownProgress(config.name, plan), only_worker(config.scaling) as worker:
+    worker = only_worker(config.scaling)
+    with ShownProgress(config.name, plan):
         try:
             train(config, plan, worker, local_batches(config, plan, worker.device))
         except FloatingPointError as error:

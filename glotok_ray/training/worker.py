@@ -4,9 +4,8 @@
 This is the only module that names torch.distributed. Read next: glotok_ray/training/engine.py
 """
 
-import contextlib
+import atexit
 import os
-from collections.abc import Iterator
 from typing import Any, Protocol
 
 import torch
@@ -91,29 +90,22 @@ class DistributedWorker:
 _OF_ONE_RANK = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
 
 
-@contextlib.contextmanager
-def only_worker(scaling: ScalingConfig) -> Iterator[Worker]:
-    """The worker of a training in this process; DeepSpeed gets a process group of one rank meanwhile."""
+def only_worker(scaling: ScalingConfig) -> Worker:
+    """The worker of a training in this process. DeepSpeed gets a process group of one rank, which stays as long as the
+    process: DeepSpeed goes on to use the first that it has seen.
+    """
     device = torch.device("cuda", 0) if scaling.use_gpu else torch.device("cpu")
     if scaling.use_gpu:
         torch.cuda.set_device(device)
     if scaling.engine == "torch":
-        yield LocalWorker(device)
-        return
-    before = {name: os.environ.get(name) for name in _OF_ONE_RANK}
-    os.environ.update(_OF_ONE_RANK)
-    torch.distributed.init_process_group(
-        "nccl" if scaling.use_gpu else "gloo",
-        store=torch.distributed.HashStore(),  # pyright: ignore[reportPrivateImportUsage]
-        rank=0,
-        world_size=1,
-    )
-    try:
-        yield DistributedWorker(device)
-    finally:
-        torch.distributed.destroy_process_group()
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        return LocalWorker(device)
+    if not torch.distributed.is_initialized():
+        os.environ.update(_OF_ONE_RANK)
+        torch.distributed.init_process_group(
+            "nccl" if scaling.use_gpu else "gloo",
+            store=torch.distributed.HashStore(),  # pyright: ignore[reportPrivateImportUsage]
+            rank=0,
+            world_size=1,
+        )
+        atexit.register(torch.distributed.destroy_process_group)
+    return DistributedWorker(device)
