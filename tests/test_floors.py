@@ -58,7 +58,14 @@ def test_nothing_below_on_ray_loads_ray() -> None:
         *("teacher", "interop", "evaluation", "training", "export", "report"),
     )
     assert "glotok_ray.training.trainer" in modules
-    assert "ray" not in _loaded_by(modules)
+    # With launcher = "local" a training needs no Ray.
+    stages = ["glotok_ray.stages.train_tokenizer", "glotok_ray.stages.train_generator"]
+    assert "ray" not in _loaded_by([*modules, *stages])
+
+
+def test_the_arithmetic_of_a_run_needs_no_torch() -> None:
+    modules = [f"glotok_ray.training.{name}" for name in ("plan", "metrics_file", "stalls")]
+    assert not {"torch", "ray"} & _loaded_by(modules)
 
 
 def test_the_loader_of_these_tests_sees_what_it_forbids() -> None:

@@ -24,13 +24,11 @@ from glotok_ray.training import checkpoint
 from glotok_ray.training.checkpoint import CHECKPOINT_FOLDER
 from glotok_ray.training.heartbeat import Attempt
 from glotok_ray.training.metrics_file import last_metrics
-from glotok_ray.training.plan import RunPlan
+from glotok_ray.training.plan import LOG_FOLDER, RAY_FOLDER, RunPlan
 from glotok_ray.training.stalls import beats_of
 
 logger = logging.getLogger(__name__)
 
-LOG_FOLDER = "logs"
-RAY_FOLDER = "ray"
 _STATE_FILE = "attempt.json"
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 2.0, 60.0
 # Restarts in a row that come no further: long start-ups must not make an endless loop that the window never sees.

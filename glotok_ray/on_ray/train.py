@@ -22,7 +22,7 @@ from glotok_ray.config.overrides import from_dict, to_dict
 from glotok_ray.config.runs import FARRun, GeneratorRun, TokenizerRun, XARRun
 from glotok_ray.config.training import ScalingConfig
 from glotok_ray.on_ray import cluster
-from glotok_ray.on_ray.attempts import LOG_FOLDER, RAY_FOLDER, Attempts, attempt_name
+from glotok_ray.on_ray.attempts import Attempts, attempt_name
 from glotok_ray.on_ray.data import Feed, RowReader, start_ingest, worker_batches
 from glotok_ray.on_ray.interruption import AbortedWithDriver, wait_for
 from glotok_ray.storage import artefact
@@ -35,7 +35,14 @@ from glotok_ray.training.heartbeat import (
     WatchedHeartbeat,
 )
 from glotok_ray.training.local import train
-from glotok_ray.training.plan import RunPlan, division, row_plan, row_reader
+from glotok_ray.training.plan import (
+    LOG_FOLDER,
+    RAY_FOLDER,
+    RunPlan,
+    division,
+    row_plan,
+    row_reader,
+)
 from glotok_ray.training.runs import wait_for_inputs
 from glotok_ray.training.shown_progress import ShownProgress
 from glotok_ray.training.stalls import FINISHED

@@ -11,14 +11,13 @@ from typing import Any
 from glotok_ray import faults
 from glotok_ray.config.overrides import to_dict
 from glotok_ray.config.runs import GeneratorRun, TokenizerRun
-from glotok_ray.on_ray.attempts import LOG_FOLDER, RAY_FOLDER
 from glotok_ray.storage import artefact, begun
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.training import checkpoint
 from glotok_ray.training.checkpoint import CHECKPOINT_FOLDER, check_state_layout
 from glotok_ray.training.metrics_file import last_metrics
 from glotok_ray.training.metrics_log import TENSORBOARD_FOLDER
-from glotok_ray.training.plan import RUN_FILE, RunPlan
+from glotok_ray.training.plan import LOG_FOLDER, RAY_FOLDER, RUN_FILE, RunPlan
 from glotok_ray.training.profiling import PROFILE_FOLDER
 from glotok_ray.training.rows_seen import AUDIT_FOLDER, BAD_ROWS_FOLDER
 from glotok_ray.training.stalls import HEARTBEAT_FOLDER, STALL_FOLDER

@@ -13,6 +13,10 @@ from glotok_ray.data.records import DatasetInfo, read_dataset
 from glotok_ray.data.shard_plan import Division, ShardPlan
 from glotok_ray.data.training_rows import CodeRows, ImageRows, expect_images, shard_rows
 
+LOG_FOLDER = "logs"
+"""In a run's folder: what the launcher and the workers tell of attempts."""
+RAY_FOLDER = "ray"
+"""In a run's folder: Ray Train's own files."""
 RUN_FILE = "run.json"
 """In a run's folder: what settings and inputs it is bound to, and what crops a tokenizer is trained on."""
 
