@@ -69,9 +69,7 @@ def run(config: TeacherRun, *, fresh: bool = False) -> dict[str, Any]:
             "teacher", config, [], fresh=fresh, sha256=teacher.provenance["sha256"]
         )
         return output.finished or _save(output, teacher)
-    networks.check_network(config.network)
-    dataset = read_image_dataset(source)
-    units = _drawn_images(config, dataset)
+    dataset, units = check_inputs(config)
     network = features.feature_facts(config.network)
     output = open_output(
         "teacher", config, [config.data_path], fresh=fresh, resumes=True, network=network
@@ -99,9 +97,13 @@ def run(config: TeacherRun, *, fresh: bool = False) -> dict[str, Any]:
     return manifest
 
 
-def _drawn_images(config: TeacherRun, dataset: DatasetInfo) -> list[DrawnRows]:
-    """The images to take features of; raises ValueError when they give too few vectors for the clusters."""
-    folder, num_classes = Path(config.data_path), len(dataset.classes)
+def check_inputs(config: TeacherRun) -> tuple[DatasetInfo, list[DrawnRows]]:
+    """The facts of the shards and the rows to draw; raises ValueError for a network that is not there, and for fewer
+    vectors than clusters.
+    """
+    networks.check_network(config.network)
+    folder = Path(config.data_path)
+    dataset = read_image_dataset(folder)
     units = draw_images(
         dataset,
         folder,
@@ -112,9 +114,9 @@ def _drawn_images(config: TeacherRun, dataset: DatasetInfo) -> list[DrawnRows]:
     per_image = min(config.vectors_per_image, features.grid_side(config.network) ** 2)
     clustering.check_count(sum(len(unit.rows) for unit in units) * per_image, config.kmeans)
     if config.kmeans.clusters_per_class:
-        vectors = drawn_per_class(units, folder, num_classes) * per_image
+        vectors = drawn_per_class(units, folder, len(dataset.classes)) * per_image
         check_classes(vectors, dataset.classes, config.kmeans)
-    return units
+    return dataset, units
 
 
 class WorkFolder(NamedTuple):

@@ -16,17 +16,12 @@ from safetensors.torch import load_file, save_file
 
 from glotok_ray import config
 from glotok_ray.config import (
-    AdapterConfig,
-    AutoencoderConfig,
-    CodebookConfig,
     EncodeRun,
     EvaluateRun,
     FARConfig,
     FARSampleRun,
     FlowConfig,
     FlowSamplerConfig,
-    ResidualConfig,
-    TokenizerConfig,
     TokenSamplerConfig,
     VocabularyConfig,
     XARConfig,
@@ -52,24 +47,11 @@ from jobs import encode_images as encode_images_job
 from jobs import sample_images as sample_images_job
 from jobs.failures import guarded
 from tests.small_data import ROWS, small_pool, write_shards
+from tests.small_models import tiny_tokenizer
 
 pytestmark = pytest.mark.ray
 
-TOKENIZER = TokenizerConfig(
-    autoencoder=AutoencoderConfig(
-        image_size=32,
-        base_channels=32,
-        channel_multipliers=(1, 1, 2),
-        num_res_blocks=1,
-        latent_channels=32,
-    ),
-    adapter=AdapterConfig(depth=1, num_heads=2),
-    codebooks=(
-        CodebookConfig(name="visual", size=32, width=4),
-        CodebookConfig(name="semantic", size=16, width=4),
-    ),
-    residual=ResidualConfig(width=16, num_heads=2),
-)
+TOKENIZER = tiny_tokenizer(image_size=32, channel_multipliers=(1, 1, 2))
 GENERATOR = XARConfig(
     grid_size=8, cell_size=4, channels=8, width=32, depth=2, num_heads=2, num_classes=3
 )
