@@ -15,7 +15,7 @@ from typing import Any
 
 from glotok_ray.config.jobs import EvaluateRun
 from glotok_ray.data.recorded import crops_text
-from glotok_ray.evaluation.plan import check, check_present
+from glotok_ray.evaluation.plan import check_inputs, check_present_inputs
 from glotok_ray.recipes.evaluate_images import RECIPES
 from glotok_ray.stages import evaluate_images
 from jobs.command_line import run_job
@@ -23,8 +23,8 @@ from jobs.command_line import run_job
 
 def describe(config: EvaluateRun) -> dict[str, Any]:
     """What would run: images per kind where the inputs are there, null where they are not yet."""
-    check(config)
-    dataset, samples = check_present(config)
+    check_inputs(config)
+    dataset, samples = check_present_inputs(config)
     images = {"validation": config.num_images or (dataset.num_images if dataset else None)}
     if config.samples_path:
         images["samples"] = samples.num_images if samples else None

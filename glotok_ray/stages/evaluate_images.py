@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from glotok_ray.config.jobs import EvaluateRun
-from glotok_ray.config.overrides import with_absolute_paths
+from glotok_ray.config.overrides import bound_settings, with_absolute_paths
 from glotok_ray.data.recorded import crops_text
 from glotok_ray.evaluation import metrics as measures
 from glotok_ray.evaluation.files import BASELINES, CODE_COUNTS_FILE, RECONSTRUCTIONS_FILE
@@ -27,8 +27,8 @@ from glotok_ray.evaluation.measure import (
 )
 from glotok_ray.evaluation.metrics import Metrics
 from glotok_ray.evaluation.plan import (
-    check,
-    check_present,
+    check_inputs,
+    check_present_inputs,
     measured_images,
     measured_tokenizer,
     plan,
@@ -40,11 +40,12 @@ from glotok_ray.metrics.uniformity import (
     draw_latent_vectors,
     tsne_uniformity,
 )
-from glotok_ray.on_ray.actor_pool import actor_device, map_shards, open_output
+from glotok_ray.on_ray.actor_pool import actor_device, map_shards
 from glotok_ray.on_ray.tasks import run_at_once
 from glotok_ray.pretrained.tokenizer import load_tokenizer
 from glotok_ray.report import grids
-from glotok_ray.storage import artefact, ownership
+from glotok_ray.storage import artefact, output, ownership
+from glotok_ray.storage.output import Unfinished
 
 logger = logging.getLogger(__name__)
 
@@ -75,30 +76,31 @@ def run(config: EvaluateRun, *, fresh: bool = False) -> dict[str, Any]:
     """
     # Actors run in working directories of their own.
     config = with_absolute_paths(config)
-    check(config)
+    check_inputs(config)
     # Before the output folder is begun: what does not fit must leave everything as it is.
-    check_present(config)
+    check_present_inputs(config)
     images = measured_images(config)
     paths = (config.tokenizer_path, config.data_path, config.samples_path, config.codes_path)
-    output = open_output("evaluation", config, [path for path in paths if path], fresh=fresh)
-    if output.finished is not None:
-        return output.finished
+    evaluation = output.begin(
+        config.output_path,
+        "evaluation",
+        bound_settings(config),
+        [path for path in paths if path],
+        fresh=fresh,
+        unfinished=Unfinished.REPLACE,
+    )
+    if evaluation.finished is not None:
+        return evaluation.finished
     blocks, image_size = plan(config)
     merged = _measure(blocks, config, image_size)
     metrics = measures.with_crops(metrics_of(merged, config, image_size), crops_text(images))
-    _write_images(output.folder, merged)
-    _write_counts(output.folder, merged, config)
-    artefact.write_json(output.folder / "metrics.json", metrics)
+    _write_images(evaluation.folder, merged)
+    _write_counts(evaluation.folder, merged, config)
+    artefact.write_json(evaluation.folder / "metrics.json", metrics)
     for name, entry in metrics.items():
         logger.info("%s = %s", name, entry["value"])
     values = {name: entry["value"] for name, entry in metrics.items()}
-    return artefact.write_manifest(
-        output.folder,
-        "evaluation",
-        output.fingerprint,
-        metrics=values,
-        num_images=len(merged[VALIDATION].features),
-    )
+    return evaluation.finish(metrics=values, num_images=len(merged[VALIDATION].features))
 
 
 class _EvaluationActor(BlockMeasurement):

@@ -167,7 +167,7 @@ def _check_inputs(
         artefact.verify_once(Path(path), kind)
     for training, _, evaluation in parts:
         fitting_codes(training)
-        plan.check(evaluation)
+        plan.check_inputs(evaluation)
     evaluation = ablation.evaluation
     for field, path in (
         ("samples.tokenizer_path", ablation.samples.tokenizer_path),

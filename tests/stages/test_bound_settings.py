@@ -1,7 +1,5 @@
 """Which settings a run may be resumed with, and which make it another run."""
 
-from types import SimpleNamespace
-
 import pytest
 
 from glotok_ray.config import TokenizerRun, bound_settings, from_dict, override, to_dict
@@ -10,7 +8,7 @@ from glotok_ray.recipes.sweep_tokenizer import RECIPES as SWEEPS
 from glotok_ray.recipes.train_generator import RECIPES as GENERATORS
 from glotok_ray.recipes.train_tokenizer import RECIPES as TOKENIZERS
 from glotok_ray.stages import sweep_tokenizer, training
-from glotok_ray.storage import ownership
+from glotok_ray.storage import artefact, output, ownership
 from glotok_ray.storage.artefact import ArtefactError
 
 RUNS = {"tokenizer": TOKENIZERS["glotok_16k"](), "generator": GENERATORS["xar_b"]()}
@@ -105,16 +103,28 @@ def test_ablations_go_on_with_other_workers(change) -> None:
     assert bound_settings(override(ablation, {"samples.seed": 9})) != bound_settings(ablation)
 
 
-def test_a_copy_without_its_hidden_mark_is_bound_by_run_json(tmp_path) -> None:
+def test_a_run_of_older_versions_without_its_hidden_mark_is_bound_by_run_json(tmp_path) -> None:
     run = override(RUNS["generator"], {"output_path": str(tmp_path), "name": "run"})
-    plan = SimpleNamespace(folder=tmp_path / "run")
-    with ownership.holding():
-        training._open_folder(run, plan, "first")
-    (tmp_path / "run" / ".begun.json").unlink()
+    folder = tmp_path / "run"
+    first, second = (
+        output.look(folder, "generator", bound_settings(override(run, {"seed": seed})))
+        for seed in (1, 2)
+    )
+    artefact.write_json(folder / "run.json", {"fingerprint": first.fingerprint})
     with (
         ownership.holding(),
-        pytest.raises(ArtefactError, match="unfinished run of other settings"),
+        pytest.raises(ArtefactError, match="unfinished work of other settings"),
     ):
-        training._open_folder(run, plan, "second")
+        training._open_folder(second, run, {})
     with ownership.holding():
-        training._open_folder(run, plan, "first")
+        training._open_folder(first, run, {"crops": "CROPS"})
+    # From now on the mark alone says it, and a copy without it says nothing.
+    assert artefact.read_json(folder / "run.json") == {"crops": "CROPS"}
+    with ownership.holding(), pytest.raises(ArtefactError, match="unfinished work of other"):
+        training._open_folder(second, run, {})
+    (folder / ".begun.json").unlink()
+    with (
+        ownership.holding(),
+        pytest.raises(ArtefactError, match=r"no \.begun\.json, .*copy that hidden file"),
+    ):
+        training._open_folder(first, run, {})
