@@ -39,7 +39,13 @@ from glotok_ray.config.overrides import (
     with_absolute_paths,
 )
 from glotok_ray.config.runs import FARRun, GeneratorRun, TokenizerRun, XARRun
-from glotok_ray.config.sweeps import AblationRun, QuickstartRun, SweepRun
+from glotok_ray.config.sweeps import (
+    AblationRun,
+    GeneratorAblationRun,
+    QuickstartRun,
+    SweepRun,
+    TokenizerAblationRun,
+)
 from glotok_ray.config.tokenizer import (
     AdapterConfig,
     AutoencoderConfig,
@@ -75,6 +81,7 @@ __all__ = [
     "FARSampleRun",
     "FlowConfig",
     "FlowSamplerConfig",
+    "GeneratorAblationRun",
     "GeneratorRun",
     "ImageDataConfig",
     "OptimizerConfig",
@@ -89,6 +96,7 @@ __all__ = [
     "SweepRun",
     "TeacherRun",
     "TokenSamplerConfig",
+    "TokenizerAblationRun",
     "TokenizerConfig",
     "TokenizerLossConfig",
     "TokenizerRun",

@@ -3,11 +3,13 @@
 import pytest
 
 from glotok_ray.config import TokenizerRun, bound_settings, from_dict, override, to_dict
-from glotok_ray.recipes.generator_ablations import RECIPES as ABLATIONS
+from glotok_ray.recipes.generator_ablations import RECIPES as GENERATOR_ABLATIONS
 from glotok_ray.recipes.sweep_tokenizer import RECIPES as SWEEPS
+from glotok_ray.recipes.tokenizer_ablations import RECIPES as TOKENIZER_ABLATIONS
 from glotok_ray.recipes.train_generator import RECIPES as GENERATORS
 from glotok_ray.recipes.train_tokenizer import RECIPES as TOKENIZERS
 from glotok_ray.stages import sweep_tokenizer, training
+from glotok_ray.stages.tokenizer_rows import TokenizerRows
 from glotok_ray.storage import artefact, output, ownership
 from glotok_ray.storage.artefact import ArtefactError
 
@@ -95,12 +97,34 @@ def test_a_sweep_is_bound_to_what_its_trials_are() -> None:
         {"samples.pool.num_actors": 2},
         {"evaluation.pool.use_gpu": False},
         {"rows": ("cell_8",)},
+        {"max_concurrent_rows": 3},
     ],
 )
 def test_ablations_go_on_with_other_workers(change) -> None:
-    ablation = ABLATIONS["ablations"]()
+    ablation = GENERATOR_ABLATIONS["ablations"]()
     assert bound_settings(override(ablation, change)) == bound_settings(ablation)
     assert bound_settings(override(ablation, {"samples.seed": 9})) != bound_settings(ablation)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"tokenizer.scaling.num_workers": 4},
+        {"evaluation.pool.use_gpu": False},
+        {"rows": ("glotok",)},
+        {"inputs": "quickstart"},
+        {"max_concurrent_rows": 3},
+    ],
+)
+def test_ablations_of_tokenizers_do_too(change, tmp_path) -> None:
+    ablation = TOKENIZER_ABLATIONS["ablations"]()
+
+    def bound(changes):
+        return TokenizerRows(override(ablation, changes), tmp_path).bound_settings()
+
+    assert bound(change) == bound({})
+    for other in ({"max_steps": 9}, {"tokenizer.seed": 9}, {"evaluation.num_images": 9}):
+        assert bound(other) != bound({})
 
 
 def test_a_run_of_older_versions_without_its_hidden_mark_is_bound_by_run_json(tmp_path) -> None:
