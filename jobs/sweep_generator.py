@@ -13,15 +13,16 @@ from typing import Any
 
 from glotok_ray.config.sweeps import GeneratorAblationRun
 from glotok_ray.recipes.generator_ablations import RECIPES
-from glotok_ray.sampling.images import network_evaluations
-from glotok_ray.stages import ablations
-from glotok_ray.stages.generator_rows import GeneratorRows
-from glotok_ray.training.describe import describe_generator
 from jobs.command_line import run_job
 
 
 def describe(config: GeneratorAblationRun) -> dict[str, Any]:
     """The rows, and what the training of the base recipe costs."""
+    from glotok_ray.sampling.images import network_evaluations
+    from glotok_ray.stages import ablations
+    from glotok_ray.stages.generator_rows import GeneratorRows
+    from glotok_ray.training.describe import describe_generator
+
     parts = GeneratorRows(config, Path(config.output_path)).parts
     rows = {}
     for row in ablations.chosen_rows(config):
@@ -41,6 +42,13 @@ def show(manifest: dict[str, Any]) -> str:
     return Path(manifest["table"]).read_text()
 
 
+def run(config: GeneratorAblationRun, *, fresh: bool = False) -> dict[str, Any]:
+    """The job itself, imported when it runs: Ray and torch take seconds."""
+    from glotok_ray.stages import ablations
+
+    return ablations.run(config, fresh=fresh)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the job; returns the exit code."""
     return run_job(
@@ -48,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         name="sweep_generator",
         recipes=RECIPES,
         dry_run=describe,
-        run=ablations.run,
+        run=run,
         show=show,
     )
 

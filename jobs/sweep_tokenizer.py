@@ -14,8 +14,6 @@ from typing import Any
 from glotok_ray.config.sweeps import SweepRun, TokenizerAblationRun
 from glotok_ray.recipes import sweep_tokenizer as searches
 from glotok_ray.recipes import tokenizer_ablations
-from glotok_ray.stages import ablations, sweep_tokenizer
-from glotok_ray.training.describe import describe_tokenizer
 from jobs.command_line import run_job
 
 RECIPES: dict[str, Callable[[], SweepRun | TokenizerAblationRun]] = {
@@ -26,6 +24,9 @@ RECIPES: dict[str, Callable[[], SweepRun | TokenizerAblationRun]] = {
 
 def describe(config: SweepRun | TokenizerAblationRun) -> dict[str, Any]:
     """The trials, or the rows, and the cost of one of them."""
+    from glotok_ray.stages import ablations, sweep_tokenizer
+    from glotok_ray.training.describe import describe_tokenizer
+
     if isinstance(config, TokenizerAblationRun):
         what = {"rows": list(ablations.chosen_rows(config)), "steps_per_row": config.max_steps}
     else:
@@ -37,17 +38,20 @@ def describe(config: SweepRun | TokenizerAblationRun) -> dict[str, Any]:
     return {**what, **describe_tokenizer(config.tokenizer)}
 
 
-def run(config: SweepRun | TokenizerAblationRun, *, fresh: bool = False) -> dict[str, Any]:
-    """Search, or train the rows."""
-    stage = ablations if isinstance(config, TokenizerAblationRun) else sweep_tokenizer
-    return stage.run(config, fresh=fresh)  # type: ignore[arg-type]
-
-
 def show(manifest: dict[str, Any]) -> str:
     """The tables, and of a search the file of the best recipe."""
     table = Path(manifest["table"])
     best = table.with_name("best_recipe.json")
     return table.read_text() + (f"\nbest recipe: {best}\n" if best.is_file() else "")
+
+
+def run(config: SweepRun | TokenizerAblationRun, *, fresh: bool = False) -> dict[str, Any]:
+    """The search or the rows, imported when they run: Ray and torch take seconds."""
+    from glotok_ray.stages import ablations, sweep_tokenizer
+
+    if isinstance(config, TokenizerAblationRun):
+        return ablations.run(config, fresh=fresh)
+    return sweep_tokenizer.run(config, fresh=fresh)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
