@@ -70,13 +70,13 @@ TINY = {
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
-    """A private cluster with 4 logical CPUs, whatever the machine has."""
+    """A private cluster with 4 logical CPUs, whatever the machine has, on which sweeps run too."""
     # Imported here: tests that need no Ray must not pay for it.
     import ray
 
     from glotok_ray.on_ray import cluster
 
-    cluster.connect(logical_cpus=4)
+    cluster.connect(logical_cpus=4, state_api=True)
     yield
     ray.shutdown()
 

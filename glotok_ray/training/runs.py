@@ -25,7 +25,7 @@ from glotok_ray.training.trainer import RunPlan
 from glotok_ray.training.worker import Worker
 
 RUN_FILE = "run.json"
-"""In a run's folder: what settings and inputs it is bound to, and what crops a tokenizer is trained on."""
+"""In a run's folder: what crops a tokenizer is trained on. Older versions noted the run's fingerprint there too."""
 
 BatchSource = Callable[[int], Iterator[MicroBatch]]
 Module = TypeVar("Module", bound=nn.Module)
