@@ -31,7 +31,8 @@ def describe(config: EncodeRun) -> dict[str, Any]:
     from glotok_ray.stages import encode_images
 
     tokenizer = Path(config.tokenizer_path)
-    dataset = encode_images.images(config) if (Path(config.data_path) / DATASET).is_file() else None
+    is_there = (Path(config.data_path) / DATASET).is_file()
+    dataset = encode_images.check_inputs(config) if is_there else None
     images = dataset.num_images if dataset else None
     model = tokenizer_config(tokenizer) if (tokenizer / CONFIG_FILE).is_file() else None
     tokens = model.num_tokens if model else None

@@ -21,10 +21,10 @@ from jobs.command_line import run_job
 def describe(config: EvaluateRun) -> dict[str, Any]:
     """What would run: images per kind where the inputs are there, null where they are not yet."""
     from glotok_ray.data.recorded import crops_text
-    from glotok_ray.evaluation.plan import check, check_present
+    from glotok_ray.evaluation.plan import check_inputs, check_present_inputs
 
-    check(config)
-    dataset, samples = check_present(config)
+    check_inputs(config)
+    dataset, samples = check_present_inputs(config)
     images = {"validation": config.num_images or (dataset.num_images if dataset else None)}
     if config.samples_path:
         images["samples"] = samples.num_images if samples else None

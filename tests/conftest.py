@@ -17,8 +17,8 @@ TINY = {
     "data.crops_per_class": 12,
     "data.validation_crops_per_class": 4,
     "data.rows_per_shard": 50,
-    "teacher.input_size": 64,
-    "teacher.num_clusters": 24,
+    "teacher.network.input_size": 64,
+    "teacher.kmeans.num_clusters": 24,
     "teacher.max_images": 60,
     "tokenizer.model.autoencoder.image_size": 32,
     "tokenizer.model.autoencoder.base_channels": 8,
@@ -70,13 +70,13 @@ TINY = {
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
-    """A private cluster with 4 logical CPUs, whatever the machine has."""
+    """A private cluster with 4 logical CPUs, whatever the machine has, on which sweeps run too."""
     # Imported here: tests that need no Ray must not pay for it.
     import ray
 
     from glotok_ray.on_ray import cluster
 
-    cluster.connect(logical_cpus=4)
+    cluster.connect(logical_cpus=4, state_api=True)
     yield
     ray.shutdown()
 

@@ -4,97 +4,28 @@ Neither the results nor their order depend on how many actors share the work.
 Read next: glotok_ray/stages/encode_images.py
 """
 
-import collections
-import hashlib
-import itertools
 import logging
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-import pyarrow
-import pyarrow.parquet
 import ray
 import ray.data
 import torch
-from jaxtyping import UInt8
 from ray.data import ActorPoolStrategy
 
 from glotok_ray import faults
-from glotok_ray.config.jobs import PoolConfig
-from glotok_ray.config.overrides import bound_settings
-from glotok_ray.data.records import ShardInfo, decode_image
+from glotok_ray.config.pool import PoolConfig
 from glotok_ray.on_ray import cluster
 from glotok_ray.progress import ProgressLine
-from glotok_ray.storage import artefact, begun, ownership
+from glotok_ray.storage import ownership
 from glotok_ray.storage.artefact import ArtefactError
-from glotok_ray.storage.retries import patiently
-from glotok_ray.storage.weights import check_stored
 
 logger = logging.getLogger(__name__)
 
 UnitWorker = Callable[[Any], Any]
 # What a damaged unit makes libraries raise.
 _OF_A_UNIT = (ValueError, LookupError, ArithmeticError, OSError)
-
-
-class Output(NamedTuple):
-    """Where a batch job writes, and the manifest that is already there for the same fingerprint."""
-
-    folder: Path
-    fingerprint: str
-    finished: dict[str, Any] | None
-
-
-def open_output(
-    kind: str,
-    run: Any,
-    inputs: Sequence[str],
-    *,
-    fresh: bool,
-    resumes: bool = False,
-    continues: bool = False,
-    **extra: Any,
-) -> Output:
-    """Start the folder `run.output_path`, or find it finished for this config and these inputs.
-
-    `inputs` are artefact folders; `extra` are further facts that decide the content. A job that `resumes` finds what
-    any job left there unfinished, one that `continues` what it left itself, of the same config and inputs. Raises
-    ArtefactError for a folder that something else fills, or that another job works on, and for an input without a
-    manifest, with a file of another size, or with weights that are not finite.
-    """
-    for path in inputs:
-        if not (Path(path) / artefact.MANIFEST).is_file():
-            raise ArtefactError(
-                f"{path or '(empty path)'}: holds no {artefact.MANIFEST}; run the job that writes "
-                "it, or correct the path"
-            )
-        artefact.check_sizes(Path(path))
-    values = {**bound_settings(run), **extra}
-    fingerprint = artefact.fingerprint(kind, values, [Path(path) for path in inputs])
-    folder = Path(run.output_path).absolute()
-    finished = None if fresh else artefact.finished(folder, kind, fingerprint)
-    if finished is not None:
-        logger.info("already finished: %s", folder)
-    else:
-        for path in inputs:
-            _check_weights(Path(path))
-        begun.start_folder(
-            folder, fresh=fresh, keep=resumes, fingerprint=fingerprint if continues else ""
-        )
-    return Output(folder, fingerprint, finished)
-
-
-def _check_weights(folder: Path) -> None:
-    """Raise ArtefactError for weights in an input that are not finite; of large files the actors say it, which read
-    them anyway.
-    """
-    for name, facts in artefact.read_json(folder / artefact.MANIFEST)["files"].items():
-        if name.endswith(".safetensors") and facts["bytes"] <= artefact.SMALL_BYTES:
-            check_stored(folder / name)
 
 
 def map_shards(
@@ -185,64 +116,6 @@ class _Actor:
         logger.error("%s: a unit failed", self._actor_class.__name__, exc_info=error)
         text = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         return {"result": [b""], "error": [text], "is_units": [is_units]}
-
-
-def actor_device(pool: PoolConfig) -> torch.device:
-    """The device of this actor: its one GPU, or the CPU. Call it inside the worker."""
-    if not pool.use_gpu:
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
-        raise ArtefactError(
-            "pool.use_gpu = True: torch sees no GPU in the actor; install a CUDA build, or pass "
-            "--pool.no-use-gpu"
-        )
-    return torch.device("cuda")
-
-
-def read_shard(folder: Path, shard: ShardInfo, pool: PoolConfig) -> pyarrow.Table:
-    """All rows of a shard, its bytes checked first; raises ArtefactError when they have changed, and StorageError when
-    the file cannot be reached for as long as `pool` says.
-    """
-    path = folder / shard.file
-    encoded = patiently(path.read_bytes, path, minutes=pool.storage_retry_minutes)
-    if hashlib.sha256(encoded).hexdigest() != shard.sha256:
-        raise ArtefactError(
-            f"{folder / shard.file}: differs from its sha256 in dataset.json; restore it, or shard "
-            "the images again with --fresh"
-        )
-    return pyarrow.parquet.read_table(pyarrow.BufferReader(encoded))
-
-
-def image_batches(
-    rows: pyarrow.Table,
-    views_of: Callable[[UInt8[np.ndarray, "h w 3"]], UInt8[np.ndarray, "views height width 3"]],
-    num_views: int,
-    pool: PoolConfig,
-) -> Iterator[UInt8[np.ndarray, "b height width 3"]]:
-    """Batches of at most pool.batch_size views of the decoded images; the views of an image are adjacent.
-
-    Threads work ahead of the caller by about one batch, so memory grows neither with the rows nor with the views.
-    """
-
-    def prepare(position: int) -> np.ndarray:
-        return views_of(decode_image(encoded[position].as_py(), keys[position]))
-
-    def prepared() -> Iterator[np.ndarray]:
-        ahead = -(-pool.batch_size // num_views) + num_threads
-        waiting = collections.deque()
-        for position in range(rows.num_rows):
-            waiting.append(threads.submit(prepare, position))
-            if len(waiting) > ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-
-    keys, encoded = rows["key"].to_pylist(), rows["image"]
-    num_threads = max(1, int(pool.cpus_per_actor))
-    with ThreadPoolExecutor(num_threads) as threads:
-        views = itertools.chain.from_iterable(prepared())
-        while batch := list(itertools.islice(views, pool.batch_size)):
-            yield np.stack(batch)
 
 
 def warn_when_too_small(pool: PoolConfig, num_actors: int) -> None:

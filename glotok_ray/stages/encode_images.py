@@ -16,8 +16,9 @@ import pyarrow.parquet
 import torch
 from jaxtyping import UInt8, UInt16
 
-from glotok_ray.config.jobs import EncodeRun, PoolConfig
-from glotok_ray.config.overrides import with_absolute_paths
+from glotok_ray.config.jobs import EncodeRun
+from glotok_ray.config.overrides import bound_settings, with_absolute_paths
+from glotok_ray.config.pool import PoolConfig
 from glotok_ray.config.tokenizer import TokenizerConfig
 from glotok_ray.data.codes import (
     CodeShard,
@@ -29,22 +30,19 @@ from glotok_ray.data.codes import (
 from glotok_ray.data.pixel_range import to_model_range
 from glotok_ray.data.recorded import check_adm_protocol, check_side, crops_text, read_image_dataset
 from glotok_ray.data.records import DATASET, DatasetInfo, ShardInfo, read_dataset
+from glotok_ray.data.shard_reader import read_shard, view_batches
 from glotok_ray.data.transforms import center_crop, ten_crop, with_mirror_images
-from glotok_ray.on_ray.actor_pool import (
-    actor_device,
-    image_batches,
-    map_shards,
-    open_output,
-    read_shard,
-)
+from glotok_ray.devices import chosen_device
+from glotok_ray.on_ray.actor_pool import map_shards
 from glotok_ray.pretrained.tokenizer import (
     CONFIG_FILE,
     WEIGHTS_FILE,
     load_tokenizer,
     tokenizer_config,
 )
-from glotok_ray.storage import artefact, ownership
+from glotok_ray.storage import artefact, output, ownership
 from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.output import Unfinished
 from glotok_ray.storage.retries import patiently
 
 logger = logging.getLogger(__name__)
@@ -73,28 +71,30 @@ class EncodeActor:
     def __init__(self, config: EncodeRun) -> None:
         self._config = config
         self._num_classes = len(read_dataset(Path(config.data_path)).classes)
-        self._device = actor_device(config.pool)
+        self._device = chosen_device(use_gpu=config.pool.use_gpu)
         self._tokenizer = load_tokenizer(Path(config.tokenizer_path)).to(self._device)
 
     def __call__(self, shard: ShardInfo) -> CodeShard:
         """Write the shard's codes; the rows of an image are adjacent, in the order of its views."""
-        config, model = self._config, self._tokenizer.config
-        size, views = model.autoencoder.image_size, config.num_views
-        table = read_shard(Path(config.data_path), shard, config.pool)
+        config, model, pool = self._config, self._tokenizer.config, self._config.pool
+        size = model.autoencoder.image_size
+        table = read_shard(Path(config.data_path), shard, minutes=pool.storage_retry_minutes)
         self._check_labels(table["label"], shard)
-        batches = [
-            self._encode(images)
-            for images in image_batches(
-                table, lambda image: image_views(image, config, size), views, config.pool
-            )
-        ]
-        codes = dict(zip(model.names, np.concatenate(batches, axis=1), strict=True))
+        batches = view_batches(
+            table,
+            lambda image: image_views(image, config, size),
+            config.num_views,
+            batch_size=pool.batch_size,
+            num_threads=pool.decoding_threads,
+        )
+        found = np.concatenate([self._encode(images) for images in batches], axis=1)
+        codes = dict(zip(model.names, found, strict=True))
         path = Path(config.output_path) / shard.file
         keys, labels = table["key"].to_numpy(), table["label"].to_numpy()
         return patiently(
             lambda: write_code_shard(path, keys, labels, codes, model),
             path,
-            minutes=config.pool.storage_retry_minutes,
+            minutes=pool.storage_retry_minutes,
             doing="writing",
         )
 
@@ -114,7 +114,7 @@ class EncodeActor:
         return stored_codes(found, self._tokenizer.config)
 
 
-def images(config: EncodeRun) -> DatasetInfo:
+def check_inputs(config: EncodeRun) -> DatasetInfo:
     """The facts of the shards to encode; raises ArtefactError where the config asks for ADM's crops in vain, and when
     the tokenizer at tokenizer_path, if it is there, takes larger images.
     """
@@ -132,22 +132,25 @@ def run(config: EncodeRun, *, fresh: bool = False) -> dict[str, Any]:
     """Write the folder of codes and return its manifest."""
     # Actors run in working directories of their own.
     config = with_absolute_paths(config)
-    dataset = images(config)
-    inputs = [config.data_path, config.tokenizer_path]
-    output = open_output("codes", config, inputs, fresh=fresh, continues=True)
-    if output.finished is not None:
-        _remove_halves(output.folder)
-        return output.finished
-    shards = _encode_shards(config, dataset)
-    _write_facts(output.folder, config, dataset, shards)
-    manifest = artefact.write_manifest(
-        output.folder,
+    dataset = check_inputs(config)
+    codes = output.begin(
+        config.output_path,
         "codes",
-        output.fingerprint,
+        bound_settings(config),
+        [config.data_path, config.tokenizer_path],
+        fresh=fresh,
+        unfinished=Unfinished.SAME_ONLY,
+    )
+    if codes.finished is not None:
+        _remove_halves(codes.folder)
+        return codes.finished
+    shards = _encode_shards(config, dataset)
+    _write_facts(codes.folder, config, dataset, shards)
+    manifest = codes.finish(
         known={shard.info.file: (shard.bytes, shard.info.sha256) for shard in shards},
         num_images=sum(shard.rows for shard in dataset.shards),
     )
-    _remove_halves(output.folder)
+    _remove_halves(codes.folder)
     return manifest
 
 

@@ -18,7 +18,7 @@ LOG_FOLDER = "logs"
 RAY_FOLDER = "ray"
 """In a run's folder: Ray Train's own files."""
 RUN_FILE = "run.json"
-"""In a run's folder: what settings and inputs it is bound to, and what crops a tokenizer is trained on."""
+"""In a run's folder: what crops a tokenizer is trained on. Older versions noted the run's fingerprint there too."""
 
 
 @dataclass(frozen=True, kw_only=True)

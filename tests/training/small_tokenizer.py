@@ -5,34 +5,22 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from glotok_ray.config import (
-    AdapterConfig,
-    AutoencoderConfig,
-    CodebookConfig,
-    ResidualConfig,
-    TokenizerConfig,
-    TokenizerRun,
-)
+from glotok_ray.config import CodebookConfig, TokenizerRun
 from glotok_ray.training.engine import Engine
 from glotok_ray.training.snapshot import Snapshot
 from glotok_ray.training.tokenizer_state import TokenizerState
 from glotok_ray.training.tokenizer_step import FrozenNetworks, TokenizerStep
 from glotok_ray.training.validation import TokenizerValidation
 from glotok_ray.training.worker import Worker
+from tests.small_models import tiny_tokenizer
 
 SEMANTIC = CodebookConfig(name="semantic", size=32)
-MODEL = TokenizerConfig(
-    autoencoder=AutoencoderConfig(
-        image_size=32,
-        base_channels=8,
-        channel_multipliers=(1, 2, 2),
-        num_res_blocks=1,
-        latent_channels=16,
-        norm_groups=4,
-    ),
-    adapter=AdapterConfig(depth=1, num_heads=2),
-    codebooks=(CodebookConfig(name="visual", size=48), SEMANTIC),
-    residual=ResidualConfig(width=16, num_heads=2),
+MODEL = tiny_tokenizer(
+    CodebookConfig(name="visual", size=48),
+    SEMANTIC,
+    image_size=32,
+    channel_multipliers=(1, 2, 2),
+    latent_channels=16,
 )
 
 
