@@ -90,11 +90,10 @@ def _count(work: Callable[[], None]) -> int:
 
 
 def _on_meta(module: nn.Module, *inputs: Tensor, trained: bool = True) -> Any:
-    """The module's forward pass with parameters and buffers that have no numbers; the module stays as it is."""
-    state = {name: torch.empty_like(value, device=_META) for name, value in module.named_buffers()}
-    for name, value in module.named_parameters():
-        wanted = trained and value.requires_grad
-        state[name] = torch.empty_like(value, device=_META, dtype=torch.float32).requires_grad_(
-            wanted
-        )
+    """The module's forward pass with parameters and buffers in fp32 that have no numbers; the module stays as it is."""
+    state: dict[str, Tensor] = {}
+    for name, value in [*module.named_parameters(), *module.named_buffers()]:
+        dtype = torch.float32 if value.is_floating_point() else value.dtype
+        state[name] = torch.empty_like(value, device=_META, dtype=dtype, requires_grad=False)
+        state[name].requires_grad_(trained and value.requires_grad)
     return functional_call(module, state, inputs)

@@ -1,5 +1,6 @@
 """Operations of a step, counted without numbers: those that torch counts in a real step, and nothing drawn or moved."""
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -71,7 +72,8 @@ def test_a_tokenizers_are_those_of_a_real_step() -> None:
     critic = PatchDiscriminator(DiscriminatorConfig(base_channels=8, num_layers=2))
     frozen = FrozenNetworks(build_perceptual(WEIGHTS).requires_grad_(False), None, {})
     before = torch.random.get_rng_state()
-    counted = tokenizer_operations(config, model, critic, frozen)
+    half = copy.deepcopy(frozen.perceptual).to(torch.bfloat16)
+    counted = tokenizer_operations(config, model, critic, frozen._replace(perceptual=half))
     assert torch.equal(torch.random.get_rng_state(), before)
     assert all(parameter.grad is None for parameter in model.parameters())
     assert not any(parameter.is_meta for parameter in model.parameters())

@@ -1,5 +1,6 @@
 """The loop itself, on a toy model: resuming equals not stopping, damage is passed over, metrics are averages."""
 
+import gzip
 import json
 import logging
 import time
@@ -375,3 +376,16 @@ def test_the_heartbeat_hears_the_phases_of_the_loop(tmp_path, monkeypatch):
         ("checkpoint", 6),
         ("export", 6),
     ]
+
+
+def test_a_run_that_ends_within_the_traced_steps_leaves_a_trace_of_those_before(tmp_path):
+    fit(tmp_path / "run", stop=6, profile_steps=3)
+    with gzip.open(tmp_path / "run" / "profile" / "trace.json.gz") as stream:
+        names = {event.get("name") for event in json.load(stream)["traceEvents"]}
+    assert {name for name in names if str(name).startswith("train step")} == {"train step 5"}
+
+
+def test_a_run_that_ends_within_the_warm_up_says_that_there_is_no_trace(tmp_path, caplog):
+    fit(tmp_path / "run", stop=5, profile_steps=3)
+    assert "schedule.profile_steps: no trace, as the run did not come to step 6" in caplog.text
+    assert not (tmp_path / "run" / "profile").exists()
