@@ -26,7 +26,7 @@ from glotok_ray.stages.rows import evaluation_path
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.training.inputs import fitting_codes
-from glotok_ray.training.runs import run_plan
+from glotok_ray.training.plan import run_plan
 
 logger = logging.getLogger(__name__)
 
