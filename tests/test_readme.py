@@ -1,4 +1,4 @@
-"""What the pages promise is there: commands, recipes, fields, modules, folders and links; README fits into one sitting."""
+"""What the pages promise is there: commands, recipes, fields, files, folders and links; README stays short."""
 
 import dataclasses
 import importlib

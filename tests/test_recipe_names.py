@@ -22,7 +22,10 @@ PYTHON = sorted(
     for path in (ROOT / folder).rglob("*.py")
 )
 PAGES = [
-    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "DECISIONS.md", "cluster/README.md")),
+    *(
+        ROOT / name
+        for name in ("README.md", "CONTRIBUTING.md", "DECISIONS.md", "cluster/README.md")
+    ),
     *sorted((ROOT / "docs").glob("*.md")),
 ]
 
