@@ -12,7 +12,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from glotok_ray.on_ray.preflight import validate_cluster
 from glotok_ray.recipes import train_generator, train_tokenizer
 from jobs.failures import BAD_INPUT, DONE, guarded
 
@@ -32,6 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _check(file: Path, recipe: str) -> int:
+    from glotok_ray.on_ray.preflight import validate_cluster
+
     problems = validate_cluster(file, RECIPES[recipe]().scaling)
     for problem in problems:
         logger.error("%s", problem)

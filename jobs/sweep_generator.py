@@ -13,14 +13,15 @@ from typing import Any
 
 from glotok_ray.config.sweeps import AblationRun
 from glotok_ray.recipes.generator_ablations import RECIPES
-from glotok_ray.sampling.images import network_evaluations
-from glotok_ray.stages import generator_ablations
-from glotok_ray.training.describe import describe_generator
 from jobs.command_line import run_job
 
 
 def describe(ablation: AblationRun) -> dict[str, Any]:
     """The rows, and what the training of the base recipe costs."""
+    from glotok_ray.sampling.images import network_evaluations
+    from glotok_ray.stages import generator_ablations
+    from glotok_ray.training.describe import describe_generator
+
     rows = {}
     for row in generator_ablations.chosen_rows(ablation):
         training, samples, _ = generator_ablations.row_parts(ablation, row)
@@ -39,6 +40,13 @@ def show(manifest: dict[str, Any]) -> str:
     return Path(manifest["table"]).read_text()
 
 
+def run(config: AblationRun, *, fresh: bool = False) -> dict[str, Any]:
+    """The job itself, imported when it runs: Ray and torch take seconds."""
+    from glotok_ray.stages import generator_ablations
+
+    return generator_ablations.run(config, fresh=fresh)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the job; returns the exit code."""
     return run_job(
@@ -46,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         name="sweep_generator",
         recipes=RECIPES,
         dry_run=describe,
-        run=generator_ablations.run,
+        run=run,
         show=show,
     )
 

@@ -13,13 +13,14 @@ from typing import Any
 
 from glotok_ray.config.sweeps import SweepRun
 from glotok_ray.recipes.sweep_tokenizer import RECIPES
-from glotok_ray.stages import sweep_tokenizer
-from glotok_ray.training.describe import describe_tokenizer
 from jobs.command_line import run_job
 
 
 def describe(sweep: SweepRun) -> dict[str, Any]:
     """The trials and the cost of one of them."""
+    from glotok_ray.stages import sweep_tokenizer
+    from glotok_ray.training.describe import describe_tokenizer
+
     trials = {
         trial.name: trial.changes or trial.row for trial in sweep_tokenizer.draw_trials(sweep)
     }
@@ -37,6 +38,13 @@ def show(manifest: dict[str, Any]) -> str:
     return table.read_text() + (f"\nbest recipe: {best}\n" if best.is_file() else "")
 
 
+def run(config: SweepRun, *, fresh: bool = False) -> dict[str, Any]:
+    """The job itself, imported when it runs: Ray and torch take seconds."""
+    from glotok_ray.stages import sweep_tokenizer
+
+    return sweep_tokenizer.run(config, fresh=fresh)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the job; returns the exit code."""
     return run_job(
@@ -44,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         name="sweep_tokenizer",
         recipes=RECIPES,
         dry_run=describe,
-        run=sweep_tokenizer.run,
+        run=run,
         show=show,
     )
 

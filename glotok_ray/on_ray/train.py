@@ -27,6 +27,7 @@ from glotok_ray.on_ray.attempts import LOG_FOLDER, RAY_FOLDER, Attempts, attempt
 from glotok_ray.on_ray.data import Feed, RowReader, start_ingest, worker_batches
 from glotok_ray.on_ray.interruption import AbortedWithDriver, wait_for
 from glotok_ray.progress import ProgressLine
+from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.training import runs
 from glotok_ray.training.batches import MicroBatch
@@ -68,6 +69,7 @@ def fit(run: TokenizerRun | GeneratorRun, plan: RunPlan) -> None:
     fault = os.environ.get(faults.VARIABLE, "")
     faults.parse_faults(fault)
     cluster.connect()
+    (plan.folder / LOG_FOLDER).mkdir(exist_ok=True)
     note = plan.folder / _NOT_FINITE_FILE
     note.unlink(missing_ok=True)
     # Read once, while the inputs are known to be there: storage may be away when a later attempt starts.
@@ -76,7 +78,7 @@ def fit(run: TokenizerRun | GeneratorRun, plan: RunPlan) -> None:
     with (
         _ShownProgress(run, plan),
         _patient_health_checks(run.scaling.stall_minutes),
-        _ray_prints_to(plan.folder / LOG_FOLDER / "ray.txt"),
+        _ray_prints_to(plan.folder / artefact.LOG_FILE),
     ):
         Attempts(plan, fault=fault).run(
             lambda attempt: wait_for(_trainer(run, plan, attempt, feed, reader).fit)
@@ -134,7 +136,6 @@ def _torch_config(scaling: ScalingConfig) -> TorchConfig:
 @contextlib.contextmanager
 def _ray_prints_to(path: Path) -> Iterator[None]:
     """Ray prints the end of every worker to stdout, where the job's answer belongs."""
-    path.parent.mkdir(exist_ok=True)
     with path.open("a", buffering=1) as stream, contextlib.redirect_stdout(stream):
         yield
 

@@ -30,13 +30,14 @@ logger = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 RECEIPT = "verified.json"
 """Says when all bytes of the folder were last found to be those of the manifest."""
-FAILURE_LOG = "failure.log"
-"""Tracebacks of jobs that failed in the folder."""
+LOG_FILE = "log.txt"
+"""In a folder: tracebacks of jobs that failed there, and what Ray printed meanwhile."""
 NOT_FINITE = "not_finite"
 """In a line of JSON: which of its values were NaN or infinite and became null."""
 SMALL_BYTES = 1 << 30
 """Folders of up to this size, a second's work, are hashed whenever they are opened: tokenizers, teachers, few data."""
-_UNLISTED = (MANIFEST, RECEIPT, FAILURE_LOG)
+# The last one is of older versions.
+_UNLISTED = (MANIFEST, RECEIPT, LOG_FILE, "failure.log")
 _PACKAGES = ("ray", "torch", "torchvision", "deepspeed", "numpy", "pyarrow", "faiss-cpu", "timm")
 
 

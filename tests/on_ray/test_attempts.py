@@ -119,10 +119,10 @@ def test_a_spent_budget_ends_in_one_line_and_the_next_driver_tells_it(tmp_path):
     )
     assert text.endswith("the newest checkpoint is step 5, start the same command again to go on")
     assert "\n" not in text
-    logs = sorted((plan.folder / "logs").glob("failure-*"))
-    assert len(logs) == 2
-    assert str(logs[1]) in text
-    assert "WorkerGroupError" in logs[1].read_text()
+    log = plan.folder / artefact.LOG_FILE
+    assert str(log) in text
+    assert log.read_text().count("failed: rank 1") == 2
+    assert log.read_text().count("WorkerGroupError: ") >= 2
     again = Scripted(plan.folder)
     again.run(plan)
     told = again.attempts[0].restarts[-1]
@@ -259,6 +259,7 @@ def test_a_run_whose_storage_is_gone_says_so_at_once(tmp_path):
         # From now on nothing can be written there.
         shutil.rmtree(logs)
         logs.write_text("")
+        (plan.folder / artefact.LOG_FILE).mkdir()
         raise WorkerGroupError("text", {0: StorageError("/disk/step-4: writing it failed")})
 
     with pytest.raises(RunFailed, match=r"without a restart.*/disk/step-4: writing it") as caught:
