@@ -1,5 +1,6 @@
 """What the Ray tests share: clusters, each started once, and the quickstart at its very smallest, run once."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,10 @@ from glotok_ray.recipes.quickstart import quickstart
 
 if TYPE_CHECKING:
     from benchmarks.head_node import HeadNode
+
+# One thread per process, before torch is there to read it: tensors of tests are small, and OpenMP's threads that wait
+# for each other keep whole cores busy. Processes that tests start inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 TINY = {
     "data.image_size": 32,
