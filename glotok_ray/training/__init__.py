@@ -1,4 +1,5 @@
-"""The training loop and its seams: worker, engine, step, trainer, checkpoint.
+"""The training loop and what it stands on: plan, worker, engines, steps, states, validation, log, checkpoints.
 
-May import every folder below but no Ray; `deepspeed` in engine.py alone, `torch.distributed` in worker.py alone.
+It may import every floor up to teacher, sampling, interop and evaluation. No Ray in here; `deepspeed` in engine.py
+alone, `torch.distributed` in worker.py alone.
 """

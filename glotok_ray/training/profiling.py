@@ -19,6 +19,10 @@ logger = logging.getLogger(__name__)
 PROFILE_FOLDER = "profile"
 """In a run's folder."""
 TRACE_FILE = "trace.json.gz"
+_RECORDING = (
+    torch.profiler.ProfilerAction.RECORD,
+    torch.profiler.ProfilerAction.RECORD_AND_SAVE,
+)
 
 
 class StepProfiler:
@@ -42,7 +46,7 @@ class StepProfiler:
                 ),
                 on_trace_ready=self._write,
             )
-        self._written = False
+        self._traced = 0
 
     def __enter__(self) -> Self:
         if self._profiler is not None:
@@ -54,7 +58,7 @@ class StepProfiler:
             return
         # A run that ends before its last traced step leaves a trace of those that it came to.
         self._profiler.stop()
-        if not self._written:
+        if not self._traced:
             logger.warning(
                 "schedule.profile_steps: no trace, as the run did not come to step %d of this start; the first %d are "
                 "not traced",
@@ -68,12 +72,15 @@ class StepProfiler:
         if self._profiler is None:
             yield
             return
+        recording = self._profiler.current_action in _RECORDING
         with torch.profiler.record_function(f"train step {number}"):
             yield
+        self._traced += recording
         self._profiler.step()
 
     def _write(self, profiler: Any) -> None:
-        self._written = True
+        if not self._traced:
+            return
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             profiler.export_chrome_trace(str(self._path))
