@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import faiss
 import numpy as np
 import torch
 
@@ -24,7 +23,6 @@ from glotok_ray.data.recorded import crops_text, read_image_dataset
 from glotok_ray.data.records import DatasetInfo
 from glotok_ray.on_ray.actor_pool import Output, open_output
 from glotok_ray.on_ray.persistent_actors import PersistentActors
-from glotok_ray.report.plots import draw_teacher
 from glotok_ray.stages.feature_extraction import extract
 from glotok_ray.storage import artefact, ownership
 from glotok_ray.teacher import centroids, clustering, features, histogram, memory, networks
@@ -213,6 +211,8 @@ def _fit(vectors: Vectors, config: TeacherRun, work: Path) -> Clusters:
 
 
 def _cluster_facts(clusters: Clusters, prepare: Preparation, config: TeacherRun) -> dict[str, Any]:
+    import faiss
+
     kmeans = config.kmeans
     return {
         "faiss": str(faiss.__version__),
@@ -243,6 +243,9 @@ def _data_facts(parts: list[Part], units: list[DrawnRows], config: TeacherRun) -
 
 
 def _save(output: Output, teacher: histogram.TeacherHistogram) -> dict[str, Any]:
+    # It loads matplotlib, which a command's --help need not wait for.
+    from glotok_ray.report.plots import draw_teacher
+
     histogram.save_teacher(output.folder, teacher)
     student = CodebookConfig()
     draw_teacher(
