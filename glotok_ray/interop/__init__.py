@@ -1,1 +1,4 @@
-"""Checkpoints of other projects, read under this package's names."""
+"""Checkpoints of other projects, in and out: tables of names, the layouts they make, and cards for published folders.
+
+May import pretrained, nn, storage and config.
+"""

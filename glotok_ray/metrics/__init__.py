@@ -1,3 +1,4 @@
-"""What the results are measured by: pure functions and mergeable accumulators in numpy float64; no
-torch, no Ray.
+"""What results are measured by: pure functions and accumulators that add up over parts, in numpy float64.
+
+May import config and storage; no torch, no Ray.
 """

@@ -55,7 +55,7 @@ def unpack(packed: np.ndarray, bits: int) -> Float[np.ndarray, " nodes"]:
 def pair_histogram(
     unit: Float[Tensor, "n d"], num_nodes: int, share: Share
 ) -> Float[Tensor, " nodes"]:
-    """`pairs.pair_histogram` of finite fp32 vectors."""
+    """`passes.pair_histogram` of finite fp32 vectors."""
     channels = _by_channel(unit)
     bits = fraction_bits(num_nodes)
 
@@ -75,7 +75,7 @@ def pair_histogram(
 def accumulate_gradient(
     unit: Float[Tensor, "n d"], slope: Float[Tensor, " nodes"], share: Share
 ) -> Float[Tensor, "n d"]:
-    """`pairs.accumulate_gradient` of finite fp32 vectors."""
+    """`passes.accumulate_gradient` of finite fp32 vectors."""
     channels = _by_channel(unit)
     table = value_and_rise(slope).numpy()
 

@@ -133,7 +133,7 @@ def _gradient_kernel(  # noqa: PLR0913
 def pair_histogram(
     unit: Float[Tensor, "n d"], num_nodes: int, share: Share
 ) -> Float[Tensor, " nodes"]:
-    """`pairs.pair_histogram` of finite fp32 vectors on one device; at most 2^13 nodes keep ten bits of
+    """`passes.pair_histogram` of finite fp32 vectors on one device; at most 2^13 nodes keep ten bits of
     fraction.
     """
     vectors, blocks = _padded(unit), _row_blocks(len(unit), share)
@@ -168,7 +168,7 @@ def pair_histogram(
 def accumulate_gradient(
     unit: Float[Tensor, "n d"], slope: Float[Tensor, " nodes"], share: Share
 ) -> Float[Tensor, "n d"]:
-    """`pairs.accumulate_gradient` of finite fp32 vectors on one device.
+    """`passes.accumulate_gradient` of finite fp32 vectors on one device.
 
     A share holds whole rows here, with the pairs on both sides of them.
     """
