@@ -16,11 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from glotok_ray.config.jobs import TeacherRun
-from glotok_ray.data.recorded import read_image_dataset
-from glotok_ray.data.records import DATASET
 from glotok_ray.recipes.build_teacher import RECIPES
-from glotok_ray.stages import build_teacher
-from glotok_ray.teacher import centroids, features, memory, networks
 from jobs.command_line import run_job
 
 # Shards of a data set that is not here yet, for the estimate of memory.
@@ -29,6 +25,10 @@ _USUAL_PARTS = 1000
 
 def describe(config: TeacherRun) -> dict[str, Any]:
     """What would run: vectors, clusters, memory and, when the data are there, images."""
+    from glotok_ray.data.recorded import read_image_dataset
+    from glotok_ray.data.records import DATASET
+    from glotok_ray.teacher import centroids, features, memory, networks
+
     source = Path(config.data_path)
     if source.suffix in centroids.SUFFIXES:
         return {
@@ -72,6 +72,13 @@ def describe(config: TeacherRun) -> dict[str, Any]:
     }
 
 
+def run(config: TeacherRun, *, fresh: bool = False) -> dict[str, Any]:
+    """The job itself, imported when it runs: Ray and torch take seconds."""
+    from glotok_ray.stages import build_teacher
+
+    return build_teacher.run(config, fresh=fresh)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the job; returns the exit code."""
     return run_job(
@@ -79,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         name="build_teacher",
         recipes=RECIPES,
         dry_run=describe,
-        run=build_teacher.run,
+        run=run,
     )
 
 

@@ -1,4 +1,6 @@
-"""Check a cluster file for `ray up` without any cloud: python -m jobs.check_cluster cluster/aws.yaml [RECIPE]
+"""Check a cluster file for `ray up` without any cloud.
+
+    python -m jobs.check_cluster cluster/aws.yaml [RECIPE]
 
 Prints one line per problem and exits with 2, or says that none was found. RECIPE (default glotok_16k) is a recipe of
 jobs.train_tokenizer or jobs.train_generator whose workers must fit. Read next: glotok_ray/on_ray/preflight.py
@@ -10,7 +12,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from glotok_ray.on_ray.preflight import validate_cluster
 from glotok_ray.recipes import train_generator, train_tokenizer
 from jobs.failures import BAD_INPUT, DONE, guarded
 
@@ -30,6 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _check(file: Path, recipe: str) -> int:
+    from glotok_ray.on_ray.preflight import validate_cluster
+
     problems = validate_cluster(file, RECIPES[recipe]().scaling)
     for problem in problems:
         logger.error("%s", problem)

@@ -15,8 +15,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import tyro
-
 from glotok_ray.config.overrides import from_dict, to_dict
 from glotok_ray.storage import artefact
 from jobs import storage_root
@@ -132,6 +130,9 @@ def _from_json(path: Path, kinds: Iterable[type]) -> Any:
 
 def _configure(name: str, recipe: Any, arguments: Sequence[str], recipe_name: str) -> Any:
     """Apply `--section.field VALUE` pairs; tyro names near matches of a misspelt flag and exits with 2."""
+    # Imported here: `--help` of a job does without it.
+    import tyro
+
     arguments = ["--help" if argument == "--fields" else argument for argument in arguments]
     return tyro.cli(
         type(recipe), default=recipe, args=arguments, prog=f"python -m jobs.{name} {recipe_name}"

@@ -19,18 +19,20 @@ from pathlib import Path
 from typing import Any
 
 from glotok_ray.config.jobs import EncodeRun
-from glotok_ray.data.recorded import crops_text
-from glotok_ray.data.records import DATASET
-from glotok_ray.pretrained.tokenizer import CONFIG_FILE, tokenizer_config
 from glotok_ray.recipes.encode_images import RECIPES
-from glotok_ray.stages import encode_images
 from jobs.command_line import run_job
 
 
 def describe(config: EncodeRun) -> dict[str, Any]:
     """What would run: images, views and, when the inputs are there, the size of the codes."""
+    from glotok_ray.data.recorded import crops_text
+    from glotok_ray.data.records import DATASET
+    from glotok_ray.pretrained.tokenizer import CONFIG_FILE, tokenizer_config
+    from glotok_ray.stages import encode_images
+
     tokenizer = Path(config.tokenizer_path)
-    dataset = encode_images.images(config) if (Path(config.data_path) / DATASET).is_file() else None
+    is_there = (Path(config.data_path) / DATASET).is_file()
+    dataset = encode_images.check_inputs(config) if is_there else None
     images = dataset.num_images if dataset else None
     model = tokenizer_config(tokenizer) if (tokenizer / CONFIG_FILE).is_file() else None
     tokens = model.num_tokens if model else None
@@ -53,6 +55,13 @@ def describe(config: EncodeRun) -> dict[str, Any]:
     }
 
 
+def run(config: EncodeRun, *, fresh: bool = False) -> dict[str, Any]:
+    """The job itself, imported when it runs: Ray and torch take seconds."""
+    from glotok_ray.stages import encode_images
+
+    return encode_images.run(config, fresh=fresh)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the job; returns the exit code."""
     return run_job(
@@ -60,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         name="encode_images",
         recipes=RECIPES,
         dry_run=describe,
-        run=encode_images.run,
+        run=run,
     )
 
 

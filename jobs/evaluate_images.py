@@ -14,17 +14,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from glotok_ray.config.jobs import EvaluateRun
-from glotok_ray.data.recorded import crops_text
-from glotok_ray.evaluation.plan import check, check_present
 from glotok_ray.recipes.evaluate_images import RECIPES
-from glotok_ray.stages import evaluate_images
 from jobs.command_line import run_job
 
 
 def describe(config: EvaluateRun) -> dict[str, Any]:
     """What would run: images per kind where the inputs are there, null where they are not yet."""
-    check(config)
-    dataset, samples = check_present(config)
+    from glotok_ray.data.recorded import crops_text
+    from glotok_ray.evaluation.plan import check_inputs, check_present_inputs
+
+    check_inputs(config)
+    dataset, samples = check_present_inputs(config)
     images = {"validation": config.num_images or (dataset.num_images if dataset else None)}
     if config.samples_path:
         images["samples"] = samples.num_images if samples else None
@@ -40,6 +40,13 @@ def describe(config: EvaluateRun) -> dict[str, Any]:
     }
 
 
+def run(config: EvaluateRun, *, fresh: bool = False) -> dict[str, Any]:
+    """The job itself, imported when it runs: Ray and torch take seconds."""
+    from glotok_ray.stages import evaluate_images
+
+    return evaluate_images.run(config, fresh=fresh)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the job; returns the exit code."""
     return run_job(
@@ -47,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         name="evaluate_images",
         recipes=RECIPES,
         dry_run=describe,
-        run=evaluate_images.run,
+        run=run,
     )
 
 

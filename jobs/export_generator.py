@@ -11,25 +11,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from glotok_ray.config.generator import XARConfig
 from glotok_ray.config.jobs import ExportGeneratorRun
-from glotok_ray.export import generator
-from glotok_ray.pretrained.generator import (
-    GENERATOR_FILE,
-    TOKENIZER_FOLDER,
-    build_generator,
-    model_config,
-)
-from glotok_ray.pretrained.tokenizer import WEIGHTS_FILE
 from glotok_ray.recipes.export_generator import RECIPES
-from glotok_ray.training.memory import count_parameters
 from jobs.command_line import run_job
 
 
 def describe(export: ExportGeneratorRun) -> dict[str, Any]:
     """The size of the run's generator where the run is there, and else of what the config says of a peer's file."""
+    import torch
+
+    from glotok_ray.pretrained.generator import (
+        GENERATOR_FILE,
+        TOKENIZER_FOLDER,
+        build_generator,
+        model_config,
+    )
+    from glotok_ray.pretrained.tokenizer import WEIGHTS_FILE
+    from glotok_ray.training.memory import count_parameters
+
     source = Path(export.source_path)
     is_run = bool(export.source_path) and (source / GENERATOR_FILE).is_file()
     peer = export.xar if export.architecture == "xar" else export.far
@@ -45,11 +45,16 @@ def describe(export: ExportGeneratorRun) -> dict[str, Any]:
     }
 
 
+def run(config: ExportGeneratorRun, *, fresh: bool = False) -> dict[str, Any]:
+    """The job itself, imported when it runs: Ray and torch take seconds."""
+    from glotok_ray.export import generator
+
+    return generator.run(config, fresh=fresh)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the job; returns the exit code."""
-    return run_job(
-        argv, name="export_generator", recipes=RECIPES, dry_run=describe, run=generator.run
-    )
+    return run_job(argv, name="export_generator", recipes=RECIPES, dry_run=describe, run=run)
 
 
 if __name__ == "__main__":

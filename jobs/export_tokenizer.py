@@ -12,17 +12,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from glotok_ray.config.jobs import ExportRun
-from glotok_ray.export import tokenizer
-from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.recipes.export_tokenizer import RECIPES
 from jobs.command_line import run_job
 
 
 def describe(config: ExportRun) -> dict[str, Any]:
     """What the config says that a peer's file holds; a run brings its own config."""
+    import torch
+
+    from glotok_ray.nn.tokenizer import GloTokTokenizer
+
     with torch.device("meta"):
         model = GloTokTokenizer(config.model)
     modules = model.module_parameters()
@@ -33,11 +33,16 @@ def describe(config: ExportRun) -> dict[str, Any]:
     }
 
 
+def run(config: ExportRun, *, fresh: bool = False) -> dict[str, Any]:
+    """The job itself, imported when it runs: Ray and torch take seconds."""
+    from glotok_ray.export import tokenizer
+
+    return tokenizer.run(config, fresh=fresh)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the job; returns the exit code."""
-    return run_job(
-        argv, name="export_tokenizer", recipes=RECIPES, dry_run=describe, run=tokenizer.run
-    )
+    return run_job(argv, name="export_tokenizer", recipes=RECIPES, dry_run=describe, run=run)
 
 
 if __name__ == "__main__":

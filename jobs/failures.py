@@ -46,9 +46,11 @@ def guarded(name: str, job: Callable[[], int], output: Sequence[Path] = ()) -> i
         if isinstance(cause, FolderLostError):  # nothing failed, and the folder is another's now
             logger.error("%s: %s", name, cause)
             return FAILED
-        log = _write_log(name, output)
-        where = f"; the traceback is in {log}" if log else ""
-        logger.error("%s: failed: %s%s", name, cause_line(cause), where)
+        said = cause_line(cause)
+        if not any(str(folder / artefact.LOG_FILE) in said for folder in output):
+            log = _write_log(name, output)
+            said += f"; log: {log}" if log else ""
+        logger.error("%s: failed: %s", name, said)
         return FAILED
 
 
@@ -61,9 +63,9 @@ def _write_log(name: str, output: Sequence[Path]) -> Path | None:
     for folder in output:
         with contextlib.suppress(OSError):
             if any(folder.iterdir()):
-                with (folder / artefact.FAILURE_LOG).open("a") as stream:
+                with (folder / artefact.LOG_FILE).open("a") as stream:
                     stream.write(text)
-                return folder / artefact.FAILURE_LOG
+                return folder / artefact.LOG_FILE
     with contextlib.suppress(OSError):
         options = {"prefix": f"glotok-{name}-", "suffix": ".log", "delete": False}
         with tempfile.NamedTemporaryFile("w", **options) as stream:

@@ -11,20 +11,41 @@ from typing import Any
 
 from glotok_ray.config.sweeps import QuickstartRun
 from glotok_ray.recipes.quickstart import RECIPES
-from glotok_ray.report.table import results_table
-from glotok_ray.stages import quickstart as stage
-from glotok_ray.training.describe import describe_generator, describe_tokenizer
 from jobs.command_line import run_job
 
 
 def describe(quickstart: QuickstartRun) -> dict[str, Any]:
     """The stages, and what the trainings cost."""
+    from glotok_ray.stages import quickstart as stage
+    from glotok_ray.training.describe import describe_generator, describe_tokenizer
+
     return {
         "stages": {stage.name: str(stage.folder) for stage in stage.stages(quickstart)},
         "tokenizer": describe_tokenizer(quickstart.tokenizer),
         "generator": describe_generator(quickstart.generator),
         "far": describe_generator(quickstart.far),
     }
+
+
+def run(config: QuickstartRun, *, fresh: bool = False) -> dict[str, Any]:
+    """The job itself, imported when it runs: Ray and torch take seconds."""
+    from glotok_ray.stages import quickstart as stage
+
+    return stage.run(config, fresh=fresh)
+
+
+def show(answer: dict[str, Any]) -> str:
+    """The table of results."""
+    from glotok_ray.report.table import results_table
+
+    return results_table(answer)
+
+
+def complete(config: QuickstartRun) -> QuickstartRun:
+    """The folders of all stages, which follow from output_path."""
+    from glotok_ray.stages import quickstart as stage
+
+    return stage.chain(config)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,9 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         name="quickstart",
         recipes=RECIPES,
         dry_run=describe,
-        run=stage.run,
-        show=results_table,
-        complete=stage.chain,
+        run=run,
+        show=show,
+        complete=complete,
     )
 
 

@@ -13,12 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from glotok_ray.config.jobs import FARSampleRun, XARSampleRun
-from glotok_ray.pretrained.generator import GENERATOR_FILE, TOKENIZER_FOLDER, model_config
-from glotok_ray.pretrained.tokenizer import CONFIG_FILE
 from glotok_ray.recipes.sample_images import RECIPES
-from glotok_ray.sampling.images import network_evaluations
-from glotok_ray.stages import sample_images
-from glotok_ray.storage import artefact
 from jobs.command_line import run_job
 
 
@@ -26,6 +21,12 @@ def describe(config: XARSampleRun | FARSampleRun) -> dict[str, Any]:
     """What would run: images, blocks and, when the generator is there, network evaluations per
     image.
     """
+    from glotok_ray.pretrained.generator import GENERATOR_FILE, TOKENIZER_FOLDER, model_config
+    from glotok_ray.pretrained.tokenizer import CONFIG_FILE
+    from glotok_ray.sampling.images import network_evaluations
+    from glotok_ray.stages import sample_images
+    from glotok_ray.storage import artefact
+
     generator = Path(config.generator_path)
     model = model_config(generator) if (generator / GENERATOR_FILE).is_file() else None
     if (generator / artefact.MANIFEST).is_file():
@@ -45,6 +46,13 @@ def describe(config: XARSampleRun | FARSampleRun) -> dict[str, Any]:
     }
 
 
+def run(config: XARSampleRun | FARSampleRun, *, fresh: bool = False) -> dict[str, Any]:
+    """The job itself, imported when it runs: Ray and torch take seconds."""
+    from glotok_ray.stages import sample_images
+
+    return sample_images.run(config, fresh=fresh)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the job; returns the exit code."""
     return run_job(
@@ -52,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         name="sample_images",
         recipes=RECIPES,
         dry_run=describe,
-        run=sample_images.run,
+        run=run,
     )
 
 

@@ -13,10 +13,25 @@ validation/ under output_path, each with Parquet shards, dataset.json (with all 
 """
 
 from collections.abc import Sequence
+from typing import Any
 
+from glotok_ray.config.jobs import ShardRun
 from glotok_ray.recipes.shard_images import RECIPES
-from glotok_ray.stages import shard_images
 from jobs.command_line import run_job
+
+
+def describe(config: ShardRun) -> dict[str, Any]:
+    """What would run."""
+    from glotok_ray.stages import shard_images
+
+    return shard_images.describe(config)
+
+
+def run(config: ShardRun, *, fresh: bool = False) -> dict[str, Any]:
+    """The job itself, imported when it runs: Ray and torch take seconds."""
+    from glotok_ray.stages import shard_images
+
+    return shard_images.run(config, fresh=fresh)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,8 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv,
         name="shard_images",
         recipes=RECIPES,
-        dry_run=shard_images.describe,
-        run=shard_images.run,
+        dry_run=describe,
+        run=run,
     )
 
 

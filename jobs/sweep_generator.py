@@ -4,26 +4,29 @@
     ray job submit --address http://127.0.0.1:8265 -- python -m jobs.sweep_generator ablations
 
 Machine: 32 GPUs per row of `ablations`; `ablations_tiny` makes its own inputs and runs on 2 cores. Result: results.csv,
-and table.md with FD-EffNet beside the published FID. Read next: glotok_ray/stages/generator_ablations.py
+and table.md with FD-EffNet beside the published FID. Read next: glotok_ray/stages/ablations.py
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from glotok_ray.config.sweeps import AblationRun
+from glotok_ray.config.sweeps import GeneratorAblationRun
 from glotok_ray.recipes.generator_ablations import RECIPES
-from glotok_ray.sampling.images import network_evaluations
-from glotok_ray.stages import generator_ablations
-from glotok_ray.training.describe import describe_generator
 from jobs.command_line import run_job
 
 
-def describe(ablation: AblationRun) -> dict[str, Any]:
+def describe(config: GeneratorAblationRun) -> dict[str, Any]:
     """The rows, and what the training of the base recipe costs."""
+    from glotok_ray.sampling.images import network_evaluations
+    from glotok_ray.stages import ablations
+    from glotok_ray.stages.generator_rows import GeneratorRows
+    from glotok_ray.training.describe import describe_generator
+
+    parts = GeneratorRows(config, Path(config.output_path)).parts
     rows = {}
-    for row in generator_ablations.chosen_rows(ablation):
-        training, samples, _ = generator_ablations.row_parts(ablation, row)
+    for row in ablations.chosen_rows(config):
+        training, samples, _ = parts(row)
         rows[row] = {
             "entity": training.model.entity,
             "entities": training.model.num_entities,
@@ -31,12 +34,19 @@ def describe(ablation: AblationRun) -> dict[str, Any]:
             "context": training.flow.context,
             "network_evaluations_per_image": network_evaluations(training.model, samples.sampler),
         }
-    return {"rows": rows, **describe_generator(ablation.generator)}
+    return {"rows": rows, **describe_generator(config.generator)}
 
 
 def show(manifest: dict[str, Any]) -> str:
     """The tables."""
     return Path(manifest["table"]).read_text()
+
+
+def run(config: GeneratorAblationRun, *, fresh: bool = False) -> dict[str, Any]:
+    """The job itself, imported when it runs: Ray and torch take seconds."""
+    from glotok_ray.stages import ablations
+
+    return ablations.run(config, fresh=fresh)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         name="sweep_generator",
         recipes=RECIPES,
         dry_run=describe,
-        run=generator_ablations.run,
+        run=run,
         show=show,
     )
 

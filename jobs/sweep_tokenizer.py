@@ -4,37 +4,54 @@
     python -m jobs.sweep_tokenizer ablations_tiny
 
 The best recipe is a file that trains: `python -m jobs.train_tokenizer runs/quickstart_sweep/best_recipe.json`.
-Read next: glotok_ray/stages/sweep_tokenizer.py
+Read next: glotok_ray/stages/sweep_tokenizer.py, glotok_ray/stages/ablations.py
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from glotok_ray.config.sweeps import SweepRun
-from glotok_ray.recipes.sweep_tokenizer import RECIPES
-from glotok_ray.stages import sweep_tokenizer
-from glotok_ray.training.describe import describe_tokenizer
+from glotok_ray.config.sweeps import SweepRun, TokenizerAblationRun
+from glotok_ray.recipes import sweep_tokenizer as searches
+from glotok_ray.recipes import tokenizer_ablations
 from jobs.command_line import run_job
 
+RECIPES: dict[str, Callable[[], SweepRun | TokenizerAblationRun]] = {
+    **searches.RECIPES,
+    **tokenizer_ablations.RECIPES,
+}
 
-def describe(sweep: SweepRun) -> dict[str, Any]:
-    """The trials and the cost of one of them."""
-    trials = {
-        trial.name: trial.changes or trial.row for trial in sweep_tokenizer.draw_trials(sweep)
-    }
-    return {
-        "trials": trials,
-        "steps_per_trial": sweep.max_steps,
-        **describe_tokenizer(sweep.tokenizer),
-    }
+
+def describe(config: SweepRun | TokenizerAblationRun) -> dict[str, Any]:
+    """The trials, or the rows, and the cost of one of them."""
+    from glotok_ray.stages import ablations, sweep_tokenizer
+    from glotok_ray.training.describe import describe_tokenizer
+
+    if isinstance(config, TokenizerAblationRun):
+        what = {"rows": list(ablations.chosen_rows(config)), "steps_per_row": config.max_steps}
+    else:
+        trials = sweep_tokenizer.draw_trials(config)
+        what = {
+            "trials": {trial.name: trial.changes for trial in trials},
+            "steps_per_trial": config.max_steps,
+        }
+    return {**what, **describe_tokenizer(config.tokenizer)}
 
 
 def show(manifest: dict[str, Any]) -> str:
-    """The ranked table and the file of the best recipe."""
+    """The tables, and of a search the file of the best recipe."""
     table = Path(manifest["table"])
     best = table.with_name("best_recipe.json")
     return table.read_text() + (f"\nbest recipe: {best}\n" if best.is_file() else "")
+
+
+def run(config: SweepRun | TokenizerAblationRun, *, fresh: bool = False) -> dict[str, Any]:
+    """The search or the rows, imported when they run: Ray and torch take seconds."""
+    from glotok_ray.stages import ablations, sweep_tokenizer
+
+    if isinstance(config, TokenizerAblationRun):
+        return ablations.run(config, fresh=fresh)
+    return sweep_tokenizer.run(config, fresh=fresh)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         name="sweep_tokenizer",
         recipes=RECIPES,
         dry_run=describe,
-        run=sweep_tokenizer.run,
+        run=run,
         show=show,
     )
 

@@ -9,11 +9,25 @@ Read next: glotok_ray/on_ray/train.py
 """
 
 from collections.abc import Sequence
+from typing import Any
 
+from glotok_ray.config.runs import FARRun, XARRun
 from glotok_ray.recipes.train_generator import RECIPES
-from glotok_ray.stages import train_generator
-from glotok_ray.training.describe import describe_generator
 from jobs.command_line import run_job
+
+
+def describe(config: XARRun | FARRun) -> dict[str, Any]:
+    """What would run."""
+    from glotok_ray.training.describe import describe_generator
+
+    return describe_generator(config)
+
+
+def run(config: XARRun | FARRun, *, fresh: bool = False) -> dict[str, Any]:
+    """The job itself, imported when it runs: Ray and torch take seconds."""
+    from glotok_ray.stages import train_generator
+
+    return train_generator.run(config, fresh=fresh)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -22,8 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv,
         name="train_generator",
         recipes=RECIPES,
-        dry_run=describe_generator,
-        run=train_generator.run,
+        dry_run=describe,
+        run=run,
     )
 
 

@@ -7,11 +7,25 @@ Read next: glotok_ray/stages/train_tokenizer.py
 """
 
 from collections.abc import Sequence
+from typing import Any
 
+from glotok_ray.config.runs import TokenizerRun
 from glotok_ray.recipes.train_tokenizer import RECIPES
-from glotok_ray.stages import train_tokenizer
-from glotok_ray.training.describe import describe_tokenizer
 from jobs.command_line import run_job
+
+
+def describe(config: TokenizerRun) -> dict[str, Any]:
+    """What would run."""
+    from glotok_ray.training.describe import describe_tokenizer
+
+    return describe_tokenizer(config)
+
+
+def run(config: TokenizerRun, *, fresh: bool = False) -> dict[str, Any]:
+    """The job itself, imported when it runs: Ray and torch take seconds."""
+    from glotok_ray.stages import train_tokenizer
+
+    return train_tokenizer.run(config, fresh=fresh)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -20,8 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv,
         name="train_tokenizer",
         recipes=RECIPES,
-        dry_run=describe_tokenizer,
-        run=train_tokenizer.run,
+        dry_run=describe,
+        run=run,
     )
 
 

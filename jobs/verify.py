@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from glotok_ray.data.verification import manifest_folders, verify_folder
 from jobs import storage_root
 from jobs.command_line import start_logging
 from jobs.failures import BAD_INPUT, DONE, guarded
@@ -28,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 def run(names: Sequence[str], root: Path) -> tuple[int, list[dict[str, Any]]]:
     """Verify the folders, and return the exit code and what was found in each."""
+    from glotok_ray.data.verification import manifest_folders, verify_folder
+
     given = [storage_root.given(name, root, "FOLDER") for name in names]
     folders = dict.fromkeys(found for folder in given for found in manifest_folders(folder))
     answer, code = [], DONE

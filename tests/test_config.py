@@ -9,10 +9,12 @@ from glotok_ray.recipes import (
     build_teacher,
     encode_images,
     evaluate_images,
+    generator_ablations,
     quickstart,
     sample_images,
     shard_images,
     sweep_tokenizer,
+    tokenizer_ablations,
     train_generator,
     train_tokenizer,
 )
@@ -27,6 +29,8 @@ ALL_RECIPES = [
         sample_images,
         shard_images,
         sweep_tokenizer,
+        tokenizer_ablations,
+        generator_ablations,
         build_teacher,
         train_tokenizer,
     )

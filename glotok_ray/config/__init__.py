@@ -40,7 +40,13 @@ from glotok_ray.config.overrides import (
 )
 from glotok_ray.config.pool import PoolConfig
 from glotok_ray.config.runs import FARRun, GeneratorRun, TokenizerRun, XARRun
-from glotok_ray.config.sweeps import AblationRun, QuickstartRun, SweepRun
+from glotok_ray.config.sweeps import (
+    AblationRun,
+    GeneratorAblationRun,
+    QuickstartRun,
+    SweepRun,
+    TokenizerAblationRun,
+)
 from glotok_ray.config.teacher import FeatureNetworkConfig, KMeansConfig
 from glotok_ray.config.tokenizer import (
     AdapterConfig,
@@ -78,6 +84,7 @@ __all__ = [
     "FeatureNetworkConfig",
     "FlowConfig",
     "FlowSamplerConfig",
+    "GeneratorAblationRun",
     "GeneratorRun",
     "ImageDataConfig",
     "KMeansConfig",
@@ -93,6 +100,7 @@ __all__ = [
     "SweepRun",
     "TeacherRun",
     "TokenSamplerConfig",
+    "TokenizerAblationRun",
     "TokenizerConfig",
     "TokenizerLossConfig",
     "TokenizerRun",

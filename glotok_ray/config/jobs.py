@@ -17,11 +17,13 @@ EMBEDDED_SOURCE = "photographs"
 class ShardRun:
     """All of `jobs.shard_images`."""
 
-    source: str = field(default=EMBEDDED_SOURCE, metadata={PATH_UNLESS: EMBEDDED_SOURCE})
-    """"photographs" (the embedded set), or a folder with one sub-folder per class."""
-    validation_source: str = field(default="", metadata={PATH_UNLESS: ""})
+    source: str = field(default=EMBEDDED_SOURCE, metadata=FREE | {PATH_UNLESS: EMBEDDED_SOURCE})
+    """"photographs" (the embedded set), or a folder with one sub-folder per class. Shards are bound to its images,
+    wherever they lie.
+    """
+    validation_source: str = field(default="", metadata=FREE | {PATH_UNLESS: ""})
     """Folder of the validation images, with the same sub-folders; empty takes them out of a folder `source`."""
-    output_path: str = "data/shards"
+    output_path: str = field(default="data/shards", metadata=FREE)
     """Folder that receives train/ and validation/ shards."""
     image_size: int = 256
     """Side for which images are stored, pixels. The photographs are cut into crops of this side. A folder's images
@@ -48,7 +50,7 @@ class ShardRun:
     """
     seed: int = 0
     """Seeds crops, the split and the order of rows."""
-    storage_retry_minutes: float = 5.0
+    storage_retry_minutes: float = field(default=5.0, metadata=FREE)
     """Minutes for which an image that storage does not give is tried again before it is left out."""
 
     def __post_init__(self) -> None:

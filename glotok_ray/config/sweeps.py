@@ -17,18 +17,12 @@ from glotok_ray.config.runs import FARRun, TokenizerRun, XARRun
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SweepRun:
-    """All of `jobs.sweep_tokenizer`: short runs of one tokenizer recipe over lambda_hist, bins and alpha, or over the
-    rows of the paper's ablations.
-    """
+    """All of a search by `jobs.sweep_tokenizer`: short runs of a tokenizer recipe over lambda_hist, bins and alpha."""
 
     output_path: str = field(default="runs/sweep", metadata=FREE)
-    """Folder that receives results.csv, table.md, and of a search plots and best_recipe.json."""
+    """Folder that receives results.csv, table.md, a plot and best_recipe.json."""
     inputs: Literal["given", "quickstart"] = "given"
     """"quickstart" makes the quickstart's shards and teacher first, where they are not there yet."""
-    rows: tuple[str, ...] = ()
-    """Names of `glotok_ray.recipes.train_tokenizer.ROWS`, trained once each in place of points of the search
-    space; empty searches.
-    """
     relation_weights: tuple[float, ...] = (0.0, 0.01, 0.1)
     """Values of loss.relation_weight; 0 is the baseline without relation learning."""
     bins: tuple[int, ...] = (20, 40, 80)
@@ -36,7 +30,7 @@ class SweepRun:
     alpha_factors: tuple[float, ...] = (0.5, 1.0, 2.0)
     """Alpha as multiples of 1 / (2 * bin width^2)."""
     num_trials: int = 12
-    """Trials of a search; the baseline first, then points drawn by the seed without repetition."""
+    """Trials; the baseline first, then points drawn by the seed without repetition."""
     max_concurrent_trials: int = field(default=1, metadata=FREE)
     """Trials that run at once."""
     max_steps: int = 2000
@@ -63,16 +57,48 @@ class SweepRun:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AblationRun:
-    """All of `jobs.sweep_generator`: one xAR recipe trained once per row of xAR's ablations, sampled and measured."""
+    """What the ablations of tokenizers and of generators have in common: one training per row of published tables."""
 
-    output_path: str = field(default="runs/xar_ablations", metadata=FREE)
+    output_path: str = field(default="runs/ablations", metadata=FREE)
     """Folder that receives results.csv, table.md and, under rows/, the parts of every row."""
     inputs: Literal["given", "quickstart"] = field(default="given", metadata=FREE)
-    """"quickstart" makes the quickstart's shards, teacher, tokenizer and codes first, where they are not there yet."""
+    """"quickstart" makes the quickstart's folders that the rows read first, where they are not there yet."""
     rows: tuple[str, ...] = field(default=(), metadata=FREE)
-    """Names of `glotok_ray.recipes.generator_ablations.ROWS`; empty takes all."""
+    """Names of the recipes' ROWS; empty takes all. Rows that an earlier run finished stay in the tables."""
+    max_concurrent_rows: int = field(default=1, metadata=FREE)
+    """Rows that are trained at once."""
     retry_failed: bool = field(default=False, metadata=FREE)
-    """Train again the rows that failed in an earlier run, which otherwise stay without figures."""
+    """Train again the rows that failed in an earlier run, which otherwise stay without metrics."""
+
+    def __post_init__(self) -> None:
+        rows = self.max_concurrent_rows
+        require(rows >= 1, "max_concurrent_rows", rows, "must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenizerAblationRun(AblationRun):
+    """All of the ablations by `jobs.sweep_tokenizer`: one tokenizer recipe trained once per row of the paper's tables
+    (`glotok_ray.recipes.tokenizer_rows.ROWS`), and its reconstructions measured.
+    """
+
+    max_steps: int = 2000
+    """Optimizer steps per row, the same for all."""
+    tokenizer: TokenizerRun = field(default_factory=TokenizerRun)
+    evaluation: EvaluateRun = field(default_factory=EvaluateRun)
+    """Evaluation of every row; its tokenizer_path and output_path are the row's."""
+
+    def __post_init__(self) -> None:
+        # Without arguments `super` does not know a class with slots.
+        AblationRun.__post_init__(self)
+        require(self.max_steps >= 1, "max_steps", self.max_steps, "must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GeneratorAblationRun(AblationRun):
+    """All of `jobs.sweep_generator`: one xAR recipe trained once per row of xAR's ablations
+    (`glotok_ray.recipes.generator_ablations.ROWS`), sampled and measured.
+    """
+
     generator: XARRun = field(default_factory=XARRun)
     samples: XARSampleRun = field(default_factory=XARSampleRun)
     """Sampling of every row; its generator_path and output_path are the row's."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from glotok_ray.config.jobs import EMBEDDED_SOURCE, ShardRun
-from glotok_ray.config.overrides import to_dict
+from glotok_ray.config.overrides import bound_settings
 from glotok_ray.data.embedded_images import (
     PHOTOGRAPHS,
     EmbeddedCrop,
@@ -28,7 +28,6 @@ from glotok_ray.data.folders import (
 )
 from glotok_ray.data.forms import CROP, ORIGINAL, REDUCED
 from glotok_ray.data.shard_plan import seeded_generator
-from glotok_ray.storage import artefact
 
 SPLITS = ("train", "validation")
 
@@ -97,21 +96,18 @@ class ImageSource:
             return CROP
         return REDUCED if self.run.image_size else ORIGINAL
 
-    def fingerprint(self) -> str:
-        """Digest of the settings that matter for this source and of its images, wherever they lie."""
+    def bound_settings(self) -> dict[str, Any]:
+        """What decides the shards: the settings that this source reads, and its images, wherever they lie."""
         unused = _CROP_FIELDS if self.tree else ("validation_fraction", "shard_mib")
         if self.validation_tree:
             unused = (*_CROP_FIELDS, "validation_fraction")
-        unused = (*unused, "storage_retry_minutes")
-        values: dict[str, Any] = {
-            name: value
-            for name, value in to_dict(self.run).items()
-            if name not in ("output_path", "source", "validation_source", *unused)
+        values = {
+            name: value for name, value in bound_settings(self.run).items() if name not in unused
         }
         values["images"] = self.tree.digest if self.tree else embedded_digests()
         if self.validation_tree:
             values["validation_images"] = self.validation_tree.digest
-        return artefact.fingerprint("shards", values)
+        return values
 
     @property
     def num_images(self) -> int:

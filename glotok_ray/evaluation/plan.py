@@ -48,7 +48,7 @@ class Block(NamedTuple):
     """Codes of a baseline's block."""
 
 
-def check(config: EvaluateRun) -> None:
+def check_inputs(config: EvaluateRun) -> None:
     """Raise ValueError for paths that leave nothing to evaluate or nothing to compare with."""
     if not config.tokenizer_path and not config.samples_path:
         raise ValueError(
@@ -103,7 +103,7 @@ class Present(NamedTuple):
     samples: DatasetInfo | None
 
 
-def check_present(config: EvaluateRun) -> Present:
+def check_present_inputs(config: EvaluateRun) -> Present:
     """Check those inputs of an evaluation that are there, for a dry run; raises ArtefactError."""
 
     def is_there(path: str) -> bool:

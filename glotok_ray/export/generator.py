@@ -38,8 +38,9 @@ from glotok_ray.pretrained.generator import (
 )
 from glotok_ray.pretrained.tokenizer import WEIGHTS_FILE
 from glotok_ray.sampling.images import ImageGenerator, find_tokenizer
-from glotok_ray.storage import artefact, begun, ownership
+from glotok_ray.storage import artefact, ownership
 from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.output import Output, Unfinished, look
 from glotok_ray.storage.weights import save_weights
 
 logger = logging.getLogger(__name__)
@@ -61,29 +62,20 @@ class _Source:
 
 
 @ownership.holding()
-def run(export: ExportGeneratorRun, *, fresh: bool = False) -> dict[str, Any]:
+def run(config: ExportGeneratorRun, *, fresh: bool = False) -> dict[str, Any]:
     """Write the folder, or recognise it; returns its manifest. Raises ArtefactError for what cannot be exported."""
-    export = with_absolute_paths(export)
-    source = Path(export.source_path)
-    if not export.source_path or not source.exists():
-        raise ArtefactError(
-            f"source_path = {export.source_path!r}: no such run folder or file; correct it"
-        )
-    folder = Path(export.output_path)
-    if folder == source:
-        raise ArtefactError(
-            f"output_path = {export.output_path!r}: is the source_path; choose another folder"
-        )
-    fingerprint = _fingerprint(export, source)
-    manifest = None if fresh else artefact.finished(folder, "generator", fingerprint)
-    if manifest:
-        logger.info("already finished: %s", folder)
-        return manifest
+    config = with_absolute_paths(config)
+    check_inputs(config)
+    source = Path(config.source_path)
+    output = _look(config, fresh=fresh)
+    if output.finished is not None:
+        logger.info("already finished: %s", output.folder)
+        return output.finished
     # Read before the folder is begun: what does not fit must leave nothing behind.
-    found = _from_peer(export, source) if source.is_file() else _from_run(export, source)
+    found = _from_peer(config, source) if source.is_file() else _from_run(config, source)
     parameters = sum(tensor.numel() for name, tensor in found.state.items() if name not in _BUFFERS)
-    peers = export_generator(found.state, found.model) if export.layout == "peer" else {}
-    begun.start_folder(folder, fresh=fresh)
+    peers = export_generator(found.state, found.model) if config.layout == "peer" else {}
+    folder = output.begin(Unfinished.REPLACE)
     save_generator(folder, found.state, None, found.facts)
     if peers:
         save_weights(folder / PEER_FILE, peers, masks=PEER_MASKS)
@@ -97,33 +89,51 @@ def run(export: ExportGeneratorRun, *, fresh: bool = False) -> dict[str, Any]:
         peer_layout=layout_of(found.model) if peers else "",
     )
     (folder / CARD_FILE).write_text(generator_card(card, found.facts, found.metrics))
-    return artefact.write_manifest(
-        folder, "generator", fingerprint, source=found.origin, parameters=parameters
+    return output.finish(source=found.origin, parameters=parameters)
+
+
+def check_inputs(config: ExportGeneratorRun) -> None:
+    """Raise ArtefactError when there is nothing to export, an unfinished run, or no other folder to write."""
+    source = Path(config.source_path)
+    if not config.source_path or not source.exists():
+        raise ArtefactError(
+            f"source_path = {config.source_path!r}: no such run folder or file; correct it"
+        )
+    if Path(config.output_path) == source:
+        raise ArtefactError(
+            f"output_path = {config.output_path!r}: is the source_path; choose another folder"
+        )
+    if source.is_dir():
+        artefact.read_manifest(source, "generator")
+
+
+def _look(config: ExportGeneratorRun, *, fresh: bool) -> Output:
+    source, settings = Path(config.source_path), bound_settings(config)
+    if config.tokenizer_path:
+        settings["tokenizer_sha256"] = artefact.sha256_of(_tokenizer_weights(config))
+    if source.is_file():
+        settings["source_sha256"] = artefact.sha256_of(source)
+    return look(
+        Path(config.output_path),
+        "generator",
+        settings,
+        [] if source.is_file() else [source],
+        fresh=fresh,
+        made_by="export_generator",
     )
 
 
-def _fingerprint(export: ExportGeneratorRun, source: Path) -> str:
-    settings = bound_settings(export)
-    if export.tokenizer_path:
-        settings["tokenizer_sha256"] = artefact.sha256_of(_tokenizer_weights(export))
-    if source.is_file():
-        settings["source_sha256"] = artefact.sha256_of(source)
-        return artefact.fingerprint("export_generator", settings)
-    artefact.read_manifest(source, "generator")
-    return artefact.fingerprint("export_generator", settings, [source])
-
-
-def _tokenizer_weights(export: ExportGeneratorRun) -> Path:
+def _tokenizer_weights(config: ExportGeneratorRun) -> Path:
     """The given tokenizer's weights, its manifest verified."""
-    folder = Path(export.tokenizer_path)
+    folder = Path(config.tokenizer_path)
     artefact.read_manifest(folder, "tokenizer")
     return folder / WEIGHTS_FILE
 
 
-def _from_run(export: ExportGeneratorRun, source: Path) -> _Source:
+def _from_run(config: ExportGeneratorRun, source: Path) -> _Source:
     manifest = artefact.read_json(source / artefact.MANIFEST)
     facts = read_facts(source)
-    use_ema = export.weights == "ema"
+    use_ema = config.weights == "ema"
     averaged = use_ema and (source / AVERAGE_FILE).is_file()
     model = load_generator(source, use_ema=use_ema)
     name = source.name
@@ -135,20 +145,20 @@ def _from_run(export: ExportGeneratorRun, source: Path) -> _Source:
         facts=facts,
         origin=manifest.get("source") or f"{made} ({kind})",
         metrics=artefact.metrics_of(manifest),
-        tokenizer=find_tokenizer(source, export.tokenizer_path or None)
-        if facts["tokenizer_sha256"] or export.tokenizer_path
+        tokenizer=find_tokenizer(source, config.tokenizer_path or None)
+        if facts["tokenizer_sha256"] or config.tokenizer_path
         else None,
     )
 
 
-def _from_peer(export: ExportGeneratorRun, source: Path) -> _Source:
-    model = export.xar if export.architecture == "xar" else export.far
-    tokenizer, digest = _tokenizer_of_peer(export, model)
-    imported = import_generator(source, model, weights=export.weights)
+def _from_peer(config: ExportGeneratorRun, source: Path) -> _Source:
+    model = config.xar if config.architecture == "xar" else config.far
+    tokenizer, digest = _tokenizer_of_peer(config, model)
+    imported = import_generator(source, model, weights=config.weights)
     if imported.left_out:
         logger.info("left out on purpose: %s", ", ".join(imported.left_out))
     facts: dict[str, Any] = {
-        "architecture": export.architecture,
+        "architecture": config.architecture,
         "model": to_dict(model),
         "tokenizer_sha256": digest,
         "classes": class_names(model.num_classes),
@@ -167,20 +177,20 @@ def _from_peer(export: ExportGeneratorRun, source: Path) -> _Source:
 
 
 def _tokenizer_of_peer(
-    export: ExportGeneratorRun, model: XARConfig | FARConfig
+    config: ExportGeneratorRun, model: XARConfig | FARConfig
 ) -> tuple[Path | None, str]:
     """The folder and the digest of the tokenizer that decodes a peer's generator; None and "" without one.
 
     A checkpoint does not tell which tokenizer it was trained with, so the given one is believed where sizes fit.
     """
-    if not export.tokenizer_path:
+    if not config.tokenizer_path:
         return None, ""
     if isinstance(model, XARConfig):
         raise ArtefactError(
-            f"tokenizer_path = {export.tokenizer_path!r}: the released xAR draws latents of MAR's KL-16 autoencoder, "
+            f"tokenizer_path = {config.tokenizer_path!r}: the released xAR draws latents of MAR's KL-16 autoencoder, "
             "which no tokenizer of this package decodes; leave it empty"
         )
-    folder, weights = Path(export.tokenizer_path), _tokenizer_weights(export)
+    folder, weights = Path(config.tokenizer_path), _tokenizer_weights(config)
     with torch.device("meta"):
         generator = FAR(model)
     # Refuses codebooks of other names or sizes.

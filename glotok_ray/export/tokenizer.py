@@ -13,49 +13,48 @@ from glotok_ray.config.overrides import bound_settings, with_absolute_paths
 from glotok_ray.interop.tokenizer_card import write_model_card
 from glotok_ray.interop.tokenizers import import_tokenizer
 from glotok_ray.nn.tokenizer import GloTokTokenizer
-from glotok_ray.pretrained.tokenizer import WEIGHTS_FILE
-from glotok_ray.storage import artefact, begun, ownership
+from glotok_ray.pretrained.tokenizer import DISCRIMINATOR_FILE, WEIGHTS_FILE
+from glotok_ray.storage import artefact, ownership
 from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.output import Output, Unfinished, look
 from glotok_ray.storage.weights import save_weights
 from glotok_ray.training import checkpoint
-from glotok_ray.training.runs import RUN_FILE
-from glotok_ray.training.tokenizer_step import DISCRIMINATOR_FILE
-from glotok_ray.training.trainer import CHECKPOINT_FOLDER, last_metrics
+from glotok_ray.training.checkpoint import CHECKPOINT_FOLDER
+from glotok_ray.training.metrics_file import last_metrics
+from glotok_ray.training.plan import RUN_FILE
 
 logger = logging.getLogger(__name__)
 
 
 @ownership.holding()
-def run(export: ExportRun, *, fresh: bool = False) -> dict[str, Any]:
+def run(config: ExportRun, *, fresh: bool = False) -> dict[str, Any]:
     """Write the folder, or recognise it; returns its manifest. Raises ArtefactError for what cannot be exported."""
-    export = with_absolute_paths(export)
-    source = Path(export.source_path)
-    if not export.source_path or not source.exists():
-        raise ArtefactError(
-            f"source_path = {export.source_path!r}: no such run folder, checkpoint or file; correct it"
-        )
-    file = source if source.is_file() else _weights_folder(source) / WEIGHTS_FILE
-    folder = Path(export.output_path)
-    settings = {**bound_settings(export), "source_sha256": artefact.sha256_of(file)}
-    fingerprint = artefact.fingerprint("export", settings)
-    manifest = None if fresh else artefact.finished(folder, "tokenizer", fingerprint)
-    if manifest:
-        logger.info("already finished: %s", folder)
-        return manifest
-    if source.is_file():
-        model, origin, metrics = _from_peer(export, folder, fresh=fresh)
+    config = with_absolute_paths(config)
+    file = check_inputs(config)
+    settings = {**bound_settings(config), "source_sha256": artefact.sha256_of(file)}
+    output = look(Path(config.output_path), "tokenizer", settings, fresh=fresh, made_by="export")
+    if output.finished is not None:
+        logger.info("already finished: %s", output.folder)
+        return output.finished
+    if file == Path(config.source_path):
+        model, origin, metrics = _from_peer(config, output)
     else:
-        begun.start_folder(folder, fresh=fresh, keep=False)
-        model, origin, metrics = _from_run(file.parent, folder)
-    write_model_card(folder, model.config, metrics, source=origin)
-    model.save_pretrained(folder, source=origin)
-    return artefact.write_manifest(
-        folder,
-        "tokenizer",
-        fingerprint,
-        source=origin,
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
-    )
+        output.begin(Unfinished.REPLACE)
+        model, origin, metrics = _from_run(file.parent, output.folder)
+    write_model_card(output.folder, model.config, metrics, source=origin)
+    model.save_pretrained(output.folder, source=origin)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return output.finish(source=origin, parameters=parameters)
+
+
+def check_inputs(config: ExportRun) -> Path:
+    """The file with the weights to export; raises ArtefactError when there is none."""
+    source = Path(config.source_path)
+    if not config.source_path or not source.exists():
+        raise ArtefactError(
+            f"source_path = {config.source_path!r}: no such run folder, checkpoint or file; correct it"
+        )
+    return source if source.is_file() else _weights_folder(source) / WEIGHTS_FILE
 
 
 def _weights_folder(source: Path) -> Path:
@@ -98,17 +97,15 @@ def _trained_on(run_folder: Path) -> str:
     return f" on {facts['crops']}" if "crops" in facts else ""
 
 
-def _from_peer(
-    export: ExportRun, folder: Path, *, fresh: bool
-) -> tuple[GloTokTokenizer, str, dict[str, Any]]:
-    source = Path(export.source_path)
+def _from_peer(config: ExportRun, output: Output) -> tuple[GloTokTokenizer, str, dict[str, Any]]:
+    source = Path(config.source_path)
     # Read before the folder is begun: a file that does not fit must leave nothing behind.
-    imported = import_tokenizer(source, export.model, weights=export.weights)
-    begun.start_folder(folder, fresh=fresh, keep=False)
-    model = GloTokTokenizer(export.model)
+    imported = import_tokenizer(source, config.model, weights=config.weights)
+    output.begin(Unfinished.REPLACE)
+    model = GloTokTokenizer(config.model)
     model.load_state_dict(imported.tokenizer)
     if imported.discriminator:
-        save_weights(folder / DISCRIMINATOR_FILE, imported.discriminator)
+        save_weights(output.folder / DISCRIMINATOR_FILE, imported.discriminator)
     if imported.left_out:
         logger.info("left out on purpose: %s", ", ".join(imported.left_out))
     origin = f"imported from {source.name} ({imported.layout} names, sha256 {imported.sha256})"

@@ -1,4 +1,4 @@
-"""Checkpoints of other projects, in and out: tables of names, the layouts they make, and cards for published folders.
+"""Checkpoints of other projects, read under this package's names and written under theirs; model cards.
 
-May import pretrained, nn, storage and config.
+May import pretrained, nn, storage, config and all below them; no Ray.
 """

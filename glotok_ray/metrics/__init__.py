@@ -1,4 +1,4 @@
-"""What results are measured by: pure functions and accumulators that add up over parts, in numpy float64.
+"""What results are measured by: pure functions and mergeable accumulators in numpy float64.
 
-May import config and storage; no torch, no Ray.
+Imports nothing else of this package, no torch and no Ray.
 """

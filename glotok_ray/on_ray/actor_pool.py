@@ -7,8 +7,7 @@ Read next: glotok_ray/stages/encode_images.py
 import logging
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import ray
 import ray.data
@@ -16,75 +15,17 @@ import torch
 from ray.data import ActorPoolStrategy
 
 from glotok_ray import faults
-from glotok_ray.config.overrides import bound_settings
 from glotok_ray.config.pool import PoolConfig
 from glotok_ray.on_ray import cluster
 from glotok_ray.progress import ProgressLine
-from glotok_ray.storage import artefact, begun, ownership
+from glotok_ray.storage import ownership
 from glotok_ray.storage.artefact import ArtefactError
-from glotok_ray.storage.weights import check_stored
 
 logger = logging.getLogger(__name__)
 
 UnitWorker = Callable[[Any], Any]
 # What a damaged unit makes libraries raise.
 _OF_A_UNIT = (ValueError, LookupError, ArithmeticError, OSError)
-
-
-class Output(NamedTuple):
-    """Where a batch job writes, and the manifest that is already there for the same fingerprint."""
-
-    folder: Path
-    fingerprint: str
-    finished: dict[str, Any] | None
-
-
-def open_output(
-    kind: str,
-    run: Any,
-    inputs: Sequence[str],
-    *,
-    fresh: bool,
-    resumes: bool = False,
-    continues: bool = False,
-    **extra: Any,
-) -> Output:
-    """Start the folder `run.output_path`, or find it finished for this config and these inputs.
-
-    `inputs` are artefact folders; `extra` are further facts that decide the content. A job that `resumes` finds what
-    any job left there unfinished, one that `continues` what it left itself, of the same config and inputs. Raises
-    ArtefactError for a folder that something else fills, or that another job works on, and for an input without a
-    manifest, with a file of another size, or with weights that are not finite.
-    """
-    for path in inputs:
-        if not (Path(path) / artefact.MANIFEST).is_file():
-            raise ArtefactError(
-                f"{path or '(empty path)'}: holds no {artefact.MANIFEST}; run the job that writes "
-                "it, or correct the path"
-            )
-        artefact.check_sizes(Path(path))
-    values = {**bound_settings(run), **extra}
-    fingerprint = artefact.fingerprint(kind, values, [Path(path) for path in inputs])
-    folder = Path(run.output_path).absolute()
-    finished = None if fresh else artefact.finished(folder, kind, fingerprint)
-    if finished is not None:
-        logger.info("already finished: %s", folder)
-    else:
-        for path in inputs:
-            _check_weights(Path(path))
-        begun.start_folder(
-            folder, fresh=fresh, keep=resumes, fingerprint=fingerprint if continues else ""
-        )
-    return Output(folder, fingerprint, finished)
-
-
-def _check_weights(folder: Path) -> None:
-    """Raise ArtefactError for weights in an input that are not finite; of large files the actors say it, which read
-    them anyway.
-    """
-    for name, facts in artefact.read_json(folder / artefact.MANIFEST)["files"].items():
-        if name.endswith(".safetensors") and facts["bytes"] <= artefact.SMALL_BYTES:
-            check_stored(folder / name)
 
 
 def map_shards(

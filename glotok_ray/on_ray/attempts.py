@@ -3,7 +3,6 @@
 Read next: glotok_ray/on_ray/failures.py
 """
 
-import contextlib
 import logging
 import shutil
 import tempfile
@@ -22,9 +21,11 @@ from glotok_ray.storage import artefact, ownership
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.storage.retries import StorageError, patiently
 from glotok_ray.training import checkpoint
+from glotok_ray.training.checkpoint import CHECKPOINT_FOLDER
 from glotok_ray.training.heartbeat import Attempt
+from glotok_ray.training.metrics_file import last_metrics
+from glotok_ray.training.plan import RunPlan
 from glotok_ray.training.stalls import beats_of
-from glotok_ray.training.trainer import CHECKPOINT_FOLDER, RunPlan, last_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -212,20 +213,18 @@ class Attempts:
             logger.warning("%s does not tell why the run stopped: %s", path, error)
 
     def _write_log(self, error: BaseException, failure: Failure) -> Path:
-        stamp = time.strftime("%Y%m%d-%H%M%S")
-        path = self._folder / LOG_FOLDER / f"failure-{stamp}-attempt-{self._number:04d}.txt"
-        parts = [f"{failure.cause}\n"]
+        """Append the errors of an attempt, with the workers' notes, to the folder's log; returns its place."""
+        path = self._folder / artefact.LOG_FILE
+        stamp = time.strftime("%Y-%m-%d %H:%M:%S")
+        parts = [f"\n{stamp} attempt {self._number} failed: {failure.cause}\n"]
         for item in chain(error):
             parts += ["\n", *traceback.format_exception(item, chain=False)]
         text = "".join(parts)
         try:
-            self._patiently_write(path, lambda: path.write_text(text), _patience(failure))
+            self._patiently_write(path, lambda: _append(path, text), _patience(failure))
         except StorageError:
-            name = f"glotok-{self._folder.name}-{path.name}"
-            with contextlib.suppress(OSError):
-                path.unlink(missing_ok=True)
-            path = Path(tempfile.gettempdir()) / name
-            path.write_text(text)
+            path = Path(tempfile.gettempdir()) / f"glotok-{self._folder.name}-{path.name}"
+            _append(path, text)
         return path
 
     def _patiently_write(self, path: Path, action: Callable[[], Any], minutes: float) -> None:
@@ -236,6 +235,11 @@ class Attempts:
         for path in (self._folder / RAY_FOLDER).glob("attempt-*"):
             if not path.name.startswith(_name_prefix(self._number)):
                 shutil.rmtree(path, ignore_errors=True)
+
+
+def _append(path: Path, text: str) -> None:
+    with path.open("a") as stream:
+        stream.write(text)
 
 
 def _patience(failure: Failure) -> float:

@@ -1,6 +1,6 @@
 """Joining a Ray cluster: the one a submitted job runs in, the one RAY_ADDRESS names, or a private local one.
 
-A private cluster listens on loopback only, has no dashboard and ends with the process.
+A private cluster listens on loopback only and ends with the process; it has a dashboard for sweeps alone.
 """
 
 import logging
@@ -15,11 +15,12 @@ from ray.data import DataContext
 logger = logging.getLogger(__name__)
 
 
-def connect(logical_cpus: int = 0) -> None:
+def connect(logical_cpus: int = 0, *, state_api: bool = False) -> None:
     """Connect once; later calls return at once. Called when input is known to be good and work is to be done.
 
     A private cluster gets `logical_cpus` (0: twice the cores, at least 4), because Ray Train reserves whole CPUs for
-    its workers and Ray Data needs some beside them.
+    its workers and Ray Data needs some beside them. With `state_api` it gets Ray's dashboard, which answers it; of a
+    cluster that is there already `glotok_ray.on_ray.preflight.check_state_api` tells.
     """
     _silence()
     if ray.is_initialized():
@@ -37,7 +38,8 @@ def connect(logical_cpus: int = 0) -> None:
     ray.init(
         address="local",
         num_cpus=logical_cpus or max(4, 2 * cores),
-        include_dashboard=False,
+        include_dashboard=state_api,
+        dashboard_host="127.0.0.1",
         _node_ip_address="127.0.0.1",
         # What workers print stays in Ray's session folder: errors are raised here, progress is ours to show.
         log_to_driver=False,

@@ -83,16 +83,17 @@ def validate_cluster(path: Path, scaling: ScalingConfig | None = None) -> list[s
 def check_state_api() -> None:
     """Raise RuntimeError unless the connected cluster answers the State API.
 
-    A trial that a scheduler stops leaves its placement group to a cleaner that asks this API whether the trial still
-    lives; without an answer the group stays reserved and the next trial waits for ever.
+    A trial that is stopped, or whose process dies, leaves its placement group to a cleaner that asks this API whether
+    the trial still lives; without an answer the group stays reserved and the next trial waits for ever.
     """
     try:
         # By its address: without one, Ray refuses to choose among several clusters of a machine.
         list_nodes(address=ray.get_runtime_context().gcs_address, limit=1, timeout=10)
     except Exception as error:  # Ray raises several unrelated types here, requests' own among them.
+        said = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise RuntimeError(
-            f"the cluster's State API does not answer ({type(error).__name__}: {error}); stopping trials early would"
-            " leak their resources: start Ray with its dashboard (ray start --head --include-dashboard=true)"
+            f"the cluster's State API does not answer ({said}); a trial that dies would keep its workers' resources: "
+            "start Ray with its dashboard (ray start --head --include-dashboard=true)"
         ) from error
 
 

@@ -4,7 +4,7 @@ Read next: glotok_ray/stages/sweep_tokenizer.py
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +26,16 @@ class TrialResult(NamedTuple):
     error: BaseException | None
 
 
+def connect() -> None:
+    """Connect to a cluster that can run trials; raises RuntimeError when its State API does not answer."""
+    from glotok_ray.on_ray.preflight import (
+        check_state_api,
+    )  # it knows cluster files too, which takes a while
+
+    cluster.connect(state_api=True)
+    check_state_api()
+
+
 def run_trials(
     names: Sequence[str],
     function: Callable[[str], Mapping[str, Any]],
@@ -33,19 +43,24 @@ def run_trials(
     folder: Path,
     max_concurrent: int,
     describe: Callable[[Mapping[str, Any]], str],
+    shown_as: tuple[str, str] = ("sweep", "trials"),
+    finished: Collection[str] = (),
 ) -> Iterator[TrialResult]:
     """Call `function(name)` for every name, each in a trial of its own; results in the order of the names.
 
-    Ray Tune keeps its files in `folder`; `describe` puts a row into words for the progress line. Raises
-    KeyboardInterrupt when trials were interrupted.
+    Ray Tune keeps its files in `folder`; `describe` puts a row into words for the progress line, which `shown_as`
+    names, with its unit. Those in `finished` were so before, and take no time. Raises KeyboardInterrupt when trials
+    were interrupted, and RuntimeError, before any trial, when the cluster cannot run them.
     """
-    cluster.connect()
+    connect()
 
     def trainable(space: dict[str, Any]) -> None:
         # Under one key: Ray Tune adds metrics of its own beside what is reported.
         ray.tune.report({"row": dict(function(space["trial"]))})
 
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    stage, unit = shown_as
+    line = ProgressLine(stage, len(names), unit, interval_s=0.0)
     tuner = ray.tune.Tuner(
         # The driver of a trial only waits for its workers: a whole CPU would starve them on a small machine.
         ray.tune.with_resources(trainable, {"CPU": 0.01}),
@@ -55,7 +70,7 @@ def run_trials(
             name=TUNE_FOLDER,
             storage_path=str(folder),
             verbose=0,
-            callbacks=[_ShownTrials(len(names), describe)],
+            callbacks=[_ShownTrials(line, describe, set(finished))],
         ),
     )
     faults.boundary("unit", 0)
@@ -80,14 +95,21 @@ def trial_result(result: Any) -> TrialResult:
 class _ShownTrials(ray.tune.Callback):
     """A line for every trial that ends, with the time that the rest will take."""
 
-    def __init__(self, number: int, describe: Callable[[Mapping[str, Any]], str]) -> None:
-        self._line = ProgressLine("sweep", number, "trials", interval_s=0.0)
-        self._describe = describe
-        self._done = 0
-        self._line.update(0)
+    def __init__(
+        self,
+        line: ProgressLine,
+        describe: Callable[[Mapping[str, Any]], str],
+        finished: set[str],
+    ) -> None:
+        self._line, self._describe, self._finished = line, describe, finished
+        self._ended, self._done = 0, len(finished)
+        # What was finished before takes no time now, and must not shorten the time left.
+        self._line.update(self._done)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Called by Ray Tune in the driver."""
-        self._done += 1
-        faults.boundary("unit", self._done)
-        self._line.update(self._done, self._describe(trial.last_result["row"]))
+        self._ended += 1
+        faults.boundary("unit", self._ended)
+        if trial.config["trial"] not in self._finished:
+            self._done += 1
+            self._line.update(self._done, self._describe(trial.last_result["row"]))

@@ -1,7 +1,7 @@
 """Ablations of xAR: what is predicted at once, how large a cell is, and what an entity sees of earlier ones.
 
 Rows are one xAR run with something changed (`ROWS`), at full size and at a small one alike.
-Read next: glotok_ray/stages/generator_ablations.py
+Read next: glotok_ray/stages/ablations.py
 """
 
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from typing import Any
 
 from glotok_ray.config.overrides import override
 from glotok_ray.config.runs import XARRun
-from glotok_ray.config.sweeps import AblationRun
+from glotok_ray.config.sweeps import GeneratorAblationRun
 from glotok_ray.recipes import evaluate_images, sample_images, train_generator
 
 
@@ -36,10 +36,10 @@ ROWS: dict[str, Callable[[XARRun], XARRun]] = {
 """What makes a row of xAR's ablation tables of an xAR run of any size; "cell_8" is the published xAR."""
 
 
-def ablations() -> AblationRun:
+def ablations() -> GeneratorAblationRun:
     """All ten rows of xar_b at the 400 epochs of xAR's own ablations, one after another; 32 GPUs per row."""
     samples_alone = {"tokenizer_path": "", "codes_path": ""}
-    return AblationRun(
+    return GeneratorAblationRun(
         output_path="runs/xar_b_ablations",
         generator=override(train_generator.xar_b(), {"schedule.epochs": 400}),
         samples=sample_images.xar_b(),
@@ -47,10 +47,10 @@ def ablations() -> AblationRun:
     )
 
 
-def ablations_tiny() -> AblationRun:
+def ablations_tiny() -> GeneratorAblationRun:
     """All ten rows at the quickstart's size, whose inputs are made first: 128 steps and 200 images each, 2 cores."""
     samples_alone = {"tokenizer_path": "", "codes_path": ""}
-    return AblationRun(
+    return GeneratorAblationRun(
         output_path="runs/xar_ablations_tiny",
         inputs="quickstart",
         generator=override(train_generator.quickstart(), {"schedule.epochs": 1}),

@@ -1,12 +1,12 @@
 """The ablation tables of xAR, with small-scale distances beside the published FID and IS.
 
-Read next: glotok_ray/stages/generator_ablations.py
+Read next: glotok_ray/stages/ablations.py
 """
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from glotok_ray.report.tokenizer_ablations import shown_number, titled_table
+from glotok_ray.report.markdown import shown_number, titled_table
 
 
 class Row(NamedTuple):
@@ -57,7 +57,7 @@ _HEADS = ("FID (paper)", "IS (paper)", "FD-EffNet (here)", "evaluations per imag
 _METRICS = ("fd_effnet", "evaluations_per_image")
 
 
-def generator_ablation_tables(measured: Mapping[str, Mapping[str, Any]], *, scale: str) -> str:
+def ablation_tables(measured: Mapping[str, Mapping[str, Any]], *, scale: str) -> str:
     """Markdown; `measured` holds the metrics of each row that was trained, `scale` says at which size."""
     blocks = [
         f"Small scale: {scale}. The paper's columns are xAR-B on KL latents of ImageNet at 256 pixels, 400 epochs; "

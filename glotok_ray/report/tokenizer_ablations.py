@@ -1,11 +1,12 @@
 """The paper's Tables 4 and 5, and the two systems of Table 1, with small-scale numbers beside the published ones.
 
-Read next: glotok_ray/stages/sweep_tokenizer.py
+Read next: glotok_ray/stages/ablations.py
 """
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
+
+from glotok_ray.report.markdown import shown_number, titled_table
 
 
 class Row(NamedTuple):
@@ -16,10 +17,10 @@ class Row(NamedTuple):
     rfid: str
     psnr: str
     row: str
-    """Name of `glotok_ray.recipes.train_tokenizer.ROWS`."""
+    """Name of `glotok_ray.recipes.tokenizer_rows.ROWS`."""
 
 
-_TABLES = {
+TABLES = {
     "Table 4: effect of the histogram relation (without residual learning)": (
         ("histogram relation", "weight"),
         (
@@ -56,7 +57,7 @@ def ablation_tables(measured: Mapping[str, Mapping[str, Any]], *, scale: str) ->
         "beside ours for the layout alone. FD-EffNet is not FID. All rows have the small recipe's loss weights, its "
         "entropy term included; the paper's first row of Table 5 seems to be Table 4's, of 40 epochs."
     ]
-    for title, (columns, rows) in _TABLES.items():
+    for title, (columns, rows) in TABLES.items():
         shown = [row for row in rows if row.row in measured]
         if shown:
             cells = [_cells(row, measured[row.row]) for row in shown]
@@ -64,27 +65,6 @@ def ablation_tables(measured: Mapping[str, Mapping[str, Any]], *, scale: str) ->
     return "\n\n".join(blocks)
 
 
-def titled_table(title: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table under its title in bold."""
-    lines = [_line(heads), "|" + "---|" * len(heads), *(_line(cells) for cells in rows)]
-    return "\n".join([f"**{title}**", "", *lines])
-
-
-def failed_rows(failed: Mapping[str, str]) -> str:
-    """Which rows have no metrics, and why; empty when there is none."""
-    lines = [f"- {name}: {reason}" for name, reason in failed.items()]
-    return "\n".join(["", "", "**Failed, without metrics**", "", *lines]) if lines else ""
-
-
-def shown_number(value: float | None) -> str:
-    """Four digits; a dash where nothing was measured."""
-    return "-" if value is None or math.isnan(value) else f"{value:.4g}"
-
-
 def _cells(row: Row, metrics: Mapping[str, Any]) -> tuple[str, ...]:
     measured = (shown_number(metrics.get(name)) for name in _METRICS)
     return (*row.cells, row.rfid, row.psnr, *measured)
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"

@@ -17,14 +17,14 @@ import torch
 
 from glotok_ray import faults
 from glotok_ray.config.jobs import TeacherRun
-from glotok_ray.config.overrides import with_absolute_paths
+from glotok_ray.config.overrides import bound_settings, with_absolute_paths
 from glotok_ray.config.tokenizer import CodebookConfig
 from glotok_ray.data.recorded import crops_text, read_image_dataset
 from glotok_ray.data.records import DatasetInfo
-from glotok_ray.on_ray.actor_pool import Output, open_output
 from glotok_ray.on_ray.persistent_actors import PersistentActors
 from glotok_ray.stages.feature_extraction import extract
-from glotok_ray.storage import artefact, ownership
+from glotok_ray.storage import artefact, output, ownership
+from glotok_ray.storage.output import Output, Unfinished
 from glotok_ray.teacher import centroids, clustering, features, histogram, memory, networks
 from glotok_ray.teacher.clustering import Clusters
 from glotok_ray.teacher.drawing import DrawnRows, draw_images, drawn_per_class
@@ -55,43 +55,39 @@ def run(config: TeacherRun, *, fresh: bool = False) -> dict[str, Any]:
     """
     # Actors run in working directories of their own.
     config = with_absolute_paths(config)
-    source = Path(config.data_path)
-    if source.suffix in centroids.SUFFIXES:
-        teacher = centroids.from_centroids(
-            source,
-            key=config.centroids_key,
-            project_width=config.project_width,
-            fine_bins=config.fine_bins,
-        )
-        output = open_output(
-            "teacher", config, [], fresh=fresh, sha256=teacher.provenance["sha256"]
-        )
-        return output.finished or _save(output, teacher)
+    if Path(config.data_path).suffix in centroids.SUFFIXES:
+        return _from_centroids(config, fresh=fresh)
     dataset, units = check_inputs(config)
     network = features.feature_facts(config.network)
-    output = open_output(
-        "teacher", config, [config.data_path], fresh=fresh, resumes=True, network=network
+    teacher = output.begin(
+        config.output_path,
+        "teacher",
+        {**bound_settings(config), "network": network},
+        [config.data_path],
+        fresh=fresh,
+        unfinished=Unfinished.KEEP,
     )
-    if output.finished is not None:
-        shutil.rmtree(output.folder / WORK_FOLDER, ignore_errors=True)
-        return output.finished
-    work = _work_folder(output, config, network)
+    work_folder = teacher.folder / WORK_FOLDER
+    if teacher.finished is not None:
+        shutil.rmtree(work_folder, ignore_errors=True)
+        return teacher.finished
+    work = _work_folder(teacher, config, network)
     parts = extract(units, config, work.parts)
     clusters, facts = _cluster(parts, dataset.classes, config, work.states)
     provenance = {
         "source": "features",
         **network,
-        "data_manifest_sha256": artefact.sha256_of(source / artefact.MANIFEST),
+        "data_manifest_sha256": artefact.sha256_of(Path(config.data_path) / artefact.MANIFEST),
         "seed": config.seed,
         "crops": crops_text(dataset),
         **_data_facts(parts, units, config),
         **facts,
     }
-    teacher = histogram.build_histogram(
+    found = histogram.build_histogram(
         torch.tensor(clusters.centroids), fine_bins=config.fine_bins, provenance=provenance
     )
-    manifest = _save(output, teacher)
-    shutil.rmtree(output.folder / WORK_FOLDER, ignore_errors=True)
+    manifest = _save(teacher, found)
+    shutil.rmtree(work_folder, ignore_errors=True)
     return manifest
 
 
@@ -117,21 +113,40 @@ def check_inputs(config: TeacherRun) -> tuple[DatasetInfo, list[DrawnRows]]:
     return dataset, units
 
 
+def _from_centroids(config: TeacherRun, *, fresh: bool) -> dict[str, Any]:
+    found = centroids.from_centroids(
+        Path(config.data_path),
+        key=config.centroids_key,
+        project_width=config.project_width,
+        fine_bins=config.fine_bins,
+    )
+    teacher = output.begin(
+        config.output_path,
+        "teacher",
+        {**bound_settings(config), "sha256": found.provenance["sha256"]},
+        [],
+        fresh=fresh,
+        unfinished=Unfinished.REPLACE,
+    )
+    return teacher.finished or _save(teacher, found)
+
+
 class WorkFolder(NamedTuple):
-    """Where unfinished work lies: features by what they depend on, so that other clusters of the same
-    features find them; states by all settings.
+    """Where unfinished work lies, under names that hold fingerprints: features under that of what they depend on,
+    states under that of all settings. The mark of the folder cannot say it: one that was stopped and goes on with
+    other clusters has new settings, and needs the features that are there.
     """
 
     parts: Path
     states: Path
 
 
-def _work_folder(output: Output, config: TeacherRun, network: dict[str, Any]) -> WorkFolder:
+def _work_folder(teacher: Output, config: TeacherRun, network: dict[str, Any]) -> WorkFolder:
     names = ("vectors_per_image", "max_images", "stratified", "seed")
     settings = {**network, **{name: getattr(config, name) for name in names}}
     fingerprint = artefact.fingerprint("features", settings, [Path(config.data_path)])
-    parts = output.folder / WORK_FOLDER / fingerprint[:16]
-    states = parts / f"k-means-{output.fingerprint[:16]}"
+    parts = teacher.folder / WORK_FOLDER / fingerprint[:16]
+    states = parts / f"k-means-{teacher.fingerprint[:16]}"
     states.mkdir(parents=True, exist_ok=True)
     return WorkFolder(parts, states)
 
@@ -242,15 +257,15 @@ def _data_facts(parts: list[Part], units: list[DrawnRows], config: TeacherRun) -
     }
 
 
-def _save(output: Output, teacher: histogram.TeacherHistogram) -> dict[str, Any]:
+def _save(place: Output, teacher: histogram.TeacherHistogram) -> dict[str, Any]:
     # It loads matplotlib, which a command's --help need not wait for.
     from glotok_ray.report.plots import draw_teacher
 
-    histogram.save_teacher(output.folder, teacher)
+    histogram.save_teacher(place.folder, teacher)
     student = CodebookConfig()
     draw_teacher(
         teacher,
-        output.folder / "teacher.png",
+        place.folder / "teacher.png",
         student_width=student.width,
         student_size=student.size,
     )
@@ -261,13 +276,6 @@ def _save(output: Output, teacher: histogram.TeacherHistogram) -> dict[str, Any]
         *teacher.centroids.shape,
         mean,
         std,
-        output.folder,
+        place.folder,
     )
-    return artefact.write_manifest(
-        output.folder,
-        "teacher",
-        output.fingerprint,
-        exclude=(WORK_FOLDER,),
-        similarity_mean=mean,
-        similarity_std=std,
-    )
+    return place.finish(exclude=(WORK_FOLDER,), similarity_mean=mean, similarity_std=std)

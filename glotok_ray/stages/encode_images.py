@@ -17,7 +17,7 @@ import torch
 from jaxtyping import UInt8, UInt16
 
 from glotok_ray.config.jobs import EncodeRun
-from glotok_ray.config.overrides import with_absolute_paths
+from glotok_ray.config.overrides import bound_settings, with_absolute_paths
 from glotok_ray.config.pool import PoolConfig
 from glotok_ray.config.tokenizer import TokenizerConfig
 from glotok_ray.data.codes import (
@@ -33,15 +33,16 @@ from glotok_ray.data.records import DATASET, DatasetInfo, ShardInfo, read_datase
 from glotok_ray.data.shard_reader import read_shard, view_batches
 from glotok_ray.data.transforms import center_crop, ten_crop, with_mirror_images
 from glotok_ray.devices import chosen_device
-from glotok_ray.on_ray.actor_pool import map_shards, open_output
+from glotok_ray.on_ray.actor_pool import map_shards
 from glotok_ray.pretrained.tokenizer import (
     CONFIG_FILE,
     WEIGHTS_FILE,
     load_tokenizer,
     tokenizer_config,
 )
-from glotok_ray.storage import artefact, ownership
+from glotok_ray.storage import artefact, output, ownership
 from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.output import Unfinished
 from glotok_ray.storage.retries import patiently
 
 logger = logging.getLogger(__name__)
@@ -113,7 +114,7 @@ class EncodeActor:
         return stored_codes(found, self._tokenizer.config)
 
 
-def images(config: EncodeRun) -> DatasetInfo:
+def check_inputs(config: EncodeRun) -> DatasetInfo:
     """The facts of the shards to encode; raises ArtefactError where the config asks for ADM's crops and the images have
     others, and when the tokenizer at tokenizer_path, if it is there, takes larger images.
     """
@@ -131,22 +132,25 @@ def run(config: EncodeRun, *, fresh: bool = False) -> dict[str, Any]:
     """Write the folder of codes and return its manifest."""
     # Actors run in working directories of their own.
     config = with_absolute_paths(config)
-    dataset = images(config)
-    inputs = [config.data_path, config.tokenizer_path]
-    output = open_output("codes", config, inputs, fresh=fresh, continues=True)
-    if output.finished is not None:
-        _remove_halves(output.folder)
-        return output.finished
-    shards = _encode_shards(config, dataset)
-    _write_facts(output.folder, config, dataset, shards)
-    manifest = artefact.write_manifest(
-        output.folder,
+    dataset = check_inputs(config)
+    codes = output.begin(
+        config.output_path,
         "codes",
-        output.fingerprint,
+        bound_settings(config),
+        [config.data_path, config.tokenizer_path],
+        fresh=fresh,
+        unfinished=Unfinished.SAME_ONLY,
+    )
+    if codes.finished is not None:
+        _remove_halves(codes.folder)
+        return codes.finished
+    shards = _encode_shards(config, dataset)
+    _write_facts(codes.folder, config, dataset, shards)
+    manifest = codes.finish(
         known={shard.info.file: (shard.bytes, shard.info.sha256) for shard in shards},
         num_images=sum(shard.rows for shard in dataset.shards),
     )
-    _remove_halves(output.folder)
+    _remove_halves(codes.folder)
     return manifest
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from glotok_ray.config.jobs import EvaluateRun
-from glotok_ray.config.overrides import with_absolute_paths
+from glotok_ray.config.overrides import bound_settings, with_absolute_paths
 from glotok_ray.data.recorded import crops_text
 from glotok_ray.evaluation.codebook_metrics import tsne_draw
 from glotok_ray.evaluation.entries import with_crops
@@ -21,18 +21,19 @@ from glotok_ray.evaluation.metrics import metrics_of
 from glotok_ray.evaluation.plan import (
     VALIDATION,
     Block,
-    check,
-    check_present,
+    check_inputs,
+    check_present_inputs,
     measured_images,
     measured_tokenizer,
     plan,
     units_of,
 )
 from glotok_ray.metrics.codebook import count_codes
-from glotok_ray.on_ray.actor_pool import map_shards, open_output
+from glotok_ray.on_ray.actor_pool import map_shards
 from glotok_ray.on_ray.tasks import run_at_once
 from glotok_ray.report import grids
-from glotok_ray.storage import artefact, ownership
+from glotok_ray.storage import artefact, output, ownership
+from glotok_ray.storage.output import Unfinished
 
 logger = logging.getLogger(__name__)
 
@@ -49,31 +50,32 @@ def run(config: EvaluateRun, *, fresh: bool = False) -> dict[str, Any]:
     """
     # Actors run in working directories of their own.
     config = with_absolute_paths(config)
-    check(config)
+    check_inputs(config)
     # Before the output folder is begun: what does not fit must leave everything as it is.
-    check_present(config)
+    check_present_inputs(config)
     images = measured_images(config)
     paths = (config.tokenizer_path, config.data_path, config.samples_path, config.codes_path)
-    output = open_output("evaluation", config, [path for path in paths if path], fresh=fresh)
-    if output.finished is not None:
-        return output.finished
+    evaluation = output.begin(
+        config.output_path,
+        "evaluation",
+        bound_settings(config),
+        [path for path in paths if path],
+        fresh=fresh,
+        unfinished=Unfinished.REPLACE,
+    )
+    if evaluation.finished is not None:
+        return evaluation.finished
     blocks, image_size = plan(config)
     merged = _measure(blocks, config, image_size)
     metrics = metrics_of(merged, config, image_size, lambda draws: run_at_once(tsne_draw, draws))
     metrics = with_crops(metrics, crops_text(images))
-    _write_images(output.folder, merged)
-    _write_counts(output.folder, merged, config)
-    artefact.write_json(output.folder / "metrics.json", metrics)
+    _write_images(evaluation.folder, merged)
+    _write_counts(evaluation.folder, merged, config)
+    artefact.write_json(evaluation.folder / "metrics.json", metrics)
     for name, entry in metrics.items():
         logger.info("%s = %s", name, entry["value"])
     values = {name: entry["value"] for name, entry in metrics.items()}
-    return artefact.write_manifest(
-        output.folder,
-        "evaluation",
-        output.fingerprint,
-        metrics=values,
-        num_images=len(merged[VALIDATION].features),
-    )
+    return evaluation.finish(metrics=values, num_images=len(merged[VALIDATION].features))
 
 
 def _measure(blocks: list[Block], config: EvaluateRun, image_size: int) -> dict[str, Merged]:

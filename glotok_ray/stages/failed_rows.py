@@ -1,6 +1,6 @@
 """Rows of a sweep or of ablations that failed: their reason stands in a file, so that no later run trains them unasked.
 
-Read next: glotok_ray/stages/sweep_tokenizer.py
+Read next: glotok_ray/stages/rows.py
 """
 
 import logging

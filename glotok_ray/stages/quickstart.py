@@ -27,8 +27,9 @@ from glotok_ray.stages import (
     train_generator,
     train_tokenizer,
 )
-from glotok_ray.storage import artefact, begun, ownership
+from glotok_ray.storage import artefact, ownership
 from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.output import collection
 
 logger = logging.getLogger(__name__)
 
@@ -167,9 +168,27 @@ def run(quickstart: QuickstartRun, *, fresh: bool = False) -> dict[str, Any]:
     """Run or recognise every stage and write report.html; returns the stages, the metrics and the report's path."""
     quickstart = with_absolute_paths(chain(quickstart))
     root = Path(quickstart.output_path)
-    if fresh:
-        begun.set_aside(root)
-    begun.own(root)
+    report = root / REPORT_FILE
+    with collection(root, fresh=fresh):
+        records = _run_stages(quickstart)
+        started = time.monotonic()
+        artefact.write_json(root / "versions.json", artefact.versions())
+        artefact.write_json(root / "stages.json", records)
+        write_report(report, collect(root))
+    count = len(records) + 1
+    seconds = time.monotonic() - started
+    logger.info("stage %d/%d report: written in %.0f s: %s", count, count, seconds, report)
+    return {
+        "stages": records,
+        "metrics": read_metrics(root),
+        "relation": artefact.read_json(root / "tokenizer" / "relation.json"),
+        "report": str(report),
+    }
+
+
+def _run_stages(quickstart: QuickstartRun) -> list[dict[str, Any]]:
+    """Run all stages; those behind the data are fitted to what the data turned out to be."""
+    root = Path(quickstart.output_path)
     records = []
     adapted = quickstart
     names = [stage.name for stage in stages(quickstart)]
@@ -180,21 +199,7 @@ def run(quickstart: QuickstartRun, *, fresh: bool = False) -> dict[str, Any]:
         if name == "data":
             adapted = fit_to_data(quickstart, read_dataset(root / "data" / "train"))
             artefact.write_json(root / "config.json", to_dict(adapted))
-    started = time.monotonic()
-    artefact.write_json(root / "versions.json", artefact.versions())
-    artefact.write_json(root / "stages.json", records)
-    report = root / REPORT_FILE
-    write_report(report, collect(root))
-    count = len(names) + 1
-    ownership.finish(root)
-    seconds = time.monotonic() - started
-    logger.info("stage %d/%d report: written in %.0f s: %s", count, count, seconds, report)
-    return {
-        "stages": records,
-        "metrics": read_metrics(root),
-        "relation": artefact.read_json(root / "tokenizer" / "relation.json"),
-        "report": str(report),
-    }
+    return records
 
 
 def _run_stage(label: str, stage: Stage) -> dict[str, Any]:

@@ -20,16 +20,17 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from glotok_ray.config.jobs import FARSampleRun, XARSampleRun
-from glotok_ray.config.overrides import with_absolute_paths
+from glotok_ray.config.overrides import bound_settings, with_absolute_paths
 from glotok_ray.data.forms import CROP
 from glotok_ray.data.records import SCHEMA, ShardInfo, encode_png, write_dataset
 from glotok_ray.devices import chosen_device
-from glotok_ray.on_ray.actor_pool import Output, map_shards, open_output
+from glotok_ray.on_ray.actor_pool import map_shards
 from glotok_ray.pretrained.generator import check_scale, model_config, read_facts
 from glotok_ray.pretrained.tokenizer import tokenizer_config
 from glotok_ray.sampling.images import SAMPLERS, ImageGenerator, check_fit, find_tokenizer
-from glotok_ray.storage import artefact, ownership
+from glotok_ray.storage import artefact, output, ownership
 from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.output import Unfinished
 
 logger = logging.getLogger(__name__)
 
@@ -80,25 +81,30 @@ def run(config: XARSampleRun | FARSampleRun, *, fresh: bool = False) -> dict[str
     config = with_absolute_paths(config)
     facts = check_inputs(config)
     inputs = [path for path in (config.generator_path, config.tokenizer_path) if path]
-    output = open_output("samples", config, inputs, fresh=fresh, resumes=True)
-    if output.finished is not None:
-        shutil.rmtree(output.folder / BLOCKS_FOLDER, ignore_errors=True)
-        return output.finished
-    side = _write_samples(output.folder, _blocks(output, config), config, facts)
-    table = output.folder / TABLE_FILE
+    samples = output.begin(
+        config.output_path,
+        "samples",
+        bound_settings(config),
+        inputs,
+        fresh=fresh,
+        unfinished=Unfinished.KEEP_SAME,
+    )
+    blocks_folder = samples.folder / BLOCKS_FOLDER
+    if samples.finished is not None:
+        shutil.rmtree(blocks_folder, ignore_errors=True)
+        return samples.finished
+    side = _write_samples(samples.folder, _blocks(blocks_folder, config), config, facts)
+    table = samples.folder / TABLE_FILE
     digest = artefact.sha256_of(table)
     write_dataset(
-        output.folder,
+        samples.folder,
         classes=facts["classes"],
         form=CROP,
         image_size=side,
         shards=[ShardInfo(TABLE_FILE, config.num_images, digest)],
         details={"source": "samples", "tokenizer_sha256": facts["tokenizer_sha256"]},
     )
-    manifest = artefact.write_manifest(
-        output.folder,
-        "samples",
-        output.fingerprint,
+    manifest = samples.finish(
         exclude=(BLOCKS_FOLDER,),
         known={TABLE_FILE: (table.stat().st_size, digest)},
         num_images=config.num_images,
@@ -106,7 +112,7 @@ def run(config: XARSampleRun | FARSampleRun, *, fresh: bool = False) -> dict[str
         classes=facts["classes"],
         tokenizer_sha256=facts["tokenizer_sha256"],
     )
-    shutil.rmtree(output.folder / BLOCKS_FOLDER, ignore_errors=True)
+    shutil.rmtree(blocks_folder, ignore_errors=True)
     return manifest
 
 
@@ -140,10 +146,8 @@ def block_path(folder: Path, ids: range) -> Path:
     return folder / f"{ids.start}.npy"
 
 
-def _blocks(output: Output, config: XARSampleRun | FARSampleRun) -> Iterator[Block]:
+def _blocks(folder: Path, config: XARSampleRun | FARSampleRun) -> Iterator[Block]:
     """The blocks of all images in order, each as soon as it is there; those that are finished are not sampled again."""
-    # Blocks of other settings in the same output folder must not be taken for these.
-    folder = output.folder / BLOCKS_FOLDER / output.fingerprint[:16]
     folder.mkdir(parents=True, exist_ok=True)
     size = config.pool.batch_size
     starts = range(0, config.num_images, size)

@@ -25,7 +25,8 @@ from glotok_ray.data.records import (
 )
 from glotok_ray.data.sources import SPLITS, ImageSource, Losses, RowSource
 from glotok_ray.on_ray.tasks import map_tasks
-from glotok_ray.storage import artefact, begun, ownership
+from glotok_ray.storage import artefact, ownership
+from glotok_ray.storage.output import Unfinished, look_at_all
 
 logger = logging.getLogger(__name__)
 
@@ -52,14 +53,14 @@ class WrittenShard(NamedTuple):
     turned: int
 
 
-def describe(run: ShardRun) -> dict[str, Any]:
+def describe(config: ShardRun) -> dict[str, Any]:
     """What would run, from the listing alone: no image of a folder is opened."""
-    source = ImageSource.of(run)
+    source = ImageSource.of(config)
     shards = source.shards()
     _name_left_out(source)
     return {
-        "source": run.source,
-        "output_path": run.output_path,
+        "source": config.source,
+        "output_path": config.output_path,
         "classes": len(source.classes),
         "images": {split: sum(map(len, parts)) for split, parts in shards.items()},
         "shards": {split: len(parts) for split, parts in shards.items()},
@@ -69,47 +70,50 @@ def describe(run: ShardRun) -> dict[str, Any]:
 
 
 @ownership.holding()
-def run(run: ShardRun, *, fresh: bool = False) -> dict[str, Any]:
+def run(config: ShardRun, *, fresh: bool = False) -> dict[str, Any]:
     """Write output_path/train and output_path/validation, or recognise them; returns their counts.
 
     Connects to Ray when there is work. Raises ValueError for what the user can mend.
     """
-    run = with_absolute_paths(run)
-    source = ImageSource.of(run)
-    output, fingerprint = Path(run.output_path), source.fingerprint()
-    if not fresh and _finished(output, fingerprint):
-        logger.info("already finished: %s", output)
-        return _summary(output)
+    config = with_absolute_paths(config)
+    source = ImageSource.of(config)
+    top = Path(config.output_path)
+    folders = [top / split for split in SPLITS]
+    outputs = look_at_all(folders, "shards", source.bound_settings(), fresh=fresh)
+    if all(output.finished is not None for output in outputs):
+        logger.info("already finished: %s", top)
+        return _summary(top)
     # Nothing that stands is touched before it is known that the new rows can be drawn.
     shards = source.shards()
     _name_left_out(source)
-    for split in SPLITS:
-        begun.check_startable(output / split, fresh=fresh)
-    for split in SPLITS:
-        begun.start_folder(output / split, fresh=fresh)
-    written = _write(shards, run)
+    for output in outputs:
+        output.check_startable()
+    for output in outputs:
+        output.begin(Unfinished.REPLACE)
+    written = _write(shards, config)
     losses = _losses(source, shards, written)
-    _name_losses(source, losses, output)
+    _name_losses(source, losses, top)
     for split in SPLITS:
         write_dataset(
-            output / split,
+            top / split,
             classes=source.classes,
             form=source.form,
-            image_size=run.image_size,
+            image_size=config.image_size,
             shards=[shard.info for shard in written[split] if shard.info.rows],
             details=source.details(losses, split),
         )
-    for split in SPLITS:
-        known = {
-            shard.info.file: (shard.bytes, shard.info.sha256)
-            for shard in written[split]
-            if shard.info.rows
-        }
-        artefact.write_manifest(output / split, "shards", fingerprint, known=known)
-    return _summary(output)
+    for split, output in zip(SPLITS, outputs, strict=True):
+        output.finish(
+            known={
+                shard.info.file: (shard.bytes, shard.info.sha256)
+                for shard in written[split]
+                if shard.info.rows
+            }
+        )
+    return _summary(top)
 
 
-def write_task(task: ShardTask, run: ShardRun) -> WrittenShard:
+def write_task(task: ShardTask, config: ShardRun) -> WrittenShard:
     """Write one shard with the readable ones among its sources."""
     unreadable: dict[str, str] = {}
     changed: dict[str, str] = {}
@@ -119,7 +123,7 @@ def write_task(task: ShardTask, run: ShardRun) -> WrittenShard:
         nonlocal turned
         for source in task.sources:
             try:
-                stored = source.encode(run)
+                stored = source.encode(config)
             except UnreadableImageError as error:
                 unreadable[source.key] = str(error)
                 continue
@@ -136,29 +140,18 @@ def write_task(task: ShardTask, run: ShardRun) -> WrittenShard:
     return WrittenShard(info, size, unreadable, changed, turned)
 
 
-def _finished(output: Path, fingerprint: str) -> bool:
-    """Whether both splits stand; a split without its other half (a crash in between) is undone."""
-    for split in SPLITS:
-        # A job that works on one half may have finished the other.
-        begun.check_free(output / split)
-    found = [split for split in SPLITS if artefact.finished(output / split, "shards", fingerprint)]
-    if len(found) == 1:
-        begun.reopen(output / found[0])
-    return len(found) == len(SPLITS)
-
-
 def _write(
-    shards: Mapping[str, list[list[RowSource]]], run: ShardRun
+    shards: Mapping[str, list[list[RowSource]]], config: ShardRun
 ) -> dict[str, list[WrittenShard]]:
     """Write all shards in one pass."""
     tasks = [
-        ShardTask(str(Path(run.output_path) / split), f"part-{index:05d}.parquet", rows)
+        ShardTask(str(Path(config.output_path) / split), f"part-{index:05d}.parquet", rows)
         for split in SPLITS
         for index, rows in enumerate(shards[split])
     ]
     written: dict[str, list[WrittenShard]] = {split: [] for split in SPLITS}
     found_shards = map_tasks(
-        functools.partial(write_task, run=run),
+        functools.partial(write_task, config=config),
         tasks,
         stage="shards",
         sizes=[len(task.sources) for task in tasks],

@@ -11,6 +11,7 @@ from glotok_ray.config.runs import FARRun, GeneratorRun, XARRun
 from glotok_ray.stages import training
 from glotok_ray.storage import artefact, ownership
 from glotok_ray.training.inputs import check_inputs
+from glotok_ray.training.plan import run_plan
 
 
 @ownership.holding()
@@ -21,6 +22,7 @@ def run(config: XARRun | FARRun, *, fresh: bool = False) -> dict[str, Any]:
     check_inputs(config)
     return training.train_to_the_end(
         config,
+        run_plan(config),
         kind="generator",
         inputs=inputs,
         settings=bound_settings(config),

@@ -1,7 +1,7 @@
 """What a job leaves behind: a folder whose manifest.json is written last and lists every file with its sha256.
 
 A folder without a manifest is unfinished; one whose files differ from it is damaged. The manifest's fingerprint
-(kind, config, input manifests) tells whether a finished folder answers the present fingerprint.
+(kind, config, input manifests) tells whether a finished folder is the one that a job would write.
 
 Who reads a folder checks that every listed file is there with its size. Folders of up to SMALL_BYTES are hashed too,
 unless a receipt of `jobs.verify` says that they were, and nothing has been written since; larger ones rely on that job.
@@ -30,13 +30,14 @@ logger = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 RECEIPT = "verified.json"
 """Says when all bytes of the folder were last found to be those of the manifest."""
-FAILURE_LOG = "failure.log"
-"""Tracebacks of jobs that failed in the folder."""
+LOG_FILE = "log.txt"
+"""In a folder: tracebacks of jobs that failed there, and what Ray printed meanwhile."""
 NOT_FINITE = "not_finite"
 """In a line of JSON: which of its values were NaN or infinite and became null."""
 SMALL_BYTES = 1 << 30
 """Folders of up to this size, a second's work, are hashed whenever they are opened: tokenizers, teachers, few data."""
-_UNLISTED = (MANIFEST, RECEIPT, FAILURE_LOG)
+# The last one is of older versions.
+_UNLISTED = (MANIFEST, RECEIPT, LOG_FILE, "failure.log")
 _PACKAGES = ("ray", "torch", "torchvision", "deepspeed", "numpy", "pyarrow", "faiss-cpu", "timm")
 
 
@@ -381,12 +382,18 @@ def _tell_unverified(folder: Path, size: int) -> None:
 
 
 def finished(folder: Path, kind: str, fingerprint: str) -> dict[str, Any] | None:
-    """The manifest when `folder` already answers `fingerprint`, checked as by `read_manifest`; None when there is none.
+    """The manifest of a folder that is finished with this fingerprint, checked as by `read_manifest`; None without one.
 
     Raises ArtefactError when the folder holds something else: nothing finished is overwritten unasked.
     """
     if not (folder / MANIFEST).is_file():
         return None
+    found = read_json(folder / MANIFEST).get("kind")
+    if found != kind:
+        raise ArtefactError(
+            f"{folder}: holds a finished {found!r}, and this job writes {kind!r}; choose another output_path, or pass "
+            f"--fresh (the old one is kept as {folder.name}.previous)"
+        )
     manifest = read_manifest(folder, kind)
     if manifest["fingerprint"] != fingerprint:
         raise ArtefactError(

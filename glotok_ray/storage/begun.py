@@ -92,12 +92,19 @@ def check_startable(folder: Path, *, fresh: bool) -> None:
         )
 
 
-def start_folder(folder: Path, *, fresh: bool, keep: bool = False, fingerprint: str = "") -> Path:
+def start_folder(
+    folder: Path,
+    *,
+    fresh: bool,
+    keep: bool = False,
+    fingerprint: str = "",
+    replaces_other: bool = False,
+) -> Path:
     """Make `folder` ready for a job, its owner this process; with `fresh` a finished one is kept as NAME.previous.
 
     Unfinished remains are removed, or with `keep` left to a job that goes on with them, and with a `fingerprint`
     left when they have the same. Raises what `check_startable` raises, and ArtefactError for remains of another
-    fingerprint.
+    fingerprint, which `replaces_other` removes instead.
     """
     check_startable(folder, fresh=fresh)
     own(folder)
@@ -108,7 +115,8 @@ def start_folder(folder: Path, *, fresh: bool, keep: bool = False, fingerprint: 
         set_aside(folder)
         own(folder)
     asked = begun_fingerprint(folder)
-    if fingerprint and not fresh and asked not in ("", fingerprint):
+    is_other = bool(fingerprint) and asked not in ("", fingerprint)
+    if is_other and not (fresh or replaces_other):
         raise ArtefactError(_other_fingerprint(folder))
     if fresh or not (keep or (fingerprint and asked == fingerprint)):
         _empty(folder)
@@ -119,8 +127,15 @@ def start_folder(folder: Path, *, fresh: bool, keep: bool = False, fingerprint: 
 def go_on(folder: Path, fingerprint: str) -> None:
     """Make `folder`, where it is missing, and go on with whatever is in it, its owner this process.
 
-    Raises FolderInUseError, and ArtefactError where an unfinished job left an answer to another fingerprint.
+    Raises FolderInUseError, and ArtefactError for unfinished work of another fingerprint, or of none that is known:
+    files without a mark, such as a copy that lacks its hidden file.
     """
+    _check_place(folder)
+    if not artefact.is_finished(folder) and not _is_known(folder):
+        raise ArtefactError(
+            f"{folder}: holds files and no {marks.MARK}, which says what settings they are of; copy that hidden file "
+            "with a folder, choose another output_path (of a training, another --name), or pass --fresh"
+        )
     own(folder)
     if begun_fingerprint(folder) not in ("", fingerprint):
         raise ArtefactError(_other_fingerprint(folder))
@@ -128,9 +143,22 @@ def go_on(folder: Path, fingerprint: str) -> None:
 
 
 def begun_fingerprint(folder: Path) -> str:
-    """What the files in an unfinished folder answer, a fingerprint; empty where that was not noted."""
+    """The fingerprint of the files in an unfinished folder; empty where that was not noted."""
     mark = marks.read_mark(folder)
-    return mark.fingerprint if mark else ""
+    return (mark.fingerprint if mark else "") or _fingerprint_of_before(folder)
+
+
+def _fingerprint_of_before(folder: Path) -> str:
+    """What trainings of older versions noted in run.json, some of them there alone; empty without one."""
+    path = folder / "run.json"
+    facts = artefact.read_json(path) if path.is_file() else {}
+    return facts.get("fingerprint", "") if isinstance(facts, dict) else ""
+
+
+def _is_known(folder: Path) -> bool:
+    """Whether the folder is empty, or what it holds was begun by a job that noted its fingerprint."""
+    is_empty = not folder.is_dir() or not any(map(_is_no_mark, folder.iterdir()))
+    return is_empty or marks.read_mark(folder) is not None or bool(_fingerprint_of_before(folder))
 
 
 def _other_fingerprint(folder: Path) -> str:
@@ -140,10 +168,15 @@ def _other_fingerprint(folder: Path) -> str:
     )
 
 
+def _is_no_mark(path: Path) -> bool:
+    """Another process may be about to mark the folder."""
+    return not path.name.startswith(".begun.")
+
+
 def _empty(folder: Path) -> None:
     """Remove everything but the mark, without which a kill in between would leave files of nobody."""
     for path in folder.iterdir():
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
-        elif not path.name.startswith(".begun."):
+        elif _is_no_mark(path):
             path.unlink()

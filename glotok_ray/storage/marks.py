@@ -1,4 +1,4 @@
-"""Marks of begun folders: who owns one and what its files answer, replaced by exactly one of all who try.
+"""Marks of begun folders: who owns one and the fingerprint of its files, replaced by exactly one of all who try.
 
 A mark is replaced by its successor alone, made exclusively under `.begun.TOKEN.json` with the token of the one before;
 tokens are never used twice. Read next: glotok_ray/storage/ownership.py
@@ -41,7 +41,7 @@ class Mark:
 
     token: str
     fingerprint: str = ""
-    """Fingerprint of what the files in the folder answer; empty where no job goes on with them."""
+    """Fingerprint of the files in the folder; empty where no job goes on with them."""
     owner: Owner | None = None
 
 

@@ -1,4 +1,4 @@
-"""Who works on an unfinished folder: one mark, `.begun.json`, that names its owner and what the files answer.
+"""Who works on an unfinished folder: one mark, `.begun.json`, with its owner and the fingerprint of its files.
 
 An owner touches its mark every BEAT_S seconds, and looks whether it is still its own; whoever lost a folder to another
 job ends, and writes no manifest.
@@ -146,7 +146,7 @@ def live_owner(folder: Path) -> Owner | None:
 
 
 def ask(folder: Path, fingerprint: str) -> None:
-    """Note in the mark of a folder that this process owns what its files answer; raises FolderLostError."""
+    """Note the fingerprint of its files in the mark of a folder that this process owns; raises FolderLostError."""
     folder = folder.absolute()
     with _lock:
         check_held(folder)

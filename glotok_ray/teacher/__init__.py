@@ -1,5 +1,4 @@
-"""The frozen teacher of histogram relation learning: features, their clusters, and the clusters' cosine histogram
-(paper section 3.3).
+"""The frozen teacher of histogram relation learning: features, centroids, their cosine histogram (paper section 3.3).
 
-May import pretrained, nn, data, losses, storage and config, but no job's config; no Ray.
+May import pretrained, nn, losses, data and all below them; no Ray, and no training.
 """

@@ -20,13 +20,16 @@ from glotok_ray.data.recorded import check_adm_protocol, check_codes, check_side
 from glotok_ray.data.records import DATASET, DatasetInfo, read_dataset
 from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.pretrained.perceptual import check_perceptual
-from glotok_ray.pretrained.tokenizer import CONFIG_FILE, WEIGHTS_FILE, tokenizer_config
+from glotok_ray.pretrained.tokenizer import (
+    CONFIG_FILE,
+    DISCRIMINATOR_FILE,
+    WEIGHTS_FILE,
+    tokenizer_config,
+)
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.storage.weights import check_stored, misfits, stored_shapes
 from glotok_ray.teacher.histogram import TeacherHistogram, load_teacher
-from glotok_ray.teacher.image_vectors import check_image_network
-from glotok_ray.training.tokenizer_step import DISCRIMINATOR_FILE
 
 logger = logging.getLogger(__name__)
 
@@ -91,9 +94,14 @@ def _check_image_files(run: TokenizerRun) -> None:
 
 def _check_networks(run: TokenizerRun) -> None:
     check_perceptual(run.loss)
-    for codebook in run.model.codebooks:
-        if codebook.contrast.network:
-            check_image_network(codebook.contrast)
+    contrasts = [item.contrast for item in run.model.codebooks if item.contrast.network]
+    if not contrasts:
+        return
+    # Imported where a run has one: timm and torchvision take seconds, which a dry run need not pay.
+    from glotok_ray.teacher.image_vectors import check_image_network
+
+    for contrast in contrasts:
+        check_image_network(contrast)
 
 
 def _check_teacher(run: TokenizerRun) -> None:

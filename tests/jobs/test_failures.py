@@ -28,7 +28,7 @@ def ended(error: BaseException, output: Path | None = None) -> int:
 def named_log(caplog: Any) -> Path:
     (message,) = caplog.messages
     assert "\n" not in message
-    return Path(message.rpartition("the traceback is in ")[2])
+    return Path(message.rpartition("; log: ")[2])
 
 
 def from_task(error: Exception) -> BaseException:
@@ -40,7 +40,7 @@ def test_bad_input_is_told_in_one_line_without_a_log(tmp_path: Path, caplog: Any
     (tmp_path / "begun").touch()
     assert ended(ArtefactError("x.json: broken; mend it"), tmp_path) == 2
     assert caplog.messages == ["some_job: x.json: broken; mend it"]
-    assert not (tmp_path / artefact.FAILURE_LOG).exists()
+    assert not (tmp_path / artefact.LOG_FILE).exists()
 
 
 def test_bad_input_that_a_worker_finds_is_bad_input_too(caplog: Any) -> None:
@@ -67,7 +67,7 @@ def test_a_failed_run_names_the_cause_and_the_log(
     (tmp_path / "begun").touch()
     assert ended(error, tmp_path) == 1
     log = named_log(caplog)
-    assert log == tmp_path / artefact.FAILURE_LOG
+    assert log == tmp_path / artefact.LOG_FILE
     assert caplog.messages[0].startswith(f"some_job: failed: {cause}")
     text = log.read_text()
     assert "Traceback (most recent call last)" in text
@@ -89,7 +89,7 @@ def test_tracebacks_are_appended_and_no_folder_is_begun_for_them(
     (tmp_path / "empty" / "begun").touch()
     ended(RuntimeError("first"), tmp_path / "empty")
     ended(RuntimeError("second"), tmp_path / "empty")
-    text = (tmp_path / "empty" / artefact.FAILURE_LOG).read_text()
+    text = (tmp_path / "empty" / artefact.LOG_FILE).read_text()
     assert text.index("RuntimeError: first") < text.index("RuntimeError: second")
 
 
@@ -120,7 +120,7 @@ def test_a_job_that_fails_knows_its_output_folder(tmp_path: Path, caplog: Any) -
 
     code = run_job(arguments, name="j", recipes={"run": recipe}, dry_run=lambda _: {}, run=run)
     assert code == 1
-    assert named_log(caplog) == tmp_path / "out" / artefact.FAILURE_LOG
+    assert named_log(caplog) == tmp_path / "out" / artefact.LOG_FILE
 
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -46,7 +46,7 @@ def recipes(quickstart: QuickstartRun) -> dict[str, Any]:
         "samples": chained.samples,
         "evaluation": chained.evaluation,
         "quickstart": chained,
-        "sweep": config.SweepRun(
+        "sweep": config.TokenizerAblationRun(
             output_path="runs/sweep",
             rows=("glotok",),
             max_steps=1,
@@ -55,7 +55,7 @@ def recipes(quickstart: QuickstartRun) -> dict[str, Any]:
                 chained.evaluation, reconstructions | {"output_path": "runs/unused"}
             ),
         ),
-        "ablations": config.AblationRun(
+        "ablations": config.GeneratorAblationRun(
             output_path="runs/ablations",
             rows=("scale",),
             generator=override(chained.generator, {"schedule.stop_after_steps": 1}),

@@ -11,10 +11,10 @@ from typing import Any
 import ray
 
 from glotok_ray import faults
-from glotok_ray.stages import generator_ablations, quickstart, sweep_tokenizer
+from glotok_ray.stages import ablations, quickstart, sweep_tokenizer
 
 # The forks find these imported.
-PREPARED = (generator_ablations, quickstart, sweep_tokenizer)
+PREPARED = (ablations, quickstart, sweep_tokenizer)
 
 
 def run_with_fault(stage: Callable[[Any], Any], settings: Any, fault: str, log: Path) -> int:

@@ -17,6 +17,7 @@ from ray.train.v2._internal.exceptions import (
 from ray.train.v2.api.exceptions import WorkerGroupError
 
 from glotok_ray.config import OptimizerConfig, ScalingConfig, ScheduleConfig
+from glotok_ray.data.records import DatasetInfo
 from glotok_ray.on_ray.attempts import Attempts, RestartBudget, RunFailed, attempt_name
 from glotok_ray.on_ray.failures import describe_stall, explain
 from glotok_ray.report.plots import read_metric_lines
@@ -24,9 +25,11 @@ from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.storage.retries import StorageError
 from glotok_ray.training.heartbeat import WatchedHeartbeat
+from glotok_ray.training.metrics_file import last_metrics
+from glotok_ray.training.metrics_log import MetricsLog
+from glotok_ray.training.plan import RunPlan
 from glotok_ray.training.rows_seen import RowsSeen
 from glotok_ray.training.stalls import Stall
-from glotok_ray.training.trainer import MetricsLog, RunPlan, last_metrics
 from glotok_ray.training.worker import LocalWorker
 
 
@@ -42,6 +45,7 @@ def plan_of(folder, **scaling):
     folder.mkdir(exist_ok=True)
     return RunPlan(
         folder=folder,
+        dataset=DatasetInfo(kind="shards", classes=("a",), num_images=40, image_size=32, shards=()),
         seed=0,
         steps_per_epoch=5,
         schedule=ScheduleConfig(global_batch_size=8, micro_batch_size=4, epochs=4),
@@ -119,10 +123,10 @@ def test_a_spent_budget_ends_in_one_line_and_the_next_driver_tells_it(tmp_path):
     )
     assert text.endswith("the newest checkpoint is step 5, start the same command again to go on")
     assert "\n" not in text
-    logs = sorted((plan.folder / "logs").glob("failure-*"))
-    assert len(logs) == 2
-    assert str(logs[1]) in text
-    assert "WorkerGroupError" in logs[1].read_text()
+    log = plan.folder / artefact.LOG_FILE
+    assert str(log) in text
+    assert log.read_text().count("failed: rank 1") == 2
+    assert log.read_text().count("WorkerGroupError: ") >= 2
     again = Scripted(plan.folder)
     again.run(plan)
     told = again.attempts[0].restarts[-1]
@@ -259,6 +263,7 @@ def test_a_run_whose_storage_is_gone_says_so_at_once(tmp_path):
         # From now on nothing can be written there.
         shutil.rmtree(logs)
         logs.write_text("")
+        (plan.folder / artefact.LOG_FILE).mkdir()
         raise WorkerGroupError("text", {0: StorageError("/disk/step-4: writing it failed")})
 
     with pytest.raises(RunFailed, match=r"without a restart.*/disk/step-4: writing it") as caught:

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from glotok_ray.config import ScalingConfig
+from glotok_ray.on_ray import cluster, preflight, tune
 from glotok_ray.on_ray.preflight import validate_cluster
 from jobs import check_cluster
 
@@ -129,14 +130,28 @@ def test_a_missing_file_ends_the_job_with_a_nonzero_code(tmp_path: Path) -> None
 
 STATE_API = """
 import ray
-from glotok_ray.on_ray.preflight import check_state_api
+from glotok_ray.on_ray import tune
 ray.init(address="local", num_cpus=1, include_dashboard={dashboard}, log_to_driver=False, logging_level="ERROR")
 try:
-    check_state_api()
+    tune.connect()
     print("answers")
 except RuntimeError as error:
     print("refused:", error)
 """
+
+
+def test_no_trial_starts_where_the_state_api_does_not_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused() -> None:
+        raise RuntimeError("the cluster's State API does not answer")
+
+    monkeypatch.setattr(preflight, "check_state_api", refused)
+    monkeypatch.setattr(cluster, "connect", lambda *, state_api: None)
+    trials = tune.run_trials(["a"], dict, folder=tmp_path, max_concurrent=1, describe=str)
+    with pytest.raises(RuntimeError, match="State API does not answer"):
+        next(trials)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.ray

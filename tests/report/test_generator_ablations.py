@@ -4,7 +4,7 @@ import math
 
 from glotok_ray.recipes.generator_ablations import ROWS
 from glotok_ray.report import generator_ablations
-from glotok_ray.report.generator_ablations import generator_ablation_tables
+from glotok_ray.report.generator_ablations import ablation_tables
 
 
 def test_every_row_of_the_recipes_has_a_place_and_every_place_a_row() -> None:
@@ -12,7 +12,7 @@ def test_every_row_of_the_recipes_has_a_place_and_every_place_a_row() -> None:
         row: {"fd_effnet": 100.0 + number, "evaluations_per_image": number}
         for number, row in enumerate(ROWS)
     }
-    table = generator_ablation_tables(measured, scale="ten steps of two images")
+    table = ablation_tables(measured, scale="ten steps of two images")
     lines = table.splitlines()
     assert lines[0].startswith("Small scale: ten steps of two images.")
     assert "| cell | 2.48 | 269.2 | 100 | 0 |" in lines
@@ -30,7 +30,7 @@ def test_every_row_of_the_recipes_has_a_place_and_every_place_a_row() -> None:
 
 def test_a_table_without_a_trained_row_is_left_out_and_an_undefined_distance_is_a_dash() -> None:
     measured = {"clean": {"fd_effnet": math.nan, "evaluations_per_image": 37}}
-    table = generator_ablation_tables(measured, scale="small")
+    table = ablation_tables(measured, scale="small")
     assert "**Context in training (xAR, Table 5)**" in table
     assert "Size of a cell" not in table
     assert "random noise" not in table

@@ -36,12 +36,12 @@ from glotok_ray.data.records import (
 from glotok_ray.nn.far import FAR
 from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.nn.xar import XAR
-from glotok_ray.on_ray.actor_pool import map_shards, open_output
+from glotok_ray.on_ray.actor_pool import map_shards
 from glotok_ray.pretrained.generator import save_generator
 from glotok_ray.pretrained.tokenizer import load_tokenizer
 from glotok_ray.sampling.images import ImageGenerator
 from glotok_ray.stages import encode_images, evaluate_images, sample_images
-from glotok_ray.storage import artefact, begun
+from glotok_ray.storage import artefact, begun, output
 from glotok_ray.storage.artefact import ArtefactError
 from jobs import encode_images as encode_images_job
 from jobs import sample_images as sample_images_job
@@ -428,13 +428,23 @@ def test_a_far_is_sampled_from_its_folder_alone_and_its_samples_read_like_shards
     assert table["image_id"].to_pylist() == list(range(7))
 
 
+def begun_samples(run: XARSampleRun) -> output.Output:
+    """The folder of a job that was stopped before its first block."""
+    return output.begin(
+        run.output_path,
+        "samples",
+        config.bound_settings(run),
+        [run.generator_path, run.tokenizer_path],
+        fresh=False,
+        unfinished=output.Unfinished.KEEP_SAME,
+    )
+
+
 def test_a_killed_job_goes_on_behind_its_finished_blocks(
     ray_cluster: Any, inputs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = sample_run(inputs, tmp_path / "samples")
-    paths = [run.generator_path, run.tokenizer_path]
-    output = open_output("samples", run, paths, fresh=False, resumes=True)
-    blocks = output.folder / sample_images.BLOCKS_FOLDER / output.fingerprint[:16]
+    blocks = begun_samples(run).folder / sample_images.BLOCKS_FOLDER
     blocks.mkdir(parents=True)
     # A finished block that can be told from a new one, one of another batch size, and half a one.
     np.save(blocks / "0.npy", np.full((3, 32, 32, 3), 7, np.uint8))
@@ -453,9 +463,7 @@ def test_blocks_of_other_settings_are_not_taken(
     ray_cluster: Any, inputs: Path, tmp_path: Path
 ) -> None:
     other = sample_run(inputs, tmp_path / "samples", seed=6)
-    paths = [other.generator_path, other.tokenizer_path]
-    output = open_output("samples", other, paths, fresh=False, resumes=True)
-    blocks = output.folder / sample_images.BLOCKS_FOLDER / output.fingerprint[:16]
+    blocks = begun_samples(other).folder / sample_images.BLOCKS_FOLDER
     blocks.mkdir(parents=True)
     np.save(blocks / "0.npy", np.full((3, 32, 32, 3), 7, np.uint8))
     run = sample_run(inputs, tmp_path / "samples")

@@ -1,17 +1,17 @@
 """Which settings a run may be resumed with, and which make it another run."""
 
-from types import SimpleNamespace
-
 import pytest
 
 from glotok_ray.config import TeacherRun, TokenizerRun, bound_settings, from_dict, override, to_dict
 from glotok_ray.recipes.build_teacher import RECIPES as TEACHERS
-from glotok_ray.recipes.generator_ablations import RECIPES as ABLATIONS
+from glotok_ray.recipes.generator_ablations import RECIPES as GENERATOR_ABLATIONS
 from glotok_ray.recipes.sweep_tokenizer import RECIPES as SWEEPS
+from glotok_ray.recipes.tokenizer_ablations import RECIPES as TOKENIZER_ABLATIONS
 from glotok_ray.recipes.train_generator import RECIPES as GENERATORS
 from glotok_ray.recipes.train_tokenizer import RECIPES as TOKENIZERS
 from glotok_ray.stages import sweep_tokenizer, training
-from glotok_ray.storage import artefact, ownership
+from glotok_ray.stages.tokenizer_rows import TokenizerRows
+from glotok_ray.storage import artefact, output, ownership
 from glotok_ray.storage.artefact import ArtefactError
 
 RUNS = {"tokenizer": TOKENIZERS["glotok_16k"](), "generator": GENERATORS["xar_b"]()}
@@ -29,6 +29,8 @@ RUNS = {"tokenizer": TOKENIZERS["glotok_16k"](), "generator": GENERATORS["xar_b"
         {"schedule.checkpoint_every_minutes": 1.0},
         {"schedule.checkpoint_every_steps": 7},
         {"audit_keys": True},
+        {"schedule.profile_steps": 3},
+        {"launcher": "local", "scaling.num_workers": 1},
     ],
 )
 def test_what_changes_neither_weights_nor_order_is_free(kind, change) -> None:
@@ -98,27 +100,61 @@ def test_a_sweep_is_bound_to_what_its_trials_are() -> None:
         {"samples.pool.num_actors": 2},
         {"evaluation.pool.use_gpu": False},
         {"rows": ("cell_8",)},
+        {"max_concurrent_rows": 3},
     ],
 )
 def test_ablations_go_on_with_other_workers(change) -> None:
-    ablation = ABLATIONS["ablations"]()
+    ablation = GENERATOR_ABLATIONS["ablations"]()
     assert bound_settings(override(ablation, change)) == bound_settings(ablation)
     assert bound_settings(override(ablation, {"samples.seed": 9})) != bound_settings(ablation)
 
 
-def test_a_copy_without_its_hidden_mark_is_bound_by_run_json(tmp_path) -> None:
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"tokenizer.scaling.num_workers": 4},
+        {"evaluation.pool.use_gpu": False},
+        {"rows": ("glotok",)},
+        {"inputs": "quickstart"},
+        {"max_concurrent_rows": 3},
+    ],
+)
+def test_ablations_of_tokenizers_do_too(change, tmp_path) -> None:
+    ablation = TOKENIZER_ABLATIONS["ablations"]()
+
+    def bound(changes):
+        return TokenizerRows(override(ablation, changes), tmp_path).bound_settings()
+
+    assert bound(change) == bound({})
+    for other in ({"max_steps": 9}, {"tokenizer.seed": 9}, {"evaluation.num_images": 9}):
+        assert bound(other) != bound({})
+
+
+def test_a_run_of_older_versions_without_its_hidden_mark_is_bound_by_run_json(tmp_path) -> None:
     run = override(RUNS["generator"], {"output_path": str(tmp_path), "name": "run"})
-    plan = SimpleNamespace(folder=tmp_path / "run")
-    with ownership.holding():
-        training._open_folder(run, plan, "first")
-    (tmp_path / "run" / ".begun.json").unlink()
+    folder = tmp_path / "run"
+    first, second = (
+        output.look(folder, "generator", bound_settings(override(run, {"seed": seed})))
+        for seed in (1, 2)
+    )
+    artefact.write_json(folder / "run.json", {"fingerprint": first.fingerprint})
     with (
         ownership.holding(),
-        pytest.raises(ArtefactError, match="unfinished run of other settings"),
+        pytest.raises(ArtefactError, match="unfinished work of other settings"),
     ):
-        training._open_folder(run, plan, "second")
+        training._open_folder(second, run, {})
     with ownership.holding():
-        training._open_folder(run, plan, "first")
+        training._open_folder(first, run, {"crops": "CROPS"})
+    # From now on the mark alone says it, and a copy without it says nothing.
+    assert artefact.read_json(folder / "run.json") == {"crops": "CROPS"}
+    with ownership.holding(), pytest.raises(ArtefactError, match="unfinished work of other"):
+        training._open_folder(second, run, {})
+    (folder / ".begun.json").unlink()
+    with (
+        ownership.holding(),
+        pytest.raises(ArtefactError, match=r"no \.begun\.json, .*copy that hidden file"),
+    ):
+        training._open_folder(first, run, {})
 
 
 def test_teachers_of_before_are_recognised() -> None:

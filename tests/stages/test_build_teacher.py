@@ -10,12 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from glotok_ray.config import RelationConfig, TeacherRun, override
+from glotok_ray.config import RelationConfig, TeacherRun, bound_settings, override
 from glotok_ray.data.records import DatasetInfo, read_dataset
-from glotok_ray.on_ray.actor_pool import open_output
 from glotok_ray.on_ray.persistent_actors import PersistentActors
 from glotok_ray.stages import build_teacher, feature_extraction
-from glotok_ray.storage import artefact
+from glotok_ray.storage import artefact, output
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.teacher import clustering, feature_parts, features
 from glotok_ray.teacher.drawing import DrawnRows, draw_images
@@ -119,9 +118,16 @@ def test_over_the_pool_killed_and_resumed_the_centroids_are_those_of_one_run_in_
     assert len(parts) == 3
     # Other clusters of the same features would find them too.
     other = override(run, {"kmeans.num_clusters": 5})
-    output = open_output("teacher", other, [str(shards)], fresh=False, resumes=True)
     network = features.feature_facts(other.network)
-    assert build_teacher._work_folder(output, other, network).parts == parts[0].parent
+    begun = output.begin(
+        other.output_path,
+        "teacher",
+        {**bound_settings(other), "network": network},
+        [str(shards)],
+        fresh=False,
+        unfinished=output.Unfinished.KEEP,
+    )
+    assert build_teacher._work_folder(begun, other, network).parts == parts[0].parent
     # As if it had been killed while this part was written.
     parts[1].with_suffix(".json").unlink()
     made = []

@@ -16,15 +16,19 @@ from glotok_ray.config import override, with_absolute_paths
 from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.pretrained.generator import load_generator
 from glotok_ray.recipes import sweep_tokenizer as sweep_recipes
-from glotok_ray.stages import quickstart, sweep_tokenizer, train_tokenizer
+from glotok_ray.recipes import tokenizer_ablations
+from glotok_ray.stages import (
+    ablations,
+    quickstart,
+    sweep_tokenizer,
+    tokenizer_trials,
+    train_tokenizer,
+)
 from glotok_ray.stages import train_generator as generator_stage
+from glotok_ray.stages.tokenizer_rows import TokenizerRows
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
-from glotok_ray.training import runs
-from glotok_ray.training.generator_run import train_generator
 from glotok_ray.training.inputs import fitting_codes
-from glotok_ray.training.tokenizer_run import train_tokenizer as train_in_process
-from glotok_ray.training.worker import LocalWorker
 from jobs import train_tokenizer as train_tokenizer_job
 from tests.on_ray.killed_driver import run_with_fault
 
@@ -32,6 +36,7 @@ ONE_PROCESS = {
     "scaling.num_workers": 1,
     "scaling.engine": "torch",
     "schedule.micro_batch_size": 24,
+    "launcher": "local",
 }
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
@@ -86,17 +91,24 @@ def test_other_settings_do_not_overwrite_a_finished_run(finished):
         train_tokenizer.run(override(config.tokenizer, {"optimizer.learning_rate": 0.5}))
 
 
-def test_one_ray_worker_equals_a_plain_process(finished, tmp_path):
+def test_one_ray_worker_equals_a_plain_process_and_either_goes_on_where_the_other_stopped(
+    finished, tmp_path
+):
     config, _ = finished
     plain = override(
         config.tokenizer,
         {**ONE_PROCESS, "output_path": str(tmp_path), "name": "plain"},
     )
-    train_tokenizer.run(override(plain, {"name": "on_ray"}))
-    runs.run_folder(plain).mkdir()
-    train_in_process(plain, LocalWorker(), runs.local_batches(plain))
+    in_turns = override(plain, {"launcher": "ray", "name": "in_turns"})
+    train_tokenizer.run(override(in_turns, {"schedule.stop_after_steps": 5}))
+    local = {"launcher": "local", "schedule.stop_after_steps": 10}
+    assert train_tokenizer.run(override(in_turns, local))["step"] == 10
+    found = train_tokenizer.run(in_turns)
+    expected = train_tokenizer.run(plain)
+    assert found["step"] == expected["step"] == 20
+    assert found["files"].keys() == expected["files"].keys()
     assert len(losses(tmp_path / "plain")) == 20
-    np.testing.assert_allclose(losses(tmp_path / "on_ray"), losses(tmp_path / "plain"), rtol=1e-5)
+    np.testing.assert_allclose(losses(tmp_path / "in_turns"), losses(tmp_path / "plain"), rtol=1e-5)
 
 
 def test_two_deepspeed_workers_equal_one_plain_process(finished, tmp_path):
@@ -120,8 +132,7 @@ def test_two_deepspeed_workers_equal_one_plain_process(finished, tmp_path):
         {**ONE_PROCESS, "name": "plain"},
     )
     train_tokenizer.run(both)
-    runs.run_folder(plain).mkdir()
-    train_in_process(plain, LocalWorker(), runs.local_batches(plain))
+    train_tokenizer.run(plain)
     found, expected = losses(tmp_path / "two"), losses(tmp_path / "plain")
     assert len(expected) == 10
     np.testing.assert_allclose(found[:2], expected[:2], rtol=1e-5)
@@ -148,8 +159,7 @@ def test_far_on_two_workers_under_zero_3_equals_one_plain_process_and_resumes(fi
     stopped = generator_stage.run(override(both, {"schedule.stop_after_steps": 5}))
     assert stopped["step"] == 5
     generator_stage.run(both)
-    runs.run_folder(plain).mkdir()
-    train_generator(plain, LocalWorker(), runs.local_batches(plain))
+    generator_stage.run(plain)
     name = "train/cross_entropy"
     found, expected = losses(tmp_path / "two", name), losses(tmp_path / "plain", name)
     assert len(expected) == 10
@@ -272,10 +282,10 @@ def test_a_sweep_makes_its_inputs_where_it_reads_them(
 ):
     monkeypatch.chdir(tmp_path)
     tiny = tiny_quickstart(tmp_path)
-    monkeypatch.setattr(sweep_tokenizer.shard_recipes, "quickstart", lambda: tiny.data)
-    monkeypatch.setattr(sweep_tokenizer.teacher_recipes, "quickstart", lambda: tiny.teacher)
+    monkeypatch.setattr(tokenizer_trials.shard_recipes, "quickstart", lambda: tiny.data)
+    monkeypatch.setattr(tokenizer_trials.teacher_recipes, "quickstart", lambda: tiny.teacher)
     sweep = with_absolute_paths(sweep_recipes.quickstart(), tmp_path / "root")
-    sweep_tokenizer.make_inputs(sweep)
+    tokenizer_trials.make_inputs(sweep)
     top = tmp_path / "root" / "runs" / "quickstart"
     for path in (sweep.tokenizer.data.train_path, sweep.evaluation.data_path):
         assert artefact.read_manifest(Path(path), "shards")
@@ -283,7 +293,7 @@ def test_a_sweep_makes_its_inputs_where_it_reads_them(
     assert artefact.read_manifest(top / "teacher", "teacher")
     assert [path.name for path in tmp_path.iterdir()] == ["root"]
     with pytest.raises(ValueError, match=r"must be validation and train of one folder"):
-        sweep_tokenizer.make_inputs(
+        tokenizer_trials.make_inputs(
             override(sweep, {"evaluation.data_path": str(tmp_path / "other")})
         )
 
@@ -293,10 +303,10 @@ def test_the_trials_of_a_sweep_trust_what_its_driver_verified(finished, tmp_path
     for path in (config.tokenizer.data.train_path, config.teacher.output_path):
         (Path(path) / artefact.RECEIPT).unlink(missing_ok=True)
     sweep = override(
-        sweep_recipes.ablations_tiny(),
+        tokenizer_ablations.ablations_tiny(),
         {"tokenizer": config.tokenizer, "evaluation": config.evaluation},
     )
-    assert len(sweep_tokenizer.verified_inputs(sweep, sweep_tokenizer.draw_trials(sweep)[:1])) == 3
+    assert len(TokenizerRows(sweep, tmp_path).check_inputs(["single_codebook"])) == 3
     folders = (
         config.tokenizer.data.train_path,
         config.tokenizer.data.validation_path,
@@ -316,12 +326,13 @@ def test_ablation_rows_of_one_and_two_codebooks_fill_the_papers_tables(
     monkeypatch.chdir(tmp_path)  # as users run it: with relative paths
     (tmp_path / "data").symlink_to(config.tokenizer.data.train_path)
     sweep = override(
-        sweep_recipes.ablations_tiny(),
+        tokenizer_ablations.ablations_tiny(),
         {
             "inputs": "given",
             "output_path": "sweep",
             "rows": ("single_codebook", "local_contrast"),
             "max_steps": 2,
+            "max_concurrent_rows": 2,
             "tokenizer": override(
                 config.tokenizer, {"data.train_path": "data", "data.num_validation_images": 0}
             ),
@@ -331,14 +342,14 @@ def test_ablation_rows_of_one_and_two_codebooks_fill_the_papers_tables(
             ),
         },
     )
-    sweep_tokenizer.run(sweep)
+    ablations.run(sweep)
     table = (tmp_path / "sweep" / "table.md").read_text()
     assert "Table 1: the systems compared with" in table
     assert "Table 4:" not in table  # none of its rows was trained
     assert "| VQ-VAE of LlamaGen, one codebook | 2.19 | 20.7 |" in table
-    single = GloTokTokenizer.from_pretrained(tmp_path / "sweep" / "trials" / "single_codebook")
+    single = GloTokTokenizer.from_pretrained(tmp_path / "sweep" / "rows" / "single_codebook")
     assert single.config.names == ("visual",)
-    card = (tmp_path / "sweep" / "trials" / "local_contrast" / "README.md").read_text()
+    card = (tmp_path / "sweep" / "rows" / "local_contrast" / "README.md").read_text()
     assert "trained by the run 'local_contrast'" in card
 
 
@@ -355,9 +366,9 @@ def test_a_loss_that_is_not_finite_ends_the_run_at_once_and_names_step_and_term(
 
 
 def test_unknown_rows_are_refused_before_anything_starts():
-    sweep = override(sweep_recipes.ablations_tiny(), {"rows": ("glotok", "glotok_3x")})
+    sweep = override(tokenizer_ablations.ablations_tiny(), {"rows": ("glotok", "glotok_3x")})
     with pytest.raises(ValueError, match=r"rows = glotok, glotok_3x: must be different ones of"):
-        sweep_tokenizer.run(sweep)
+        ablations.run(sweep)
 
 
 def test_a_users_own_pictures_go_through_all_stages(ray_cluster, tiny_quickstart, tmp_path):

@@ -1,4 +1,4 @@
-"""xAR's ablations: rows differ in one thing, two run through Ray and fill the tables, a second command goes on."""
+"""Ablations: rows differ in one thing, two run through Ray and fill the tables, a second command goes on."""
 
 import shutil
 from pathlib import Path
@@ -7,11 +7,13 @@ import pandas
 import pytest
 
 from glotok_ray import config
-from glotok_ray.config import AblationRun, override
+from glotok_ray.config import GeneratorAblationRun, override
 from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.pretrained.generator import flow_config, model_config
-from glotok_ray.recipes.generator_ablations import ROWS, ablations, ablations_tiny
-from glotok_ray.stages import generator_ablations, quickstart
+from glotok_ray.recipes import generator_ablations
+from glotok_ray.recipes.generator_ablations import ROWS, ablations_tiny
+from glotok_ray.stages import ablations, quickstart
+from glotok_ray.stages.generator_rows import GeneratorRows, make_quickstart_inputs
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
 from tests.on_ray.killed_driver import run_with_fault
@@ -28,15 +30,16 @@ def changed_fields(one: dict, other: dict, prefix: str = "") -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("recipe", [ablations, ablations_tiny])
+@pytest.mark.parametrize("recipe", generator_ablations.RECIPES.values())
 def test_rows_differ_from_the_published_xar_in_one_field_and_their_folders(recipe) -> None:
     ablation = recipe()
-    base = generator_ablations.row_parts(ablation, "cell_8")
+    rows = GeneratorRows(ablation, Path("rows"))
+    base = rows.parts("cell_8")
     assert base[0].model == ablation.generator.model
     assert base[0].flow == ablation.generator.flow
     folders = set()
     for row in ROWS:
-        parts = generator_ablations.row_parts(ablation, row)
+        parts = rows.parts(row)
         fields = [
             changed_fields(config.to_dict(one), config.to_dict(other))
             for one, other in zip(parts, base, strict=True)
@@ -65,16 +68,16 @@ def test_rows_differ_from_the_published_xar_in_one_field_and_their_folders(recip
 def test_unknown_and_repeated_rows_are_refused_before_anything_starts() -> None:
     for rows in (("cell_8", "cell_3"), ("token", "token")):
         with pytest.raises(ValueError, match=r"rows = .*: must be different ones of cell_8, token"):
-            generator_ablations.run(override(ablations_tiny(), {"rows": rows}))
+            ablations.run(override(ablations_tiny(), {"rows": rows}))
 
 
-def tiny_ablation(tiny_quickstart, folder: Path) -> AblationRun:
+def tiny_ablation(tiny_quickstart, folder: Path) -> GeneratorAblationRun:
     """Two rows on the codes of a tiny quickstart, which is made as far as its codes."""
     chained = quickstart.chain(tiny_quickstart(folder / "quickstart"))
     for stage in quickstart.stages(chained):
         if stage.name in ("data", "teacher", "tokenizer", "codes"):
             stage.run(stage.settings)
-    return AblationRun(
+    return GeneratorAblationRun(
         output_path=str(folder / "ablations"),
         rows=("scale", "clean"),
         generator=override(chained.generator, {"schedule.epochs": 1}),
@@ -92,10 +95,10 @@ def test_two_rows_fill_the_tables_and_a_second_command_trains_nothing_again(
     ablation = tiny_ablation(tiny_quickstart, tmp_path)
     folder = tmp_path / "ablations"
     log = tmp_path / "drivers.log"
-    for fault in ("row:step=2", "row:step=3"):
-        code = run_with_fault(generator_ablations.run, ablation, f"kill:{fault}", log)
+    for fault in ("unit:step=1", "manifest:step=0"):
+        code = run_with_fault(ablations.run, ablation, f"kill:{fault}", log)
         assert code == -9, f"{fault}: {log.read_text()[-3000:]}"
-    manifest = generator_ablations.run(ablation)
+    manifest = ablations.run(ablation)
     table = pandas.read_csv(folder / "results.csv").set_index("row")
     assert list(table.index) == ["scale", "clean"]
     assert table.loc["scale", "num_entities"] == 4  # sides 1, 2, 4 and 8
@@ -111,7 +114,7 @@ def test_two_rows_fill_the_tables_and_a_second_command_trains_nothing_again(
     trained = [folder / "rows" / row / artefact.MANIFEST for row in ("scale", "clean")]
     before = [path.stat().st_mtime_ns for path in trained]
     (folder / artefact.MANIFEST).unlink()  # as if it had been interrupted before the tables
-    generator_ablations.run(ablation)
+    ablations.run(ablation)
     assert (folder / artefact.MANIFEST).is_file()
     assert [path.stat().st_mtime_ns for path in trained] == before
     assert "Small scale: 5 steps of 24 images, width 32, depth 2, 8 x 8 positions" in text
@@ -119,17 +122,17 @@ def test_two_rows_fill_the_tables_and_a_second_command_trains_nothing_again(
     # A row that failed stands beside the finished ones, and is not trained until that is asked for.
     failure = folder / "rows" / "token_failure.json"
     artefact.write_json(failure, {"reason": "step 3: total not finite", "traceback": []})
-    failed = generator_ablations.run(override(ablation, {"rows": ("scale", "token")}))
+    failed = ablations.run(override(ablation, {"rows": ("scale", "token")}))
     assert failed["failed"] == {"token": "step 3: total not finite"}
     assert "- token: step 3: total not finite" in Path(failed["table"]).read_text()
     assert not (folder / "rows" / "token").exists()
     tried = override(ablation, {"rows": ("token",), "retry_failed": True})
-    assert generator_ablations.run(tried)["failed"] == {}
+    assert ablations.run(tried)["failed"] == {}
     assert not failure.exists()
     assert [path.stat().st_mtime_ns for path in trained] == before
 
     # A row more joins the finished ones.
-    more = generator_ablations.run(override(ablation, {"rows": ("image",)}))
+    more = ablations.run(override(ablation, {"rows": ("image",)}))
     assert list(pandas.read_csv(folder / "results.csv")["row"]) == [
         "token",
         "image",
@@ -146,29 +149,29 @@ def test_inputs_are_those_of_a_quickstart_beside_the_tokenizer(tmp_path) -> None
     for name in ("data/train", "data/validation", "teacher", "tokenizer", "codes"):
         (top / name).mkdir(parents=True)
         (top / name / artefact.MANIFEST).touch()  # finished: nothing runs
-    generator_ablations.make_quickstart_inputs(ablation)
+    make_quickstart_inputs(ablation)
     for name in ("generator.data.train_path", "evaluation.data_path"):
         moved = override(ablation, {name: str(tmp_path / "other")})
         with pytest.raises(ArtefactError, match=rf"{name} = .*other.* it must be '{top}/"):
-            generator_ablations.make_quickstart_inputs(moved)
+            make_quickstart_inputs(moved)
 
 
 @pytest.mark.ray
 def test_what_would_stop_a_row_stops_the_command(ray_cluster, tiny_quickstart, tmp_path) -> None:
     ablation = tiny_ablation(tiny_quickstart, tmp_path)
     with pytest.raises(ArtefactError, match=r"num_images = 10000: .*validation holds"):
-        generator_ablations.run(override(ablation, {"evaluation.num_images": 10000}))
+        ablations.run(override(ablation, {"evaluation.num_images": 10000}))
     with pytest.raises(ArtefactError, match=r"model\.num_classes = 3: the codes .* need 10"):
-        generator_ablations.run(override(ablation, {"generator.model.num_classes": 3}))
+        ablations.run(override(ablation, {"generator.model.num_classes": 3}))
     other = tmp_path / "other"
     tokenizer = GloTokTokenizer.from_pretrained(ablation.generator.tokenizer_path)
     next(tokenizer.parameters()).data += 1
     tokenizer.save_pretrained(other)
     artefact.write_manifest(other, "tokenizer")
     with pytest.raises(ArtefactError, match=r"samples\.tokenizer_path = .*has other weights"):
-        generator_ablations.run(override(ablation, {"samples.tokenizer_path": str(other)}))
+        ablations.run(override(ablation, {"samples.tokenizer_path": str(other)}))
     with pytest.raises(ArtefactError, match=r"evaluation\.tokenizer_path = .*has other weights"):
-        generator_ablations.run(override(ablation, {"evaluation.tokenizer_path": str(other)}))
+        ablations.run(override(ablation, {"evaluation.tokenizer_path": str(other)}))
     renamed = tmp_path / "renamed"
     shutil.copytree(ablation.evaluation.data_path, renamed)
     facts = artefact.read_json(renamed / "dataset.json")
@@ -179,5 +182,5 @@ def test_what_would_stop_a_row_stops_the_command(ray_cluster, tiny_quickstart, t
         artefact.write_json(renamed / "dataset.json", {**facts, **change})
         artefact.write_manifest(renamed, "shards")
         with pytest.raises(ArtefactError, match=message):
-            generator_ablations.run(override(ablation, {"evaluation.data_path": str(renamed)}))
+            ablations.run(override(ablation, {"evaluation.data_path": str(renamed)}))
     assert not (tmp_path / "ablations").exists()

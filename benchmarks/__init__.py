@@ -1,0 +1,1 @@
+"""Measurements, one command per file: `python -m benchmarks.NAME`; a table, or JSON with --json."""

@@ -1,0 +1,78 @@
+"""Rows of a sweep or of ablations: each a trial of Ray Tune, which ends with its metrics or the reason why it has none.
+
+Every part of a row recognises finished work, so an interrupted command goes on. Read next: glotok_ray/on_ray/tune.py
+"""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from glotok_ray.on_ray import tune
+from glotok_ray.on_ray.failures import chain
+from glotok_ray.on_ray.tune import TrialResult
+from glotok_ray.stages.failed_rows import FAILED, NOT_THE_ROWS, attempt, keep_reason
+from glotok_ray.storage import artefact
+
+_NAME = "name"
+
+
+def failure_path(folder: Path, name: str) -> Path:
+    """Where the reason of a row that failed is kept, beside the row's folders."""
+    return folder / f"{name}_failure.json"
+
+
+def evaluation_path(folder: Path, name: str) -> Path:
+    """The folder of a row's evaluation, the last of its parts."""
+    return folder / f"{name}_evaluation"
+
+
+def run_rows(
+    names: Sequence[str],
+    measure: Callable[[str], Mapping[str, Any]],
+    *,
+    folder: Path,
+    retry_failed: bool,
+    max_concurrent: int,
+    shown: Callable[[Mapping[str, Any]], str],
+    shown_as: tuple[str, str],
+) -> dict[str, dict[str, Any]]:
+    """The metrics that `measure(name)` returns for every row, by name; of a row that failed the reason, under FAILED.
+
+    The rows' parts lie in `folder`, Ray Tune's files beside it. `shown` puts metrics into words for the progress line,
+    which `shown_as` names, with its unit. Raises what says nothing of a row, such as storage that is away.
+    """
+
+    def run_row(name: str) -> dict[str, Any]:
+        work = functools.partial(measure, name)
+        found = attempt(failure_path(folder, name), work, retry=retry_failed)
+        return {_NAME: name, FAILED: "", **found}
+
+    def describe(row: Mapping[str, Any]) -> str:
+        return f"{row[_NAME]}: " + (f"failed: {row[FAILED]}" if row[FAILED] else shown(row))
+
+    results = tune.run_trials(
+        names,
+        run_row,
+        folder=folder.parent,
+        max_concurrent=max_concurrent,
+        describe=describe,
+        shown_as=shown_as,
+        finished=[name for name in names if _is_finished(folder, name, retry_failed)],
+    )
+    return {result.name: _row_of(folder, result) for result in results}
+
+
+def _is_finished(folder: Path, name: str, retry_failed: bool) -> bool:
+    failed = failure_path(folder, name).is_file() and not retry_failed
+    return failed or artefact.is_finished(evaluation_path(folder, name))
+
+
+def _row_of(folder: Path, result: TrialResult) -> dict[str, Any]:
+    """What a trial reported; of one whose process died, why. Raises what ends the whole run."""
+    if result.error is None:
+        return {name: value for name, value in result.row.items() if name != _NAME}
+    for cause in chain(result.error):
+        if isinstance(cause, NOT_THE_ROWS):
+            raise cause
+    return {FAILED: keep_reason(failure_path(folder, result.name), result.error)}

@@ -1,0 +1,112 @@
+"""Short trainings of a tokenizer, measured by their reconstructions: what a sweep's trials and ablations' rows share.
+
+The loss is never the measure: its meaning changes with bins and alpha. The teacher is re-binned for each training, not
+rebuilt. Read next: glotok_ray/stages/train_tokenizer.py
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from glotok_ray.config.jobs import EvaluateRun
+from glotok_ray.config.overrides import override
+from glotok_ray.config.runs import TokenizerRun
+from glotok_ray.config.sweeps import SweepRun, TokenizerAblationRun
+from glotok_ray.evaluation.plan import check_images
+from glotok_ray.on_ray import tune
+from glotok_ray.recipes import build_teacher as teacher_recipes
+from glotok_ray.recipes import shard_images as shard_recipes
+from glotok_ray.stages import build_teacher, evaluate_images, shard_images, train_tokenizer
+from glotok_ray.stages.rows import evaluation_path
+from glotok_ray.storage import artefact
+from glotok_ray.training import inputs
+
+METRICS = ("psnr", "fd_effnet", "semantic_usage", "visual_usage")
+
+
+def train_and_measure(recipe: TokenizerRun, evaluation: EvaluateRun) -> dict[str, Any]:
+    """The metrics of one training, which lies beside its evaluation."""
+    train_tokenizer.run(recipe)
+    folder = Path(recipe.output_path)
+    measured = override(
+        evaluation,
+        {
+            "tokenizer_path": str(folder / recipe.name),
+            "output_path": str(evaluation_path(folder, recipe.name)),
+        },
+    )
+    evaluate_images.run(measured)
+    entries = artefact.read_json(Path(measured.output_path) / "metrics.json")
+    logged = artefact.metrics_of(artefact.read_manifest(folder / recipe.name, "tokenizer"))
+    metrics = {
+        short: logged[name]
+        for short, name in (
+            ("relation_kl", "eval/relation_kl"),
+            ("images_per_s", "time/images_per_s"),
+        )
+        if name in logged
+    }
+    return {**reconstruction_metrics(entries), **metrics}
+
+
+def reconstruction_metrics(metrics: dict[str, Any]) -> dict[str, float]:
+    """The measures and what explains them, from metrics.json."""
+    names = {
+        "psnr": "reconstruction_psnr",
+        "fd_effnet": "reconstruction_fd_effnet",
+        **{name: name for name in metrics if name.endswith("_usage")},
+    }
+    # None is an undefined metric, such as the PSNR of images that are all reproduced exactly.
+    values = {short: metrics[name]["value"] for short, name in names.items()}
+    return {short: float("nan") if value is None else value for short, value in values.items()}
+
+
+def shown_metrics(metrics: Mapping[str, Any]) -> str:
+    """A training's metrics in words."""
+    return f"PSNR {metrics['psnr']:.4g}, FD-EffNet {metrics['fd_effnet']:.4g}"
+
+
+def make_inputs(config: SweepRun | TokenizerAblationRun) -> None:
+    """The quickstart's shards and teacher, in the folders where they are read; finished ones are recognised."""
+    train_path = Path(config.tokenizer.data.train_path)
+    folder = train_path.parent
+    validation_path = config.evaluation.data_path
+    if train_path != folder / "train" or Path(validation_path) != folder / "validation":
+        raise ValueError(
+            f"evaluation.data_path = {validation_path!r}, tokenizer.data.train_path = {str(train_path)!r}: "
+            'with inputs = "quickstart" they must be validation and train of one folder, which receives the shards; '
+            "correct them, or give shards of your own and --inputs given"
+        )
+    made = (train_path, Path(validation_path), Path(config.tokenizer.teacher_path))
+    if not all(map(artefact.is_finished, made)):
+        tune.connect()  # a cluster without what trials need is told before the inputs are made, too
+    shard_images.run(override(shard_recipes.quickstart(), {"output_path": str(folder)}))
+    places = {"data_path": str(train_path), "output_path": config.tokenizer.teacher_path}
+    build_teacher.run(override(teacher_recipes.quickstart(), places))
+
+
+def check_inputs(
+    config: SweepRun | TokenizerAblationRun, recipes: Iterable[TokenizerRun]
+) -> list[Path]:
+    """The folders that all trainings read, verified here once for all of them; raises ArtefactError for what would stop
+    one of them, hours later perhaps.
+    """
+    found = [
+        Path(config.tokenizer.data.train_path),
+        Path(config.tokenizer.teacher_path),
+        Path(config.evaluation.data_path),
+    ]
+    for path, kind in zip(found, ("shards", "teacher", "shards"), strict=True):
+        artefact.verify_once(path, kind)
+    if config.tokenizer.data.validation_path:
+        artefact.verify_once(Path(config.tokenizer.data.validation_path), "shards")
+    for recipe in recipes:
+        inputs.check_inputs(recipe)
+    check_images(config.evaluation, config.tokenizer.model)
+    return found
+
+
+def require_teacher(tokenizer: TokenizerRun) -> None:
+    """Raise ValueError without one: rows without relation learning are measured against it as well."""
+    if not tokenizer.teacher_path:
+        raise ValueError("tokenizer.teacher_path = '': a sweep needs a teacher; give its folder")

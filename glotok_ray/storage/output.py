@@ -1,0 +1,199 @@
+"""The folder that a job writes, from its first look to its manifest: the one protocol that all jobs follow.
+
+`look` says whether the folder is finished already, and touches nothing. `Output.begin` (or `go_on`) makes it this
+process's own, `Output.finish` writes the manifest. A folder is begun by its mark `.begun.json` alone, which holds the
+fingerprint of what is in it. Read next: glotok_ray/storage/begun.py
+"""
+
+import contextlib
+import enum
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from glotok_ray.storage import artefact, begun, ownership
+from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.weights import check_stored
+
+logger = logging.getLogger(__name__)
+
+
+class Unfinished(enum.Enum):
+    """What a job does with what an unfinished job left in its folder; `fresh` removes it in every case."""
+
+    REPLACE = enum.auto()
+    """Remove it and start over."""
+    KEEP = enum.auto()
+    """Keep all of it: the job finds its own parts, whose names hold a fingerprint."""
+    KEEP_SAME = enum.auto()
+    """Keep it when it is of the same fingerprint, remove it otherwise."""
+    SAME_ONLY = enum.auto()
+    """Keep it when it is of the same fingerprint, refuse to start otherwise."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """A job's folder, as `look` has found it."""
+
+    folder: Path
+    kind: str
+    fingerprint: str
+    """Digest of the kind, the settings and the inputs' manifests."""
+    begun_fingerprint: str
+    """What the mark holds while the folder is unfinished; another one where unfinished work may go on under settings
+    that a finished folder is bound to.
+    """
+    fresh: bool
+    finished: dict[str, Any] | None
+    """The manifest of a folder that is finished already."""
+
+    def begin(self, unfinished: Unfinished) -> Path:
+        """Start in the folder; a finished one is kept as NAME.previous with `fresh`.
+
+        Raises ArtefactError for a finished folder without `fresh`, for files that no job of this package began, and for
+        what `unfinished` refuses; FolderInUseError when another job works on it.
+        """
+        is_bound = unfinished in (Unfinished.KEEP_SAME, Unfinished.SAME_ONLY)
+        return begun.start_folder(
+            self.folder,
+            fresh=self.fresh,
+            keep=unfinished is Unfinished.KEEP,
+            fingerprint=self.begun_fingerprint if is_bound else "",
+            replaces_other=unfinished is Unfinished.KEEP_SAME,
+        )
+
+    def check_startable(self) -> None:
+        """Raise what `begin` would raise, before anything is touched."""
+        begun.check_startable(self.folder, fresh=self.fresh)
+
+    def go_on(self) -> Path:
+        """Go on with whatever the folder holds, finished or not, when it is of the same fingerprint; with `fresh` it is
+        kept as NAME.previous, unfinished work too.
+
+        For trainings that were stopped early and for tables that take more rows. Raises ArtefactError for unfinished
+        work of another fingerprint and for files that no job began; FolderInUseError when another job works on it.
+        """
+        if self.fresh:
+            begun.set_aside(self.folder)
+        begun.go_on(self.folder, self.begun_fingerprint)
+        return self.folder
+
+    def reopen(self) -> None:
+        """Remove the manifest of a finished folder that is gone on with, before the first of its files changes."""
+        if self.finished is not None:
+            begun.reopen(self.folder, self.begun_fingerprint)
+
+    def finish(
+        self,
+        *,
+        exclude: tuple[str, ...] = (),
+        known: Mapping[str, tuple[int, str]] | None = None,
+        **facts: Any,
+    ) -> dict[str, Any]:
+        """Write the manifest, as `artefact.write_manifest` describes it; returns it."""
+        return artefact.write_manifest(
+            self.folder, self.kind, self.fingerprint, exclude=exclude, known=known, **facts
+        )
+
+
+def look(
+    folder: Path,
+    kind: str,
+    settings: Mapping[str, Any],
+    inputs: Sequence[Path] = (),
+    *,
+    fresh: bool = False,
+    begun_settings: Mapping[str, Any] | None = None,
+    made_by: str = "",
+) -> Output:
+    """What is in the folder for these settings and input folders; with `fresh` nothing that is there counts.
+
+    `begun_settings` are those under which unfinished work goes on, where they are fewer than `settings`. `made_by`
+    is the fingerprint's kind where several jobs write folders of one kind. Raises ArtefactError for a folder that was
+    finished with other settings or inputs, or by another job.
+    """
+    folder = folder.absolute()
+    fingerprint = artefact.fingerprint(made_by or kind, settings, inputs)
+    begun_fingerprint = fingerprint
+    if begun_settings is not None:
+        begun_fingerprint = artefact.fingerprint(made_by or kind, begun_settings, inputs)
+    finished = None if fresh else artefact.finished(folder, kind, fingerprint)
+    return Output(folder, kind, fingerprint, begun_fingerprint, fresh, finished)
+
+
+def look_at_all(
+    folders: Sequence[Path], kind: str, settings: Mapping[str, Any], *, fresh: bool = False
+) -> list[Output]:
+    """`look` for folders that one job writes: they are finished together or not at all, so one that is finished
+    without the others (the job was killed in between) becomes unfinished again.
+    """
+    if not fresh:
+        for folder in folders:
+            begun.check_free(folder)  # a job that works on one may have finished another
+    outputs = [look(folder, kind, settings, fresh=fresh) for folder in folders]
+    if all(output.finished is not None for output in outputs):
+        return outputs
+    for output in outputs:
+        if output.finished is not None:
+            begun.reopen(output.folder)
+    return [look(folder, kind, settings, fresh=fresh) for folder in folders]
+
+
+def begin(
+    folder: str,
+    kind: str,
+    settings: Mapping[str, Any],
+    inputs: Sequence[str],
+    *,
+    fresh: bool,
+    unfinished: Unfinished,
+) -> Output:
+    """`look`, and `Output.begin` where the folder is not finished yet; the input folders are looked at before.
+
+    Raises what these raise, and ArtefactError for an input without a manifest, with a file of another size, or with
+    weights that are not finite.
+    """
+    check_finished(inputs)
+    paths = [Path(path) for path in inputs]
+    output = look(Path(folder), kind, settings, paths, fresh=fresh)
+    if output.finished is not None:
+        logger.info("already finished: %s", output.folder)
+        return output
+    for path in paths:
+        _check_weights(path)
+    output.begin(unfinished)
+    return output
+
+
+def check_finished(inputs: Sequence[str]) -> None:
+    """Raise ArtefactError for an input folder without a manifest, or with a file that is missing or of another size."""
+    for path in inputs:
+        if not (Path(path) / artefact.MANIFEST).is_file():
+            raise ArtefactError(
+                f"{path or '(empty path)'}: holds no {artefact.MANIFEST}; run the job that writes "
+                "it, or correct the path"
+            )
+        artefact.check_sizes(Path(path))
+
+
+def _check_weights(folder: Path) -> None:
+    """Raise ArtefactError for weights in an input that are not finite; of large files the actors say it, which read
+    them anyway.
+    """
+    for name, facts in artefact.read_json(folder / artefact.MANIFEST)["files"].items():
+        if name.endswith(".safetensors") and facts["bytes"] <= artefact.SMALL_BYTES:
+            check_stored(folder / name)
+
+
+@contextlib.contextmanager
+def collection(folder: Path, *, fresh: bool) -> Iterator[Path]:
+    """A folder of other jobs' folders, this process its owner: begun as long as the block runs, without a manifest of
+    its own. With `fresh` what was there is kept as NAME.previous.
+    """
+    if fresh:
+        begun.set_aside(folder)
+    begun.own(folder)
+    yield folder
+    ownership.finish(folder)

@@ -1,0 +1,186 @@
+"""The protocol of output folders: looked at, begun or gone on with, finished; and what each of it refuses."""
+
+import pytest
+
+from glotok_ray.storage import artefact, marks, ownership
+from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.output import Unfinished, begin, collection, look, look_at_all
+
+ONE, TWO = {"seed": 1}, {"seed": 2}
+
+
+@pytest.fixture(autouse=True)
+def nothing_held():
+    with ownership.holding():
+        yield
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "thing"
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def half(folder, settings, unfinished):
+    """What a job of these settings leaves that is stopped half-way."""
+    look(folder, "thing", settings).begin(unfinished)
+    (folder / "half").touch()
+    ownership.give_back(folder)
+
+
+def test_a_look_touches_nothing_and_a_finished_folder_is_recognised(folder):
+    output = look(folder, "thing", ONE)
+    assert output.finished is None
+    assert not folder.exists()
+    output.begin(Unfinished.REPLACE)
+    (folder / "a").write_text("a")
+    manifest = output.finish(note=3)
+    assert names(folder) == ["a", "manifest.json"]
+    assert (manifest["kind"], manifest["note"], manifest["fingerprint"]) == (
+        "thing",
+        3,
+        artefact.fingerprint("thing", ONE),
+    )
+    assert look(folder, "thing", ONE).finished == manifest
+    with pytest.raises(ArtefactError, match=r"made by other settings or inputs; .*--fresh"):
+        look(folder, "thing", TWO)
+    with pytest.raises(ArtefactError, match=r"holds a finished 'thing', .*writes 'codes'.*--fresh"):
+        look(folder, "codes", ONE)
+
+
+def test_fresh_keeps_the_finished_folder_beside_the_new_one_once_that_is_begun(folder):
+    look(folder, "thing", ONE).begin(Unfinished.REPLACE)
+    look(folder, "thing", ONE).finish()
+    again = look(folder, "thing", TWO, fresh=True)
+    assert again.finished is None
+    assert names(folder) == ["manifest.json"]
+    again.begin(Unfinished.REPLACE)
+    assert names(folder.with_name("thing.previous")) == ["manifest.json"]
+
+
+@pytest.mark.parametrize(
+    ("unfinished", "same", "other"),
+    [
+        (Unfinished.REPLACE, False, False),
+        (Unfinished.KEEP, True, True),
+        (Unfinished.KEEP_SAME, True, False),
+        (Unfinished.SAME_ONLY, True, None),
+    ],
+)
+def test_what_an_unfinished_job_left_is_kept_removed_or_refused(folder, unfinished, same, other):
+    half(folder, ONE, unfinished)
+    look(folder, "thing", ONE).begin(unfinished)
+    assert (folder / "half").exists() == same
+    (folder / "half").touch()
+    if other is None:
+        with pytest.raises(ArtefactError, match="unfinished work of other settings"):
+            look(folder, "thing", TWO).begin(unfinished)
+    else:
+        look(folder, "thing", TWO).begin(unfinished)
+    assert (folder / "half").exists() == (other is not False)
+    look(folder, "thing", TWO, fresh=True).begin(unfinished)
+    assert not (folder / "half").exists()
+
+
+def test_a_finished_folder_is_gone_on_with_and_stays_finished_until_it_is_reopened(folder):
+    look(folder, "thing", ONE).go_on()
+    look(folder, "thing", ONE).finish(step=5)
+    output = look(folder, "thing", ONE)
+    output.go_on()
+    assert artefact.is_finished(folder)
+    assert marks.read_mark(folder).fingerprint == output.fingerprint
+    output.reopen()
+    assert names(folder) == [".begun.json"]
+    assert output.finish(step=9)["step"] == 9
+    assert names(folder) == ["manifest.json"]
+
+
+def test_unfinished_work_goes_on_under_the_settings_that_bind_it(folder):
+    def looked(**others):
+        return look(folder, "thing", {**ONE, **others}, begun_settings=ONE)
+
+    looked(trials=3).go_on()
+    looked(trials=4).go_on()
+    with pytest.raises(ArtefactError, match="unfinished work of other settings"):
+        look(folder, "thing", TWO, begun_settings=TWO).go_on()
+    looked(trials=4).finish()
+    with pytest.raises(ArtefactError, match="made by other settings"):
+        looked(trials=3)
+
+
+def test_fresh_keeps_the_unfinished_work_of_a_job_that_goes_on(folder):
+    half(folder, ONE, Unfinished.SAME_ONLY)
+    look(folder, "thing", TWO, fresh=True).go_on()
+    assert names(folder) == [".begun.json"]
+    assert (folder.with_name("thing.previous") / "half").exists()
+
+
+def test_files_that_no_job_began_are_not_gone_on_with(folder):
+    folder.mkdir()
+    look(folder, "thing", ONE).go_on()  # an empty folder is free to take
+    (folder / ".begun.json").unlink()
+    (folder / "thesis.txt").touch()
+    ownership._held.clear()
+    with pytest.raises(ArtefactError, match=r"holds files and no \.begun\.json, .*--fresh"):
+        look(folder, "thing", ONE).go_on()
+    assert names(folder) == ["thesis.txt"]
+
+
+def test_an_input_is_looked_at_before_the_folder_is_begun(tmp_path, folder):
+    given = {"settings": ONE, "fresh": False, "unfinished": Unfinished.REPLACE}
+    with pytest.raises(ArtefactError, match=r"absent: holds no manifest\.json"):
+        begin(str(folder), "thing", inputs=[str(tmp_path / "absent")], **given)
+    data = look(tmp_path / "data", "shards", ONE).begin(Unfinished.REPLACE)
+    (data / "part").write_text("long")
+    look(data, "shards", ONE).finish()
+    (data / "part").write_text("short")
+    with pytest.raises(ArtefactError, match="part: differs from its sha256"):
+        begin(str(folder), "thing", inputs=[str(data)], **given)
+    assert not folder.exists()
+    (data / "part").write_text("long")
+    output = begin(str(folder), "thing", inputs=[str(data)], **given)
+    assert output.fingerprint == artefact.fingerprint("thing", ONE, [data])
+    output.finish()
+    assert begin(str(folder), "thing", inputs=[str(data)], **given).finished is not None
+
+
+def test_folders_of_one_job_are_finished_together_or_not_at_all(tmp_path):
+    folders = [tmp_path / name for name in ("train", "validation")]
+    outputs = look_at_all(folders, "shards", ONE)
+    assert [output.finished for output in outputs] == [None, None]
+    for output in outputs:
+        output.begin(Unfinished.REPLACE)
+    outputs[0].finish()
+    ownership.give_back(folders[1])  # killed in between
+    again = look_at_all(folders, "shards", ONE)
+    assert [output.finished for output in again] == [None, None]
+    assert names(folders[0]) == [".begun.json"]
+    for output in again:
+        output.check_startable()
+        output.begin(Unfinished.REPLACE)
+        output.finish()
+    assert all(output.finished for output in look_at_all(folders, "shards", ONE))
+    fresh = look_at_all(folders, "shards", TWO, fresh=True)
+    assert [output.finished for output in fresh] == [None, None]
+    assert names(folders[0]) == ["manifest.json"]
+
+
+def test_a_collection_is_begun_as_long_as_its_parts_are_made(folder):
+    def make(*, fails):
+        with collection(folder, fresh=False):
+            (folder / "part").mkdir(exist_ok=True)
+            assert ownership.holds(folder)
+            if fails:
+                raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        make(fails=True)
+    assert marks.read_mark(folder) is not None
+    make(fails=False)
+    assert names(folder) == ["part"]
+    with collection(folder, fresh=True):
+        assert names(folder) == [".begun.json"]
+    assert (folder.with_name("thing.previous") / "part").is_dir()
