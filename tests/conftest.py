@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from glotok_ray.config import QuickstartRun, override
-from glotok_ray.recipes.quickstart import quickstart
+from glotok_ray.recipes.quickstart import chain, quickstart
 
 if TYPE_CHECKING:
     from benchmarks.head_node import HeadNode
@@ -140,5 +140,5 @@ def finished(
     """One whole tiny pipeline: its chained config and its answer. What tests add to it lies elsewhere."""
     from glotok_ray.stages import quickstart as stage
 
-    config = stage.chain(tiny_quickstart(tmp_path_factory.mktemp("pipeline")))
+    config = chain(tiny_quickstart(tmp_path_factory.mktemp("pipeline")))
     return config, stage.run(config)
