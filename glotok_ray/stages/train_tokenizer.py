@@ -13,8 +13,7 @@ from glotok_ray.config.runs import TokenizerRun
 from glotok_ray.pretrained.tokenizer import WEIGHTS_FILE
 from glotok_ray.stages import training
 from glotok_ray.storage import artefact, ownership
-from glotok_ray.training import runs
-from glotok_ray.training.inputs import check_inputs
+from glotok_ray.training import inputs, runs
 from glotok_ray.training.tokenizer_step import DISCRIMINATOR_FILE
 
 logger = logging.getLogger(__name__)
@@ -24,14 +23,13 @@ logger = logging.getLogger(__name__)
 def run(config: TokenizerRun, *, fresh: bool = False) -> dict[str, Any]:
     """Train to the end (or `schedule.stop_after_steps`) and return the manifest; a finished run is recognised."""
     config = with_absolute_paths(config)
-    inputs = _inputs(config)
-    check_inputs(config)
+    folders = check_inputs(config)
     crops = runs.training_crops(config)
     logger.info("training on %s", crops)
     return training.train_to_the_end(
         config,
         kind="tokenizer",
-        inputs=inputs,
+        inputs=folders,
         settings=bound_settings(config),
         facts={"crops": crops},
         fresh=fresh,
@@ -47,8 +45,8 @@ def bound_settings(config: TokenizerRun) -> dict[str, Any]:
     return settings
 
 
-def _inputs(config: TokenizerRun) -> list[Path]:
-    """The folders that decide the run, their manifests verified."""
+def check_inputs(config: TokenizerRun) -> list[Path]:
+    """The folders that decide the run; raises ValueError for one that is damaged, or that does not fit the run."""
     found = [("shards", config.data.train_path)]
     if config.teacher_path:
         found.append(("teacher", config.teacher_path))
@@ -56,4 +54,5 @@ def _inputs(config: TokenizerRun) -> list[Path]:
         found.append(("shards", config.data.validation_path))
     for kind, path in found:
         artefact.read_manifest(Path(path), kind)
+    inputs.check_inputs(config)
     return [Path(path) for _, path in found]
