@@ -40,7 +40,7 @@ from glotok_ray.nn.frozen import FrozenNetwork
 from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.pretrained.perceptual import build_perceptual, learned_distance
 from glotok_ray.recipes.train_tokenizer import glotok_16k, local_contrast, without_both
-from glotok_ray.teacher.image_vectors import ClassTokens, as_teacher
+from glotok_ray.teacher.image_vectors import ClassTokens, network_config
 from glotok_ray.teacher.networks import transformer_without_weights
 from glotok_ray.training.engine import make_engine
 from glotok_ray.training.runs import place, set_threads
@@ -132,7 +132,7 @@ def operations(run: TokenizerRun) -> int:
         model, judge = GloTokTokenizer(run.model).train(), PatchDiscriminator(run.discriminator)
         images = torch.empty(random_images(run).shape)
     networks = [
-        transformer_without_weights(as_teacher(codebook.contrast))
+        transformer_without_weights(network_config(codebook.contrast))
         for codebook in run.model.codebooks
         if codebook.contrast.network
     ]
@@ -174,11 +174,11 @@ def random_guides(run: TokenizerRun) -> FrozenNetworks:
 @torch.no_grad()
 def random_image_network(contrast: ContrastConfig) -> FrozenNetwork:
     """The contrast's transformer with small random weights."""
-    teacher = as_teacher(contrast)
-    transformer = transformer_without_weights(teacher).to_empty(device="cpu")
+    config = network_config(contrast)
+    transformer = transformer_without_weights(config).to_empty(device="cpu")
     for parameter in transformer.parameters():
         nn.init.normal_(parameter, std=0.02)
-    return ClassTokens(transformer, teacher)
+    return ClassTokens(transformer, config)
 
 
 def random_perceptual(loss: TokenizerLossConfig) -> nn.Module:

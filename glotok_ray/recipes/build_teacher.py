@@ -2,8 +2,10 @@
 (paper section 3.3).
 """
 
-from glotok_ray.config.jobs import PoolConfig, TeacherRun
+from glotok_ray.config.jobs import TeacherRun
 from glotok_ray.config.overrides import override
+from glotok_ray.config.pool import PoolConfig
+from glotok_ray.config.teacher import FeatureNetworkConfig, KMeansConfig
 
 
 def dinov2_4096() -> TeacherRun:
@@ -23,7 +25,11 @@ def dinov2_projected_4096() -> TeacherRun:
 
 def dinov2_16384() -> TeacherRun:
     """16,384 clusters of the same features from four times the images: 12.9 GB of features."""
-    changes = {"output_path": "runs/teacher_16384", "num_clusters": 16384, "max_images": 262144}
+    changes = {
+        "output_path": "runs/teacher_16384",
+        "kmeans.num_clusters": 16384,
+        "max_images": 262144,
+    }
     return override(dinov2_4096(), changes)
 
 
@@ -33,10 +39,10 @@ def clip_per_class() -> TeacherRun:
     """
     changes = {
         "output_path": "runs/teacher_clip",
-        "network": "clip_vitl14",
-        "projected": True,
+        "network.name": "clip_vitl14",
+        "network.projected": True,
         "max_images": 0,
-        "clusters_per_class": 100,
+        "kmeans.clusters_per_class": 100,
         "center": False,
     }
     return override(dinov2_4096(), changes)
@@ -59,10 +65,10 @@ def embedded_1024() -> TeacherRun:
     changes = {
         "data_path": "data/photographs/train",
         "output_path": "runs/teacher_1024",
-        "input_size": 224,
+        "network.input_size": 224,
         "vectors_per_image": 49,
         "max_images": 4200,
-        "num_clusters": 1024,
+        "kmeans.num_clusters": 1024,
         "project_width": 0,
     }
     return override(quickstart(), changes)
@@ -73,11 +79,10 @@ def quickstart() -> TeacherRun:
     return TeacherRun(
         data_path="runs/quickstart/data/train",
         output_path="runs/quickstart/teacher",
-        network="efficientnet_lite0",
-        input_size=128,
+        network=FeatureNetworkConfig(name="efficientnet_lite0", input_size=128),
         vectors_per_image=8,
         max_images=2000,
-        num_clusters=256,
+        kmeans=KMeansConfig(num_clusters=256),
         project_width=8,
         pool=PoolConfig(
             num_actors=2, use_gpu=False, cpus_per_actor=1, threads_per_actor=1, batch_size=32

@@ -16,8 +16,9 @@ import pyarrow.parquet
 import torch
 from jaxtyping import UInt8, UInt16
 
-from glotok_ray.config.jobs import EncodeRun, PoolConfig
+from glotok_ray.config.jobs import EncodeRun
 from glotok_ray.config.overrides import bound_settings, with_absolute_paths
+from glotok_ray.config.pool import PoolConfig
 from glotok_ray.config.tokenizer import TokenizerConfig
 from glotok_ray.data.codes import (
     CodeShard,
@@ -29,13 +30,10 @@ from glotok_ray.data.codes import (
 from glotok_ray.data.pixel_range import to_model_range
 from glotok_ray.data.recorded import check_adm_protocol, check_side, crops_text, read_image_dataset
 from glotok_ray.data.records import DATASET, DatasetInfo, ShardInfo, read_dataset
+from glotok_ray.data.shard_reader import read_shard, view_batches
 from glotok_ray.data.transforms import center_crop, ten_crop, with_mirror_images
-from glotok_ray.on_ray.actor_pool import (
-    actor_device,
-    image_batches,
-    map_shards,
-    read_shard,
-)
+from glotok_ray.devices import chosen_device
+from glotok_ray.on_ray.actor_pool import map_shards
 from glotok_ray.pretrained.tokenizer import (
     CONFIG_FILE,
     WEIGHTS_FILE,
@@ -73,28 +71,30 @@ class EncodeActor:
     def __init__(self, config: EncodeRun) -> None:
         self._config = config
         self._num_classes = len(read_dataset(Path(config.data_path)).classes)
-        self._device = actor_device(config.pool)
+        self._device = chosen_device(use_gpu=config.pool.use_gpu)
         self._tokenizer = load_tokenizer(Path(config.tokenizer_path)).to(self._device)
 
     def __call__(self, shard: ShardInfo) -> CodeShard:
         """Write the shard's codes; the rows of an image are adjacent, in the order of its views."""
-        config, model = self._config, self._tokenizer.config
-        size, views = model.autoencoder.image_size, config.num_views
-        table = read_shard(Path(config.data_path), shard, config.pool)
+        config, model, pool = self._config, self._tokenizer.config, self._config.pool
+        size = model.autoencoder.image_size
+        table = read_shard(Path(config.data_path), shard, minutes=pool.storage_retry_minutes)
         self._check_labels(table["label"], shard)
-        batches = [
-            self._encode(images)
-            for images in image_batches(
-                table, lambda image: image_views(image, config, size), views, config.pool
-            )
-        ]
-        codes = dict(zip(model.names, np.concatenate(batches, axis=1), strict=True))
+        batches = view_batches(
+            table,
+            lambda image: image_views(image, config, size),
+            config.num_views,
+            batch_size=pool.batch_size,
+            num_threads=pool.decoding_threads,
+        )
+        found = np.concatenate([self._encode(images) for images in batches], axis=1)
+        codes = dict(zip(model.names, found, strict=True))
         path = Path(config.output_path) / shard.file
         keys, labels = table["key"].to_numpy(), table["label"].to_numpy()
         return patiently(
             lambda: write_code_shard(path, keys, labels, codes, model),
             path,
-            minutes=config.pool.storage_retry_minutes,
+            minutes=pool.storage_retry_minutes,
             doing="writing",
         )
 

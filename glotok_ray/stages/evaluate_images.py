@@ -1,69 +1,43 @@
-"""Evaluation on Ray: blocks of images through an actor pool, metrics computed once from the merged
-results.
+"""Evaluation on an actor pool: blocks of images are measured by actors, and metrics computed from all of them.
 
-Reconstructions are measured by PSNR, SSIM, code use and FD-EffNet; samples by FD-EffNet, beside
-images decoded from codes that no generator chose (paper section 4). Read next:
-glotok_ray/evaluation/metrics.py
+Read next: glotok_ray/evaluation/plan.py
 """
 
+import itertools
 import logging
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from glotok_ray.config.jobs import EvaluateRun
 from glotok_ray.config.overrides import bound_settings, with_absolute_paths
 from glotok_ray.data.recorded import crops_text
-from glotok_ray.evaluation import metrics as measures
+from glotok_ray.evaluation.codebook_metrics import tsne_draw
+from glotok_ray.evaluation.entries import with_crops
 from glotok_ray.evaluation.files import BASELINES, CODE_COUNTS_FILE, RECONSTRUCTIONS_FILE
-from glotok_ray.evaluation.measure import (
-    SAMPLES,
+from glotok_ray.evaluation.measure import Merged, build_measurement, merge
+from glotok_ray.evaluation.metrics import metrics_of
+from glotok_ray.evaluation.plan import (
     VALIDATION,
     Block,
-    BlockMeasurement,
-    MeasuredBlock,
-)
-from glotok_ray.evaluation.metrics import Metrics
-from glotok_ray.evaluation.plan import (
     check_inputs,
     check_present_inputs,
     measured_images,
     measured_tokenizer,
     plan,
+    units_of,
 )
 from glotok_ray.metrics.codebook import count_codes
-from glotok_ray.metrics.uniformity import (
-    UndefinedDensityError,
-    Uniformity,
-    draw_latent_vectors,
-    tsne_uniformity,
-)
-from glotok_ray.on_ray.actor_pool import actor_device, map_shards
+from glotok_ray.on_ray.actor_pool import map_shards
 from glotok_ray.on_ray.tasks import run_at_once
-from glotok_ray.pretrained.tokenizer import load_tokenizer
 from glotok_ray.report import grids
 from glotok_ray.storage import artefact, output, ownership
 from glotok_ray.storage.output import Unfinished
 
 logger = logging.getLogger(__name__)
 
-KEPT_IMAGES = 32
 _GRID_COLUMNS = 8
-_DISTANCES = {
-    "reconstruction": "FD-EffNet",
-    "samples": "FD-EffNet of samples",
-    "baseline_uniform": "FD-EffNet of uniform codes",
-    "baseline_marginal": "FD-EffNet of marginal codes",
-}
-
-
-class Merged(NamedTuple):
-    """All blocks of one kind, in image order."""
-
-    features: np.ndarray
-    arrays: dict[str, np.ndarray]
 
 
 @ownership.holding()
@@ -93,7 +67,8 @@ def run(config: EvaluateRun, *, fresh: bool = False) -> dict[str, Any]:
         return evaluation.finished
     blocks, image_size = plan(config)
     merged = _measure(blocks, config, image_size)
-    metrics = measures.with_crops(metrics_of(merged, config, image_size), crops_text(images))
+    metrics = metrics_of(merged, config, image_size, lambda draws: run_at_once(tsne_draw, draws))
+    metrics = with_crops(metrics, crops_text(images))
     _write_images(evaluation.folder, merged)
     _write_counts(evaluation.folder, merged, config)
     artefact.write_json(evaluation.folder / "metrics.json", metrics)
@@ -103,108 +78,14 @@ def run(config: EvaluateRun, *, fresh: bool = False) -> dict[str, Any]:
     return evaluation.finish(metrics=values, num_images=len(merged[VALIDATION].features))
 
 
-class _EvaluationActor(BlockMeasurement):
-    """A measure that takes its device from the actor it lives in."""
-
-    def __init__(self, config: EvaluateRun, *, image_size: int) -> None:
-        super().__init__(
-            config, image_size=image_size, kept_images=KEPT_IMAGES, device=actor_device(config.pool)
-        )
-
-
 def _measure(blocks: list[Block], config: EvaluateRun, image_size: int) -> dict[str, Merged]:
-    sizes = [block.stop - block.start for block in blocks]
+    units = units_of(blocks)
+    sizes = [sum(block.stop - block.start for block in unit) for unit in units]
     arguments = {"config": config, "image_size": image_size}
     measured = map_shards(
-        blocks, _EvaluationActor, arguments, config.pool, stage="evaluate", sizes=sizes
+        units, build_measurement, arguments, config.pool, stage="evaluate", sizes=sizes
     )
-    return merge(measured)
-
-
-def merge(measured: Iterable[MeasuredBlock]) -> dict[str, Merged]:
-    """Results by kind, in the blocks' order."""
-    found: dict[str, list[MeasuredBlock]] = {}
-    for block in measured:
-        found.setdefault(block.kind, []).append(block)
-    merged = {}
-    for kind, parts in found.items():
-        names = parts[0].arrays
-        arrays = {name: np.concatenate([part.arrays[name] for part in parts]) for name in names}
-        merged[kind] = Merged(np.concatenate([part.features for part in parts]), arrays)
-    return merged
-
-
-def metrics_of(merged: dict[str, Merged], config: EvaluateRun, image_size: int) -> Metrics:
-    """Every metric that the merged results allow; uniformity draws need a connected Ray."""
-    reference = merged[VALIDATION].features
-    arrays = merged[VALIDATION].arrays
-    metrics: Metrics = {}
-    measured = {}
-    if config.tokenizer_path:
-        metrics |= measures.reconstruction_metrics(
-            {name: arrays[name] for name in ("psnr", "ssim")}, image_size
-        )
-        measured["reconstruction"] = (
-            arrays["reconstruction_features"],
-            "reconstructions of the same crops",
-        )
-    if SAMPLES in merged:
-        measured["samples"] = (merged[SAMPLES].features, "samples of the generator")
-    for name, text in BASELINES.items():
-        if name in merged:
-            measured[name] = (
-                merged[name].features,
-                f"images that the same decoder makes of {text}",
-            )
-    for name, (features, what) in measured.items():
-        metrics[f"{name}_fd_effnet"] = measures.frechet_metric(
-            _DISTANCES[name], features, reference, what=what, feature_size=config.feature_size
-        )
-    if config.tokenizer_path:
-        metrics |= _code_metrics(arrays, config)
-    return metrics
-
-
-def _code_metrics(arrays: dict[str, np.ndarray], config: EvaluateRun) -> Metrics:
-    """Use and evenness of every codebook; Table 3's measure of the last, which is the semantic one."""
-    model = load_tokenizer(Path(config.tokenizer_path))
-    metrics: Metrics = {}
-    for branch in model.config.names:
-        quantizer = model.quantizer(branch)
-        vectors = quantizer.matched_codes().double().numpy()
-        counts = count_codes(arrays[branch], len(vectors))
-        metrics |= measures.codebook_metrics(branch, counts, vectors, quantizer.lookup)
-        if branch == model.config.names[-1] and config.uniformity_repeats > 0:
-            num_vectors = min(config.uniformity_vectors, len(arrays[branch]))
-            reason = measures.undefined_reason(counts, vectors, quantizer.lookup)
-            draws = [reason] if reason else _tsne_draws(arrays[branch], vectors, config)
-            metrics |= measures.uniformity_metrics(branch, draws, num_vectors, quantizer.lookup)
-    return metrics
-
-
-def _tsne_draws(
-    codes: np.ndarray, vectors: np.ndarray, config: EvaluateRun
-) -> list[Uniformity | str]:
-    """One Ray task per draw of Table 3; the reason in place of metrics where there are none."""
-    logger.info(
-        "uniformity: %d t-SNE draws of %d vectors",
-        config.uniformity_repeats,
-        min(config.uniformity_vectors, len(codes)),
-    )
-    draws = [
-        draw_latent_vectors(
-            codes, vectors, num_vectors=config.uniformity_vectors, seed=config.seed, repeat=repeat
-        )
-        for repeat in range(config.uniformity_repeats)
-    ]
-    return run_at_once(_tsne_draw, draws)
-
-
-def _tsne_draw(vectors: np.ndarray) -> Uniformity | str:
-    try:
-        return tsne_uniformity(vectors)
-    except UndefinedDensityError as error:  # collapsed onto too few codes
-        return str(error)
+    return merge(itertools.chain.from_iterable(measured))
 
 
 def _write_images(folder: Path, merged: dict[str, Merged]) -> None:

@@ -102,11 +102,11 @@ def fit_to_data(quickstart: QuickstartRun, data: DatasetInfo) -> QuickstartRun:
     vectors = quickstart.teacher.vectors_per_image * min(
         images, quickstart.teacher.max_images or images
     )
-    clusters = max(2, min(quickstart.teacher.num_clusters, vectors // 4))
+    clusters = max(2, min(quickstart.teacher.kmeans.num_clusters, vectors // 4))
     changes: dict[str, Any] = {
         "generator.model.num_classes": classes,
         "far.model.num_classes": classes,
-        "teacher.num_clusters": clusters,
+        "teacher.kmeans.num_clusters": clusters,
     }
     for name in ("tokenizer", "generator", "far"):
         run: TokenizerRun | XARRun | FARRun = getattr(quickstart, name)

@@ -23,7 +23,8 @@ from glotok_ray.config.jobs import FARSampleRun, XARSampleRun
 from glotok_ray.config.overrides import bound_settings, with_absolute_paths
 from glotok_ray.data.forms import CROP
 from glotok_ray.data.records import SCHEMA, ShardInfo, encode_png, write_dataset
-from glotok_ray.on_ray.actor_pool import actor_device, map_shards
+from glotok_ray.devices import chosen_device
+from glotok_ray.on_ray.actor_pool import map_shards
 from glotok_ray.pretrained.generator import check_scale, model_config, read_facts
 from glotok_ray.pretrained.tokenizer import tokenizer_config
 from glotok_ray.sampling.images import SAMPLERS, ImageGenerator, check_fit, find_tokenizer
@@ -56,7 +57,7 @@ class SampleActor:
             config.generator_path,
             tokenizer_path=config.tokenizer_path or None,
             use_ema=config.sampler.use_ema,
-        ).to(actor_device(config.pool))
+        ).to(chosen_device(use_gpu=config.pool.use_gpu))
 
     def __call__(self, ids: range) -> None:
         """Write the uint8 images of `ids`, in their order."""

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from glotok_ray.config.jobs import TeacherRun
+from glotok_ray.config.teacher import FeatureNetworkConfig
 from glotok_ray.nn.frozen import FrozenNetwork
 from glotok_ray.pretrained.feature_networks import EfficientNetLite0
 from glotok_ray.teacher.networks import (
@@ -46,7 +46,7 @@ class PatchFeatures(FrozenNetwork):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, transformer: VisionTransformer, config: TeacherRun) -> None:
+    def __init__(self, transformer: VisionTransformer, config: FeatureNetworkConfig) -> None:
         super().__init__()
         for name in ("mean", "std"):
             self.register_buffer(name, torch.tensor(timm_facts(config)[name]).view(3, 1, 1))
@@ -69,7 +69,7 @@ class PatchFeatures(FrozenNetwork):
 
 
 def load_transformer(
-    config: TeacherRun, stored: dict[str, Tensor] | None = None
+    config: FeatureNetworkConfig, stored: dict[str, Tensor] | None = None
 ) -> VisionTransformer:
     """timm's whole transformer with the weights that `config` names, or with those of `stored`, on the CPU."""
     transformer = transformer_without_weights(config)
@@ -79,42 +79,42 @@ def load_transformer(
     return transformer
 
 
-def build_feature_network(config: TeacherRun, device: torch.device) -> FeatureNetwork:
+def build_feature_network(config: FeatureNetworkConfig, device: torch.device) -> FeatureNetwork:
     """The frozen network of `config` on `device`, in fp32 and evaluation mode.
 
     Raises what `check_network` raises, and ArtefactError when the weights cannot be had or do not fit.
     """
     check_network(config)
-    if config.network == EMBEDDED:
+    if config.name == EMBEDDED:
         return EfficientNetLite0().to(device)
     return PatchFeatures(load_transformer(config), config).to(device)
 
 
-def grid_side(config: TeacherRun) -> int:
+def grid_side(config: FeatureNetworkConfig) -> int:
     """Feature vectors along one side of an image, without reading weights; expects a checked config."""
     # EfficientNet's padded strides round up; transformers divide evenly.
-    return -(-config.input_size // NETWORKS[config.network].side)
+    return -(-config.input_size // NETWORKS[config.name].side)
 
 
-def channels(config: TeacherRun) -> int:
+def channels(config: FeatureNetworkConfig) -> int:
     """Width of a feature vector, without reading weights; expects a checked config."""
-    if config.network == EMBEDDED:
+    if config.name == EMBEDDED:
         return 1280
     transformer = transformer_without_weights(config)
     return transformer.num_classes if config.projected else transformer.embed_dim
 
 
-def feature_facts(config: TeacherRun) -> dict[str, Any]:
+def feature_facts(config: FeatureNetworkConfig) -> dict[str, Any]:
     """Where features come from, for JSON; reads all weights once, for their digest."""
     facts = {
-        "network": config.network,
+        "network": config.name,
         "input_size": config.input_size,
         "weights_sha256": weights_digest(config),
     }
-    if config.network == EMBEDDED:
+    if config.name == EMBEDDED:
         return facts
     return facts | {
-        "timm_architecture": NETWORKS[config.network].architecture,
+        "timm_architecture": NETWORKS[config.name].architecture,
         "timm_version": version("timm"),
         "block": config.block,
         "final_norm": config.final_norm,

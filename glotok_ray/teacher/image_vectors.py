@@ -11,7 +11,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 from torch.nn import functional as F
 
-from glotok_ray.config.jobs import TeacherRun
+from glotok_ray.config.teacher import FeatureNetworkConfig
 from glotok_ray.config.tokenizer import ContrastConfig
 from glotok_ray.nn.frozen import FrozenNetwork
 from glotok_ray.pretrained.feature_networks import EfficientNetLite0
@@ -32,13 +32,21 @@ _INPUT_SIZE = 224
 _POOLED_WIDTH = 320
 
 
-def as_teacher(contrast: ContrastConfig) -> TeacherRun:
-    """The network as a teacher's config names it: its last block, of CLIP without the LayerNorm after it (FQGAN's
-    choices).
-    """
+class ContrastNetworkConfig(FeatureNetworkConfig):
+    """The network of a contrast head, whose fields the user writes in the section "contrast"."""
+
+    __slots__ = ()
+
+    def full_name(self, name: str) -> str:
+        """A field as the user writes it, for messages."""
+        return "contrast.network" if name == "name" else f"contrast.{name}"
+
+
+def network_config(contrast: ContrastConfig) -> FeatureNetworkConfig:
+    """The network to load: its last block, of CLIP without the LayerNorm after it (FQGAN's choices)."""
     is_clip = contrast.network in NETWORKS and NETWORKS[contrast.network].is_clip
-    return TeacherRun(
-        network=contrast.network,
+    return ContrastNetworkConfig(
+        name=contrast.network,
         weights_path=contrast.weights_path,
         weights_sha256=contrast.weights_sha256,
         final_norm=not is_clip,
@@ -48,9 +56,9 @@ def as_teacher(contrast: ContrastConfig) -> TeacherRun:
 
 def check_image_network(contrast: ContrastConfig) -> None:
     """Raise ValueError for an unknown network or a wrong width, ArtefactError for a wrong weights file."""
-    teacher = as_teacher(contrast)
-    check_network(teacher)
-    width = _POOLED_WIDTH if contrast.network == EMBEDDED else channels(teacher)
+    config = network_config(contrast)
+    check_network(config)
+    width = _POOLED_WIDTH if contrast.network == EMBEDDED else channels(config)
     if contrast.width != width:
         raise ValueError(
             f"contrast.width = {contrast.width}: {contrast.network} says vectors of {width}; set it to {width}"
@@ -95,14 +103,14 @@ class ClassTokens(FrozenNetwork):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, transformer: VisionTransformer, teacher: TeacherRun) -> None:
+    def __init__(self, transformer: VisionTransformer, config: FeatureNetworkConfig) -> None:
         super().__init__()
-        facts = timm_facts(teacher)
+        facts = timm_facts(config)
         for name in ("mean", "std"):
             self.register_buffer(name, torch.tensor(facts[name]).view(3, 1, 1))
         last = len(transformer.blocks) - 1
         transformer.prune_intermediate_layers(
-            [last], prune_norm=not teacher.final_norm, prune_head=True
+            [last], prune_norm=not config.final_norm, prune_head=True
         )
         self.transformer = transformer
         self.freeze()
@@ -133,14 +141,14 @@ def build_image_network(contrast: ContrastConfig) -> FrozenNetwork:
     check_image_network(contrast)
     if contrast.network == EMBEDDED:
         return PooledVectors()
-    teacher = as_teacher(contrast)
-    stored = stored_tensors(teacher)
+    config = network_config(contrast)
+    stored = stored_tensors(config)
     if NETWORKS[contrast.network].is_dinov2 and "pos_embed" in stored:
         side = _INPUT_SIZE // NETWORKS[contrast.network].side
         try:
             stored["pos_embed"] = resampled_as_dinov2(stored["pos_embed"], side)
         except ValueError as error:
             raise ArtefactError(
-                f"{weights_source(teacher)}: pos_embed: {error}; {file_to_bring(teacher)}"
+                f"{weights_source(config)}: pos_embed: {error}; {file_to_bring(config)}"
             ) from error
-    return ClassTokens(load_transformer(teacher, stored), teacher)
+    return ClassTokens(load_transformer(config, stored), config)

@@ -4,7 +4,6 @@ Everything that can be told without reading weights is checked first. Read next:
 """
 
 import dataclasses
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,8 +15,8 @@ from timm.models import load_state_dict_from_hf
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor
 
-from glotok_ray.config.jobs import TeacherRun
-from glotok_ray.pretrained.feature_networks import EfficientNetLite0
+from glotok_ray.config.teacher import FeatureNetworkConfig
+from glotok_ray.pretrained.feature_networks import EfficientNetLite0, tensors_sha256
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.storage.weights import BRING_ANOTHER, check_finite, misfits
@@ -59,22 +58,22 @@ NETWORKS = {
 }
 
 
-def check_network(config: TeacherRun) -> None:
+def check_network(config: FeatureNetworkConfig) -> None:
     """Everything about the network that can be told before its weights are read.
 
     Raises ValueError for fields that do not fit the network, and ArtefactError for a local weights file that is
     missing or has another sha256.
     """
-    if config.network not in NETWORKS:
+    if config.name not in NETWORKS:
         raise ValueError(
-            f"network = {config.network!r}: unknown; choose one of {', '.join(NETWORKS)}"
+            f"{config.full_name('name')} = {config.name!r}: unknown; choose one of {', '.join(NETWORKS)}"
         )
     if config.weights_sha256 and not config.weights_path:
         raise ValueError(
-            f"weights_sha256 = {config.weights_sha256!r}: is the digest of the file at weights_path, "
-            "which is empty; give both, or leave both empty"
+            f"{config.full_name('weights_sha256')} = {config.weights_sha256!r}: is the digest of the file at "
+            f"{config.full_name('weights_path')}, which is empty; give both, or leave both empty"
         )
-    if config.network == EMBEDDED:
+    if config.name == EMBEDDED:
         _check_embedded(config)
     else:
         _check_transformer(config)
@@ -82,84 +81,85 @@ def check_network(config: TeacherRun) -> None:
         _check_file(config)
 
 
-def _check_embedded(config: TeacherRun) -> None:
+def _check_embedded(config: FeatureNetworkConfig) -> None:
     if config.weights_path:
         raise ValueError(
-            f"weights_path = {config.weights_path!r}: {EMBEDDED} ships with the package; leave it empty"
+            f"{weights_source(config)}: {EMBEDDED} ships with the package; leave it empty"
         )
-    usual = TeacherRun()
+    usual = FeatureNetworkConfig()
     for name in ("block", "final_norm", "projected"):
         value = getattr(config, name)
         if value != getattr(usual, name):
             raise ValueError(
-                f"{name} = {value}: applies to vision transformers; {EMBEDDED} has one map, "
+                f"{config.full_name(name)} = {value}: applies to vision transformers; {EMBEDDED} has one map, "
                 f"so leave it at {getattr(usual, name)}"
             )
 
 
-def _check_transformer(config: TeacherRun) -> None:
-    network = NETWORKS[config.network]
+def _check_transformer(config: FeatureNetworkConfig) -> None:
+    network = NETWORKS[config.name]
     if config.input_size < network.side or config.input_size % network.side:
         below = config.input_size // network.side * network.side
         nearest = [str(size) for size in (below, below + network.side) if size > 0]
         raise ValueError(
-            f"input_size = {config.input_size}: must be a multiple of the patch side {network.side} "
-            f"of {config.network}; take {' or '.join(nearest)}"
+            f"{config.full_name('input_size')} = {config.input_size}: must be a multiple of the patch side "
+            f"{network.side} of {config.name}; take {' or '.join(nearest)}"
         )
     if config.projected and not network.is_clip:
         raise ValueError(
-            f"projected = True: {config.network} has no projection; turn it off, or choose one of "
+            f"{config.full_name('projected')} = True: {config.name} has no projection; turn it off, or choose one of "
             f"{', '.join(name for name, other in NETWORKS.items() if other.is_clip)}"
         )
     if config.projected and not config.final_norm:
         raise ValueError(
-            "projected = True: CLIP's projection follows its last LayerNorm; turn final_norm on"
+            f"{config.full_name('projected')} = True: CLIP's projection follows its last LayerNorm; turn "
+            f"{config.full_name('final_norm')} on"
         )
     depth = len(transformer_without_weights(config).blocks)
     if not -depth <= config.block <= -1:
         raise ValueError(
-            f"block = {config.block}: {config.network} has {depth} blocks; "
+            f"{config.full_name('block')} = {config.block}: {config.name} has {depth} blocks; "
             f"take one from -{depth} (the first) to -1 (the last)"
         )
 
 
-def _check_file(config: TeacherRun) -> None:
+def _check_file(config: FeatureNetworkConfig) -> None:
     path = Path(config.weights_path)
     if not path.is_file():
-        raise ArtefactError(
-            f"weights_path = {config.weights_path!r}: no such file; {file_to_bring(config)}"
-        )
+        raise ArtefactError(f"{weights_source(config)}: no such file; {file_to_bring(config)}")
     if config.weights_sha256 and artefact.sha256_of(path) != config.weights_sha256.lower():
         raise ArtefactError(
-            f"weights_path = {config.weights_path!r}: has sha256 {artefact.sha256_of(path)}, while "
-            f"weights_sha256 expects {config.weights_sha256}; bring the file that was meant, or "
+            f"{weights_source(config)}: has sha256 {artefact.sha256_of(path)}, while "
+            f"{config.full_name('weights_sha256')} expects {config.weights_sha256}; bring the file that was meant, or "
             "correct the digest"
         )
 
 
-def file_to_bring(config: TeacherRun) -> str:
+def file_to_bring(config: FeatureNetworkConfig) -> str:
     """The remedy where the weights file is another than the network's."""
     facts = timm_facts(config)
     release = f" or the original release's {Path(facts['url']).name}" if facts["url"] else ""
     return (
-        f"for {config.network} bring model.safetensors of the Hugging Face repository "
-        f"{facts['hf_hub_id']}{release}, and name the file with --weights-path"
+        f"for {config.name} bring model.safetensors of the Hugging Face repository "
+        f"{facts['hf_hub_id']}{release}, and name the file in {config.full_name('weights_path')}"
     )
 
 
-def weights_source(config: TeacherRun) -> str:
+def weights_source(config: FeatureNetworkConfig) -> str:
     """Where the weights come from, as messages name it."""
-    return f"weights_path = {config.weights_path!r}" if config.weights_path else "timm's download"
+    if not config.weights_path:
+        return "timm's download"
+    return f"{config.full_name('weights_path')} = {config.weights_path!r}"
 
 
-def timm_facts(config: TeacherRun) -> dict[str, Any]:
+def timm_facts(config: FeatureNetworkConfig) -> dict[str, Any]:
     """timm's record of the pretrained weights: where they are, and how pixels are normalised."""
-    facts = timm.get_pretrained_cfg(NETWORKS[config.network].architecture)
+    facts = timm.get_pretrained_cfg(NETWORKS[config.name].architecture)
     assert facts is not None
     return dataclasses.asdict(facts)
 
 
-def weights_digest(config: TeacherRun) -> str:
+def weights_digest(config: FeatureNetworkConfig) -> str:
     """sha256 of the weights: of the file at weights_path, or else of the tensors in the order of
     their names.
 
@@ -168,20 +168,16 @@ def weights_digest(config: TeacherRun) -> str:
     check_network(config)
     if config.weights_path:
         return artefact.sha256_of(Path(config.weights_path))
-    embedded = config.network == EMBEDDED
+    embedded = config.name == EMBEDDED
     tensors = EfficientNetLite0().state_dict() if embedded else stored_tensors(config)
-    digest = hashlib.sha256()
-    for name, value in sorted(tensors.items()):
-        digest.update(name.encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    return tensors_sha256(tensors)
 
 
-def transformer_without_weights(config: TeacherRun) -> VisionTransformer:
+def transformer_without_weights(config: FeatureNetworkConfig) -> VisionTransformer:
     """All of timm's transformer at `input_size` on the meta device: shapes alone, in no memory."""
     with torch.device("meta"):
         transformer = timm.create_model(
-            NETWORKS[config.network].architecture,
+            NETWORKS[config.name].architecture,
             img_size=config.input_size,
             weight_init="skip",
             use_naflex=False,
@@ -190,14 +186,14 @@ def transformer_without_weights(config: TeacherRun) -> VisionTransformer:
     return transformer
 
 
-def stored_tensors(config: TeacherRun) -> dict[str, Tensor]:
+def stored_tensors(config: FeatureNetworkConfig) -> dict[str, Tensor]:
     """Tensors under the names of the file at weights_path, or of the download that timm keeps."""
     if not config.weights_path:
         try:
             return load_state_dict_from_hf(timm_facts(config)["hf_hub_id"])
         except OSError as error:
             raise ArtefactError(
-                f"weights_path is empty, and timm could not download the weights ({error}); "
+                f"{config.full_name('weights_path')} is empty, and timm could not download the weights ({error}); "
                 f"{file_to_bring(config)}"
             ) from error
     path = Path(config.weights_path)
@@ -208,7 +204,7 @@ def stored_tensors(config: TeacherRun) -> dict[str, Tensor]:
             stored = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # both readers raise many untyped errors for foreign files
         raise ArtefactError(
-            f"weights_path = {config.weights_path!r}: cannot be read as .safetensors or as tensors "
+            f"{weights_source(config)}: cannot be read as .safetensors or as tensors "
             f"saved by torch.save ({error}); of a TorchScript archive, which OpenAI's CLIP files "
             f"are, save the state_dict() first; {file_to_bring(config)}"
         ) from error
@@ -218,14 +214,14 @@ def stored_tensors(config: TeacherRun) -> dict[str, Tensor]:
         isinstance(value, Tensor) for value in stored.values()
     ):
         raise ArtefactError(
-            f"weights_path = {config.weights_path!r}: holds no plain state dict of tensors; "
+            f"{weights_source(config)}: holds no plain state dict of tensors; "
             f"{file_to_bring(config)}"
         )
     return dict(stored)
 
 
 def fitting_tensors(
-    stored: dict[str, Tensor], transformer: VisionTransformer, config: TeacherRun
+    stored: dict[str, Tensor], transformer: VisionTransformer, config: FeatureNetworkConfig
 ) -> dict[str, Tensor]:
     """`stored` under timm's names, with positions for `input_size`; raises ArtefactError that lists
     what does not fit.
@@ -233,14 +229,14 @@ def fitting_tensors(
     source = weights_source(config)
     if is_hugging_face(stored):
         stored = from_hugging_face(stored)
-    side = NETWORKS[config.network].side
+    side = NETWORKS[config.name].side
     for name, value in stored.items():
         # timm would resample patches of another side, and take ViT-B/32 for ViT-B/16.
         is_patch = name.endswith(("patch_embed.proj.weight", "conv1.weight"))
         if is_patch and value.shape[-1:] != (side,):
             raise ArtefactError(
                 f"{source}: {name} has shape {tuple(value.shape)}, while patches of "
-                f"{config.network} have {side} pixels; {file_to_bring(config)}"
+                f"{config.name} have {side} pixels; {file_to_bring(config)}"
             )
     try:
         # In fp32 first: positions resampled in a file's half precision would be rounded.
@@ -248,13 +244,13 @@ def fitting_tensors(
         found = checkpoint_filter_fn(floats, transformer)
     except Exception as error:  # timm resamples positions of whatever shape
         raise ArtefactError(
-            f"{source}: timm cannot convert these tensors for {config.network} ({error}); "
+            f"{source}: timm cannot convert these tensors for {config.name} ({error}); "
             f"{file_to_bring(config)}"
         ) from error
     problems = misfits(found, transformer.state_dict())
     if problems:
         raise ArtefactError(
-            f"{source}: does not fit {config.network}: {problems}; {file_to_bring(config)}"
+            f"{source}: does not fit {config.name}: {problems}; {file_to_bring(config)}"
         )
     check_finite(found, source, BRING_ANOTHER)
     return found

@@ -11,8 +11,6 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from glotok_ray.config.jobs import TeacherRun
-
 # fp64 copies of a block of vectors: 2^24 numbers are 128 MiB.
 NUMBERS_PER_BLOCK = 1 << 24
 
@@ -77,17 +75,19 @@ def moments(vectors: Float[np.ndarray, "n channels"], *, second: bool) -> Moment
     return Moments(len(vectors), total, moment)
 
 
-def preparation(found: Moments, config: TeacherRun) -> Preparation:
-    """Centring, projection and normalisation as the config says."""
+def preparation(
+    found: Moments, *, center: bool, project_width: int, spherical: bool
+) -> Preparation:
+    """Centring, projection to `project_width` axes where second moments were summed, and normalisation."""
     mean = found.total / found.count
     axes, kept = None, 1.0
     if found.second is not None:
         moment = found.second / found.count
-        if config.center:
+        if center:
             moment = moment - np.outer(mean, mean)
-        axes, kept = _leading_axes(moment, config.project_width)
-    centre = mean.astype(np.float32) if config.center else None
-    return Preparation(centre, axes, config.spherical, kept)
+        axes, kept = _leading_axes(moment, project_width)
+    centre = mean.astype(np.float32) if center else None
+    return Preparation(centre, axes, spherical, kept)
 
 
 def principal_axes(vectors: Float[np.ndarray, "vectors channels"], width: int) -> Projection:

@@ -13,16 +13,12 @@ from torch import nn
 
 from glotok_ray import config
 from glotok_ray.config import (
-    AdapterConfig,
-    AutoencoderConfig,
     CodebookConfig,
     ExportGeneratorRun,
     FARConfig,
     FARSampleRun,
     FlowConfig,
     FlowSamplerConfig,
-    ResidualConfig,
-    TokenizerConfig,
     VocabularyConfig,
     XARConfig,
     XARSampleRun,
@@ -42,22 +38,15 @@ from glotok_ray.stages import sample_images
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
 from jobs import export_generator as job
+from tests.small_models import NO_RESIDUAL, tiny_tokenizer
 
-TOKENIZER = TokenizerConfig(
-    autoencoder=AutoencoderConfig(
-        image_size=8,
-        base_channels=8,
-        channel_multipliers=(1, 1),
-        num_res_blocks=1,
-        latent_channels=8,
-        norm_groups=4,
-    ),
-    adapter=AdapterConfig(depth=0),
-    codebooks=(
-        CodebookConfig(name="visual", size=16, width=4),
-        CodebookConfig(name="semantic", size=16, width=2),
-    ),
-    residual=ResidualConfig(enabled=False),
+TOKENIZER = tiny_tokenizer(
+    CodebookConfig(name="visual", size=16, width=4),
+    CodebookConfig(name="semantic", size=16, width=2),
+    image_size=8,
+    channel_multipliers=(1, 1),
+    adapter_depth=0,
+    residual=NO_RESIDUAL,
 )
 CELLS = XARConfig(
     grid_size=4, cell_size=2, channels=6, width=16, depth=2, num_heads=2, num_classes=3

@@ -8,12 +8,8 @@ import torch
 
 from glotok_ray import config
 from glotok_ray.config import (
-    AdapterConfig,
-    AutoencoderConfig,
     CodebookConfig,
     ExportRun,
-    ResidualConfig,
-    TokenizerConfig,
 )
 from glotok_ray.export import tokenizer
 from glotok_ray.interop import tokenizer_layouts
@@ -21,19 +17,13 @@ from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
 from jobs import export_tokenizer
+from tests.small_models import NO_RESIDUAL, tiny_tokenizer
 
-SINGLE = TokenizerConfig(
-    autoencoder=AutoencoderConfig(
-        image_size=16,
-        base_channels=8,
-        channel_multipliers=(1, 1),
-        num_res_blocks=1,
-        latent_channels=8,
-        norm_groups=4,
-    ),
-    adapter=AdapterConfig(depth=0, num_heads=2),
-    codebooks=(CodebookConfig(name="visual", size=16, width=4),),
-    residual=ResidualConfig(enabled=False),
+SINGLE = tiny_tokenizer(
+    CodebookConfig(name="visual", size=16, width=4),
+    channel_multipliers=(1, 1),
+    adapter_depth=0,
+    residual=NO_RESIDUAL,
 )
 
 

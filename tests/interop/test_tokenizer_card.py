@@ -5,24 +5,20 @@ import re
 import torch
 
 from glotok_ray.config import (
-    AdapterConfig,
-    AutoencoderConfig,
     CodebookConfig,
-    ResidualConfig,
     TokenizerConfig,
 )
 from glotok_ray.interop.tokenizer_card import model_card
 from glotok_ray.nn.tokenizer import GloTokTokenizer
+from tests.small_models import NO_RESIDUAL, tiny_tokenizer
 
 
 def test_the_example_of_the_card_runs(tmp_path, monkeypatch):
-    books = (CodebookConfig(name="visual", size=12), CodebookConfig(name="semantic", size=8))
-    small = {"image_size": 16, "base_channels": 8, "channel_multipliers": (1, 1), "norm_groups": 4}
-    config = TokenizerConfig(
-        autoencoder=AutoencoderConfig(**small, num_res_blocks=1, latent_channels=8),
-        adapter=AdapterConfig(depth=1, num_heads=2),
-        codebooks=books,
-        residual=ResidualConfig(enabled=False),
+    config = tiny_tokenizer(
+        CodebookConfig(name="visual", size=12),
+        CodebookConfig(name="semantic", size=8),
+        channel_multipliers=(1, 1),
+        residual=NO_RESIDUAL,
     )
     (tmp_path / "small").mkdir()
     GloTokTokenizer(config).save_pretrained(tmp_path / "small")

@@ -28,6 +28,7 @@ from glotok_ray.nn.discriminator import PatchDiscriminator
 from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
+from tests.small_models import NO_RESIDUAL, tiny_tokenizer
 
 SHAPES = Path(__file__).parent / "shapes"
 PATCHGAN = 2_765_633
@@ -206,18 +207,8 @@ def book(name: str, head: int = 0, **changes: Any) -> CodebookConfig:
 
 
 def small_config(*codebooks: CodebookConfig, depth: int = 0) -> TokenizerConfig:
-    return TokenizerConfig(
-        autoencoder=AutoencoderConfig(
-            image_size=16,
-            base_channels=8,
-            channel_multipliers=(1, 1, 2),
-            num_res_blocks=1,
-            latent_channels=8,
-            norm_groups=4,
-        ),
-        adapter=AdapterConfig(depth=depth, num_heads=2),
-        codebooks=codebooks,
-        residual=ResidualConfig(enabled=False),
+    return tiny_tokenizer(
+        *codebooks, channel_multipliers=(1, 1, 2), adapter_depth=depth, residual=NO_RESIDUAL
     )
 
 

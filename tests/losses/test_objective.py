@@ -11,13 +11,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from glotok_ray.config import (
-    AdapterConfig,
-    AutoencoderConfig,
     CodebookConfig,
     DiscriminatorConfig,
     RelationConfig,
-    ResidualConfig,
-    TokenizerConfig,
     TokenizerLossConfig,
 )
 from glotok_ray.losses.adversarial import generator_hinge_loss
@@ -38,6 +34,7 @@ from glotok_ray.losses.reconstruction import reconstruction_loss
 from glotok_ray.losses.relation import codebook_histogram, relation_loss
 from glotok_ray.nn.discriminator import PatchDiscriminator
 from glotok_ray.nn.tokenizer import GloTokTokenizer, TokenizerOutput
+from tests.small_models import tiny_tokenizer
 
 RELATION = RelationConfig(num_bins=10)
 WEIGHTS = TokenizerLossConfig(
@@ -118,21 +115,11 @@ def test_a_weight_of_zero_removes_the_term_and_its_gradient(name):
     assert torch.isfinite(glotok_loss(image, latent, switched_off).total)
 
 
-SMALL = TokenizerConfig(
-    autoencoder=AutoencoderConfig(
-        image_size=32,
-        base_channels=8,
-        channel_multipliers=(1, 2),
-        num_res_blocks=1,
-        latent_channels=8,
-        norm_groups=4,
-    ),
-    adapter=AdapterConfig(depth=1, num_heads=2, mlp_ratio=1),
-    codebooks=(
-        CodebookConfig(name="visual", size=24, width=4),
-        CodebookConfig(name="semantic", size=24, width=4),
-    ),
-    residual=ResidualConfig(width=8, num_heads=2, mlp_ratio=1),
+SMALL = tiny_tokenizer(
+    CodebookConfig(name="visual", size=24, width=4),
+    CodebookConfig(name="semantic", size=24, width=4),
+    image_size=32,
+    channel_multipliers=(1, 2),
 )
 
 

@@ -7,7 +7,6 @@ import torch
 
 from glotok_ray.config import (
     AdapterConfig,
-    AutoencoderConfig,
     CodebookConfig,
     ContrastConfig,
     ResidualConfig,
@@ -16,22 +15,14 @@ from glotok_ray.config import (
 from glotok_ray.nn.recompute import recompute_activations
 from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.storage.artefact import ArtefactError
+from tests.small_models import tiny_tokenizer
 
-SMALL = TokenizerConfig(
-    autoencoder=AutoencoderConfig(
-        image_size=32,
-        base_channels=16,
-        channel_multipliers=(1, 2),
-        num_res_blocks=1,
-        latent_channels=16,
-        norm_groups=8,
-    ),
-    adapter=AdapterConfig(depth=1, num_heads=4, mlp_ratio=2),
-    codebooks=(
-        CodebookConfig(name="visual", size=40, width=6),
-        CodebookConfig(name="semantic", size=24, width=4),
-    ),
-    residual=ResidualConfig(width=16, num_heads=4, mlp_ratio=2),
+SMALL = tiny_tokenizer(
+    CodebookConfig(name="visual", size=40, width=6),
+    CodebookConfig(name="semantic", size=24, width=4),
+    image_size=32,
+    channel_multipliers=(1, 2),
+    latent_channels=16,
 )
 
 

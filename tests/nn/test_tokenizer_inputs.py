@@ -9,33 +9,15 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from glotok_ray.config import (
-    AdapterConfig,
-    AutoencoderConfig,
     CodebookConfig,
-    ResidualConfig,
-    TokenizerConfig,
 )
 from glotok_ray.data.pixel_range import pixels_to_model_range, to_model_range, to_uint8
 from glotok_ray.nn.quantizer import NO_CODE
 from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.storage.artefact import ArtefactError
+from tests.small_models import VISUAL, tiny_tokenizer
 
-SMALL = TokenizerConfig(
-    autoencoder=AutoencoderConfig(
-        image_size=16,
-        base_channels=8,
-        channel_multipliers=(1, 1, 1),
-        num_res_blocks=1,
-        latent_channels=8,
-        norm_groups=4,
-    ),
-    adapter=AdapterConfig(depth=0, num_heads=2),
-    codebooks=(
-        CodebookConfig(name="visual", size=32, width=4),
-        CodebookConfig(name="semantic", size=16, width=2),
-    ),
-    residual=ResidualConfig(width=16, num_heads=2),
-)
+SMALL = tiny_tokenizer(VISUAL, CodebookConfig(name="semantic", size=16, width=2), adapter_depth=0)
 
 
 @pytest.fixture

@@ -12,14 +12,10 @@ from safetensors.torch import load_file, save_file
 from torch.profiler import ProfilerActivity, profile
 
 from glotok_ray.config import (
-    AdapterConfig,
-    AutoencoderConfig,
     CodebookConfig,
     FARConfig,
     FlowConfig,
     FlowSamplerConfig,
-    ResidualConfig,
-    TokenizerConfig,
     TokenSamplerConfig,
     VocabularyConfig,
     XARConfig,
@@ -35,21 +31,10 @@ from glotok_ray.sampling.images import ImageGenerator, find_tokenizer, network_e
 from glotok_ray.sampling.tokens import sample_codes
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
+from tests.small_models import VISUAL, tiny_tokenizer
 
-TOKENIZER = TokenizerConfig(
-    autoencoder=AutoencoderConfig(
-        image_size=16,
-        base_channels=32,
-        channel_multipliers=(1, 1, 1),
-        num_res_blocks=1,
-        latent_channels=32,
-    ),
-    adapter=AdapterConfig(depth=0),
-    codebooks=(
-        CodebookConfig(name="visual", size=32, width=4),
-        CodebookConfig(name="semantic", size=16, width=2),
-    ),
-    residual=ResidualConfig(width=16, num_heads=2),
+TOKENIZER = tiny_tokenizer(
+    VISUAL, CodebookConfig(name="semantic", size=16, width=2), adapter_depth=0
 )
 CELLS = XARConfig(
     grid_size=4, cell_size=2, channels=6, width=32, depth=2, num_heads=2, num_classes=5

@@ -16,18 +16,12 @@ from safetensors.torch import load_file, save_file
 
 from glotok_ray import config
 from glotok_ray.config import (
-    AdapterConfig,
-    AutoencoderConfig,
-    CodebookConfig,
     EncodeRun,
     EvaluateRun,
     FARConfig,
     FARSampleRun,
     FlowConfig,
     FlowSamplerConfig,
-    PoolConfig,
-    ResidualConfig,
-    TokenizerConfig,
     TokenSamplerConfig,
     VocabularyConfig,
     XARConfig,
@@ -35,18 +29,14 @@ from glotok_ray.config import (
 )
 from glotok_ray.data.pixel_range import to_model_range
 from glotok_ray.data.records import (
-    Row,
     decode_image,
-    encode_png,
     read_dataset,
     read_rows,
-    write_dataset,
-    write_shard,
 )
 from glotok_ray.nn.far import FAR
 from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.nn.xar import XAR
-from glotok_ray.on_ray.actor_pool import image_batches, map_shards
+from glotok_ray.on_ray.actor_pool import map_shards
 from glotok_ray.pretrained.generator import save_generator
 from glotok_ray.pretrained.tokenizer import load_tokenizer
 from glotok_ray.sampling.images import ImageGenerator
@@ -56,25 +46,12 @@ from glotok_ray.storage.artefact import ArtefactError
 from jobs import encode_images as encode_images_job
 from jobs import sample_images as sample_images_job
 from jobs.failures import guarded
+from tests.small_data import ROWS, small_pool, write_shards
+from tests.small_models import tiny_tokenizer
 
 pytestmark = pytest.mark.ray
 
-ROWS = (14, 10, 12)
-TOKENIZER = TokenizerConfig(
-    autoencoder=AutoencoderConfig(
-        image_size=32,
-        base_channels=32,
-        channel_multipliers=(1, 1, 2),
-        num_res_blocks=1,
-        latent_channels=32,
-    ),
-    adapter=AdapterConfig(depth=1, num_heads=2),
-    codebooks=(
-        CodebookConfig(name="visual", size=32, width=4),
-        CodebookConfig(name="semantic", size=16, width=4),
-    ),
-    residual=ResidualConfig(width=16, num_heads=2),
-)
+TOKENIZER = tiny_tokenizer(image_size=32, channel_multipliers=(1, 1, 2))
 GENERATOR = XARConfig(
     grid_size=8, cell_size=4, channels=8, width=32, depth=2, num_heads=2, num_classes=3
 )
@@ -91,31 +68,6 @@ FAR_GENERATOR = FARConfig(
     mlp_multiple=8,
     num_classes=3,
 )
-
-
-def pool(num_actors: int = 1, batch_size: int = 8) -> PoolConfig:
-    return PoolConfig(
-        num_actors=num_actors,
-        use_gpu=False,
-        cpus_per_actor=0.5,
-        threads_per_actor=1,
-        batch_size=batch_size,
-    )
-
-
-def write_shards(folder: Path) -> None:
-    folder.mkdir()
-    generator = np.random.default_rng(0)
-    shards = []
-    for index, count in enumerate(ROWS):
-        coarse = generator.integers(0, 256, (count, 8, 8, 3), dtype=np.uint8)
-        pixels = coarse.repeat(8, axis=1).repeat(8, axis=2)
-        rows = [Row(f"{index}/{row}", encode_png(pixels[row]), row % 3) for row in range(count)]
-        shards.append(write_shard(folder / f"part-{index:05d}.parquet", rows))
-    write_dataset(
-        folder, classes=["a", "b", "c"], form="crop", image_size=64, shards=shards, details={}
-    )
-    artefact.write_manifest(folder, "shards")
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +108,7 @@ def encode_run(inputs: Path, output: Path, **changes: Any) -> EncodeRun:
     values = {
         "data_path": str(inputs / "shards"),
         "tokenizer_path": str(inputs / "tokenizer"),
-        "pool": pool(),
+        "pool": small_pool(),
     }
     return EncodeRun(output_path=str(output), **{**values, **changes})
 
@@ -168,7 +120,7 @@ def sample_run(inputs: Path, output: Path, **changes: Any) -> XARSampleRun:
         "num_images": 7,
         "seed": 5,
         "sampler": FlowSamplerConfig(num_steps=2),
-        "pool": pool(batch_size=3),
+        "pool": small_pool(batch_size=3),
     }
     return XARSampleRun(output_path=str(output), **{**values, **changes})
 
@@ -179,7 +131,7 @@ def far_sample_run(inputs: Path, output: Path, **changes: Any) -> FARSampleRun:
         "num_images": 7,
         "seed": 5,
         "sampler": TokenSamplerConfig(),
-        "pool": pool(batch_size=3),
+        "pool": small_pool(batch_size=3),
     }
     return FARSampleRun(output_path=str(output), **{**values, **changes})
 
@@ -206,7 +158,12 @@ def test_results_come_in_the_units_order_whatever_the_pool(ray_cluster: Any) -> 
     for num_actors in (1, 2):
         found = list(
             map_shards(
-                units, doubler(), {"offset": 1}, pool(num_actors), stage="double", sizes=[1] * 7
+                units,
+                doubler(),
+                {"offset": 1},
+                small_pool(num_actors),
+                stage="double",
+                sizes=[1] * 7,
             )
         )
         assert found == [(2 * unit + 1, 1) for unit in units]
@@ -214,14 +171,18 @@ def test_results_come_in_the_units_order_whatever_the_pool(ray_cluster: Any) -> 
 
 def test_an_error_in_an_actor_keeps_its_message(ray_cluster: Any) -> None:
     with pytest.raises(ArtefactError, match=r"^unit 99: damaged$"):
-        list(map_shards([1, 99], doubler(), {"offset": 0}, pool(), stage="double", sizes=[1, 1]))
+        list(
+            map_shards(
+                [1, 99], doubler(), {"offset": 0}, small_pool(), stage="double", sizes=[1, 1]
+            )
+        )
 
 
 def test_an_error_that_is_no_bad_input_ends_in_one_line_with_its_cause(
     ray_cluster: Any, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def job() -> int:
-        list(map_shards([77], doubler(), {"offset": 0}, pool(), stage="double", sizes=[1]))
+        list(map_shards([77], doubler(), {"offset": 0}, small_pool(), stage="double", sizes=[1]))
         return 0
 
     assert guarded("double", job) == 1
@@ -377,7 +338,9 @@ def test_one_view_on_request(inputs: Path, tmp_path: Path) -> None:
 
 
 def test_ten_crops_are_ten_adjacent_rows(ray_cluster: Any, inputs: Path, tmp_path: Path) -> None:
-    run = encode_run(inputs, tmp_path / "codes", views="ten_crop", crop_scale=2.0, pool=pool(2, 7))
+    run = encode_run(
+        inputs, tmp_path / "codes", views="ten_crop", crop_scale=2.0, pool=small_pool(2, 7)
+    )
     encode_images.run(run)
     facts = artefact.read_json(tmp_path / "codes" / "dataset.json")
     assert (facts["num_views"], facts["views"], facts["crop_scale"]) == (10, "ten_crop", 2.0)
@@ -411,25 +374,6 @@ def test_ten_crops_are_ten_adjacent_rows(ray_cluster: Any, inputs: Path, tmp_pat
         )
 
 
-def test_views_are_prepared_about_one_batch_ahead(inputs: Path) -> None:
-    rows = pq.read_table(inputs / "shards" / "part-00000.parquet")
-    seen = []
-
-    def five_marked(image: np.ndarray) -> np.ndarray:
-        seen.append(image)
-        return np.stack([image[:2, :2] // 2 + view for view in range(5)])
-
-    batches = image_batches(rows, five_marked, 5, pool(batch_size=7))
-    first = next(batches)
-    # Two images fill the batch of seven views; two more fill the next one, and one occupies the thread.
-    assert len(seen) <= 2 + 2 + 1
-    found = [first, *batches]
-    assert [len(batch) for batch in found] == [7] * 10
-    decoded = [np.asarray(Image.open(io.BytesIO(image))) for image in rows["image"].to_pylist()]
-    expected = [image[:2, :2] // 2 + view for image in decoded for view in range(5)]
-    np.testing.assert_array_equal(np.concatenate(found), np.stack(expected))
-
-
 def drawn(folder: Path) -> np.ndarray:
     return np.load(folder / "samples.npz")["arr_0"]
 
@@ -438,7 +382,9 @@ def test_samples_do_not_depend_on_the_number_of_actors(
     ray_cluster: Any, inputs: Path, tmp_path: Path
 ) -> None:
     for num_actors in (1, 2):
-        sample_images.run(sample_run(inputs, tmp_path / str(num_actors), pool=pool(num_actors, 3)))
+        sample_images.run(
+            sample_run(inputs, tmp_path / str(num_actors), pool=small_pool(num_actors, 3))
+        )
     one, two = (drawn(tmp_path / name) for name in ("1", "2"))
     assert (one.shape, one.dtype) == ((7, 32, 32, 3), np.uint8)
     np.testing.assert_array_equal(one, two)

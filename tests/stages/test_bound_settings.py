@@ -2,7 +2,8 @@
 
 import pytest
 
-from glotok_ray.config import TokenizerRun, bound_settings, from_dict, override, to_dict
+from glotok_ray.config import TeacherRun, TokenizerRun, bound_settings, from_dict, override, to_dict
+from glotok_ray.recipes.build_teacher import RECIPES as TEACHERS
 from glotok_ray.recipes.generator_ablations import RECIPES as GENERATOR_ABLATIONS
 from glotok_ray.recipes.sweep_tokenizer import RECIPES as SWEEPS
 from glotok_ray.recipes.tokenizer_ablations import RECIPES as TOKENIZER_ABLATIONS
@@ -152,3 +153,37 @@ def test_a_run_of_older_versions_without_its_hidden_mark_is_bound_by_run_json(tm
         pytest.raises(ArtefactError, match=r"no \.begun\.json, .*copy that hidden file"),
     ):
         training._open_folder(first, run, {})
+
+
+def test_teachers_of_before_are_recognised() -> None:
+    """Digests of commit 753d8dd, where the fields of `network` and `kmeans` lay beside them."""
+    settings = {
+        "data_path": "/data/train",
+        "network.name": "clip_vitl14",
+        "network.weights_path": "/weights/clip.pt",
+        "network.weights_sha256": "ab",
+        "network.block": -2,
+        "network.projected": True,
+        "network.input_size": 448,
+        "kmeans.num_clusters": 7,
+        "kmeans.clusters_per_class": 3,
+        "kmeans.iterations": 4,
+        "kmeans.seeding": "kmeans++",
+        "kmeans.restarts": 2,
+        "kmeans.spherical": True,
+        "kmeans.memory_gib": 2.0,
+        "center": False,
+        "project_width": 5,
+        "seed": 9,
+    }
+    for run, digest in (
+        (
+            override(TeacherRun(), settings),
+            "779e5f80e8cb152b5970456af7f6ba5a4439ab530900f145ae0c5388c96e737c",
+        ),
+        (
+            override(TEACHERS["clip_per_class"](), {"data_path": "/data/train"}),
+            "43a6367bc77f5ea63939d779597916586a46ce0b26ffb88e7c5ccf5d2cefd420",
+        ),
+    ):
+        assert artefact.fingerprint("teacher", bound_settings(run), []) == digest

@@ -10,50 +10,19 @@ import pytest
 import torch
 from PIL import Image
 
-from glotok_ray.config import PoolConfig, RelationConfig, TeacherRun, bound_settings
-from glotok_ray.data.records import Row, encode_png, read_dataset, write_dataset, write_shard
+from glotok_ray.config import RelationConfig, TeacherRun, bound_settings, override
+from glotok_ray.data.records import DatasetInfo, read_dataset
 from glotok_ray.on_ray.persistent_actors import PersistentActors
 from glotok_ray.stages import build_teacher, feature_extraction
-from glotok_ray.stages.feature_extraction import draw_images, draw_stratified
 from glotok_ray.storage import artefact, output
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.teacher import clustering, feature_parts, features
+from glotok_ray.teacher.drawing import DrawnRows, draw_images
 from glotok_ray.teacher.histogram import TeacherHistogram, load_teacher
 from jobs import build_teacher as build_teacher_job
+from tests.small_data import small_pool, write_shards
 
 pytestmark = pytest.mark.ray
-
-ROWS = (14, 10, 12)
-
-
-def pool(num_actors: int = 1) -> PoolConfig:
-    return PoolConfig(
-        num_actors=num_actors, use_gpu=False, cpus_per_actor=0.5, threads_per_actor=1, batch_size=8
-    )
-
-
-def write_shards(folder: Path, broken: tuple[int, ...] = ()) -> Path:
-    """36 images of three classes in three shards; rows `broken` of the second hold no image."""
-    folder.mkdir()
-    generator = np.random.default_rng(0)
-    shards = []
-    for index, count in enumerate(ROWS):
-        coarse = generator.integers(0, 256, (count, 8, 8, 3), dtype=np.uint8)
-        pixels = coarse.repeat(8, axis=1).repeat(8, axis=2)
-        rows = [
-            Row(
-                f"{index}/{row}",
-                b"no image" if index == 1 and row in broken else encode_png(pixels[row]),
-                row % 3,
-            )
-            for row in range(count)
-        ]
-        shards.append(write_shard(folder / f"part-{index:05d}.parquet", rows))
-    write_dataset(
-        folder, classes=["a", "b", "c"], form="crop", image_size=64, shards=shards, details={}
-    )
-    artefact.write_manifest(folder, "shards")
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -62,17 +31,30 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def teacher_run(shards: Path, output: Path, **changes: Any) -> TeacherRun:
+    """A tiny run; `changes` have dotted names, with "__" for the dot."""
     values = {
-        "network": "efficientnet_lite0",
-        "input_size": 64,
+        "network.name": "efficientnet_lite0",
+        "network.input_size": 64,
         "vectors_per_image": 3,
         "max_images": 20,
-        "num_clusters": 6,
-        "kmeans_iterations": 5,
+        "kmeans.num_clusters": 6,
+        "kmeans.iterations": 5,
         "project_width": 4,
-        "pool": pool(),
+        "pool": small_pool(),
     }
-    return TeacherRun(data_path=str(shards), output_path=str(output), **{**values, **changes})
+    changed = {name.replace("__", "."): value for name, value in changes.items()}
+    run = TeacherRun(data_path=str(shards), output_path=str(output))
+    return override(run, {**values, **changed})
+
+
+def drawn(dataset: DatasetInfo, run: TeacherRun) -> list[DrawnRows]:
+    return draw_images(
+        dataset,
+        Path(run.data_path),
+        max_images=run.max_images,
+        stratified=run.stratified,
+        seed=run.seed,
+    )
 
 
 def built(run: TeacherRun) -> TeacherHistogram:
@@ -112,9 +94,15 @@ class KilledError(Exception):
 def test_over_the_pool_killed_and_resumed_the_centroids_are_those_of_one_run_in_memory(
     ray_cluster: Any, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = {"spherical": True, "kmeans_seeding": "kmeans++", "kmeans_restarts": 2}
+    options = {
+        "kmeans__spherical": True,
+        "kmeans__seeding": "kmeans++",
+        "kmeans__restarts": 2,
+    }
     expected = built(teacher_run(shards, tmp_path / "memory", **options))
-    run = teacher_run(shards, tmp_path / "pool", memory_gib=1e-9, pool=pool(2), **options)
+    run = teacher_run(
+        shards, tmp_path / "pool", kmeans__memory_gib=1e-9, pool=small_pool(2), **options
+    )
     with monkeypatch.context() as patch:
         whole_save = clustering.save_state
 
@@ -129,8 +117,8 @@ def test_over_the_pool_killed_and_resumed_the_centroids_are_those_of_one_run_in_
     parts = sorted((tmp_path / "pool" / build_teacher.WORK_FOLDER).rglob("*.parquet"))
     assert len(parts) == 3
     # Other clusters of the same features would find them too.
-    other = dataclasses.replace(run, num_clusters=5)
-    network = features.feature_facts(other)
+    other = override(run, {"kmeans.num_clusters": 5})
+    network = features.feature_facts(other.network)
     begun = output.begin(
         other.output_path,
         "teacher",
@@ -178,19 +166,19 @@ def adder() -> type:
     return Adder
 
 
-def test_a_standing_pool_answers_in_order_pass_after_pass(ray_cluster: Any) -> None:
-    with PersistentActors(adder(), {"offset": 1}, pool(2)) as standing:
+def test_persistent_actors_answer_in_order_pass_after_pass(ray_cluster: Any) -> None:
+    with PersistentActors(adder(), {"offset": 1}, small_pool(2)) as actors:
         for shared in (0, 100):
-            found = list(standing.map(range(30), shared))
+            found = list(actors.map(range(30), shared))
             assert found == [unit + 1 + shared for unit in range(30)]
-        assert list(standing.map([], 0)) == []
+        assert list(actors.map([], 0)) == []
         with pytest.raises(ArtefactError, match=r"^unit 99: damaged$"):
-            list(standing.map([1, 99], 0))
+            list(actors.map([1, 99], 0))
     with (
-        PersistentActors(adder(), {"offset": -1}, pool()) as standing,
+        PersistentActors(adder(), {"offset": -1}, small_pool()) as actors,
         pytest.raises(ArtefactError, match=r"^offset -1: must not be negative$"),
     ):
-        list(standing.map([1], 0))
+        list(actors.map([1], 0))
 
 
 def test_images_that_cannot_be_decoded_are_counted_and_left_out(
@@ -211,7 +199,7 @@ def test_a_set_that_is_mostly_damaged_is_refused(ray_cluster: Any, tmp_path: Pat
         read_dataset(damaged), shards=read_dataset(damaged).shards[1:2], num_images=10
     )
     run = teacher_run(damaged, tmp_path / "teacher")
-    units = draw_images(only_second, run)
+    units = drawn(only_second, run)
     with pytest.raises(ArtefactError, match="10 of 10 drawn images cannot be decoded"):
         feature_extraction.extract(units, run, tmp_path / "parts")
 
@@ -220,13 +208,16 @@ def test_each_class_may_be_clustered_by_itself(
     ray_cluster: Any, shards: Path, tmp_path: Path
 ) -> None:
     # So little memory holds one class at a time; one cluster per class is the mean of its vectors.
-    options = {"clusters_per_class": 1, "max_images": 0, "center": False, "project_width": 0}
-    run = teacher_run(shards, tmp_path / "classes", memory_gib=1e-9, **options)
+    options = {
+        "kmeans__clusters_per_class": 1,
+        "max_images": 0,
+        "center": False,
+        "project_width": 0,
+    }
+    run = teacher_run(shards, tmp_path / "classes", kmeans__memory_gib=1e-9, **options)
     found = built(run)
     assert found.provenance["clustering"] == "per class"
-    parts = feature_extraction.extract(
-        draw_images(read_dataset(shards), run), run, tmp_path / "again"
-    )
+    parts = feature_extraction.extract(drawn(read_dataset(shards), run), run, tmp_path / "again")
     vectors = np.concatenate([feature_parts.read_vectors(part) for part in parts])
     labels = np.concatenate([feature_parts.read_labels(part) for part in parts])
     means = np.stack([vectors[labels == label].mean(axis=0) for label in range(3)])
@@ -236,8 +227,8 @@ def test_each_class_may_be_clustered_by_itself(
 def test_a_class_with_too_few_vectors_is_named_before_any_work(
     shards: Path, tmp_path: Path
 ) -> None:
-    run = teacher_run(shards, tmp_path / "classes", max_images=4, clusters_per_class=4)
-    with pytest.raises(ValueError, match=r"clusters_per_class = 4: class '\w' has only 3"):
+    run = teacher_run(shards, tmp_path / "classes", max_images=4, kmeans__clusters_per_class=4)
+    with pytest.raises(ValueError, match=r"kmeans.clusters_per_class = 4: class '\w' has only 3"):
         build_teacher.run(run)
     assert not (tmp_path / "classes").exists()
 
@@ -258,37 +249,11 @@ def test_it_takes_finished_centroids(tmp_path: Path) -> None:
 
 
 def test_what_cannot_work_is_refused_before_any_work(shards: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="num_clusters = 61: only 60 feature vectors"):
-        build_teacher.run(teacher_run(shards, tmp_path / "teacher", num_clusters=61))
-    with pytest.raises(ValueError, match="network = 'resnet'"):
-        build_teacher.run(teacher_run(shards, tmp_path / "teacher", network="resnet"))
+    with pytest.raises(ValueError, match=r"kmeans\.num_clusters = 61: only 60 feature vectors"):
+        build_teacher.run(teacher_run(shards, tmp_path / "teacher", kmeans__num_clusters=61))
+    with pytest.raises(ValueError, match=r"network\.name = 'resnet'"):
+        build_teacher.run(teacher_run(shards, tmp_path / "teacher", network__name="resnet"))
     assert not (tmp_path / "teacher").exists()
-
-
-@pytest.mark.parametrize("stratified", [False, True])
-def test_drawn_images_are_spread_over_shards_and_follow_the_seed(
-    shards: Path, stratified: bool
-) -> None:
-    dataset, run = read_dataset(shards), teacher_run(shards, Path(), stratified=stratified)
-    units = draw_images(dataset, run)
-    assert sum(len(unit.rows) for unit in units) == 20
-    assert all(sorted(set(unit.rows)) == unit.rows for unit in units)
-    assert units == draw_images(dataset, run)
-    assert units != draw_images(dataset, dataclasses.replace(run, seed=1))
-    everything = draw_images(dataset, dataclasses.replace(run, max_images=0))
-    assert [(unit.shard, len(unit.rows)) for unit in everything] == [
-        (shard, shard.rows) for shard in dataset.shards
-    ]
-
-
-def test_a_stratified_draw_is_even_as_far_as_classes_have_images() -> None:
-    labels = np.repeat([0, 1, 2, 4], [2, 30, 9, 50])
-    drawn = draw_stratified(labels, 40, seed=0)
-    assert len(set(drawn.tolist())) == 40
-    counts = np.bincount(labels[drawn], minlength=5)
-    assert (counts[0], counts[2], counts[3]) == (2, 9, 0)
-    assert sorted([counts[1], counts[4]]) == [14, 15]
-    assert not np.array_equal(drawn, draw_stratified(labels, 40, seed=1))
 
 
 def test_a_dry_run_tells_vectors_and_memory(shards: Path, tmp_path: Path) -> None:
@@ -301,7 +266,7 @@ def test_a_dry_run_tells_vectors_and_memory(shards: Path, tmp_path: Path) -> Non
     assert (described["channels"], described["k_means"]) == (1280, "in memory")
     assert described["features_gib"] == pytest.approx(60 * 1280 * 4 / 2**30)
     assert 0.5 < described["driver_memory_gib"] < 0.6
-    far = build_teacher_job.describe(teacher_run(shards, tmp_path / "t", memory_gib=1e-9))
+    far = build_teacher_job.describe(teacher_run(shards, tmp_path / "t", kmeans__memory_gib=1e-9))
     assert far["k_means"] == "over the actor pool"
     absent = build_teacher_job.describe(
         teacher_run(tmp_path / "absent", tmp_path / "t", max_images=0)
@@ -309,22 +274,3 @@ def test_a_dry_run_tells_vectors_and_memory(shards: Path, tmp_path: Path) -> Non
     assert (absent["data_found"], absent["images"]) == (False, None)
     assert build_teacher_job.describe(TeacherRun(data_path="codes.pt"))["source"] == "centroids"
     assert build_teacher_job.main(["quickstart", "--dry-run"]) == 0
-
-
-def test_features_that_are_not_finite_are_named_and_leave_no_part(
-    shards: Path, tmp_path: Path
-) -> None:
-    actor = feature_extraction.FeatureActor(teacher_run(shards, tmp_path / "out"), str(tmp_path))
-    unit = draw_images(read_dataset(shards), teacher_run(shards, tmp_path / "out"))[0]
-    actor._network.network._bn1.bias.data[3] = torch.nan
-    with pytest.raises(ValueError, match=r"part-00000\.parquet: .*image '0/\d+' hold NaN.*lite0"):
-        actor(unit)
-    with pytest.raises(ValueError, match=r"1 of 4 feature vectors"):
-        feature_parts.write_part(
-            tmp_path / "part.parquet",
-            np.float32([[0, 1], [np.nan, 1], [2, 3], [4, 5]]),
-            np.zeros(4, np.int32),
-            images=4,
-            broken=[],
-        )
-    assert not list(tmp_path.iterdir())

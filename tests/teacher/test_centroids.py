@@ -10,18 +10,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from glotok_ray.config import (
-    AdapterConfig,
-    AutoencoderConfig,
-    CodebookConfig,
-    ResidualConfig,
-    TokenizerConfig,
-)
 from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.storage.weights import save_weights
 from glotok_ray.teacher.centroids import SEMANTIC_CODEBOOKS, from_centroids, read_centroids
+from tests.small_models import tiny_tokenizer
 
 
 def matrix(rows: int = 20, width: int = 8) -> torch.Tensor:
@@ -169,20 +163,7 @@ def test_a_refused_matrix_is_named_with_its_file(
 
 
 def test_the_first_known_name_is_this_packages_own(tmp_path: Path) -> None:
-    trunk = AutoencoderConfig(
-        image_size=16, base_channels=8, channel_multipliers=(1, 1), latent_channels=8, norm_groups=4
-    )
-    model = GloTokTokenizer(
-        TokenizerConfig(
-            autoencoder=trunk,
-            adapter=AdapterConfig(depth=1, num_heads=2),
-            codebooks=(
-                CodebookConfig(name="visual", size=16, width=4),
-                CodebookConfig(name="semantic", size=16, width=4),
-            ),
-            residual=ResidualConfig(width=8, num_heads=2),
-        )
-    )
+    model = GloTokTokenizer(tiny_tokenizer())
     save_weights(tmp_path / "tokenizer.safetensors", model.state_dict())
     found = read_centroids(tmp_path / "tokenizer.safetensors")
     assert found.key == SEMANTIC_CODEBOOKS[0]

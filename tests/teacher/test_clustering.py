@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from glotok_ray.config import TeacherRun
+from glotok_ray.config import KMeansConfig
 from glotok_ray.teacher import clustering
-from glotok_ray.teacher.clustering import Clusters, InMemory, State
+from glotok_ray.teacher.clustering import Clusters, State
+from glotok_ray.teacher.partial_sums import InMemory, nearest_by_product, partial_sums
 from glotok_ray.teacher.preparation import add_up, normalize_rows
 
-CONFIG = TeacherRun(num_clusters=4, kmeans_iterations=10, center=False)
+CONFIG = KMeansConfig(num_clusters=4, iterations=10)
 
 
 @pytest.fixture(autouse=True)
@@ -37,10 +38,10 @@ def cloud(count: int = 3000, width: int = 12) -> np.ndarray:
     return (centres[generator.integers(0, 40, count)] + noise).astype(np.float32)
 
 
-def fit(vectors: np.ndarray, **changes: Any) -> Clusters:
+def fit(vectors: np.ndarray, *, seed: int = 0, **changes: Any) -> Clusters:
     config = dataclasses.replace(CONFIG, **changes)
     return clustering.fit(
-        InMemory(vectors, spherical=config.spherical), config.num_clusters, config
+        InMemory(vectors, spherical=config.spherical), config.num_clusters, config, seed=seed
     )
 
 
@@ -52,7 +53,7 @@ def by_corner(values: np.ndarray) -> np.ndarray:
 def test_centroids_are_the_means_of_separate_blobs(seeding: str) -> None:
     vectors, _ = blobs()
     # Random seeds may fall into one blob and stay there; among six runs one does not.
-    clusters = fit(vectors, kmeans_seeding=seeding, kmeans_restarts=6)
+    clusters = fit(vectors, seeding=seeding, restarts=6)
     means = np.stack([vectors[start::4].mean(axis=0) for start in range(4)])
     np.testing.assert_allclose(by_corner(clusters.centroids), by_corner(means), atol=1e-4)
     assert clusters.sizes.tolist() == [50] * 4
@@ -63,7 +64,7 @@ def test_centroids_are_the_means_of_separate_blobs(seeding: str) -> None:
 
 
 def test_it_stops_when_nothing_moves_any_more() -> None:
-    clusters = fit(blobs()[0], kmeans_seeding="kmeans++", kmeans_iterations=50)
+    clusters = fit(blobs()[0], seeding="kmeans++", iterations=50)
     assert len(clusters.objective) < 10
 
 
@@ -82,9 +83,13 @@ def test_the_objective_is_that_of_faiss_from_the_same_seeds(spherical: bool) -> 
         min_points_per_centroid=1,
     )
     kmeans.train(vectors, init_centroids=seeds)
-    config = dataclasses.replace(CONFIG, kmeans_iterations=12, spherical=spherical)
+    config = dataclasses.replace(CONFIG, iterations=12, spherical=spherical)
     ours = clustering.fit(
-        InMemory(vectors, spherical=spherical), len(seeds), config, state=State(centroids=seeds)
+        InMemory(vectors, spherical=spherical),
+        len(seeds),
+        config,
+        seed=0,
+        state=State(centroids=seeds),
     )
     assert kmeans.obj is not None
     # faiss tells the objective before each update, as our curve does but for its last entry.
@@ -103,8 +108,8 @@ def test_far_seeds_serve_separate_blobs_better_than_random_ones() -> None:
     generator = np.random.default_rng(3)
     centres = 20 * generator.normal(size=(30, 5))
     vectors = (centres[np.arange(900) % 30] + generator.normal(size=(900, 5))).astype(np.float32)
-    options = {"num_clusters": 30, "kmeans_iterations": 8}
-    far = [fit(vectors, kmeans_seeding="kmeans++", seed=s, **options) for s in range(5)]
+    options = {"num_clusters": 30, "iterations": 8}
+    far = [fit(vectors, seeding="kmeans++", seed=s, **options) for s in range(5)]
     drawn = [fit(vectors, seed=s, **options) for s in range(5)]
     ends = [np.mean([run.objective[-1] for run in runs]) for runs in (far, drawn)]
     assert ends[0] < 0.7 * ends[1]
@@ -112,9 +117,9 @@ def test_far_seeds_serve_separate_blobs_better_than_random_ones() -> None:
 
 def test_the_best_restart_is_kept() -> None:
     vectors = cloud(600, 6)
-    options = {"num_clusters": 20, "kmeans_iterations": 4}
+    options = {"num_clusters": 20, "iterations": 4}
     # A restart's seeds depend on its number alone, so more restarts only add to the choice.
-    ends = [fit(vectors, kmeans_restarts=n, **options).objective[-1] for n in (1, 2, 5)]
+    ends = [fit(vectors, restarts=n, **options).objective[-1] for n in (1, 2, 5)]
     assert ends[0] >= ends[1] >= ends[2]
     assert ends[2] < ends[0]
 
@@ -128,8 +133,8 @@ def test_killed_after_any_iteration_it_resumes_to_the_same_centroids(
     after: int, tmp_path: Path
 ) -> None:
     vectors = InMemory(cloud(600, 6), spherical=False)
-    config = dataclasses.replace(CONFIG, kmeans_iterations=4, kmeans_restarts=3)
-    expected = clustering.fit(vectors, 20, config)
+    config = dataclasses.replace(CONFIG, iterations=4, restarts=3)
+    expected = clustering.fit(vectors, 20, config, seed=0)
     saves = 0
 
     def save(state: State) -> None:
@@ -140,10 +145,10 @@ def test_killed_after_any_iteration_it_resumes_to_the_same_centroids(
             raise KilledError
 
     with pytest.raises(KilledError):
-        clustering.fit(vectors, 20, config, save=save)
+        clustering.fit(vectors, 20, config, seed=0, save=save)
     state = clustering.load_state(tmp_path / "state.npz")
     assert state is not None
-    resumed = clustering.fit(vectors, 20, config, state=state)
+    resumed = clustering.fit(vectors, 20, config, seed=0, state=state)
     np.testing.assert_array_equal(resumed.centroids, expected.centroids)
     assert resumed.objective == expected.objective
 
@@ -151,10 +156,9 @@ def test_killed_after_any_iteration_it_resumes_to_the_same_centroids(
 def test_parts_add_up_to_the_whole() -> None:
     vectors = cloud(1000)
     centroids = vectors[:30].copy()
-    whole = clustering.partial_sums(vectors, centroids, spherical=False)
+    whole = partial_sums(vectors, centroids, spherical=False)
     pieces = add_up(
-        clustering.partial_sums(vectors[a : a + 300], centroids, spherical=False)
-        for a in range(0, 1000, 300)
+        partial_sums(vectors[a : a + 300], centroids, spherical=False) for a in range(0, 1000, 300)
     )
     np.testing.assert_allclose(pieces.sums, whole.sums, rtol=1e-12)
     np.testing.assert_array_equal(pieces.counts, whole.counts)
@@ -168,8 +172,8 @@ def test_matrix_products_find_what_faiss_finds(spherical: bool) -> None:
     vectors, centroids = cloud(500), cloud(40)[:, ::-1].copy()
     if spherical:
         vectors, centroids = map(normalize_rows, (vectors, centroids))
-    expected = clustering.partial_sums(vectors, centroids, spherical=spherical)
-    nearest, badness = clustering.nearest_by_product(
+    expected = partial_sums(vectors, centroids, spherical=spherical)
+    nearest, badness = nearest_by_product(
         vectors, centroids, spherical=spherical, device=torch.device("cpu")
     )
     np.testing.assert_array_equal(np.bincount(nearest, minlength=40), expected.counts)
@@ -179,7 +183,7 @@ def test_matrix_products_find_what_faiss_finds(spherical: bool) -> None:
 def test_spherical_centroids_are_unit_vectors() -> None:
     vectors, corners = blobs()
     unit = normalize_rows(vectors)
-    clusters = fit(unit, spherical=True, kmeans_seeding="kmeans++")
+    clusters = fit(unit, spherical=True, seeding="kmeans++")
     np.testing.assert_allclose(np.linalg.norm(clusters.centroids, axis=1), 1, atol=1e-6)
     unit_corners = corners / np.linalg.norm(corners, axis=1, keepdims=True)
     np.testing.assert_allclose((clusters.centroids @ unit_corners.T).max(axis=1), 1, atol=1e-3)
@@ -188,13 +192,15 @@ def test_spherical_centroids_are_unit_vectors() -> None:
 
 
 def test_too_few_vectors_are_refused_with_the_counts() -> None:
-    with pytest.raises(ValueError, match=r"num_clusters = 4: only 3 feature vectors.*max_images"):
+    with pytest.raises(
+        ValueError, match=r"kmeans\.num_clusters = 4: only 3 feature vectors.*max_images"
+    ):
         clustering.check_count(3, CONFIG)
 
 
 def test_too_few_different_vectors_are_refused() -> None:
     vectors = np.repeat(blobs()[1][:3], 60, axis=0)
-    with pytest.raises(ValueError, match="num_clusters = 4: 1 clusters stay empty"):
+    with pytest.raises(ValueError, match=r"kmeans\.num_clusters = 4: 1 clusters stay empty"):
         fit(vectors)
 
 
@@ -215,9 +221,9 @@ def test_an_empty_cluster_moves_to_the_worst_served_vector(
     vectors = np.eye(3, dtype=np.float32)[[0, 0, 0, 1, 2]]
     # The last centroid is nearest to nothing; the third axis is the worst served.
     seeds = np.array([[1, 0, 0], [0, 1, 0.1], [-1, -1, -1]], dtype=np.float32)
-    config = dataclasses.replace(CONFIG, kmeans_iterations=iterations, spherical=spherical)
+    config = dataclasses.replace(CONFIG, iterations=iterations, spherical=spherical)
     clusters = clustering.fit(
-        InMemory(vectors, spherical=spherical), 3, config, state=State(centroids=seeds)
+        InMemory(vectors, spherical=spherical), 3, config, seed=0, state=State(centroids=seeds)
     )
     np.testing.assert_array_equal(clusters.centroids[2], [0, 0, 1])
     assert clusters.sizes.tolist() == [3, 1, 1]
@@ -244,7 +250,7 @@ def test_features_that_are_not_finite_are_named_and_join_no_cluster(
     with pytest.raises(ValueError, match=r"1 of 400 feature vectors hold NaN or infinite"):
         fit(vectors, spherical=spherical)
     # What a GPU computes has an index for everything.
-    nearest, badness = clustering.nearest_by_product(
+    nearest, badness = nearest_by_product(
         vectors, vectors[:5].copy(), spherical=spherical, device=torch.device("cpu")
     )
     assert not np.isfinite(badness[123])

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from glotok_ray.config import TeacherRun
+from glotok_ray.config import FeatureNetworkConfig
 from glotok_ray.data.shard_plan import seeded_generator
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
@@ -55,9 +55,9 @@ class Reference:
         self.network = network.float().eval().requires_grad_(False)
         self.tensors = self.network.state_dict()
 
-    def config(self, **changes: object) -> TeacherRun:
+    def config(self, **changes: object) -> FeatureNetworkConfig:
         fields = {"weights_path": str(self.path), "input_size": self.side, **changes}
-        return TeacherRun(network=self.name, **fields)  # pyright: ignore[reportArgumentType]
+        return FeatureNetworkConfig(name=self.name, **fields)  # pyright: ignore[reportArgumentType]
 
     def pixels(self, images: Tensor) -> Tensor:
         """`images` in [-1, 1], normalised."""
@@ -94,7 +94,7 @@ def draw_images(side: int) -> Tensor:
     return torch.rand((2, 3, side, side), generator=torch.Generator().manual_seed(1)) * 2 - 1
 
 
-def spatial(config: TeacherRun) -> Tensor:
+def spatial(config: FeatureNetworkConfig) -> Tensor:
     return features.build_feature_network(config, CPU).spatial(draw_images(config.input_size))
 
 
@@ -156,7 +156,7 @@ def test_network_is_frozen(plain: Reference) -> None:
 
 
 def test_embedded_network_is_frozen_and_any_size_fits() -> None:
-    config = TeacherRun(network="efficientnet_lite0", input_size=100)
+    config = FeatureNetworkConfig(name="efficientnet_lite0", input_size=100)
     network = features.build_feature_network(config, CPU)
     images = draw_images(100)
     maps = network.spatial(images)
@@ -318,7 +318,7 @@ def test_failed_download_names_the_files_to_bring(
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     message = (
         r"dinov2_vits14_reg bring model\.safetensors .* timm/vit_small_patch14_reg4_dinov2\.lvd142m "
-        r"or .* dinov2_vits14_reg4_pretrain\.pth, .* --weights-path"
+        r"or .* dinov2_vits14_reg4_pretrain\.pth, .* network\.weights_path"
     )
     with pytest.raises(ArtefactError, match=message):
         features.build_feature_network(registers.config(weights_path=""), CPU)
@@ -398,7 +398,7 @@ def test_foreign_file_is_refused(plain: Reference, tmp_path: Path, name: str) ->
 
 @pytest.mark.parametrize("name", networks.NETWORKS)
 def test_every_network_exists_and_passes_its_checks(name: str) -> None:
-    config = TeacherRun(network=name)
+    config = FeatureNetworkConfig(name=name)
     networks.check_network(config)
     width = {"s": 384, "b": 768, "l": 1024, "g": 1536}.get(name.split("_vit")[-1][0], 1280)
     assert features.channels(config) == width
@@ -408,22 +408,28 @@ def test_every_network_exists_and_passes_its_checks(name: str) -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"network": "dinov3"}, "network = 'dinov3'.*dinov2_vitb14_reg.*clip_vitl14"),
-        ({"input_size": 225}, "input_size = 225: .* 14 .* 224 or 238"),
-        ({"input_size": 13}, "input_size = 13: .* take 14"),
-        ({"input_size": 0}, "input_size = 0: .* take 14"),
-        ({"block": -13}, "block = -13: dinov2_vitb14_reg has 12 blocks; .* -12 "),
-        ({"projected": True}, "projected = True: dinov2_vitb14_reg has no projection.*clip_vitl14"),
-        ({"network": "clip_vitb16", "projected": True, "final_norm": False}, "turn final_norm on"),
-        ({"weights_sha256": "ab"}, "weights_sha256 = 'ab'"),
-        ({"network": networks.EMBEDDED, "weights_path": "a.pth"}, "weights_path = 'a.pth'"),
-        ({"network": networks.EMBEDDED, "block": -2}, "block = -2: .*leave it at -1"),
-        ({"network": networks.EMBEDDED, "final_norm": False}, "final_norm = False"),
-        ({"network": networks.EMBEDDED, "projected": True}, "projected = True"),
+        ({"name": "dinov3"}, r"network\.name = 'dinov3'.*dinov2_vitb14_reg.*clip_vitl14"),
+        ({"input_size": 225}, r"network\.input_size = 225: .* 14 .* 224 or 238"),
+        ({"input_size": 13}, r"network\.input_size = 13: .* take 14"),
+        ({"input_size": 0}, r"network\.input_size = 0: .* take 14"),
+        ({"block": -13}, r"network\.block = -13: dinov2_vitb14_reg has 12 blocks; .* -12 "),
+        (
+            {"projected": True},
+            r"network\.projected = True: dinov2_vitb14_reg has no projection.*clip_vitl14",
+        ),
+        (
+            {"name": "clip_vitb16", "projected": True, "final_norm": False},
+            r"turn network\.final_norm on",
+        ),
+        ({"weights_sha256": "ab"}, r"network\.weights_sha256 = 'ab'"),
+        ({"name": networks.EMBEDDED, "weights_path": "a.pth"}, r"network\.weights_path = 'a.pth'"),
+        ({"name": networks.EMBEDDED, "block": -2}, r"network\.block = -2: .*leave it at -1"),
+        ({"name": networks.EMBEDDED, "final_norm": False}, r"network\.final_norm = False"),
+        ({"name": networks.EMBEDDED, "projected": True}, r"network\.projected = True"),
     ],
 )
 def test_fields_that_do_not_fit_are_refused(fields: dict[str, object], message: str) -> None:
-    config = TeacherRun(**fields)  # pyright: ignore[reportArgumentType]
+    config = FeatureNetworkConfig(**fields)  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match=message) as refusal:
         networks.check_network(config)
     assert not isinstance(refusal.value, ArtefactError)
@@ -466,8 +472,8 @@ def test_facts_are_json_and_bind_the_file(plain: Reference) -> None:
 
 
 def test_facts_of_the_embedded_network_bind_its_tensors() -> None:
-    facts = features.feature_facts(TeacherRun(network="efficientnet_lite0", input_size=64))
-    again = networks.weights_digest(TeacherRun(network="efficientnet_lite0"))
+    facts = features.feature_facts(FeatureNetworkConfig(name="efficientnet_lite0", input_size=64))
+    again = networks.weights_digest(FeatureNetworkConfig(name="efficientnet_lite0"))
     assert facts == {"network": "efficientnet_lite0", "input_size": 64, "weights_sha256": again}
     assert len(again) == 64
 

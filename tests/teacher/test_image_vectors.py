@@ -15,9 +15,9 @@ from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.teacher.features import load_transformer
 from glotok_ray.teacher.image_vectors import (
     ClassTokens,
-    as_teacher,
     build_image_network,
     check_image_network,
+    network_config,
     resampled_as_dinov2,
 )
 from glotok_ray.teacher.networks import timm_facts
@@ -40,7 +40,7 @@ def test_the_embedded_network_says_one_vector_per_image():
     [
         ({"width": 1024}, r"contrast\.width = 1024: efficientnet_lite0 says vectors of 320"),
         ({"network": "clip_vitl14"}, r"contrast\.width = 320: clip_vitl14 says vectors of 1024"),
-        ({"network": "resnet"}, r"network = 'resnet': unknown"),
+        ({"network": "resnet"}, r"contrast\.network = 'resnet': unknown"),
     ],
 )
 def test_a_wrong_width_or_name_is_refused(changes, message):
@@ -51,8 +51,8 @@ def test_a_wrong_width_or_name_is_refused(changes, message):
 @pytest.mark.parametrize("name", ["clip_vitb16", "dinov2_vits14"])
 def test_class_tokens_are_the_last_blocks_and_only_clips_come_before_the_norm(name):
     torch.manual_seed(0)
-    teacher = as_teacher(ContrastConfig(network=name, width=384))
-    facts = timm_facts(teacher)
+    config = network_config(ContrastConfig(network=name, width=384))
+    facts = timm_facts(config)
     vit = timm.create_model(
         "vit_tiny_patch16_224", img_size=224, depth=2, embed_dim=24, num_heads=2, num_classes=0
     ).eval()
@@ -63,7 +63,7 @@ def test_class_tokens_are_the_last_blocks_and_only_clips_come_before_the_norm(na
     tokens = vit._pos_embed(vit.patch_embed((pixels - mean) / std))
     hidden = vit.blocks(vit.norm_pre(vit.patch_drop(tokens)))
     expected = hidden if name == "clip_vitb16" else vit.norm(hidden)
-    torch.testing.assert_close(ClassTokens(vit, teacher)(images), expected[:, 0])
+    torch.testing.assert_close(ClassTokens(vit, config)(images), expected[:, 0])
 
 
 def keys_cubic(table: Tensor, scale: float, count: int) -> Tensor:
@@ -101,7 +101,7 @@ def test_positions_of_dinov2_are_resampled_as_fqgan_does(tmp_path: Path) -> None
     expected = as_fqgan_resamples(vit.pos_embed.detach())
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
     # The teacher's way: another table altogether.
-    teacher = load_transformer(as_teacher(contrast)).pos_embed[0].double()
+    teacher = load_transformer(network_config(contrast)).pos_embed[0].double()
     assert (
         float((found - teacher.detach())[1:].abs().mean() / teacher.detach()[1:].abs().mean()) > 0.5
     )
@@ -119,6 +119,6 @@ def test_a_table_of_positions_that_is_no_square_is_refused_with_its_file(
     path = tmp_path / "foreign.pt"
     torch.save({"pos_embed": torch.zeros(shape)}, path)
     contrast = ContrastConfig(network="dinov2_vits14", width=384, weights_path=str(path))
-    said = rf"foreign\.pt'.*pos_embed.*{re.escape(str(shape))}.*--weights-path"
+    said = rf"foreign\.pt'.*pos_embed.*{re.escape(str(shape))}.*contrast\.weights_path"
     with pytest.raises(ArtefactError, match=said):
         build_image_network(contrast)

@@ -1,15 +1,9 @@
 """Preparation of feature vectors: centring, projection, normalisation, from additive sums."""
 
-import dataclasses
-from typing import Any
-
 import numpy as np
 import pytest
 
-from glotok_ray.config import TeacherRun
 from glotok_ray.teacher import preparation
-
-CONFIG = TeacherRun(center=False)
 
 
 def cloud(count: int = 300) -> np.ndarray:
@@ -17,10 +11,14 @@ def cloud(count: int = 300) -> np.ndarray:
     return (generator.normal(size=(count, 3)) * [5, 2, 0.1] + [1, 2, 3]).astype(np.float32)
 
 
-def prepared(vectors: np.ndarray, **changes: Any) -> np.ndarray:
-    config = dataclasses.replace(CONFIG, **changes)
-    found = preparation.moments(vectors, second=bool(config.project_width))
-    return preparation.preparation(found, config)(vectors)
+def prepared(
+    vectors: np.ndarray, *, center: bool = False, project_width: int = 0, spherical: bool = False
+) -> np.ndarray:
+    found = preparation.moments(vectors, second=bool(project_width))
+    prepare = preparation.preparation(
+        found, center=center, project_width=project_width, spherical=spherical
+    )
+    return prepare(vectors)
 
 
 def test_preparation_leaves_its_input_alone() -> None:

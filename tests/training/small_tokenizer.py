@@ -2,28 +2,17 @@
 
 from pathlib import Path
 
-from glotok_ray.config import (
-    AdapterConfig,
-    AutoencoderConfig,
-    CodebookConfig,
-    ResidualConfig,
-    TokenizerConfig,
-)
+from glotok_ray.config import CodebookConfig
 from glotok_ray.training.snapshot import Snapshot
+from tests.small_models import tiny_tokenizer
 
 SEMANTIC = CodebookConfig(name="semantic", size=32)
-MODEL = TokenizerConfig(
-    autoencoder=AutoencoderConfig(
-        image_size=32,
-        base_channels=8,
-        channel_multipliers=(1, 2, 2),
-        num_res_blocks=1,
-        latent_channels=16,
-        norm_groups=4,
-    ),
-    adapter=AdapterConfig(depth=1, num_heads=2),
-    codebooks=(CodebookConfig(name="visual", size=48), SEMANTIC),
-    residual=ResidualConfig(width=16, num_heads=2),
+MODEL = tiny_tokenizer(
+    CodebookConfig(name="visual", size=48),
+    SEMANTIC,
+    image_size=32,
+    channel_multipliers=(1, 2, 2),
+    latent_channels=16,
 )
 
 

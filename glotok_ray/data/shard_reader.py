@@ -1,0 +1,118 @@
+"""Shards of images as arrays: rows are read, decoded and cut by threads that work ahead of a device; no torch.
+
+Encoding, teacher features and evaluations read through here, each with its own crops. Read next:
+glotok_ray/data/transforms.py
+"""
+
+import collections
+import hashlib
+import itertools
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+from jaxtyping import UInt8
+
+from glotok_ray.data.records import DATASET, ShardInfo, decode_image
+from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.retries import patiently
+
+ViewsOf = Callable[[UInt8[np.ndarray, "h w 3"]], UInt8[np.ndarray, "views height width 3"]]
+
+
+class DecodedRow(NamedTuple):
+    """The views of one row's image; the error in their place where it cannot be decoded."""
+
+    key: str
+    views: UInt8[np.ndarray, "views height width 3"] | None
+    error: ArtefactError | None = None
+
+
+def read_shard(folder: Path, shard: ShardInfo, *, minutes: float) -> pyarrow.Table:
+    """All rows of a shard, its bytes checked first; raises ArtefactError when they have changed, and StorageError when
+    the file cannot be reached for `minutes`.
+    """
+    path = folder / shard.file
+    encoded = patiently(path.read_bytes, path, minutes=minutes)
+    if hashlib.sha256(encoded).hexdigest() != shard.sha256:
+        raise ArtefactError(
+            f"{path}: differs from its sha256 in {DATASET}; restore it, or shard the images again with --fresh"
+        )
+    return pyarrow.parquet.read_table(pyarrow.BufferReader(encoded))
+
+
+def read_shard_rows(path: Path, start: int, stop: int, *, minutes: float) -> pyarrow.Table:
+    """Keys and encoded images of rows start .. stop, from the row groups that hold them; raises StorageError when the
+    file cannot be reached for `minutes`.
+    """
+    return patiently(lambda: _read_groups(path, start, stop), path, minutes=minutes)
+
+
+def _read_groups(path: Path, start: int, stop: int) -> pyarrow.Table:
+    with pyarrow.parquet.ParquetFile(path) as file:
+        sizes = [file.metadata.row_group(index).num_rows for index in range(file.num_row_groups)]
+        ends = np.cumsum(sizes)
+        first, last = np.searchsorted(ends, [start, stop - 1], side="right").tolist()
+        table = file.read_row_groups(range(first, last + 1), columns=["key", "image"])
+    return table.slice(start - int(ends[first] - sizes[first]), stop - start)
+
+
+def read_labels(folder: Path, shard: ShardInfo) -> np.ndarray:
+    """The labels of all rows of a shard, in order."""
+    return pyarrow.parquet.read_table(folder / shard.file, columns=["label"])["label"].to_numpy()
+
+
+def decoded_rows(
+    rows: pyarrow.Table, views_of: ViewsOf, *, num_threads: int, ahead: int
+) -> Iterator[DecodedRow]:
+    """Every row in order, decoded and cut by `views_of`; threads work ahead of the caller by about `ahead` rows, so
+    memory does not grow with the rows.
+    """
+
+    def decode(position: int) -> DecodedRow:
+        key = keys[position]
+        try:
+            return DecodedRow(key, views_of(decode_image(encoded[position].as_py(), key)))
+        except ArtefactError as error:
+            return DecodedRow(key, None, error)
+
+    keys, encoded = rows["key"].to_pylist(), rows["image"]
+    waiting = collections.deque()
+    with ThreadPoolExecutor(num_threads) as threads:
+        for position in range(rows.num_rows):
+            waiting.append(threads.submit(decode, position))
+            if len(waiting) > ahead + num_threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def view_batches(
+    rows: pyarrow.Table,
+    views_of: ViewsOf,
+    num_views: int,
+    *,
+    batch_size: int,
+    num_threads: int,
+) -> Iterator[UInt8[np.ndarray, "b height width 3"]]:
+    """Batches of at most `batch_size` views; the views of an image are adjacent, and threads work about one batch
+    ahead. Raises ArtefactError that names the row for an image that cannot be decoded.
+    """
+    decoded = decoded_rows(
+        rows, views_of, num_threads=num_threads, ahead=-(-batch_size // num_views)
+    )
+    views = itertools.chain.from_iterable(_views_of_all(decoded))
+    while batch := list(itertools.islice(views, batch_size)):
+        yield np.stack(batch)
+
+
+def _views_of_all(decoded: Iterator[DecodedRow]) -> Iterator[UInt8[np.ndarray, "views h w 3"]]:
+    for row in decoded:
+        if row.views is None:
+            assert row.error is not None
+            raise row.error
+        yield row.views

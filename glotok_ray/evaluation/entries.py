@@ -1,0 +1,36 @@
+"""One entry of metrics.json: a value with the sentence that says how it was obtained.
+
+A metric without its protocol cannot be compared with another, so the two are written together.
+"""
+
+import math
+from typing import Any
+
+Metrics = dict[str, dict[str, Any]]
+
+
+def metric_entry(
+    label: str, value: float | None, protocol: str, deviation: float | None = None
+) -> dict[str, Any]:
+    """One entry of metrics.json; a value that is not finite becomes null, which JSON can hold, and the protocol then
+    begins with what it was. Who passes None says why in the protocol.
+    """
+    finite = value is not None and math.isfinite(value)
+    if value is not None and not finite:
+        protocol = f"Undefined here (the value is {value}). {protocol}"
+    entry: dict[str, Any] = {
+        "label": label,
+        "value": value if finite else None,
+        "protocol": protocol,
+    }
+    if finite and deviation is not None:
+        entry["std"] = deviation
+    return entry
+
+
+def with_crops(metrics: Metrics, crops: str) -> Metrics:
+    """The metrics, each with a sentence in its protocol on what its validation crops are (`recorded.crops_text`)."""
+    return {
+        name: {**entry, "protocol": f"{entry['protocol']} The validation crops are {crops}."}
+        for name, entry in metrics.items()
+    }

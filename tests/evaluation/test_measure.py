@@ -1,0 +1,190 @@
+"""Blocks of images measured in this process, and the metrics of what they give."""
+
+import dataclasses
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from glotok_ray.config import CodebookConfig, EvaluateRun, FeatureNetworkConfig
+from glotok_ray.data.image_files import stored_image
+from glotok_ray.data.records import Row, write_shard
+from glotok_ray.evaluation.codebook_metrics import code_metrics
+from glotok_ray.evaluation.features import EfficientNetLite0Features
+from glotok_ray.evaluation.files import read_images, stored_images
+from glotok_ray.evaluation.measure import BlockMeasurement, build_measurement, merge
+from glotok_ray.evaluation.metrics import metrics_of
+from glotok_ray.evaluation.plan import VALIDATION, Block, plan, units_of
+from glotok_ray.metrics.reconstruction import psnr
+from glotok_ray.metrics.uniformity import code_uniformity
+from glotok_ray.nn.quantizer import Lookup
+from glotok_ray.nn.tokenizer import GloTokTokenizer
+from glotok_ray.storage import artefact
+from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.teacher.networks import weights_digest
+from tests.evaluation.tiny_inputs import TOKENIZER, settings, write_inputs
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_inputs(tmp_path_factory.mktemp("evaluate"))
+
+
+def measurement(
+    config: EvaluateRun, *, image_size: int = 16, kept_images: int = 3
+) -> BlockMeasurement:
+    extractor = EfficientNetLite0Features(
+        input_side=config.feature_size, device=torch.device("cpu")
+    )
+    return BlockMeasurement(config, extractor, image_size=image_size, kept_images=kept_images)
+
+
+def no_draws(vectors):
+    raise AssertionError("nothing is drawn here")
+
+
+class SumExtractor:
+    """A feature network of one number: the sum of an image."""
+
+    name, width, input_side, resizing, weights_sha256 = "sums", 1, 16, "as they are", "0" * 64
+    device = torch.device("cpu")
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        return images.reshape(len(images), -1).sum(axis=1, keepdims=True).astype(np.float64)
+
+
+def test_any_feature_network_may_measure_and_blocks_of_a_unit_are_those_alone(
+    inputs: Path, tmp_path: Path
+) -> None:
+    config = settings(inputs, tmp_path)
+    measure = BlockMeasurement(config, SumExtractor(), image_size=16)
+    blocks = [block for block in plan(config)[0] if block.kind == VALIDATION]
+    units = units_of(blocks)
+    assert [len(unit) for unit in units] == [2, 1]
+    together = [found for unit in units for found in measure(unit)]
+    alone = [found for block in blocks for found in measure([block])]
+    for one, other in zip(together, alone, strict=True):
+        np.testing.assert_array_equal(one.features, other.features)
+        assert one.arrays.keys() == other.arrays.keys()
+        for name, values in one.arrays.items():
+            np.testing.assert_array_equal(values, other.arrays[name])
+    merged = merge(together)[VALIDATION]
+    np.testing.assert_array_equal(merged.features[:3], SumExtractor()(merged.arrays["inputs"][:3]))
+
+
+def test_the_embedded_extractor_says_what_it_is(inputs: Path, tmp_path: Path) -> None:
+    measure = build_measurement(settings(inputs, tmp_path), image_size=16)
+    extractor = measure._extractor
+    assert (extractor.name, extractor.input_side) == ("EfficientNet-Lite0", 32)
+    images = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
+    assert extractor(images).shape == (2, extractor.width)
+    # The digest of the teacher's features of the same network.
+    assert extractor.weights_sha256 == weights_digest(
+        FeatureNetworkConfig(name="efficientnet_lite0")
+    )
+
+
+def test_blocks_are_measured_by_what_the_tokenizer_makes(inputs: Path, tmp_path: Path) -> None:
+    measure = measurement(settings(inputs, tmp_path), kept_images=3)
+    (measured,) = measure([Block(VALIDATION, 2, 7, 2, file="part-00000.parquet")])
+    assert measured.features.shape == (5, 1280)
+    arrays = measured.arrays
+    # Image 2 alone is below the third kept one.
+    assert arrays["inputs"].shape == (1, 16, 16, 3)
+    np.testing.assert_allclose(
+        arrays["psnr"][:1], psnr(arrays["inputs"], arrays["reconstructions"])
+    )
+    # Decoding the block's own codes as a baseline gives the same image.
+    codes = np.stack([arrays["visual"][:1], arrays["semantic"][:1]], axis=1)
+    (decoded,) = measure([Block("baseline_uniform", 0, 1, 0, codes=codes)])
+    np.testing.assert_array_equal(decoded.arrays["images"], arrays["reconstructions"])
+
+
+def test_images_are_read_in_parts(inputs: Path, tmp_path: Path) -> None:
+    samples = inputs / "samples" / "samples.npz"
+    np.testing.assert_array_equal(read_images(samples, 2, 5), np.load(samples)["arr_0"][2:5])
+    np.savez_compressed(tmp_path / "packed.npz", arr_0=np.zeros((2, 4, 4, 3), np.uint8))
+    with pytest.raises(ArtefactError, match="without compression"):
+        stored_images(tmp_path / "packed.npz")
+
+
+def test_crops_of_originals_are_adm_s(inputs: Path, tmp_path: Path) -> None:
+    files = []
+    for number, size in enumerate([(50, 37), (37, 50), (16, 16), (15, 90)]):
+        stream = io.BytesIO()
+        pixels = np.random.default_rng(number).integers(0, 256, (*size, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(stream, "JPEG")
+        files.append(stream.getvalue())
+    rows = [
+        Row(str(n), stored_image(file, image_size=0, upright=False).encoded, 0)
+        for n, file in enumerate(files)
+    ]
+    write_shard(tmp_path / "part-00000.parquet", rows)
+    measure = measurement(
+        settings(inputs, tmp_path / "out", data_path=str(tmp_path)), kept_images=4
+    )
+    (measured,) = measure([Block(VALIDATION, 0, 4, file="part-00000.parquet")])
+    for file, crop in zip(files, measured.arrays["inputs"], strict=True):
+        image = Image.open(io.BytesIO(file)).convert("RGB")
+        while min(image.size) >= 32:
+            image = image.resize((image.width // 2, image.height // 2), Image.BOX)
+        scale = 16 / min(image.size)
+        size = (round(image.width * scale), round(image.height * scale))
+        whole = np.array(image.resize(size, Image.BICUBIC))
+        top, left = (whole.shape[0] - 16) // 2, (whole.shape[1] - 16) // 2
+        np.testing.assert_array_equal(crop, whole[top : top + 16, left : left + 16])
+
+
+def test_samples_alone_need_no_tokenizer(inputs: Path, tmp_path: Path) -> None:
+    config = settings(inputs, tmp_path, tokenizer_path="", codes_path="")
+    blocks, image_size = plan(config)
+    measure = measurement(config, image_size=image_size)
+    merged = merge(found for unit in units_of(blocks) for found in measure(unit))
+    metrics = metrics_of(merged, config, image_size, no_draws)
+    assert list(metrics) == ["samples_fd_effnet"]
+    assert metrics["samples_fd_effnet"]["value"] > 0
+
+
+def test_a_diverged_tokenizer_has_no_psnr(inputs: Path, tmp_path: Path) -> None:
+    measure = measurement(settings(inputs, tmp_path), kept_images=0)
+    assert measure._tokenizer is not None
+    measure._tokenizer.encoder.conv_in.weight.data[0] = torch.nan
+    with pytest.raises(ValueError, match="image 0 of 5 holds NaN"):
+        measure([Block(VALIDATION, 2, 7, 2, file="part-00000.parquet")])
+    network = measurement(settings(inputs, tmp_path), kept_images=0)
+    network._extractor._network.network._bn1.bias.data[3] = torch.nan
+    found = network([Block(VALIDATION, 0, 5, file="part-00000.parquet")])
+    with pytest.raises(ValueError, match="features_a holds values that are not finite"):
+        metrics_of(merge(found), settings(inputs, tmp_path), 16, no_draws)
+
+
+@pytest.mark.parametrize("lookup", ["cosine", "euclidean"])
+def test_density_is_that_of_what_the_look_up_compares(
+    inputs: Path, tmp_path: Path, lookup: Lookup
+) -> None:
+    """Directions on a regular grid of angles are even; their lengths are not."""
+    book = CodebookConfig(name="visual", size=32, width=2, lookup=lookup)
+    model = GloTokTokenizer(dataclasses.replace(TOKENIZER, codebooks=(book,)))
+    angles = torch.arange(32) * (2 * np.pi / 32)
+    lengths = torch.where(torch.arange(32) % 2 == 0, 1.0, 0.05)
+    rows = lengths[:, None] * torch.stack([angles.cos(), angles.sin()], dim=1)
+    model.quantizer("visual").codebook.data = rows
+    (tmp_path / "tokenizer").mkdir()
+    model.save_pretrained(tmp_path / "tokenizer")
+    artefact.write_manifest(tmp_path / "tokenizer", "tokenizer")
+    codes = {"visual": np.tile(np.arange(32, dtype=np.uint16), (4, 1))}
+    config = settings(
+        inputs, tmp_path, tokenizer_path=str(tmp_path / "tokenizer"), uniformity_repeats=0
+    )
+    entry = code_metrics(codes, config, no_draws)["visual_count_density_cv"]
+    raw, unit = (
+        code_uniformity(np.full(32, 4), vectors.double().numpy()).density_cv
+        for vectors in (rows, torch.nn.functional.normalize(rows, dim=1))
+    )
+    assert raw > 0.5
+    assert unit < 0.1
+    assert entry["value"] == pytest.approx(raw if lookup == "euclidean" else unit, abs=1e-6)
+    assert ("rows as they are" in entry["protocol"]) == (lookup == "euclidean")

@@ -1,0 +1,106 @@
+"""What the tests of evaluations measure: an untrained tokenizer, and images, samples and codes for it."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import torch
+
+from glotok_ray.config import CodebookConfig, EvaluateRun
+from glotok_ray.data.records import Row, encode_png, write_dataset, write_shard
+from glotok_ray.nn.tokenizer import GloTokTokenizer
+from glotok_ray.storage import artefact
+from tests.small_data import small_pool
+from tests.small_models import VISUAL, tiny_tokenizer
+
+TOKENIZER = tiny_tokenizer(VISUAL, CodebookConfig(name="semantic", size=32, width=4))
+POSITIONS = 16
+
+
+def write_codes(folder: Path, tokenizer: Path) -> None:
+    """Eight images whose semantic codes are all 3 and whose visual codes are their position."""
+    folder.mkdir()
+    flat = {
+        "semantic": np.full(8 * POSITIONS, 3, np.uint16),
+        "visual": np.tile(np.arange(POSITIONS, dtype=np.uint16), 8),
+    }
+    columns = {
+        name: pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(values), POSITIONS)
+        for name, values in flat.items()
+    }
+    pyarrow.parquet.write_table(pyarrow.table(columns), folder / "part-00000.parquet")
+    facts = {
+        "kind": "codes",
+        "classes": ["a", "b"],
+        "num_images": 8,
+        "num_views": 1,
+        "image_size": 16,
+        "codebooks": {"visual": 32, "semantic": 32},
+        "grid_size": 4,
+        "tokenizer_sha256": artefact.sha256_of(tokenizer / "tokenizer.safetensors"),
+        "shards": [{"file": "part-00000.parquet", "rows": 8, "sha256": "unchecked"}],
+    }
+    artefact.write_json(folder / "dataset.json", facts)
+    artefact.write_manifest(folder, "codes")
+
+
+def write_inputs(folder: Path) -> Path:
+    """Folders validation (7 + 4 images), tokenizer, other_tokenizer, samples (6 images), codes."""
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, size=(17, 16, 16, 3), dtype=np.uint8)
+    (folder / "validation").mkdir()
+    rows = [Row(f"{index}", encode_png(image), index % 2) for index, image in enumerate(images)]
+    shards = [
+        write_shard(folder / "validation" / name, part)
+        for name, part in (("part-00000.parquet", rows[:7]), ("part-00001.parquet", rows[7:11]))
+    ]
+    write_dataset(
+        folder / "validation",
+        classes=["a", "b"],
+        form="crop",
+        image_size=16,
+        shards=shards,
+        details={},
+    )
+    artefact.write_manifest(folder / "validation", "shards")
+    torch.manual_seed(0)
+    for name in ("tokenizer", "other_tokenizer"):
+        (folder / name).mkdir()
+        GloTokTokenizer(TOKENIZER).save_pretrained(folder / name)
+        artefact.write_manifest(folder / name, "tokenizer")
+    (folder / "samples").mkdir()
+    np.savez(folder / "samples" / "samples.npz", arr_0=images[11:])
+    digest = artefact.sha256_of(folder / "tokenizer" / "tokenizer.safetensors")
+    describe_samples(folder / "samples", images[11:], ["a", "b"], digest)
+    write_codes(folder / "codes", folder / "tokenizer")
+    return folder
+
+
+def describe_samples(
+    folder: Path, images: np.ndarray, classes: list[str], tokenizer_sha256: str
+) -> None:
+    """What the job that samples says of its images."""
+    shard = write_shard(
+        folder / "samples.parquet",
+        [Row(str(index), encode_png(image), 0) for index, image in enumerate(images)],
+    )
+    write_dataset(folder, classes=classes, form="crop", image_size=16, shards=[shard], details={})
+    artefact.write_manifest(
+        folder, "samples", num_images=len(images), tokenizer_sha256=tokenizer_sha256
+    )
+
+
+def settings(inputs: Path, output: Path, **changes: object) -> EvaluateRun:
+    config = EvaluateRun(
+        tokenizer_path=str(inputs / "tokenizer"),
+        data_path=str(inputs / "validation"),
+        samples_path=str(inputs / "samples"),
+        codes_path=str(inputs / "codes"),
+        output_path=str(output),
+        feature_size=32,
+        uniformity_repeats=1,
+        pool=small_pool(batch_size=5),
+    )
+    return dataclasses.replace(config, **changes)
