@@ -8,13 +8,14 @@ from glotok_ray.stages import ablations
 from glotok_ray.stages.failed_rows import FAILED
 from glotok_ray.stages.rows import evaluation_path, failure_path, run_rows
 from glotok_ray.storage import artefact
+from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.storage.output import Unfinished, look
 from glotok_ray.storage.retries import StorageError
 
 
 def measure(name):
     if name == "diverges":
-        raise ValueError("step 3: total not finite")
+        raise ArtefactError("step 3: total not finite")
     return {"psnr": 20.0, "fd_effnet": 9.0}
 
 
