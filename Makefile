@@ -31,7 +31,7 @@ $(STAMP): pyproject.toml constraints.txt
 quickstart: setup  ## run the whole pipeline on real photographs; options in ARGS, such as ARGS=--fresh
 	$(RUN) -m jobs.quickstart quickstart $(ARGS)
 
-test: setup  ## run every test that needs no GPU; options for pytest in ARGS
+test: setup  ## run every test that needs no GPU; options for pytest in ARGS, the fast ones: ARGS="-m 'not ray and not slow'"
 	$(RUN) -m pytest $(ARGS)
 
 lint: setup  ## ruff, formatting, import floors and types

@@ -34,10 +34,10 @@ from benchmarks.drill_runs import (
 )
 from benchmarks.head_node import started_head_node
 from glotok_ray.data.records import DATASET, read_rows, write_shard
+from glotok_ray.pretrained.tokenizer import DISCRIMINATOR_FILE
 from glotok_ray.storage import artefact
 from glotok_ray.training.checkpoint import checkpoint_path, newest_checkpoint
 from glotok_ray.training.rows_seen import BAD_ROWS_FOLDER
-from glotok_ray.training.tokenizer_step import DISCRIMINATOR_FILE
 
 # Many restarts within minutes, and short pauses between them, which grow with those of the last window.
 _OFTEN = ("--scaling.max-failures", "9", "--scaling.failure-window-minutes", "0.3")

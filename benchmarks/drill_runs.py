@@ -24,9 +24,10 @@ from glotok_ray.config import override
 from glotok_ray.pretrained.tokenizer import WEIGHTS_FILE
 from glotok_ray.recipes import train_tokenizer
 from glotok_ray.storage import artefact
+from glotok_ray.training.checkpoint import CHECKPOINT_FOLDER
+from glotok_ray.training.metrics_file import METRICS_FILE
 from glotok_ray.training.rows_seen import AUDIT_FOLDER
 from glotok_ray.training.stalls import Beat, read_beats
-from glotok_ray.training.trainer import CHECKPOINT_FOLDER, METRICS_FILE
 
 ROOT = Path(__file__).parents[1]
 RECIPE = "recipes/tokenizer.json"

@@ -43,7 +43,7 @@ from glotok_ray.sampling.images import ImageGenerator
 from glotok_ray.storage import artefact
 from glotok_ray.training.checkpoint import checkpoint_step
 from glotok_ray.training.memory import PeakMemory, count_parameters
-from glotok_ray.training.trainer import EVENT
+from glotok_ray.training.metrics_file import EVENT
 
 ROOT = Path(__file__).parents[1]
 MEMORY = "memory/peak_gib"

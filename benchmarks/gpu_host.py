@@ -37,8 +37,8 @@ from benchmarks.gpu_training import (
 from glotok_ray.config import override
 from glotok_ray.data.records import decode_image
 from glotok_ray.recipes.train_generator import xar_b
+from glotok_ray.training.batches import Batch
 from glotok_ray.training.schedule import seed_step
-from glotok_ray.training.trainer import Batch
 from glotok_ray.training.worker import DistributedWorker
 
 _OWNERS = ("glotok_ray", "deepspeed")

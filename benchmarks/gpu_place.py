@@ -15,34 +15,11 @@ import torch.distributed
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
+from glotok_ray.training.device_rates import peak_rate
 from glotok_ray.training.worker import DistributedWorker
 
 RATIO = "ratio"
 """Unit of rows that compare two figures; they are also listed among the ratios."""
-
-# Dense bf16 products with fp32 sums, 10^12 operations per second, by the vendors' data sheets (which print the double
-# for sparse matrices). The first name that the card's name contains counts.
-_DENSE_BF16 = (
-    ("B200", 2250.0),
-    ("GH200", 989.4),
-    ("H200", 989.4),
-    ("H100 PCIe", 756.0),
-    ("H100 NVL", 835.0),
-    ("H100", 989.4),
-    ("A100", 312.0),
-    ("A800", 312.0),
-    ("A10G", 70.0),
-    ("A10", 125.0),
-    ("A30", 165.0),
-    ("A40", 149.7),
-    ("L40S", 362.0),
-    ("L40", 181.0),
-    ("L4", 121.0),
-    ("RTX 6000 Ada", 364.2),
-    ("RTX A6000", 154.8),
-    ("RTX 4090", 165.2),
-    ("RTX 3090", 71.0),
-)
 
 
 class Row(NamedTuple):
@@ -111,7 +88,7 @@ class Place:
 
     def peak_rate(self) -> float | None:
         """Dense bf16 operations per second by the card's data sheet; None for a card that is not in the table."""
-        return dense_bf16_rate(torch.cuda.get_device_name()) if self.on_gpu else None
+        return peak_rate(self.torch_device)
 
     @contextmanager
     def worker(self) -> Iterator[DistributedWorker]:
@@ -130,14 +107,6 @@ class Place:
                 yield DistributedWorker(self.torch_device)
             finally:
                 torch.distributed.destroy_process_group()
-
-
-def dense_bf16_rate(card: str) -> float | None:
-    """Operations per second; None for an unknown card."""
-    for name, rate in _DENSE_BF16:
-        if name.lower() in card.lower():
-            return rate * 1e12
-    return None
 
 
 class Work(NamedTuple):

@@ -29,14 +29,16 @@ from glotok_ray.nn.xar import XAR
 from glotok_ray.recipes.train_generator import xar_b, xar_h
 from glotok_ray.recipes.train_tokenizer import glotok_16k
 from glotok_ray.sampling.images import ImageGenerator
+from glotok_ray.training.batches import Batch
 from glotok_ray.training.describe import describe_generator, describe_tokenizer
 from glotok_ray.training.ema import make_average
 from glotok_ray.training.engine import make_engine
+from glotok_ray.training.generator_state import GeneratorState
 from glotok_ray.training.generator_step import FlowObjective, GeneratorStep
 from glotok_ray.training.runs import place as put
 from glotok_ray.training.schedule import seed_step
+from glotok_ray.training.tokenizer_state import TokenizerState
 from glotok_ray.training.tokenizer_step import FrozenNetworks, TokenizerStep
-from glotok_ray.training.trainer import Batch
 from glotok_ray.training.worker import DistributedWorker
 
 _TINY_TOKENIZER = {
@@ -88,6 +90,7 @@ class TokenizerAtWork:
     """A tokenizer's step and its batches."""
 
     run: TokenizerRun
+    state: TokenizerState
     step: TokenizerStep
     batches: list[Batch]
     trained: tuple[nn.Module, nn.Module]
@@ -121,8 +124,9 @@ def tokenizer_at_work(
     assert found.teacher is not None  # the recipe has one
     frozen = FrozenNetworks(perceptual, found.teacher.to(place.torch_device), {})
     images = [random_images(run).to(place.torch_device) for _ in range(steps)]
-    step = TokenizerStep(run, tokenizer, discriminator, frozen, worker, images[0][:0])
-    return TokenizerAtWork(run, step, [{"image": each} for each in images], modules)
+    state = TokenizerState(run, tokenizer, discriminator, worker)
+    step = TokenizerStep(state, frozen, worker)
+    return TokenizerAtWork(run, state, step, [{"image": each} for each in images], modules)
 
 
 def tokenizer(place: Place) -> Iterator[Row]:
@@ -166,7 +170,7 @@ def _memory(worker: DistributedWorker, expected: float, note: str) -> Iterator[R
 def _shares(place: Place, found: TokenizerAtWork) -> Iterator[Row]:
     """Percent of a step by part; the parts of the image side are those that say so."""
     watch, step = Stopwatch(place), found.step
-    engines = {"tokenizer": step._tokenizer, "discriminator": step._discriminator}
+    engines = {"tokenizer": found.state.tokenizer, "discriminator": found.state.discriminator}
     for name, engine in engines.items():
         watch.watch(engine, "step", f"optimizer of the {name}")
     watch.watch(engines["tokenizer"], "backward", "backward pass of the tokenizer")
@@ -310,7 +314,7 @@ def generator_step(
     scale = torch.ones(run.model.channels, device=worker.device)
     objective = FlowObjective(tokenizer, scale, run.model, run.flow)
     average = make_average(engine, run.ema_decay, warmup=run.ema_warmup)
-    return GeneratorStep(engine, objective, average, worker)
+    return GeneratorStep(GeneratorState(engine, average, worker), objective, worker)
 
 
 def random_codes(

@@ -44,6 +44,7 @@ from glotok_ray.teacher.image_vectors import ClassTokens, network_config
 from glotok_ray.teacher.networks import transformer_without_weights
 from glotok_ray.training.engine import make_engine
 from glotok_ray.training.runs import place, set_threads
+from glotok_ray.training.tokenizer_state import TokenizerState
 from glotok_ray.training.tokenizer_step import FrozenNetworks, TokenizerStep
 from glotok_ray.training.worker import LocalWorker
 
@@ -106,7 +107,7 @@ def step_case(run: TokenizerRun) -> tuple[Callable, Callable]:
     )
     frozen = random_guides(run)
     images = random_images(run)
-    step = TokenizerStep(run, tokenizer, discriminator, frozen, worker, validation=images[:0])
+    step = TokenizerStep(TokenizerState(run, tokenizer, discriminator, worker), frozen, worker)
 
     def learn() -> dict[str, float]:
         seconds, _ = measured.seconds_of(lambda: step.learn([{"image": images}], step=0))

@@ -1,4 +1,6 @@
-"""Check a cluster file for `ray up` without any cloud: python -m jobs.check_cluster cluster/aws.yaml [RECIPE]
+"""Check a cluster file for `ray up` without any cloud.
+
+    python -m jobs.check_cluster cluster/aws.yaml [RECIPE]
 
 Prints one line per problem and exits with 2, or says that none was found. RECIPE (default glotok_16k) is a recipe of
 jobs.train_tokenizer or jobs.train_generator whose workers must fit. Read next: glotok_ray/on_ray/preflight.py

@@ -7,20 +7,20 @@ Machine: 2 cores, 24 GiB. Read next: glotok_ray/stages/quickstart.py
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from glotok_ray.config.sweeps import QuickstartRun
-from glotok_ray.recipes.quickstart import RECIPES
+from glotok_ray.recipes.quickstart import RECIPES, STAGES, chain
 from jobs.command_line import run_job
 
 
 def describe(quickstart: QuickstartRun) -> dict[str, Any]:
     """The stages, and what the trainings cost."""
-    from glotok_ray.stages import quickstart as stage
     from glotok_ray.training.describe import describe_generator, describe_tokenizer
 
     return {
-        "stages": {stage.name: str(stage.folder) for stage in stage.stages(quickstart)},
+        "stages": {name: str(Path(quickstart.output_path) / name) for name in STAGES},
         "tokenizer": describe_tokenizer(quickstart.tokenizer),
         "generator": describe_generator(quickstart.generator),
         "far": describe_generator(quickstart.far),
@@ -41,13 +41,6 @@ def show(answer: dict[str, Any]) -> str:
     return results_table(answer)
 
 
-def complete(config: QuickstartRun) -> QuickstartRun:
-    """The folders of all stages, which follow from output_path."""
-    from glotok_ray.stages import quickstart as stage
-
-    return stage.chain(config)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the job; returns the exit code."""
     return run_job(
@@ -57,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         dry_run=describe,
         run=run,
         show=show,
-        complete=complete,
+        complete=chain,
     )
 
 

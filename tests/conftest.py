@@ -1,5 +1,7 @@
 """What the Ray tests share: clusters, each started once, and the quickstart at its very smallest, run once."""
 
+import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -7,10 +9,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from glotok_ray.config import QuickstartRun, override
-from glotok_ray.recipes.quickstart import quickstart
+from glotok_ray.recipes.quickstart import chain, quickstart
 
 if TYPE_CHECKING:
     from benchmarks.head_node import HeadNode
+
+# One thread per process, before torch is there to read it: tensors of tests are small, and OpenMP's threads that wait
+# for each other keep whole cores busy. Processes that tests start inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 TINY = {
     "data.image_size": 32,
@@ -68,6 +74,35 @@ TINY = {
 }
 
 
+RAY_FIXTURES = {"ray_cluster", "head_node", "finished"}
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses by the marks
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark what uses a cluster of this file as `ray`; leave GPU tests out unless `-m` speaks of them."""
+    for item in items:
+        if RAY_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker("ray")
+    if "gpu" not in config.option.markexpr:
+        chosen = [item for item in items if not item.get_closest_marker("gpu")]
+        config.hook.pytest_deselected(items=[item for item in items if item not in set(chosen)])
+        items[:] = chosen
+
+
+def _ray_runs() -> bool:
+    """Whether this process is connected to Ray; imports nothing for the answer."""
+    return "ray" in sys.modules and sys.modules["ray"].is_initialized()
+
+
+@pytest.fixture(autouse=True)
+def _ray_is_marked(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test that starts Ray and lacks the mark `ray` would be among the fast ones: it fails."""
+    before = _ray_runs()
+    yield
+    marked = before or request.node.get_closest_marker("ray")
+    assert marked or not _ray_runs(), "this test starts Ray: mark it with @pytest.mark.ray"
+
+
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """A private cluster with 4 logical CPUs, whatever the machine has, on which sweeps run too."""
@@ -105,5 +140,5 @@ def finished(
     """One whole tiny pipeline: its chained config and its answer. What tests add to it lies elsewhere."""
     from glotok_ray.stages import quickstart as stage
 
-    config = stage.chain(tiny_quickstart(tmp_path_factory.mktemp("pipeline")))
+    config = chain(tiny_quickstart(tmp_path_factory.mktemp("pipeline")))
     return config, stage.run(config)

@@ -1,4 +1,4 @@
-"""The README's equation ledger is true: every function exists and names its equation, every test exists."""
+"""The equation ledger of docs/equations.md is true: every function exists and names its equation, every test exists."""
 
 import ast
 import importlib
@@ -21,7 +21,7 @@ class Row(NamedTuple):
 
 
 def _ledger() -> list[Row]:
-    lines = (ROOT / "README.md").read_text().splitlines()
+    lines = (ROOT / "docs" / "equations.md").read_text().splitlines()
     start = lines.index("| paper | function | test |")
     rows = []
     for line in lines[start + 2 :]:

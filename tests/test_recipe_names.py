@@ -21,7 +21,13 @@ PYTHON = sorted(
     for folder in ("glotok_ray", "jobs", "benchmarks")
     for path in (ROOT / folder).rglob("*.py")
 )
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    *(
+        ROOT / name
+        for name in ("README.md", "CONTRIBUTING.md", "DECISIONS.md", "cluster/README.md")
+    ),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 
 
 def recipes_of_jobs() -> dict[str, set[str]]:

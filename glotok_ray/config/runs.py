@@ -1,6 +1,7 @@
 """All of a training run: a tokenizer's, xAR's and FAR's."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from glotok_ray.config.generator import FARConfig, FlowConfig, XARConfig
 from glotok_ray.config.losses import TokenizerLossConfig
@@ -13,6 +14,15 @@ from glotok_ray.config.training import (
     ScalingConfig,
     ScheduleConfig,
 )
+
+
+def _require_one_worker(launcher: str, scaling: ScalingConfig) -> None:
+    require(
+        launcher == "ray" or scaling.num_workers == 1,
+        "scaling.num_workers",
+        scaling.num_workers,
+        'must be 1 with launcher = "local", which trains in one process; pass --scaling.num-workers 1',
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,6 +49,10 @@ class TokenizerRun:
     """Let the decay rise to ema_decay as (1 + step) / (10 + step), so that short runs' averages forget the start."""
     audit_keys: bool = field(default=False, metadata=FREE)
     """Write into audit/ of the run folder which keys every worker saw at every step."""
+    launcher: Literal["ray", "local"] = field(default="ray", metadata=FREE)
+    """"local" trains in the process of the job itself, without Ray, for a debugger and a profiler; one worker, no
+    restarts. Either goes on where the other stopped.
+    """
     model: TokenizerConfig = field(default_factory=TokenizerConfig)
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     loss: TokenizerLossConfig = field(default_factory=TokenizerLossConfig)
@@ -49,6 +63,7 @@ class TokenizerRun:
 
     def __post_init__(self) -> None:
         require_finite(self)
+        _require_one_worker(self.launcher, self.scaling)
         self.schedule.accumulation_steps(self.scaling.num_workers)
         require(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "must be in [0, 1)")
         loss = self.loss
@@ -89,6 +104,10 @@ class GeneratorRun:
     """Let the decay rise to ema_decay as (1 + step) / (10 + step), so that short runs' averages forget the start."""
     audit_keys: bool = field(default=False, metadata=FREE)
     """Write into audit/ of the run folder which keys every worker saw at every step."""
+    launcher: Literal["ray", "local"] = field(default="ray", metadata=FREE)
+    """"local" trains in the process of the job itself, without Ray, for a debugger and a profiler; one worker, no
+    restarts. Either goes on where the other stopped.
+    """
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     data: CodeDataConfig = field(default_factory=CodeDataConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
@@ -96,6 +115,7 @@ class GeneratorRun:
 
     def __post_init__(self) -> None:
         require_finite(self)
+        _require_one_worker(self.launcher, self.scaling)
         self.schedule.accumulation_steps(self.scaling.num_workers)
         require(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "must be in [0, 1)")
 

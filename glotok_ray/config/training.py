@@ -218,11 +218,21 @@ class ScheduleConfig:
     """Stop (with a checkpoint) after this many optimizer steps, under the schedule of the whole
     run; 0 trains to the end. Running again without it goes on.
     """
+    profile_steps: int = field(default=0, metadata=FREE)
+    """Optimizer steps of rank 0 that torch's profiler traces into profile/trace.json.gz of the run folder, after the
+    first five of a start; chrome://tracing and Perfetto open it. A few: each makes megabytes. 0 traces none.
+    """
 
     def __post_init__(self) -> None:
         counts = ("global_batch_size", "micro_batch_size", "epochs", "log_every_steps")
         require_positive("schedule", self, counts)
         require_positive("schedule", self, ("checkpoint_every_epochs", "checkpoints_to_keep"))
+        require(
+            self.profile_steps >= 0,
+            "schedule.profile_steps",
+            self.profile_steps,
+            "must not be negative; 0 traces no step",
+        )
         for name in ("checkpoint_every_steps", "checkpoint_every_minutes"):
             require(
                 getattr(self, name) >= 0,

@@ -13,15 +13,15 @@ from glotok_ray.config.overrides import bound_settings, with_absolute_paths
 from glotok_ray.interop.tokenizer_card import write_model_card
 from glotok_ray.interop.tokenizers import import_tokenizer
 from glotok_ray.nn.tokenizer import GloTokTokenizer
-from glotok_ray.pretrained.tokenizer import WEIGHTS_FILE
+from glotok_ray.pretrained.tokenizer import DISCRIMINATOR_FILE, WEIGHTS_FILE
 from glotok_ray.storage import artefact, ownership
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.storage.output import Output, Unfinished, look
 from glotok_ray.storage.weights import save_weights
 from glotok_ray.training import checkpoint
-from glotok_ray.training.runs import RUN_FILE
-from glotok_ray.training.tokenizer_step import DISCRIMINATOR_FILE
-from glotok_ray.training.trainer import CHECKPOINT_FOLDER, last_metrics
+from glotok_ray.training.checkpoint import CHECKPOINT_FOLDER
+from glotok_ray.training.metrics_file import last_metrics
+from glotok_ray.training.plan import RUN_FILE
 
 logger = logging.getLogger(__name__)
 

@@ -1,13 +1,13 @@
-"""The weighted sums: L_VQGAN (paper Eq. 3) and GloTok's L (Eq. 13). The only place where weights meet terms.
+"""The weighted sums: L_VQGAN (paper Eq. 3), GloTok's L (Eq. 13), the discriminator's. Only here do weights meet terms.
 
 Image-side and latent-side terms are apart because the trainer differentiates the first at a detached image
 (DECISIONS.md); `split gradient = direct gradient` is a test. A weight of 0 removes its term.
 Read next: glotok_ray/training/tokenizer_step.py
 """
 
+import dataclasses
 import itertools
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple, Protocol
 
 import torch
 from jaxtyping import Float
@@ -15,81 +15,16 @@ from torch import Tensor
 from torch.nn.grad import conv2d_weight
 
 from glotok_ray.config.losses import TokenizerLossConfig
+from glotok_ray.losses import adversarial
 from glotok_ray.losses.contrastive import contrastive_loss
 from glotok_ray.losses.entropy import disentanglement_loss, entropy_loss
+from glotok_ray.losses.pairs.passes import Sharing
 from glotok_ray.losses.quantization import quantization_loss
+from glotok_ray.losses.relation import codebook_histogram, relation_loss
 from glotok_ray.losses.residual import residual_loss
+from glotok_ray.losses.terms import Branch, ImageSide, LatentTerms, LossTerms
 
 _LARGEST_SCALE = 1e4
-
-
-class Branch(Protocol):
-    """What is read of one branch's output; nn/tokenizer.py: BranchOutput."""
-
-    @property
-    def latent(self) -> Tensor: ...
-    @property
-    def code_vectors(self) -> Tensor: ...
-    @property
-    def quantized(self) -> Tensor: ...
-    @property
-    def residual(self) -> Tensor: ...
-    @property
-    def codebook(self) -> Tensor: ...
-    @property
-    def prediction(self) -> Tensor | None: ...
-
-
-class ImageSide(Protocol):
-    """The raw image-side terms; `ImageTerms`, or the trainer's own record of them."""
-
-    @property
-    def reconstruction(self) -> Tensor: ...
-    @property
-    def perceptual(self) -> Tensor: ...
-    @property
-    def adversarial(self) -> Tensor: ...
-    @property
-    def adversarial_scale(self) -> Tensor: ...
-
-
-class ImageTerms(NamedTuple):
-    """Raw terms that are functions of the reconstruction."""
-
-    reconstruction: Float[Tensor, ""]
-    perceptual: Float[Tensor, ""]
-    adversarial: Float[Tensor, ""]
-    adversarial_scale: Float[Tensor, ""]
-    """The adaptive weight; 1 where it is off, 0 before the discriminator's start."""
-
-
-class LatentTerms(NamedTuple):
-    """Raw terms that are functions of latents and codebooks, summed over the branches where each
-    branch has one.
-    """
-
-    quantization: Float[Tensor, ""]
-    residual: Float[Tensor, ""]
-    relation: Float[Tensor, ""]
-    entropy: Float[Tensor, ""]
-    disentanglement: Float[Tensor, ""]
-    contrastive: Float[Tensor, ""]
-
-
-class LossTerms(NamedTuple):
-    """All raw terms and their weighted sum."""
-
-    reconstruction: Float[Tensor, ""]
-    perceptual: Float[Tensor, ""]
-    adversarial: Float[Tensor, ""]
-    adversarial_scale: Float[Tensor, ""]
-    quantization: Float[Tensor, ""]
-    residual: Float[Tensor, ""]
-    relation: Float[Tensor, ""]
-    entropy: Float[Tensor, ""]
-    disentanglement: Float[Tensor, ""]
-    contrastive: Float[Tensor, ""]
-    total: Float[Tensor, ""]
 
 
 def latent_terms(
@@ -153,15 +88,86 @@ def _contrastive(branch: Branch, target: Tensor, weights: TokenizerLossConfig) -
     return contrastive_loss(branch.prediction, target, temperature=weights.contrastive_temperature)
 
 
-def image_loss(terms: ImageSide, weights: TokenizerLossConfig) -> Float[Tensor, ""]:
-    """The image-side part of Eq. 3: lambda_R L_R + lambda_P L_P + lambda_G s L_G, s the adaptive
-    weight.
+def relation_term(
+    codebook: Float[Tensor, "n d"],
+    teacher: Float[Tensor, " k"],
+    weights: TokenizerLossConfig,
+    sharing: Sharing | None = None,
+) -> Float[Tensor, ""]:
+    """L_hist of the whole codebook on every worker, each of which visits its share of the pairs; without gradient
+    where its weight is 0.
     """
-    return (
-        _weighted(weights.reconstruction_weight, terms.reconstruction)
-        + _weighted(weights.perceptual_weight, terms.perceptual)
-        + _weighted(weights.adversarial_weight, terms.adversarial_scale * terms.adversarial)
+    relation = weights.relation
+    with torch.set_grad_enabled(torch.is_grad_enabled() and weights.relation_weight > 0):
+        student = codebook_histogram(codebook, relation, sharing)
+        return relation_loss(student, teacher, reduction=relation.reduction)
+
+
+def effective_weights(weights: TokenizerLossConfig, *, has_predictors: bool) -> TokenizerLossConfig:
+    """The weights for a model: without residual predictors L_res is the quantization error under another name, which
+    no weight may add to the sum.
+    """
+    return weights if has_predictors else dataclasses.replace(weights, residual_weight=0.0)
+
+
+def adversarial_is_on(weights: TokenizerLossConfig, step: int) -> bool:
+    """Whether L_G and the discriminator run at this optimizer step, 0-based."""
+    return step >= weights.adversarial_start_step and weights.adversarial_weight > 0
+
+
+def likelihood_loss(
+    reconstruction: Float[Tensor, ""], perceptual: Float[Tensor, ""], weights: TokenizerLossConfig
+) -> Float[Tensor, ""]:
+    """VQGAN's L_nll, the part of Eq. 3 that compares two images: lambda_R L_R + lambda_P L_P."""
+    return _weighted(weights.reconstruction_weight, reconstruction) + _weighted(
+        weights.perceptual_weight, perceptual
     )
+
+
+def image_loss(terms: ImageSide, weights: TokenizerLossConfig) -> Float[Tensor, ""]:
+    """The image-side part of Eq. 3: L_nll + lambda_G s L_G, s the adaptive weight."""
+    likelihood = likelihood_loss(terms.reconstruction, terms.perceptual, weights)
+    return likelihood + _weighted(
+        weights.adversarial_weight, terms.adversarial_scale * terms.adversarial
+    )
+
+
+def image_gradient(
+    of_likelihood: Float[Tensor, "b 3 h w"],
+    of_adversarial: Float[Tensor, "b 3 h w"],
+    scale: Float[Tensor, ""],
+    weights: TokenizerLossConfig,
+) -> Float[Tensor, "b 3 h w"]:
+    """The gradient of `image_loss` at the reconstruction, of those of L_nll and of L_G there."""
+    return of_likelihood + weights.adversarial_weight * scale * of_adversarial
+
+
+def discriminator_terms(
+    real: Float[Tensor, "b 1 h w"],
+    fake: Float[Tensor, "b 1 h w"],
+    anchors: Float[Tensor, " 2"] | None,
+    weights: TokenizerLossConfig,
+) -> dict[str, Float[Tensor, ""]]:
+    """The raw terms of the discriminator's turn; "lecam" where there are anchors."""
+    # Logits that stay alike for real and fake say that the discriminator learns nothing.
+    terms = {
+        "discriminator": adversarial.discriminator_loss(real, fake, weights.adversarial_kind),
+        "logits_real": real.mean(),
+        "logits_fake": fake.mean(),
+    }
+    if anchors is not None:
+        terms["lecam"] = adversarial.lecam_penalty(real, fake, anchors)
+    return terms
+
+
+def discriminator_total(
+    terms: Mapping[str, Tensor], weights: TokenizerLossConfig
+) -> Float[Tensor, ""]:
+    """What the discriminator minimises, of its raw terms."""
+    learned = terms["discriminator"]
+    if "lecam" in terms:
+        learned = learned + weights.lecam_weight * terms["lecam"]
+    return weights.discriminator_loss_scale * learned
 
 
 def latent_loss(terms: LatentTerms, weights: TokenizerLossConfig) -> Float[Tensor, ""]:

@@ -1,3 +1,4 @@
-"""What the results are measured by: pure functions and mergeable accumulators in numpy float64; no
-torch, no Ray.
+"""What results are measured by: pure functions and mergeable accumulators in numpy float64.
+
+Imports nothing else of this package, no torch and no Ray.
 """

@@ -21,9 +21,11 @@ from glotok_ray.storage import artefact, ownership
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.storage.retries import StorageError, patiently
 from glotok_ray.training import checkpoint
+from glotok_ray.training.checkpoint import CHECKPOINT_FOLDER
 from glotok_ray.training.heartbeat import Attempt
+from glotok_ray.training.metrics_file import last_metrics
+from glotok_ray.training.plan import RunPlan
 from glotok_ray.training.stalls import beats_of
-from glotok_ray.training.trainer import CHECKPOINT_FOLDER, RunPlan, last_metrics
 
 logger = logging.getLogger(__name__)
 

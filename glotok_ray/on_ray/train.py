@@ -6,7 +6,6 @@ The run folder must be seen by every node (a shared file system). Read next: glo
 import contextlib
 import logging
 import os
-import threading
 import traceback
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -26,20 +25,20 @@ from glotok_ray.on_ray import cluster
 from glotok_ray.on_ray.attempts import LOG_FOLDER, RAY_FOLDER, Attempts, attempt_name
 from glotok_ray.on_ray.data import Feed, RowReader, start_ingest, worker_batches
 from glotok_ray.on_ray.interruption import AbortedWithDriver, wait_for
-from glotok_ray.progress import ProgressLine
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
-from glotok_ray.training import runs
 from glotok_ray.training.batches import MicroBatch
-from glotok_ray.training.generator_run import train_generator
-from glotok_ray.training.heartbeat import FIRST_STEP_FACTOR, Attempt, WatchedHeartbeat
-from glotok_ray.training.stalls import FINISHED
-from glotok_ray.training.tokenizer_run import train_tokenizer
-from glotok_ray.training.trainer import (
-    METRICS_FILE,
-    RunPlan,
-    latest_metrics,
+from glotok_ray.training.heartbeat import (
+    FIRST_STEP_FACTOR,
+    Attempt,
+    Heartbeat,
+    WatchedHeartbeat,
 )
+from glotok_ray.training.local import train
+from glotok_ray.training.plan import RunPlan, division, row_plan, row_reader
+from glotok_ray.training.runs import wait_for_inputs
+from glotok_ray.training.shown_progress import ShownProgress
+from glotok_ray.training.stalls import FINISHED
 from glotok_ray.training.worker import DistributedWorker
 
 logger = logging.getLogger(__name__)
@@ -53,7 +52,7 @@ class RayWorker(DistributedWorker):
 
     def __init__(self, folder: Path, attempt: Attempt, stall_minutes: float) -> None:
         super().__init__(ray.train.torch.get_device())
-        self.heartbeat = WatchedHeartbeat(
+        self.heartbeat: Heartbeat = WatchedHeartbeat(
             folder, self.rank, self.world_size, attempt, stall_minutes
         )
 
@@ -62,7 +61,7 @@ class RayWorker(DistributedWorker):
         ray.train.report(metrics)
 
 
-def fit(run: TokenizerRun | GeneratorRun, plan: RunPlan) -> None:
+def fit(config: TokenizerRun | GeneratorRun, plan: RunPlan) -> None:
     """Train to the end of `plan`, in attempts that go on from the newest checkpoint; raises ArtefactError, with the
     text that the workers left, for a loss that is not finite.
     """
@@ -73,35 +72,36 @@ def fit(run: TokenizerRun | GeneratorRun, plan: RunPlan) -> None:
     note = plan.folder / _NOT_FINITE_FILE
     note.unlink(missing_ok=True)
     # Read once, while the inputs are known to be there: storage may be away when a later attempt starts.
-    feed = Feed(runs.row_plan(run, plan), runs.division(run), plan.last_step)
-    reader = runs.row_reader(run)
+    feed = Feed(row_plan(config, plan), division(config), plan.last_step)
+    reader = row_reader(config, plan)
     with (
-        _ShownProgress(run, plan),
-        _patient_health_checks(run.scaling.stall_minutes),
+        ShownProgress(config.name, plan),
+        _patient_health_checks(config.scaling.stall_minutes),
         _ray_prints_to(plan.folder / artefact.LOG_FILE),
     ):
         Attempts(plan, fault=fault).run(
-            lambda attempt: wait_for(_trainer(run, plan, attempt, feed, reader).fit)
+            lambda attempt: wait_for(_trainer(config, plan, attempt, feed, reader).fit)
         )
     if note.is_file():
         raise ArtefactError(note.read_text())
 
 
 def _trainer(
-    run: TokenizerRun | GeneratorRun,
+    config: TokenizerRun | GeneratorRun,
     plan: RunPlan,
     attempt: Attempt,
     feed: Feed,
     reader: RowReader,
 ) -> AbortedWithDriver:
-    scaling = run.scaling
-    worker = _worker_resources(run)
+    scaling = config.scaling
+    worker = _worker_resources(config)
     reserved = {name: amount * scaling.num_workers for name, amount in worker.items()}
     return AbortedWithDriver(
         train_worker,
         train_loop_config={
-            "kind": type(run).__name__,
-            "run": to_dict(run),
+            "kind": type(config).__name__,
+            "run": to_dict(config),
+            "plan": plan,
             "attempt": asdict(attempt),
             "feed": feed,
             "ingest": start_ingest(feed, reader, reserved),
@@ -155,19 +155,20 @@ def _patient_health_checks(stall_minutes: float) -> Iterator[None]:
         del os.environ[_HEALTH_VARIABLE]
 
 
-def _worker_resources(run: TokenizerRun | GeneratorRun) -> dict[str, float]:
-    resources = {"CPU": run.scaling.cpus_per_worker}
-    return resources | ({"GPU": 1.0} if run.scaling.use_gpu else {})
+def _worker_resources(config: TokenizerRun | GeneratorRun) -> dict[str, float]:
+    resources = {"CPU": config.scaling.cpus_per_worker}
+    return resources | ({"GPU": 1.0} if config.scaling.use_gpu else {})
 
 
 def train_worker(loop_config: dict[str, Any]) -> None:
     """What every rank runs."""
     logging.basicConfig(level=logging.WARNING)
     kind = {item.__name__: item for item in (TokenizerRun, XARRun, FARRun)}[loop_config["kind"]]
-    run = from_dict(kind, loop_config["run"])
+    config = from_dict(kind, loop_config["run"])
     attempt = Attempt(**loop_config["attempt"])
-    worker = RayWorker(runs.run_folder(run), attempt, run.scaling.stall_minutes)
-    _keep_warnings(runs.run_folder(run) / LOG_FOLDER / f"rank-{worker.rank:04d}.txt")
+    plan: RunPlan = loop_config["plan"]
+    worker = RayWorker(plan.folder, attempt, config.scaling.stall_minutes)
+    _keep_warnings(plan.folder / LOG_FOLDER / f"rank-{worker.rank:04d}.txt")
 
     def batches(first_step: int) -> Iterator[MicroBatch]:
         return worker_batches(
@@ -178,16 +179,15 @@ def train_worker(loop_config: dict[str, Any]) -> None:
             device=worker.device,
         )
 
-    train = train_tokenizer if isinstance(run, TokenizerRun) else train_generator
     try:
-        runs.wait_for_inputs(run)
-        train(run, worker, batches)  # type: ignore[arg-type]
+        wait_for_inputs(config)
+        train(config, plan, worker, batches)
         worker.heartbeat.enter(FINISHED)
     except FloatingPointError as error:
-        # All workers come here alike. Ray would start them again and meet the same numbers; so they end in peace, and
-        # the driver raises what it finds.
+        # All workers come here alike. Ray would start them again and meet the same numbers; so they end without an
+        # error, and the driver raises what it finds.
         if worker.rank == 0:
-            (runs.run_folder(run) / _NOT_FINITE_FILE).write_text(str(error))
+            (plan.folder / _NOT_FINITE_FILE).write_text(str(error))
     except Exception as error:
         # Ray passes the exception on without its traceback; notes travel.
         error.add_note(traceback.format_exc())
@@ -206,46 +206,3 @@ def _keep_warnings(path: Path) -> None:
     handler.setLevel(logging.WARNING)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     logging.getLogger().addHandler(handler)
-
-
-class _ShownProgress:
-    """Shows the newest line of metrics.jsonl while the workers train; they write it, the driver prints it."""
-
-    def __init__(self, run: TokenizerRun | GeneratorRun, plan: RunPlan) -> None:
-        self._path = plan.folder / METRICS_FILE
-        self._batch = run.schedule.global_batch_size
-        self._line = ProgressLine(run.name, plan.last_step * self._batch)
-        self._stopped = threading.Event()
-        self._shown: dict[str, Any] = {}
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-
-    def __enter__(self) -> None:
-        self._thread.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._stopped.set()
-        self._thread.join()
-        self._show()
-
-    def _watch(self) -> None:
-        while not self._stopped.wait(1.0):
-            self._show()
-
-    def _show(self) -> None:
-        metrics = latest_metrics(self._path.parent)
-        if metrics and metrics != self._shown:
-            self._shown = metrics
-            self._line.update(int(metrics["step"] * self._batch), _describe(metrics))
-
-
-def _describe(metrics: dict[str, float]) -> str:
-    shown = {
-        "train/total": "loss",
-        "train/flow_matching": "loss",
-        "train/cross_entropy": "loss",
-        "eval/psnr": "PSNR",
-        "eval/relation_kl": "relation KL",
-    }
-    return "  ".join(
-        f"{label} {metrics[name]:.4g}" for name, label in shown.items() if name in metrics
-    )

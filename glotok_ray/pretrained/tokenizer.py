@@ -17,6 +17,8 @@ from glotok_ray.storage.weights import load_weights, save_weights
 
 WEIGHTS_FILE = "tokenizer.safetensors"
 CONFIG_FILE = "config.json"
+DISCRIMINATOR_FILE = "discriminator.safetensors"
+"""Beside the weights of a training, which another may start from."""
 
 
 def load_tokenizer(folder: Path) -> GloTokTokenizer:

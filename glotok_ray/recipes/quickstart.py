@@ -1,5 +1,8 @@
 """The stages of the quickstart: every job's own quickstart recipe, chained by folders."""
 
+from pathlib import Path
+
+from glotok_ray.config.overrides import override
 from glotok_ray.config.sweeps import QuickstartRun
 from glotok_ray.recipes import (
     build_teacher,
@@ -25,6 +28,67 @@ def quickstart() -> QuickstartRun:
         far_samples=sample_images.quickstart_far(),
         evaluation=evaluate_images.quickstart(),
         far_evaluation=evaluate_images.quickstart_far(),
+    )
+
+
+STAGES = {
+    "data": "shards of images",
+    "teacher": "clustered features and their cosine histogram",
+    "tokenizer": "GloTok tokenizer",
+    "codes": "codes of the training images",
+    "generator": "xAR generator",
+    "samples": "images drawn from xAR",
+    "far": "FAR generator",
+    "far_samples": "images drawn from FAR",
+    "evaluation": "metrics of reconstructions, xAR's samples and baselines",
+    "far_evaluation": "metrics of FAR's samples",
+}
+"""The stages before the report, in order, by the section of their settings, which also names their folder."""
+
+
+def chain(quickstart: QuickstartRun) -> QuickstartRun:
+    """The same run with every stage's folders under `output_path`, each reading what the one before wrote."""
+    root = Path(quickstart.output_path)
+    data, tokenizer, codes = str(root / "data"), str(root / "tokenizer"), str(root / "codes")
+    train_data, validation_data = f"{data}/train", f"{data}/validation"
+    return override(
+        quickstart,
+        {
+            "output_path": str(root),
+            "data.output_path": data,
+            "teacher.data_path": train_data,
+            "teacher.output_path": str(root / "teacher"),
+            "tokenizer.output_path": str(root),
+            "tokenizer.name": "tokenizer",
+            "tokenizer.teacher_path": str(root / "teacher"),
+            "tokenizer.data.train_path": train_data,
+            "tokenizer.data.validation_path": validation_data,
+            "codes.data_path": train_data,
+            "codes.tokenizer_path": tokenizer,
+            "codes.output_path": codes,
+            "generator.output_path": str(root),
+            "generator.name": "generator",
+            "generator.tokenizer_path": tokenizer,
+            "generator.data.train_path": codes,
+            "samples.generator_path": str(root / "generator"),
+            "samples.tokenizer_path": tokenizer,
+            "samples.output_path": str(root / "samples"),
+            "far.output_path": str(root),
+            "far.name": "far",
+            "far.tokenizer_path": tokenizer,
+            "far.data.train_path": codes,
+            "far_samples.generator_path": str(root / "far"),
+            "far_samples.tokenizer_path": tokenizer,
+            "far_samples.output_path": str(root / "far_samples"),
+            "far_evaluation.data_path": validation_data,
+            "far_evaluation.samples_path": str(root / "far_samples"),
+            "far_evaluation.output_path": str(root / "far_evaluation"),
+            "evaluation.tokenizer_path": tokenizer,
+            "evaluation.data_path": validation_data,
+            "evaluation.samples_path": str(root / "samples"),
+            "evaluation.codes_path": codes,
+            "evaluation.output_path": str(root / "evaluation"),
+        },
     )
 
 

@@ -1,1 +1,4 @@
-"""Images and the page that a person reads: grids, plots, report.html; no Ray, no training."""
+"""What a person reads: grids, plots, tables of the paper with our numbers, and report.html.
+
+May import training and all below it; no Ray.
+"""

@@ -18,6 +18,7 @@ from glotok_ray.evaluation import plan
 from glotok_ray.on_ray import tune
 from glotok_ray.pretrained.tokenizer import WEIGHTS_FILE, tokenizer_config
 from glotok_ray.recipes.generator_ablations import ROWS
+from glotok_ray.recipes.quickstart import chain
 from glotok_ray.recipes.quickstart import quickstart as quickstart_recipe
 from glotok_ray.report.generator_ablations import ablation_tables
 from glotok_ray.sampling.images import network_evaluations
@@ -26,7 +27,7 @@ from glotok_ray.stages.rows import evaluation_path
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.training.inputs import fitting_codes
-from glotok_ray.training.runs import run_plan
+from glotok_ray.training.plan import run_plan
 
 logger = logging.getLogger(__name__)
 
@@ -131,7 +132,7 @@ def make_quickstart_inputs(config: GeneratorAblationRun) -> None:
     not finished yet.
     """
     folder = Path(config.generator.tokenizer_path).parent
-    chained = quickstart.chain(override(quickstart_recipe(), {"output_path": str(folder)}))
+    chained = chain(override(quickstart_recipe(), {"output_path": str(folder)}))
     for name, given, made in (
         (
             "generator.tokenizer_path",

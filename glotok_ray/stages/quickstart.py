@@ -16,6 +16,7 @@ from glotok_ray.config.overrides import override, to_dict, with_absolute_paths
 from glotok_ray.config.runs import FARRun, GeneratorRun, TokenizerRun, XARRun
 from glotok_ray.config.sweeps import QuickstartRun
 from glotok_ray.data.records import DatasetInfo, read_dataset
+from glotok_ray.recipes.quickstart import STAGES, chain
 from glotok_ray.report.inputs import collect, read_metrics
 from glotok_ray.report.page import write_report
 from glotok_ray.stages import (
@@ -45,52 +46,6 @@ class Stage:
     run: Callable[..., dict[str, Any]]
     settings: Any
     folder: Path
-
-
-def chain(quickstart: QuickstartRun) -> QuickstartRun:
-    """The same run with every stage's folders under `output_path`, each reading what the one before wrote."""
-    root = Path(quickstart.output_path)
-    data, tokenizer, codes = str(root / "data"), str(root / "tokenizer"), str(root / "codes")
-    train_data, validation_data = f"{data}/train", f"{data}/validation"
-    return override(
-        quickstart,
-        {
-            "output_path": str(root),
-            "data.output_path": data,
-            "teacher.data_path": train_data,
-            "teacher.output_path": str(root / "teacher"),
-            "tokenizer.output_path": str(root),
-            "tokenizer.name": "tokenizer",
-            "tokenizer.teacher_path": str(root / "teacher"),
-            "tokenizer.data.train_path": train_data,
-            "tokenizer.data.validation_path": validation_data,
-            "codes.data_path": train_data,
-            "codes.tokenizer_path": tokenizer,
-            "codes.output_path": codes,
-            "generator.output_path": str(root),
-            "generator.name": "generator",
-            "generator.tokenizer_path": tokenizer,
-            "generator.data.train_path": codes,
-            "samples.generator_path": str(root / "generator"),
-            "samples.tokenizer_path": tokenizer,
-            "samples.output_path": str(root / "samples"),
-            "far.output_path": str(root),
-            "far.name": "far",
-            "far.tokenizer_path": tokenizer,
-            "far.data.train_path": codes,
-            "far_samples.generator_path": str(root / "far"),
-            "far_samples.tokenizer_path": tokenizer,
-            "far_samples.output_path": str(root / "far_samples"),
-            "far_evaluation.data_path": validation_data,
-            "far_evaluation.samples_path": str(root / "far_samples"),
-            "far_evaluation.output_path": str(root / "far_evaluation"),
-            "evaluation.tokenizer_path": tokenizer,
-            "evaluation.data_path": validation_data,
-            "evaluation.samples_path": str(root / "samples"),
-            "evaluation.codes_path": codes,
-            "evaluation.output_path": str(root / "evaluation"),
-        },
-    )
 
 
 def fit_to_data(quickstart: QuickstartRun, data: DatasetInfo) -> QuickstartRun:
@@ -141,25 +96,21 @@ def _fit_schedule(run: TokenizerRun | GeneratorRun, images: int) -> dict[str, in
 def stages(quickstart: QuickstartRun) -> list[Stage]:
     """The stages before the report, in order."""
     root = Path(quickstart.output_path)
-    parts = [
-        ("data", "shards of images", shard_images.run),
-        ("teacher", "clustered features and their cosine histogram", build_teacher.run),
-        ("tokenizer", "GloTok tokenizer", train_tokenizer.run),
-        ("codes", "codes of the training images", encode_images.run),
-        ("generator", "xAR generator", train_generator.run),
-        ("samples", "images drawn from xAR", sample_images.run),
-        ("far", "FAR generator", train_generator.run),
-        ("far_samples", "images drawn from FAR", sample_images.run),
-        (
-            "evaluation",
-            "metrics of reconstructions, xAR's samples and baselines",
-            evaluate_images.run,
-        ),
-        ("far_evaluation", "metrics of FAR's samples", evaluate_images.run),
-    ]
+    functions: dict[str, Callable[..., dict[str, Any]]] = {
+        "data": shard_images.run,
+        "teacher": build_teacher.run,
+        "tokenizer": train_tokenizer.run,
+        "codes": encode_images.run,
+        "generator": train_generator.run,
+        "samples": sample_images.run,
+        "far": train_generator.run,
+        "far_samples": sample_images.run,
+        "evaluation": evaluate_images.run,
+        "far_evaluation": evaluate_images.run,
+    }
     return [
-        Stage(name, title, function, getattr(quickstart, name), root / name)
-        for name, title, function in parts
+        Stage(name, title, functions[name], getattr(quickstart, name), root / name)
+        for name, title in STAGES.items()
     ]
 
 

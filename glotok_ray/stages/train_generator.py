@@ -11,16 +11,19 @@ from glotok_ray.config.runs import FARRun, XARRun
 from glotok_ray.stages import training
 from glotok_ray.storage import artefact, ownership
 from glotok_ray.training import inputs
+from glotok_ray.training.plan import run_plan
 
 
 @ownership.holding()
 def run(config: XARRun | FARRun, *, fresh: bool = False) -> dict[str, Any]:
     """Train to the end (or `schedule.stop_after_steps`) and return the manifest; a finished run is recognised."""
     config = with_absolute_paths(config)
+    folders = check_inputs(config)
     return training.train_to_the_end(
         config,
+        run_plan(config),
         kind="generator",
-        inputs=check_inputs(config),
+        inputs=folders,
         settings=bound_settings(config),
         facts={},
         fresh=fresh,

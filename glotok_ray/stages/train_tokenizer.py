@@ -10,11 +10,12 @@ from typing import Any
 from glotok_ray.config import overrides
 from glotok_ray.config.overrides import with_absolute_paths
 from glotok_ray.config.runs import TokenizerRun
-from glotok_ray.pretrained.tokenizer import WEIGHTS_FILE
+from glotok_ray.data.recorded import crops_text
+from glotok_ray.pretrained.tokenizer import DISCRIMINATOR_FILE, WEIGHTS_FILE
 from glotok_ray.stages import training
 from glotok_ray.storage import artefact, ownership
-from glotok_ray.training import inputs, runs
-from glotok_ray.training.tokenizer_step import DISCRIMINATOR_FILE
+from glotok_ray.training import inputs
+from glotok_ray.training.plan import run_plan
 
 logger = logging.getLogger(__name__)
 
@@ -24,10 +25,12 @@ def run(config: TokenizerRun, *, fresh: bool = False) -> dict[str, Any]:
     """Train to the end (or `schedule.stop_after_steps`) and return the manifest; a finished run is recognised."""
     config = with_absolute_paths(config)
     folders = check_inputs(config)
-    crops = runs.training_crops(config)
+    plan = run_plan(config)
+    crops = crops_text(plan.dataset)
     logger.info("training on %s", crops)
     return training.train_to_the_end(
         config,
+        plan,
         kind="tokenizer",
         inputs=folders,
         settings=bound_settings(config),

@@ -11,25 +11,24 @@ from typing import Any
 from glotok_ray import faults
 from glotok_ray.config.overrides import to_dict
 from glotok_ray.config.runs import GeneratorRun, TokenizerRun
-from glotok_ray.on_ray import train
 from glotok_ray.on_ray.attempts import LOG_FOLDER, RAY_FOLDER
 from glotok_ray.storage import artefact
 from glotok_ray.storage.output import Output, look
-from glotok_ray.training import checkpoint, runs
+from glotok_ray.training import checkpoint
+from glotok_ray.training.checkpoint import CHECKPOINT_FOLDER, check_state_layout
+from glotok_ray.training.metrics_file import last_metrics
+from glotok_ray.training.metrics_log import TENSORBOARD_FOLDER
+from glotok_ray.training.plan import RUN_FILE, RunPlan
+from glotok_ray.training.profiling import PROFILE_FOLDER
 from glotok_ray.training.rows_seen import AUDIT_FOLDER, BAD_ROWS_FOLDER
 from glotok_ray.training.stalls import HEARTBEAT_FOLDER, STALL_FOLDER
-from glotok_ray.training.trainer import (
-    CHECKPOINT_FOLDER,
-    TENSORBOARD_FOLDER,
-    check_state_layout,
-    last_metrics,
-)
 
 logger = logging.getLogger(__name__)
 
 _WORKING_FOLDERS = (
     CHECKPOINT_FOLDER,
     TENSORBOARD_FOLDER,
+    PROFILE_FOLDER,
     RAY_FOLDER,
     LOG_FOLDER,
     HEARTBEAT_FOLDER,
@@ -42,6 +41,7 @@ _WORKING_FOLDERS = (
 
 def train_to_the_end(
     config: TokenizerRun | GeneratorRun,
+    plan: RunPlan,
     *,
     kind: str,
     inputs: list[Path],
@@ -53,7 +53,6 @@ def train_to_the_end(
 
     `settings` decide what the run is, `facts` are noted in run.json.
     """
-    plan = runs.run_plan(config)
     output = look(plan.folder, kind, settings, inputs, fresh=fresh)
     if output.finished is not None and output.finished["step"] >= plan.last_step:
         logger.info("%s: already finished: %s", kind, plan.folder)
@@ -65,10 +64,22 @@ def train_to_the_end(
     faults.boundary("unit", 0)
     # A stopped run goes on: until it ends again, its folder is unfinished.
     output.reopen()
-    train.fit(config, plan)
+    _fit(config, plan)
     return output.finish(
         exclude=_WORKING_FOLDERS, step=plan.last_step, metrics=last_metrics(plan.folder)
     )
+
+
+def _fit(config: TokenizerRun | GeneratorRun, plan: RunPlan) -> None:
+    if config.launcher == "local":
+        from glotok_ray.training import local
+
+        local.fit(config, plan)
+        return
+    # A local training needs no Ray.
+    from glotok_ray.on_ray import train
+
+    train.fit(config, plan)
 
 
 def _open_folder(
@@ -76,6 +87,6 @@ def _open_folder(
 ) -> None:
     """Make the folder or go on in it; raises ArtefactError when it holds a run of other settings."""
     folder = output.go_on()
-    artefact.write_json(folder / runs.RUN_FILE, dict(facts))
+    artefact.write_json(folder / RUN_FILE, dict(facts))
     artefact.write_json(folder / "config.json", to_dict(config))
     artefact.write_json(folder / "versions.json", artefact.versions())

@@ -1,4 +1,4 @@
-"""All that reads and writes files of ours: manifests, marks of begun folders, weights, patience with storage.
+"""All that reads and writes files of ours: manifests, begun marks, digests, weights, patience with storage.
 
-May import config alone.
+May import faults and progress alone, of this package; what folders mean is known above it.
 """

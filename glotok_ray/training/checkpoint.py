@@ -16,10 +16,13 @@ import torch
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.storage.retries import patiently
+from glotok_ray.training.plan import RunPlan
 from glotok_ray.training.worker import Worker
 
 logger = logging.getLogger(__name__)
 
+CHECKPOINT_FOLDER = "checkpoints"
+"""In a run's folder."""
 _KIND = "checkpoint"
 # Each reads and hashes one file at a time, beside Python's lock.
 _READERS = 4
@@ -148,3 +151,14 @@ def checkpoint_path(folder: Path, step: int) -> Path:
 def partial_path(folder: Path, step: int) -> Path:
     """Where the checkpoint of a step is written."""
     return folder / f".{checkpoint_path(folder, step).name}.partial"
+
+
+def check_state_layout(path: Path, plan: RunPlan) -> None:
+    """Raise ArtefactError when the checkpoint at `path` was saved under a layout that the plan does not have."""
+    saved = artefact.read_json(path / artefact.MANIFEST)["state_layout"]
+    for name, value in plan.state_layout.items():
+        if saved.get(name) != value:
+            raise ArtefactError(
+                f"{path}: saved with {name} = {saved.get(name)}, and this run has {value}; set it back, or start a new "
+                f"run under another --name (in jobs.train_tokenizer from its weights: --initial-path {path})"
+            )

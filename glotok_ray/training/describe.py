@@ -3,6 +3,7 @@
 Read next: glotok_ray/training/activations.py
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from glotok_ray.config.runs import FARRun, GeneratorRun, TokenizerRun, XARRun
-from glotok_ray.data.records import read_dataset
+from glotok_ray.data.recorded import crops_text
+from glotok_ray.data.records import DatasetInfo, read_dataset
 from glotok_ray.nn.discriminator import PatchDiscriminator
 from glotok_ray.nn.far import FAR
 from glotok_ray.nn.tokenizer import GloTokTokenizer
@@ -19,14 +21,15 @@ from glotok_ray.nn.xar import XAR
 from glotok_ray.pretrained.perceptual import perceptual_without_weights
 from glotok_ray.storage.artefact import MANIFEST, ArtefactError
 from glotok_ray.training.activations import Inputs, kept_by_forward, saved_bytes
+from glotok_ray.training.example_inputs import generator_inputs
 from glotok_ray.training.inputs import check_present_inputs
 from glotok_ray.training.memory import GIB, count_parameters, expected_memory
-from glotok_ray.training.runs import training_crops
 
 
 def describe_tokenizer(run: TokenizerRun) -> dict[str, Any]:
     """Parameters per module, batch arithmetic and memory of a tokenizer run; inputs that are there must fit it."""
     check_present_inputs(run)
+    dataset = _present_dataset(run)
     side = run.model.autoencoder.image_size
 
     def images(count: int) -> tuple[Tensor, ...]:
@@ -43,8 +46,8 @@ def describe_tokenizer(run: TokenizerRun) -> dict[str, Any]:
         "parameters": count_parameters(model),
         "modules": model.module_parameters(),
         "discriminator_parameters": count_parameters(discriminator),
-        "crops": _crops(run),
-        **_arithmetic(run),
+        "crops": crops_text(dataset) if dataset is not None else None,
+        **_arithmetic(run, dataset),
         **_memory(
             trained,
             run,
@@ -84,32 +87,20 @@ def describe_generator(run: XARRun | FARRun) -> dict[str, Any]:
     return {
         "parameters": count_parameters(model),
         "modules": modules | direct,
-        **_arithmetic(run),
+        **_arithmetic(run, _present_dataset(run)),
         **_memory([model], run, activations=activations, averaged=model if run.ema_decay else None),
         # The first worker gathers both sets of weights in fp32 before it writes them.
         "export_gib": round((8 if run.ema_decay else 4) * count_parameters(model) / GIB, 3),
     }
 
 
-def _example(run: XARRun | FARRun) -> tuple[Callable[[], nn.Module], Inputs]:
+def _example(config: XARRun | FARRun) -> tuple[Callable[[], nn.Module], Inputs]:
     """The model of a run and inputs for it."""
-    if isinstance(run, FARRun):
-        far = run.model
 
-        def codes(count: int) -> tuple[Tensor, ...]:
-            shape = (count, len(far.codebooks), far.num_positions)
-            return torch.zeros(shape, dtype=torch.int64), torch.zeros(count, dtype=torch.int64)
+    def make() -> nn.Module:
+        return FAR(config.model) if isinstance(config, FARRun) else XAR(config.model)
 
-        return lambda: FAR(far), codes
-    xar, clean = run.model, run.flow.context == "clean"
-
-    def tokens(count: int) -> tuple[Tensor, ...]:
-        noisy = torch.empty(count, xar.num_tokens, xar.channels)
-        times = torch.empty(count, xar.num_entities, dtype=torch.float32)
-        labels = torch.zeros(count, dtype=torch.int64)
-        return noisy, times, labels, *((noisy.clone(),) if clean else ())
-
-    return lambda: XAR(xar), tokens
+    return make, functools.partial(generator_inputs, config)
 
 
 def _cross_entropy_bytes(run: FARRun) -> int:
@@ -117,26 +108,26 @@ def _cross_entropy_bytes(run: FARRun) -> int:
     return 2 * 4 * run.model.num_positions * sum(item.size for item in run.model.codebooks)
 
 
-def _crops(run: TokenizerRun) -> str | None:
-    """What the training images are; None as long as there are none."""
-    there = (Path(run.data.train_path) / MANIFEST).is_file()
-    return training_crops(run) if there else None
+def _present_dataset(run: TokenizerRun | GeneratorRun) -> DatasetInfo | None:
+    """The facts of the data to train on; None as long as there are none."""
+    folder = Path(run.data.train_path)
+    return read_dataset(folder) if (folder / MANIFEST).is_file() else None
 
 
-def _images(run: TokenizerRun | GeneratorRun) -> int:
+def _images(run: TokenizerRun | GeneratorRun, dataset: DatasetInfo | None) -> int:
     if run.data.num_train_images:
         return run.data.num_train_images
-    folder = Path(run.data.train_path)
-    if not (folder / MANIFEST).is_file():
+    if dataset is None:
         raise ArtefactError(
-            f"data.num_train_images = 0 and {folder} holds no data yet; give the number, or build the data first"
+            f"data.num_train_images = 0 and {Path(run.data.train_path)} holds no data yet; give the number, or build "
+            "the data first"
         )
-    return read_dataset(folder).num_images
+    return dataset.num_images
 
 
-def _arithmetic(run: TokenizerRun | GeneratorRun) -> dict[str, Any]:
+def _arithmetic(run: TokenizerRun | GeneratorRun, dataset: DatasetInfo | None) -> dict[str, Any]:
     schedule, workers = run.schedule, run.scaling.num_workers
-    images = _images(run)
+    images = _images(run, dataset)
     steps = schedule.steps_per_epoch(images)
     return {
         "num_images": images,

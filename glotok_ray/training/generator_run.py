@@ -21,35 +21,47 @@ from glotok_ray.pretrained.tokenizer import load_tokenizer
 from glotok_ray.sampling.latents import latent_scale, latent_scale_from_counts
 from glotok_ray.training.ema import make_average, whole_state
 from glotok_ray.training.engine import make_engine
+from glotok_ray.training.generator_state import GeneratorState
 from glotok_ray.training.generator_step import (
     FlowObjective,
     GeneratorStep,
     Objective,
     TokenObjective,
 )
-from glotok_ray.training.inputs import fitting_codes, read_counts
-from glotok_ray.training.runs import BatchSource, exporting, place, run_plan, set_threads
+from glotok_ray.training.inputs import read_counts
+from glotok_ray.training.operations import generator_operations, utilization_of
+from glotok_ray.training.plan import RunPlan
+from glotok_ray.training.runs import BatchSource, exporting, place, set_threads
 from glotok_ray.training.trainer import Trainer
 from glotok_ray.training.worker import Worker
 
 
-def train_generator(run: XARRun | FARRun, worker: Worker, batches: BatchSource) -> dict[str, Any]:
-    """Train and export a generator; rank 0 writes its weights, their average, generator.json and the tokenizer."""
-    set_threads(run.scaling.threads_per_worker)
-    plan = run_plan(run)
-    codes = fitting_codes(run)
-    torch.manual_seed(run.seed)
-    model, objective, facts = _build(run, worker, codes)
+def train_generator(
+    config: XARRun | FARRun, plan: RunPlan, worker: Worker, batches: BatchSource
+) -> dict[str, Any]:
+    """Train and export a generator; rank 0 writes its weights, their average, generator.json and the tokenizer.
+
+    That codes, tokenizer and model fit each other is the launcher's to check (training/inputs.py).
+    """
+    set_threads(config.scaling.threads_per_worker)
+    codes = plan.dataset
+    torch.manual_seed(config.seed)
+    model, objective, facts = _build(config, worker, codes)
+    # Counted while the weights are whole.
+    utilization = utilization_of(plan, worker.device, lambda: generator_operations(config, model))
     engine = make_engine(
-        place(model, worker, run.scaling),
-        run.optimizer,
-        run.scaling,
+        place(model, worker, config.scaling),
+        config.optimizer,
+        config.scaling,
         plan.micro_batch_size,
         plan.accumulation_steps,
     )
-    average = make_average(engine, run.ema_decay, warmup=run.ema_warmup)
+    average = make_average(engine, config.ema_decay, warmup=config.ema_warmup)
     model.train()
-    metrics = Trainer(GeneratorStep(engine, objective, average, worker), worker, plan).fit(batches)
+    state = GeneratorState(engine, average, worker)
+    # Generators are measured by their samples, in a job of their own.
+    step = GeneratorStep(state, objective, worker)
+    metrics = Trainer(step, state, worker, plan, utilization=utilization).fit(batches)
     keep = worker.rank == 0
     raw = whole_state(engine, keep=keep)
     averaged = average.whole(keep=keep) if average is not None else None
@@ -59,33 +71,37 @@ def train_generator(run: XARRun | FARRun, worker: Worker, batches: BatchSource) 
                 # A model in bf16 has rounded it, and training used it as it was measured.
                 state["latent_scale"] = torch.tensor(facts["latent_scale"])
         facts |= {
-            "model": to_dict(run.model),
+            "model": to_dict(config.model),
             "tokenizer_sha256": codes.tokenizer_sha256,
             "classes": list(codes.classes),
         }
         with exporting(worker, plan):
             save_generator(plan.folder, raw, averaged, facts)
-            copy_tokenizer(Path(run.tokenizer_path), plan.folder)
+            copy_tokenizer(Path(config.tokenizer_path), plan.folder)
     worker.barrier()
     return metrics
 
 
 def _build(
-    run: XARRun | FARRun, worker: Worker, codes: DatasetInfo
+    config: XARRun | FARRun, worker: Worker, codes: DatasetInfo
 ) -> tuple[nn.Module, Objective, dict[str, Any]]:
     """The model, what it learns from, and what generator.json says of both."""
-    if isinstance(run, FARRun):
-        return FAR(run.model), TokenObjective(run.model, run.label_dropout), {"architecture": "far"}
-    tokenizer = load_tokenizer(Path(run.tokenizer_path))
-    model = XAR(run.model)
-    scale = _measured_scale(tokenizer, Path(run.data.train_path), codes)
+    if isinstance(config, FARRun):
+        return (
+            FAR(config.model),
+            TokenObjective(config.model, config.label_dropout),
+            {"architecture": "far"},
+        )
+    tokenizer = load_tokenizer(Path(config.tokenizer_path))
+    model = XAR(config.model)
+    scale = _measured_scale(tokenizer, Path(config.data.train_path), codes)
     model.latent_scale.copy_(scale)
     # Codes become latents on the device; encoder and decoder have no part in it and stay where they are.
     tokenizer.branches.to(worker.device)
-    objective = FlowObjective(tokenizer, scale.to(worker.device), run.model, run.flow)
+    objective = FlowObjective(tokenizer, scale.to(worker.device), config.model, config.flow)
     facts = {
         "architecture": "xar",
-        "flow": to_dict(run.flow),
+        "flow": to_dict(config.flow),
         "latent_scale": scale.tolist(),
     }
     return model, objective, facts

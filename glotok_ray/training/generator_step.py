@@ -4,7 +4,6 @@ What a batch of codes costs is an objective's matter: flow matching of xAR, or t
 Read next: glotok_ray/losses/flow_matching.py and glotok_ray/losses/token_prediction.py
 """
 
-from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -22,11 +21,10 @@ from glotok_ray.losses.token_prediction import codebook_cross_entropies, token_p
 from glotok_ray.nn.entities import to_entities
 from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.training.batches import Batch
-from glotok_ray.training.ema import ExponentialMovingAverage
 from glotok_ray.training.engine import Engine
 from glotok_ray.training.finite import StepFlags
+from glotok_ray.training.generator_state import GeneratorState
 from glotok_ray.training.schedule import step_generator
-from glotok_ray.training.snapshot import Snapshot
 from glotok_ray.training.worker import Worker
 
 
@@ -112,55 +110,33 @@ class TokenObjective:
 class GeneratorStep:
     """One optimizer step of a generator on codes, followed by the average of its weights."""
 
-    def __init__(
-        self,
-        engine: Engine,
-        objective: Objective,
-        average: ExponentialMovingAverage | None,
-        worker: Worker,
-    ) -> None:
-        self._engine, self._objective, self._worker = engine, objective, worker
-        self.average = average
+    def __init__(self, state: GeneratorState, objective: Objective, worker: Worker) -> None:
+        self._state, self._objective, self._worker = state, objective, worker
         # What all workers agree on before the optimizer steps; the trainer may let a number of its own ride along.
         self.flags = StepFlags(worker)
 
     def learn(self, batches: list[Batch], step: int) -> dict[str, Tensor]:
-        """One step on all micro batches; returns the objective's terms."""
+        """One step on all micro batches; returns the objective's terms and the gradient's norm before clipping."""
         generator = step_generator(batches[0]["label"].device)
+        engine, average = self._state.engine, self._state.average
         totals: dict[str, Tensor] = {}
         for position, batch in enumerate(batches):
             self._worker.heartbeat.enter("forward")
-            terms = self._objective(self._engine, batch, generator)
+            terms = self._objective(engine, batch, generator)
             self.flags.add(terms)
             self._worker.heartbeat.enter("backward")
-            self._engine.backward(next(iter(terms.values())))
+            engine.backward(next(iter(terms.values())))
             self._worker.heartbeat.enter("reduce")
             if position == len(batches) - 1:
                 self.flags.verdict(step)
-            self._engine.step()
+            engine.step()
             for name, term in terms.items():
                 share = term.detach().float() / len(batches)
                 totals[name] = totals[name] + share if name in totals else share
-        if self.average is not None:
-            self.average.update(step)
-        return totals
+        if average is not None:
+            average.update(step)
+        return totals | {"gradient_norm": engine.gradient_norm}
 
     def set_learning_rate(self, learning_rate: float) -> None:
         """One engine."""
-        self._engine.set_learning_rate(learning_rate)
-
-    def evaluate(self) -> dict[str, float]:
-        """Generators are measured by their samples, in a job of their own."""
-        return {}
-
-    def snapshot(self, into: Snapshot) -> None:
-        """Add the engine and the average; each worker its part."""
-        self._engine.snapshot(into.within("generator"))
-        if self.average is not None:
-            self.average.snapshot(into, self._worker.rank)
-
-    def load(self, folder: Path) -> None:
-        """Restore the engine and the average."""
-        self._engine.load(folder / "generator")
-        if self.average is not None:
-            self.average.load(folder, self._worker.rank)
+        self._state.engine.set_learning_rate(learning_rate)

@@ -20,12 +20,16 @@ from glotok_ray.data.recorded import check_adm_protocol, check_codes, check_side
 from glotok_ray.data.records import DATASET, DatasetInfo, read_dataset
 from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.pretrained.perceptual import check_perceptual
-from glotok_ray.pretrained.tokenizer import CONFIG_FILE, WEIGHTS_FILE, tokenizer_config
+from glotok_ray.pretrained.tokenizer import (
+    CONFIG_FILE,
+    DISCRIMINATOR_FILE,
+    WEIGHTS_FILE,
+    tokenizer_config,
+)
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.storage.weights import check_stored, misfits, stored_shapes
 from glotok_ray.teacher.histogram import TeacherHistogram, load_teacher
-from glotok_ray.training.tokenizer_step import DISCRIMINATOR_FILE
 
 logger = logging.getLogger(__name__)
 

@@ -3,9 +3,7 @@
 Read next: glotok_ray/training/trainer.py
 """
 
-import contextlib
 import functools
-import json
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -17,6 +15,7 @@ from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.storage.retries import patiently
 from glotok_ray.training.batches import MicroBatch
+from glotok_ray.training.metrics_file import read_lines
 from glotok_ray.training.worker import Worker
 
 logger = logging.getLogger(__name__)
@@ -89,15 +88,6 @@ def audited_keys(folder: Path) -> Iterator[tuple[int, list[str]]]:
     """Steps and keys of all workers' audits in a run folder, in the order of the files."""
     for line in _lines(sorted((folder / AUDIT_FOLDER).glob("*.jsonl"))):
         yield line["step"], line["keys"]
-
-
-def read_lines(text: str) -> Iterator[dict[str, Any]]:
-    """The objects of a JSON Lines text; a killed worker, or one that goes on, may leave half a line."""
-    for line in text.splitlines():
-        with contextlib.suppress(json.JSONDecodeError):
-            found = json.loads(line)
-            if isinstance(found, dict):
-                yield found
 
 
 def _lines(paths: Iterable[Path]) -> Iterator[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""What every training run needs on one worker: its folder, its arithmetic, its rows, its module in place.
+"""What every training run needs on one worker: inputs that are there, its module in place, its results written.
 
 The same for tokenizers and generators. Read next: glotok_ray/training/tokenizer_run.py
 """
@@ -13,118 +13,31 @@ from torch import nn
 
 from glotok_ray.config.runs import GeneratorRun, TokenizerRun
 from glotok_ray.config.training import ScalingConfig
-from glotok_ray.data.recorded import crops_text
-from glotok_ray.data.records import read_dataset
-from glotok_ray.data.shard_plan import Division, ShardPlan
-from glotok_ray.data.training_rows import CodeRows, ImageRows, expect_images, shard_rows
 from glotok_ray.nn.recompute import recompute_activations
 from glotok_ray.storage import artefact
 from glotok_ray.storage.retries import StorageError, patiently
-from glotok_ray.training.batches import DeviceFeed, MicroBatch
-from glotok_ray.training.trainer import RunPlan
+from glotok_ray.training.batches import MicroBatch
+from glotok_ray.training.plan import RunPlan
 from glotok_ray.training.worker import Worker
 
-RUN_FILE = "run.json"
-"""In a run's folder: what crops a tokenizer is trained on. Older versions noted the run's fingerprint there too."""
-
 BatchSource = Callable[[int], Iterator[MicroBatch]]
+"""This worker's micro batches from a step on."""
 Module = TypeVar("Module", bound=nn.Module)
 
 
-def run_folder(run: TokenizerRun | GeneratorRun) -> Path:
-    """The folder of a run."""
-    return (Path(run.output_path) / run.name).absolute()
-
-
-def run_plan(run: TokenizerRun | GeneratorRun) -> RunPlan:
-    """The arithmetic of a run on its data set; raises ArtefactError when the data are not what the recipe expects."""
-    dataset = read_dataset(Path(run.data.train_path))
-    images = expect_images(dataset, run.data.train_path, run.data.num_train_images)
-    return RunPlan(
-        folder=run_folder(run),
-        seed=run.seed,
-        steps_per_epoch=run.schedule.steps_per_epoch(images),
-        schedule=run.schedule,
-        optimizer=run.optimizer,
-        scaling=run.scaling,
-        max_bad_rows=run.data.max_bad_rows if isinstance(run, TokenizerRun) else 0,
-        audit_keys=run.audit_keys,
-    )
-
-
-def training_crops(run: TokenizerRun) -> str:
-    """What the crops of a tokenizer run are, for people."""
-    images = read_dataset(Path(run.data.train_path))
-    return crops_text(images)
-
-
-def wait_for_inputs(run: TokenizerRun | GeneratorRun) -> None:
+def wait_for_inputs(config: TokenizerRun | GeneratorRun) -> None:
     """Return when every folder that the run reads is there: the launcher has seen them, so one that is not is away.
 
     Raises StorageError for one that stays away.
     """
-    paths = [run.data.train_path]
-    if isinstance(run, TokenizerRun):
-        paths += [run.data.validation_path, run.teacher_path]
+    paths = [config.data.train_path]
+    if isinstance(config, TokenizerRun):
+        paths += [config.data.validation_path, config.teacher_path]
     else:
-        paths.append(run.tokenizer_path)
+        paths.append(config.tokenizer_path)
     for path in filter(None, paths):
         manifest = Path(path) / artefact.MANIFEST
-        patiently(manifest.stat, Path(path), minutes=run.scaling.storage_retry_minutes)
-
-
-def row_reader(run: TokenizerRun | GeneratorRun) -> ImageRows | CodeRows:
-    """What turns a plan unit into rows."""
-    if isinstance(run, TokenizerRun):
-        return ImageRows.of(
-            run.data,
-            seed=run.seed,
-            image_size=run.model.autoencoder.image_size,
-            retry_minutes=run.scaling.storage_retry_minutes,
-        )
-    dataset = read_dataset(Path(run.data.train_path))
-    return CodeRows(
-        Path(run.data.train_path).absolute(),
-        run.seed,
-        dataset.num_views,
-        dataset.code_counts,
-        len(dataset.classes),
-        dataset.grid_size**2,
-        run.scaling.storage_retry_minutes,
-    )
-
-
-def row_plan(run: TokenizerRun | GeneratorRun, plan: RunPlan) -> ShardPlan:
-    """The order of all rows of a run."""
-    dataset = read_dataset(Path(run.data.train_path))
-    return ShardPlan(
-        tuple(shard_rows(dataset, rows_per_image=dataset.num_views)),
-        seed=run.seed,
-        batch_size=run.schedule.global_batch_size,
-        steps_per_epoch=plan.steps_per_epoch,
-        open_shards=run.data.open_shards,
-    )
-
-
-def division(run: TokenizerRun | GeneratorRun) -> Division:
-    """How the rows of a run are divided among its workers."""
-    workers = run.scaling.num_workers
-    return Division(workers, run.schedule.micro_batch(workers), run.scaling.unit_rows)
-
-
-def local_batches(run: TokenizerRun | GeneratorRun) -> BatchSource:
-    """Micro batches read in this process, for one worker: the same rows in the same order as Ray Data deals them."""
-
-    def batches(first_step: int) -> Iterator[MicroBatch]:
-        plan, reader, make = run_plan(run), row_reader(run), DeviceFeed(torch.device("cpu"))
-        parts = division(run)
-        for unit in row_plan(run, plan).units(first_step, plan.last_step, parts):
-            columns = reader(unit)
-            for start in range(0, len(unit.positions), parts.micro_batch_size):
-                rows = slice(start, start + parts.micro_batch_size)
-                yield make({name: values[rows] for name, values in columns.items()})
-
-    return batches
+        patiently(manifest.stat, Path(path), minutes=config.scaling.storage_retry_minutes)
 
 
 def place(module: Module, worker: Worker, scaling: ScalingConfig) -> Module:

@@ -4,102 +4,101 @@ Called by every rank under Ray Train and by a plain process alike; batches come 
 Read next: glotok_ray/training/trainer.py
 """
 
-import functools
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow.parquet
 import torch
 from torch import Tensor, nn
 
 from glotok_ray.config.losses import RelationConfig
 from glotok_ray.config.runs import TokenizerRun
-from glotok_ray.data.records import decode_image, read_dataset
-from glotok_ray.data.transforms import center_crop
+from glotok_ray.data.recorded import crops_text
 from glotok_ray.interop.tokenizer_card import write_model_card
 from glotok_ray.losses.relation import codebook_histogram, histogram_bins, relation_loss
 from glotok_ray.nn.discriminator import PatchDiscriminator
 from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.pretrained.perceptual import build_perceptual
-from glotok_ray.pretrained.tokenizer import WEIGHTS_FILE
+from glotok_ray.pretrained.tokenizer import DISCRIMINATOR_FILE, WEIGHTS_FILE
 from glotok_ray.storage import artefact
-from glotok_ray.storage.retries import patiently
 from glotok_ray.storage.weights import load_weights
 from glotok_ray.teacher.image_vectors import build_image_network
 from glotok_ray.training.engine import make_engine
 from glotok_ray.training.inputs import teacher_of
-from glotok_ray.training.runs import (
-    BatchSource,
-    exporting,
-    place,
-    run_plan,
-    set_threads,
-    training_crops,
-)
-from glotok_ray.training.tokenizer_step import DISCRIMINATOR_FILE, FrozenNetworks, TokenizerStep
-from glotok_ray.training.trainer import Trainer, last_metrics
+from glotok_ray.training.metrics_file import last_metrics
+from glotok_ray.training.operations import tokenizer_operations, utilization_of
+from glotok_ray.training.plan import RunPlan
+from glotok_ray.training.runs import BatchSource, exporting, place, set_threads
+from glotok_ray.training.tokenizer_state import TokenizerState
+from glotok_ray.training.tokenizer_step import FrozenNetworks, TokenizerStep
+from glotok_ray.training.trainer import Trainer
+from glotok_ray.training.validation import TokenizerValidation, validation_images
 from glotok_ray.training.worker import Worker
 
 RELATION_FILE = "relation.json"
 
 
-def train_tokenizer(run: TokenizerRun, worker: Worker, batches: BatchSource) -> dict[str, Any]:
+def train_tokenizer(
+    config: TokenizerRun, plan: RunPlan, worker: Worker, batches: BatchSource
+) -> dict[str, Any]:
     """Train and export a tokenizer; rank 0 writes its weights, config, model card and relation.json."""
-    set_threads(run.scaling.threads_per_worker)
-    # Read now, while the inputs are known to be there.
-    plan, crops = run_plan(run), training_crops(run)
-    torch.manual_seed(run.seed)
-    model, discriminator = GloTokTokenizer(run.model), PatchDiscriminator(run.discriminator)
-    _start_from(run.initial_path, model, discriminator)
-    frozen = build_frozen_networks(run, worker.device)
+    set_threads(config.scaling.threads_per_worker)
+    torch.manual_seed(config.seed)
+    model, discriminator = GloTokTokenizer(config.model), PatchDiscriminator(config.discriminator)
+    _start_from(config.initial_path, model, discriminator)
+    frozen = build_frozen_networks(config, worker.device)
     with torch.no_grad():
-        initial = _histogram(model, run.loss.relation) if frozen.teacher is not None else None
+        initial = _histogram(model, config.loss.relation) if frozen.teacher is not None else None
+    # Counted while the weights are whole.
+    utilization = utilization_of(
+        plan, worker.device, lambda: tokenizer_operations(config, model, discriminator, frozen)
+    )
     tokenizer_engine, discriminator_engine = (
         make_engine(
-            place(module, worker, run.scaling),
-            run.optimizer,
-            run.scaling,
+            place(module, worker, config.scaling),
+            config.optimizer,
+            config.scaling,
             plan.micro_batch_size,
             plan.accumulation_steps,
         )
         for module in (model, discriminator)
     )
-    validation = _validation_images(run, worker)
-    step = TokenizerStep(run, tokenizer_engine, discriminator_engine, frozen, worker, validation)
+    state = TokenizerState(config, tokenizer_engine, discriminator_engine, worker)
+    step = TokenizerStep(state, frozen, worker)
+    validation = TokenizerValidation(
+        state, frozen.teacher, validation_images(config, worker), worker
+    )
     model.train()
-    Trainer(step, worker, plan).fit(batches)
+    Trainer(step, state, worker, plan, validation.evaluate, utilization).fit(batches)
     metrics = last_metrics(plan.folder)
     with exporting(worker, plan):
-        step.export(plan.folder)
+        state.export(plan.folder)
         if worker.rank == 0:
             if initial is not None and frozen.teacher is not None:
                 exported = GloTokTokenizer.from_pretrained(plan.folder)
-                final = _histogram(exported, run.loss.relation)
-                _write_relation(plan.folder, run.loss.relation, frozen.teacher, (initial, final))
-            origin = f"trained by the run {run.name!r} on {crops}"
-            write_model_card(plan.folder, run.model, metrics, source=origin)
+                final = _histogram(exported, config.loss.relation)
+                _write_relation(plan.folder, config.loss.relation, frozen.teacher, (initial, final))
+            origin = f"trained by the run {config.name!r} on {crops_text(plan.dataset)}"
+            write_model_card(plan.folder, config.model, metrics, source=origin)
     worker.barrier()
     return metrics
 
 
-def build_frozen_networks(run: TokenizerRun, device: torch.device) -> FrozenNetworks:
+def build_frozen_networks(config: TokenizerRun, device: torch.device) -> FrozenNetworks:
     """The frozen networks and the teacher of a run, on `device`."""
-    dtype = torch.float32 if run.scaling.precision == "fp32" else torch.bfloat16
+    dtype = torch.float32 if config.scaling.precision == "fp32" else torch.bfloat16
     teacher = None
-    if run.teacher_path:
-        teacher = teacher_of(run).distribution(run.loss.relation).to(device)
+    if config.teacher_path:
+        teacher = teacher_of(config).distribution(config.loss.relation).to(device)
 
     def frozen(network: nn.Module) -> nn.Module:
         return network.requires_grad_(False).eval().to(device, dtype)
 
     return FrozenNetworks(
-        perceptual=frozen(build_perceptual(run.loss)),
+        perceptual=frozen(build_perceptual(config.loss)),
         teacher=teacher,
         image_networks={
             codebook.name: frozen(build_image_network(codebook.contrast))
-            for codebook in run.model.codebooks
+            for codebook in config.model.codebooks
             if codebook.contrast.network
         },
     )
@@ -131,30 +130,3 @@ def _write_relation(
         values[f"student_{name}"] = student.tolist()
         values[f"kl_{name}"] = float(relation_loss(student, teacher, reduction=relation.reduction))
     artefact.write_json(folder / RELATION_FILE, values)
-
-
-def _validation_images(run: TokenizerRun, worker: Worker) -> Tensor:
-    """This worker's share of the validation images, uint8 (n, 3, h, w), centre crops."""
-    size = run.model.autoencoder.image_size
-    images: list[np.ndarray] = []
-    if run.data.validation_path and run.data.num_validation_images:
-        folder = Path(run.data.validation_path)
-        minutes = run.scaling.storage_retry_minutes
-        rows = _first_rows(folder, run.data.num_validation_images, minutes)
-        for index, (key, encoded) in enumerate(rows):
-            if index % worker.world_size == worker.rank:
-                images.append(center_crop(decode_image(encoded, key), size).transpose(2, 0, 1))
-    stacked = np.stack(images) if images else np.zeros((0, 3, size, size), dtype=np.uint8)
-    return torch.from_numpy(stacked).to(worker.device)
-
-
-def _first_rows(folder: Path, number: int, minutes: float) -> Iterator[tuple[str, bytes]]:
-    for shard in read_dataset(folder).shards:
-        path = folder / shard.file
-        read = functools.partial(pyarrow.parquet.read_table, path, columns=["key", "image"])
-        table = patiently(read, path, minutes=minutes)
-        for key, image in zip(table["key"].to_pylist(), table["image"].to_pylist(), strict=True):
-            if number == 0:
-                return
-            number -= 1
-            yield key, image

@@ -5,48 +5,35 @@ Ray nor DeepSpeed. Stopped anywhere, it goes on from the newest verified checkpo
 Read next: glotok_ray/training/tokenizer_step.py
 """
 
-import collections
-import contextlib
-import functools
-import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
-import torch
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
-from glotok_ray.config.training import OptimizerConfig, ScalingConfig, ScheduleConfig
-from glotok_ray.storage import artefact
-from glotok_ray.storage.artefact import ArtefactError
-from glotok_ray.storage.retries import patiently
 from glotok_ray.training import checkpoint
 from glotok_ray.training.batches import Batch, MicroBatch
+from glotok_ray.training.checkpoint import CHECKPOINT_FOLDER, check_state_layout
 from glotok_ray.training.checkpoint_writer import CheckpointWriter
 from glotok_ray.training.finite import StepFlags
-from glotok_ray.training.rows_seen import RowsSeen, read_lines
+from glotok_ray.training.metrics_log import MetricsLog
+from glotok_ray.training.plan import RunPlan
+from glotok_ray.training.profiling import StepProfiler
+from glotok_ray.training.rows_seen import RowsSeen
 from glotok_ray.training.schedule import learning_rate, seed_step
 from glotok_ray.training.snapshot import Snapshot
+from glotok_ray.training.step_times import Utilization
 from glotok_ray.training.worker import Worker
 
 logger = logging.getLogger(__name__)
 
-Item = TypeVar("Item")
-METRICS_FILE = "metrics.jsonl"
-# A line of metrics.jsonl that holds this name tells of something that happened, and no figures.
-EVENT = "event"
-CHECKPOINT_FOLDER = "checkpoints"
-_TAIL_BYTES = 1 << 16
 _CLOCK = "checkpoint_is_due"
-TENSORBOARD_FOLDER = "tensorboard"
 
 
 class TrainingStep(Protocol):
-    """One optimizer step of a model, and what must be saved to go on with it."""
+    """One optimizer step of a model."""
 
     flags: StepFlags
     """What the workers exchange once per step; a number that the trainer lets it carry comes back summed."""
@@ -59,9 +46,9 @@ class TrainingStep(Protocol):
         """Set the learning rate of every engine."""
         ...
 
-    def evaluate(self) -> dict[str, float]:
-        """Metrics of the present weights, equal on every worker."""
-        ...
+
+class TrainingState(Protocol):
+    """What must be saved to go on with a training."""
 
     def snapshot(self, into: Snapshot) -> None:
         """Add this worker's part of the state; every worker calls it."""
@@ -72,51 +59,23 @@ class TrainingStep(Protocol):
         ...
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunPlan:
-    """The arithmetic of a run."""
-
-    folder: Path
-    seed: int
-    steps_per_epoch: int
-    schedule: ScheduleConfig
-    optimizer: OptimizerConfig
-    scaling: ScalingConfig
-    max_bad_rows: int = 0
-    audit_keys: bool = False
-
-    @property
-    def state_layout(self) -> dict[str, Any]:
-        """What decides the files of a checkpoint; a run goes on under the same alone."""
-        names = ("num_workers", "engine", "zero_stage", "precision")
-        return {f"scaling.{name}": getattr(self.scaling, name) for name in names}
-
-    @property
-    def micro_batch_size(self) -> int:
-        """Images per worker and forward pass."""
-        return self.schedule.micro_batch(self.scaling.num_workers)
-
-    @property
-    def accumulation_steps(self) -> int:
-        """Forward passes per worker and optimizer step."""
-        return self.schedule.accumulation_steps(self.scaling.num_workers)
-
-    @property
-    def total_steps(self) -> int:
-        """Optimizer steps of the whole run."""
-        return self.steps_per_epoch * self.schedule.epochs
-
-    @property
-    def last_step(self) -> int:
-        """Optimizer steps after which this process stops."""
-        return min(self.schedule.stop_after_steps or self.total_steps, self.total_steps)
-
-
 class Trainer:
     """Runs a `TrainingStep` to the end of its plan."""
 
-    def __init__(self, step: TrainingStep, worker: Worker, plan: RunPlan) -> None:
-        self._step, self._worker, self._plan = step, worker, plan
+    def __init__(
+        self,
+        step: TrainingStep,
+        state: TrainingState,
+        worker: Worker,
+        plan: RunPlan,
+        evaluate: Callable[[], dict[str, float]] | None = None,
+        utilization: Utilization | None = None,
+    ) -> None:
+        """`evaluate` gives metrics of the present weights, equal on every worker; without it there are none. Without
+        `utilization` no MFU is logged.
+        """
+        self._step, self._state, self._worker, self._plan = step, state, worker, plan
+        self._evaluate, self._utilization = evaluate or dict, utilization
         self._checkpoints = plan.folder / CHECKPOINT_FOLDER
         self._writer = CheckpointWriter(
             self._checkpoints,
@@ -143,7 +102,7 @@ class Trainer:
             audit=plan.audit_keys,
             retry_minutes=plan.scaling.storage_retry_minutes,
         )
-        log = MetricsLog(plan, self._worker, first_step, seen)
+        log = MetricsLog(plan, self._worker, first_step, seen, self._utilization)
         log.tell_restarts(self._worker.heartbeat.restarts, first_step)
         if path is not None:
             log.load(path)
@@ -160,36 +119,49 @@ class Trainer:
         return log.latest
 
     def _train(
-        self, first_step: int, stream: Iterator[MicroBatch], log: "MetricsLog", seen: RowsSeen
+        self, first_step: int, stream: Iterator[MicroBatch], log: MetricsLog, seen: RowsSeen
+    ) -> None:
+        self._saved_at = time.monotonic()
+        with StepProfiler(self._plan, self._worker) as profiler:
+            for step in range(first_step, self._plan.last_step):
+                with profiler.step(step):
+                    self._learn(step, stream, log, seen)
+                self._evaluate_and_save(step + 1, log)
+
+    def _learn(
+        self, step: int, stream: Iterator[MicroBatch], log: MetricsLog, seen: RowsSeen
     ) -> None:
         plan = self._plan
-        self._saved_at = time.monotonic()
-        for step in range(first_step, plan.last_step):
-            self._worker.heartbeat.enter("data", step)
-            seed_step(plan.seed, step, self._worker.rank)
-            rate = learning_rate(step, plan.total_steps, plan.optimizer)
-            self._step.set_learning_rate(rate)
-            micro_batches = log.waiting_for(
-                lambda: [next(stream) for _ in range(plan.accumulation_steps)]
-            )
-            self._send_clock()
-            terms = self._step.learn([batch.tensors for batch in micro_batches], step)
-            seen.add(step, micro_batches)
-            log.add(step, terms, rate)
-            if self._evaluation_is_due(step + 1):
-                log.flush(step)
-                self._worker.heartbeat.enter("evaluation", step + 1)
-                metrics = self._step.evaluate()
-                log.write(step + 1, {f"eval/{name}": value for name, value in metrics.items()})
-                self._save(step + 1, log)
-                self._worker.report({"step": step + 1, **metrics})
-            elif self._checkpoint_is_due(step + 1):
-                self._save(step + 1, log)
-            self._log_written(log)
+        log.times.begin()
+        self._worker.heartbeat.enter("data", step)
+        seed_step(plan.seed, step, self._worker.rank)
+        rate = learning_rate(step, plan.total_steps, plan.optimizer)
+        self._step.set_learning_rate(rate)
+        micro_batches = log.times.waiting_for(
+            lambda: [next(stream) for _ in range(plan.accumulation_steps)]
+        )
+        self._send_clock()
+        terms = self._step.learn([batch.tensors for batch in micro_batches], step)
+        log.times.end()
+        seen.add(step, micro_batches)
+        log.add(step, terms, rate)
 
-    def _save(self, step: int, log: "MetricsLog") -> None:
+    def _evaluate_and_save(self, step: int, log: MetricsLog) -> None:
+        """What is due after `step` steps."""
+        if self._evaluation_is_due(step):
+            log.flush(step - 1)
+            self._worker.heartbeat.enter("evaluation", step)
+            metrics = self._evaluate()
+            log.write(step, {f"eval/{name}": value for name, value in metrics.items()})
+            self._save(step, log)
+            self._worker.report({"step": step, **metrics})
+        elif self._checkpoint_is_due(step):
+            self._save(step, log)
+        self._log_written(log)
+
+    def _save(self, step: int, log: MetricsLog) -> None:
         def copy_state(into: Snapshot) -> None:
-            self._step.snapshot(into)
+            self._state.snapshot(into)
             log.snapshot(into)
 
         self._worker.heartbeat.enter("checkpoint", step)
@@ -199,7 +171,7 @@ class Trainer:
         log.write(step, {"checkpoint/stall_s": stall})
         self._saved_at = time.monotonic()
 
-    def _log_written(self, log: "MetricsLog") -> None:
+    def _log_written(self, log: MetricsLog) -> None:
         written = self._writer.take_written()
         if written is not None:
             values = {"checkpoint/write_s": written.seconds, "checkpoint/gib": written.gib}
@@ -213,7 +185,7 @@ class Trainer:
         )
         if path is not None:
             check_state_layout(path, self._plan)
-            self._step.load(path)
+            self._state.load(path)
             logger.info("resuming at step %d from %s", checkpoint.checkpoint_step(path), path.name)
         return path
 
@@ -235,188 +207,3 @@ class Trainer:
 
     def _minutes_are_up(self) -> bool:
         return self._step.flags.sums.get(_CLOCK, 0.0) > 0
-
-
-def check_state_layout(path: Path, plan: RunPlan) -> None:
-    """Raise ArtefactError when the checkpoint at `path` was saved under a layout that the plan does not have."""
-    saved = artefact.read_json(path / artefact.MANIFEST)["state_layout"]
-    for name, value in plan.state_layout.items():
-        if saved.get(name) != value:
-            raise ArtefactError(
-                f"{path}: saved with {name} = {saved.get(name)}, and this run has {value}; set it back, or start a new "
-                f"run under another --name (in jobs.train_tokenizer from its weights: --initial-path {path})"
-            )
-
-
-def last_metrics(folder: Path, step: int | None = None) -> dict[str, Any]:
-    """The newest value of every metric in a run's metrics.jsonl, up to `step` where it is given."""
-    return _newest(
-        line
-        for line in _metric_lines(folder / METRICS_FILE)
-        if step is None or line["step"] <= step
-    )
-
-
-def _newest(lines: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """The newest value of every metric; events tell of none."""
-    metrics: dict[str, Any] = {}
-    # In the order of steps: what is known of a checkpoint when it is written comes after lines of later steps.
-    for line in sorted(lines, key=lambda line: line["step"]):
-        metrics |= {} if EVENT in line else line
-    # Of one line, not of the newest values.
-    metrics.pop(artefact.NOT_FINITE, None)
-    return metrics
-
-
-def latest_metrics(folder: Path) -> dict[str, Any]:
-    """The newest value of every metric in the end of a run's metrics.jsonl, for who looks every second for weeks."""
-    path = folder / METRICS_FILE
-    if not path.is_file():
-        return {}
-    with path.open("rb") as stream:
-        stream.seek(max(0, path.stat().st_size - _TAIL_BYTES))
-        return _newest(read_lines(stream.read().decode(errors="replace")))
-
-
-def _metric_lines(path: Path) -> Iterator[dict[str, Any]]:
-    return read_lines(path.read_text() if path.is_file() else "")
-
-
-class MetricsLog:
-    """Averages of the terms since the last line, in metrics.jsonl and TensorBoard, written by rank 0."""
-
-    def __init__(self, plan: RunPlan, worker: Worker, first_step: int, seen: RowsSeen) -> None:
-        self._plan, self._worker, self._seen = plan, worker, seen
-        self._path = plan.folder / METRICS_FILE
-        self._sums: dict[str, Tensor] = {}
-        # Terms that are there in some steps alone are averaged over those.
-        self._counts: collections.Counter[str] = collections.Counter()
-        self._steps = self._timed_steps = 0
-        self._rate = 0.0
-        self._since = time.monotonic()
-        self._waited = 0.0
-        self.latest: dict[str, Any] = {}
-        self._points: SummaryWriter | None = None
-        self._purge_step = first_step
-        if worker.rank == 0:
-            self._patiently(lambda: self._drop_lines_after(first_step))
-
-    def _patiently(self, write: Callable[[], None]) -> None:
-        minutes = self._plan.scaling.storage_retry_minutes
-        patiently(write, self._path, minutes=minutes, doing="writing")
-
-    def _drop_lines_after(self, step: int) -> None:
-        # A run that died after its last checkpoint repeats those steps; their lines would appear twice.
-        if self._path.is_file():
-            lines = [
-                line for line in _metric_lines(self._path) if line["step"] <= step or EVENT in line
-            ]
-            with artefact.replacing(self._path) as temporary:
-                temporary.write_text("".join(json.dumps(line) + "\n" for line in lines))
-
-    def waiting_for(self, action: Callable[[], Item]) -> Item:
-        """The result of `action`, whose time counts as waiting for data."""
-        started = time.monotonic()
-        result = action()
-        self._waited += time.monotonic() - started
-        return result
-
-    def add(self, step: int, terms: dict[str, Tensor], rate: float) -> None:
-        """Take the terms of one step; every `log_every_steps` steps, write a line."""
-        for name, value in terms.items():
-            value = value.detach().double()
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
-            self._counts[name] += 1
-        self._steps += 1
-        self._timed_steps += 1
-        self._rate = rate
-        if (step + 1) % self._plan.schedule.log_every_steps == 0:
-            self.flush(step)
-
-    def snapshot(self, into: Snapshot) -> None:
-        """Add what has come since the last line, so that the next one is the same after a restart."""
-        state = {"sums": self._sums, "counts": dict(self._counts), "steps": self._steps}
-        into.add_state(self._file, state)
-
-    def load(self, folder: Path) -> None:
-        """Restore what `snapshot` added."""
-        state = torch.load(folder / self._file, weights_only=True, map_location=self._worker.device)
-        self._sums, self._steps = state["sums"], state["steps"]
-        self._counts = collections.Counter(state["counts"])
-
-    @property
-    def _file(self) -> str:
-        return f"log-{self._worker.rank:04d}.pt"
-
-    def flush(self, step: int) -> None:
-        """Write the averages since the last line."""
-        if not self._steps:
-            return
-        names = sorted(self._sums)
-        stacked = torch.stack([self._sums[name].reshape(()) for name in names])
-        totals = (self._worker.all_sum(stacked) / self._worker.world_size).tolist()
-        values = {
-            f"train/{name}": total / self._counts[name]
-            for name, total in zip(names, totals, strict=True)
-        }
-        seconds = time.monotonic() - self._since
-        # Steps whose terms come from a checkpoint took their time in another process.
-        images = self._timed_steps * self._plan.schedule.global_batch_size
-        values |= {
-            "train/learning_rate": self._rate,
-            "time/images_per_s": images / seconds,
-            "time/data_share": self._waited / seconds,
-            "memory/peak_gib": self._largest_peak(stacked.device),
-        }
-        bad_rows = self._seen.measure()
-        if bad_rows:
-            values["data/bad_rows"] = bad_rows
-        self.write(step + 1, values)
-        self._sums, self._steps, self._timed_steps = {}, 0, 0
-        self._since, self._waited = time.monotonic(), 0.0
-        self._counts.clear()
-
-    def _largest_peak(self, device: torch.device) -> float:
-        peaks = torch.zeros(self._worker.world_size, dtype=torch.float64, device=device)
-        peaks[self._worker.rank] = self._worker.memory.gib()
-        return float(self._worker.all_sum(peaks).max())
-
-    def write(self, step: int, values: dict[str, float]) -> None:
-        """Append one line and the TensorBoard points."""
-        self.latest |= {**values, "step": max(step, self.latest.get("step", 0))}
-        if self._worker.rank:
-            return
-        line = {"step": step, "epoch": step / self._plan.steps_per_epoch, **values}
-        self._patiently(lambda: artefact.append_line(self._path, line))
-        self._draw(step, values)
-
-    def _draw(self, step: int, values: dict[str, float]) -> None:
-        """Add TensorBoard points; they show what metrics.jsonl holds, so nothing waits for them."""
-        try:
-            if self._points is None:
-                folder = str(self._plan.folder / TENSORBOARD_FOLDER)
-                self._points = SummaryWriter(folder, purge_step=self._purge_step)
-            for name, value in values.items():
-                self._points.add_scalar(name, value, step)
-        except OSError as error:
-            # A writer that has failed once stays so: the next points get another, in a file of its own.
-            logger.warning("step %d: TensorBoard points are lost: %s", step, error)
-            self._points, self._purge_step = None, step
-
-    def tell_restarts(self, restarts: Sequence[dict[str, Any]], resumed_step: int) -> None:
-        """Append a line per restart of the run that has none yet: its cause, the step lost, the step resumed at."""
-        if self._worker.rank:
-            return
-        told = [line for line in _metric_lines(self._path) if EVENT in line]
-        known = {(line["attempt"], line["unix_s"]) for line in told}
-        for restart in restarts:
-            if (restart["attempt"], restart["unix_s"]) not in known:
-                line = {"step": resumed_step, EVENT: "restart", "resumed_step": resumed_step}
-                told_now = line | restart
-                self._patiently(functools.partial(artefact.append_line, self._path, told_now))
-
-    def close(self) -> None:
-        """Finish the TensorBoard file."""
-        if self._points is not None:
-            with contextlib.suppress(OSError):
-                self._points.close()

@@ -4,12 +4,15 @@
 This is the only module that names torch.distributed. Read next: glotok_ray/training/engine.py
 """
 
+import atexit
+import os
 from typing import Any, Protocol
 
 import torch
 import torch.distributed
 from torch import Tensor
 
+from glotok_ray.config.training import ScalingConfig
 from glotok_ray.training.heartbeat import Heartbeat
 from glotok_ray.training.memory import PeakMemory
 
@@ -39,7 +42,7 @@ class Worker(Protocol):
 class LocalWorker:
     """The only worker of a plain process; it remembers its reports."""
 
-    def __init__(self, device: str = "cpu") -> None:
+    def __init__(self, device: str | torch.device = "cpu") -> None:
         self.rank = 0
         self.world_size = 1
         self.device = torch.device(device)
@@ -82,3 +85,27 @@ class DistributedWorker:
 
     def report(self, metrics: dict[str, Any]) -> None:
         """Nobody listens; launchers override this."""
+
+
+_OF_ONE_RANK = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+
+
+def only_worker(scaling: ScalingConfig) -> Worker:
+    """The worker of a training in this process. DeepSpeed gets a process group of one rank, which stays as long as the
+    process: DeepSpeed goes on to use the first that it has seen.
+    """
+    device = torch.device("cuda", 0) if scaling.use_gpu else torch.device("cpu")
+    if scaling.use_gpu:
+        torch.cuda.set_device(device)
+    if scaling.engine == "torch":
+        return LocalWorker(device)
+    if not torch.distributed.is_initialized():
+        os.environ.update(_OF_ONE_RANK)
+        torch.distributed.init_process_group(
+            "nccl" if scaling.use_gpu else "gloo",
+            store=torch.distributed.HashStore(),  # pyright: ignore[reportPrivateImportUsage]
+            rank=0,
+            world_size=1,
+        )
+        atexit.register(torch.distributed.destroy_process_group)
+    return DistributedWorker(device)

@@ -15,7 +15,7 @@ import torch
 
 from benchmarks import gpu_sections
 from benchmarks.gpu_check import Child
-from benchmarks.gpu_place import LeftOut, Place, Row, covered, dense_bf16_rate
+from benchmarks.gpu_place import LeftOut, Place, Row, covered
 from benchmarks.gpu_sections import SECTIONS, Section
 from benchmarks.gpu_training import xar_operations
 from glotok_ray.recipes.train_generator import xar_b, xar_h
@@ -97,23 +97,6 @@ def test_operations_are_six_per_parameter_and_token(recipe: Any) -> None:
     products = 6 * (model.num_tokens * per_token + model.num_entities * per_entity)
     # What attention adds.
     assert 1 < xar_operations(model) / products < 1.15
-
-
-@pytest.mark.parametrize(
-    ("card", "rate"),
-    [
-        ("NVIDIA H100 80GB HBM3", 989.4e12),
-        ("NVIDIA H100 PCIe", 756e12),
-        ("NVIDIA H200", 989.4e12),
-        ("NVIDIA A100-SXM4-80GB", 312e12),
-        ("NVIDIA A10G", 70e12),
-        ("NVIDIA L40S", 362e12),
-        ("NVIDIA L4", 121e12),
-        ("Tesla T4", None),
-    ],
-)
-def test_the_peak_rate_follows_the_cards_name(card: str, rate: float | None) -> None:
-    assert dense_bf16_rate(card) == rate
 
 
 def _fails(_: Place) -> Iterator[Row]:

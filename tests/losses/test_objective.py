@@ -19,19 +19,24 @@ from glotok_ray.config import (
 from glotok_ray.losses.adversarial import generator_hinge_loss
 from glotok_ray.losses.entropy import disentanglement_loss, entropy_loss
 from glotok_ray.losses.objective import (
-    ImageTerms,
-    LatentTerms,
-    LossTerms,
     adaptive_adversarial_weight,
+    adversarial_is_on,
+    discriminator_terms,
+    discriminator_total,
+    effective_weights,
     glotok_loss,
+    image_gradient,
     image_loss,
     latent_loss,
     latent_terms,
+    likelihood_loss,
     loss_terms,
+    relation_term,
     vqgan_loss,
 )
 from glotok_ray.losses.reconstruction import reconstruction_loss
 from glotok_ray.losses.relation import codebook_histogram, relation_loss
+from glotok_ray.losses.terms import ImageTerms, LatentTerms, LossTerms
 from glotok_ray.nn.discriminator import PatchDiscriminator
 from glotok_ray.nn.tokenizer import GloTokTokenizer, TokenizerOutput
 from tests.small_models import tiny_tokenizer
@@ -322,3 +327,47 @@ def test_a_step_takes_the_epsilon_of_its_config():
         for item in branches.values()
     )
     torch.testing.assert_close(found, expected)
+
+
+def test_the_gradient_of_the_image_side_is_the_weighted_sum_of_its_parts() -> None:
+    leaf = torch.randn(2, 3, 4, 4, requires_grad=True)
+    pixel, perceptual, game = leaf.square().mean(), leaf.abs().mean(), leaf.pow(3).mean()
+    scale = torch.tensor(0.3)
+    terms = ImageTerms(pixel, perceptual, game, scale)
+    (expected,) = torch.autograd.grad(image_loss(terms, WEIGHTS), leaf, retain_graph=True)
+    likelihood = likelihood_loss(pixel, perceptual, WEIGHTS)
+    parts = [torch.autograd.grad(part, leaf)[0] for part in (likelihood, game)]
+    torch.testing.assert_close(image_gradient(*parts, scale, WEIGHTS), expected)
+
+
+def test_the_discriminator_learns_the_scaled_sum_of_its_loss_and_lecam() -> None:
+    weights = dataclasses.replace(WEIGHTS, discriminator_loss_scale=0.5, lecam_weight=0.1)
+    real, fake = torch.randn(2, 1, 4, 4), torch.randn(2, 1, 4, 4)
+    alone = discriminator_terms(real, fake, None, weights)
+    assert set(alone) == {"discriminator", "logits_real", "logits_fake"}
+    torch.testing.assert_close(discriminator_total(alone, weights), 0.5 * alone["discriminator"])
+    terms = discriminator_terms(real, fake, torch.tensor([0.2, -0.2]), weights)
+    assert terms["lecam"] > 0
+    torch.testing.assert_close(
+        discriminator_total(terms, weights), 0.5 * (terms["discriminator"] + 0.1 * terms["lecam"])
+    )
+
+
+def test_the_game_begins_at_its_step_and_never_without_weight() -> None:
+    weights = dataclasses.replace(WEIGHTS, adversarial_start_step=3)
+    assert [adversarial_is_on(weights, step) for step in (2, 3, 4)] == [False, True, True]
+    assert not adversarial_is_on(dataclasses.replace(weights, adversarial_weight=0.0), 4)
+
+
+def test_without_predictors_the_residual_has_no_weight() -> None:
+    assert effective_weights(WEIGHTS, has_predictors=True) == WEIGHTS
+    assert effective_weights(WEIGHTS, has_predictors=False).residual_weight == 0
+
+
+def test_the_relation_carries_a_gradient_only_where_it_has_a_weight() -> None:
+    codebook, teacher = torch.randn(20, 4, requires_grad=True), torch.full((10,), 0.1)
+    assert relation_term(codebook, teacher, WEIGHTS).requires_grad
+    off = dataclasses.replace(WEIGHTS, relation_weight=0.0)
+    value = relation_term(codebook, teacher, off)
+    assert not value.requires_grad
+    torch.testing.assert_close(value, relation_term(codebook, teacher, WEIGHTS).detach())

@@ -17,6 +17,7 @@ from ray.train.v2._internal.exceptions import (
 from ray.train.v2.api.exceptions import WorkerGroupError
 
 from glotok_ray.config import OptimizerConfig, ScalingConfig, ScheduleConfig
+from glotok_ray.data.records import DatasetInfo
 from glotok_ray.on_ray.attempts import Attempts, RestartBudget, RunFailed, attempt_name
 from glotok_ray.on_ray.failures import describe_stall, explain
 from glotok_ray.report.plots import read_metric_lines
@@ -24,9 +25,11 @@ from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.storage.retries import StorageError
 from glotok_ray.training.heartbeat import WatchedHeartbeat
+from glotok_ray.training.metrics_file import last_metrics
+from glotok_ray.training.metrics_log import MetricsLog
+from glotok_ray.training.plan import RunPlan
 from glotok_ray.training.rows_seen import RowsSeen
 from glotok_ray.training.stalls import Stall
-from glotok_ray.training.trainer import MetricsLog, RunPlan, last_metrics
 from glotok_ray.training.worker import LocalWorker
 
 
@@ -42,6 +45,7 @@ def plan_of(folder, **scaling):
     folder.mkdir(exist_ok=True)
     return RunPlan(
         folder=folder,
+        dataset=DatasetInfo(kind="shards", classes=("a",), num_images=40, image_size=32, shards=()),
         seed=0,
         steps_per_epoch=5,
         schedule=ScheduleConfig(global_batch_size=8, micro_batch_size=4, epochs=4),

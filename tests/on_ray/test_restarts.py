@@ -22,7 +22,8 @@ from glotok_ray import config, faults
 from glotok_ray.config import override
 from glotok_ray.on_ray.attempts import RunFailed
 from glotok_ray.on_ray.failures import explain
-from glotok_ray.stages import quickstart, shard_images, train_tokenizer
+from glotok_ray.recipes.quickstart import chain
+from glotok_ray.stages import shard_images, train_tokenizer
 from glotok_ray.storage import artefact, marks
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.storage.retries import StorageError
@@ -60,7 +61,7 @@ def restarts(folder):
 @pytest.fixture(scope="module")
 def undisturbed(ray_cluster, tiny_quickstart, tmp_path_factory):
     """A run of ten steps with checkpoints at 5 and 10, and its losses."""
-    config = quickstart.chain(tiny_quickstart(tmp_path_factory.mktemp("restarts")))
+    config = chain(tiny_quickstart(tmp_path_factory.mktemp("restarts")))
     shard_images.run(config.data)
     run = override(config.tokenizer, {**TWO_EPOCHS, "name": "undisturbed"})
     train_tokenizer.run(run)

@@ -12,6 +12,7 @@ from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.pretrained.generator import flow_config, model_config
 from glotok_ray.recipes import generator_ablations
 from glotok_ray.recipes.generator_ablations import ROWS, ablations_tiny
+from glotok_ray.recipes.quickstart import chain
 from glotok_ray.stages import ablations, quickstart
 from glotok_ray.stages.generator_rows import GeneratorRows, make_quickstart_inputs
 from glotok_ray.storage import artefact
@@ -73,7 +74,7 @@ def test_unknown_and_repeated_rows_are_refused_before_anything_starts() -> None:
 
 def tiny_ablation(tiny_quickstart, folder: Path) -> GeneratorAblationRun:
     """Two rows on the codes of a tiny quickstart, which is made as far as its codes."""
-    chained = quickstart.chain(tiny_quickstart(folder / "quickstart"))
+    chained = chain(tiny_quickstart(folder / "quickstart"))
     for stage in quickstart.stages(chained):
         if stage.name in ("data", "teacher", "tokenizer", "codes"):
             stage.run(stage.settings)

@@ -29,6 +29,8 @@ RUNS = {"tokenizer": TOKENIZERS["glotok_16k"](), "generator": GENERATORS["xar_b"
         {"schedule.checkpoint_every_minutes": 1.0},
         {"schedule.checkpoint_every_steps": 7},
         {"audit_keys": True},
+        {"schedule.profile_steps": 3},
+        {"launcher": "local", "scaling.num_workers": 1},
     ],
 )
 def test_what_changes_neither_weights_nor_order_is_free(kind, change) -> None:

@@ -28,11 +28,7 @@ from glotok_ray.stages import train_generator as generator_stage
 from glotok_ray.stages.tokenizer_rows import TokenizerRows
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
-from glotok_ray.training import runs
-from glotok_ray.training.generator_run import train_generator
 from glotok_ray.training.inputs import fitting_codes
-from glotok_ray.training.tokenizer_run import train_tokenizer as train_in_process
-from glotok_ray.training.worker import LocalWorker
 from jobs import train_tokenizer as train_tokenizer_job
 from tests.on_ray.killed_driver import run_with_fault
 
@@ -40,6 +36,7 @@ ONE_PROCESS = {
     "scaling.num_workers": 1,
     "scaling.engine": "torch",
     "schedule.micro_batch_size": 24,
+    "launcher": "local",
 }
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
@@ -94,17 +91,24 @@ def test_other_settings_do_not_overwrite_a_finished_run(finished):
         train_tokenizer.run(override(config.tokenizer, {"optimizer.learning_rate": 0.5}))
 
 
-def test_one_ray_worker_equals_a_plain_process(finished, tmp_path):
+def test_one_ray_worker_equals_a_plain_process_and_either_goes_on_where_the_other_stopped(
+    finished, tmp_path
+):
     config, _ = finished
     plain = override(
         config.tokenizer,
         {**ONE_PROCESS, "output_path": str(tmp_path), "name": "plain"},
     )
-    train_tokenizer.run(override(plain, {"name": "on_ray"}))
-    runs.run_folder(plain).mkdir()
-    train_in_process(plain, LocalWorker(), runs.local_batches(plain))
+    in_turns = override(plain, {"launcher": "ray", "name": "in_turns"})
+    train_tokenizer.run(override(in_turns, {"schedule.stop_after_steps": 5}))
+    local = {"launcher": "local", "schedule.stop_after_steps": 10}
+    assert train_tokenizer.run(override(in_turns, local))["step"] == 10
+    found = train_tokenizer.run(in_turns)
+    expected = train_tokenizer.run(plain)
+    assert found["step"] == expected["step"] == 20
+    assert found["files"].keys() == expected["files"].keys()
     assert len(losses(tmp_path / "plain")) == 20
-    np.testing.assert_allclose(losses(tmp_path / "on_ray"), losses(tmp_path / "plain"), rtol=1e-5)
+    np.testing.assert_allclose(losses(tmp_path / "in_turns"), losses(tmp_path / "plain"), rtol=1e-5)
 
 
 def test_two_deepspeed_workers_equal_one_plain_process(finished, tmp_path):
@@ -128,8 +132,7 @@ def test_two_deepspeed_workers_equal_one_plain_process(finished, tmp_path):
         {**ONE_PROCESS, "name": "plain"},
     )
     train_tokenizer.run(both)
-    runs.run_folder(plain).mkdir()
-    train_in_process(plain, LocalWorker(), runs.local_batches(plain))
+    train_tokenizer.run(plain)
     found, expected = losses(tmp_path / "two"), losses(tmp_path / "plain")
     assert len(expected) == 10
     np.testing.assert_allclose(found[:2], expected[:2], rtol=1e-5)
@@ -156,8 +159,7 @@ def test_far_on_two_workers_under_zero_3_equals_one_plain_process_and_resumes(fi
     stopped = generator_stage.run(override(both, {"schedule.stop_after_steps": 5}))
     assert stopped["step"] == 5
     generator_stage.run(both)
-    runs.run_folder(plain).mkdir()
-    train_generator(plain, LocalWorker(), runs.local_batches(plain))
+    generator_stage.run(plain)
     name = "train/cross_entropy"
     found, expected = losses(tmp_path / "two", name), losses(tmp_path / "plain", name)
     assert len(expected) == 10

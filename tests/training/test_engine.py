@@ -63,3 +63,17 @@ def test_deepspeed_config_follows_the_run():
             "fused": True,
         },
     }
+
+
+@pytest.mark.parametrize("clip", [0.0, 1e-3, 1e3])
+def test_the_gradients_norm_is_that_before_clipping(clip):
+    torch.manual_seed(0)
+    module = nn.Linear(3, 2)
+    engine = TorchEngine(module, OptimizerConfig(gradient_clip=clip), 2)
+    for part in torch.randn(4, 3).split(2):
+        engine.backward(engine(part).square().mean())
+        gradients = [parameter.grad.flatten() for parameter in module.parameters()]
+        expected = torch.cat(gradients).norm()
+        engine.step()
+    torch.testing.assert_close(engine.gradient_norm, expected)
+    assert expected > 1e-3

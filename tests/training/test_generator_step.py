@@ -20,6 +20,7 @@ from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.nn.xar import XAR
 from glotok_ray.training.ema import ExponentialMovingAverage
 from glotok_ray.training.engine import TorchEngine
+from glotok_ray.training.generator_state import GeneratorState
 from glotok_ray.training.generator_step import (
     FlowObjective,
     GeneratorStep,
@@ -74,7 +75,8 @@ def make(kind: str) -> tuple[nn.Module, Objective]:
 def step_of(model: nn.Module, objective: Objective, decay: float = 0.99) -> GeneratorStep:
     engine = TorchEngine(model, PLAIN, 1)
     average = ExponentialMovingAverage(engine, decay) if decay else None
-    return GeneratorStep(engine, objective, average, LocalWorker())
+    worker = LocalWorker()
+    return GeneratorStep(GeneratorState(engine, average, worker), objective, worker)
 
 
 @pytest.mark.parametrize(("kind", "term"), [("xar", "flow_matching"), ("far", "cross_entropy")])
@@ -86,10 +88,10 @@ def test_a_generator_learns_and_its_average_follows(kind: str, term: str, tmp_pa
         seed_step(0, number, 0)
         losses.append(float(step.learn([batch()], number)[term]))
     assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
-    write_snapshot(step, tmp_path)
+    write_snapshot(step._state, tmp_path)
     other, _ = make(kind)
     again = step_of(other, objective)
-    again.load(tmp_path)
+    again._state.load(tmp_path)
     seed_step(0, 40, 0)
     expected = step.learn([batch()], 40)
     seed_step(0, 40, 0)
@@ -112,7 +114,7 @@ def test_a_run_may_keep_no_average(tmp_path) -> None:
     model, objective = make("far")
     step = step_of(model, objective, decay=0.0)
     step.learn([batch()], 0)
-    write_snapshot(step, tmp_path)
+    write_snapshot(step._state, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["generator"]
 
 

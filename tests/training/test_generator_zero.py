@@ -27,9 +27,9 @@ def plain(request: pytest.FixtureRequest) -> tuple[str, list[float], dict[str, t
     """Kind, losses and averaged weights of one process with all images."""
     worker = LocalWorker()
     one = override(SCALING, {"num_workers": 1, "engine": "torch"})
-    step = two_generator_workers.build(request.param, one, worker)
-    losses = two_generator_workers.learn(step, worker, range(STEPS))
-    return request.param, losses, step.average.whole(keep=True)
+    training = two_generator_workers.build(request.param, one, worker)
+    losses = two_generator_workers.learn(training, worker, range(STEPS))
+    return request.param, losses, training.state.average.whole(keep=True)
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_tokenizer import MODEL
+from small_tokenizer import MODEL, training_of
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -31,6 +31,7 @@ from glotok_ray.config import (
     VocabularyConfig,
     XARConfig,
 )
+from glotok_ray.data.records import DatasetInfo
 from glotok_ray.losses.pairs import passes
 from glotok_ray.losses.relation import codebook_histogram
 from glotok_ray.nn.discriminator import PatchDiscriminator
@@ -41,14 +42,23 @@ from glotok_ray.pretrained.perceptual import build_perceptual
 from glotok_ray.sampling.tokens import sample_codes
 from glotok_ray.training.ema import ExponentialMovingAverage
 from glotok_ray.training.engine import TorchEngine
-from glotok_ray.training.generator_step import FlowObjective, GeneratorStep, TokenObjective
+from glotok_ray.training.generator_state import GeneratorState
+from glotok_ray.training.generator_step import (
+    FlowObjective,
+    GeneratorStep,
+    Objective,
+    TokenObjective,
+)
+from glotok_ray.training.metrics_log import MetricsLog
+from glotok_ray.training.plan import RunPlan
 from glotok_ray.training.rows_seen import RowsSeen
 from glotok_ray.training.schedule import seed_step
 from glotok_ray.training.tokenizer_step import FrozenNetworks, TokenizerStep
-from glotok_ray.training.trainer import MetricsLog, RunPlan, TrainingStep
+from glotok_ray.training.trainer import TrainingStep
 from glotok_ray.training.worker import LocalWorker
 
 PLAIN = OptimizerConfig(learning_rate=1e-3, gradient_clip=0.0)
+CLIPPED = OptimizerConfig(learning_rate=1e-3, gradient_clip=1.0)
 _ATEN = torch.ops.aten
 # All that a GPU answers with a wait, beside indexing by a mask.
 _WAITS = {
@@ -104,10 +114,11 @@ def host_reads(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
 
 
 class EngineWithoutOptimizer(TorchEngine):
-    """Gradients alone."""
+    """Gradients and their norm alone."""
 
     def step(self) -> None:
-        """What reads there is the optimizer's, which on a GPU is another."""
+        """What reads beyond is the optimizer's, which on a GPU is another."""
+        self._measure_and_clip()
 
 
 @pytest.fixture(autouse=True)
@@ -129,14 +140,22 @@ def tokenizer_step() -> TokenizerStep:
     torch.manual_seed(0)
     teacher = codebook_histogram(torch.randn(40, 8), weights.relation)
     critic = PatchDiscriminator(DiscriminatorConfig(base_channels=8, num_layers=2))
-    return TokenizerStep(
+    return training_of(
         TokenizerRun(model=MODEL, loss=weights, ema_decay=0.5),
-        EngineWithoutOptimizer(GloTokTokenizer(MODEL), PLAIN, 1),
-        EngineWithoutOptimizer(critic, PLAIN, 1),
+        (
+            EngineWithoutOptimizer(GloTokTokenizer(MODEL), CLIPPED, 1),
+            EngineWithoutOptimizer(critic, PLAIN, 1),
+        ),
         FrozenNetworks(build_perceptual(weights), teacher, {}),
         LocalWorker(),
         torch.zeros(0, 3, 32, 32, dtype=torch.uint8),
-    )
+    ).step
+
+
+def generator_step(engine: TorchEngine, objective: Objective) -> GeneratorStep:
+    worker = LocalWorker()
+    state = GeneratorState(engine, ExponentialMovingAverage(engine, 0.9), worker)
+    return GeneratorStep(state, objective, worker)
 
 
 def xar_step(**changes: Any) -> GeneratorStep:
@@ -146,7 +165,7 @@ def xar_step(**changes: Any) -> GeneratorStep:
     tokenizer = GloTokTokenizer(MODEL).requires_grad_(False).eval()
     objective = FlowObjective(tokenizer, torch.full((16,), 2.0), size, FlowConfig())
     engine = EngineWithoutOptimizer(XAR(size), PLAIN, 1)
-    return GeneratorStep(engine, objective, ExponentialMovingAverage(engine, 0.9), LocalWorker())
+    return generator_step(engine, objective)
 
 
 def far_step() -> GeneratorStep:
@@ -166,7 +185,7 @@ def far_step() -> GeneratorStep:
     )
     engine = EngineWithoutOptimizer(FAR(size), PLAIN, 1)
     objective = TokenObjective(size, label_dropout=0.1)
-    return GeneratorStep(engine, objective, ExponentialMovingAverage(engine, 0.9), LocalWorker())
+    return generator_step(engine, objective)
 
 
 STEPS: dict[str, Callable[[], TrainingStep]] = {
@@ -190,6 +209,7 @@ def batch() -> dict[str, Tensor]:
 def log_of(folder: Path) -> MetricsLog:
     plan = RunPlan(
         folder=folder,
+        dataset=DatasetInfo(kind="shards", classes=("a",), num_images=40, image_size=32, shards=()),
         seed=0,
         steps_per_epoch=100,
         schedule=ScheduleConfig(log_every_steps=50),
@@ -223,7 +243,7 @@ def test_checks_of_inference_let_the_host_wait_for_nothing(monkeypatch: pytest.M
     tokenizer = GloTokTokenizer(MODEL).requires_grad_(False).eval()
     images = torch.rand(2, 3, 32, 32) * 2 - 1
     labels = torch.tensor([0, 2])
-    far: FAR = far_step()._engine.module.eval()  # type: ignore[assignment]
+    far: FAR = far_step()._state.engine.module.eval()  # type: ignore[assignment]
     sampler = TokenSamplerConfig(guidance_scale=2.0, top_k=5, top_p=0.9)
     with host_reads(monkeypatch) as found:
         codes = tokenizer.look_up(images)

@@ -10,8 +10,8 @@ import torch
 from glotok_ray.data.records import decode_image
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.training.batches import MicroBatch
-from glotok_ray.training.rows_seen import RowsSeen, audited_keys, read_lines
-from glotok_ray.training.trainer import last_metrics, latest_metrics
+from glotok_ray.training.metrics_file import last_metrics, latest_metrics, read_lines
+from glotok_ray.training.rows_seen import RowsSeen, audited_keys
 from glotok_ray.training.worker import LocalWorker
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from glotok_ray.config import override
+from glotok_ray.data.recorded import crops_text
 from glotok_ray.data.records import Row, write_dataset, write_shard
 from glotok_ray.recipes import encode_images, evaluate_images, train_tokenizer
 from glotok_ray.recipes.train_tokenizer import quickstart
@@ -15,7 +16,8 @@ from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.storage.retries import StorageError
 from glotok_ray.storage.weights import save_weights
 from glotok_ray.training.inputs import check_present_inputs
-from glotok_ray.training.runs import exporting, run_plan, training_crops, wait_for_inputs
+from glotok_ray.training.plan import run_plan
+from glotok_ray.training.runs import exporting, wait_for_inputs
 from glotok_ray.training.worker import LocalWorker
 
 
@@ -56,6 +58,10 @@ def test_inputs_that_stay_away_are_named(tmp_path, name):
         wait_for_inputs(run)
 
 
+def training_crops(run):
+    return crops_text(run_plan(run).dataset)
+
+
 def dataset(folder, form, image_size):
     folder.mkdir()
     shard = write_shard(folder / "part-00000.parquet", [Row("a", b"", 0)])
@@ -68,7 +74,8 @@ def dataset(folder, form, image_size):
 def test_runs_say_what_their_pictures_are_and_refuse_reduced_ones_on_request(tmp_path):
     originals = dataset(tmp_path / "originals", "original", 0)
     reduced = dataset(tmp_path / "reduced", "reduced", 64)
-    run = override(quickstart(), {"data.train_path": originals, "data.validation_path": ""})
+    one = {"data.num_train_images": 1, "schedule.global_batch_size": 1, "scaling.num_workers": 1}
+    run = override(quickstart(), {"data.train_path": originals, "data.validation_path": "", **one})
     strict = {"data.adm_protocol": True}
     assert training_crops(override(run, strict)) == "ADM's crop of the original images"
     held_out = override(run, {"data.validation_path": reduced})

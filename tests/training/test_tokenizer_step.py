@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from small_tokenizer import MODEL, SEMANTIC, write_snapshot
+from small_tokenizer import MODEL, SEMANTIC, training_of, write_snapshot
 
 from glotok_ray.config import (
     CodebookConfig,
@@ -22,12 +22,13 @@ from glotok_ray.data.pixel_range import pixels_to_model_range
 from glotok_ray.losses import adversarial, objective
 from glotok_ray.losses.reconstruction import reconstruction_loss
 from glotok_ray.losses.relation import codebook_histogram, relation_loss
+from glotok_ray.losses.terms import ImageTerms
 from glotok_ray.nn.discriminator import PatchDiscriminator
 from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.pretrained.perceptual import build_perceptual
 from glotok_ray.teacher.image_vectors import build_image_network
 from glotok_ray.training.engine import TorchEngine
-from glotok_ray.training.tokenizer_step import FrozenNetworks, TokenizerStep
+from glotok_ray.training.tokenizer_step import FrozenNetworks
 from glotok_ray.training.worker import LocalWorker
 
 WEIGHTS = TokenizerLossConfig(
@@ -58,15 +59,14 @@ def make(weights, engine=RecordingEngine, **options):
     )
     teacher = codebook_histogram(torch.randn(40, 8), weights.relation)
     validation = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
-    step = TokenizerStep(
+    training = training_of(
         TokenizerRun(model=MODEL, loss=weights, **options),
-        engine(model, PLAIN, 1),
-        engine(critic, PLAIN, 1),
+        (engine(model, PLAIN, 1), engine(critic, PLAIN, 1)),
         FrozenNetworks(build_perceptual(weights), teacher, {}),
         LocalWorker(),
         validation,
     )
-    return step, model, critic, teacher
+    return training, model, critic, teacher
 
 
 @pytest.fixture
@@ -77,16 +77,16 @@ def images():
 
 
 def test_the_cut_graph_has_the_gradient_of_equation_13(images):
-    step, model, critic, teacher = make(WEIGHTS)
+    training, model, critic, teacher = make(WEIGHTS)
     reference, frozen = copy.deepcopy(model), copy.deepcopy(critic)
-    terms = step.learn([{"image": images}], step=1)
+    terms = training.step.learn([{"image": images}], step=1)
 
     pixels = pixels_to_model_range(images)
     output = reference(pixels)
     student = codebook_histogram(reference.quantizer("semantic").codebook, WEIGHTS.relation)
     relation = relation_loss(student, teacher, reduction="sum")
     one = torch.ones(())
-    image_side = objective.ImageTerms(
+    image_side = ImageTerms(
         reconstruction_loss(pixels, output.reconstruction),
         build_perceptual(WEIGHTS)(pixels, output.reconstruction),
         adversarial.generator_hinge_loss(frozen(output.reconstruction)),
@@ -99,7 +99,7 @@ def test_the_cut_graph_has_the_gradient_of_equation_13(images):
     ).total
     total.backward()
     torch.testing.assert_close(terms["total"], total.detach(), rtol=1e-5, atol=1e-6)
-    gradients = step._tokenizer.gradients
+    gradients = training.state.tokenizer.gradients
     for name, parameter in reference.named_parameters():
         torch.testing.assert_close(
             gradients[name],
@@ -110,23 +110,48 @@ def test_the_cut_graph_has_the_gradient_of_equation_13(images):
         )
 
 
+def norm_of(gradients):
+    return torch.cat([gradient.flatten() for gradient in gradients.values()]).norm()
+
+
+def test_the_gradients_norms_are_told(images):
+    training, *_ = make(WEIGHTS)
+    terms = training.step.learn([{"image": images}], step=0)
+    torch.testing.assert_close(terms["gradient_norm"], norm_of(training.state.tokenizer.gradients))
+    assert "discriminator_gradient_norm" not in terms
+    terms = training.step.learn([{"image": images}], step=1)
+    torch.testing.assert_close(terms["gradient_norm"], norm_of(training.state.tokenizer.gradients))
+    torch.testing.assert_close(
+        terms["discriminator_gradient_norm"], norm_of(training.state.discriminator.gradients)
+    )
+
+
+def test_without_weights_of_the_image_side_nothing_reaches_the_decoder(images):
+    nothing = {"reconstruction_weight": 0.0, "perceptual_weight": 0.0, "adversarial_weight": 0.0}
+    training, *_ = make(dataclasses.replace(WEIGHTS, **nothing))
+    training.step.learn([{"image": images}], step=0)
+    gradients = training.state.tokenizer.gradients
+    assert gradients["decoder.conv_out.weight"].abs().max() == 0
+    assert gradients["encoder.conv_in.weight"].abs().max() > 0
+
+
 def test_the_discriminator_learns_only_from_its_start_step(images):
-    step, _, critic, _ = make(WEIGHTS)
+    training, _, critic, _ = make(WEIGHTS)
     before = copy.deepcopy(critic.state_dict())
-    terms = step.learn([{"image": images}], step=0)
+    terms = training.step.learn([{"image": images}], step=0)
     assert "discriminator" not in terms
     assert terms["adversarial"] == 0
     assert all(torch.equal(before[name], value) for name, value in critic.state_dict().items())
-    terms = step.learn([{"image": images}], step=1)
+    terms = training.step.learn([{"image": images}], step=1)
     assert terms["discriminator"] > 0
     assert any(not torch.equal(before[name], value) for name, value in critic.state_dict().items())
 
 
 @pytest.mark.parametrize("kind", ["non_saturating", "vanilla"])
 def test_other_games_are_played_by_both_sides(images, kind):
-    step, _, critic, _ = make(dataclasses.replace(WEIGHTS, adversarial_kind=kind))
+    training, _, critic, _ = make(dataclasses.replace(WEIGHTS, adversarial_kind=kind))
     before = copy.deepcopy(critic.state_dict())
-    terms = step.learn([{"image": images}], step=1)
+    terms = training.step.learn([{"image": images}], step=1)
     assert 0 < terms["discriminator"] < 3
     assert (terms["adversarial"] > 0) == (kind == "non_saturating")
     assert any(not torch.equal(before[name], value) for name, value in critic.state_dict().items())
@@ -135,41 +160,45 @@ def test_other_games_are_played_by_both_sides(images, kind):
 def test_lecam_changes_the_critic_and_its_anchors_survive_a_checkpoint(images, tmp_path):
     critics = []
     for weight in (0.0, 10.0):
-        step, _, critic, _ = make(dataclasses.replace(WEIGHTS, lecam_weight=weight), TorchEngine)
+        training, _, critic, _ = make(
+            dataclasses.replace(WEIGHTS, lecam_weight=weight), TorchEngine
+        )
         for number in (1, 2):
-            step.learn([{"image": images}], step=number)
+            training.step.learn([{"image": images}], step=number)
         critics.append(critic.state_dict())
     assert any(not torch.equal(critics[0][name], value) for name, value in critics[1].items())
-    assert (step._lecam_anchors != 0).all()
-    write_snapshot(step, tmp_path)
+    assert (training.state.lecam_anchors != 0).all()
+    write_snapshot(training.state, tmp_path)
     other, _, _, _ = make(dataclasses.replace(WEIGHTS, lecam_weight=10.0), TorchEngine)
-    other.load(tmp_path)
-    assert torch.equal(other._lecam_anchors, step._lecam_anchors)
+    other.state.load(tmp_path)
+    assert torch.equal(other.state.lecam_anchors, training.state.lecam_anchors)
 
 
 def test_the_tokenizers_turn_leaves_no_gradient_in_the_discriminator(images):
-    step, _, critic, _ = make(WEIGHTS)
-    step._tokenizer_turn(pixels_to_model_range(images), adversarial_on=True, relation_share=1)
+    training, _, critic, _ = make(WEIGHTS)
+    training.step._tokenizer_turn(
+        pixels_to_model_range(images), adversarial_on=True, relation_share=1
+    )
     assert all(parameter.grad is None for parameter in critic.parameters())
     assert all(parameter.requires_grad for parameter in critic.parameters())
 
 
 def test_the_discriminators_turn_leaves_no_gradient_in_the_tokenizer(images):
-    step, model, critic, _ = make(WEIGHTS)
+    training, model, critic, _ = make(WEIGHTS)
     pixels = pixels_to_model_range(images)
-    terms = step._discriminator_turn(pixels, model(pixels).reconstruction.detach())
+    terms = training.step._discriminator_turn(pixels, model(pixels).reconstruction.detach())
     assert all(parameter.grad is None for parameter in model.parameters())
     assert any(parameter.grad.abs().sum() > 0 for parameter in critic.parameters())
     assert terms["logits_real"] != terms["logits_fake"]
 
 
 def test_a_few_steps_lower_the_loss_and_evaluation_counts_every_image(images):
-    step, _, _, _ = make(WEIGHTS, TorchEngine)
-    first = step.learn([{"image": images}], step=0)["reconstruction"]
+    training, _, _, _ = make(WEIGHTS, TorchEngine)
+    first = training.step.learn([{"image": images}], step=0)["reconstruction"]
     for _ in range(25):
-        last = step.learn([{"image": images}], step=0)["reconstruction"]
+        last = training.step.learn([{"image": images}], step=0)["reconstruction"]
     assert last < 0.7 * first
-    metrics = step.evaluate()
+    metrics = training.validation.evaluate()
     assert 0 < metrics["psnr"] < 60
     assert metrics["relation_kl"] >= 0
     for name, size in (("semantic", 32), ("visual", 48)):
@@ -179,23 +208,23 @@ def test_a_few_steps_lower_the_loss_and_evaluation_counts_every_image(images):
 
 
 def test_codes_are_counted_since_the_last_evaluation(images):
-    step, _, _, _ = make(WEIGHTS)
-    step.learn([{"image": images}, {"image": images}], step=0)
-    counts = step.watch.counts["semantic"].clone()
+    training, _, _, _ = make(WEIGHTS)
+    training.step.learn([{"image": images}, {"image": images}], step=0)
+    counts = training.state.watch.counts["semantic"].clone()
     assert int(counts.sum()) == 2 * 4 * 64  # micro batches, images, tokens
-    assert step.evaluate()["semantic_usage"] == float((counts > 0).sum()) / 32
-    assert int(step.watch.counts["semantic"].sum()) == 0
-    assert "semantic_usage" not in step.evaluate()
+    assert training.validation.evaluate()["semantic_usage"] == float((counts > 0).sum()) / 32
+    assert int(training.state.watch.counts["semantic"].sum()) == 0
+    assert "semantic_usage" not in training.validation.evaluate()
 
 
 def test_a_collapsed_codebook_is_warned_about(images, caplog):
-    step, model, _, _ = make(WEIGHTS)
+    training, model, _, _ = make(WEIGHTS)
     with torch.no_grad():
         model.quantizer("semantic").codebook[:] = (
             model.quantizer("semantic").codebook[:4].repeat(8, 1)
         )
     with caplog.at_level(logging.WARNING):
-        assert step.evaluate()["semantic_duplicates"] == 1
+        assert training.validation.evaluate()["semantic_duplicates"] == 1
     assert "semantic codebook: 100 % of the codes have a neighbour" in caplog.text
     assert "visual" not in caplog.text
 
@@ -206,19 +235,19 @@ def test_the_first_micro_batch_carries_the_relation_loss_of_all(images):
     )
     gradients, terms = [], []
     for parts in (1, 2):
-        step, _, _, _ = make(only_relation)
+        training, _, _, _ = make(only_relation)
         # A plain engine divides by its accumulation steps, as DeepSpeed does.
-        step._tokenizer._accumulation_steps = parts
-        terms.append(step.learn([{"image": images}] * parts, step=0))
-        gradients.append(step._tokenizer.gradients["branches.semantic.quantizer.codebook"])
+        training.state.tokenizer._accumulation_steps = parts
+        terms.append(training.step.learn([{"image": images}] * parts, step=0))
+        gradients.append(training.state.tokenizer.gradients["branches.semantic.quantizer.codebook"])
     torch.testing.assert_close(terms[0]["relation"], terms[1]["relation"])
     assert terms[0]["relation"] > 0
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-3, atol=1e-6)
 
 
 def test_without_weight_the_relation_is_still_told(images):
-    step, _, _, _ = make(dataclasses.replace(WEIGHTS, relation_weight=0.0))
-    assert step.learn([{"image": images}], step=0)["relation"] > 0
+    training, _, _, _ = make(dataclasses.replace(WEIGHTS, relation_weight=0.0))
+    assert training.step.learn([{"image": images}], step=0)["relation"] > 0
 
 
 def test_the_contrast_head_learns_its_networks_vectors(images):
@@ -235,61 +264,64 @@ def test_the_contrast_head_learns_its_networks_vectors(images):
     torch.manual_seed(0)
     model = GloTokTokenizer(dataclasses.replace(MODEL, codebooks=books))
     critic = PatchDiscriminator(DiscriminatorConfig(base_channels=8, num_layers=2))
-    step = TokenizerStep(
+    training = training_of(
         TokenizerRun(model=model.config, loss=weights),
-        TorchEngine(model, PLAIN, 1),
-        TorchEngine(critic, PLAIN, 1),
+        (TorchEngine(model, PLAIN, 1), TorchEngine(critic, PLAIN, 1)),
         FrozenNetworks(
             build_perceptual(weights), None, {"semantic": build_image_network(contrast)}
         ),
         LocalWorker(),
         torch.zeros(0, 3, 32, 32, dtype=torch.uint8),
     )
-    losses = [float(step.learn([{"image": images}], step=0)["contrastive"]) for _ in range(20)]
+    losses = [
+        float(training.step.learn([{"image": images}], step=0)["contrastive"]) for _ in range(20)
+    ]
     assert losses[0] == pytest.approx(math.log(4), abs=0.4)
     assert sum(losses[5:]) / 15 < losses[0] - 0.05
-    assert "relation_kl" not in step.evaluate()
+    assert "relation_kl" not in training.validation.evaluate()
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_weights_change(images):
-    step, model, _, _ = make(WEIGHTS)
+    training, model, _, _ = make(WEIGHTS)
     before = copy.deepcopy(model.state_dict())
-    step._frozen = step._frozen._replace(perceptual=lambda x, y: y.sum() * float("nan"))
+    training.step._frozen = training.step._frozen._replace(
+        perceptual=lambda x, y: y.sum() * float("nan")
+    )
     with pytest.raises(FloatingPointError, match=r"step 7: perceptual, total not finite"):
-        step.learn([{"image": images}], step=7)
+        training.step.learn([{"image": images}], step=7)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
 def test_unused_codes_restart_on_tokens_of_the_batch(images):
     weights = dataclasses.replace(WEIGHTS, restart_every_steps=2)
-    step, model, _, _ = make(weights, TorchEngine)
+    training, model, _, _ = make(weights, TorchEngine)
     codebook = model.quantizer("semantic").codebook
     with torch.no_grad():  # all but one code out of reach of any token
         codebook[1:] = codebook[1]
-    terms = step.learn([{"image": images}], step=0)
+    terms = training.step.learn([{"image": images}], step=0)
     assert "semantic_restarted" not in terms
-    terms = step.learn([{"image": images}], step=1)
+    terms = training.step.learn([{"image": images}], step=1)
     assert 28 <= terms["semantic_restarted"] <= 31
-    moments = step._tokenizer._optimizer.state[codebook]
+    moments = training.state.tokenizer._optimizer.state[codebook]
     assert ((moments["exp_avg"] == 0).all(dim=1).sum()) == terms["semantic_restarted"]
-    assert step.evaluate()["semantic_duplicates"] < 1
-    step.learn([{"image": images}], step=2)
-    assert step.evaluate()["semantic_usage"] > 0.3
+    assert training.validation.evaluate()["semantic_duplicates"] < 1
+    training.step.learn([{"image": images}], step=2)
+    assert training.validation.evaluate()["semantic_usage"] > 0.3
 
 
 def test_an_average_is_scored_exported_and_restored(images, tmp_path):
-    step, model, _, _ = make(WEIGHTS, TorchEngine, ema_decay=0.5)
+    training, model, _, _ = make(WEIGHTS, TorchEngine, ema_decay=0.5)
     for number in range(4):
-        step.learn([{"image": images}], step=number)
-    metrics = step.evaluate()
+        training.step.learn([{"image": images}], step=number)
+    metrics = training.validation.evaluate()
     assert metrics["average_psnr"] != metrics["psnr"]
-    write_snapshot(step, tmp_path)
+    write_snapshot(training.state, tmp_path)
     exported = GloTokTokenizer.from_pretrained(tmp_path)
     name = "decoder.conv_out.weight"
     assert not torch.equal(exported.state_dict()[name], model.state_dict()[name])
     other, _, _, _ = make(WEIGHTS, TorchEngine, ema_decay=0.5)
-    other.load(tmp_path)
-    assert other.evaluate()["average_psnr"] == pytest.approx(metrics["average_psnr"])
+    other.state.load(tmp_path)
+    assert other.validation.evaluate()["average_psnr"] == pytest.approx(metrics["average_psnr"])
 
 
 def test_autocast_follows_full_precision(images):
@@ -297,11 +329,11 @@ def test_autocast_follows_full_precision(images):
     weights = dataclasses.replace(WEIGHTS, adversarial_weight=0.0)
     losses = {}
     for precision in ("fp32", "bf16_autocast"):
-        step, model, _, _ = make(
+        training, model, _, _ = make(
             weights, lambda module, *rest, kind=precision: TorchEngine(module, *rest, kind)
         )
         losses[precision] = [
-            float(step.learn([{"image": images}], step=number)["reconstruction"])
+            float(training.step.learn([{"image": images}], step=number)["reconstruction"])
             for number in range(2)
         ]
         assert model.decoder_last_layer.weight.dtype == torch.float32
@@ -310,13 +342,13 @@ def test_autocast_follows_full_precision(images):
 
 
 def test_the_heartbeat_hears_every_phase_of_both_turns(images):
-    step, *_ = make(WEIGHTS)
+    training, *_ = make(WEIGHTS)
     heard = []
-    step._worker.heartbeat.enter = lambda phase, number=None: heard.append(phase)
-    step.learn([{"image": images}] * 2, step=0)
+    training.step._worker.heartbeat.enter = lambda phase, number=None: heard.append(phase)
+    training.step.learn([{"image": images}] * 2, step=0)
     assert heard == ["forward", "backward", "reduce"] * 2
     heard.clear()
-    step.learn([{"image": images}], step=1)
+    training.step.learn([{"image": images}], step=1)
     assert heard == ["forward", "backward", "forward", "backward", "reduce"]
 
 
@@ -328,30 +360,31 @@ def test_tokenizers_without_predictors_log_no_residual_and_add_none_to_the_sum(i
     for weight in (0.0, 0.5):
         critic = PatchDiscriminator(DiscriminatorConfig(base_channels=8, num_layers=2))
         weights = dataclasses.replace(WEIGHTS, residual_weight=weight)
-        step = TokenizerStep(
+        training = training_of(
             TokenizerRun(model=model.config, loss=weights),
-            RecordingEngine(copy.deepcopy(model), PLAIN, 1),
-            RecordingEngine(critic, PLAIN, 1),
+            (RecordingEngine(copy.deepcopy(model), PLAIN, 1), RecordingEngine(critic, PLAIN, 1)),
             FrozenNetworks(build_perceptual(weights), None, {}),
             LocalWorker(),
             torch.zeros(0, 3, 32, 32, dtype=torch.uint8),
         )
-        terms = step.learn([{"image": images}], step=0)
+        terms = training.step.learn([{"image": images}], step=0)
         assert "residual" not in terms
         totals.append(terms["total"])
     assert torch.equal(*totals)
     whole, _, _, _ = make(WEIGHTS)
-    assert whole.learn([{"image": images}], step=0)["residual"] > 0
+    assert whole.step.learn([{"image": images}], step=0)["residual"] > 0
 
 
 def test_the_scale_of_the_discriminators_loss_reaches_its_gradients_alone(images):
     found = []
     for scale in (1.0, 0.5):
-        step, _, _, _ = make(
+        training, _, _, _ = make(
             dataclasses.replace(WEIGHTS, discriminator_loss_scale=scale, lecam_weight=0.1)
         )
-        terms = step.learn([{"image": images}], step=1)
-        found.append((terms, step._discriminator.gradients, step._tokenizer.gradients))
+        terms = training.step.learn([{"image": images}], step=1)
+        found.append(
+            (terms, training.state.discriminator.gradients, training.state.tokenizer.gradients)
+        )
     (one, critic, tokenizer), (half, critic_half, tokenizer_half) = found
     assert torch.equal(one["discriminator"], half["discriminator"])
     assert torch.equal(one["total"], half["total"])
@@ -370,12 +403,11 @@ def test_duplicates_are_counted_among_what_the_look_up_compares(images):
             half = torch.nn.functional.normalize(torch.randn(16, 8), dim=1)
             model.quantizer("semantic").codebook[:] = torch.cat([half, 3 * half])
         critic = PatchDiscriminator(DiscriminatorConfig(base_channels=8, num_layers=2))
-        step = TokenizerStep(
+        training = training_of(
             TokenizerRun(model=model.config, loss=WEIGHTS),
-            TorchEngine(model, PLAIN, 1),
-            TorchEngine(critic, PLAIN, 1),
+            (TorchEngine(model, PLAIN, 1), TorchEngine(critic, PLAIN, 1)),
             FrozenNetworks(build_perceptual(WEIGHTS), None, {}),
             LocalWorker(),
             torch.zeros(0, 3, 32, 32, dtype=torch.uint8),
         )
-        assert step.evaluate()["semantic_duplicates"] == expected
+        assert training.validation.evaluate()["semantic_duplicates"] == expected

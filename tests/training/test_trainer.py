@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from glotok_ray.config import OptimizerConfig, ScalingConfig, ScheduleConfig
+from glotok_ray.data.records import DatasetInfo
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.storage.retries import StorageError
 from glotok_ray.training import checkpoint
@@ -16,7 +17,9 @@ from glotok_ray.training.batches import MicroBatch
 from glotok_ray.training.engine import TorchEngine
 from glotok_ray.training.finite import StepFlags
 from glotok_ray.training.heartbeat import Heartbeat
-from glotok_ray.training.trainer import RunPlan, Trainer, last_metrics
+from glotok_ray.training.metrics_file import last_metrics
+from glotok_ray.training.plan import RunPlan
+from glotok_ray.training.trainer import Trainer
 from glotok_ray.training.worker import LocalWorker
 
 
@@ -79,6 +82,7 @@ def fit(folder, *, stop=0, keep=10, change=None, every=1, retry_minutes=1.0, **c
     optimizer = OptimizerConfig(learning_rate=0.05, schedule="warmup_cosine", warmup_fraction=0.25)
     plan = RunPlan(
         folder=folder,
+        dataset=DatasetInfo(kind="shards", classes=("a",), num_images=40, image_size=32, shards=()),
         seed=3,
         steps_per_epoch=5,
         schedule=schedule,
@@ -95,7 +99,7 @@ def fit(folder, *, stop=0, keep=10, change=None, every=1, retry_minutes=1.0, **c
     step, worker = ToyStep(), LocalWorker()
     if change:
         change(step)
-    Trainer(step, worker, plan).fit(batches)
+    Trainer(step, step, worker, plan, step.evaluate).fit(batches)
     return worker.reports
 
 

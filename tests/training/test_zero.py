@@ -29,13 +29,15 @@ def answers(folder: Path) -> dict:
 
 
 @pytest.fixture(scope="module")
-def plain() -> tuple[list[float], dict[str, torch.Tensor]]:
-    """Losses and averaged weights of one process with all images."""
+def plain() -> tuple[list[float], dict[str, torch.Tensor], float]:
+    """Losses and averaged weights of one process with all images, and the gradient's norm on the way."""
     one = override(RUN, {"scaling.num_workers": 1, "scaling.engine": "torch"})
     worker = LocalWorker()
-    step = two_workers.build(one, worker)
-    losses = two_workers.learn(step, worker, range(RESTARTED_AFTER))
-    return losses, step._average.whole(keep=True)
+    training = two_workers.build(one, worker)
+    losses = two_workers.learn(training, worker, range(RESUMED_FROM))
+    norm = float(training.state.tokenizer.gradient_norm)
+    losses += two_workers.learn(training, worker, range(RESUMED_FROM, RESTARTED_AFTER))
+    return losses, training.state.average.whole(keep=True), norm
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -44,6 +46,7 @@ def test_two_workers_follow_one_process(answers, plain, stage: int) -> None:
     found, expected = answers[stage]["curve"][:RESTARTED_AFTER], plain[0]
     assert found == pytest.approx(expected, rel=1e-4)
     assert len(set(expected)) == RESTARTED_AFTER
+    assert answers[stage]["norm"] == pytest.approx(plain[2], rel=1e-3)
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -67,6 +70,8 @@ def test_a_resumed_run_repeats_the_uninterrupted_one(answers, stage: int) -> Non
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_adaptive_weight_needs_no_whole_layer(answers, stage: int) -> None:
     assert answers[stage]["rival"] == pytest.approx(answers[0]["rival"], rel=1e-4)
+    assert answers[stage]["rival_norm"] == pytest.approx(answers[0]["rival_norm"], rel=1e-3)
+    assert answers[stage]["rival_norm"] > 0
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -6,7 +6,7 @@ python tests/training/two_generator_workers.py FOLDER      with RANK and WORLD_S
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
@@ -27,6 +27,7 @@ from glotok_ray.nn.far import FAR
 from glotok_ray.nn.xar import XAR
 from glotok_ray.training.ema import ExponentialMovingAverage
 from glotok_ray.training.engine import Engine, make_engine
+from glotok_ray.training.generator_state import GeneratorState
 from glotok_ray.training.generator_step import GeneratorStep, Objective, TokenObjective
 from glotok_ray.training.runs import place
 from glotok_ray.training.schedule import seed_step
@@ -83,8 +84,15 @@ class Tokens(TokenObjective):
         return {"loss": super().__call__(*arguments)["cross_entropy"]}
 
 
-def build(kind: str, scaling: ScalingConfig, worker: Worker) -> GeneratorStep:
-    """A generator's step, its start drawn by a fixed seed."""
+class Training(NamedTuple):
+    """What learns, and what changes."""
+
+    step: GeneratorStep
+    state: GeneratorState
+
+
+def build(kind: str, scaling: ScalingConfig, worker: Worker) -> Training:
+    """The parts of a generator's training, its start drawn by a fixed seed."""
     torch.manual_seed(0)
     model = FAR(FAR_SIZE) if kind == "far" else XAR(XAR_SIZE)
     engine = make_engine(place(model, worker, scaling), OPTIMIZER, scaling, 2, 2)
@@ -92,7 +100,8 @@ def build(kind: str, scaling: ScalingConfig, worker: Worker) -> GeneratorStep:
         objective: Objective = Tokens(FAR_SIZE, label_dropout=0.0)
     else:
         objective = StoredFlow(clean_context=kind == "xar_clean")
-    return GeneratorStep(engine, objective, ExponentialMovingAverage(engine, 0.5), worker)
+    state = GeneratorState(engine, ExponentialMovingAverage(engine, 0.5), worker)
+    return Training(GeneratorStep(state, objective, worker), state)
 
 
 def batches(worker: Worker) -> list[dict[str, Tensor]]:
@@ -113,12 +122,12 @@ def batches(worker: Worker) -> list[dict[str, Tensor]]:
     ]
 
 
-def learn(step: GeneratorStep, worker: Worker, steps: range) -> list[float]:
+def learn(training: Training, worker: Worker, steps: range) -> list[float]:
     """The loss of each step, the mean over workers."""
     losses = []
     for number in steps:
         seed_step(0, number, worker.rank)
-        loss = step.learn(batches(worker), number)["loss"]
+        loss = training.step.learn(batches(worker), number)["loss"]
         losses.append(float(worker.all_sum(loss)) / worker.world_size)
     return losses
 
@@ -129,21 +138,21 @@ def interrupted(
     """A run without a break, the end of it again from a snapshot that is written when the weights have moved on, and
     whether the files are what DeepSpeed would have written.
     """
-    step = build(kind, scaling, worker)
-    curve = learn(step, worker, range(RESUMED_FROM))
+    training = build(kind, scaling, worker)
+    curve = learn(training, worker, range(RESUMED_FROM))
     copies = Snapshot()
-    step.snapshot(copies)
+    training.state.snapshot(copies)
     copies.complete()
-    save_as_deepspeed(step, folder / "deepspeed")
-    curve += learn(step, worker, range(RESUMED_FROM, STEPS))
+    save_as_deepspeed(training, folder / "deepspeed")
+    curve += learn(training, worker, range(RESUMED_FROM, STEPS))
     copies.write(folder)
     worker.barrier()
     resumed = build(kind, scaling, worker)
-    resumed.load(folder)
+    resumed.state.load(folder)
     return {
         "curve": curve,
         "again": learn(resumed, worker, range(RESUMED_FROM, STEPS)),
-        "average": step.average.whole(keep=True),
+        "average": training.state.average.whole(keep=True),
         "differences": differences(folder / "deepspeed", folder / "generator"),
     }
 
@@ -165,12 +174,12 @@ def broken_gradient(scaling: ScalingConfig, worker: Worker) -> dict[str, object]
     """Whether a gradient of one worker that is not finite leaves all weights as they are, and the next one moves them;
     and the operations of a whole step.
     """
-    step = build("xar", scaling, worker)
-    engine = step._engine
+    training = build("xar", scaling, worker)
+    engine = training.state.engine
 
     def moves() -> tuple[bool, bool]:
         before = [shard.clone() for shard in engine.shards()]
-        loss = learn(step, worker, range(1))[0]
+        loss = learn(training, worker, range(1))[0]
         after = engine.shards()
         still = all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
         return not still, bool(torch.tensor(loss).isfinite())
@@ -185,9 +194,9 @@ def broken_gradient(scaling: ScalingConfig, worker: Worker) -> dict[str, object]
     return {"broken": broken, "whole": whole, "operations": dict(counted.calls)}
 
 
-def save_as_deepspeed(step: GeneratorStep, folder: Path) -> None:
+def save_as_deepspeed(training: Training, folder: Path) -> None:
     """DeepSpeed's own checkpoint, by its own writer."""
-    inner = step._engine._engine
+    inner = training.state.engine._engine
     ours, inner.checkpoint_engine = inner.checkpoint_engine, TorchCheckpointEngine()
     inner.save_checkpoint(str(folder), tag="state", save_latest=False)
     inner.checkpoint_engine = ours

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 import torch.distributed
-from small_tokenizer import MODEL, write_snapshot
+from small_tokenizer import MODEL, Training, training_of, write_snapshot
 
 from glotok_ray.config import (
     DiscriminatorConfig,
@@ -34,7 +34,7 @@ from glotok_ray.training.engine import make_engine
 from glotok_ray.training.runs import place
 from glotok_ray.training.schedule import seed_step
 from glotok_ray.training.snapshot import Snapshot
-from glotok_ray.training.tokenizer_step import FrozenNetworks, TokenizerStep
+from glotok_ray.training.tokenizer_step import FrozenNetworks
 from glotok_ray.training.worker import DistributedWorker, Worker
 
 STEPS = 7
@@ -84,21 +84,21 @@ def fused_adam() -> Iterator[None]:
     _added_arguments.clear()
 
 
-def build(run: TokenizerRun, worker: Worker, accumulation_steps: int = 1) -> TokenizerStep:
-    """The step of a run, its start drawn by a fixed seed."""
+def build(run: TokenizerRun, worker: Worker, accumulation_steps: int = 1) -> Training:
+    """The parts of a run, its start drawn by a fixed seed."""
     torch.manual_seed(0)
     modules = GloTokTokenizer(run.model), PatchDiscriminator(run.discriminator)
-    engines = [
+    tokenizer, discriminator = (
         make_engine(
             place(module, worker, run.scaling), run.optimizer, run.scaling, 4, accumulation_steps
         )
         for module in modules
-    ]
+    )
     teacher = codebook_histogram(torch.randn(40, 8), run.loss.relation)
     frozen = FrozenNetworks(build_perceptual(run.loss), teacher, {})
     # More passes on one worker than on the other.
     validation = torch.zeros(17 - worker.rank, 3, 32, 32, dtype=torch.uint8)
-    return TokenizerStep(run, *engines, frozen, worker, validation)
+    return training_of(run, (tokenizer, discriminator), frozen, worker, validation)
 
 
 def all_images() -> torch.Tensor:
@@ -107,29 +107,29 @@ def all_images() -> torch.Tensor:
     return torch.nn.functional.interpolate(corners, size=32, mode="bilinear").to(torch.uint8)
 
 
-def learn(step: TokenizerStep, worker: Worker, steps: range) -> list[float]:
+def learn(training: Training, worker: Worker, steps: range) -> list[float]:
     """The loss of each step, the mean over workers."""
     images = all_images()[worker.rank :: worker.world_size]
     losses = []
     for number in steps:
         seed_step(0, number, worker.rank)
-        total = step.learn([{"image": images}], number)["total"]
+        total = training.step.learn([{"image": images}], number)["total"]
         losses.append(float(worker.all_sum(total)) / worker.world_size)
     return losses
 
 
 def interrupted(run: TokenizerRun, worker: Worker, folder: Path) -> dict[str, Any]:
     """Losses, and those after a resumption in the middle; what says whether each optimizer is fused."""
-    step = build(run, worker)
-    curve = learn(step, worker, range(RESUMED_FROM))
+    training = build(run, worker)
+    curve = learn(training, worker, range(RESUMED_FROM))
     folder.mkdir(exist_ok=True)
-    write_snapshot(step, folder)
+    write_snapshot(training.state, folder)
     worker.barrier()
-    curve += learn(step, worker, range(RESUMED_FROM, STEPS))
+    curve += learn(training, worker, range(RESUMED_FROM, STEPS))
     resumed = build(run, worker)
-    resumed.load(folder)
+    resumed.state.load(folder)
     again = learn(resumed, worker, range(RESUMED_FROM, STEPS))
-    optimizer = resumed._tokenizer._engine.optimizer
+    optimizer = resumed.state.tokenizer._engine.optimizer
     groups = getattr(optimizer, "optimizer", optimizer).param_groups
     fused = [group["fused"] for group in groups]
     return {"curve": curve, "again": again, "fused": fused}
@@ -137,8 +137,8 @@ def interrupted(run: TokenizerRun, worker: Worker, folder: Path) -> dict[str, An
 
 def stopped(run: TokenizerRun, worker: Worker) -> dict[str, Any]:
     """What is raised where one worker alone meets NaN in the last of two micro batches, and whether anything moved."""
-    step = build(run, worker, accumulation_steps=2)
-    engines = step._tokenizer, step._discriminator
+    step, state, _ = build(run, worker, accumulation_steps=2)
+    engines = state.tokenizer, state.discriminator
     before = [shard.clone() for each in engines for shard in each.shards()]
     perceptual, calls = step._frozen.perceptual, itertools.count()
 
@@ -203,20 +203,22 @@ def main(folder: Path) -> None:
     answers = {}
     for stage in (0, 1, 2, 3):
         run = override(RUN, {"scaling.zero_stage": stage})
-        step = build(run, worker)
-        curve = learn(step, worker, range(RESUMED_FROM))
+        training = build(run, worker)
+        curve = learn(training, worker, range(RESUMED_FROM))
+        norm = float(training.state.tokenizer.gradient_norm)
         copies = Snapshot()
-        step.snapshot(copies)
+        training.state.snapshot(copies)
         copies.complete()
-        curve += learn(step, worker, range(RESUMED_FROM, STEPS))
+        curve += learn(training, worker, range(RESUMED_FROM, STEPS))
         # Only now, when the weights have moved on, as a slow disk would have it.
         copies.write(folder / f"stage-{stage}")
         worker.barrier()
-        step.export(folder / f"stage-{stage}")
+        training.state.export(folder / f"stage-{stage}")
         resumed = build(run, worker)
-        resumed.load(folder / f"stage-{stage}")
+        resumed.state.load(folder / f"stage-{stage}")
         again = learn(resumed, worker, range(RESUMED_FROM, STEPS))
-        rival = learn(build(override(run, ADVERSARIAL), worker), worker, range(3))
+        adversarial = build(override(run, ADVERSARIAL), worker)
+        rival = learn(adversarial, worker, range(3))
         thrifty = override(
             run, {"scaling.precision": "bf16_autocast", "scaling.activation_checkpointing": True}
         )
@@ -225,9 +227,11 @@ def main(folder: Path) -> None:
             "curve": curve,
             "again": again,
             "rival": rival,
+            "norm": norm,
+            "rival_norm": float(adversarial.state.discriminator.gradient_norm),
             "thrifty": learn(build(thrifty, worker), worker, range(2)),
             "masters": learn(build(masters, worker), worker, range(2)),
-            "metrics": step.evaluate(),
+            "metrics": training.validation.evaluate(),
             "stopped": stopped(override(run, ADVERSARIAL), worker),
         }
         with fused_adam():

@@ -1,0 +1,74 @@
+"""A training in one plain process, without Ray: for a debugger and a profiler (`launcher = "local"`).
+
+The run folder is the same as Ray's with one worker, and either goes on where the other stopped. Nothing watches the
+process: it may stand in a debugger for hours, and an error ends it. Read next: glotok_ray/on_ray/train.py
+"""
+
+import functools
+from collections.abc import Iterator
+
+import torch
+
+from glotok_ray.config.runs import FARRun, GeneratorRun, TokenizerRun, XARRun
+from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.training.batches import DeviceFeed, MicroBatch, ahead, check_positions
+from glotok_ray.training.generator_run import train_generator
+from glotok_ray.training.plan import RunPlan, division, row_plan, row_reader
+from glotok_ray.training.runs import BatchSource
+from glotok_ray.training.shown_progress import ShownProgress
+from glotok_ray.training.tokenizer_run import train_tokenizer
+from glotok_ray.training.worker import Worker, only_worker
+
+# Micro batches that wait on the device for their step.
+_AHEAD = 2
+
+
+def fit(config: TokenizerRun | GeneratorRun, plan: RunPlan) -> None:
+    """Train to the end of `plan`; raises ArtefactError for a loss that is not finite, and ValueError where the config
+    asks for a GPU and there is none.
+    """
+    if config.scaling.use_gpu and not torch.cuda.is_available():
+        raise ValueError(
+            "scaling.use_gpu = True: this process sees no GPU, and launcher = 'local' trains in it; start it where one "
+            "is, or pass --scaling.no-use-gpu"
+        )
+    worker = only_worker(config.scaling)
+    with ShownProgress(config.name, plan):
+        try:
+            train(config, plan, worker, local_batches(config, plan, worker.device))
+        except FloatingPointError as error:
+            raise ArtefactError(str(error)) from error
+
+
+def train(
+    config: TokenizerRun | GeneratorRun, plan: RunPlan, worker: Worker, batches: BatchSource
+) -> None:
+    """Train on one worker what the config is of."""
+    if isinstance(config, TokenizerRun):
+        train_tokenizer(config, plan, worker, batches)
+    elif isinstance(config, XARRun | FARRun):
+        train_generator(config, plan, worker, batches)
+
+
+def local_batches(
+    config: TokenizerRun | GeneratorRun, plan: RunPlan, device: torch.device
+) -> BatchSource:
+    """Micro batches read in a thread of this process, for one worker: the same rows in the same order as Ray Data deals
+    them.
+    """
+    order, parts, reader = row_plan(config, plan), division(config), row_reader(config, plan)
+    make = DeviceFeed(device)
+
+    def read(first_step: int) -> Iterator[MicroBatch]:
+        for unit in order.units(first_step, plan.last_step, parts):
+            columns = reader(unit)
+            check_positions(columns["position"], unit.positions)
+            for start in range(0, len(unit.positions), parts.micro_batch_size):
+                rows = slice(start, start + parts.micro_batch_size)
+                yield make({name: values[rows] for name, values in columns.items()})
+
+    def batches(first_step: int) -> Iterator[MicroBatch]:
+        for batch in ahead(functools.partial(read, first_step), _AHEAD):
+            yield batch.ready()
+
+    return batches

@@ -1,0 +1,162 @@
+"""A run's metrics, written by rank 0: a line of metrics.jsonl and TensorBoard's points every few steps.
+
+Read next: glotok_ray/training/step_times.py
+"""
+
+import collections
+import contextlib
+import functools
+import json
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from glotok_ray.storage import artefact
+from glotok_ray.storage.retries import patiently
+from glotok_ray.training.metrics_file import EVENT, METRICS_FILE, metric_lines
+from glotok_ray.training.plan import RunPlan
+from glotok_ray.training.rows_seen import RowsSeen
+from glotok_ray.training.snapshot import Snapshot
+from glotok_ray.training.step_times import StepTimes, Utilization
+from glotok_ray.training.worker import Worker
+
+logger = logging.getLogger(__name__)
+
+TENSORBOARD_FOLDER = "tensorboard"
+
+
+class MetricsLog:
+    """Averages of the terms since the last line, in metrics.jsonl and TensorBoard, written by rank 0."""
+
+    def __init__(
+        self,
+        plan: RunPlan,
+        worker: Worker,
+        first_step: int,
+        seen: RowsSeen,
+        utilization: Utilization | None = None,
+    ) -> None:
+        self._plan, self._worker, self._seen = plan, worker, seen
+        self._path = plan.folder / METRICS_FILE
+        self._sums: dict[str, Tensor] = {}
+        # Terms that are there in some steps alone are averaged over those.
+        self._counts: collections.Counter[str] = collections.Counter()
+        self._steps = 0
+        self._rate = 0.0
+        self.times = StepTimes(plan.schedule.global_batch_size, utilization)
+        self.latest: dict[str, Any] = {}
+        self._points: Any = None
+        self._purge_step = first_step
+        if worker.rank == 0:
+            self._patiently(lambda: self._drop_lines_after(first_step))
+
+    def _patiently(self, write: Callable[[], None]) -> None:
+        minutes = self._plan.scaling.storage_retry_minutes
+        patiently(write, self._path, minutes=minutes, doing="writing")
+
+    def _drop_lines_after(self, step: int) -> None:
+        # A run that died after its last checkpoint repeats those steps; their lines would appear twice.
+        if self._path.is_file():
+            lines = [
+                line for line in metric_lines(self._path) if line["step"] <= step or EVENT in line
+            ]
+            with artefact.replacing(self._path) as temporary:
+                temporary.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    def add(self, step: int, terms: dict[str, Tensor], rate: float) -> None:
+        """Take the terms of one step; every `log_every_steps` steps, write a line."""
+        for name, value in terms.items():
+            value = value.detach().double()
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+            self._counts[name] += 1
+        self._steps += 1
+        self._rate = rate
+        if (step + 1) % self._plan.schedule.log_every_steps == 0:
+            self.flush(step)
+
+    def snapshot(self, into: Snapshot) -> None:
+        """Add what has come since the last line, so that the next one is the same after a restart."""
+        state = {"sums": self._sums, "counts": dict(self._counts), "steps": self._steps}
+        into.add_state(self._file, state)
+
+    def load(self, folder: Path) -> None:
+        """Restore what `snapshot` added."""
+        state = torch.load(folder / self._file, weights_only=True, map_location=self._worker.device)
+        self._sums, self._steps = state["sums"], state["steps"]
+        self._counts = collections.Counter(state["counts"])
+
+    @property
+    def _file(self) -> str:
+        return f"log-{self._worker.rank:04d}.pt"
+
+    def flush(self, step: int) -> None:
+        """Write the averages since the last line."""
+        if not self._steps:
+            return
+        names = sorted(self._sums)
+        stacked = torch.stack([self._sums[name].reshape(()) for name in names])
+        totals = (self._worker.all_sum(stacked) / self._worker.world_size).tolist()
+        values = {
+            f"train/{name}": total / self._counts[name]
+            for name, total in zip(names, totals, strict=True)
+        }
+        values["train/learning_rate"] = self._rate
+        values |= {f"time/{name}": value for name, value in self.times.take(step).items()}
+        values["memory/peak_gib"] = self._largest_peak(stacked.device)
+        bad_rows = self._seen.measure()
+        if bad_rows:
+            values["data/bad_rows"] = bad_rows
+        self.write(step + 1, values)
+        self._sums, self._steps = {}, 0
+        self._counts.clear()
+
+    def _largest_peak(self, device: torch.device) -> float:
+        peaks = torch.zeros(self._worker.world_size, dtype=torch.float64, device=device)
+        peaks[self._worker.rank] = self._worker.memory.gib()
+        return float(self._worker.all_sum(peaks).max())
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Append one line and the TensorBoard points."""
+        self.latest |= {**values, "step": max(step, self.latest.get("step", 0))}
+        if self._worker.rank:
+            return
+        line = {"step": step, "epoch": step / self._plan.steps_per_epoch, **values}
+        self._patiently(lambda: artefact.append_line(self._path, line))
+        self._draw(step, values)
+
+    def _draw(self, step: int, values: dict[str, float]) -> None:
+        """Add TensorBoard points; they show what metrics.jsonl holds, so nothing waits for them."""
+        try:
+            if self._points is None:
+                from torch.utils.tensorboard import SummaryWriter
+
+                folder = str(self._plan.folder / TENSORBOARD_FOLDER)
+                self._points = SummaryWriter(folder, purge_step=self._purge_step)
+            for name, value in values.items():
+                self._points.add_scalar(name, value, step)
+        except OSError as error:
+            # A writer that has failed once stays so: the next points get another, in a file of its own.
+            logger.warning("step %d: TensorBoard points are lost: %s", step, error)
+            self._points, self._purge_step = None, step
+
+    def tell_restarts(self, restarts: Sequence[dict[str, Any]], resumed_step: int) -> None:
+        """Append a line per restart of the run that has none yet: its cause, the step lost, the step resumed at."""
+        if self._worker.rank:
+            return
+        told = [line for line in metric_lines(self._path) if EVENT in line]
+        known = {(line["attempt"], line["unix_s"]) for line in told}
+        for restart in restarts:
+            if (restart["attempt"], restart["unix_s"]) not in known:
+                line = {"step": resumed_step, EVENT: "restart", "resumed_step": resumed_step}
+                told_now = line | restart
+                self._patiently(functools.partial(artefact.append_line, self._path, told_now))
+
+    def close(self) -> None:
+        """Finish the TensorBoard file."""
+        if self._points is not None:
+            with contextlib.suppress(OSError):
+                self._points.close()

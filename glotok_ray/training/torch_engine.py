@@ -1,0 +1,205 @@
+"""What an engine is to the steps, and the plain one: a torch optimizer in one process.
+
+Read next: glotok_ray/training/engine.py
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from glotok_ray.config.training import OptimizerConfig
+from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.weights import DROP_CHECKPOINT, check_finite
+from glotok_ray.training.snapshot import Snapshot
+
+_STATE_FILE = "engine.pt"
+
+
+class Engine(Protocol):
+    """A module with its optimizer."""
+
+    module: nn.Module
+    gradient_norm: Tensor
+    """L2 norm of the whole gradient at the last optimizer step, before clipping: a scalar on the device, equal on all
+    workers, and infinite where DeepSpeed left a step out.
+    """
+
+    def __call__(self, *inputs: Any) -> Any:
+        """The module's forward pass."""
+        ...
+
+    def frozen(self, images: Tensor) -> Tensor:
+        """The same pass with parameters that take no gradient, while `images` may."""
+        ...
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of `loss`, divided by the accumulation steps."""
+        ...
+
+    def step(self) -> None:
+        """After the last accumulation step: clip, update, clear. Before it: nothing."""
+        ...
+
+    def set_learning_rate(self, learning_rate: float) -> None:
+        """Set the learning rate of every parameter group."""
+        ...
+
+    def full_precision_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """Names and fp32 values of the whole parameters, on every worker."""
+        ...
+
+    def shards(self) -> list[Tensor]:
+        """The fp32 values that this worker updates, in memory that changes with every step."""
+        ...
+
+    def replace_rows(self, name: str, rows: Tensor, values: Tensor) -> None:
+        """Overwrite rows of a parameter and forget their moments; every worker calls it with equal arguments."""
+        ...
+
+    def snapshot(self, into: Snapshot) -> None:
+        """Add parameters and optimizer state; every worker calls it, and each adds its part."""
+        ...
+
+    def load(self, folder: Path) -> None:
+        """Restore what `snapshot` added; raises ArtefactError when it is not there."""
+        ...
+
+
+def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Two groups: weight decay for parameters of two or more dimensions, none for the rest (xAR's rule)."""
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    matrices = [parameter for parameter in parameters if parameter.ndim >= 2]
+    vectors = [parameter for parameter in parameters if parameter.ndim < 2]
+    groups = [
+        {"params": matrices, "weight_decay": weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+ADAM_MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """What `scaling.precision` makes of a forward pass."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16_autocast")
+
+
+@contextmanager
+def without_gradients(module: nn.Module) -> Iterator[None]:
+    """Meanwhile the module's parameters take no gradient."""
+    module.requires_grad_(False)
+    try:
+        yield
+    finally:
+        module.requires_grad_(True)
+
+
+class TorchEngine:
+    """One process, fp32 weights, a torch optimizer: the reference that DeepSpeed is compared with."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        optimizer: OptimizerConfig,
+        accumulation_steps: int,
+        precision: str = "fp32",
+    ) -> None:
+        self.module = module
+        self._clip = optimizer.gradient_clip
+        self._precision = precision
+        self._accumulation_steps = accumulation_steps
+        self._micro_steps = 0
+        kind = torch.optim.AdamW if optimizer.name == "adamw" else torch.optim.Adam
+        groups = parameter_groups(module, optimizer.weight_decay)
+        self._optimizer = kind(groups, lr=optimizer.learning_rate, betas=optimizer.betas)
+        self.gradient_norm = torch.zeros(())
+
+    def __call__(self, *inputs: Any) -> Any:
+        """The module's forward pass."""
+        with autocast(inputs[0].device, self._precision):
+            return self.module(*inputs)
+
+    def frozen(self, images: Tensor) -> Tensor:
+        """The same pass with parameters that take no gradient."""
+        with without_gradients(self.module):
+            return self(images)
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of `loss`, divided by the accumulation steps."""
+        (loss / self._accumulation_steps).backward()
+
+    def step(self) -> None:
+        """After the last accumulation step: clip, update, clear."""
+        self._micro_steps += 1
+        if self._micro_steps % self._accumulation_steps:
+            return
+        self._measure_and_clip()
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+
+    def _measure_and_clip(self) -> None:
+        parameters = self.module.parameters()
+        self.gradient_norm = (
+            nn.utils.clip_grad_norm_(parameters, self._clip)
+            if self._clip
+            else gradient_norm(parameters)
+        )
+
+    def set_learning_rate(self, learning_rate: float) -> None:
+        """Set the learning rate of every parameter group."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate
+
+    def full_precision_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """The parameters themselves."""
+        yield from self.module.named_parameters()
+
+    def shards(self) -> list[Tensor]:
+        """The parameters themselves."""
+        return [parameter.data for parameter in self.module.parameters()]
+
+    @torch.no_grad()
+    def replace_rows(self, name: str, rows: Tensor, values: Tensor) -> None:
+        """Overwrite rows of a parameter and forget their moments."""
+        parameter = self.module.get_parameter(name)
+        parameter[rows] = values.to(parameter)
+        for moment in ADAM_MOMENTS:
+            if moment in self._optimizer.state[parameter]:
+                self._optimizer.state[parameter][moment][rows] = 0
+
+    def snapshot(self, into: Snapshot) -> None:
+        """Add one file with parameters, buffers and optimizer state."""
+        state = {"module": self.module.state_dict(), "optimizer": self._optimizer.state_dict()}
+        into.add_state(_STATE_FILE, state, weights=module_state)
+
+    def load(self, folder: Path) -> None:
+        """Restore what `snapshot` added."""
+        path = folder / _STATE_FILE
+        if not path.is_file():
+            raise ArtefactError(
+                f"{path}: no such file; it was saved by another engine (scaling.engine)"
+            )
+        state = torch.load(path, weights_only=True, map_location="cpu")
+        check_finite(state["module"], path, DROP_CHECKPOINT)
+        self.module.load_state_dict(state["module"])
+        self._optimizer.load_state_dict(state["optimizer"])
+
+
+def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
+    """L2 norm of all gradients that are there, on their device; the host does not wait for it."""
+    return nn.utils.get_total_norm(
+        [parameter.grad for parameter in parameters if parameter.grad is not None]
+    )
+
+
+def module_state(state: Any) -> Mapping[str, Tensor]:
+    """The weights in a state file of either engine; none where ZeRO 3 keeps them among the optimizer's."""
+    module = state.get("module")
+    if not isinstance(module, Mapping):
+        return {}
+    return {name: value for name, value in module.items() if isinstance(value, Tensor)}
