@@ -50,6 +50,7 @@ def values(found: dict[str, Any], section: str) -> dict[str, float]:
     return {name: row["value"] for name, row in found["figures"][section]["rows"].items()}
 
 
+@pytest.mark.slow
 def test_every_section_runs_or_says_why_not(tiny: dict[str, Any]) -> None:
     ended = {name: (each["status"], each["reason"]) for name, each in tiny["figures"].items()}
     assert list(ended) == list(SECTIONS)
@@ -60,6 +61,7 @@ def test_every_section_runs_or_says_why_not(tiny: dict[str, Any]) -> None:
     assert tiny["machine"]["torch"] == torch.__version__
 
 
+@pytest.mark.slow
 def test_the_figures_of_the_kernels_are_right(tiny: dict[str, Any]) -> None:
     relation, adam = values(tiny, "relation"), values(tiny, "adam")
     assert 0 < relation["error of the histogram"] < 1e-5
@@ -74,6 +76,7 @@ def test_the_figures_of_the_kernels_are_right(tiny: dict[str, Any]) -> None:
     assert values(tiny, "collectives")["sum over one worker is the same"] == 1
 
 
+@pytest.mark.slow
 def test_the_shares_of_a_step_add_up(tiny: dict[str, Any]) -> None:
     found = values(tiny, "tokenizer")
     shares = {name: value for name, value in found.items() if name.startswith("share: ")}

@@ -112,6 +112,7 @@ except NotImplementedError as error:
 """
 
 
+@pytest.mark.slow
 def test_kernels_equal_fp64_in_the_interpreter():
     pytest.importorskip("triton")
     answer = subprocess.run(

@@ -11,6 +11,8 @@ from two_workers import run_pair
 from glotok_ray.config import override
 from glotok_ray.training.worker import LocalWorker
 
+pytestmark = pytest.mark.slow
+
 STAGES = (0, 1, 2, 3)
 
 

@@ -11,6 +11,8 @@ from glotok_ray.config import override
 from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.training.worker import LocalWorker
 
+pytestmark = pytest.mark.slow
+
 STAGES = (0, 1, 2, 3)
 RESTARTED_AFTER = RUN.loss.restart_every_steps
 
