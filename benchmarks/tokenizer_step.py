@@ -39,7 +39,8 @@ from glotok_ray.nn.discriminator import PatchDiscriminator
 from glotok_ray.nn.frozen import FrozenNetwork
 from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.pretrained.perceptual import build_perceptual, learned_distance
-from glotok_ray.recipes.train_tokenizer import glotok_16k, local_contrast, without_both
+from glotok_ray.recipes.tokenizer_rows import local_contrast, without_both
+from glotok_ray.recipes.train_tokenizer import glotok_16k
 from glotok_ray.teacher.image_vectors import ClassTokens, network_config
 from glotok_ray.teacher.networks import transformer_without_weights
 from glotok_ray.training.engine import make_engine

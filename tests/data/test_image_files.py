@@ -329,7 +329,7 @@ PEAK = """
 import re, sys
 from pathlib import Path
 from PIL import Image
-from glotok_ray.data import images
+from glotok_ray.data import image_files
 
 def peak():
     # Not getrusage's, which a process inherits from the one that started it.
@@ -337,10 +337,10 @@ def peak():
 
 Image.init()
 small, large = (Path(name).read_bytes() for name in sys.argv[1:])
-images.stored_image(small, image_size=0, upright=True)
-images.READER_PIXELS = 3000 * 3000 // 2
+image_files.stored_image(small, image_size=0, upright=True)
+image_files.READER_PIXELS = 3000 * 3000 // 2
 before = peak()
-assert "halved" in images.stored_image(large, image_size=0, upright=True).change
+assert "halved" in image_files.stored_image(large, image_size=0, upright=True).change
 print((peak() - before) / 3000**2)
 """
 
