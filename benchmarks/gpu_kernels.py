@@ -43,8 +43,8 @@ def relation(place: Place) -> Iterator[Row]:
     count, pull = (
         place.seconds(action, repeats)
         for action in (
-            lambda: backend.count(unit, settings.num_nodes, share),
-            lambda: backend.pull(unit, slope, share),
+            lambda: backend.pair_histogram(unit, settings.num_nodes, share),
+            lambda: backend.accumulate_gradient(unit, slope, share),
         )
     )
     note = f"{len(unit):,} codes"
@@ -56,8 +56,8 @@ def relation(place: Place) -> Iterator[Row]:
     yield Row("bare products, backward", 1e3 * products[1], "ms", "W U and W^T U")
     yield Row("relation / bare products, time", (count + pull) / sum(products), RATIO)
     if backend is not TILED:
-        tiled = place.seconds(lambda: TILED.count(unit, settings.num_nodes, share), 1)
-        tiled += place.seconds(lambda: TILED.pull(unit, slope, share), 1)
+        tiled = place.seconds(lambda: TILED.pair_histogram(unit, settings.num_nodes, share), 1)
+        tiled += place.seconds(lambda: TILED.accumulate_gradient(unit, slope, share), 1)
         yield Row("plain torch / kernels, time", tiled / (count + pull), RATIO)
 
 

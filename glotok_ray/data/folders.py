@@ -85,7 +85,7 @@ class ImageTree(NamedTuple):
     """Sorted by key."""
     left_out: tuple[OtherFile, ...]
     digest: str
-    """Changes when a image's path, size or modification time does."""
+    """Changes when an image's path, size or modification time does."""
 
 
 def list_image_files(

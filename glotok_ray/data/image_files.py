@@ -54,14 +54,14 @@ class StoredImage(NamedTuple):
 
 
 class RgbImage(NamedTuple):
-    """An 8-bit RGB image; `change` says what is not as `convert("RGB")` of the file makes it."""
+    """An 8-bit RGB image; `change` names what differs from `convert("RGB")` of the file."""
 
     image: Image.Image
     change: str = ""
 
 
 class _Decoded(NamedTuple):
-    """An RGB image; `source` has the bytes in which every reader finds just it, empty where there are none."""
+    """An RGB image; `source` has the file's bytes where every reader makes this image of them, else nothing."""
 
     source: bytes
     image: Image.Image
@@ -204,7 +204,7 @@ def _too_many_pixels() -> str:
 
 
 def _by_bands(image: Image.Image, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
-    """`convert`, which makes RGB of a image, over bands of rows: what it needs beside them stays small."""
+    """`convert`, which makes RGB of an image, over bands of rows: what it needs beside them stays small."""
     result = Image.new("RGB", image.size)
     for box in _bands(image.size):
         result.paste(convert(image.crop(box)), box)

@@ -17,7 +17,7 @@ import pyarrow.parquet
 from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
-from glotok_ray.data.forms import FORMS, ORIGINAL
+from glotok_ray.data.dataset_fields import code_fields, field_of, image_fields
 from glotok_ray.data.shard_plan import CHUNK_ROWS
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
@@ -187,18 +187,18 @@ def read_dataset(folder: Path, *, verify: bool = False) -> DatasetInfo:
     values = artefact.read_json(path)
     if not isinstance(values, dict):
         raise ArtefactError(f"{path}: must hold a JSON object; rebuild the folder with --fresh")
-    kind = _field(path, values, "kind", str)
+    kind = field_of(path, values, "kind", str)
     if kind not in ("shards", "codes"):
         raise ArtefactError(
             f"{path}: kind = {kind!r}: must be 'shards' or 'codes'; correct the path"
         )
     info = DatasetInfo(
         kind=kind,
-        classes=tuple(_field(path, values, "classes", list)),
-        num_images=_field(path, values, "num_images", int),
-        image_size=_field(path, values, "image_size", int),
-        shards=tuple(_shard(path, item) for item in _field(path, values, "shards", list)),
-        **(_image_fields if kind == "shards" else _code_fields)(path, values),
+        classes=tuple(field_of(path, values, "classes", list)),
+        num_images=field_of(path, values, "num_images", int),
+        image_size=field_of(path, values, "image_size", int),
+        shards=tuple(_shard(path, item) for item in field_of(path, values, "shards", list)),
+        **(image_fields if kind == "shards" else code_fields)(path, values),
     )
     _check_counts(path, info)
     for shard in info.shards:
@@ -221,61 +221,13 @@ def _reason(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def _field(path: Path, values: dict[str, Any], name: str, kind: type) -> Any:
-    if name not in values:
-        raise ArtefactError(f"{path}: has no field {name!r}; rebuild the folder with --fresh")
-    value = values[name]
-    if not isinstance(value, kind) or isinstance(value, bool):
-        raise ArtefactError(
-            f"{path}: {name} = {value!r}: must be of type {kind.__name__}; "
-            "rebuild the folder with --fresh"
-        )
-    return value
-
-
-def _image_fields(path: Path, values: dict[str, Any]) -> dict[str, Any]:
-    if "form" not in values:
-        raise ArtefactError(
-            f"{path}: has no field 'form': an older version wrote it, which does not say whether the images are "
-            "originals; run the job that wrote it again with --fresh"
-        )
-    form, side = _field(path, values, "form", str), _field(path, values, "image_size", int)
-    if form not in FORMS or (side < 1) != (form == ORIGINAL):
-        raise ArtefactError(
-            f"{path}: form = {form!r} with image_size = {side}: must be {ORIGINAL!r} with 0, or another of "
-            f"{', '.join(FORMS)} with a side in pixels; rebuild the folder with --fresh"
-        )
-    left_out = _field(path, values, "unreadable", list) if "unreadable" in values else []
-    facts = {"form": form, "num_unreadable": len(left_out)}
-    # Images of a folder; crops that are the data set itself know no tags.
-    if "upright" not in values:
-        return facts
-    for name in ("num_turned", "num_changed"):
-        if name not in values:
-            raise ArtefactError(
-                f"{path}: has no field {name!r}: an older version wrote it, which does not say how many images are "
-                "not as their files are; run the job that wrote it again with --fresh"
-            )
-        facts[name] = _field(path, values, name, int)
-    return facts
-
-
-def _code_fields(path: Path, values: dict[str, Any]) -> dict[str, Any]:
-    kinds = {"num_views": int, "grid_size": int, "tokenizer_sha256": str}
-    fields = {name: _field(path, values, name, kind) for name, kind in kinds.items()}
-    counts = _field(path, values, "codebooks", dict)
-    if "views" in values:
-        fields["views"] = _field(path, values, "views", str)
-    return fields | {"code_counts": {name: _field(path, counts, name, int) for name in counts}}
-
-
 def _shard(path: Path, item: Any) -> ShardInfo:
     if not isinstance(item, dict):
         raise ArtefactError(
             f"{path}: shards holds {item!r}, which is no object; rebuild the folder"
         )
     kinds = {"file": str, "rows": int, "sha256": str}
-    shard = ShardInfo(**{name: _field(path, item, name, kind) for name, kind in kinds.items()})
+    shard = ShardInfo(**{name: field_of(path, item, name, kind) for name, kind in kinds.items()})
     if Path(shard.file).name != shard.file:
         raise ArtefactError(
             f"{path}: shard file {shard.file!r}: must be a plain name inside the folder"

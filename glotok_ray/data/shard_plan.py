@@ -1,7 +1,7 @@
 """Which rows a training run reads, in which order: a pure function of (seed, epoch), so that a run can resume anywhere.
 
 A window of shards is open at once and every global batch draws from all of them, chunk by chunk of neighbouring rows,
-so that nobody reads a whole shard for a few rows. Row i of the order always belongs to step i // global_batch_size,
+so that no worker reads a whole shard for a few rows. Row i of the order always belongs to step i // global_batch_size,
 whatever the number of workers. Read next: glotok_ray/data/training_rows.py
 """
 

@@ -1,4 +1,4 @@
-"""Where a shard run's images come from: the embedded photographs or a class-folder tree, behind one face.
+"""Where a shard run's images come from: the embedded photographs or a class-folder tree, behind one interface.
 
 Read next: glotok_ray/data/embedded_images.py, glotok_ray/data/folders.py
 """

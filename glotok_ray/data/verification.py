@@ -99,7 +99,7 @@ def _measured(folder: Path, verdict: Verdict, found: Mapping[str, ReadFile]) -> 
 def _dataset_damage(
     folder: Path, found: Mapping[str, ReadFile], known: Mapping[str, str]
 ) -> dict[str, str]:
-    """What dataset.json says otherwise than the shards are, by file; shards of `known` damage are passed over."""
+    """Where dataset.json and the shards differ, by file; shards of `known` damage are left out."""
     try:
         dataset = read_dataset(folder)
     except ArtefactError as error:

@@ -13,7 +13,7 @@ def metric_entry(
     label: str, value: float | None, protocol: str, deviation: float | None = None
 ) -> dict[str, Any]:
     """One entry of metrics.json; a value that is not finite becomes null, which JSON can hold, and the protocol then
-    begins with what it was. Who passes None says why in the protocol.
+    begins with what it was. A caller that passes None gives the reason in the protocol.
     """
     finite = value is not None and math.isfinite(value)
     if value is not None and not finite:

@@ -1,4 +1,4 @@
-"""What evaluations ask of a feature network, and the networks that answer: images in, one vector per image out.
+"""Feature networks of evaluations behind one interface: images in, one vector per image out.
 
 Another network is another class here with the same members. Read next: glotok_ray/evaluation/measure.py
 """

@@ -122,8 +122,8 @@ def check_present_inputs(config: EvaluateRun) -> Present:
 
 
 def measured_images(config: EvaluateRun) -> DatasetInfo:
-    """The facts of the validation shards; raises ArtefactError where the config asks for ADM's crops in vain, and when
-    the tokenizer, if it is there, takes larger images.
+    """The facts of the validation shards; raises ArtefactError where the config asks for ADM's crops and they have
+    others, and when the tokenizer, if it is there, takes larger images.
     """
     tokenizer = Path(config.tokenizer_path)
     there = config.tokenizer_path and (tokenizer / CONFIG_FILE).is_file()

@@ -1,4 +1,4 @@
-"""Codes without a generator: what samples must beat before their distance says anything.
+"""Codes that no generator chose: a distance of samples means something only when it is below that of these.
 
 "uniform" draws every code alike; "marginal" draws each position and branch from its own
 distribution over the training codes, independently of all others and of the class. Read next:

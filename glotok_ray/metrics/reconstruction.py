@@ -9,7 +9,6 @@ from typing import NamedTuple, Self
 import numpy as np
 from jaxtyping import Float, UInt8
 from numpy import ndarray
-from scipy import ndimage
 
 _RADIUS = 5
 _OFFSETS = np.arange(-_RADIUS, _RADIUS + 1)
@@ -98,6 +97,8 @@ def ssim(
 
 
 def _windowed(values: Float[ndarray, "b h w c"]) -> Float[ndarray, "b h_valid w_valid c"]:
+    from scipy import ndimage
+
     rows = ndimage.correlate1d(values, _WINDOW, axis=1)[:, _RADIUS:-_RADIUS]
     return ndimage.correlate1d(rows, _WINDOW, axis=2)[:, :, _RADIUS:-_RADIUS]
 

@@ -11,9 +11,6 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Integer, Shaped
 from numpy import ndarray
-from scipy.stats import gaussian_kde
-from sklearn.manifold import TSNE
-from threadpoolctl import threadpool_limits
 
 from glotok_ray.metrics.codebook import check_whole, gini
 
@@ -76,6 +73,9 @@ def kernel_density_uniformity(points: Float[ndarray, "n 2"]) -> Uniformity:
     values = np.linalg.eigvalsh(np.cov(points.T))
     if values[0] <= _SINGULAR * values[-1]:
         raise UndefinedDensityError("the points lie on a line: their kernel density is undefined")
+    # Imported where it is used, as all of scipy and scikit-learn: a command's --help should be quick.
+    from scipy.stats import gaussian_kde
+
     return density_uniformity(gaussian_kde(points.T)(points.T))
 
 
@@ -98,6 +98,9 @@ def tsne_uniformity(vectors: Shaped[ndarray, "n d"]) -> Uniformity:
         raise UndefinedDensityError(
             f"only {distinct} distinct vectors of {len(vectors)}: needs at least 4"
         )
+    from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
+
     projection = TSNE(
         n_components=2,
         perplexity=tsne_perplexity(len(vectors)),

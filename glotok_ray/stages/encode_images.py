@@ -115,8 +115,8 @@ class EncodeActor:
 
 
 def check_inputs(config: EncodeRun) -> DatasetInfo:
-    """The facts of the shards to encode; raises ArtefactError where the config asks for ADM's crops in vain, and when
-    the tokenizer at tokenizer_path, if it is there, takes larger images.
+    """The facts of the shards to encode; raises ArtefactError where the config asks for ADM's crops and the images have
+    others, and when the tokenizer at tokenizer_path, if it is there, takes larger images.
     """
     folder, tokenizer = Path(config.data_path), Path(config.tokenizer_path)
     dataset = read_image_dataset(folder)

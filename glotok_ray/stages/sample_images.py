@@ -232,7 +232,7 @@ def _rows(
 
 
 class SampleGrid:
-    """A image with a row per class (at most 10) and its first images (at most 8) in it."""
+    """An image with a row per class (at most 10) and its first images (at most 8) in it."""
 
     def __init__(self, num_classes: int) -> None:
         self._num_classes = num_classes

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from glotok_ray.config.overrides import bound_settings, with_absolute_paths
-from glotok_ray.config.runs import FARRun, GeneratorRun, XARRun
+from glotok_ray.config.runs import FARRun, XARRun
 from glotok_ray.stages import training
 from glotok_ray.storage import artefact, ownership
-from glotok_ray.training.inputs import check_inputs
+from glotok_ray.training import inputs
 from glotok_ray.training.plan import run_plan
 
 
@@ -18,22 +18,22 @@ from glotok_ray.training.plan import run_plan
 def run(config: XARRun | FARRun, *, fresh: bool = False) -> dict[str, Any]:
     """Train to the end (or `schedule.stop_after_steps`) and return the manifest; a finished run is recognised."""
     config = with_absolute_paths(config)
-    inputs = _inputs(config)
-    check_inputs(config)
+    folders = check_inputs(config)
     return training.train_to_the_end(
         config,
         run_plan(config),
         kind="generator",
-        inputs=inputs,
+        inputs=folders,
         settings=bound_settings(config),
         facts={},
         fresh=fresh,
     )
 
 
-def _inputs(config: GeneratorRun) -> list[Path]:
-    """The folders that decide the run, their manifests verified."""
+def check_inputs(config: XARRun | FARRun) -> list[Path]:
+    """The folders that decide the run; raises ValueError for one that is damaged, or that does not fit the run."""
     found = {"codes": Path(config.data.train_path), "tokenizer": Path(config.tokenizer_path)}
     for kind, folder in found.items():
         artefact.read_manifest(folder, kind)
+    inputs.check_inputs(config)
     return list(found.values())

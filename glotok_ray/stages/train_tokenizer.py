@@ -14,7 +14,7 @@ from glotok_ray.data.recorded import crops_text
 from glotok_ray.pretrained.tokenizer import DISCRIMINATOR_FILE, WEIGHTS_FILE
 from glotok_ray.stages import training
 from glotok_ray.storage import artefact, ownership
-from glotok_ray.training.inputs import check_inputs
+from glotok_ray.training import inputs
 from glotok_ray.training.plan import run_plan
 
 logger = logging.getLogger(__name__)
@@ -24,8 +24,7 @@ logger = logging.getLogger(__name__)
 def run(config: TokenizerRun, *, fresh: bool = False) -> dict[str, Any]:
     """Train to the end (or `schedule.stop_after_steps`) and return the manifest; a finished run is recognised."""
     config = with_absolute_paths(config)
-    inputs = _inputs(config)
-    check_inputs(config)
+    folders = check_inputs(config)
     plan = run_plan(config)
     crops = crops_text(plan.dataset)
     logger.info("training on %s", crops)
@@ -33,7 +32,7 @@ def run(config: TokenizerRun, *, fresh: bool = False) -> dict[str, Any]:
         config,
         plan,
         kind="tokenizer",
-        inputs=inputs,
+        inputs=folders,
         settings=bound_settings(config),
         facts={"crops": crops},
         fresh=fresh,
@@ -49,8 +48,8 @@ def bound_settings(config: TokenizerRun) -> dict[str, Any]:
     return settings
 
 
-def _inputs(config: TokenizerRun) -> list[Path]:
-    """The folders that decide the run, their manifests verified."""
+def check_inputs(config: TokenizerRun) -> list[Path]:
+    """The folders that decide the run; raises ValueError for one that is damaged, or that does not fit the run."""
     found = [("shards", config.data.train_path)]
     if config.teacher_path:
         found.append(("teacher", config.teacher_path))
@@ -58,4 +57,5 @@ def _inputs(config: TokenizerRun) -> list[Path]:
         found.append(("shards", config.data.validation_path))
     for kind, path in found:
         artefact.read_manifest(Path(path), kind)
+    inputs.check_inputs(config)
     return [Path(path) for _, path in found]

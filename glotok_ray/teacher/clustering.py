@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import faiss
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -130,6 +129,8 @@ def _seeds(
     drawn = vectors.rows(np.sort(generator.choice(vectors.count, wanted, replace=False)))
     if config.seeding == "random":
         return drawn
+    import faiss
+
     # faiss's stubs lack its newer classes.
     library: Any = faiss
     seeding = library.ClusteringInitialization(drawn.shape[1], num_clusters)

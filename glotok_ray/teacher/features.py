@@ -6,12 +6,11 @@ Read next: glotok_ray/teacher/preparation.py
 """
 
 from importlib.metadata import version
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from glotok_ray.config.teacher import FeatureNetworkConfig
@@ -27,6 +26,9 @@ from glotok_ray.teacher.networks import (
     transformer_without_weights,
     weights_digest,
 )
+
+if TYPE_CHECKING:
+    from timm.models.vision_transformer import VisionTransformer
 
 
 class FeatureNetwork(Protocol):
@@ -46,7 +48,7 @@ class PatchFeatures(FrozenNetwork):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, transformer: VisionTransformer, config: FeatureNetworkConfig) -> None:
+    def __init__(self, transformer: "VisionTransformer", config: FeatureNetworkConfig) -> None:
         super().__init__()
         for name in ("mean", "std"):
             self.register_buffer(name, torch.tensor(timm_facts(config)[name]).view(3, 1, 1))
@@ -70,7 +72,7 @@ class PatchFeatures(FrozenNetwork):
 
 def load_transformer(
     config: FeatureNetworkConfig, stored: dict[str, Tensor] | None = None
-) -> VisionTransformer:
+) -> "VisionTransformer":
     """timm's whole transformer with the weights that `config` names, or with those of `stored`, on the CPU."""
     transformer = transformer_without_weights(config)
     stored = stored_tensors(config) if stored is None else stored

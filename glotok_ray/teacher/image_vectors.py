@@ -1,13 +1,13 @@
-"""Frozen networks that say one vector per image: what FQGAN's contrast heads learn to predict (the local baseline).
+"""Frozen networks that give one vector per image: what FQGAN's contrast heads learn to predict (the local baseline).
 
 GloTok needs none of them while it trains (paper appendix B.2). Read next: glotok_ray/losses/contrastive.py
 """
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -26,6 +26,9 @@ from glotok_ray.teacher.networks import (
     timm_facts,
     weights_source,
 )
+
+if TYPE_CHECKING:
+    from timm.models.vision_transformer import VisionTransformer
 
 _INPUT_SIZE = 224
 # Channels of the embedded network's last block.
@@ -61,7 +64,7 @@ def check_image_network(contrast: ContrastConfig) -> None:
     width = _POOLED_WIDTH if contrast.network == EMBEDDED else channels(config)
     if contrast.width != width:
         raise ValueError(
-            f"contrast.width = {contrast.width}: {contrast.network} says vectors of {width}; set it to {width}"
+            f"contrast.width = {contrast.width}: {contrast.network} gives vectors of {width}; set it to {width}"
         )
 
 
@@ -103,7 +106,7 @@ class ClassTokens(FrozenNetwork):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, transformer: VisionTransformer, config: FeatureNetworkConfig) -> None:
+    def __init__(self, transformer: "VisionTransformer", config: FeatureNetworkConfig) -> None:
         super().__init__()
         facts = timm_facts(config)
         for name in ("mean", "std"):

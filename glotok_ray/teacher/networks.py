@@ -6,13 +6,10 @@ Everything that can be told without reading weights is checked first. Read next:
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import timm
 import torch
 from safetensors.torch import load_file
-from timm.models import load_state_dict_from_hf
-from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor
 
 from glotok_ray.config.teacher import FeatureNetworkConfig
@@ -21,6 +18,10 @@ from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.storage.weights import BRING_ANOTHER, check_finite, misfits
 from glotok_ray.teacher.clip_names import from_hugging_face, is_hugging_face
+
+# timm is imported where it is used: a command's --help should be quick.
+if TYPE_CHECKING:
+    from timm.models.vision_transformer import VisionTransformer
 
 EMBEDDED = "efficientnet_lite0"
 
@@ -154,6 +155,8 @@ def weights_source(config: FeatureNetworkConfig) -> str:
 
 def timm_facts(config: FeatureNetworkConfig) -> dict[str, Any]:
     """timm's record of the pretrained weights: where they are, and how pixels are normalised."""
+    import timm
+
     facts = timm.get_pretrained_cfg(NETWORKS[config.name].architecture)
     assert facts is not None
     return dataclasses.asdict(facts)
@@ -173,8 +176,11 @@ def weights_digest(config: FeatureNetworkConfig) -> str:
     return tensors_sha256(tensors)
 
 
-def transformer_without_weights(config: FeatureNetworkConfig) -> VisionTransformer:
+def transformer_without_weights(config: FeatureNetworkConfig) -> "VisionTransformer":
     """All of timm's transformer at `input_size` on the meta device: shapes alone, in no memory."""
+    import timm
+    from timm.models.vision_transformer import VisionTransformer
+
     with torch.device("meta"):
         transformer = timm.create_model(
             NETWORKS[config.name].architecture,
@@ -189,6 +195,8 @@ def transformer_without_weights(config: FeatureNetworkConfig) -> VisionTransform
 def stored_tensors(config: FeatureNetworkConfig) -> dict[str, Tensor]:
     """Tensors under the names of the file at weights_path, or of the download that timm keeps."""
     if not config.weights_path:
+        from timm.models import load_state_dict_from_hf
+
         try:
             return load_state_dict_from_hf(timm_facts(config)["hf_hub_id"])
         except OSError as error:
@@ -221,11 +229,13 @@ def stored_tensors(config: FeatureNetworkConfig) -> dict[str, Tensor]:
 
 
 def fitting_tensors(
-    stored: dict[str, Tensor], transformer: VisionTransformer, config: FeatureNetworkConfig
+    stored: dict[str, Tensor], transformer: "VisionTransformer", config: FeatureNetworkConfig
 ) -> dict[str, Tensor]:
     """`stored` under timm's names, with positions for `input_size`; raises ArtefactError that lists
     what does not fit.
     """
+    from timm.models.vision_transformer import checkpoint_filter_fn
+
     source = weights_source(config)
     if is_hugging_face(stored):
         stored = from_hugging_face(stored)

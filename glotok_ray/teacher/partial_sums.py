@@ -8,7 +8,6 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
-import faiss
 import numpy as np
 import torch
 from jaxtyping import Float, Int
@@ -137,6 +136,8 @@ def _nearest(
     """
     if device is not None and device.type == "cuda":
         return nearest_by_product(vectors, centroids, spherical=spherical, device=device)
+    import faiss
+
     index = (faiss.IndexFlatIP if spherical else faiss.IndexFlatL2)(vectors.shape[1])
     index.add(centroids)
     scores, nearest = index.search(np.ascontiguousarray(vectors), 1)

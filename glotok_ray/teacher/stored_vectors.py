@@ -7,7 +7,6 @@ import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
-import faiss
 import numpy as np
 import torch
 from jaxtyping import Float, Int
@@ -55,6 +54,8 @@ class PartActor:
         self._second_moments, self._spherical = second_moments, spherical
         self._device = chosen_device(use_gpu=pool.use_gpu)
         if pool.threads_per_actor:
+            import faiss
+
             torch.set_num_threads(pool.threads_per_actor)
             faiss.omp_set_num_threads(pool.threads_per_actor)
 

@@ -94,7 +94,7 @@ def test_the_digest_notices_changed_pictures(tmp_path: Path) -> None:
     source = tree(tmp_path / "s", a=2)
     digest = list_image_files(source).digest
     assert list_image_files(source).digest == digest
-    (source / "a" / "notes.txt").write_text("not a image")
+    (source / "a" / "notes.txt").write_text("not an image")
     assert list_image_files(source).digest == digest
     os.utime(source / "a" / "00.png", ns=(1, 1))
     touched = list_image_files(source).digest

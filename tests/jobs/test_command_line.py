@@ -6,6 +6,7 @@ import pytest
 
 from glotok_ray import config
 from glotok_ray.recipes import train_generator as generator_recipes
+from glotok_ray.recipes.tokenizer_ablations import ablations_tiny
 from glotok_ray.recipes.train_tokenizer import glotok_16k
 from jobs import quickstart, sweep_tokenizer, train_generator, train_tokenizer
 
@@ -83,6 +84,15 @@ def test_quickstart_and_sweep_describe_themselves(capsys):
     assert len(trials) == 4
     assert trials["trial_00"] == {"loss.relation_weight": 0.0}
     assert len({json.dumps(changes) for changes in trials.values()}) == 4
+
+
+def test_ablations_of_a_tokenizer_describe_their_rows_from_a_file_too(tmp_path, capsys):
+    path = tmp_path / "rows.json"
+    chosen = config.override(ablations_tiny(), {"rows": ("glotok", "vanilla_dual")})
+    path.write_text(json.dumps(config.to_dict(chosen)))
+    answer = dry_run(sweep_tokenizer, capsys, str(path))
+    assert answer["rows"] == ["glotok", "vanilla_dual"]
+    assert (answer["steps_per_row"], answer["config"]["inputs"]) == (256, "quickstart")
 
 
 def test_an_unknown_recipe_names_the_known_ones(caplog):

@@ -188,7 +188,7 @@ def test_an_error_that_is_no_bad_input_ends_in_one_line_with_its_cause(
     assert guarded("double", job) == 1
     told = [line for line in caplog.messages if line.startswith("double: failed")]
     assert len(told) == 1
-    cause = "double: failed: RuntimeError: CUDA out of memory. See the documentation; the traceback"
+    cause = "double: failed: RuntimeError: CUDA out of memory. See the documentation; log: "
     assert told[0].startswith(cause)
     assert "Traceback" in Path(told[0].rpartition(" ")[2]).read_text()
     assert "Exception occurred in user code" not in capfd.readouterr().err + caplog.text

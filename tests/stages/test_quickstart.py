@@ -332,7 +332,6 @@ def test_ablation_rows_of_one_and_two_codebooks_fill_the_papers_tables(
             "output_path": "sweep",
             "rows": ("single_codebook", "local_contrast"),
             "max_steps": 2,
-            "max_concurrent_rows": 2,
             "tokenizer": override(
                 config.tokenizer, {"data.train_path": "data", "data.num_validation_images": 0}
             ),

@@ -38,8 +38,8 @@ def test_the_embedded_network_says_one_vector_per_image():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"width": 1024}, r"contrast\.width = 1024: efficientnet_lite0 says vectors of 320"),
-        ({"network": "clip_vitl14"}, r"contrast\.width = 320: clip_vitl14 says vectors of 1024"),
+        ({"width": 1024}, r"contrast\.width = 1024: efficientnet_lite0 gives vectors of 320"),
+        ({"network": "clip_vitl14"}, r"contrast\.width = 320: clip_vitl14 gives vectors of 1024"),
         ({"network": "resnet"}, r"contrast\.network = 'resnet': unknown"),
     ],
 )

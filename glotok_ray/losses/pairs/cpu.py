@@ -52,14 +52,18 @@ def unpack(packed: np.ndarray, bits: int) -> Float[np.ndarray, " nodes"]:
     return counts
 
 
-def count(unit: Float[Tensor, "n d"], num_nodes: int, share: Share) -> Float[Tensor, " nodes"]:
-    """`pairs.pair_histogram` of finite fp32 vectors."""
+def pair_histogram(
+    unit: Float[Tensor, "n d"], num_nodes: int, share: Share
+) -> Float[Tensor, " nodes"]:
+    """`passes.pair_histogram` of finite fp32 vectors."""
     channels = _by_channel(unit)
     bits = fraction_bits(num_nodes)
 
     def one(first: int, last: int) -> np.ndarray:
         packed = np.zeros(num_nodes + 1, np.int64)
-        _count_stripe(channels, first, last, np.float32(num_nodes / 2 * (1 << bits)), bits, packed)
+        _histogram_stripe(
+            channels, first, last, np.float32(num_nodes / 2 * (1 << bits)), bits, packed
+        )
         return unpack(packed, bits)
 
     total = np.zeros(num_nodes + 1)
@@ -68,16 +72,16 @@ def count(unit: Float[Tensor, "n d"], num_nodes: int, share: Share) -> Float[Ten
     return torch.from_numpy(total)
 
 
-def pull(
+def accumulate_gradient(
     unit: Float[Tensor, "n d"], slope: Float[Tensor, " nodes"], share: Share
 ) -> Float[Tensor, "n d"]:
-    """`pairs.accumulate_gradient` of finite fp32 vectors."""
+    """`passes.accumulate_gradient` of finite fp32 vectors."""
     channels = _by_channel(unit)
     table = value_and_rise(slope).numpy()
 
     def one(first: int, last: int) -> np.ndarray:
         gradient = np.zeros_like(channels)
-        _pull_stripe(channels, first, last, np.float32((len(slope) - 1) / 2), table, gradient)
+        _gradient_stripe(channels, first, last, np.float32((len(slope) - 1) / 2), table, gradient)
         return gradient
 
     total = np.zeros(channels.shape)
@@ -156,7 +160,7 @@ def _cosine(channels, i, j):
 
 
 @_compiled
-def _count_stripe(channels, first, last, scale, bits, packed):
+def _histogram_stripe(channels, first, last, scale, bits, packed):
     """Add the pairs (i, j > i) of rows first..last to the packed counts."""
     one, half = np.float32(1), np.float32(0.5)
     mask, shift = np.uint64((1 << bits) - 1), np.uint64(bits)
@@ -186,14 +190,14 @@ def _count_stripe(channels, first, last, scale, bits, packed):
 
 
 @_compiled
-def _pull_stripe(channels, first, last, scale, table, gradient):
-    """Add the pulls of the pairs (i, j > i) of rows first..last to the gradient (d, n)."""
+def _gradient_stripe(channels, first, last, scale, table, gradient):
+    """Add what the pairs (i, j > i) of rows first..last give to the gradient (d, n)."""
     width_of_vector, length = channels.shape
     weights = np.empty((_ROWS, _COLUMNS), np.float32)
     nodes = np.empty(_COLUMNS, np.uint32)
     own = np.empty((width_of_vector, _ROWS), np.float32)
     for row in range(first, last, _ROWS):
-        _pull_among(channels, row, min(row + _ROWS, last), scale, table, gradient)
+        _gradient_among(channels, row, min(row + _ROWS, last), scale, table, gradient)
         if row + _ROWS >= length:
             continue
         own[:] = 0
@@ -202,14 +206,14 @@ def _pull_stripe(channels, first, last, scale, table, gradient):
             _cosines(channels, row, start, width, weights)
             for r in range(_ROWS):
                 _look_up(weights[r, :width], nodes, scale, table)
-            _pull_block(channels, row, start, width, weights, own, gradient)
+            _gradient_block(channels, row, start, width, weights, own, gradient)
         for c in range(width_of_vector):
             for r in range(_ROWS):
                 gradient[c, row + r] += own[c, r]
 
 
 @_compiled
-def _pull_among(channels, row, end, scale, table, gradient):
+def _gradient_among(channels, row, end, scale, table, gradient):
     """The pairs among a block's own rows."""
     one = np.float32(1)
     for i in range(row, end):
@@ -237,8 +241,8 @@ def _look_up(values, nodes, scale, table):
 
 
 @_compiled
-def _pull_block(channels, row, start, width, weights, own, gradient):
-    """One block's pulls: on its columns into the gradient, on its four rows into `own` (d, 4)."""
+def _gradient_block(channels, row, start, width, weights, own, gradient):
+    """What one block gives: to its columns in the gradient, to its four rows in `own` (d, 4)."""
     w0, w1, w2, w3 = weights[0, :width], weights[1, :width], weights[2, :width], weights[3, :width]
     for c in range(channels.shape[0]):
         u0, u1 = channels[c, row], channels[c, row + 1]

@@ -1,7 +1,7 @@
 """Both passes over all pairs in fp32 on CUDA, one Triton kernel each; cosines never leave the chip.
 
-Counting visits the upper triangle and adds whole numbers, so the order of additions changes nothing. Pulling gives
-each program some rows and lets it walk all columns: twice the products, no additions across programs.
+The histogram visits the upper triangle and adds whole numbers, so the order of additions changes nothing. The gradient
+gives each program some rows and lets it walk all columns: twice the products, no additions across programs.
 `TRITON_INTERPRET=1` in the environment runs the same kernels on the CPU, which is how they are tested without a GPU.
 Read next: glotok_ray/losses/relation.py
 """
@@ -20,7 +20,7 @@ _ROWS = 64
 _COLUMNS = 64
 # tl.dot takes at least 16 channels at a time; narrower vectors are padded with zeros.
 _CHANNELS = 16
-# As in pairs_cpu.py: one 64-bit number holds a count above this bit and a sum of fractions below it.
+# As in cpu.py: one 64-bit number holds a count above this bit and a sum of fractions below it.
 _COUNT_BIT = 37
 _MOST_PAIRS_PER_COUNTER = 1 << 25
 _FRACTION_BITS = 10
@@ -52,7 +52,7 @@ def _cosines(unit_ptr, rows, columns, length, WIDTH: tl.constexpr, CHANNELS: tl.
 
 
 @_kernel
-def _count_kernel(  # noqa: PLR0913
+def _histogram_kernel(  # noqa: PLR0913
     unit_ptr,
     packed_ptr,
     length,
@@ -89,7 +89,7 @@ def _count_kernel(  # noqa: PLR0913
 
 
 @_kernel
-def _pull_kernel(  # noqa: PLR0913
+def _gradient_kernel(  # noqa: PLR0913
     unit_ptr,
     table_ptr,
     gradient_ptr,
@@ -106,7 +106,7 @@ def _pull_kernel(  # noqa: PLR0913
     row_block = first_block + tl.program_id(0) * block_stride
     rows = row_block * ROWS + tl.arange(0, ROWS)
     channels = tl.arange(0, PADDED)
-    pulled = tl.zeros((ROWS, PADDED), tl.float32)
+    gradient = tl.zeros((ROWS, PADDED), tl.float32)
     for start in range(0, length, COLUMNS):
         columns = start + tl.arange(0, COLUMNS)
         cosines = _cosines(unit_ptr, rows, columns, length, WIDTH, CHANNELS)
@@ -122,16 +122,18 @@ def _pull_kernel(  # noqa: PLR0913
             mask=(columns[:, None] < length) & (channels[None, :] < WIDTH),
             other=0.0,
         )
-        pulled += tl.dot(weights, vectors, input_precision="ieee")
+        gradient += tl.dot(weights, vectors, input_precision="ieee")
     tl.store(
         gradient_ptr + rows[:, None] * WIDTH + channels[None, :],
-        pulled,
+        gradient,
         mask=(rows[:, None] < length) & (channels[None, :] < WIDTH),
     )
 
 
-def count(unit: Float[Tensor, "n d"], num_nodes: int, share: Share) -> Float[Tensor, " nodes"]:
-    """`pairs.pair_histogram` of finite fp32 vectors on one device; at most 2^13 nodes keep ten bits of
+def pair_histogram(
+    unit: Float[Tensor, "n d"], num_nodes: int, share: Share
+) -> Float[Tensor, " nodes"]:
+    """`passes.pair_histogram` of finite fp32 vectors on one device; at most 2^13 nodes keep ten bits of
     fraction.
     """
     vectors, blocks = _padded(unit), _row_blocks(len(unit), share)
@@ -141,7 +143,7 @@ def count(unit: Float[Tensor, "n d"], num_nodes: int, share: Share) -> Float[Ten
     if len(blocks):
         # Triton launches on the current device, whichever holds the vectors; a CPU's changes nothing.
         with torch.cuda.device_of(unit):
-            _count_kernel[(triton.cdiv(len(unit), _COLUMNS), len(blocks))](
+            _histogram_kernel[(triton.cdiv(len(unit), _COLUMNS), len(blocks))](
                 vectors,
                 packed,
                 len(unit),
@@ -163,10 +165,10 @@ def count(unit: Float[Tensor, "n d"], num_nodes: int, share: Share) -> Float[Ten
     return counts
 
 
-def pull(
+def accumulate_gradient(
     unit: Float[Tensor, "n d"], slope: Float[Tensor, " nodes"], share: Share
 ) -> Float[Tensor, "n d"]:
-    """`pairs.accumulate_gradient` of finite fp32 vectors on one device.
+    """`passes.accumulate_gradient` of finite fp32 vectors on one device.
 
     A share holds whole rows here, with the pairs on both sides of them.
     """
@@ -174,7 +176,7 @@ def pull(
     gradient = torch.zeros_like(vectors)
     if len(blocks):
         with torch.cuda.device_of(unit):
-            _pull_kernel[(len(blocks),)](
+            _gradient_kernel[(len(blocks),)](
                 vectors,
                 value_and_rise(slope),
                 gradient,

@@ -1,14 +1,13 @@
-"""The two passes over all pairs of unit vectors behind the relation loss: count cosines, and pull vectors along
-them.
+"""The two passes over all pairs of unit vectors behind the relation loss: the histogram of their cosines, and its
+gradient at the vectors.
 
 Both are sums over pairs i < j, so a share of the pairs gives a share of the sum. fp32 on a CPU runs compiled
-(pairs_cpu.py), on CUDA as one Triton kernel each (pairs_cuda.py); everything else, fp64 above all, runs here in
+(cpu.py), on CUDA as one Triton kernel each (cuda.py); everything else, fp64 above all, runs here in
 tiles of plain torch, which is also what the other two are tested against.
 Read next: glotok_ray/losses/pairs/cpu.py
 """
 
 import functools
-import logging
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol
 
@@ -16,9 +15,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from glotok_ray.devices import kernel_works
 from glotok_ray.losses.pairs.tables import Share
-
-logger = logging.getLogger(__name__)
 
 # Wider vectors do not fit into the registers of the CUDA kernel.
 _WIDEST_ON_CUDA = 128
@@ -27,8 +25,8 @@ _WIDEST_ON_CUDA = 128
 class Backend(NamedTuple):
     """One implementation of both passes."""
 
-    count: Callable[[Tensor, int, Share], Tensor]
-    pull: Callable[[Tensor, Tensor, Share], Tensor]
+    pair_histogram: Callable[[Tensor, int, Share], Tensor]
+    accumulate_gradient: Callable[[Tensor, Tensor, Share], Tensor]
 
 
 class Sharing(Protocol):
@@ -53,7 +51,7 @@ def pair_histogram(
     """
     # 0 * NaN carries a broken vector into every count without a look at the data, which would stall a GPU.
     broken = (unit * 0).sum().double()
-    return _backend(unit).count(torch.nan_to_num(unit), num_nodes, share) + broken
+    return _backend(unit).pair_histogram(torch.nan_to_num(unit), num_nodes, share) + broken
 
 
 def accumulate_gradient(
@@ -65,7 +63,7 @@ def accumulate_gradient(
     `slope` is given on the nodes and interpolated linearly. It is the gradient of a sum over pairs of a function of
     the cosine, whose derivative is `slope`.
     """
-    return _backend(unit).pull(torch.nan_to_num(unit), slope, share)
+    return _backend(unit).accumulate_gradient(torch.nan_to_num(unit), slope, share)
 
 
 def _backend(unit: Tensor) -> Backend:
@@ -73,7 +71,7 @@ def _backend(unit: Tensor) -> Backend:
         # Numba costs half a second to import, which jobs without a relation loss need not pay.
         from glotok_ray.losses.pairs import cpu
 
-        return Backend(cpu.count, cpu.pull)
+        return Backend(cpu.pair_histogram, cpu.accumulate_gradient)
     if (
         unit.dtype == torch.float32
         and unit.device.type == "cuda"
@@ -82,34 +80,25 @@ def _backend(unit: Tensor) -> Backend:
     ):
         from glotok_ray.losses.pairs import cuda
 
-        return Backend(cuda.count, cuda.pull)
+        return Backend(cuda.pair_histogram, cuda.accumulate_gradient)
     return TILED
 
 
 @functools.cache
 def _triton_works(device: int) -> bool:
-    """Whether a kernel can be compiled and launched on this GPU; Triton needs a C compiler for its launcher.
+    """Whether the kernels run on this GPU; only an answer is remembered, and no error."""
 
-    Only what the machine lacks is remembered: raises what torch says of memory that is short, or of an earlier fault.
-    """
-    try:
+    def probe() -> None:
         from glotok_ray.losses.pairs import cuda
 
-        cuda.count(torch.eye(2, device=f"cuda:{device}"), 1024, Share())
-    except (torch.OutOfMemoryError, torch.AcceleratorError):
-        raise
-    except Exception as error:  # missing packages, compilers and drivers each have their own
-        # The driver's own answer, where a kernel's code finds no room.
-        if "out of memory" in str(error):
-            raise
-        logger.warning(
-            "relation loss: Triton does not work on GPU %d (%s), so plain torch computes it, more slowly; "
-            "install triton and a C compiler",
-            device,
-            error,
-        )
-        return False
-    return True
+        cuda.pair_histogram(torch.eye(2, device=f"cuda:{device}"), 1024, Share())
+
+    return kernel_works(
+        probe,
+        device=device,
+        what="relation loss",
+        instead="plain torch computes it, more slowly",
+    )
 
 
 def _histogram_in_tiles(unit: Tensor, num_nodes: int, share: Share) -> Tensor:

@@ -68,7 +68,7 @@ def test_counts_equal_the_sum_over_pairs(shape, dtype):
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize(("dtype", "limit"), [(torch.float32, 3e-6), (torch.float64, 1e-7)])
-def test_pull_equals_the_sum_over_pairs(shape, dtype, limit):
+def test_the_gradient_equals_the_sum_over_pairs(shape, dtype, limit):
     unit = vectors(*shape, dtype=dtype)
     pulled = accumulate_gradient(unit, slope(), Share())
     expected = pull_by_hand(unit)
@@ -176,13 +176,13 @@ torch.manual_seed(0)
 for n, d in ((1, 8), (70, 8), (130, 3), (150, 24)):
     unit = torch.nn.functional.normalize(torch.randn(n, d), dim=1)
     slope = torch.linspace(-1, 2, 513, dtype=torch.float64)
-    whole = passes.TILED.count(unit.double(), 512, Share())
-    counts = [cuda.count(unit, 512, Share(i, 2)) for i in range(2)]
+    whole = passes.TILED.pair_histogram(unit.double(), 512, Share())
+    counts = [cuda.pair_histogram(unit, 512, Share(i, 2)) for i in range(2)]
     assert float(sum(counts).sum()) == n * (n - 1) / 2, (n, d)
     assert (sum(counts) - whole).abs().sum() <= 1e-3 * max(1.0, whole.sum()), (n, d)
-    assert torch.equal(cuda.count(unit, 512, Share()), sum(counts)), (n, d)
-    whole = passes.TILED.pull(unit.double(), slope, Share())
-    pulled = sum(cuda.pull(unit, slope, Share(i, 2)) for i in range(2))
+    assert torch.equal(cuda.pair_histogram(unit, 512, Share()), sum(counts)), (n, d)
+    whole = passes.TILED.accumulate_gradient(unit.double(), slope, Share())
+    pulled = sum(cuda.accumulate_gradient(unit, slope, Share(i, 2)) for i in range(2))
     assert (pulled - whole).norm() <= 1e-5 * whole.norm(), (n, d)
 assert len(Recorded.entered) > 10 and set(Recorded.entered) == {-1}, Recorded.entered
 print("equal")
@@ -237,10 +237,10 @@ def test_what_another_step_may_not_meet_is_not_remembered(monkeypatch, error):
 
     with FakeTensorMode():
         with monkeypatch.context() as patched:
-            patched.setattr(kernels, "count", short)
+            patched.setattr(kernels, "pair_histogram", short)
             with pytest.raises(type(error)):
                 passes._triton_works(0)
-        monkeypatch.setattr(kernels, "count", lambda *_: None)
+        monkeypatch.setattr(kernels, "pair_histogram", lambda *_: None)
         assert passes._triton_works(0)
 
 
@@ -261,15 +261,15 @@ def test_triton_kernels_on_a_gpu_equal_fp64():
     unit, table = vectors(4096).cuda(), slope().cuda()
     backend = passes._backend(unit)
     assert backend is not passes.TILED  # Triton works
-    exact = passes.TILED.count(unit.double(), NODES, Share())
-    counts = [backend.count(unit, NODES, Share(index, 3)) for index in range(3)]
+    exact = passes.TILED.pair_histogram(unit.double(), NODES, Share())
+    counts = [backend.pair_histogram(unit, NODES, Share(index, 3)) for index in range(3)]
     # Whole pairs are counted exactly; fractions of a node are rounded.
     assert float(sum(counts).sum()) == 4096 * 4095 / 2
-    assert torch.equal(sum(counts), backend.count(unit, NODES, Share()))
+    assert torch.equal(sum(counts), backend.pair_histogram(unit, NODES, Share()))
     assert (sum(counts) - exact).abs().sum() < 1e-3 * exact.sum()
-    pulled = backend.pull(unit, table, Share())
-    assert torch.equal(pulled, backend.pull(unit, table, Share()))
-    expected = passes.TILED.pull(unit.double(), table, Share())
+    pulled = backend.accumulate_gradient(unit, table, Share())
+    assert torch.equal(pulled, backend.accumulate_gradient(unit, table, Share()))
+    expected = passes.TILED.accumulate_gradient(unit.double(), table, Share())
     assert (pulled - expected).norm() < 1e-5 * expected.norm()
 
 

@@ -1,0 +1,61 @@
+"""The fields of dataset.json, each checked as it is read: there, of its type, and in line with the others.
+
+All raise ArtefactError that names the file, the field and the remedy. Read next: glotok_ray/data/records.py
+"""
+
+from pathlib import Path
+from typing import Any
+
+from glotok_ray.data.forms import FORMS, ORIGINAL
+from glotok_ray.storage.artefact import ArtefactError
+
+
+def field_of(path: Path, values: dict[str, Any], name: str, kind: type) -> Any:
+    """A field of the file, which must be there and of this type."""
+    if name not in values:
+        raise ArtefactError(f"{path}: has no field {name!r}; rebuild the folder with --fresh")
+    value = values[name]
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise ArtefactError(
+            f"{path}: {name} = {value!r}: must be of type {kind.__name__}; "
+            "rebuild the folder with --fresh"
+        )
+    return value
+
+
+def image_fields(path: Path, values: dict[str, Any]) -> dict[str, Any]:
+    """What dataset.json says of images alone, as `DatasetInfo` names it."""
+    if "form" not in values:
+        raise ArtefactError(
+            f"{path}: has no field 'form': an older version wrote it, which does not say whether the images are "
+            "originals; run the job that wrote it again with --fresh"
+        )
+    form, side = field_of(path, values, "form", str), field_of(path, values, "image_size", int)
+    if form not in FORMS or (side < 1) != (form == ORIGINAL):
+        raise ArtefactError(
+            f"{path}: form = {form!r} with image_size = {side}: must be {ORIGINAL!r} with 0, or another of "
+            f"{', '.join(FORMS)} with a side in pixels; rebuild the folder with --fresh"
+        )
+    left_out = field_of(path, values, "unreadable", list) if "unreadable" in values else []
+    facts = {"form": form, "num_unreadable": len(left_out)}
+    # Images of a folder; crops that are the data set itself know no tags.
+    if "upright" not in values:
+        return facts
+    for name in ("num_turned", "num_changed"):
+        if name not in values:
+            raise ArtefactError(
+                f"{path}: has no field {name!r}: an older version wrote it, which does not say how many images are "
+                "not as their files are; run the job that wrote it again with --fresh"
+            )
+        facts[name] = field_of(path, values, name, int)
+    return facts
+
+
+def code_fields(path: Path, values: dict[str, Any]) -> dict[str, Any]:
+    """What dataset.json says of codes alone, as `DatasetInfo` names it."""
+    kinds = {"num_views": int, "grid_size": int, "tokenizer_sha256": str}
+    fields = {name: field_of(path, values, name, kind) for name, kind in kinds.items()}
+    counts = field_of(path, values, "codebooks", dict)
+    if "views" in values:
+        fields["views"] = field_of(path, values, "views", str)
+    return fields | {"code_counts": {name: field_of(path, counts, name, int) for name in counts}}
