@@ -113,6 +113,7 @@ def test_a_bad_value_exits_with_2_and_names_the_field(capsys):
     assert "global_batch_size" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_json_file_is_read_as_the_kind_of_run_that_has_its_fields(tmp_path, capsys):
     path = tmp_path / "mine.json"
     for name, recipe in generator_recipes.RECIPES.items():
