@@ -36,7 +36,7 @@ def guarded(name: str, job: Callable[[], int], output: Sequence[Path] = ()) -> i
             raise
         logger.error("%s: ended by SIGTERM; the same command goes on", name)
         return TERMINATED
-    # Whatever ends a run: the user sees the cause, and the traceback is kept for who mends it.
+    # Any other error ends the run: the user sees the cause, and the log has the traceback.
     except Exception as error:
         cause = innermost(error)
         # In a worker a plain ValueError is a library's; bad input is named as such.

@@ -135,7 +135,7 @@ def _empty_lpips() -> "lpips.LPIPS":
     import lpips
 
     # On the meta device, as the package also builds VGG16's classifier: 124 million numbers that nobody reads. The
-    # warning: it asks torchvision in words of old.
+    # warning: it calls torchvision by a deprecated argument.
     with warnings.catch_warnings(), torch.device("meta"):
         warnings.simplefilter("ignore", UserWarning)
         return lpips.LPIPS(net="vgg", pretrained=False, pnet_rand=True, verbose=False)

@@ -46,7 +46,7 @@ _BARS = 256
 
 
 def read_metric_lines(path: Path) -> list[dict[str, Any]]:
-    """All lines of a metrics.jsonl that hold figures; a last line that was cut off by a crash is left out."""
+    """All lines of a metrics.jsonl that hold metrics; a last line that was cut off by a crash is left out."""
     lines = path.read_text().splitlines()
     found = []
     for number, line in enumerate(lines):

@@ -34,7 +34,7 @@ def attempt(path: Path, work: Callable[[], Mapping[str, Any]], *, retry: bool) -
     path.unlink(missing_ok=True)
     try:
         return dict(work())
-    # Whatever one row dies of, the others have figures.
+    # Any error of one row leaves the others as they are.
     except Exception as error:
         if says_nothing_of_the_row(error):
             raise

@@ -78,7 +78,7 @@ class GeneratorRows:
         make_quickstart_inputs(self._config)
 
     def check_inputs(self, rows: Sequence[str]) -> list[Path]:
-        """The folders that all rows read; raises ArtefactError for what would stop one of them, hours later perhaps."""
+        """The folders that all rows read; raises ArtefactError for what would stop a row later."""
         return check_inputs(self._config, [self.parts(row) for row in rows])
 
     def bound_settings(self) -> dict[str, Any]:
@@ -166,7 +166,7 @@ def _is_finished(stage: quickstart.Stage) -> bool:
 
 
 def check_inputs(config: GeneratorAblationRun, parts: Sequence[Parts]) -> list[Path]:
-    """The folders that all rows read; raises ArtefactError for what would stop one of them, hours later perhaps."""
+    """The folders that all rows read; raises ArtefactError for what would stop a row later."""
     found = {
         "codes": config.generator.data.train_path,
         "tokenizer": config.generator.tokenizer_path,

@@ -89,7 +89,7 @@ def check_inputs(
     config: SweepRun | TokenizerAblationRun, recipes: Iterable[TokenizerRun]
 ) -> list[Path]:
     """The folders that all trainings read, verified here once for all of them; raises ArtefactError for what would stop
-    one of them, hours later perhaps.
+    one of them later.
     """
     found = [
         Path(config.tokenizer.data.train_path),

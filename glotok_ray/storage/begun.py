@@ -174,7 +174,7 @@ def _is_no_mark(path: Path) -> bool:
 
 
 def _empty(folder: Path) -> None:
-    """Remove everything but the mark, without which a kill in between would leave files of nobody."""
+    """Remove everything but the mark, so that after a kill in between the files still belong to a job."""
     for path in folder.iterdir():
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)

@@ -1,7 +1,7 @@
 """Who works on an unfinished folder: one mark, `.begun.json`, with its owner and the fingerprint of its files.
 
-An owner touches its mark every BEAT_S seconds, and looks whether it is still its own; whoever lost a folder to another
-job ends, and writes no manifest.
+An owner touches its mark every BEAT_S seconds, and looks whether it is still its own; a job that lost a folder
+to another ends, and writes no manifest.
 
 Read next: glotok_ray/storage/owners.py
 """

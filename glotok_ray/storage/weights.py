@@ -267,7 +267,7 @@ def tensors_of(state: Mapping[str, Any]) -> dict[str, Tensor]:
         for name, value in state.items()
         if isinstance(name, str) and isinstance(value, Tensor)
     }
-    # Whoever wraps twice, in whatever order, leaves both.
+    # A module may be wrapped twice, in either order.
     while wrapper := _common_wrapper(tensors):
         tensors = {name.removeprefix(wrapper): value for name, value in tensors.items()}
     return tensors

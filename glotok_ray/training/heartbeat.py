@@ -25,7 +25,7 @@ from glotok_ray.training.stalls import (
     FINISHED,
     Beat,
     beats_of,
-    find_laggards,
+    find_late_ranks,
     heartbeat_path,
     held_stack_path,
     stack_path,
@@ -210,7 +210,7 @@ class WatchedHeartbeat(Heartbeat):
 
     def _write_stall(self, before: dict[int, Beat], after: dict[int, Beat]) -> None:
         own_s = time.monotonic() - self._mark.since
-        stall = find_laggards(before, after, world_size=self._world_size, waited_s=own_s)
+        stall = find_late_ranks(before, after, world_size=self._world_size, waited_s=own_s)
         number = self._attempt.number
         stacks = [stack_path(self._folder, number, rank) for rank in stall.ranks]
         if not stall.runs:

@@ -36,7 +36,7 @@ def _newest(lines: Iterable[dict[str, Any]]) -> dict[str, Any]:
 
 
 def latest_metrics(folder: Path) -> dict[str, Any]:
-    """The newest value of every metric in the end of a run's metrics.jsonl, for who looks every second for weeks."""
+    """The newest value of every metric at the end of a run's metrics.jsonl; the rest is not read."""
     path = folder / METRICS_FILE
     if not path.is_file():
         return {}

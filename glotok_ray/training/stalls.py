@@ -1,4 +1,4 @@
-"""Who keeps a group of ranks waiting: heartbeat files, and the laggards among them.
+"""Who keeps a group of ranks waiting: heartbeat files, and the ranks that are late.
 
 Read next: glotok_ray/training/heartbeat.py, which writes them
 """
@@ -57,7 +57,7 @@ class Stall:
     stacks: list[str] = field(default_factory=list)
 
 
-def find_laggards(
+def find_late_ranks(
     before: dict[int, Beat], after: dict[int, Beat], *, world_size: int, waited_s: float
 ) -> Stall:
     """Who keeps the others waiting, from two looks at all heartbeats by rank, between which each rank has had to beat.

@@ -1,4 +1,4 @@
-"""Heartbeats of real processes, without Ray: the laggard is named whether it hangs, stops or holds Python's lock."""
+"""Heartbeats of real processes, without Ray: the late is named whether it hangs, stops or holds Python's lock."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from glotok_ray.faults import parse_faults
 from glotok_ray.training.heartbeat import STALL_EXIT_CODE, Attempt, WatchedHeartbeat
 from glotok_ray.training.stalls import (
     Beat,
-    find_laggards,
+    find_late_ranks,
     heartbeat_path,
     read_beats,
     read_stall,
@@ -49,15 +49,15 @@ def start(folder, rank, fault="", steps=4, minutes=MINUTES):
     [("hang", True, "in _hang"), ("stop", False, ""), ("hold", False, "in _hold")],
 )
 def test_the_rank_that_the_others_wait_for_is_named_with_its_stack(tmp_path, kind, runs, stack):
-    waiting, laggard = start(tmp_path, 0), start(tmp_path, 1, f"{kind}:data:step=3:rank=1")
+    waiting, late = start(tmp_path, 0), start(tmp_path, 1, f"{kind}:data:step=3:rank=1")
     try:
         assert waiting.wait(timeout=60) == STALL_EXIT_CODE
         if runs:
-            assert laggard.wait(timeout=60) == STALL_EXIT_CODE
+            assert late.wait(timeout=60) == STALL_EXIT_CODE
         else:
-            assert laggard.poll() is None
+            assert late.poll() is None
     finally:
-        for process in (waiting, laggard):
+        for process in (waiting, late):
             process.kill()
             process.wait()
     stall = read_stall(tmp_path, 3)
@@ -114,22 +114,22 @@ def beat(rank, *, beats=5, changes=10, phase="forward"):
     )
 
 
-def test_laggards_are_silent_ranks_or_those_with_the_fewest_changes():
+def test_late_ranks_are_silent_ranks_or_those_with_the_fewest_changes():
     before = {rank: beat(rank, beats=4) for rank in range(3)}
     after = {0: beat(0), 1: beat(1, changes=9, phase="data"), 2: beat(2)}
-    named = find_laggards(before, after, world_size=3, waited_s=60)
+    named = find_late_ranks(before, after, world_size=3, waited_s=60)
     assert (named.ranks, named.host, named.phase, named.minutes) == ([1], "node-1", "data", 5.0)
-    silent = find_laggards(before, after | {2: before[2]}, world_size=3, waited_s=60)
+    silent = find_late_ranks(before, after | {2: before[2]}, world_size=3, waited_s=60)
     assert (silent.ranks, silent.runs, silent.minutes) == ([2], False, 1.0)
-    missing = find_laggards(before, after, world_size=4, waited_s=60)
+    missing = find_late_ranks(before, after, world_size=4, waited_s=60)
     assert (missing.ranks, missing.host, missing.phase) == ([3], "", "start")
-    together = find_laggards(
+    together = find_late_ranks(
         before, {rank: beat(rank) for rank in range(3)}, world_size=3, waited_s=6
     )
     assert together.ranks == [0, 1, 2]
     # A rank that has finished writes no more.
     done = beat(2, phase="finished", changes=20)
-    finished = find_laggards(before | {2: done}, after | {2: done}, world_size=3, waited_s=60)
+    finished = find_late_ranks(before | {2: done}, after | {2: done}, world_size=3, waited_s=60)
     assert finished.ranks == [1]
 
 
