@@ -1,4 +1,4 @@
-"""Fingerprints of settings, as commit 346b769 computed them, and 753d8dd between its moves: folders of before are recognised."""
+"""Fingerprints of settings, as commit 346b769 computed them: folders of before are recognised."""
 
 from pathlib import Path
 
