@@ -6,6 +6,7 @@ A private cluster listens on loopback only and ends with the process; it has a d
 import logging
 import os
 import signal
+import socket
 import threading
 from typing import Any
 
@@ -40,6 +41,7 @@ def connect(logical_cpus: int = 0, *, state_api: bool = False) -> None:
         num_cpus=logical_cpus or max(4, 2 * cores),
         include_dashboard=state_api,
         dashboard_host="127.0.0.1",
+        dashboard_port=_free_port(),
         _node_ip_address="127.0.0.1",
         # What workers print stays in Ray's session folder: errors are raised here, progress is ours to show.
         log_to_driver=False,
@@ -72,6 +74,15 @@ def _silence() -> None:
     logging.getLogger("ray.train").setLevel(logging.WARNING)
     logging.getLogger("ray.tune").setLevel(logging.WARNING)
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+
+
+def _free_port() -> int:
+    """A port for the dashboard that no other cluster of this machine has. At Ray's default a cluster without a dashboard
+    takes another one's for its own, which knows none of its actors: it would end trainings as those of dead drivers.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def _resources() -> str:

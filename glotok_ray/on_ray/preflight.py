@@ -88,7 +88,9 @@ def check_state_api() -> None:
     """
     try:
         # By its address: without one, Ray refuses to choose among several clusters of a machine.
-        list_nodes(address=ray.get_runtime_context().gcs_address, limit=1, timeout=10)
+        nodes = list_nodes(address=ray.get_runtime_context().gcs_address, limit=1, timeout=10)
+        if not {node.node_id for node in nodes} <= {node["NodeID"] for node in ray.nodes()}:
+            raise LookupError("another cluster answers at its address")
     except Exception as error:  # Ray raises several unrelated types here, requests' own among them.
         said = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise RuntimeError(

@@ -106,7 +106,7 @@ def run(config: SweepRun, *, fresh: bool = False) -> dict[str, Any]:
     if output.finished is not None and not (config.retry_failed and output.finished["failed"]):
         logger.info("sweep: already finished: %s", output.folder)
         return output.finished
-    folder = output.go_on()
+    folder = output.go_on(adopt=True)
     rows = _run_trials(config, trials, folder)
     failed = failed_of(rows, TRIALS_FOLDER)
     output.reopen()

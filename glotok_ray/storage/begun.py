@@ -116,14 +116,14 @@ def start_folder(folder: Path, *, fresh: bool, keep: bool = False, fingerprint: 
     return folder
 
 
-def go_on(folder: Path, fingerprint: str) -> None:
+def go_on(folder: Path, fingerprint: str, *, adopt: bool = False) -> None:
     """Make `folder`, where it is missing, and go on with whatever is in it, its owner this process.
 
-    Raises FolderInUseError, and ArtefactError for unfinished work of another fingerprint, or of none that is known:
-    files without a mark, such as a copy that lacks its hidden file.
+    Raises FolderInUseError, and ArtefactError for unfinished work of another fingerprint, or without `adopt` of none
+    that is known: files without a mark, such as a copy that lacks its hidden file.
     """
     _check_place(folder)
-    if not artefact.is_finished(folder) and not _is_known(folder):
+    if not (adopt or artefact.is_finished(folder) or _is_known(folder)):
         raise ArtefactError(
             f"{folder}: holds files and no {marks.MARK}, which says what settings they are of; copy that hidden file "
             "with a folder, choose another output_path (of a training, another --name), or pass --fresh"

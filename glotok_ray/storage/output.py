@@ -65,16 +65,17 @@ class Output:
         """Raise what `begin` would raise, before anything is touched."""
         begun.check_startable(self.folder, fresh=self.fresh)
 
-    def go_on(self) -> Path:
+    def go_on(self, *, adopt: bool = False) -> Path:
         """Go on with whatever the folder holds, finished or not, when it is of the same fingerprint; with `fresh` it is
         kept as NAME.previous, unfinished work too.
 
-        For trainings that were stopped early and for tables that take more rows. Raises ArtefactError for unfinished
-        work of another fingerprint and for files that no job began; FolderInUseError when another job works on it.
+        For trainings that were stopped early and for tables that take more rows. A folder with files and without a mark
+        is taken with `adopt` alone, by a job whose parts have fingerprints of their own. Raises ArtefactError for
+        unfinished work of another fingerprint and for such a folder; FolderInUseError when another job works on it.
         """
         if self.fresh:
             begun.set_aside(self.folder)
-        begun.go_on(self.folder, self.begun_fingerprint)
+        begun.go_on(self.folder, self.begun_fingerprint, adopt=adopt)
         return self.folder
 
     def reopen(self) -> None:

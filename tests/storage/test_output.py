@@ -117,7 +117,7 @@ def test_fresh_keeps_the_unfinished_work_of_a_job_that_goes_on(folder):
     assert (folder.with_name("thing.previous") / "half").exists()
 
 
-def test_files_that_no_job_began_are_not_gone_on_with(folder):
+def test_files_that_no_job_began_are_gone_on_with_by_who_asks_for_it_alone(folder):
     folder.mkdir()
     look(folder, "thing", ONE).go_on()  # an empty folder is free to take
     (folder / ".begun.json").unlink()
@@ -126,6 +126,8 @@ def test_files_that_no_job_began_are_not_gone_on_with(folder):
     with pytest.raises(ArtefactError, match=r"holds files and no \.begun\.json, .*--fresh"):
         look(folder, "thing", ONE).go_on()
     assert names(folder) == ["thesis.txt"]
+    look(folder, "thing", ONE).go_on(adopt=True)
+    assert names(folder) == [".begun.json", "thesis.txt"]
 
 
 def test_an_input_is_looked_at_before_the_folder_is_begun(tmp_path, folder):
