@@ -38,7 +38,8 @@ lint: setup  ## ruff, formatting, import floors and types
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(VENV)/bin/lint-imports --no-logo
-	$(RUN) -m pyright
+	@if command -v node > /dev/null; then echo "$(RUN) -m pyright"; $(RUN) -m pyright; \
+		else echo "make: types are not checked, since pyright needs Node on the PATH" >&2; fi
 
 format: setup  ## let ruff format and fix what it can
 	$(RUN) -m ruff format .

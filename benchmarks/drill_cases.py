@@ -240,7 +240,7 @@ def rank_hangs(ground: Ground, _: float) -> Outcome:
 
 
 def broken_row(ground: Ground, _: float) -> Outcome:
-    """A shard written with a broken picture: named, counted and replaced where one is allowed, else the run ends."""
+    """A shard written with a broken image: named, counted and replaced where one is allowed, else the run ends."""
     folder = ground.folder / "data" / "broken"
     key = _break_a_row(ground.folder / SHARDS, folder)
     flags = ("--data.train-path", "data/broken")
@@ -371,13 +371,13 @@ def _ballast(disk: Path) -> Iterator[None]:
 
 
 def _break_a_row(whole: Path, folder: Path) -> str:
-    """A copy of a folder of shards in which the picture of one row is no picture; returns the row's key."""
+    """A copy of a folder of shards in which the image of one row is no image; returns the row's key."""
     shutil.copytree(whole, folder)
     facts = artefact.read_json(folder / DATASET)
     manifest = artefact.read_json(folder / artefact.MANIFEST)
     first = facts["shards"][0]
     rows = list(read_rows(folder / first["file"]))
-    rows[3] = rows[3]._replace(image=b"no picture")
+    rows[3] = rows[3]._replace(image=b"no image")
     first["sha256"] = write_shard(folder / first["file"], rows).sha256
     artefact.write_json(folder / DATASET, facts)
     (folder / artefact.MANIFEST).unlink()

@@ -4,7 +4,7 @@
     python -m benchmarks.full_size xar_h --sample
 
 The first trains on random codes with `jobs.train_generator`, kills the run after its first checkpoint, lets the same
-command go on, and compares the memory that the run reports with what `--dry-run` expects. The second draws a picture
+command go on, and compares the memory that the run reports with what `--dry-run` expects. The second draws a image
 with random weights. Neither is part of `make test`.
 """
 
@@ -324,26 +324,26 @@ def _answer_sampled(arguments: argparse.Namespace, recipe: XARRun | FARRun) -> N
         if isinstance(recipe, XARRun)
         else TokenSamplerConfig()
     )
-    seconds, picture = measured.seconds_of(lambda: images.generate([207], seed=0, sampler=sampler))
+    seconds, image = measured.seconds_of(lambda: images.generate([207], seed=0, sampler=sampler))
     figures = {
         "parameters": count_parameters(generator),
         "seconds": seconds,
         "seconds_to_make": made,
         "peak_gib": memory.gib(),
-        "shape": list(picture.shape),
-        "standard_deviation": float(picture.std()),
+        "shape": list(image.shape),
+        "standard_deviation": float(image.std()),
     }
     row = [
         arguments.recipe,
         f"{figures['parameters'] / 1e6:.0f} M",
         arguments.precision,
         str(arguments.steps) if isinstance(recipe, XARRun) else "-",
-        "x".join(str(side) for side in picture.shape[1:]),
+        "x".join(str(side) for side in image.shape[1:]),
         f"{made:.1f}",
         f"{seconds:.1f}",
         f"{figures['peak_gib']:.2f}",
     ]
-    columns = ("recipe", "parameters", "precision", "steps", "picture", "s to make", "s to sample")
+    columns = ("recipe", "parameters", "precision", "steps", "image", "s to make", "s to sample")
     measured.answer(
         as_json=arguments.json, columns=(*columns, "GiB"), rows=[row], figures=figures, ratios={}
     )
@@ -370,7 +370,7 @@ def _parser() -> argparse.ArgumentParser:
         help="leave glibc's malloc as it is, which keeps more than torch needs",
     )
     parser.add_argument("--folder", help="where the temporary folder is made; the system's own")
-    parser.add_argument("--sample", action="store_true", help="draw a picture in place of training")
+    parser.add_argument("--sample", action="store_true", help="draw a image in place of training")
     return parser
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.gpu_place import RATIO, LeftOut, Place, Row, Stopwatch, work_of
-from benchmarks.tokenizer_step import operations, random_guides, random_images
+from benchmarks.tokenizer_step import operations, random_frozen_networks, random_images
 from glotok_ray.config import (
     FlowSamplerConfig,
     TokenizerConfig,
@@ -118,7 +118,7 @@ def tokenizer_at_work(
         )
         for module in modules
     )
-    found = random_guides(run)
+    found = random_frozen_networks(run)
     dtype = torch.float32 if run.scaling.precision == "fp32" else torch.bfloat16
     perceptual = found.perceptual.requires_grad_(False).eval().to(place.torch_device, dtype)
     assert found.teacher is not None  # the recipe has one

@@ -54,7 +54,7 @@ class SleepingReader:
 
 
 def imagenet(batch_size: int) -> ShardPlan:
-    """The plan of ImageNet's training set in shards of 1,000 pictures."""
+    """The plan of ImageNet's training set in shards of 1,000 images."""
     counts = [ROWS_PER_SHARD] * (IMAGES // ROWS_PER_SHARD) + [IMAGES % ROWS_PER_SHARD]
     shards = tuple(ShardRows(f"part-{i:05d}.parquet", rows) for i, rows in enumerate(counts))
     return ShardPlan(shards, 0, batch_size, steps_per_epoch=IMAGES // batch_size, open_shards=8)

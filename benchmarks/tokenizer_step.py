@@ -106,7 +106,7 @@ def step_case(run: TokenizerRun) -> tuple[Callable, Callable]:
         )
         for module in (model, PatchDiscriminator(run.discriminator))
     )
-    frozen = random_guides(run)
+    frozen = random_frozen_networks(run)
     images = random_images(run)
     step = TokenizerStep(TokenizerState(run, tokenizer, discriminator, worker), frozen, worker)
 
@@ -131,7 +131,10 @@ def operations(run: TokenizerRun) -> int:
     and the contrast's network forward; without the perceptual network, which all supervisions share.
     """
     with torch.device("meta"):
-        model, judge = GloTokTokenizer(run.model).train(), PatchDiscriminator(run.discriminator)
+        model, discriminator = (
+            GloTokTokenizer(run.model).train(),
+            PatchDiscriminator(run.discriminator),
+        )
         images = torch.empty(random_images(run).shape)
     networks = [
         transformer_without_weights(network_config(codebook.contrast))
@@ -144,7 +147,7 @@ def operations(run: TokenizerRun) -> int:
         heads = [prediction.sum() for prediction in predictions if prediction is not None]
         torch.stack([output.reconstruction.sum(), *heads]).sum().backward()
         for _ in range(3):
-            judge(images).sum().backward()
+            discriminator(images).sum().backward()
         for network in networks:
             network.requires_grad_(False).forward_features(
                 torch.empty(len(images), 3, 224, 224, device="meta")
@@ -159,7 +162,7 @@ def random_images(run: TokenizerRun) -> Tensor:
     return torch.randint(0, 256, shape, dtype=torch.uint8)
 
 
-def random_guides(run: TokenizerRun) -> FrozenNetworks:
+def random_frozen_networks(run: TokenizerRun) -> FrozenNetworks:
     """What `build_frozen_networks` makes, with random numbers in place of files that have to be downloaded."""
     teacher = None
     if run.teacher_path:

@@ -47,7 +47,7 @@ def guarded(name: str, job: Callable[[], int], output: Sequence[Path] = ()) -> i
             logger.error("%s: %s", name, cause)
             return FAILED
         said = cause_line(cause)
-        if not any(str(folder / artefact.LOG_FILE) in said for folder in output):
+        if "; log: " not in said:  # a training has written its own, and names it
             log = _write_log(name, output)
             said += f"; log: {log}" if log else ""
         logger.error("%s: failed: %s", name, said)

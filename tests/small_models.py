@@ -1,5 +1,10 @@
 """The tiny models of the tests, written once; a test passes what its assertions need to be otherwise."""
 
+from typing import NamedTuple
+
+from jaxtyping import Float
+from torch import Tensor
+
 from glotok_ray.config import (
     AdapterConfig,
     AutoencoderConfig,
@@ -35,3 +40,13 @@ def tiny_tokenizer(
         codebooks=codebooks or (VISUAL, SEMANTIC),
         residual=residual or ResidualConfig(width=16, num_heads=2),
     )
+
+
+class ImageTerms(NamedTuple):
+    """Raw terms that are functions of the reconstruction."""
+
+    reconstruction: Float[Tensor, ""]
+    perceptual: Float[Tensor, ""]
+    adversarial: Float[Tensor, ""]
+    adversarial_scale: Float[Tensor, ""]
+    """The adaptive weight; 1 where it is off, 0 before the discriminator's start."""

@@ -104,9 +104,10 @@ class ImageSource:
         values = {
             name: value for name, value in bound_settings(self.run).items() if name not in unused
         }
-        values["images"] = self.tree.digest if self.tree else embedded_digests()
+        # Older versions called them so; the names count in fingerprints, so they stay.
+        values["pictures"] = self.tree.digest if self.tree else embedded_digests()
         if self.validation_tree:
-            values["validation_images"] = self.validation_tree.digest
+            values["validation_pictures"] = self.validation_tree.digest
         return values
 
     @property

@@ -1,7 +1,8 @@
 """The weighted sums: L_VQGAN (paper Eq. 3), GloTok's L (Eq. 13), the discriminator's. Only here do weights meet terms.
 
 Image-side and latent-side terms are apart because the trainer differentiates the first at a detached image
-(DECISIONS.md); `split gradient = direct gradient` is a test. A weight of 0 removes its term.
+(DECISIONS.md); `split gradient = direct gradient` is a test. A weight of 0 removes its term
+from the sum; a term that is not finite still stops a training, whatever its weight.
 Read next: glotok_ray/training/tokenizer_step.py
 """
 

@@ -27,7 +27,7 @@ class Branch(Protocol):
 
 
 class ImageSide(Protocol):
-    """The raw image-side terms; `ImageTerms`, or the trainer's own record of them."""
+    """Raw image-side terms, scalars; `adversarial_scale` is 1 without adaptive weight, and 0 before the start."""
 
     @property
     def reconstruction(self) -> Tensor: ...
@@ -37,16 +37,6 @@ class ImageSide(Protocol):
     def adversarial(self) -> Tensor: ...
     @property
     def adversarial_scale(self) -> Tensor: ...
-
-
-class ImageTerms(NamedTuple):
-    """Raw terms that are functions of the reconstruction."""
-
-    reconstruction: Float[Tensor, ""]
-    perceptual: Float[Tensor, ""]
-    adversarial: Float[Tensor, ""]
-    adversarial_scale: Float[Tensor, ""]
-    """The adaptive weight; 1 where it is off, 0 before the discriminator's start."""
 
 
 class LatentTerms(NamedTuple):

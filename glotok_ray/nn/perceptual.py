@@ -9,7 +9,6 @@ from typing import Protocol, Self
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from glotok_ray.nn.frozen import FrozenNetwork
 
@@ -109,12 +108,3 @@ def _stage_distance(a: Tensor, b: Tensor) -> Tensor:
 def _unit(x: Tensor) -> Tensor:
     # The epsilon under the root keeps the gradient finite where all channels are 0.
     return x / (x.square().sum(dim=1, keepdim=True) + 1e-20).sqrt().clamp_min(1e-10)
-
-
-def resize_images(images: Float[Tensor, "b 3 H W"], size: int) -> Float[Tensor, "b 3 size size"]:
-    """Bilinear with antialiasing, to a square of side `size`; the aspect ratio is not kept."""
-    if images.shape[2:] == (size, size):
-        return images
-    return F.interpolate(
-        images, size=(size, size), mode="bilinear", antialias=True, align_corners=False
-    )

@@ -3,6 +3,7 @@
 Read next: glotok_ray/on_ray/failures.py
 """
 
+import contextlib
 import logging
 import shutil
 import tempfile
@@ -221,8 +222,10 @@ class Attempts:
         try:
             self._patiently_write(path, lambda: _append(path, text), _patience(failure))
         except StorageError:
-            path = Path(tempfile.gettempdir()) / f"glotok-{self._folder.name}-{path.name}"
-            _append(path, text)
+            options = {"prefix": f"glotok-{self._folder.name}-", "suffix": ".log", "delete": False}
+            with tempfile.NamedTemporaryFile("w", **options) as stream:
+                stream.write(text)
+            return Path(stream.name)
         return path
 
     def _patiently_write(self, path: Path, action: Callable[[], Any], minutes: float) -> None:
@@ -236,8 +239,16 @@ class Attempts:
 
 
 def _append(path: Path, text: str) -> None:
+    """Add to the end of a file, or leave it as it was, since what fails is tried again."""
     with path.open("a") as stream:
-        stream.write(text)
+        start = stream.tell()
+        try:
+            stream.write(text)
+            stream.flush()
+        except OSError:
+            with contextlib.suppress(OSError):
+                stream.truncate(start)
+            raise
 
 
 def _patience(failure: Failure) -> float:

@@ -77,8 +77,10 @@ def _silence() -> None:
 
 
 def _free_port() -> int:
-    """A port for the dashboard that no other cluster of this machine has. At Ray's default a cluster without one takes
-    another's dashboard for its own, which knows none of its actors: it would end trainings as those of dead drivers.
+    """A port for the dashboard that no other cluster of this machine has.
+
+    At Ray's default one without a dashboard takes another cluster's for its own, which knows none of its actors: it
+    would end trainings as those of dead drivers.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

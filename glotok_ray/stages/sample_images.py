@@ -87,13 +87,15 @@ def run(config: XARSampleRun | FARSampleRun, *, fresh: bool = False) -> dict[str
         bound_settings(config),
         inputs,
         fresh=fresh,
-        unfinished=Unfinished.KEEP_SAME,
+        unfinished=Unfinished.KEEP,
     )
     blocks_folder = samples.folder / BLOCKS_FOLDER
     if samples.finished is not None:
         shutil.rmtree(blocks_folder, ignore_errors=True)
         return samples.finished
-    side = _write_samples(samples.folder, _blocks(blocks_folder, config), config, facts)
+    # Blocks of other settings in the same output folder must not be taken for these.
+    blocks = _blocks(blocks_folder / samples.fingerprint[:16], config)
+    side = _write_samples(samples.folder, blocks, config, facts)
     table = samples.folder / TABLE_FILE
     digest = artefact.sha256_of(table)
     write_dataset(

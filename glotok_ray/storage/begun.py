@@ -92,19 +92,12 @@ def check_startable(folder: Path, *, fresh: bool) -> None:
         )
 
 
-def start_folder(
-    folder: Path,
-    *,
-    fresh: bool,
-    keep: bool = False,
-    fingerprint: str = "",
-    replaces_other: bool = False,
-) -> Path:
+def start_folder(folder: Path, *, fresh: bool, keep: bool = False, fingerprint: str = "") -> Path:
     """Make `folder` ready for a job, its owner this process; with `fresh` a finished one is kept as NAME.previous.
 
     Unfinished remains are removed, or with `keep` left to a job that goes on with them, and with a `fingerprint`
     left when they have the same. Raises what `check_startable` raises, and ArtefactError for remains of another
-    fingerprint, which `replaces_other` removes instead.
+    fingerprint.
     """
     check_startable(folder, fresh=fresh)
     own(folder)
@@ -115,8 +108,7 @@ def start_folder(
         set_aside(folder)
         own(folder)
     asked = begun_fingerprint(folder)
-    is_other = bool(fingerprint) and asked not in ("", fingerprint)
-    if is_other and not (fresh or replaces_other):
+    if fingerprint and not fresh and asked not in ("", fingerprint):
         raise ArtefactError(_other_fingerprint(folder))
     if fresh or not (keep or (fingerprint and asked == fingerprint)):
         _empty(folder)

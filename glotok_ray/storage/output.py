@@ -27,8 +27,6 @@ class Unfinished(enum.Enum):
     """Remove it and start over."""
     KEEP = enum.auto()
     """Keep all of it: the job finds its own parts, whose names hold a fingerprint."""
-    KEEP_SAME = enum.auto()
-    """Keep it when it is of the same fingerprint, remove it otherwise."""
     SAME_ONLY = enum.auto()
     """Keep it when it is of the same fingerprint, refuse to start otherwise."""
 
@@ -55,13 +53,12 @@ class Output:
         Raises ArtefactError for a finished folder without `fresh`, for files that no job of this package began, and for
         what `unfinished` refuses; FolderInUseError when another job works on it.
         """
-        is_bound = unfinished in (Unfinished.KEEP_SAME, Unfinished.SAME_ONLY)
+        is_bound = unfinished is Unfinished.SAME_ONLY
         return begun.start_folder(
             self.folder,
             fresh=self.fresh,
             keep=unfinished is Unfinished.KEEP,
             fingerprint=self.begun_fingerprint if is_bound else "",
-            replaces_other=unfinished is Unfinished.KEEP_SAME,
         )
 
     def check_startable(self) -> None:

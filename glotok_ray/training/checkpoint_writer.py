@@ -106,6 +106,12 @@ class CheckpointWriter:
                 "log says why"
             )
 
+    def end(self) -> None:
+        """Wait for this worker's own thread alone; for one that ends early, so that nothing is written after it."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
     def take_written(self) -> Written | None:
         """The last committed checkpoint, once, and on rank 0 alone; None while there is nothing new."""
         written = self._written

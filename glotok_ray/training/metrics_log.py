@@ -107,7 +107,7 @@ class MetricsLog:
         values["train/learning_rate"] = self._rate
         values |= {f"time/{name}": value for name, value in self.times.take(step).items()}
         values["memory/peak_gib"] = self._largest_peak(stacked.device)
-        bad_rows = self._seen.measure()
+        bad_rows = self._seen.check_broken()
         if bad_rows:
             values["data/bad_rows"] = bad_rows
         self.write(step + 1, values)

@@ -56,7 +56,7 @@ class RowsSeen:
                     logger.warning("step %d: a row is left out: %s", step, reason)
                     self._append(self._own_bad_rows, {"step": step, "key": key, "reason": reason})
 
-    def measure(self) -> int:
+    def check_broken(self) -> int:
         """Different broken rows of the whole run so far; every worker calls it at the same step.
 
         Raises ArtefactError, on all workers alike, when they are more than allowed.
@@ -82,12 +82,6 @@ class RowsSeen:
     def _append(self, path: Path, line: dict[str, Any]) -> None:
         write = functools.partial(artefact.append_line, path, line)
         patiently(write, path, minutes=self._minutes, doing="writing")
-
-
-def audited_keys(folder: Path) -> Iterator[tuple[int, list[str]]]:
-    """Steps and keys of all workers' audits in a run folder, in the order of the files."""
-    for line in _lines(sorted((folder / AUDIT_FOLDER).glob("*.jsonl"))):
-        yield line["step"], line["keys"]
 
 
 def _lines(paths: Iterable[Path]) -> Iterator[dict[str, Any]]:

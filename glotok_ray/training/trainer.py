@@ -112,6 +112,12 @@ class Trainer:
             # All workers come here alike; what they still write is the newest state that is left.
             self._writer.wait()
             raise
+        except BaseException:
+            # Alone in its process: who called may go on, and another job may own the folder by then. One of several
+            # workers must not wait for what the others may never write.
+            if self._worker.world_size == 1:
+                self._writer.end()
+            raise
         self._writer.wait()
         self._log_written(log)
         log.close()

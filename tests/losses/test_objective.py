@@ -36,10 +36,10 @@ from glotok_ray.losses.objective import (
 )
 from glotok_ray.losses.reconstruction import reconstruction_loss
 from glotok_ray.losses.relation import codebook_histogram, relation_loss
-from glotok_ray.losses.terms import ImageTerms, LatentTerms, LossTerms
+from glotok_ray.losses.terms import LatentTerms, LossTerms
 from glotok_ray.nn.discriminator import PatchDiscriminator
 from glotok_ray.nn.tokenizer import GloTokTokenizer, TokenizerOutput
-from tests.small_models import tiny_tokenizer
+from tests.small_models import ImageTerms, tiny_tokenizer
 
 RELATION = RelationConfig(num_bins=10)
 WEIGHTS = TokenizerLossConfig(

@@ -9,9 +9,11 @@ from urllib.error import URLError
 import lpips
 import pytest
 import torch
+from jaxtyping import Float
 from safetensors.torch import save_file
 from skimage import data
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision.models import VGG16_Weights
 
 from glotok_ray.config import TokenizerLossConfig
@@ -19,13 +21,21 @@ from glotok_ray.nn.perceptual import (
     LearnedPerceptualDistance,
     NoDistance,
     PerceptualDistance,
-    resize_images,
 )
 from glotok_ray.pretrained.feature_networks import EfficientNetLite0
 from glotok_ray.pretrained.perceptual import build_perceptual, check_perceptual, learned_distance
 from glotok_ray.storage.artefact import ArtefactError, sha256_of
 
 CATS = {281, 282, 283, 284, 285}  # ImageNet-1k: tabby, tiger, Persian, Siamese and Egyptian cat
+
+
+def resize_images(images: Float[Tensor, "b 3 H W"], size: int) -> Float[Tensor, "b 3 size size"]:
+    """Bilinear with antialiasing, to a square of side `size`; the aspect ratio is not kept."""
+    if images.shape[2:] == (size, size):
+        return images
+    return F.interpolate(
+        images, size=(size, size), mode="bilinear", antialias=True, align_corners=False
+    )
 
 
 @pytest.fixture(scope="module")

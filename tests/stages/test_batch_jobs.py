@@ -436,15 +436,20 @@ def begun_samples(run: XARSampleRun) -> output.Output:
         config.bound_settings(run),
         [run.generator_path, run.tokenizer_path],
         fresh=False,
-        unfinished=output.Unfinished.KEEP_SAME,
+        unfinished=output.Unfinished.KEEP,
     )
+
+
+def blocks_of(samples: output.Output) -> Path:
+    """Where a job keeps its blocks, as it did at 346b769."""
+    return samples.folder / sample_images.BLOCKS_FOLDER / samples.fingerprint[:16]
 
 
 def test_a_killed_job_goes_on_behind_its_finished_blocks(
     ray_cluster: Any, inputs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = sample_run(inputs, tmp_path / "samples")
-    blocks = begun_samples(run).folder / sample_images.BLOCKS_FOLDER
+    blocks = blocks_of(begun_samples(run))
     blocks.mkdir(parents=True)
     # A finished block that can be told from a new one, one of another batch size, and half a one.
     np.save(blocks / "0.npy", np.full((3, 32, 32, 3), 7, np.uint8))
@@ -463,7 +468,7 @@ def test_blocks_of_other_settings_are_not_taken(
     ray_cluster: Any, inputs: Path, tmp_path: Path
 ) -> None:
     other = sample_run(inputs, tmp_path / "samples", seed=6)
-    blocks = begun_samples(other).folder / sample_images.BLOCKS_FOLDER
+    blocks = blocks_of(begun_samples(other))
     blocks.mkdir(parents=True)
     np.save(blocks / "0.npy", np.full((3, 32, 32, 3), 7, np.uint8))
     run = sample_run(inputs, tmp_path / "samples")

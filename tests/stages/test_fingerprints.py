@@ -1,4 +1,4 @@
-"""Fingerprints of settings, as the version of commit 753d8dd computed them: folders of before are recognised."""
+"""Fingerprints of settings, as commit 346b769 computed them: folders of before are recognised."""
 
 from pathlib import Path
 
@@ -107,7 +107,7 @@ KNOWN = [
         "shards",
         shard_images.quickstart,
         shard_settings,
-        "0c376f073d5d49ef645edb2c5cd661368b81ce55a4e3ae2a2a0f0d7f378ab7a1",
+        "18bebb7fb00890d15edcb2eea72930da66edde8050e2ba5dba55a8c13cd0e13c",
     ),
     (
         "sweep",

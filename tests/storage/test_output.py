@@ -66,7 +66,6 @@ def test_fresh_keeps_the_finished_folder_beside_the_new_one_once_that_is_begun(f
     [
         (Unfinished.REPLACE, False, False),
         (Unfinished.KEEP, True, True),
-        (Unfinished.KEEP_SAME, True, False),
         (Unfinished.SAME_ONLY, True, None),
     ],
 )

@@ -1,4 +1,4 @@
-"""The plain engine against torch by hand; DeepSpeed is compared with it in tests/on_ray/test_train.py."""
+"""The plain engine against torch by hand; DeepSpeed is compared with it in tests/training/test_zero.py."""
 
 import pytest
 import torch

@@ -11,7 +11,7 @@ from glotok_ray.data.records import decode_image
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.training.batches import MicroBatch
 from glotok_ray.training.metrics_file import last_metrics, latest_metrics, read_lines
-from glotok_ray.training.rows_seen import RowsSeen, audited_keys
+from glotok_ray.training.rows_seen import AUDIT_FOLDER, RowsSeen
 from glotok_ray.training.worker import LocalWorker
 
 
@@ -25,21 +25,28 @@ def worker(rank: int) -> LocalWorker:
     return made
 
 
+def audited_keys(folder: Path) -> list[tuple[int, list[str]]]:
+    """Steps and keys of all workers' audits in a run folder."""
+    paths = sorted((folder / AUDIT_FOLDER).glob("*.jsonl"))
+    lines = [line for path in paths for line in read_lines(path.read_text())]
+    return [(line["step"], line["keys"]) for line in lines]
+
+
 def test_the_audit_has_the_keys_of_every_step(tmp_path: Path) -> None:
     seen = RowsSeen(tmp_path, LocalWorker(), 0, audit=True)
     seen.add(4, [batch(["a", "b"]), batch(["c", "d"])])
     seen.add(5, [batch(["a", "d"])])
-    assert list(audited_keys(tmp_path)) == [(4, ["a", "b", "c", "d"]), (5, ["a", "d"])]
+    assert audited_keys(tmp_path) == [(4, ["a", "b", "c", "d"]), (5, ["a", "d"])]
     RowsSeen(tmp_path / "other", LocalWorker(), 0, audit=False).add(0, [batch(["a"])])
     assert not (tmp_path / "other").exists()
 
 
 def test_a_broken_row_is_named_and_counted_once(tmp_path: Path, caplog) -> None:
     seen = RowsSeen(tmp_path, LocalWorker(), 2, audit=False)
-    assert seen.measure() == 0
+    assert seen.check_broken() == 0
     for step in (3, 9):
         seen.add(step, [batch(["a", "b"], ["", "shard: row 'b': torn"])])
-    assert seen.measure() == 1
+    assert seen.check_broken() == 1
     assert [record.getMessage() for record in caplog.records] == [
         "step 3: a row is left out: shard: row 'b': torn"
     ]
@@ -50,14 +57,14 @@ def test_a_broken_row_is_named_and_counted_once(tmp_path: Path, caplog) -> None:
             20, [batch(["b", f"c{rank}"], ["shard: row 'b': torn", f"shard: row 'c{rank}': torn"])]
         )
     assert (
-        RowsSeen(tmp_path, worker(0), 3, audit=False).measure() == 0
+        RowsSeen(tmp_path, worker(0), 3, audit=False).check_broken() == 0
     )  # nothing new in this attempt
     last = RowsSeen(tmp_path, worker(0), 3, audit=False)
     last.add(30, [batch(["d"], ["shard: row 'd': torn"])])
     with pytest.raises(
         ArtefactError, match=r"data\.max_bad_rows = 3: 4 different rows .*bad_rows.* row 'b': torn"
     ):
-        last.measure()
+        last.check_broken()
 
 
 def test_half_lines_are_passed_over() -> None:
@@ -77,13 +84,13 @@ def test_a_row_that_breaks_in_every_epoch_is_one_row(tmp_path):
     seen = RowsSeen(tmp_path, LocalWorker(), 1, audit=False)
     for step, address in ((3, "0x7f01"), (7, "0x7f02")):
         seen.add(step, [batch(["a", "b"], ["", f"row 'b': <BytesIO at {address}>"])])
-        assert seen.measure() == 1
+        assert seen.check_broken() == 1
     # The same after a restart.
     seen = RowsSeen(tmp_path, LocalWorker(), 1, audit=False)
     seen.add(8, [batch(["b"], ["row 'b': <BytesIO at 0x7f03>"])])
     seen.add(9, [batch(["c"], ["row 'c': truncated"])])
     with pytest.raises(ArtefactError, match=r"2 different rows turned out broken.*first: row 'b'"):
-        seen.measure()
+        seen.check_broken()
 
 
 def test_what_is_no_picture_is_said_in_the_same_words_each_time():

@@ -22,7 +22,6 @@ from glotok_ray.data.pixel_range import pixels_to_model_range
 from glotok_ray.losses import adversarial, objective
 from glotok_ray.losses.reconstruction import reconstruction_loss
 from glotok_ray.losses.relation import codebook_histogram, relation_loss
-from glotok_ray.losses.terms import ImageTerms
 from glotok_ray.nn.discriminator import PatchDiscriminator
 from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.pretrained.perceptual import build_perceptual
@@ -30,6 +29,7 @@ from glotok_ray.teacher.image_vectors import build_image_network
 from glotok_ray.training.engine import TorchEngine
 from glotok_ray.training.tokenizer_step import FrozenNetworks
 from glotok_ray.training.worker import LocalWorker
+from tests.small_models import ImageTerms
 
 WEIGHTS = TokenizerLossConfig(
     perceptual_network="efficientnet_lite0",
