@@ -5,13 +5,11 @@ averaged over images. An image that comes back identical has none; it is counted
 Read next: glotok_ray/metrics/reconstruction.py
 """
 
-import functools
 import math
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
@@ -19,11 +17,11 @@ from torch import Tensor
 from glotok_ray.config.runs import TokenizerRun
 from glotok_ray.data.pixel_range import pixels_to_model_range, to_uint8
 from glotok_ray.data.records import decode_image, read_dataset
+from glotok_ray.data.shard_reader import read_shard_rows
 from glotok_ray.data.transforms import center_crop
 from glotok_ray.losses import objective
 from glotok_ray.metrics.reconstruction import ScoreSum, psnr
 from glotok_ray.nn.tokenizer import GloTokTokenizer, TokenizerOutput
-from glotok_ray.storage.retries import patiently
 from glotok_ray.training.tokenizer_state import TokenizerState
 from glotok_ray.training.worker import Worker
 
@@ -136,11 +134,9 @@ def validation_images(config: TokenizerRun, worker: Worker) -> Tensor:
 
 def _first_rows(folder: Path, number: int, minutes: float) -> Iterator[tuple[str, bytes]]:
     for shard in read_dataset(folder).shards:
-        path = folder / shard.file
-        read = functools.partial(pyarrow.parquet.read_table, path, columns=["key", "image"])
-        table = patiently(read, path, minutes=minutes)
-        for key, image in zip(table["key"].to_pylist(), table["image"].to_pylist(), strict=True):
-            if number == 0:
-                return
-            number -= 1
-            yield key, image
+        taken = min(number, shard.rows)
+        if not taken:
+            return
+        number -= taken
+        table = read_shard_rows(folder / shard.file, 0, taken, minutes=minutes)
+        yield from zip(table["key"].to_pylist(), table["image"].to_pylist(), strict=True)
