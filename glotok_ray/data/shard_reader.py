@@ -7,7 +7,7 @@ glotok_ray/data/transforms.py
 import collections
 import hashlib
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -45,19 +45,26 @@ def read_shard(folder: Path, shard: ShardInfo, *, minutes: float) -> pyarrow.Tab
     return pyarrow.parquet.read_table(pyarrow.BufferReader(encoded))
 
 
-def read_shard_rows(path: Path, start: int, stop: int, *, minutes: float) -> pyarrow.Table:
-    """Keys and encoded images of rows start .. stop, from the row groups that hold them; raises StorageError when the
-    file cannot be reached for `minutes`.
+def read_shard_rows(
+    path: Path,
+    start: int,
+    stop: int,
+    *,
+    minutes: float,
+    columns: Sequence[str] = ("key", "image"),
+) -> pyarrow.Table:
+    """Rows start .. stop, from the row groups that hold them; raises StorageError when the file cannot be reached for
+    `minutes`.
     """
-    return patiently(lambda: _read_groups(path, start, stop), path, minutes=minutes)
+    return patiently(lambda: _read_groups(path, start, stop, columns), path, minutes=minutes)
 
 
-def _read_groups(path: Path, start: int, stop: int) -> pyarrow.Table:
+def _read_groups(path: Path, start: int, stop: int, columns: Sequence[str]) -> pyarrow.Table:
     with pyarrow.parquet.ParquetFile(path) as file:
         sizes = [file.metadata.row_group(index).num_rows for index in range(file.num_row_groups)]
         ends = np.cumsum(sizes)
         first, last = np.searchsorted(ends, [start, stop - 1], side="right").tolist()
-        table = file.read_row_groups(range(first, last + 1), columns=["key", "image"])
+        table = file.read_row_groups(range(first, last + 1), columns=list(columns))
     return table.slice(start - int(ends[first] - sizes[first]), stop - start)
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int32, UInt8
 
 from glotok_ray.config.jobs import EvaluateRun
 from glotok_ray.data.codes import stored_codes
@@ -28,8 +29,11 @@ logger = logging.getLogger(__name__)
 
 KEPT_IMAGES = 32
 """First images of a kind that are kept for grids."""
+LABELS = "labels"
+"""Array of the class numbers of validation crops, and of those that samples were drawn for."""
 
 Images = UInt8[np.ndarray, "b h w 3"]
+Labels = Int32[np.ndarray, " b"]
 
 
 class MeasuredBlock(NamedTuple):
@@ -38,8 +42,8 @@ class MeasuredBlock(NamedTuple):
     kind: str
     features: Float[np.ndarray, "b d"]
     arrays: dict[str, np.ndarray]
-    """"reconstruction_features", "psnr", "ssim", codes under their codebook's name, and kept
-    images "inputs", "images".
+    """LABELS, "reconstruction_features", "psnr", "ssim", codes under their codebook's name, and kept images "inputs",
+    "images".
     """
 
 
@@ -81,16 +85,17 @@ class BlockMeasurement:
     def __call__(self, blocks: Sequence[Block]) -> list[MeasuredBlock]:
         """Measure blocks of one kind; those of validation images must be adjacent blocks of one shard."""
         if blocks[0].kind == VALIDATION:
-            crops = self._validation_crops(blocks)
-            return [self._reconstructed(*pair) for pair in zip(blocks, crops, strict=True)]
+            return list(self._validation(blocks))
         return [self._drawn(block) for block in blocks]
 
     def _drawn(self, block: Block) -> MeasuredBlock:
         """A block of samples, or of images decoded from a baseline's codes."""
+        folder = Path(self._config.samples_path)
         if block.kind == SAMPLES:
-            path = Path(self._config.samples_path) / "samples.npz"
-            images = read_images(path, block.start, block.stop)
-            return MeasuredBlock(block.kind, self._extractor(images), {})
+            images = read_images(folder / "samples.npz", block.start, block.stop)
+            rows = self._rows(folder / "samples.parquet", [block], ("label",))
+            labels = rows["label"].to_numpy()
+            return MeasuredBlock(block.kind, self._extractor(images), {LABELS: labels})
         images = self._decode(block)
         kept = {"images": images[: self._kept(block)]}
         return MeasuredBlock(block.kind, self._extractor(images), kept)
@@ -98,32 +103,45 @@ class BlockMeasurement:
     def _kept(self, block: Block) -> int:
         return max(0, self._kept_images - block.first_image)
 
-    def _validation_crops(self, blocks: Sequence[Block]) -> Iterator[Images]:
-        """The centre crops of each block; threads decode ahead of the device, past the ends of blocks."""
-        pool, first = self._config.pool, blocks[0]
-        path = Path(self._config.data_path) / first.file
-        rows = read_shard_rows(
-            path, first.start, blocks[-1].stop, minutes=pool.storage_retry_minutes
+    def _rows(self, path: Path, blocks: Sequence[Block], columns: Sequence[str]) -> pyarrow.Table:
+        """The rows of adjacent blocks of one shard."""
+        minutes = self._config.pool.storage_retry_minutes
+        return read_shard_rows(
+            path, blocks[0].start, blocks[-1].stop, minutes=minutes, columns=columns
         )
+
+    def _crops(self, rows: pyarrow.Table, batch_size: int) -> Iterator[Images]:
+        """The centre crops of the rows in batches; threads decode ahead of the device, past the ends of batches."""
         return view_batches(
             rows,
             lambda image: center_crop(image, self._image_size)[np.newaxis],
             1,
-            batch_size=first.stop - first.start,
-            num_threads=pool.decoding_threads,
+            batch_size=batch_size,
+            num_threads=self._config.pool.decoding_threads,
         )
 
-    def _reconstructed(self, block: Block, images: Images) -> MeasuredBlock:
+    def _validation(self, blocks: Sequence[Block]) -> Iterator[MeasuredBlock]:
+        first = blocks[0]
+        path = Path(self._config.data_path) / first.file
+        rows = self._rows(path, blocks, ("key", "image", "label"))
+        labels = rows["label"].to_numpy()
+        crops = self._crops(rows, first.stop - first.start)
+        for block, images in zip(blocks, crops, strict=True):
+            own = labels[block.start - first.start : block.stop - first.start]
+            yield self._reconstructed(block, images, own)
+
+    def _reconstructed(self, block: Block, images: Images, labels: Labels) -> MeasuredBlock:
         """A block of validation images, with their reconstructions where there is a tokenizer."""
         features = self._extractor(images)
         if self._tokenizer is None:
-            return MeasuredBlock(block.kind, features, {})
+            return MeasuredBlock(block.kind, features, {LABELS: labels})
         codes = self._tokenizer.look_up(to_model_range(images, self._extractor.device))
         reconstructions = to_uint8(self._tokenizer.images_of(codes))
         model = self._tokenizer.config
         stored = stored_codes(codes.flatten(2).transpose(0, 1).cpu().numpy(), model)
         kept = self._kept(block)
         arrays: dict[str, Any] = {
+            LABELS: labels,
             "reconstruction_features": self._extractor(reconstructions),
             "psnr": psnr(images, reconstructions),
             "ssim": ssim(images, reconstructions),

@@ -16,6 +16,7 @@ from glotok_ray.evaluation.features import EfficientNetLite0Features
 from glotok_ray.evaluation.files import BASELINES
 from glotok_ray.evaluation.measure import Merged
 from glotok_ray.evaluation.plan import SAMPLES, VALIDATION
+from glotok_ray.evaluation.sample_metrics import own_class_metrics
 from glotok_ray.metrics.frechet import frechet_distance_of_features
 from glotok_ray.metrics.reconstruction import ScoreSum
 
@@ -32,8 +33,10 @@ def metrics_of(
     config: EvaluateRun,
     image_size: int,
     draw_uniformity: DrawUniformity,
+    *,
+    num_classes: int,
 ) -> Metrics:
-    """Every metric that the merged results allow."""
+    """Every metric that the merged results allow; the labels among them count from 0 to `num_classes`."""
     reference = merged[VALIDATION].features
     arrays = merged[VALIDATION].arrays
     metrics: Metrics = {}
@@ -62,6 +65,10 @@ def metrics_of(
             what=what,
             network=EfficientNetLite0Features.name,
             feature_size=config.feature_size,
+        )
+    if SAMPLES in merged:
+        metrics |= own_class_metrics(
+            merged[SAMPLES], merged[VALIDATION], num_classes, config.feature_size
         )
     if config.tokenizer_path:
         metrics |= code_metrics(arrays, config, draw_uniformity)

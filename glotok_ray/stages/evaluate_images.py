@@ -67,7 +67,13 @@ def run(config: EvaluateRun, *, fresh: bool = False) -> dict[str, Any]:
         return evaluation.finished
     blocks, image_size = plan(config)
     merged = _measure(blocks, config, image_size)
-    metrics = metrics_of(merged, config, image_size, lambda draws: run_at_once(tsne_draw, draws))
+    metrics = metrics_of(
+        merged,
+        config,
+        image_size,
+        lambda draws: run_at_once(tsne_draw, draws),
+        num_classes=len(images.classes),
+    )
     metrics = with_crops(metrics, crops_text(images))
     _write_images(evaluation.folder, merged)
     _write_counts(evaluation.folder, merged, config)

@@ -34,6 +34,7 @@ def test_rows_are_read_in_parts(tmp_path: Path) -> None:
     for start, stop in ((0, 3), (2, 4), (5, 10), (9, 10)):
         keys = read_shard_rows(path, start, stop, minutes=0)["key"].to_pylist()
         assert keys == [str(row) for row in range(start, stop)]
+    assert read_shard_rows(path, 2, 4, minutes=0, columns=["image"]).column_names == ["image"]
     with pytest.raises(StorageError, match=r"absent\.parquet: reading it failed"):
         read_shard_rows(tmp_path / "absent.parquet", 0, 1, minutes=0)
 

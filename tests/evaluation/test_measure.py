@@ -143,9 +143,12 @@ def test_samples_alone_need_no_tokenizer(inputs: Path, tmp_path: Path) -> None:
     blocks, image_size = plan(config)
     measure = measurement(config, image_size=image_size)
     merged = merge(found for unit in units_of(blocks) for found in measure(unit))
-    metrics = metrics_of(merged, config, image_size, no_draws)
-    assert list(metrics) == ["samples_fd_effnet"]
+    metrics = metrics_of(merged, config, image_size, no_draws, num_classes=2)
+    assert list(metrics) == ["samples_fd_effnet", "samples_own_class", "validation_own_class"]
     assert metrics["samples_fd_effnet"]["value"] > 0
+    # Labels as tiny_inputs wrote them: of samples all 0, of the crops 0 and 1 by turns.
+    assert merged["samples"].arrays["labels"].tolist() == [0] * 6
+    assert merged[VALIDATION].arrays["labels"].tolist() == [0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0]
 
 
 def test_a_diverged_tokenizer_has_no_psnr(inputs: Path, tmp_path: Path) -> None:
@@ -158,7 +161,7 @@ def test_a_diverged_tokenizer_has_no_psnr(inputs: Path, tmp_path: Path) -> None:
     network._extractor._network.network._bn1.bias.data[3] = torch.nan
     found = network([Block(VALIDATION, 0, 5, file="part-00000.parquet")])
     with pytest.raises(ValueError, match="features_a holds values that are not finite"):
-        metrics_of(merge(found), settings(inputs, tmp_path), 16, no_draws)
+        metrics_of(merge(found), settings(inputs, tmp_path), 16, no_draws, num_classes=2)
 
 
 @pytest.mark.parametrize("lookup", ["cosine", "euclidean"])
