@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from glotok_ray.config.evaluation import EvaluateRun
 from glotok_ray.config.jobs import (
     EncodeRun,
-    EvaluateRun,
     FARSampleRun,
     ShardRun,
     TeacherRun,

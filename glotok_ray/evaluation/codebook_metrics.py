@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
 
-from glotok_ray.config.jobs import EvaluateRun
+from glotok_ray.config.evaluation import EvaluateRun
 from glotok_ray.evaluation.entries import Metrics, metric_entry
 from glotok_ray.metrics.codebook import codebook_use, count_codes
 from glotok_ray.metrics.uniformity import (

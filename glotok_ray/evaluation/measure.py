@@ -13,15 +13,15 @@ import pyarrow
 import torch
 from jaxtyping import Float, Int32, UInt8
 
-from glotok_ray.config.jobs import EvaluateRun
+from glotok_ray.config.evaluation import EvaluateRun
 from glotok_ray.data.codes import stored_codes
 from glotok_ray.data.pixel_range import to_model_range, to_uint8
-from glotok_ray.data.shard_reader import read_shard_rows, view_batches
+from glotok_ray.data.shard_reader import read_chosen_rows, read_shard_rows, view_batches
 from glotok_ray.data.transforms import center_crop
 from glotok_ray.devices import chosen_device
 from glotok_ray.evaluation.features import EfficientNetLite0Features, FeatureExtractor
 from glotok_ray.evaluation.files import read_images
-from glotok_ray.evaluation.plan import SAMPLES, VALIDATION, Block
+from glotok_ray.evaluation.plan import SAMPLES, TRAINING, VALIDATION, Block
 from glotok_ray.metrics.reconstruction import psnr, ssim
 from glotok_ray.pretrained.tokenizer import load_tokenizer
 
@@ -83,9 +83,13 @@ class BlockMeasurement:
 
     @torch.inference_mode()
     def __call__(self, blocks: Sequence[Block]) -> list[MeasuredBlock]:
-        """Measure blocks of one kind; those of validation images must be adjacent blocks of one shard."""
+        """Measure blocks of one kind; those of validation images must be adjacent blocks of one shard, and those of
+        training crops blocks of one shard.
+        """
         if blocks[0].kind == VALIDATION:
             return list(self._validation(blocks))
+        if blocks[0].kind == TRAINING:
+            return list(self._training(blocks))
         return [self._drawn(block) for block in blocks]
 
     def _drawn(self, block: Block) -> MeasuredBlock:
@@ -129,6 +133,14 @@ class BlockMeasurement:
         for block, images in zip(blocks, crops, strict=True):
             own = labels[block.start - first.start : block.stop - first.start]
             yield self._reconstructed(block, images, own)
+
+    def _training(self, blocks: Sequence[Block]) -> Iterator[MeasuredBlock]:
+        path = Path(self._config.training_path) / blocks[0].file
+        chosen = np.concatenate([block.rows for block in blocks if block.rows is not None])
+        minutes = self._config.pool.storage_retry_minutes
+        rows = read_chosen_rows(path, chosen, minutes=minutes)
+        for images in self._crops(rows, blocks[0].stop - blocks[0].start):
+            yield MeasuredBlock(TRAINING, self._extractor(images), {})
 
     def _reconstructed(self, block: Block, images: Images, labels: Labels) -> MeasuredBlock:
         """A block of validation images, with their reconstructions where there is a tokenizer."""

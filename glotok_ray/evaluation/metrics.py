@@ -9,14 +9,14 @@ from typing import Any
 from jaxtyping import Float, Shaped
 from numpy import ndarray
 
-from glotok_ray.config.jobs import EvaluateRun
+from glotok_ray.config.evaluation import EvaluateRun
 from glotok_ray.evaluation.codebook_metrics import DrawUniformity, code_metrics
 from glotok_ray.evaluation.entries import Metrics, metric_entry
 from glotok_ray.evaluation.features import EfficientNetLite0Features
 from glotok_ray.evaluation.files import BASELINES
 from glotok_ray.evaluation.measure import Merged
-from glotok_ray.evaluation.plan import SAMPLES, VALIDATION
-from glotok_ray.evaluation.sample_metrics import own_class_metrics
+from glotok_ray.evaluation.plan import SAMPLES, TRAINING, VALIDATION
+from glotok_ray.evaluation.sample_metrics import nearest_training_metrics, own_class_metrics
 from glotok_ray.metrics.frechet import frechet_distance_of_features
 from glotok_ray.metrics.reconstruction import ScoreSum
 
@@ -69,6 +69,10 @@ def metrics_of(
     if SAMPLES in merged:
         metrics |= own_class_metrics(
             merged[SAMPLES], merged[VALIDATION], num_classes, config.feature_size
+        )
+    if TRAINING in merged:
+        metrics |= nearest_training_metrics(
+            merged[SAMPLES].features, reference, merged[TRAINING].features, config
         )
     if config.tokenizer_path:
         metrics |= code_metrics(arrays, config, draw_uniformity)

@@ -1,14 +1,18 @@
-"""What samples show beside their distance to the data: their class.
+"""What samples show beside their distance to the data: their class, and whether they are copies of training crops.
 
-Read next: glotok_ray/metrics/class_means.py
+Read next: glotok_ray/metrics/class_means.py, glotok_ray/metrics/nearest.py
 """
 
 import numpy as np
+from jaxtyping import Shaped
+from numpy import ndarray
 
+from glotok_ray.config.evaluation import EvaluateRun
 from glotok_ray.evaluation.entries import Metrics, metric_entry
 from glotok_ray.evaluation.features import EfficientNetLite0Features
 from glotok_ray.evaluation.measure import LABELS, Merged
 from glotok_ray.metrics.class_means import class_means, own_class_share, own_class_share_left_out
+from glotok_ray.metrics.nearest import nearest_distances
 
 
 def own_class_metrics(
@@ -24,10 +28,10 @@ def own_class_metrics(
     )
     chance = f"Guessing gives 1/{num_classes}."
     protocols = {
-        "samples": f"Share of {len(wanted)} samples whose nearest class mean is the class they were drawn for: {space}. "
-        f"{chance} It is the share of what can be recognised by this network, whose ceiling is that of real crops.",
+        "samples": f"Share of {len(wanted)} samples whose nearest class mean is that of the class they were drawn for: "
+        f"{space}. {chance} The same share of the validation crops is its ceiling.",
         "validation": f"Share of the validation crops whose nearest class mean is their own class, each against a mean "
-        f"of its class that leaves it out: {space}. {chance} It is the ceiling for samples.",
+        f"of its class that leaves it out: {space}. {chance} It is the ceiling of the share of samples.",
     }
     names = {"samples": "Own class of samples", "validation": "Own class of validation crops"}
     shares: dict[str, float | None] = {"samples": None, "validation": None}
@@ -46,6 +50,36 @@ def own_class_metrics(
             chance=1 / num_classes,
         )
         for kind, share in shares.items()
+    }
+
+
+def nearest_training_metrics(
+    samples: Shaped[ndarray, "n d"],
+    validation: Shaped[ndarray, "m d"],
+    training: Shaped[ndarray, "t d"],
+    config: EvaluateRun,
+) -> Metrics:
+    """Median distance of samples, and of validation crops, to the nearest training crop in feature space."""
+    side, drawn = config.feature_size, "drawn by the seed" if config.training_images else "all"
+    space = (
+        f"Euclidean distance of pooled {EfficientNetLite0Features.name} features, images resized to {side} x {side}, "
+        f"to the nearest of {len(training)} training crops ({drawn})"
+    )
+    protocols = {
+        "samples": f"Median over {len(samples)} samples of the {space}. A median far below that of the validation "
+        "crops means that samples are copies of training images.",
+        "validation": f"Median over {len(validation)} validation crops of the {space}. They are real and were never "
+        "trained on, so samples that are no copies lie about as far.",
+    }
+    labels = {
+        "samples": "Nearest training crop of samples",
+        "validation": "Nearest training crop of validation crops",
+    }
+    return {
+        f"{kind}_nearest_training": metric_entry(
+            labels[kind], float(np.median(nearest_distances(features, training))), protocols[kind]
+        )
+        for kind, features in (("samples", samples), ("validation", validation))
     }
 
 

@@ -1,7 +1,8 @@
 """Evaluations: reconstructions of a tokenizer, samples of a generator, or both."""
 
-from glotok_ray.config.jobs import EvaluateRun, PoolConfig
+from glotok_ray.config.evaluation import EvaluateRun
 from glotok_ray.config.overrides import override
+from glotok_ray.config.pool import PoolConfig
 
 
 def glotok_16k() -> EvaluateRun:

@@ -10,24 +10,21 @@ from typing import Any
 
 import numpy as np
 
-from glotok_ray.config.jobs import EvaluateRun
+from glotok_ray.config.evaluation import EvaluateRun
 from glotok_ray.config.overrides import bound_settings, with_absolute_paths
 from glotok_ray.data.recorded import crops_text
 from glotok_ray.evaluation.codebook_metrics import tsne_draw
 from glotok_ray.evaluation.entries import with_crops
 from glotok_ray.evaluation.files import BASELINES, CODE_COUNTS_FILE, RECONSTRUCTIONS_FILE
-from glotok_ray.evaluation.measure import Merged, build_measurement, merge
-from glotok_ray.evaluation.metrics import metrics_of
-from glotok_ray.evaluation.plan import (
-    VALIDATION,
-    Block,
+from glotok_ray.evaluation.inputs import (
     check_inputs,
     check_present_inputs,
     measured_images,
     measured_tokenizer,
-    plan,
-    units_of,
 )
+from glotok_ray.evaluation.measure import Merged, build_measurement, merge
+from glotok_ray.evaluation.metrics import metrics_of
+from glotok_ray.evaluation.plan import VALIDATION, Block, plan, units_of
 from glotok_ray.metrics.codebook import count_codes
 from glotok_ray.on_ray.actor_pool import map_shards
 from glotok_ray.on_ray.tasks import run_at_once
@@ -54,7 +51,13 @@ def run(config: EvaluateRun, *, fresh: bool = False) -> dict[str, Any]:
     # Before the output folder is begun: what does not fit must leave everything as it is.
     check_present_inputs(config)
     images = measured_images(config)
-    paths = (config.tokenizer_path, config.data_path, config.samples_path, config.codes_path)
+    paths = (
+        config.tokenizer_path,
+        config.data_path,
+        config.samples_path,
+        config.codes_path,
+        config.training_path,
+    )
     evaluation = output.begin(
         config.output_path,
         "evaluation",

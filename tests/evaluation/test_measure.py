@@ -11,13 +11,15 @@ from PIL import Image
 
 from glotok_ray.config import CodebookConfig, EvaluateRun, FeatureNetworkConfig
 from glotok_ray.data.image_files import stored_image
-from glotok_ray.data.records import Row, write_shard
+from glotok_ray.data.records import Row, decode_image, read_rows, write_shard
+from glotok_ray.data.transforms import center_crop
 from glotok_ray.evaluation.codebook_metrics import code_metrics
 from glotok_ray.evaluation.features import EfficientNetLite0Features
 from glotok_ray.evaluation.files import read_images, stored_images
 from glotok_ray.evaluation.measure import BlockMeasurement, build_measurement, merge
 from glotok_ray.evaluation.metrics import metrics_of
-from glotok_ray.evaluation.plan import VALIDATION, Block, plan, units_of
+from glotok_ray.evaluation.plan import SAMPLES, TRAINING, VALIDATION, Block, plan, units_of
+from glotok_ray.metrics.nearest import nearest_distances
 from glotok_ray.metrics.reconstruction import psnr
 from glotok_ray.metrics.uniformity import code_uniformity
 from glotok_ray.nn.quantizer import Lookup
@@ -139,7 +141,7 @@ def test_crops_of_originals_are_adm_s(inputs: Path, tmp_path: Path) -> None:
 
 
 def test_samples_alone_need_no_tokenizer(inputs: Path, tmp_path: Path) -> None:
-    config = settings(inputs, tmp_path, tokenizer_path="", codes_path="")
+    config = settings(inputs, tmp_path, tokenizer_path="", codes_path="", training_path="")
     blocks, image_size = plan(config)
     measure = measurement(config, image_size=image_size)
     merged = merge(found for unit in units_of(blocks) for found in measure(unit))
@@ -191,3 +193,38 @@ def test_density_is_that_of_what_the_look_up_compares(
     assert unit < 0.1
     assert entry["value"] == pytest.approx(raw if lookup == "euclidean" else unit, abs=1e-6)
     assert ("rows as they are" in entry["protocol"]) == (lookup == "euclidean")
+
+
+def test_training_crops_are_cut_and_measured_as_the_validation_crops(
+    inputs: Path, tmp_path: Path
+) -> None:
+    config = settings(inputs, tmp_path, tokenizer_path="", codes_path="", training_images=6)
+    measure = BlockMeasurement(config, SumExtractor(), image_size=8)
+    units = [unit for unit in units_of(plan(config)[0]) if unit[0].kind == TRAINING]
+    found = merge(block for unit in units for block in measure(unit))[TRAINING].features
+    stored = [
+        row
+        for name in ("00000", "00001")
+        for row in read_rows(inputs / "training" / f"part-{name}.parquet")
+    ]
+    sums = [center_crop(decode_image(row.image, row.key), 8).sum() for row in stored]
+    chosen = [
+        row + 8 * (block.file == "part-00001.parquet")
+        for unit in units
+        for block in unit
+        for row in block.rows
+    ]
+    assert len(chosen) == 6
+    np.testing.assert_array_equal(found[:, 0], np.array(sums)[chosen])
+
+
+def test_a_copied_sample_has_no_distance_to_its_training_crop(inputs: Path, tmp_path: Path) -> None:
+    config = settings(inputs, tmp_path, tokenizer_path="", codes_path="")
+    blocks, image_size = plan(config)
+    measure = measurement(config, image_size=image_size)
+    merged = merge(found for unit in units_of(blocks) for found in measure(unit))
+    distances = nearest_distances(merged[SAMPLES].features, merged[TRAINING].features)
+    assert distances[0] < 1e-3 * distances[1:].min()
+    metrics = metrics_of(merged, config, image_size, no_draws, num_classes=2)
+    assert metrics["samples_nearest_training"]["value"] == pytest.approx(np.median(distances))
+    assert metrics["validation_nearest_training"]["value"] > 0

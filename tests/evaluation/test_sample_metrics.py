@@ -5,8 +5,9 @@ import re
 import numpy as np
 import pytest
 
+from glotok_ray.config import EvaluateRun
 from glotok_ray.evaluation.measure import LABELS, Merged
-from glotok_ray.evaluation.sample_metrics import own_class_metrics
+from glotok_ray.evaluation.sample_metrics import nearest_training_metrics, own_class_metrics
 
 
 def merged(features: list[float], labels: list[int]) -> Merged:
@@ -40,3 +41,20 @@ def test_a_share_without_meaning_is_null_with_its_reason(validation, samples, re
         assert pytest.approx(0.5) == entry["chance"]
         assert entry["protocol"].startswith("Undefined here (")
     assert re.search(reason, found["samples_own_class"]["protocol"])
+
+
+@pytest.mark.parametrize(("drawn", "text"), [(0, "(all)"), (3, "(drawn by the seed)")])
+def test_the_median_distance_to_the_nearest_training_crop(drawn: int, text: str) -> None:
+    training = np.array([[0.0], [10.0], [20.0]])
+    samples, validation = (
+        np.array([[0.0], [10.5], [23.0]]),
+        np.array([[4.0], [12.0], [20.0], [26.0]]),
+    )
+    config = EvaluateRun(training_images=drawn, feature_size=64)
+    found = nearest_training_metrics(samples, validation, training, config)
+    assert found["samples_nearest_training"]["value"] == 0.5
+    assert found["validation_nearest_training"]["value"] == 3
+    assert f"of 3 training crops {text}" in found["validation_nearest_training"]["protocol"]
+    protocol = found["samples_nearest_training"]["protocol"]
+    assert "3 samples" in protocol
+    assert "far below that of the validation crops means that samples are copies" in protocol

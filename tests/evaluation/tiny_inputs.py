@@ -47,24 +47,15 @@ def write_codes(folder: Path, tokenizer: Path) -> None:
 
 
 def write_inputs(folder: Path) -> Path:
-    """Folders validation (7 + 4 images), tokenizer, other_tokenizer, samples (6 images), codes."""
+    """Folders validation (7 + 4 images), training (8 + 3 images), tokenizer, other_tokenizer, samples (6 images), codes.
+
+    The first training image is the first sample.
+    """
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, size=(17, 16, 16, 3), dtype=np.uint8)
-    (folder / "validation").mkdir()
-    rows = [Row(f"{index}", encode_png(image), index % 2) for index, image in enumerate(images)]
-    shards = [
-        write_shard(folder / "validation" / name, part)
-        for name, part in (("part-00000.parquet", rows[:7]), ("part-00001.parquet", rows[7:11]))
-    ]
-    write_dataset(
-        folder / "validation",
-        classes=["a", "b"],
-        form="crop",
-        image_size=16,
-        shards=shards,
-        details={},
-    )
-    artefact.write_manifest(folder / "validation", "shards")
+    write_images(folder / "validation", images[:7], images[7:11])
+    trained = np.random.default_rng(1).integers(0, 256, (10, 16, 16, 3), dtype=np.uint8)
+    write_images(folder / "training", np.concatenate([images[11:12], trained[:7]]), trained[7:])
     torch.manual_seed(0)
     for name in ("tokenizer", "other_tokenizer"):
         (folder / name).mkdir()
@@ -76,6 +67,19 @@ def write_inputs(folder: Path) -> Path:
     describe_samples(folder / "samples", images[11:], ["a", "b"], digest)
     write_codes(folder / "codes", folder / "tokenizer")
     return folder
+
+
+def write_images(folder: Path, *parts: np.ndarray) -> None:
+    """Shards of images whose classes a and b take turns."""
+    folder.mkdir()
+    images, start, shards = np.concatenate(parts), 0, []
+    rows = [Row(f"{index}", encode_png(image), index % 2) for index, image in enumerate(images)]
+    for number, part in enumerate(parts):
+        path = folder / f"part-{number:05d}.parquet"
+        shards.append(write_shard(path, rows[start : start + len(part)]))
+        start += len(part)
+    write_dataset(folder, classes=["a", "b"], form="crop", image_size=16, shards=shards, details={})
+    artefact.write_manifest(folder, "shards")
 
 
 def describe_samples(
@@ -98,6 +102,7 @@ def settings(inputs: Path, output: Path, **changes: object) -> EvaluateRun:
         data_path=str(inputs / "validation"),
         samples_path=str(inputs / "samples"),
         codes_path=str(inputs / "codes"),
+        training_path=str(inputs / "training"),
         output_path=str(output),
         feature_size=32,
         uniformity_repeats=1,
