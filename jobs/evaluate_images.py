@@ -36,6 +36,7 @@ def describe(config: EvaluateRun) -> dict[str, Any]:
         "images": images,
         "crops": crops_text(dataset) if dataset else None,
         "measures_reconstructions": bool(config.tokenizer_path),
+        "measures_generator_loss": bool(config.generator_path),
         "uniformity_draws": config.uniformity_repeats if config.tokenizer_path else 0,
         "actors": config.pool.num_actors,
         "output_path": config.output_path,

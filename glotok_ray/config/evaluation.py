@@ -26,6 +26,13 @@ class EvaluateRun:
     """Training crops that are compared with, drawn by the seed; 0 takes all. Their features are held at once, 5 kB per
     crop.
     """
+    generator_path: str = field(default="", metadata={ADDED_LATER: ""})
+    """Folder of a finished generator: its loss on the codes of the validation crops is measured, with their labels and
+    with those of other classes. Its codes are made by tokenizer_path or, where that is empty, by the copy of the
+    tokenizer in this folder. Empty measures none.
+    """
+    generator_draws: int = field(default=4, metadata={ADDED_LATER: 4})
+    """Draws of noise and times per validation crop for an xAR's loss; the loss of a FAR has none."""
     output_path: str = field(default="runs/evaluation", metadata=FREE)
     """Folder that receives metrics.json and grids."""
     num_images: int = 0
@@ -41,7 +48,9 @@ class EvaluateRun:
     uniformity_repeats: int = 10
     """Draws over which Table 3's metrics are averaged."""
     seed: int = 0
-    """Seeds the uniformity draws, the baselines and the draw of training crops."""
+    """Seeds the uniformity draws, the baselines, the draw of training crops, and noise, times and wrong labels of a
+    generator's loss.
+    """
     pool: PoolConfig = field(default_factory=PoolConfig, metadata=FREE)
 
     def __post_init__(self) -> None:
@@ -50,4 +59,10 @@ class EvaluateRun:
             "training_images",
             self.training_images,
             "must be at least 0; 0 takes all",
+        )
+        require(
+            self.generator_draws >= 1,
+            "generator_draws",
+            self.generator_draws,
+            "must be at least 1",
         )

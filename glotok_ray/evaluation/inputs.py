@@ -17,6 +17,14 @@ from glotok_ray.data.recorded import (
 )
 from glotok_ray.data.records import DATASET, DatasetInfo, read_dataset
 from glotok_ray.evaluation.files import stored_images
+from glotok_ray.pretrained.generator import (
+    TOKENIZER_FOLDER,
+    check_fit,
+    check_scale,
+    find_tokenizer,
+    model_config,
+    read_facts,
+)
 from glotok_ray.pretrained.tokenizer import CONFIG_FILE, WEIGHTS_FILE, tokenizer_config
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
@@ -24,9 +32,9 @@ from glotok_ray.storage.artefact import ArtefactError
 
 def check_inputs(config: EvaluateRun) -> None:
     """Raise ValueError for paths that leave nothing to evaluate or nothing to compare with."""
-    if not config.tokenizer_path and not config.samples_path:
+    if not (config.tokenizer_path or config.samples_path or config.generator_path):
         raise ValueError(
-            "tokenizer_path and samples_path are empty: there is nothing to evaluate; give one"
+            "tokenizer_path, samples_path and generator_path are empty: there is nothing to evaluate; give one"
         )
     if not config.data_path:
         raise ValueError(
@@ -68,9 +76,12 @@ def check_present_inputs(config: EvaluateRun) -> Present:
         return Present(None, None, None)
     images = measured_images(config)
     has_tokenizer = not config.tokenizer_path or is_there(config.tokenizer_path)
+    has_generator = not config.generator_path or is_there(config.generator_path)
     samples = training = None
-    if is_there(config.samples_path) and has_tokenizer:
+    if is_there(config.samples_path) and has_tokenizer and has_generator:
         samples = measured_samples(config, images)
+    if config.generator_path and has_generator and has_tokenizer:
+        check_generator(config, images)
     if is_there(config.training_path):
         training = training_images(config, images, samples.image_size if samples else 0)
     if is_there(config.codes_path) and has_tokenizer:
@@ -80,11 +91,33 @@ def check_present_inputs(config: EvaluateRun) -> Present:
 
 def measured_images(config: EvaluateRun) -> DatasetInfo:
     """The facts of the validation shards; raises ArtefactError where the config asks for ADM's crops and they have
-    others, and when the tokenizer, if it is there, takes larger images.
+    others, and when the tokenizer that encodes them, if it is there, takes larger images.
     """
-    tokenizer = Path(config.tokenizer_path)
-    there = config.tokenizer_path and (tokenizer / CONFIG_FILE).is_file()
-    return check_images(config, tokenizer_config(tokenizer) if there else None)
+    tokenizer = encoding_tokenizer(config)
+    if tokenizer is None or not (tokenizer / CONFIG_FILE).is_file():
+        return check_images(config, None)
+    return check_images(config, tokenizer_config(tokenizer))
+
+
+def encoding_tokenizer(config: EvaluateRun) -> Path | None:
+    """The folder of the tokenizer that encodes the validation crops: the measured one, or else the one that lies with
+    the generator; None where nothing is encoded.
+    """
+    if config.tokenizer_path:
+        return Path(config.tokenizer_path)
+    return Path(config.generator_path) / TOKENIZER_FOLDER if config.generator_path else None
+
+
+def check_generator(config: EvaluateRun, dataset: DatasetInfo) -> None:
+    """Raise ArtefactError when the generator is unfinished, of other classes than the validation images of `dataset`,
+    or made on codes of another tokenizer than the one that encodes them.
+    """
+    folder = Path(config.generator_path)
+    artefact.read_manifest(folder, "generator")
+    check_classes(read_facts(folder)["classes"], str(folder), dataset.classes, config.data_path)
+    tokenizer = find_tokenizer(folder, config.tokenizer_path)
+    check_fit(model_config(folder), tokenizer_config(tokenizer))
+    check_scale(folder)
 
 
 def check_images(config: EvaluateRun, tokenizer: TokenizerConfig | None) -> DatasetInfo:
@@ -119,13 +152,21 @@ def measured_samples(config: EvaluateRun, dataset: DatasetInfo) -> DatasetInfo:
         )
     check_classes(samples.classes, str(folder), dataset.classes, config.data_path)
     check_side(dataset, Path(config.data_path), samples.image_size)
+    decoded_by = manifest["tokenizer_sha256"]
     if config.tokenizer_path:
         digest = _weights_digest(config)
-        if manifest["tokenizer_sha256"] != digest:
+        if decoded_by != digest:
             raise ArtefactError(
-                f"{folder}: decoded by tokenizer {manifest['tokenizer_sha256'][:12]}, but tokenizer_path = "
-                f"{config.tokenizer_path} is {digest[:12]}, whose reconstructions and baselines would stand beside "
-                "them; correct a path, or measure the samples alone, without tokenizer_path and codes_path"
+                f"{folder}: decoded by tokenizer {decoded_by[:12]}, but tokenizer_path = {config.tokenizer_path} is "
+                f"{digest[:12]}, whose reconstructions and baselines would stand beside them; correct a path, or "
+                "measure the samples alone, without tokenizer_path and codes_path"
+            )
+    elif config.generator_path:
+        digest = read_facts(Path(config.generator_path))["tokenizer_sha256"]
+        if decoded_by != digest:
+            raise ArtefactError(
+                f"{folder}: decoded by tokenizer {decoded_by[:12]}, but generator_path = {config.generator_path} "
+                f"learned codes of {digest[:12]}, so it drew none of them; correct a path"
             )
     return samples
 

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow
 import torch
-from jaxtyping import Float, Int32, UInt8
+from jaxtyping import Float, Int32, Int64, UInt8
+from torch import Tensor
 
 from glotok_ray.config.evaluation import EvaluateRun
 from glotok_ray.data.codes import stored_codes
@@ -21,9 +22,12 @@ from glotok_ray.data.transforms import center_crop
 from glotok_ray.devices import chosen_device
 from glotok_ray.evaluation.features import EfficientNetLite0Features, FeatureExtractor
 from glotok_ray.evaluation.files import read_images
+from glotok_ray.evaluation.generator_loss import Codes, build_generator_loss
+from glotok_ray.evaluation.inputs import encoding_tokenizer
 from glotok_ray.evaluation.plan import SAMPLES, TRAINING, VALIDATION, Block
+from glotok_ray.evaluation.retention import decoded_alone, has_retention
 from glotok_ray.metrics.reconstruction import psnr, ssim
-from glotok_ray.pretrained.tokenizer import load_tokenizer
+from glotok_ray.pretrained.tokenizer import load_tokenizer, read_tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -42,8 +46,9 @@ class MeasuredBlock(NamedTuple):
     kind: str
     features: Float[np.ndarray, "b d"]
     arrays: dict[str, np.ndarray]
-    """LABELS, "reconstruction_features", "psnr", "ssim", codes under their codebook's name, and kept images "inputs",
-    "images".
+    """LABELS, the arrays of GeneratorLoss, "reconstruction_features", "psnr", "ssim", codes under their codebook's
+    name, and kept images "inputs", "reconstructions", "images". Where there are several codebooks, each one's PSNR when
+    it is decoded alone ("retention_NAME_psnr") and kept images of that ("retention_NAME").
     """
 
 
@@ -67,10 +72,14 @@ class BlockMeasurement:
     ) -> None:
         self._config, self._extractor = config, extractor
         self._image_size, self._kept_images = image_size, kept_images
-        self._tokenizer = None
-        if config.tokenizer_path:
-            tokenizer = load_tokenizer(Path(config.tokenizer_path))
-            self._tokenizer = tokenizer.to(extractor.device)
+        self._tokenizer = self._generator_loss = None
+        if encoding := encoding_tokenizer(config):
+            # The copy that lies with a generator is a part of the generator's folder.
+            load = load_tokenizer if config.tokenizer_path else read_tokenizer
+            self._tokenizer = load(encoding).to(extractor.device)
+        if config.generator_path:
+            assert self._tokenizer is not None
+            self._generator_loss = build_generator_loss(config, self._tokenizer)
         logger.info(
             "features: %d numbers of %s (weights %s), images resized to %d x %d, %s",
             extractor.width,
@@ -132,7 +141,7 @@ class BlockMeasurement:
         crops = self._crops(rows, first.stop - first.start)
         for block, images in zip(blocks, crops, strict=True):
             own = labels[block.start - first.start : block.stop - first.start]
-            yield self._reconstructed(block, images, own)
+            yield self._measured(block, images, own)
 
     def _training(self, blocks: Sequence[Block]) -> Iterator[MeasuredBlock]:
         path = Path(self._config.training_path) / blocks[0].file
@@ -142,26 +151,52 @@ class BlockMeasurement:
         for images in self._crops(rows, blocks[0].stop - blocks[0].start):
             yield MeasuredBlock(TRAINING, self._extractor(images), {})
 
-    def _reconstructed(self, block: Block, images: Images, labels: Labels) -> MeasuredBlock:
-        """A block of validation images, with their reconstructions where there is a tokenizer."""
-        features = self._extractor(images)
-        if self._tokenizer is None:
-            return MeasuredBlock(block.kind, features, {LABELS: labels})
-        codes = self._tokenizer.look_up(to_model_range(images, self._extractor.device))
+    def _measured(self, block: Block, images: Images, labels: Labels) -> MeasuredBlock:
+        """A block of validation images, with what tokenizer and generator make of them where there are such."""
+        features, arrays = self._extractor(images), {LABELS: labels}
+        if self._tokenizer is not None:
+            reconstructs = bool(self._config.tokenizer_path)
+            # What it makes of codes that do not exist, the reconstruction's own check finds.
+            encode = self._tokenizer.look_up if reconstructs else self._tokenizer.encode
+            codes = encode(to_model_range(images, self._extractor.device))
+            if reconstructs:
+                arrays |= self._reconstructed(block, images, codes)
+            if self._generator_loss is not None:
+                ids = range(block.first_image, block.first_image + len(images))
+                arrays |= self._generator_loss(Codes(codes, labels, ids))
+        return MeasuredBlock(block.kind, features, arrays)
+
+    def _reconstructed(
+        self, block: Block, images: Images, codes: Int64[Tensor, "b k h w"]
+    ) -> dict[str, np.ndarray]:
+        """What the measured tokenizer made of a block."""
+        assert self._tokenizer is not None
         reconstructions = to_uint8(self._tokenizer.images_of(codes))
         model = self._tokenizer.config
         stored = stored_codes(codes.flatten(2).transpose(0, 1).cpu().numpy(), model)
         kept = self._kept(block)
         arrays: dict[str, Any] = {
-            LABELS: labels,
             "reconstruction_features": self._extractor(reconstructions),
             "psnr": psnr(images, reconstructions),
             "ssim": ssim(images, reconstructions),
             "inputs": images[:kept],
             "reconstructions": reconstructions[:kept],
         }
-        arrays |= dict(zip(model.names, stored, strict=True))
-        return MeasuredBlock(block.kind, features, arrays)
+        arrays |= self._retained(images, codes, kept)
+        return arrays | dict(zip(model.names, stored, strict=True))
+
+    def _retained(
+        self, images: Images, codes: Int64[Tensor, "b k h w"], kept: int
+    ) -> dict[str, np.ndarray]:
+        """What is left of a block in each codebook alone."""
+        assert self._tokenizer is not None
+        arrays: dict[str, np.ndarray] = {}
+        if has_retention(self._tokenizer.config):
+            for name, decoded in decoded_alone(self._tokenizer, codes).items():
+                alone = to_uint8(decoded)
+                arrays[f"retention_{name}_psnr"] = psnr(images, alone)
+                arrays[f"retention_{name}"] = alone[:kept]
+        return arrays
 
     def _decode(self, block: Block) -> Images:
         assert self._tokenizer is not None

@@ -20,12 +20,15 @@ from glotok_ray.data.records import DatasetInfo
 from glotok_ray.evaluation.files import BASELINES
 from glotok_ray.evaluation.inputs import (
     baseline_codes,
+    check_generator,
+    encoding_tokenizer,
     measured_images,
     measured_samples,
     measured_tokenizer,
     training_images,
 )
 from glotok_ray.metrics.baselines import PositionCounts, draw_uniform
+from glotok_ray.pretrained.tokenizer import tokenizer_config
 
 VALIDATION, SAMPLES, TRAINING = "validation", "samples", "training"
 # Blocks of a shard that an actor takes at once, so that images are decoded while the device works on those before.
@@ -56,7 +59,8 @@ def plan(config: EvaluateRun) -> tuple[list[Block], int]:
     dataset = measured_images(config)
     blocks = list(_validation_blocks(dataset, config))
     model = measured_tokenizer(config)
-    image_size = model.autoencoder.image_size if model else 0
+    encoding = encoding_tokenizer(config)
+    image_size = tokenizer_config(encoding).autoencoder.image_size if encoding else 0
     if config.samples_path:
         samples = measured_samples(config, dataset)
         image_size, num_samples = samples.image_size, samples.num_images
@@ -68,6 +72,8 @@ def plan(config: EvaluateRun) -> tuple[list[Block], int]:
             blocks += _baseline_blocks(config, model, num_samples)
         if config.training_path:
             blocks += _training_blocks(training_images(config, dataset, image_size), config)
+    if config.generator_path:
+        check_generator(config, dataset)
     return blocks, image_size
 
 

@@ -16,6 +16,7 @@ from glotok_ray.data.transforms import center_crop
 from glotok_ray.evaluation.codebook_metrics import code_metrics
 from glotok_ray.evaluation.features import EfficientNetLite0Features
 from glotok_ray.evaluation.files import read_images, stored_images
+from glotok_ray.evaluation.generator_loss import LOSS, SHUFFLED, UNLEARNED
 from glotok_ray.evaluation.measure import BlockMeasurement, build_measurement, merge
 from glotok_ray.evaluation.metrics import metrics_of
 from glotok_ray.evaluation.plan import SAMPLES, TRAINING, VALIDATION, Block, plan, units_of
@@ -28,6 +29,7 @@ from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.teacher.networks import weights_digest
 from tests.evaluation.tiny_inputs import TOKENIZER, settings, write_inputs
+from tests.small_data import small_pool
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +143,9 @@ def test_crops_of_originals_are_adm_s(inputs: Path, tmp_path: Path) -> None:
 
 
 def test_samples_alone_need_no_tokenizer(inputs: Path, tmp_path: Path) -> None:
-    config = settings(inputs, tmp_path, tokenizer_path="", codes_path="", training_path="")
+    config = settings(
+        inputs, tmp_path, tokenizer_path="", codes_path="", training_path="", generator_path=""
+    )
     blocks, image_size = plan(config)
     measure = measurement(config, image_size=image_size)
     merged = merge(found for unit in units_of(blocks) for found in measure(unit))
@@ -198,7 +202,9 @@ def test_density_is_that_of_what_the_look_up_compares(
 def test_training_crops_are_cut_and_measured_as_the_validation_crops(
     inputs: Path, tmp_path: Path
 ) -> None:
-    config = settings(inputs, tmp_path, tokenizer_path="", codes_path="", training_images=6)
+    config = settings(
+        inputs, tmp_path, tokenizer_path="", codes_path="", generator_path="", training_images=6
+    )
     measure = BlockMeasurement(config, SumExtractor(), image_size=8)
     units = [unit for unit in units_of(plan(config)[0]) if unit[0].kind == TRAINING]
     found = merge(block for unit in units for block in measure(unit))[TRAINING].features
@@ -219,7 +225,7 @@ def test_training_crops_are_cut_and_measured_as_the_validation_crops(
 
 
 def test_a_copied_sample_has_no_distance_to_its_training_crop(inputs: Path, tmp_path: Path) -> None:
-    config = settings(inputs, tmp_path, tokenizer_path="", codes_path="")
+    config = settings(inputs, tmp_path, tokenizer_path="", codes_path="", generator_path="")
     blocks, image_size = plan(config)
     measure = measurement(config, image_size=image_size)
     merged = merge(found for unit in units_of(blocks) for found in measure(unit))
@@ -228,3 +234,36 @@ def test_a_copied_sample_has_no_distance_to_its_training_crop(inputs: Path, tmp_
     metrics = metrics_of(merged, config, image_size, no_draws, num_classes=2)
     assert metrics["samples_nearest_training"]["value"] == pytest.approx(np.median(distances))
     assert metrics["validation_nearest_training"]["value"] > 0
+
+
+@pytest.mark.parametrize("architecture", ["xar", "far"])
+def test_a_generators_loss_is_of_the_codes_of_its_own_tokenizer(
+    inputs: Path, tmp_path: Path, architecture: str
+) -> None:
+    """With the tokenizer measured beside it, and with the copy in its folder; in blocks of any size."""
+    generator_path = str(inputs / architecture)
+    changes = {"samples_path": "", "codes_path": "", "training_path": ""}
+    beside = settings(inputs, tmp_path, generator_path=generator_path, **changes)
+    alone = settings(
+        inputs,
+        tmp_path,
+        tokenizer_path="",
+        generator_path=generator_path,
+        pool=small_pool(batch_size=3),
+        **changes,
+    )
+    results = []
+    for config in (beside, alone):
+        blocks, image_size = plan(config)
+        measure = BlockMeasurement(config, SumExtractor(), image_size=image_size)
+        results.append(merge(found for unit in units_of(blocks) for found in measure(unit)))
+    first, second = (merged[VALIDATION].arrays for merged in results)
+    assert "psnr" in first
+    assert "psnr" not in second
+    for name in (LOSS, SHUFFLED, UNLEARNED):
+        assert first[name].shape == (11,)
+        np.testing.assert_allclose(first[name], second[name], rtol=1e-5)
+    assert (first[LOSS] != first[SHUFFLED]).all()
+    metrics = metrics_of(results[1], alone, 16, no_draws, num_classes=2)
+    assert list(metrics) == [LOSS, SHUFFLED]
+    assert metrics[LOSS]["value"] == pytest.approx(second[LOSS].mean())
