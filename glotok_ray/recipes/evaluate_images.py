@@ -34,12 +34,16 @@ def xar_b() -> EvaluateRun:
 
 
 def quickstart() -> EvaluateRun:
-    """Reconstructions of the quickstart's validation crops, its samples and their two baselines."""
+    """Reconstructions of the quickstart's validation crops, the samples of xAR, their two baselines and nearest
+    training crops, and xAR's loss.
+    """
     return EvaluateRun(
         tokenizer_path="runs/quickstart/tokenizer",
         data_path="runs/quickstart/data/validation",
         samples_path="runs/quickstart/samples",
         codes_path="runs/quickstart/codes",
+        training_path="runs/quickstart/data/train",
+        generator_path="runs/quickstart/generator",
         output_path="runs/quickstart/evaluation",
         feature_size=128,
         uniformity_repeats=3,
@@ -50,11 +54,12 @@ def quickstart() -> EvaluateRun:
 
 
 def quickstart_far() -> EvaluateRun:
-    """The quickstart's samples of FAR."""
+    """The quickstart's samples of FAR, their nearest training crops, and FAR's loss."""
     changes = {
         "tokenizer_path": "",
         "codes_path": "",
         "samples_path": "runs/quickstart/far_samples",
+        "generator_path": "runs/quickstart/far",
         "output_path": "runs/quickstart/far_evaluation",
     }
     return override(quickstart(), changes)

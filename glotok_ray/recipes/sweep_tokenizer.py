@@ -34,6 +34,8 @@ def quickstart_reconstructions() -> EvaluateRun:
     changes = {
         "samples_path": "",
         "codes_path": "",
+        "training_path": "",
+        "generator_path": "",
         "num_images": 200,
         "uniformity_repeats": 1,
         "pool": PoolConfig(
