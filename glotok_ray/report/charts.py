@@ -103,13 +103,14 @@ def _drawn(line: Line, place: _Place) -> str:
     stride = -(-len(line.x) // _MOST_POINTS)
     kept = np.unique(np.append(np.arange(0, len(line.x), stride), len(line.x) - 1))
     corners = [(place.x(line.x[index]), place.y(line.y[index])) for index in kept]
+    style = line.style.replace(" dots", "")
     path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in corners)
     area = f"{path}V{_SIDE:.0f}H{corners[0][0]:.1f}Z"
-    filled = f'<path class="area {line.style}" d="{area}"/>' if line.filled else ""
+    filled = f'<path class="area {style}" d="{area}"/>' if line.filled else ""
     # A line without length has round ends, and is a dot of any size in a stretched drawing.
     dots = "".join(f"M{x:.1f} {y:.1f}h0" for x, y in corners)
     marked = f'<path class="dots {line.style}" d="{dots}"/>' if "dots" in line.style else ""
-    return f'{filled}<path class="line {line.style}" d="{path}"/>{marked}'
+    return f'{filled}<path class="line {style}" d="{path}"/>{marked}'
 
 
 def _key(lines: Sequence[Line]) -> str:
@@ -148,4 +149,5 @@ def _decades(values: ndarray) -> tuple[list[float], tuple[float, float]]:
 def _tick(value: float) -> str:
     if abs(value) >= 1e6 or 0 < abs(value) < 1e-4:
         return f"{value:.0e}"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.6g}"
+    shown = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.6g}"
+    return shown.replace("-", "\u2212")

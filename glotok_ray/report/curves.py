@@ -3,7 +3,7 @@
 Read next: glotok_ray/report/charts.py
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -63,7 +63,9 @@ def metric_chart(name: str, logs: Mapping[str, MetricLog], title: str = "") -> s
         alt=f"{title} over training steps",
         x_label="step",
         y_label=title,
-        logarithmic=len(values) > 0 and values.min() > 0 and values.max() > _LOG_RANGE * values.min(),
+        logarithmic=len(values) > 0
+        and values.min() > 0
+        and values.max() > _LOG_RANGE * values.min(),
     )
     return chart(lines, frame)
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from glotok_ray.report.curves import all_metric_charts, usage_chart
+from glotok_ray.report.headlines import GENERATORS, Source
 from glotok_ray.report.inputs import ReportInputs
 from glotok_ray.report.markup import ImageFormat, absent, number, table, text
 
@@ -40,11 +41,55 @@ def metrics(inputs: ReportInputs, _: ImageFormat) -> str:
             f'<td class="protocol">{text(entry["protocol"])}</td></tr>'
         )
     columns = ("Metric", "Value", "How it was measured")
-    return "".join(
+    tables = "".join(
         f"<h3>{text(group)}</h3>{table(columns, rows, 'metrics')}"
         for group, rows in groups.items()
         if rows
     )
+    return f"<p>{text(_summary(inputs))}</p>{tables}"
+
+
+def _summary(inputs: ReportInputs) -> str:
+    """One paragraph in plain sentences, from whatever the run has."""
+    seconds = sum(float(stage["seconds"]) for stage in inputs.stages)
+    parts = ["A GloTok image tokenizer and generators on its codes, trained and measured"]
+    if inputs.stages:
+        parts[0] += f" in {seconds / 60:.1f} minutes over {len(inputs.stages)} stages"
+    parts[0] += "."
+    source = Source(inputs.metrics)
+    psnr, ssim = source.value("reconstruction_psnr"), source.value("reconstruction_ssim")
+    if psnr is not None and ssim is not None:
+        parts.append(
+            "Validation crops, held out from training, come back at "
+            f"{psnr:.2f} dB PSNR and {ssim:.3f} SSIM."
+        )
+    if inputs.relation:
+        initial, final = (number(inputs.relation[name]) for name in ("kl_initial", "kl_final"))
+        parts.append(
+            "The divergence of the semantic codebook's cosine histogram from the teacher's went "
+            f"from {initial} to {final}."
+        )
+    return " ".join([*parts, *_verdicts(source)])
+
+
+def _verdicts(source: Source) -> list[str]:
+    """What the distances say of each generator's samples."""
+    uniform, marginal = (
+        source.value(f"baseline_{name}_fd_effnet") for name in ("uniform", "marginal")
+    )
+    if uniform is None or marginal is None:
+        return []
+    sentences = []
+    for model, prefix in GENERATORS.items():
+        sample = source.value(f"{prefix}samples_fd_effnet")
+        if sample is not None:
+            verdict = "closer" if sample < min(uniform, marginal) else "not closer"
+            sentences.append(
+                f"Samples of {model} lie at FD-EffNet {sample:.1f} from the validation crops, {verdict} than both "
+                f"baselines through the same decoder (uniform codes {uniform:.1f}, marginal codes {marginal:.1f}); "
+                "lower is better."
+            )
+    return sentences
 
 
 def every_curve(inputs: ReportInputs, _: ImageFormat) -> str:
@@ -59,7 +104,9 @@ def every_curve(inputs: ReportInputs, _: ImageFormat) -> str:
     for name, log in logs.items():
         drawn = "".join(f"<figure>{drawing}</figure>" for drawing in all_metric_charts(log))
         empty = absent(f"This run has no metrics.jsonl of its training: {name}.")
-        parts.append(f"<h3>{name}</h3>" + (f'<div class="charts">{drawn}</div>' if drawn else empty))
+        parts.append(
+            f"<h3>{name}</h3>" + (f'<div class="charts">{drawn}</div>' if drawn else empty)
+        )
     return "".join(parts)
 
 
@@ -68,7 +115,9 @@ def usage(inputs: ReportInputs, _: ImageFormat) -> str:
     drawing = usage_chart(inputs.code_counts)
     if not drawing:
         return absent("This run has no code counts.")
-    caption = "How often each code occurs in the validation crops, most frequent first; dashed: even use."
+    caption = (
+        "How often each code occurs in the validation crops, most frequent first; dashed: even use."
+    )
     return f'<figure class="wide">{drawing}<figcaption>{caption}</figcaption></figure>'
 
 

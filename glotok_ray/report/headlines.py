@@ -3,7 +3,7 @@
 The page and the terminal show the same. Read next: glotok_ray/report/sections.py
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -64,9 +64,8 @@ def percent(share: float) -> str:
 
 
 def _reconstruction(source: Source) -> Headline:
-    psnr, deviation = source.value("reconstruction_psnr"), source.deviation("reconstruction_psnr")
-    spread = "" if deviation is None else f" ± {deviation:.1f}"
-    values = {} if psnr is None else {"": f"{psnr:.1f}{spread} dB"}
+    psnr = source.value("reconstruction_psnr")
+    values = {} if psnr is None else {"": f"{psnr:.1f} dB"}
     alone = [
         f"from the {branch} codes alone {value:.1f} dB"
         for branch in ("visual", "semantic")
@@ -79,12 +78,14 @@ def _reconstruction(source: Source) -> Headline:
 def _own_class(source: Source) -> Headline:
     name = "samples_own_class"
     parts = []
-    if (chance := source.chance(name)) is not None:
+    for chance in list(_of_models(source, name, source.chance).values())[:1]:
         parts.append(f"chance {percent(chance)}")
     if (ceiling := source.value("validation_own_class")) is not None:
         parts.append(f"real crops {percent(ceiling)}")
     values = {model: percent(value) for model, value in _of_models(source, name).items()}
-    return Headline("Samples that look most like their own class", values, _sentence("; ".join(parts)))
+    return Headline(
+        "Samples that look most like their own class", values, _sentence("; ".join(parts))
+    )
 
 
 def _distance(source: Source) -> Headline:
@@ -105,8 +106,16 @@ def _distance(source: Source) -> Headline:
 def _labels_matter(source: Source) -> Headline:
     values = {m: f"{value:.3f}" for m, value in _of_models(source, "generator_loss").items()}
     shuffled = _of_models(source, "generator_loss_shuffled_labels")
-    others = ", ".join(f"{model} {value:.3f}" for model, value in shuffled.items())
-    beside = f"With shuffled labels {others}." if others else ""
+    unlearned = _of_models(source, "generator_loss", source.chance)
+    parts = [
+        f"{what} {' and '.join(f'{value:.3f}' for value in found.values())}"
+        for what, found in (
+            ("with the label of another class", shuffled),
+            ("knowing nothing", unlearned),
+        )
+        if found
+    ]
+    beside = _sentence("; ".join([*parts, "lower is better"]))
     return Headline("Loss on crops never trained on, with their label", values, beside)
 
 
@@ -129,8 +138,12 @@ def _relation(source: Source) -> Headline:
     return Headline(what, values, _sentence("; ".join(parts)))
 
 
-def _of_models(source: Source, name: str) -> dict[str, float]:
-    found = {model: source.value(f"{prefix}{name}") for model, prefix in GENERATORS.items()}
+def _of_models(
+    source: Source, name: str, read: Callable[[str], float | None] | None = None
+) -> dict[str, float]:
+    """What `read` finds, by default the value, of every generator that has it."""
+    read = read or source.value
+    found = {model: read(f"{prefix}{name}") for model, prefix in GENERATORS.items()}
     return {model: value for model, value in found.items() if value is not None}
 
 

@@ -41,4 +41,3 @@ def differences(pairs: ImagePairs) -> UInt8[ndarray, "n h w 3"]:
     """Reconstruction minus input, enlarged by DIFFERENCE_FACTOR around middle grey, which is no difference."""
     signed = pairs.reconstructions.astype(np.int16) - pairs.inputs.astype(np.int16)
     return (128 + DIFFERENCE_FACTOR * signed).clip(0, 255).astype(np.uint8)
-

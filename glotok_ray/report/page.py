@@ -55,14 +55,16 @@ def _render(inputs: ReportInputs, images: ImageFormat) -> str:
                 f'<section id="{name}"><details><summary>{text(section.heading)}</summary>{content}</details></section>'
             )
         else:
-            shown.append(f'<section id="{name}"><h2>{text(section.heading)}</h2>{content}</section>')
+            shown.append(
+                f'<section id="{name}"><h2>{text(section.heading)}</h2>{content}</section>'
+            )
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta name="color-scheme" content="light dark">'
         f"<title>{text(inputs.title)}</title><style>{STYLE}</style></head><body><main>"
-        f"{_header(inputs)}{_missing(inputs)}{''.join(shown)}"
-        f'<div class="folded"><h2>Everything else</h2>{"".join(folded)}</div>{_links()}</main></body></html>\n'
+        f"{_header(inputs)}{_links()}{''.join(shown)}"
+        f'<div class="folded"><h2>Everything else</h2>{_missing(inputs)}{"".join(folded)}</div></main></body></html>\n'
     )
 
 
@@ -102,8 +104,12 @@ def _lead(inputs: ReportInputs) -> str:
 def _cards(inputs: ReportInputs) -> list[_Card]:
     source, cards = Source(inputs.metrics), []
     if (psnr := source.value("reconstruction_psnr")) is not None:
-        cards.append(_Card(f"{psnr:.1f} dB", "PSNR of crops that were never trained on, after decoding"))
-    own = {model: source.value(f"{prefix}samples_own_class") for model, prefix in GENERATORS.items()}
+        cards.append(
+            _Card(f"{psnr:.1f} dB", "PSNR of crops that were never trained on, after decoding")
+        )
+    own = {
+        model: source.value(f"{prefix}samples_own_class") for model, prefix in GENERATORS.items()
+    }
     own = {model: value for model, value in own.items() if value is not None}
     if own:
         chance = source.chance("samples_own_class")
@@ -123,7 +129,8 @@ def _cards(inputs: ReportInputs) -> list[_Card]:
 
 def _links() -> str:
     links = "".join(
-        f'<a href="#{name}">{text(section.heading)}</a>' for name, section in SECTIONS.items()
+        f'<a href="#{name}" class="{"desk" if section.is_folded else ""}">{text(section.link)}</a>'
+        for name, section in SECTIONS.items()
     )
     return f'<nav aria-label="Sections">{links}</nav>'
 

@@ -21,11 +21,11 @@ from glotok_ray.report.pictures import class_name
 MOST_BYTES = 300_000
 _COLUMNS = 10
 _SAMPLE_ROWS = 2
-# Drawn at twice the size that a page shows it at. From the largest until the file is small enough.
-_SIDES = (128, 112, 96, 80, 64)
+# Pixels of an image's side, from the largest until the file is small enough.
+_SIDES = (96, 80, 64, 48)
 _COLOURS = 256
 _GAP, _GROUP_GAP, _MARGIN, _NAMES = 4, 18, 20, 150
-_FONT_SIZE, _SMALL_FONT_SIZE = 17, 14
+_FONT_SIZE, _SMALL_FONT_SIZE, _SMALLEST_FONT_SIZE = 17, 14, 10
 _PAPER, _INK, _SOFT = (255, 255, 255), (29, 33, 38), (92, 101, 112)
 
 
@@ -41,7 +41,7 @@ class _Group(NamedTuple):
 
 def write_picture(path: Path, inputs: ReportInputs) -> bool:
     """Write the PNG, of less than MOST_BYTES; False where the run has no images to show."""
-    groups = [group for group in _groups(inputs) if any(any_image(row) for row in group.rows)]
+    groups = [group for group in _groups(inputs) if any(_has_image(row) for row in group.rows)]
     if not groups:
         return False
     encoded = b""
@@ -54,8 +54,7 @@ def write_picture(path: Path, inputs: ReportInputs) -> bool:
     return True
 
 
-def any_image(row: Sequence[ndarray | None]) -> bool:
-    """Whether a row has an image."""
+def _has_image(row: Sequence[ndarray | None]) -> bool:
     return any(image is not None for image in row)
 
 
@@ -113,12 +112,21 @@ def _draw(groups: Sequence[_Group], side: int) -> Image.Image:
 
 
 def _draw_heads(pen: ImageDraw.ImageDraw, heads: Sequence[str], top: int, side: int) -> None:
-    font = ImageFont.load_default(size=_SMALL_FONT_SIZE)
     for column, name in enumerate(heads):
-        while name and font.getlength(name) > side:
-            name = name[:-2].rstrip() + "\u2026" if len(name) > 2 else ""
+        name, font = _fitting(name, side)
         middle = _MARGIN + _NAMES + column * (side + _GAP) + side // 2
         pen.text((middle, top), name, fill=_SOFT, font=font, anchor="ma")
+
+
+def _fitting(name: str, width: int) -> tuple[str, ImageFont.FreeTypeFont | ImageFont.ImageFont]:
+    """The name in a font of at most `width` pixels; one that is too long even in the smallest is cut."""
+    for size in range(_SMALL_FONT_SIZE, _SMALLEST_FONT_SIZE - 1, -1):
+        font = ImageFont.load_default(size=size)
+        if font.getlength(name) <= width:
+            return name, font
+    while len(name) > 1 and font.getlength(f"{name}\u2026") > width:
+        name = name[:-1].rstrip()
+    return f"{name}\u2026", font
 
 
 def _draw_group(
@@ -137,10 +145,7 @@ def _draw_group(
 
 
 def _png(image: Image.Image) -> bytes:
-    """All colours where they fit, else a palette."""
-    for drawn in (image, image.quantize(_COLOURS, dither=Image.Dither.NONE)):
-        stream = io.BytesIO()
-        drawn.save(stream, "PNG", optimize=True)
-        if stream.tell() < MOST_BYTES:
-            break
+    """With a palette of 256 colours, which makes the file a third as large."""
+    stream = io.BytesIO()
+    image.quantize(_COLOURS).save(stream, "PNG", optimize=True)
     return stream.getvalue()

@@ -111,9 +111,7 @@ def samples(inputs: ReportInputs, images: ImageFormat) -> str:
     ]
     present = [found for found in sets if found is not None]
     heads = "".join(f"<div>{text(found.name)}</div>" for found in present)
-    rows = "".join(
-        _class_row(inputs, label, present, images) for label in inputs.shown_classes
-    )
+    rows = "".join(_class_row(inputs, label, present, images) for label in inputs.shown_classes)
     return (
         f'<p class="soft">{text(_samples_note(inputs))}</p>'
         f'<div class="classes" style="--columns:{_column_widths(present)}">'
@@ -121,9 +119,7 @@ def samples(inputs: ReportInputs, images: ImageFormat) -> str:
     )
 
 
-def _set(
-    name: str, columns: int, per_class: int, found: LabelledImages | None
-) -> _Set | None:
+def _set(name: str, columns: int, per_class: int, found: LabelledImages | None) -> _Set | None:
     if found is None:
         return None
     return _Set(name, columns, by_class(found.labels, per_class=per_class), found)
@@ -148,9 +144,7 @@ def _column_widths(sets: Sequence[_Set]) -> str:
     return f"var(--names) {' '.join(widths)}"
 
 
-def _class_row(
-    inputs: ReportInputs, label: int, sets: Sequence[_Set], images: ImageFormat
-) -> str:
+def _class_row(inputs: ReportInputs, label: int, sets: Sequence[_Set], images: ImageFormat) -> str:
     name = class_name(inputs, label)
     parts = []
     for found in sets:
@@ -170,4 +164,4 @@ def _class_row(
 def class_name(inputs: ReportInputs, label: int) -> str:
     """The name of a class; its number where the run has no names."""
     known = label < len(inputs.class_names)
-    return str(inputs.class_names[label]) if known else f"class {label}"
+    return str(inputs.class_names[label]).replace("_", " ") if known else f"class {label}"

@@ -3,16 +3,13 @@
 Read next: glotok_ray/report/sections.py
 """
 
-from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from glotok_ray.report.curves import relation_chart
-from glotok_ray.report.headlines import Source, percent
+from glotok_ray.report.headlines import Source
 from glotok_ray.report.inputs import ReportInputs
-from glotok_ray.report.markup import ImageFormat, absent, number, table, text
+from glotok_ray.report.markup import ImageFormat, absent, table, text
 from glotok_ray.report.metric_log import last_value
-
-_BRANCH = "semantic"
 
 
 class _Value(NamedTuple):
@@ -22,22 +19,78 @@ class _Value(NamedTuple):
     deviation: float | None = None
 
 
-class _Row(NamedTuple):
-    """One measure of both tokenizers."""
+class _Measure(NamedTuple):
+    """One line of the table: what is read of both tokenizers, and how it is shown."""
 
     what: str
     meaning: str
+    lower_is_better: bool
+    shown: str
+    """A format of Python."""
+    metric: str = ""
+    """Its name in metrics.json."""
+    logged: str = ""
+    """Its name in metrics.jsonl, where it is measured in training alone."""
+
+
+class _Row(NamedTuple):
+    """A measure of both tokenizers."""
+
+    measure: _Measure
     with_loss: _Value | None
     without_loss: _Value | None
-    lower_is_better: bool
-    shown: Callable[[float], str] = number
+
+
+_DIVERGENCE = _Measure("Distance to the teacher", "KL divergence; lower is closer", True, "{:.3g}")
+_MEASURES = (
+    _Measure(
+        "Unevenness",
+        "density CV, Table 3; lower is more even",
+        True,
+        "{:.3f}",
+        metric="semantic_tsne_density_cv",
+    ),
+    _Measure(
+        "Inequality",
+        "density Gini, Table 3; lower is more even",
+        True,
+        "{:.3f}",
+        metric="semantic_tsne_gini",
+    ),
+    _Measure(
+        "Evenness",
+        "density entropy, Table 3; 1 is even",
+        False,
+        "{:.4f}",
+        metric="semantic_tsne_normalized_entropy",
+    ),
+    _Measure(
+        "Near duplicates",
+        "codes with another one beside them",
+        True,
+        "{:.1%}",
+        logged="eval/semantic_duplicates",
+    ),
+    _Measure("Codes in use", "in the validation crops", False, "{:.0%}", metric="semantic_usage"),
+    _Measure(
+        "Reconstruction",
+        "PSNR in dB, \u00b1 over crops; higher is better",
+        False,
+        "{:.2f}",
+        metric="reconstruction_psnr",
+    ),
+)
 
 
 def relation(inputs: ReportInputs, _: ImageFormat) -> str:
     """Histograms in one plot and the measures of both codebooks in a table."""
     if inputs.relation is None:
         return absent("This run has no relation histograms.")
-    twin = "" if inputs.twin_relation else absent("This run has no tokenizer without the relation loss.")
+    twin = (
+        ""
+        if inputs.twin_relation
+        else absent("This run has no tokenizer without the relation loss.")
+    )
     return (
         f"<p>{text(verdict(inputs))}</p>{twin}"
         f'<div class="halves"><figure>{relation_chart(inputs.relation, inputs.twin_relation)}<figcaption>Cosines '
@@ -74,12 +127,15 @@ def relation_gain(inputs: ReportInputs) -> float | None:
 
 def _comparison(inputs: ReportInputs) -> str:
     rows = [row for row in _rows(inputs) if row.with_loss or row.without_loss]
-    bold = any(_better(row) for row in rows)
-    body = [_line(row) for row in rows]
-    note = "Bold: the better one, where the difference exceeds both deviations (±)." if bold else ""
+    bold = any(_better(row) is not None for row in rows)
+    note = (
+        "Bold: the better one, where the difference exceeds both deviations (\u00b1)."
+        if bold
+        else ""
+    )
     note = f'<p class="soft">{note}</p>' if note else ""
     heads = ("Semantic codebook", "With the loss", "Without")
-    return f"<div>{table(heads, body, 'twins')}{note}</div>"
+    return f"<div>{table(heads, map(_line, rows), 'twins')}{note}</div>"
 
 
 def _line(row: _Row) -> str:
@@ -88,14 +144,15 @@ def _line(row: _Row) -> str:
         f'<td class="number{" better" if better is side else ""}">{_shown(row, value)}</td>'
         for side, value in ((True, row.with_loss), (False, row.without_loss))
     )
-    return f"<tr><td>{text(row.what)}<small>{text(row.meaning)}</small></td>{cells}</tr>"
+    what = f"{text(row.measure.what)}<small>{text(row.measure.meaning)}</small>"
+    return f"<tr><td>{what}</td>{cells}</tr>"
 
 
 def _shown(row: _Row, value: _Value | None) -> str:
     if value is None:
         return "\u2013"
-    spread = "" if value.deviation is None else f"<small>± {value.deviation:.1g}</small>"
-    return f"{text(row.shown(value.mean))}{spread}"
+    spread = "" if value.deviation is None else f"<small>\u00b1 {value.deviation:.2g}</small>"
+    return f"{row.measure.shown.format(value.mean).replace('%', ' %')}{spread}"
 
 
 def _better(row: _Row) -> bool | None:
@@ -104,39 +161,22 @@ def _better(row: _Row) -> bool | None:
         return None
     difference = row.with_loss.mean - row.without_loss.mean
     noise = sum(value.deviation or 0 for value in (row.with_loss, row.without_loss))
-    return None if abs(difference) <= noise else (difference < 0) is row.lower_is_better
+    return None if abs(difference) <= noise else (difference < 0) is row.measure.lower_is_better
 
 
-def _rows(inputs: ReportInputs) -> Sequence[_Row]:
-    source = Source(inputs.metrics)
-
-    def measured(name: str) -> tuple[_Value | None, _Value | None]:
-        names = (name, f"twin_{name}")
-        found = ((source.value(key), source.deviation(key)) for key in names)
-        first, second = (None if mean is None else _Value(mean, std) for mean, std in found)
-        return first, second
-
-    def logged(name: str) -> tuple[_Value | None, _Value | None]:
-        found = (last_value(log, name) for log in (inputs.tokenizer_log, inputs.twin_log))
-        first, second = (None if value is None else _Value(value) for value in found)
-        return first, second
-
-    twin = inputs.twin_relation
-    divergences = (
-        None if inputs.relation is None else _Value(inputs.relation["kl_final"]),
-        None if twin is None else _Value(twin["kl_final"]),
-    )
-    evenness = f"{_BRANCH}_tsne"
-    return (
-        _Row("Distance to the teacher", "KL divergence; lower is closer", *divergences, True, "{:.3g}".format),
-        _Row("Density, unevenness", "variation, Table 3; lower is more even", *measured(f"{evenness}_density_cv"), True, "{:.3f}".format),
-        _Row("Density, inequality", "Gini, Table 3; lower is more even", *measured(f"{evenness}_gini"), True, "{:.3f}".format),
-        _Row("Density, entropy", "Table 3; 1 is even", *measured(f"{evenness}_normalized_entropy"), False, "{:.4f}".format),
-        _Row("Near duplicates", "codes with another one almost on top", *logged(f"eval/{_BRANCH}_duplicates"), True, _percent),
-        _Row("Codes in use", "in the validation crops", *measured(f"{_BRANCH}_usage"), False, percent),
-        _Row("Reconstruction", "PSNR in dB; higher is better", *measured("reconstruction_psnr"), False, "{:.2f}".format),
-    )
+def _rows(inputs: ReportInputs) -> list[_Row]:
+    relations = (inputs.relation, inputs.twin_relation)
+    first, second = (None if found is None else _Value(found["kl_final"]) for found in relations)
+    return [_Row(_DIVERGENCE, first, second), *(_row(measure, inputs) for measure in _MEASURES)]
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
+def _row(measure: _Measure, inputs: ReportInputs) -> _Row:
+    if measure.logged:
+        logs = (inputs.tokenizer_log, inputs.twin_log)
+        found = [(last_value(log, measure.logged), None) for log in logs]
+    else:
+        source = Source(inputs.metrics)
+        names = (measure.metric, f"twin_{measure.metric}")
+        found = [(source.value(name), source.deviation(name)) for name in names]
+    first, second = (None if mean is None else _Value(mean, std) for mean, std in found)
+    return _Row(measure, first, second)

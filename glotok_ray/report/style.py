@@ -4,14 +4,14 @@ STYLE = """
 :root {
   color-scheme: light dark;
   --page: #fbfbf9; --card: #ffffff; --ink: #1b1f24; --soft: #5b646e; --line: #e3e5e8;
-  --accent: #1f6fc4; --warn: #a3480d;
+  --accent: #1f6fc4; --warn: #a3480d; --edge: #0000000f;
   --first: #1f6fc4; --second: #d9601a; --third: #7b8794; --fourth: #8b4fc0; --teacher: #aab4bf;
-  --gap: .3rem; --names: 8rem; --set-gap: 1.25rem;
+  --gap: .3rem; --names: 9.25rem; --set-gap: 1.25rem;
 }
 @media (prefers-color-scheme: dark) {
   :root {
     --page: #121519; --card: #1a1e23; --ink: #e9ebee; --soft: #a0a9b3; --line: #2c3238;
-    --accent: #74b4f6; --warn: #f0a35e;
+    --accent: #74b4f6; --warn: #f0a35e; --edge: #ffffff14;
     --first: #66aef8; --second: #f58b4c; --third: #8d98a4; --fourth: #c294ec; --teacher: #4b5661;
   }
 }
@@ -35,7 +35,7 @@ p { max-width: 46rem; margin: 0 0 1rem; }
 small { display: block; color: var(--soft); font-size: .8rem; font-weight: 400; line-height: 1.4; }
 a { color: var(--accent); text-decoration: none; }
 a:hover, a:focus-visible { text-decoration: underline; }
-section { margin-top: 3.5rem; scroll-margin-top: 1rem; }
+section { margin-top: 3rem; scroll-margin-top: 1rem; }
 figure { margin: 0; min-width: 0; }
 .phone { display: none; }
 
@@ -49,14 +49,20 @@ figure { margin: 0; min-width: 0; }
 }
 .card span { display: block; color: var(--soft); font-size: .875rem; line-height: 1.4; }
 
-img { display: block; width: 100%; height: auto; border-radius: .3rem; background: var(--line); }
+img {
+  display: block; width: 100%; height: auto; border-radius: .3rem;
+  background: var(--line); outline: 1px solid var(--edge); outline-offset: -1px;
+}
 .band {
   display: grid; grid-template-columns: var(--names) repeat(8, minmax(0, 1fr));
   gap: var(--gap); align-items: center; margin-bottom: 1rem;
 }
 .name { font-weight: 600; line-height: 1.3; padding-right: .5rem; }
 .strip { display: grid; grid-template-columns: repeat(8, minmax(0, 1fr)); gap: var(--gap); }
-.class { display: grid; grid-template-columns: var(--columns); gap: var(--set-gap); align-items: center; padding: .6rem 0; }
+.class {
+  display: grid; grid-template-columns: var(--columns); gap: var(--set-gap);
+  align-items: center; padding: .6rem 0;
+}
 .class + .class { border-top: 1px solid var(--line); }
 .class h3 { margin: 0; overflow-wrap: anywhere; }
 .heads { padding: 0 0 .25rem; font-weight: 600; color: var(--soft); font-size: .9rem; }
@@ -65,10 +71,11 @@ img { display: block; width: 100%; height: auto; border-radius: .3rem; backgroun
 .halves { display: grid; grid-template-columns: minmax(0, 6fr) minmax(0, 5fr); gap: 2rem; align-items: start; }
 .charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(17rem, 1fr)); gap: 1rem; }
 .wide { max-width: 46rem; }
-figcaption { margin-top: .75rem; line-height: 1.4; }
+figcaption { margin-top: .75rem; line-height: 1.45; }
+.charts figcaption { margin: 0 0 .4rem; color: var(--ink); font-weight: 600; }
 .chart { font-size: .78rem; line-height: 1.2; color: var(--soft); font-variant-numeric: tabular-nums; }
 .plot { position: relative; height: 10rem; margin: .5rem .6rem 1.4rem 3.2rem; border-bottom: 1px solid var(--third); }
-.halves .plot, .wide .plot { height: 17rem; }
+.halves .plot, .wide .plot { height: 19rem; }
 .plot svg { display: block; width: 100%; height: 100%; overflow: visible; }
 .plot span { position: absolute; white-space: nowrap; }
 .plot .y { right: calc(100% + .5rem); transform: translateY(-50%); }
@@ -83,7 +90,10 @@ figcaption { margin-top: .75rem; line-height: 1.4; }
 .plot .faint { opacity: .3; stroke-width: 1; }
 .first { color: var(--first); } .second { color: var(--second); } .third { color: var(--third); }
 .fourth { color: var(--fourth); } .teacher { color: var(--teacher); }
-.key { display: flex; flex-wrap: wrap; gap: .3rem 1.1rem; margin: .6rem 0 0; padding: 0; list-style: none; font-size: .85rem; color: var(--ink); }
+.key {
+  display: flex; flex-wrap: wrap; gap: .3rem 1.1rem; margin: .6rem 0 0; padding: 0;
+  list-style: none; font-size: .85rem; color: var(--ink);
+}
 .key li { display: flex; align-items: center; gap: .45rem; }
 .key i { width: 1.3rem; height: 0; border-top: 2.5px solid currentColor; }
 .key i.dashed { border-top-style: dashed; }
@@ -94,7 +104,9 @@ th, td { text-align: left; vertical-align: top; padding: .6rem 1rem .6rem 0; bor
 th { color: var(--soft); font-weight: 600; font-size: .82rem; }
 td.number { white-space: nowrap; font-variant-numeric: tabular-nums; }
 td.better, .headlines td.number { font-weight: 650; }
-.headlines td:first-child { width: 24rem; }
+.headlines td:first-child { width: 23rem; }
+.headlines td.number { min-width: 5rem; }
+.twins { margin-bottom: .75rem; }
 .beside, .protocol { color: var(--soft); font-size: .87rem; }
 .metrics td:first-child { width: 13rem; }
 .versions { max-width: 42rem; }
@@ -109,9 +121,16 @@ summary { cursor: pointer; padding: .7rem 0; font-weight: 600; }
 summary:hover { color: var(--accent); }
 details[open] { padding-bottom: 1.5rem; }
 #reconstructions summary { color: var(--accent); font-weight: 400; font-size: .9rem; }
-.missing { margin: 1rem 0; padding: .2rem 0 .2rem .9rem; border-left: 3px solid var(--warn); color: var(--warn); font-size: .9rem; }
+.missing {
+  margin: 1rem 0; padding: .2rem 0 .2rem .9rem; border-left: 3px solid var(--warn);
+  color: var(--warn); font-size: .9rem;
+}
 .missing ul { margin: .2rem 0; padding-left: 1.1rem; }
-nav { display: flex; flex-wrap: wrap; gap: .35rem 1.1rem; margin-top: 2rem; font-size: .85rem; }
+nav {
+  display: flex; flex-wrap: wrap; gap: .35rem 1.1rem; margin-top: 1.75rem;
+  padding-top: 1rem; border-top: 1px solid var(--line); font-size: .875rem;
+}
+nav .desk { color: var(--soft); }
 
 @media (max-width: 44rem) {
   main { padding: 1.5rem 1rem 3rem; }
@@ -125,13 +144,25 @@ nav { display: flex; flex-wrap: wrap; gap: .35rem 1.1rem; margin-top: 2rem; font
   .band { grid-template-columns: repeat(4, minmax(0, 1fr)); }
   .band .name { grid-column: 1 / -1; margin-top: .35rem; }
   .band .name small { display: inline; margin-left: .5rem; }
-  .heads { display: none; }
   .class { display: block; padding: 1rem 0; }
+  .class.heads { display: none; }
+  .class.heads + .class { border: 0; }
   .set, .strip { grid-template-columns: repeat(4, minmax(0, 1fr)); }
   .halves { grid-template-columns: minmax(0, 1fr); gap: 1.25rem; }
   .halves .plot, .wide .plot { height: 13rem; }
   .card, .charts figure, .wide, .halves figure { padding: .85rem; }
-  .headlines thead, .metrics thead, .stages thead { display: none; }
+  .headlines tr {
+    display: grid; grid-template-columns: minmax(0, 1fr) 4.2rem 4.2rem; column-gap: .6rem;
+    padding: .6rem 0; border-bottom: 1px solid var(--line);
+  }
+  .headlines td, .headlines td:first-child, .headlines th { width: auto; padding: 0; border: 0; }
+  .headlines td.number { min-width: 0; text-align: right; }
+  .headlines th:not(:first-child) { text-align: right; }
+  .headlines th:last-child { display: none; }
+  .headlines td[colspan] { grid-column: span 2; }
+  .headlines .beside { grid-column: 1 / -1; margin-top: .15rem; }
+  .twins td, .twins th { padding-right: .5rem; }
+  .metrics thead, .stages thead { display: none; }
   .metrics tr, .stages tr { display: block; padding: .6rem 0; border-bottom: 1px solid var(--line); }
   .metrics td, .stages td { display: block; width: auto; border: 0; padding: .05rem 0; }
 }
