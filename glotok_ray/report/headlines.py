@@ -44,6 +44,18 @@ class Source:
         """The chance level of a metric; None where it has none."""
         return self.metrics[name].get("chance") if name in self.metrics else None
 
+    def of_generators(self, name: str) -> dict[str, float]:
+        """The value of a metric of every generator that has it."""
+        return self._of_generators(name, self.value)
+
+    def chances(self, name: str) -> dict[str, float]:
+        """The chance level of a metric of every generator that has it."""
+        return self._of_generators(name, self.chance)
+
+    def _of_generators(self, name: str, read: Callable[[str], float | None]) -> dict[str, float]:
+        found = {model: read(f"{prefix}{name}") for model, prefix in GENERATORS.items()}
+        return {model: value for model, value in found.items() if value is not None}
+
 
 def headlines(source: Source) -> list[Headline]:
     """All lines that the run has a value for."""
@@ -78,11 +90,11 @@ def _reconstruction(source: Source) -> Headline:
 def _own_class(source: Source) -> Headline:
     name = "samples_own_class"
     parts = []
-    for chance in list(_of_models(source, name, source.chance).values())[:1]:
-        parts.append(f"chance {percent(chance)}")
+    if chances := source.chances(name):
+        parts.append(f"chance {percent(next(iter(chances.values())))}")
     if (ceiling := source.value("validation_own_class")) is not None:
         parts.append(f"real crops {percent(ceiling)}")
-    values = {model: percent(value) for model, value in _of_models(source, name).items()}
+    values = {model: percent(value) for model, value in source.of_generators(name).items()}
     return Headline(
         "Samples that look most like their own class", values, _sentence("; ".join(parts))
     )
@@ -98,15 +110,15 @@ def _distance(source: Source) -> Headline:
         )
         if (value := source.value(f"{name}_fd_effnet")) is not None
     ]
-    values = {m: f"{value:.1f}" for m, value in _of_models(source, "samples_fd_effnet").items()}
+    values = {m: f"{value:.1f}" for m, value in source.of_generators("samples_fd_effnet").items()}
     beside = _sentence("; ".join([*parts, "lower is closer"]))
     return Headline("Distance of samples from real crops (FD-EffNet)", values, beside)
 
 
 def _labels_matter(source: Source) -> Headline:
-    values = {m: f"{value:.3f}" for m, value in _of_models(source, "generator_loss").items()}
-    shuffled = _of_models(source, "generator_loss_shuffled_labels")
-    unlearned = _of_models(source, "generator_loss", source.chance)
+    values = {m: f"{value:.3f}" for m, value in source.of_generators("generator_loss").items()}
+    shuffled = source.of_generators("generator_loss_shuffled_labels")
+    unlearned = source.chances("generator_loss")
     parts = [
         f"{what} {' and '.join(f'{value:.3f}' for value in found.values())}"
         for what, found in (
@@ -120,7 +132,7 @@ def _labels_matter(source: Source) -> Headline:
 
 
 def _memory(source: Source) -> Headline:
-    found = _of_models(source, "samples_nearest_training")
+    found = source.of_generators("samples_nearest_training")
     values = {model: f"{value:.3g}" for model, value in found.items()}
     real = source.value("validation_nearest_training")
     beside = "" if real is None else f"Crops never trained on {real:.3g}; a copy would be at 0."
@@ -136,15 +148,6 @@ def _relation(source: Source) -> Headline:
         parts.insert(0, f"without the relation loss {source.twin_relation['kl_final']:.3g}")
     values = {"": f"{source.relation['kl_final']:.3g}"}
     return Headline(what, values, _sentence("; ".join(parts)))
-
-
-def _of_models(
-    source: Source, name: str, read: Callable[[str], float | None] | None = None
-) -> dict[str, float]:
-    """What `read` finds, by default the value, of every generator that has it."""
-    read = read or source.value
-    found = {model: read(f"{prefix}{name}") for model, prefix in GENERATORS.items()}
-    return {model: value for model, value in found.items() if value is not None}
 
 
 def _sentence(words: str) -> str:

@@ -61,7 +61,7 @@ class ImageFormat(NamedTuple):
         shown.thumbnail((_LARGEST_SIDE, _LARGEST_SIDE), Image.Resampling.LANCZOS)
         stream = io.BytesIO()
         if self.jpeg_quality is None:
-            shown.save(stream, "PNG", optimize=True)
+            shown.save(stream, "PNG")
         else:
             shown.save(stream, "JPEG", quality=self.jpeg_quality, subsampling=0, optimize=True)
         kind = "png" if self.jpeg_quality is None else "jpeg"

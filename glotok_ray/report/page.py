@@ -10,7 +10,7 @@ from glotok_ray.report.headlines import GENERATORS, Source, percent
 from glotok_ray.report.inputs import ReportInputs
 from glotok_ray.report.markup import ImageFormat, text
 from glotok_ray.report.picture import write_picture
-from glotok_ray.report.relation_section import relation_gain
+from glotok_ray.report.relation_section import relation_gain, times
 from glotok_ray.report.sections import SECTIONS
 from glotok_ray.report.style import STYLE
 
@@ -107,22 +107,21 @@ def _cards(inputs: ReportInputs) -> list[_Card]:
         cards.append(
             _Card(f"{psnr:.1f} dB", "PSNR of crops that were never trained on, after decoding")
         )
-    own = {
-        model: source.value(f"{prefix}samples_own_class") for model, prefix in GENERATORS.items()
-    }
-    own = {model: value for model, value in own.items() if value is not None}
-    if own:
-        chance = source.chance("samples_own_class")
-        beside = "" if chance is None else f" (chance: {percent(chance)})"
+    if own := source.of_generators("samples_own_class"):
+        chances = list(source.chances("samples_own_class").values())
+        beside = f" (chance: {percent(chances[0])})" if chances else ""
         shares = " \u00b7 ".join(percent(value) for value in own.values())
         meaning = f"of the samples of {' and '.join(own)} look most like their own class{beside}"
         cards.append(_Card(shares, meaning))
-    if (gain := relation_gain(inputs)) is not None:
+    if (gain := relation_gain(inputs)) is not None and gain > 1:
         meaning = "closer to the teacher's histogram of cosines with the relation loss than without"
-        cards.append(_Card(f"{gain:.2g}\u00d7", meaning))
+        cards.append(_Card(f"{times(gain)}\u00d7", meaning))
+    elif inputs.relation is not None:
+        meaning = "KL divergence of the codebook's cosines from the teacher's; lower is closer"
+        cards.append(_Card(f"{inputs.relation['kl_final']:.3g}", meaning))
     if inputs.stages:
         seconds = sum(float(stage["seconds"]) for stage in inputs.stages)
-        meaning = f"for all {len(inputs.stages)} stages, from images to these numbers"
+        meaning = f"for the {len(inputs.stages)} stages from images to these numbers"
         cards.append(_Card(f"{seconds / 60:.1f} min", meaning))
     return cards
 

@@ -111,7 +111,7 @@ def verdict(inputs: ReportInputs) -> str:
     if ratio is None:
         return idea
     found = (
-        f"lies {ratio:.3g} times closer to the teacher's (KL divergence)"
+        f"lies {times(ratio)} times closer to the teacher's (KL divergence)"
         if ratio > 1
         else "lies no closer to the teacher's (KL divergence)"
     )
@@ -123,6 +123,11 @@ def relation_gain(inputs: ReportInputs) -> float | None:
     if inputs.relation is None or inputs.twin_relation is None or inputs.relation["kl_final"] <= 0:
         return None
     return inputs.twin_relation["kl_final"] / inputs.relation["kl_final"]
+
+
+def times(ratio: float) -> str:
+    """A ratio with as many digits as a reader needs."""
+    return f"{ratio:,.0f}" if ratio >= 10 else f"{ratio:.1f}"
 
 
 def _comparison(inputs: ReportInputs) -> str:
