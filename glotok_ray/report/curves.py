@@ -18,6 +18,8 @@ _LOG_RANGE = 30.0
 _FEW_POINTS = 15
 _NOISY_POINTS = 40
 _MEANS = 25
+# Cosines where every histogram is below this share of the highest bar are left out.
+_SHOWN_SHARE = 0.002
 
 
 def relation_chart(relation: Mapping[str, Any], twin: Mapping[str, Any] | None) -> str:
@@ -37,11 +39,13 @@ def relation_chart(relation: Mapping[str, Any], twin: Mapping[str, Any] | None) 
     if twin is not None:
         lines.append(line("without the relation loss", twin, "student_final", "second"))
     lines.append(line("with the relation loss", relation, "student_final", "first"))
+    seen = np.max([np.interp(bins, line.x, line.y) for line in lines], axis=0)
+    shown = bins[seen > _SHOWN_SHARE * seen.max()]
     frame = Frame(
         alt="Cosine histograms: " + ", ".join(line.label for line in lines),
         x_label="cosine between two codes",
         y_label="share of pairs",
-        x_limits=(float(bins.min()), float(bins.max())),
+        x_limits=(float(shown.min()), float(shown.max())),
         from_zero=True,
     )
     return chart(lines, frame)

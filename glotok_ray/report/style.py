@@ -76,7 +76,7 @@ figcaption { margin-top: .75rem; line-height: 1.45; }
 .chart { font-size: .78rem; line-height: 1.2; color: var(--soft); font-variant-numeric: tabular-nums; }
 .plot { position: relative; height: 10rem; margin: .5rem .6rem 1.4rem 3.2rem; border-bottom: 1px solid var(--third); }
 .halves .plot, .wide .plot { height: 19rem; }
-.plot svg { display: block; width: 100%; height: 100%; overflow: visible; }
+.plot svg { display: block; width: 100%; height: 100%; }
 .plot span { position: absolute; white-space: nowrap; }
 .plot .y { right: calc(100% + .5rem); transform: translateY(-50%); }
 .plot .x { top: calc(100% + .35rem); transform: translateX(-50%); }
