@@ -10,9 +10,6 @@ import numpy as np
 from jaxtyping import UInt8
 from numpy import ndarray
 
-# Twice the difference: what a reader can see without saturating where an edge moved.
-DIFFERENCE_FACTOR = 2
-
 
 class ImagePairs(NamedTuple):
     """Validation crops and their reconstructions."""
@@ -38,6 +35,6 @@ class Retention(NamedTuple):
 
 
 def differences(pairs: ImagePairs) -> UInt8[ndarray, "n h w 3"]:
-    """Reconstruction minus input, enlarged by DIFFERENCE_FACTOR around middle grey, which is no difference."""
+    """Reconstruction minus input around middle grey, which is no difference."""
     signed = pairs.reconstructions.astype(np.int16) - pairs.inputs.astype(np.int16)
-    return (128 + DIFFERENCE_FACTOR * signed).clip(0, 255).astype(np.uint8)
+    return (128 + signed).clip(0, 255).astype(np.uint8)

@@ -11,7 +11,7 @@ from numpy import ndarray
 
 from glotok_ray.report.grids import by_class
 from glotok_ray.report.headlines import Source
-from glotok_ray.report.images import DIFFERENCE_FACTOR, LabelledImages, differences
+from glotok_ray.report.images import LabelledImages, differences
 from glotok_ray.report.inputs import REAL_PER_CLASS, ReportInputs
 from glotok_ray.report.markup import ImageFormat, absent, folded, text
 
@@ -48,7 +48,7 @@ def reconstructions(inputs: ReportInputs, images: ImageFormat) -> str:
     rows = [
         _Row("Input", "never trained on", pairs.inputs),
         _Row("Reconstruction", "from the codes alone", pairs.reconstructions),
-        _Row("Difference", f"\u00d7 {DIFFERENCE_FACTOR}, grey is none", differences(pairs)),
+        _Row("Difference", "grey is none", differences(pairs)),
     ]
     count = min(len(pairs.inputs), _MOST_CROPS)
     bands = [_band(rows, images, start) for start in range(0, count, _COLUMNS)]

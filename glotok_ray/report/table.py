@@ -21,7 +21,7 @@ def results_table(answer: Mapping[str, Any]) -> str:
         ("relation KL at initialisation", f"{relation['kl_initial']:.4g}", ""),
         ("relation KL at the end", f"{relation['kl_final']:.4g}", ""),
     ]
-    source = Source(answer["metrics"], relation, answer.get("twin_relation"))
+    source = Source(answer["metrics"], relation, answer["twin_relation"])
     short = [(line.what, _values(line), line.beside) for line in headlines(source)]
     blocks = [
         _block("stage", stages),

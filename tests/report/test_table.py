@@ -12,6 +12,7 @@ def test_every_figure_is_named_once_and_undefined_ones_are_said():
             "visual_usage": {"label": "Usage", "value": None},
         },
         "relation": {"kl_initial": 0.2, "kl_final": 0.1},
+        "twin_relation": None,
         "report": "runs/report.html",
     }
     lines = results_table(answer).splitlines()
