@@ -102,7 +102,10 @@ class _Place:
 def _drawn(line: Line, place: _Place) -> str:
     stride = -(-len(line.x) // _MOST_POINTS)
     kept = np.unique(np.append(np.arange(0, len(line.x), stride), len(line.x) - 1))
-    corners = [(place.x(line.x[index]), place.y(line.y[index])) for index in kept]
+    corners = [
+        (place.x(x), place.y(y))
+        for x, y in zip(line.x[kept].tolist(), line.y[kept].tolist(), strict=True)
+    ]
     style = line.style.replace(" dots", "")
     path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in corners)
     area = f"{path}V{_SIDE:.0f}H{corners[0][0]:.1f}Z"
