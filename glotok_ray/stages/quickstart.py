@@ -118,7 +118,9 @@ def stages(quickstart: QuickstartRun) -> list[Stage]:
 
 @ownership.holding()
 def run(quickstart: QuickstartRun, *, fresh: bool = False) -> dict[str, Any]:
-    """Run or recognise every stage and write report.html; returns the stages, the metrics and the report's path."""
+    """Run or recognise every stage and write report.html; returns the stages, the metrics, both tokenizers' relation
+    histograms (None where there is one alone) and the report's path.
+    """
     quickstart = with_absolute_paths(chain(quickstart))
     root = Path(quickstart.output_path)
     report = root / REPORT_FILE
@@ -128,6 +130,7 @@ def run(quickstart: QuickstartRun, *, fresh: bool = False) -> dict[str, Any]:
         artefact.write_json(root / "versions.json", artefact.versions())
         artefact.write_json(root / "stages.json", records)
         write_report(report, collect(root))
+    twin = root / "twin" / "relation.json"
     count = len(records) + 1
     seconds = time.monotonic() - started
     logger.info("stage %d/%d report: written in %.0f s: %s", count, count, seconds, report)
@@ -135,6 +138,7 @@ def run(quickstart: QuickstartRun, *, fresh: bool = False) -> dict[str, Any]:
         "stages": records,
         "metrics": read_metrics(root),
         "relation": artefact.read_json(root / "tokenizer" / "relation.json"),
+        "twin_relation": artefact.read_json(twin) if twin.is_file() else None,
         "report": str(report),
     }
 
