@@ -67,7 +67,8 @@ def nearest_training_metrics(
     )
     protocols = {
         "samples": f"Median over {len(samples)} samples of the {space}. A median far below that of the validation "
-        "crops means that samples are copies of training images.",
+        "crops means that samples are copies of training images, or that they lack detail, which brings them nearer to "
+        "all images.",
         "validation": f"Median over {len(validation)} validation crops of the {space}. They are real and were never "
         "trained on, so samples that are no copies lie about as far.",
     }
