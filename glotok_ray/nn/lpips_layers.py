@@ -1,6 +1,6 @@
-"""LPIPS in VGG16, layer by layer as the package lpips and torchvision build it, without weights: by its shapes a pass is
-counted, and those packages, which take seconds to import, are not needed.
+"""LPIPS in VGG16, layer by layer as the packages lpips and torchvision build it, without its weights.
 
+Memory is counted by its shapes, so that a dry run need not import those packages, which takes seconds.
 Read next: glotok_ray/nn/perceptual.py
 """
 

@@ -153,9 +153,7 @@ def _attention(
     return kernel(query, key, value, dropout_p, is_causal)[0]
 
 
-def _dropout(
-    input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
-) -> Tensor:
+def _dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
     """It keeps what it has left, a byte for each number."""
     return torch.native_dropout(input, p, training)[0] if training and p > 0 else input
 
