@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from glotok_ray.config.training import ScalingConfig
 from glotok_ray.nn.recompute import keep_nothing_inside, recomputing_blocks
 from glotok_ray.training.as_on_gpu import as_on_gpu
+from glotok_ray.training.without_numbers import on_meta_device
 
 Inputs = Callable[[int], tuple[Tensor, ...]]
 
@@ -80,7 +81,7 @@ def _without_numbers(scaling: ScalingConfig) -> Iterator[None]:
     """What is made within has shapes and dtypes alone, on the device and in the precision of a training."""
     dtype = torch.get_default_dtype()
     with ExitStack() as stack:
-        stack.enter_context(torch.device("meta"))
+        stack.enter_context(on_meta_device())
         if scaling.use_gpu:
             stack.enter_context(as_on_gpu(autocast=scaling.precision == "bf16_autocast"))
         stack.callback(torch.set_default_dtype, dtype)
