@@ -139,8 +139,10 @@ def _by_kernels(x: Tensor) -> bool:
 
 
 def _without_numbers(x: Tensor) -> bool:
-    """Whether it only stands for a tensor of a GPU, by which a training's memory is counted (training/as_on_gpu.py)."""
-    return x.is_meta
+    """Whether it has a shape alone: on the meta device, where a training's memory is counted (training/as_on_gpu.py),
+    or as one of torch's fake tensors.
+    """
+    return x.is_meta or isinstance(x, torch._subclasses.FakeTensor)
 
 
 @functools.cache
