@@ -8,13 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from glotok_ray.config.jobs import EvaluateRun, XARSampleRun
+from glotok_ray.config.evaluation import EvaluateRun
+from glotok_ray.config.jobs import XARSampleRun
 from glotok_ray.config.overrides import bound_settings, override
 from glotok_ray.config.runs import XARRun
 from glotok_ray.config.sweeps import GeneratorAblationRun
 from glotok_ray.data.recorded import check_classes
 from glotok_ray.data.records import read_dataset
-from glotok_ray.evaluation import plan
+from glotok_ray.evaluation import inputs
 from glotok_ray.on_ray import tune
 from glotok_ray.pretrained.tokenizer import WEIGHTS_FILE, tokenizer_config
 from glotok_ray.recipes import sweep_parts
@@ -165,7 +166,7 @@ def check_inputs(config: GeneratorAblationRun, parts: Sequence[GeneratorParts]) 
         artefact.verify_once(Path(path), kind)
     for training, _, evaluation in parts:
         fitting_codes(training)
-        plan.check_inputs(evaluation)
+        inputs.check_inputs(evaluation)
     evaluation = config.evaluation
     for field, path in (
         ("samples.tokenizer_path", config.samples.tokenizer_path),
@@ -174,9 +175,9 @@ def check_inputs(config: GeneratorAblationRun, parts: Sequence[GeneratorParts]) 
         if path:
             _check_same_tokenizer(field, path, found["tokenizer"])
     if evaluation.codes_path:
-        plan.baseline_codes(evaluation)
+        inputs.baseline_codes(evaluation)
     # The samples are yet to come; their classes will be the codes', and their side the tokenizer's.
-    images = plan.check_images(evaluation, tokenizer_config(Path(found["tokenizer"])))
+    images = inputs.check_images(evaluation, tokenizer_config(Path(found["tokenizer"])))
     codes = read_dataset(Path(found["codes"]))
     check_classes(codes.classes, found["codes"], images.classes, evaluation.data_path)
     return [Path(path) for path in found.values()]

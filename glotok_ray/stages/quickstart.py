@@ -100,6 +100,7 @@ def stages(quickstart: QuickstartRun) -> list[Stage]:
         "data": shard_images.run,
         "teacher": build_teacher.run,
         "tokenizer": train_tokenizer.run,
+        "twin": train_tokenizer.run,
         "codes": encode_images.run,
         "generator": train_generator.run,
         "samples": sample_images.run,
@@ -107,6 +108,7 @@ def stages(quickstart: QuickstartRun) -> list[Stage]:
         "far_samples": sample_images.run,
         "evaluation": evaluate_images.run,
         "far_evaluation": evaluate_images.run,
+        "twin_evaluation": evaluate_images.run,
     }
     return [
         Stage(name, title, functions[name], getattr(quickstart, name), root / name)

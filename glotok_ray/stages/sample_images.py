@@ -24,9 +24,15 @@ from glotok_ray.config.overrides import bound_settings, with_absolute_paths
 from glotok_ray.data.forms import CROP
 from glotok_ray.data.records import SCHEMA, ShardInfo, encode_png, write_dataset
 from glotok_ray.devices import chosen_device
-from glotok_ray.pretrained.generator import check_scale, model_config, read_facts
+from glotok_ray.pretrained.generator import (
+    check_fit,
+    check_scale,
+    find_tokenizer,
+    model_config,
+    read_facts,
+)
 from glotok_ray.pretrained.tokenizer import tokenizer_config
-from glotok_ray.sampling.images import SAMPLERS, ImageGenerator, check_fit, find_tokenizer
+from glotok_ray.sampling.images import SAMPLERS, ImageGenerator
 from glotok_ray.storage import artefact, output, ownership
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.storage.output import Unfinished
