@@ -67,11 +67,9 @@ class TimeLeft:
 class StageLines:
     """Shows stages in a row, each done inside `stage`; pieces of work report to it while the block runs."""
 
-    def __init__(
-        self, titles: Mapping[str, str], expected: Mapping[str, float], tick_s: float = _TICK_S
-    ) -> None:
+    def __init__(self, titles: Mapping[str, str], expected: Mapping[str, float]) -> None:
         """`titles` and `expected` seconds of all stages, in order."""
-        self._titles, self._left, self._tick_s = dict(titles), TimeLeft(expected), tick_s
+        self._titles, self._left = dict(titles), TimeLeft(expected)
         self._name, self._started = "", 0.0
         self._piece: Piece | None = None
         self._lock, self._stopped = threading.RLock(), threading.Event()
@@ -117,8 +115,10 @@ class StageLines:
     def describe(self, piece: Piece) -> str:
         """The piece as a log line."""
         with self._lock:
+            if not self._name:
+                return plain(piece)
             self._piece = piece
-        return plain(piece, self._head(piece), f"all {self._all()}")
+            return plain(piece, self._head(piece), f"all {self._all()}")
 
     def _head(self, piece: Piece | None = None) -> str:
         names = list(self._titles)
@@ -152,5 +152,5 @@ class StageLines:
             self._name = ""
 
     def _tick(self) -> None:
-        while not self._stopped.wait(self._tick_s):
+        while not self._stopped.wait(_TICK_S):
             self._draw()
