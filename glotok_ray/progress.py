@@ -26,8 +26,8 @@ class Piece(NamedTuple):
     unit: str
     rate: str
     """Units or images per second, with the unit; empty where it is not known yet."""
-    share: float
-    """Share of what there was to do when this process took it up, in [0, 1]."""
+    begun_at: int
+    """What was done when this process took it up."""
     left_s: float | None
     """Seconds for the rest, at `seen_s`; None where they are not known yet."""
     seen_s: float
@@ -37,6 +37,12 @@ class Piece(NamedTuple):
     def left(self, now: float) -> float | None:
         """Seconds for the rest."""
         return None if self.left_s is None else max(0.0, self.left_s - (now - self.seen_s))
+
+    @property
+    def share(self) -> float:
+        """Share of what there was to do for this process, in [0, 1]."""
+        to_do = self.total - self.begun_at
+        return (self.done - self.begun_at) / to_do if to_do > 0 else 1.0
 
     @property
     def count(self) -> str:
@@ -104,8 +110,7 @@ class ProgressLine:
 
     def _piece(self, done: int, now: float, facts: str) -> Piece:
         offset, elapsed = self._offset or 0, now - self._started
-        fresh, to_do = done - offset, self._total - offset
-        share = fresh / to_do if to_do > 0 else 1.0
+        fresh = done - offset
         rate, left = "", 0.0 if done >= self._total else None
         if fresh > 0 and elapsed > 0:
             unit = "images" if self._images_per_unit else self._unit
@@ -113,7 +118,7 @@ class ProgressLine:
             shown = speed * (self._images_per_unit or 1)
             rate = f"{shown:.3g} {unit}/s" if shown < 100 else f"{shown:.0f} {unit}/s"
             left = max(0, self._total - done) / speed
-        return Piece(self._stage, done, self._total, self._unit, rate, share, left, now, facts)
+        return Piece(self._stage, done, self._total, self._unit, rate, offset, left, now, facts)
 
 
 class _Present:

@@ -18,6 +18,8 @@ logger = logging.getLogger(__name__)
 # Share of all expected seconds that stands for knowledge of before: the first short stage says little of the machine.
 _PRIOR = 0.1
 _LAST_PIECES = 0.25
+# A training that is begun anew shows its first steps together.
+_FIRST_SEEN = 0.1
 _TICK_S = 1.0
 
 
@@ -104,7 +106,7 @@ class StageLines:
         found = "finished before: " if is_there else ""
         self._end(f"{duration(seconds):>7}  {found}{self._titles[name]}")
         with self._lock:
-            self._left.finish(name, seconds, counts=not is_there)
+            self._left.finish(name, seconds, counts=not is_there and not self._is_resumed())
 
     def show(self, piece: Piece) -> None:
         """Show the piece in the present stage's line."""
@@ -124,6 +126,10 @@ class StageLines:
         names = list(self._titles)
         inner = f", {piece.name}" if piece and piece.name != self._name else ""
         return f"{names.index(self._name) + 1}/{len(names)} {self._name}{inner}"
+
+    def _is_resumed(self) -> bool:
+        piece = self._piece
+        return piece is not None and piece.begun_at > _FIRST_SEEN * piece.total
 
     def _elapsed(self) -> float:
         return time.monotonic() - self._started

@@ -13,7 +13,7 @@ EXPECTED = {"data": 10.0, "tokenizer": 200.0, "report": 10.0}
 
 
 def piece(share: float, left: float) -> Piece:
-    return Piece("tokenizer", int(100 * share), 100, "steps", "", share, left, 0.0)
+    return Piece("tokenizer", int(100 * share), 100, "steps", "", 0, left, 0.0)
 
 
 def test_before_anything_is_known_expectations_count() -> None:
@@ -52,6 +52,22 @@ def test_a_pieces_own_rate_counts_the_more_the_more_of_it_is_done() -> None:
     assert left.stage("tokenizer", 100.0, piece(1.0, 0.0)) == pytest.approx(25)
 
 
+def test_what_is_left_of_a_resumed_training_says_nothing_about_other_stages(caplog: Any) -> None:
+    caplog.set_level(logging.INFO)
+    titles = {"tokenizer": "training", "report": "page"}
+    for begun_at, left in ((80, "all: about 1:40"), (5, "all: about 0:11")):
+        caplog.clear()
+        with StageLines(titles, {"tokenizer": 500, "report": 100}) as lines:
+            with lines.stage("tokenizer"):
+                line = ProgressLine("tokenizer", 100, "steps", interval_s=0.0)
+                line.update(begun_at)
+                line.update(100)
+            with lines.stage("report"):
+                pass
+        # Of 500 expected seconds the training took none.
+        assert left in caplog.messages[-1]
+
+
 def test_every_stage_of_the_quickstart_has_an_expectation() -> None:
     assert set(EXPECTED_SECONDS) == {*STAGES, "report"}
 
@@ -60,13 +76,13 @@ def test_pieces_of_a_stage_are_logged_in_its_name_with_the_time_left_over_all(ca
     caplog.set_level(logging.INFO)
     with StageLines({"data": "shards", "report": "page"}, {"data": 90, "report": 30}) as lines:
         with lines.stage("data"):
-            ProgressLine("encode", 4, interval_s=0.0).update(1)
+            ProgressLine("encode", 4, interval_s=0.0).update(0)
         with lines.stage("report", is_there=True):
             ProgressLine("report", 4).update(4)
     ProgressLine("alone", 4).update(4)
     assert caplog.messages == [
         "stage 1/2 data: shards; all: about 2:00",
-        "1/2 data, encode: 1/4 images  all 2:00",
+        "1/2 data, encode: 0/4 images  all 2:00",
         "stage 2/2 report: page; all: about 0:04",
         "2/2 report: 4/4 images  ETA 0:00 · all 0:00",
         "alone: 4/4 images  ETA 0:00",
