@@ -25,6 +25,7 @@ def quickstart() -> ShardRun:
         image_size=48,
         crops_per_class=410,
         validation_crops_per_class=60,
+        class_folders="as_found",
         rows_per_shard=410,
     )
 

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 from glotok_ray.config.jobs import ShardRun
 from glotok_ray.config.overrides import with_absolute_paths
-from glotok_ray.data.folders import left_out_text
 from glotok_ray.data.image_files import UnreadableImageError
+from glotok_ray.data.left_out import left_out_text
 from glotok_ray.data.records import (
     DATASET,
     Row,
