@@ -7,7 +7,8 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from glotok_ray.config.jobs import EvaluateRun, FARSampleRun, SampleRun, TeacherRun, XARSampleRun
+from glotok_ray.config.evaluation import EvaluateRun
+from glotok_ray.config.jobs import FARSampleRun, SampleRun, TeacherRun, XARSampleRun
 from glotok_ray.config.overrides import override
 from glotok_ray.config.runs import FARRun, TokenizerRun, XARRun
 from glotok_ray.config.sweeps import QuickstartRun
