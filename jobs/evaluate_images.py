@@ -13,7 +13,7 @@ baselines that no generator made (baselines.png).
 from collections.abc import Sequence
 from typing import Any
 
-from glotok_ray.config.jobs import EvaluateRun
+from glotok_ray.config.evaluation import EvaluateRun
 from glotok_ray.recipes.evaluate_images import RECIPES
 from jobs.command_line import run_job
 
@@ -21,19 +21,22 @@ from jobs.command_line import run_job
 def describe(config: EvaluateRun) -> dict[str, Any]:
     """What would run: images per kind where the inputs are there, null where they are not yet."""
     from glotok_ray.data.recorded import crops_text
-    from glotok_ray.evaluation.plan import check_inputs, check_present_inputs
+    from glotok_ray.evaluation.inputs import check_inputs, check_present_inputs
 
     check_inputs(config)
-    dataset, samples = check_present_inputs(config)
+    dataset, samples, training = check_present_inputs(config)
     images = {"validation": config.num_images or (dataset.num_images if dataset else None)}
     if config.samples_path:
         images["samples"] = samples.num_images if samples else None
     if config.codes_path:
         images |= dict.fromkeys(("baseline_uniform", "baseline_marginal"), images["samples"])
+    if config.training_path:
+        images["training"] = config.training_images or (training.num_images if training else None)
     return {
         "images": images,
         "crops": crops_text(dataset) if dataset else None,
         "measures_reconstructions": bool(config.tokenizer_path),
+        "measures_generator_loss": bool(config.generator_path),
         "uniformity_draws": config.uniformity_repeats if config.tokenizer_path else 0,
         "actors": config.pool.num_actors,
         "output_path": config.output_path,

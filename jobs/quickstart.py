@@ -22,6 +22,7 @@ def describe(quickstart: QuickstartRun) -> dict[str, Any]:
     return {
         "stages": {name: str(Path(quickstart.output_path) / name) for name in STAGES},
         "tokenizer": describe_tokenizer(quickstart.tokenizer),
+        "twin": describe_tokenizer(quickstart.twin),
         "generator": describe_generator(quickstart.generator),
         "far": describe_generator(quickstart.far),
     }

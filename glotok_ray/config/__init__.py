@@ -1,6 +1,7 @@
 """Every tunable of every job, once, as frozen dataclasses; the docstring under a field is its meaning.
 
-One file per floor: rules, tokenizer, losses, generator, teacher, training, runs, pool, jobs, sweeps; `overrides`
+One file per floor: rules, tokenizer, losses, generator, teacher, training, runs, pool, jobs, evaluation,
+sweeps; `overrides`
 applies dotted names (`{"loss.relation_weight": 0.1}`), which the command line and Ray Tune use too. Constructors only
 check: they raise ValueError with the field, its value, the rule and the remedy. All names can be had from here; modules
 of this package import them from their own file, so that a floor reaches no config above it. Imports nothing else of
@@ -8,6 +9,7 @@ this package.
 Named runs are functions in `glotok_ray/recipes/`. Read next: glotok_ray/recipes/train_tokenizer.py
 """
 
+from glotok_ray.config.evaluation import EvaluateRun
 from glotok_ray.config.generator import (
     FARConfig,
     FlowConfig,
@@ -19,7 +21,6 @@ from glotok_ray.config.generator import (
 from glotok_ray.config.jobs import (
     EMBEDDED_SOURCE,
     EncodeRun,
-    EvaluateRun,
     ExportGeneratorRun,
     ExportRun,
     FARSampleRun,

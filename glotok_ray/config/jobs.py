@@ -249,34 +249,3 @@ class FARSampleRun(SampleRun):
     """All of a sampling of FAR, or of LlamaGen's GPT."""
 
     sampler: TokenSamplerConfig = field(default_factory=TokenSamplerConfig)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EvaluateRun:
-    """All of `jobs.evaluate_images`."""
-
-    tokenizer_path: str = ""
-    """Folder with tokenizer.safetensors: reconstructions of data_path are measured. Empty measures samples only."""
-    data_path: str = ""
-    """Folder of validation shards: the input of reconstructions and the reference of Frechet distances."""
-    samples_path: str = ""
-    """Folder with samples.npz; empty measures reconstructions only."""
-    codes_path: str = ""
-    """Training codes, from which the two baselines of the samples are drawn; empty computes none."""
-    output_path: str = field(default="runs/evaluation", metadata=FREE)
-    """Folder that receives metrics.json and grids."""
-    num_images: int = 0
-    """Images evaluated; 0 takes all."""
-    adm_protocol: bool = field(default=False, metadata=FREE)
-    """Refuse images that were reduced, turned or changed when they were sharded: crops are ADM's of originals, or the
-    data set's own, alone. Off takes all, and each metric's protocol says what they are.
-    """
-    feature_size: int = 224
-    """Side to which images are resized for the feature network, pixels."""
-    uniformity_vectors: int = 10000
-    """Latent vectors per uniformity draw (Table 3)."""
-    uniformity_repeats: int = 10
-    """Draws over which Table 3's metrics are averaged."""
-    seed: int = 0
-    """Seeds the uniformity draws and the baselines."""
-    pool: PoolConfig = field(default_factory=PoolConfig, metadata=FREE)

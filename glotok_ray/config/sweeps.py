@@ -1,11 +1,13 @@
 """All of the jobs that run other jobs: sweeps, ablations and the quickstart."""
 
+import dataclasses
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
+from glotok_ray.config.evaluation import EvaluateRun
 from glotok_ray.config.jobs import (
     EncodeRun,
-    EvaluateRun,
     FARSampleRun,
     ShardRun,
     TeacherRun,
@@ -108,7 +110,9 @@ class GeneratorAblationRun(AblationRun):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class QuickstartRun:
-    """All of `jobs.quickstart`: its stages, their folders chained under output_path."""
+    """All of `jobs.quickstart`: its stages, their folders chained under output_path. Two stages have no settings of
+    their own: `twin` and `twin_evaluation` follow from those of the tokenizer and of its evaluation.
+    """
 
     output_path: str = "runs/quickstart"
     """Folder of everything that the pipeline writes."""
@@ -122,3 +126,22 @@ class QuickstartRun:
     far_samples: FARSampleRun = field(default_factory=FARSampleRun)
     evaluation: EvaluateRun = field(default_factory=EvaluateRun)
     far_evaluation: EvaluateRun = field(default_factory=EvaluateRun)
+
+    @property
+    def twin(self) -> TokenizerRun:
+        """The tokenizer's run once more without the relation loss, all else equal, so that what it does can be seen."""
+        loss = dataclasses.replace(self.tokenizer.loss, relation_weight=0.0)
+        return dataclasses.replace(self.tokenizer, name="twin", loss=loss)
+
+    @property
+    def twin_evaluation(self) -> EvaluateRun:
+        """The evaluation of the twin, of its reconstructions and codebooks alone."""
+        return dataclasses.replace(
+            self.evaluation,
+            tokenizer_path=str(Path(self.output_path) / "twin"),
+            samples_path="",
+            codes_path="",
+            training_path="",
+            generator_path="",
+            output_path=str(Path(self.output_path) / "twin_evaluation"),
+        )

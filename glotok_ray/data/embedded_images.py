@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Int, UInt8
 from PIL import Image
 
 from glotok_ray.config.jobs import ShardRun
@@ -19,11 +19,14 @@ from glotok_ray.data.records import encode_png
 from glotok_ray.data.shard_plan import seeded_generator
 from glotok_ray.storage.artefact import sha256_of
 
-# The band takes this share of the width at most (but fits one crop), or twice the crop's side.
-_LARGEST_BAND = 0.3
-# Windows are up to this many times the crop's side: 1 cuts pixels as they are.
-_LARGEST_ZOOM = 1
+# Windows are from this to that share of the photograph's shorter side: enough of it to be known at 48 pixels.
+_SMALLEST_VIEW, _LARGEST_VIEW = 0.4, 0.6
+# The band takes this share of the width, and is wider than the narrowest window by this factor at least, where
+# windows then fit beside it.
+_BAND, _ROOM = 0.4, 1.15
 _DARK_LEVEL = 16
+CROP_RULE = 2
+"""Version of the rule that draws band and windows; shards are bound to it. Rule 1 cut narrow windows, pixels as is."""
 _DRAWS_PER_CROP = 100
 
 
@@ -53,6 +56,13 @@ class Band(NamedTuple):
 
     start: int
     stop: int
+
+
+class Sides(NamedTuple):
+    """Sides of the narrowest and the widest window, pixels."""
+
+    smallest: int
+    largest: int
 
 
 class EmbeddedCrop(NamedTuple):
@@ -138,42 +148,41 @@ def load_embedded_image(photograph: Photograph) -> UInt8[np.ndarray, "h w 3"]:
     return pixels
 
 
-def largest_window(pixels: UInt8[np.ndarray, "h w 3"], image_size: int) -> int:
-    """The widest window of crops of side `image_size`; raises ValueError when none fits."""
+def window_sides(pixels: UInt8[np.ndarray, "h w 3"], image_size: int) -> Sides:
+    """The narrowest and the widest window of crops of side `image_size`; raises ValueError when none fits."""
     height, width = pixels.shape[:2]
-    if image_size > min(height, width // 2):
+    largest_size = min(height, width // 2)
+    if image_size > largest_size:
         raise ValueError(
             f"image_size = {image_size}: the embedded photographs allow at most "
-            f"{min(height, width // 2)} here, a training and a validation crop side by side; lower "
+            f"{largest_size} here, a training and a validation crop side by side; lower "
             "it, or give a folder of images as source"
         )
-    return min(_LARGEST_ZOOM * image_size, _band_width(width, image_size), height)
-
-
-def _band_width(width: int, image_size: int) -> int:
-    # Twice the crop's side, where that leaves enough to train on: a narrower band would hold little.
-    return min(2 * image_size, max(image_size, int(_LARGEST_BAND * width)))
+    shorter = min(height, width)
+    smallest = max(image_size, int(_SMALLEST_VIEW * shorter))
+    return Sides(smallest, min(max(smallest, int(_LARGEST_VIEW * shorter)), largest_size))
 
 
 def validation_band(pixels: UInt8[np.ndarray, "h w 3"], image_size: int) -> Band:
-    """The band, up to two crops wide, whose colour histogram is nearest (L1) to the rest's.
+    """The band at the left or the right edge whose colour histogram is nearer (L1) to the rest's.
 
-    It lies inside where a band fits on both sides, since subjects are seldom at the edge; else
-    what is left on a side is empty or a band wide at least. The seed plays no part.
+    At an edge, what is left in one piece is wide enough for wide windows. The seed plays no part.
     """
-    largest_window(pixels, image_size)  # refuses a photograph that is too small
+    smallest, _ = window_sides(pixels, image_size)
     width = pixels.shape[1]
-    window = _band_width(width, image_size)
+    band = min(max(int(_ROOM * smallest), int(_BAND * width)), width - smallest)
     bins = (pixels >> 6).astype(np.int64) @ (16, 4, 1)
-    columns = np.stack([np.bincount(column, minlength=64) for column in bins.T])
-    sums = np.concatenate([np.zeros((1, 64), dtype=np.int64), columns.cumsum(axis=0)])
-    starts = _band_starts(width, window)
-    inside = sums[starts + window] - sums[starts]
-    outside = sums[-1] - inside
+    edges = [Band(0, band), Band(width - band, width)]
     # Compared as integers, so that ties fall alike on every machine.
-    distances = np.abs(inside * (width - window) - outside * window).sum(axis=1)
-    start = int(starts[distances.argmin()])
-    return Band(start, start + window)
+    return min(edges, key=lambda edge: _distance_to_rest(bins, edge))
+
+
+def _distance_to_rest(bins: Int[np.ndarray, "h w"], band: Band) -> int:
+    """L1 distance of two colour histograms, times both widths."""
+    inside = np.bincount(bins[:, band.start : band.stop].reshape(-1), minlength=64)
+    outside = np.bincount(bins.reshape(-1), minlength=64) - inside
+    width = band.stop - band.start
+    return int(np.abs(inside * (bins.shape[1] - width) - outside * width).sum())
 
 
 def embedded_crops(
@@ -193,11 +202,12 @@ def embedded_crops(
 def draw_crops(
     photograph: Photograph, split: str, *, image_size: int, number: int, seed: int
 ) -> list[Crop]:
-    """`number` distinct windows, side uniform in [image_size, largest window], place uniform."""
+    """`number` distinct windows, side uniform among those that fit the split's region, place uniform."""
     pixels = load_embedded_image(photograph)
-    height, width = pixels.shape[:2]
-    band, largest = validation_band(pixels, image_size), largest_window(pixels, image_size)
-    regions = [band] if split == "validation" else [Band(0, band.start), Band(band.stop, width)]
+    height = pixels.shape[0]
+    region = _region(pixels, split, image_size)
+    smallest, largest = window_sides(pixels, image_size)
+    largest = min(largest, region.stop - region.start)
     dark = (pixels.max(axis=2) < _DARK_LEVEL) if photograph.dark_frame else None
     generator = seeded_generator("crops", seed, photograph.name, split)
     # A dict keeps the order of the draws.
@@ -205,13 +215,9 @@ def draw_crops(
     for _ in range(_DRAWS_PER_CROP * number):
         if len(chosen) == number:
             break
-        side = int(generator.integers(image_size, largest + 1))
-        lefts = [left for start, stop in regions for left in range(start, stop - side + 1)]
-        crop = Crop(
-            lefts[int(generator.integers(len(lefts)))],
-            int(generator.integers(height - side + 1)),
-            side,
-        )
+        side = int(generator.integers(smallest, largest + 1))
+        left = int(generator.integers(region.start, region.stop - side + 1))
+        crop = Crop(left, int(generator.integers(height - side + 1)), side)
         if dark is None or not _mostly_dark(dark, crop):
             chosen[crop] = None
     if len(chosen) < number:
@@ -233,9 +239,12 @@ def cut(
     return np.array(image.resize((image_size, image_size), Image.Resampling.LANCZOS))
 
 
-def _band_starts(width: int, window: int) -> np.ndarray:
-    inside = np.arange(window, width - 2 * window + 1)
-    return inside if len(inside) else np.array([0, width - window])
+def _region(pixels: UInt8[np.ndarray, "h w 3"], split: str, image_size: int) -> Band:
+    """The columns of a split: the band, or all beside it."""
+    band = validation_band(pixels, image_size)
+    if split == "validation":
+        return band
+    return Band(0, band.start) if band.start else Band(band.stop, pixels.shape[1])
 
 
 def _mostly_dark(dark: Bool[np.ndarray, "h w"], crop: Crop) -> bool:

@@ -1,7 +1,7 @@
 """What folders of images and codes say about themselves, held against what their reader needs.
 
 Every check raises ArtefactError before anything starts; docs/recorded_facts.md lists all facts and who checks them.
-Read next: glotok_ray/training/inputs.py, glotok_ray/evaluation/plan.py
+Read next: glotok_ray/training/inputs.py, glotok_ray/evaluation/inputs.py
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ def read_image_dataset(folder: Path) -> DatasetInfo:
     dataset = read_dataset(folder)
     if dataset.kind != "shards":
         raise ArtefactError(
-            f"{folder}: holds {dataset.kind}, not shards of images; correct data_path"
+            f"{folder}: holds {dataset.kind}, not shards of images; correct the path"
         )
     return dataset
 

@@ -7,7 +7,7 @@ glotok_ray/data/transforms.py
 import collections
 import hashlib
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow
 import pyarrow.parquet
-from jaxtyping import UInt8
+from jaxtyping import Integer, UInt8
 
 from glotok_ray.data.records import DATASET, ShardInfo, decode_image
 from glotok_ray.storage.artefact import ArtefactError
@@ -45,20 +45,45 @@ def read_shard(folder: Path, shard: ShardInfo, *, minutes: float) -> pyarrow.Tab
     return pyarrow.parquet.read_table(pyarrow.BufferReader(encoded))
 
 
-def read_shard_rows(path: Path, start: int, stop: int, *, minutes: float) -> pyarrow.Table:
-    """Keys and encoded images of rows start .. stop, from the row groups that hold them; raises StorageError when the
-    file cannot be reached for `minutes`.
+def read_shard_rows(
+    path: Path,
+    start: int,
+    stop: int,
+    *,
+    minutes: float,
+    columns: Sequence[str] = ("key", "image"),
+) -> pyarrow.Table:
+    """Rows start .. stop, from the row groups that hold them; raises StorageError when the file cannot be reached for
+    `minutes`.
     """
-    return patiently(lambda: _read_groups(path, start, stop), path, minutes=minutes)
+    rows = np.arange(start, stop)
+    return patiently(lambda: _read_groups(path, rows, columns), path, minutes=minutes)
 
 
-def _read_groups(path: Path, start: int, stop: int) -> pyarrow.Table:
+def read_chosen_rows(
+    path: Path, rows: Integer[np.ndarray, " n"], *, minutes: float
+) -> pyarrow.Table:
+    """Keys and encoded images of these rows, which must ascend, from the row groups that hold them; raises StorageError
+    as `read_shard_rows`.
+    """
+    return patiently(lambda: _read_groups(path, rows, ("key", "image")), path, minutes=minutes)
+
+
+def _read_groups(
+    path: Path, rows: Integer[np.ndarray, " n"], columns: Sequence[str]
+) -> pyarrow.Table:
     with pyarrow.parquet.ParquetFile(path) as file:
-        sizes = [file.metadata.row_group(index).num_rows for index in range(file.num_row_groups)]
+        groups = range(file.num_row_groups)
+        sizes = np.array([file.metadata.row_group(index).num_rows for index in groups])
         ends = np.cumsum(sizes)
-        first, last = np.searchsorted(ends, [start, stop - 1], side="right").tolist()
-        table = file.read_row_groups(range(first, last + 1), columns=["key", "image"])
-    return table.slice(start - int(ends[first] - sizes[first]), stop - start)
+        own = np.searchsorted(ends, rows, side="right")
+        read, place = np.unique(own, return_inverse=True)
+        table = file.read_row_groups(read.tolist(), columns=list(columns))
+    begins = np.cumsum(sizes[read]) - sizes[read]
+    places = rows - (ends - sizes)[own] + begins[place]
+    if places[-1] - places[0] + 1 == len(places):  # without a copy
+        return table.slice(int(places[0]), len(places))
+    return table.take(places)
 
 
 def read_labels(folder: Path, shard: ShardInfo) -> np.ndarray:

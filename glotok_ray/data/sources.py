@@ -11,6 +11,7 @@ from typing import Any
 from glotok_ray.config.jobs import EMBEDDED_SOURCE, ShardRun
 from glotok_ray.config.overrides import bound_settings
 from glotok_ray.data.embedded_images import (
+    CROP_RULE,
     PHOTOGRAPHS,
     EmbeddedCrop,
     embedded_crops,
@@ -107,6 +108,8 @@ class ImageSource:
         }
         # Older versions called them so; the names count in fingerprints, so they stay.
         values["pictures"] = self.tree.digest if self.tree else embedded_digests()
+        if not self.tree:
+            values["crop_rule"] = CROP_RULE
         if self.validation_tree:
             values["validation_pictures"] = self.validation_tree.digest
         return values

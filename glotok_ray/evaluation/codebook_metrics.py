@@ -6,15 +6,17 @@ Read next: glotok_ray/metrics/uniformity.py
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int
 from numpy import ndarray
 
-from glotok_ray.config.jobs import EvaluateRun
+from glotok_ray.config.evaluation import EvaluateRun
+from glotok_ray.config.losses import RelationConfig
 from glotok_ray.evaluation.entries import Metrics, metric_entry
-from glotok_ray.metrics.codebook import codebook_use, count_codes
+from glotok_ray.metrics.codebook import codebook_use, count_codes, duplicate_fraction
 from glotok_ray.metrics.uniformity import (
     UndefinedDensityError,
     Uniformity,
@@ -130,6 +132,7 @@ def codebook_metrics(
         label, meaning = _USE[name]
         protocol = f"{_sentence(meaning.format(**facts))}, over {source}."
         found[f"{branch}_{name}"] = metric_entry(label, value, protocol)
+    found[f"{branch}_duplicates"] = _duplicates(branch, vectors, lookup)
     method = (
         f"leave-one-out Gaussian kernel density of {_VECTORS[lookup]} in whitened code space, bandwidth "
         f"10000^(-1/(d+4)), no projection, over {source}; this project's companion to Table 3, "
@@ -150,6 +153,20 @@ def codebook_metrics(
             f"{label} (from counts)", value, f"{_sentence(meaning)}: {method}"
         )
     return found
+
+
+def _duplicates(branch: str, vectors: Float[ndarray, "n d"], lookup: Lookup) -> dict[str, Any]:
+    cosine = RelationConfig().duplicate_cosine
+    near = {
+        "cosine": f"a cosine of at least {cosine:g}",
+        "euclidean": f"a squared distance of at most {2 * (1 - cosine):.2g} times the codes' mean squared distance "
+        "from their mean",
+    }
+    return metric_entry(
+        "Duplicates",
+        duplicate_fraction(torch.from_numpy(vectors), cosine, lookup),
+        f"Share of all {len(vectors)} {branch} codes, used or not, that have another one nearby: {near[lookup]}.",
+    )
 
 
 def uniformity_metrics(

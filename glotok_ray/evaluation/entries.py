@@ -10,10 +10,17 @@ Metrics = dict[str, dict[str, Any]]
 
 
 def metric_entry(
-    label: str, value: float | None, protocol: str, deviation: float | None = None
+    label: str,
+    value: float | None,
+    protocol: str,
+    deviation: float | None = None,
+    *,
+    chance: float | None = None,
 ) -> dict[str, Any]:
     """One entry of metrics.json; a value that is not finite becomes null, which JSON can hold, and the protocol then
     begins with what it was. A caller that passes None gives the reason in the protocol.
+
+    `chance` is what a model that learned nothing would score; the protocol says how it is known.
     """
     finite = value is not None and math.isfinite(value)
     if value is not None and not finite:
@@ -25,6 +32,8 @@ def metric_entry(
     }
     if finite and deviation is not None:
         entry["std"] = deviation
+    if chance is not None:
+        entry["chance"] = chance
     return entry
 
 

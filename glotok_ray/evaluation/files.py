@@ -13,6 +13,10 @@ from glotok_ray.storage.artefact import ArtefactError
 
 RECONSTRUCTIONS_FILE = "reconstructions.npz"
 CODE_COUNTS_FILE = "code_counts.npz"
+RETENTION_FILE = "retention.npz"
+"""Kept validation crops as "inputs" and, decoded from all codes and from each codebook's alone, as "both" and under the
+codebooks' names.
+"""
 BASELINES = {
     "baseline_uniform": "codes drawn uniformly",
     "baseline_marginal": "codes drawn from each position's training marginal",

@@ -4,20 +4,25 @@ Reconstructions are measured by PSNR, SSIM, codebook usage and FD-EffNet; sample
 from codes that no generator chose (paper section 4). Read next: glotok_ray/evaluation/codebook_metrics.py
 """
 
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from jaxtyping import Float, Shaped
 from numpy import ndarray
 
-from glotok_ray.config.jobs import EvaluateRun
+from glotok_ray.config.evaluation import EvaluateRun
 from glotok_ray.evaluation.codebook_metrics import DrawUniformity, code_metrics
 from glotok_ray.evaluation.entries import Metrics, metric_entry
 from glotok_ray.evaluation.features import EfficientNetLite0Features
 from glotok_ray.evaluation.files import BASELINES
+from glotok_ray.evaluation.generator_metrics import generator_loss_metrics
 from glotok_ray.evaluation.measure import Merged
-from glotok_ray.evaluation.plan import SAMPLES, VALIDATION
+from glotok_ray.evaluation.plan import SAMPLES, TRAINING, VALIDATION
+from glotok_ray.evaluation.sample_metrics import nearest_training_metrics, own_class_metrics
 from glotok_ray.metrics.frechet import frechet_distance_of_features
 from glotok_ray.metrics.reconstruction import ScoreSum
+from glotok_ray.pretrained.tokenizer import tokenizer_config
 
 _DISTANCES = {
     "reconstruction": "FD-EffNet",
@@ -32,8 +37,10 @@ def metrics_of(
     config: EvaluateRun,
     image_size: int,
     draw_uniformity: DrawUniformity,
+    *,
+    num_classes: int,
 ) -> Metrics:
-    """Every metric that the merged results allow."""
+    """Every metric that the merged results allow; the labels among them count from 0 to `num_classes`."""
     reference = merged[VALIDATION].features
     arrays = merged[VALIDATION].arrays
     metrics: Metrics = {}
@@ -41,6 +48,10 @@ def metrics_of(
     if config.tokenizer_path:
         metrics |= reconstruction_metrics(
             {name: arrays[name] for name in ("psnr", "ssim")}, image_size
+        )
+        names = tokenizer_config(Path(config.tokenizer_path)).names
+        metrics |= retention_metrics(
+            arrays, [name for name in names if f"retention_{name}_psnr" in arrays]
         )
         measured["reconstruction"] = (
             arrays["reconstruction_features"],
@@ -63,6 +74,16 @@ def metrics_of(
             network=EfficientNetLite0Features.name,
             feature_size=config.feature_size,
         )
+    if SAMPLES in merged:
+        metrics |= own_class_metrics(
+            merged[SAMPLES], merged[VALIDATION], num_classes, config.feature_size
+        )
+    if TRAINING in merged:
+        metrics |= nearest_training_metrics(
+            merged[SAMPLES].features, reference, merged[TRAINING].features, config
+        )
+    if config.generator_path:
+        metrics |= generator_loss_metrics(arrays, config)
     if config.tokenizer_path:
         metrics |= code_metrics(arrays, config, draw_uniformity)
     return metrics
@@ -89,6 +110,25 @@ def reconstruction_metrics(scores: dict[str, Float[ndarray, " n"]], image_size: 
             "SSIM", ssim.mean, ssim_protocol, ssim.standard_deviation
         ),
     }
+
+
+def retention_metrics(scores: Mapping[str, Float[ndarray, " n"]], names: Sequence[str]) -> Metrics:
+    """Mean PSNR of the validation crops decoded from each codebook alone; `scores` are "retention_NAME_psnr" of all
+    `names`.
+    """
+    metrics: Metrics = {}
+    for name in names:
+        entry = f"retention_{name}_psnr"
+        score = ScoreSum.of(scores[entry])
+        protocol = (
+            f"As the reconstructions' PSNR, over {len(scores[entry])} validation crops that are decoded from the "
+            f"{name} codes alone (paper Fig. 4): the features of all other codebooks, codes and predicted residuals, "
+            f"are set to 0. {score.num_infinite} identical pairs left out; ± is the deviation over images."
+        )
+        metrics[entry] = metric_entry(
+            f"PSNR of {name} codes alone (dB)", score.mean, protocol, score.standard_deviation
+        )
+    return metrics
 
 
 def frechet_metric(

@@ -1,4 +1,4 @@
-"""The blocks of an evaluation: validation rows, samples, and the codes of the two baselines.
+"""The blocks of an evaluation: validation rows, samples, training rows, and the codes of the two baselines.
 
 A block has the same images whatever the number of actors: they follow from the data and `pool.batch_size` alone.
 Read next: glotok_ray/evaluation/measure.py
@@ -11,25 +11,26 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow.parquet
-from jaxtyping import UInt16
+from jaxtyping import Int64, UInt16
 
-from glotok_ray.config.jobs import EvaluateRun
+from glotok_ray.config.evaluation import EvaluateRun
 from glotok_ray.config.tokenizer import TokenizerConfig
-from glotok_ray.data.recorded import (
-    check_adm_protocol,
-    check_classes,
-    check_codes,
-    check_side,
-    read_image_dataset,
+from glotok_ray.data.drawing import draw_images
+from glotok_ray.data.records import DatasetInfo
+from glotok_ray.evaluation.files import BASELINES
+from glotok_ray.evaluation.inputs import (
+    baseline_codes,
+    check_generator,
+    encoding_tokenizer,
+    measured_images,
+    measured_samples,
+    measured_tokenizer,
+    training_images,
 )
-from glotok_ray.data.records import DATASET, DatasetInfo, read_dataset
-from glotok_ray.evaluation.files import BASELINES, stored_images
 from glotok_ray.metrics.baselines import PositionCounts, draw_uniform
-from glotok_ray.pretrained.tokenizer import CONFIG_FILE, WEIGHTS_FILE, tokenizer_config
-from glotok_ray.storage import artefact
-from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.pretrained.tokenizer import tokenizer_config
 
-VALIDATION, SAMPLES = "validation", "samples"
+VALIDATION, SAMPLES, TRAINING = "validation", "samples", "training"
 # Blocks of a shard that an actor takes at once, so that images are decoded while the device works on those before.
 _BLOCKS_PER_UNIT = 4
 
@@ -38,7 +39,7 @@ class Block(NamedTuple):
     """Images of one batch: rows of a shard, images of samples.npz, or codes to decode."""
 
     kind: str
-    """VALIDATION, SAMPLES, or the name of a baseline."""
+    """VALIDATION, SAMPLES, TRAINING, or the name of a baseline."""
     start: int
     stop: int
     first_image: int = 0
@@ -46,24 +47,8 @@ class Block(NamedTuple):
     file: str = ""
     codes: UInt16[np.ndarray, "b codebooks positions"] | None = None
     """Codes of a baseline's block."""
-
-
-def check_inputs(config: EvaluateRun) -> None:
-    """Raise ValueError for paths that leave nothing to evaluate or nothing to compare with."""
-    if not config.tokenizer_path and not config.samples_path:
-        raise ValueError(
-            "tokenizer_path and samples_path are empty: there is nothing to evaluate; give one"
-        )
-    if not config.data_path:
-        raise ValueError(
-            "data_path is empty: give the validation shards, the reference of all distances"
-        )
-    if config.codes_path and not (config.tokenizer_path and config.samples_path):
-        raise ValueError(
-            f"codes_path = {config.codes_path!r}: baselines need tokenizer_path, which decodes "
-            "them, and samples_path, which they are compared with; give both, or leave codes_path "
-            "empty"
-        )
+    rows: Int64[np.ndarray, " b"] | None = None
+    """Rows of the shard that a block of training crops holds, which need not be adjacent."""
 
 
 def plan(config: EvaluateRun) -> tuple[list[Block], int]:
@@ -74,7 +59,8 @@ def plan(config: EvaluateRun) -> tuple[list[Block], int]:
     dataset = measured_images(config)
     blocks = list(_validation_blocks(dataset, config))
     model = measured_tokenizer(config)
-    image_size = model.autoencoder.image_size if model else 0
+    encoding = encoding_tokenizer(config)
+    image_size = tokenizer_config(encoding).autoencoder.image_size if encoding else 0
     if config.samples_path:
         samples = measured_samples(config, dataset)
         image_size, num_samples = samples.image_size, samples.num_images
@@ -84,98 +70,20 @@ def plan(config: EvaluateRun) -> tuple[list[Block], int]:
         ]
         if config.codes_path and model:
             blocks += _baseline_blocks(config, model, num_samples)
+        if config.training_path:
+            blocks += _training_blocks(training_images(config, dataset, image_size), config)
+    if config.generator_path:
+        check_generator(config, dataset)
     return blocks, image_size
 
 
 def units_of(blocks: Sequence[Block]) -> list[list[Block]]:
     """The blocks in order, in units of work: adjacent blocks of one shard together, a few at most; others alone."""
     units: list[list[Block]] = []
-    for file, group in itertools.groupby(blocks, key=lambda block: block.file):
+    for (_, file), group in itertools.groupby(blocks, key=lambda block: (block.kind, block.file)):
         adjacent, size = list(group), _BLOCKS_PER_UNIT if file else 1
         units += [adjacent[start : start + size] for start in range(0, len(adjacent), size)]
     return units
-
-
-class Present(NamedTuple):
-    """The facts of an evaluation's inputs; None for those that are not there yet."""
-
-    images: DatasetInfo | None
-    samples: DatasetInfo | None
-
-
-def check_present_inputs(config: EvaluateRun) -> Present:
-    """Check those inputs of an evaluation that are there, for a dry run; raises ArtefactError."""
-
-    def is_there(path: str) -> bool:
-        return bool(path) and (Path(path) / artefact.MANIFEST).is_file()
-
-    if not is_there(config.data_path):
-        return Present(None, None)
-    images = measured_images(config)
-    has_tokenizer = not config.tokenizer_path or is_there(config.tokenizer_path)
-    samples = None
-    if is_there(config.samples_path) and has_tokenizer:
-        samples = measured_samples(config, images)
-    if is_there(config.codes_path) and has_tokenizer:
-        baseline_codes(config)
-    return Present(images, samples)
-
-
-def measured_images(config: EvaluateRun) -> DatasetInfo:
-    """The facts of the validation shards; raises ArtefactError where the config asks for ADM's crops and they have
-    others, and when the tokenizer, if it is there, takes larger images.
-    """
-    tokenizer = Path(config.tokenizer_path)
-    there = config.tokenizer_path and (tokenizer / CONFIG_FILE).is_file()
-    return check_images(config, tokenizer_config(tokenizer) if there else None)
-
-
-def check_images(config: EvaluateRun, tokenizer: TokenizerConfig | None) -> DatasetInfo:
-    """The facts of the validation shards; raises ArtefactError when they are too few, too small for the tokenizer, or
-    not what the config asks for.
-    """
-    folder = Path(config.data_path)
-    images = read_image_dataset(folder)
-    if config.adm_protocol:
-        check_adm_protocol(images, folder=folder, field="adm_protocol")
-    if tokenizer:
-        check_side(images, folder, tokenizer.autoencoder.image_size)
-    if config.num_images > images.num_images:
-        raise ArtefactError(
-            f"num_images = {config.num_images}: {folder} holds {images.num_images} images; lower it, 0 takes all"
-        )
-    return images
-
-
-def measured_samples(config: EvaluateRun, dataset: DatasetInfo) -> DatasetInfo:
-    """The samples' facts; raises ArtefactError when they are of other classes than the validation images of `dataset`,
-    or drawn through another tokenizer than the one that they are measured beside.
-    """
-    folder = Path(config.samples_path)
-    manifest, samples = artefact.read_manifest(folder, "samples"), read_image_dataset(folder)
-    recorded = (samples.num_images, samples.image_size, samples.image_size, 3)
-    found = stored_images(folder / "samples.npz").shape
-    if found != recorded:
-        raise ArtefactError(
-            f"{folder / 'samples.npz'}: holds an array of shape {found}, and {DATASET} says {recorded}; sample again "
-            "with --fresh"
-        )
-    check_classes(samples.classes, str(folder), dataset.classes, config.data_path)
-    check_side(dataset, Path(config.data_path), samples.image_size)
-    if config.tokenizer_path:
-        digest = _weights_digest(config)
-        if manifest["tokenizer_sha256"] != digest:
-            raise ArtefactError(
-                f"{folder}: decoded by tokenizer {manifest['tokenizer_sha256'][:12]}, but tokenizer_path = "
-                f"{config.tokenizer_path} is {digest[:12]}, whose reconstructions and baselines would stand beside "
-                "them; correct a path, or measure the samples alone, without tokenizer_path and codes_path"
-            )
-    return samples
-
-
-def measured_tokenizer(config: EvaluateRun) -> TokenizerConfig | None:
-    """The measured tokenizer's config; None when only samples are measured."""
-    return tokenizer_config(Path(config.tokenizer_path)) if config.tokenizer_path else None
 
 
 def _validation_blocks(dataset: DatasetInfo, config: EvaluateRun) -> Iterator[Block]:
@@ -188,6 +96,22 @@ def _validation_blocks(dataset: DatasetInfo, config: EvaluateRun) -> Iterator[Bl
             stop = min(start + config.pool.batch_size, rows)
             yield Block(VALIDATION, start, stop, first_image + start, file=shard.file)
         left, first_image = left - rows, first_image + rows
+
+
+def _training_blocks(training: DatasetInfo, config: EvaluateRun) -> Iterator[Block]:
+    """The drawn rows in shard order; blocks do not cross shards."""
+    drawn = draw_images(
+        training,
+        Path(config.training_path),
+        max_images=config.training_images,
+        stratified=False,
+        seed=config.seed,
+    )
+    size = config.pool.batch_size
+    for shard, rows in drawn:
+        for start in range(0, len(rows), size):
+            part = np.array(rows[start : start + size])
+            yield Block(TRAINING, start, start + len(part), file=shard.file, rows=part)
 
 
 def _baseline_blocks(config: EvaluateRun, model: TokenizerConfig, num_images: int) -> list[Block]:
@@ -216,21 +140,6 @@ def _baseline_blocks(config: EvaluateRun, model: TokenizerConfig, num_images: in
             stop = min(start + config.pool.batch_size, num_images)
             blocks.append(Block(name, start, stop, start, codes=drawn[start:stop]))
     return blocks
-
-
-def baseline_codes(config: EvaluateRun) -> DatasetInfo:
-    """The facts of the codes that baselines are drawn from; raises ArtefactError when another tokenizer made them."""
-    folder, tokenizer = Path(config.codes_path), Path(config.tokenizer_path)
-    artefact.read_manifest(folder, "codes")
-    codes = read_dataset(folder)
-    check_codes(codes, folder, tokenizer_config(tokenizer), tokenizer, _weights_digest(config))
-    images = read_image_dataset(Path(config.data_path))
-    check_classes(codes.classes, str(folder), images.classes, config.data_path)
-    return codes
-
-
-def _weights_digest(config: EvaluateRun) -> str:
-    return artefact.sha256_of(Path(config.tokenizer_path) / WEIGHTS_FILE)
 
 
 def _training_counts(config: EvaluateRun, model: TokenizerConfig) -> list[PositionCounts]:

@@ -32,12 +32,13 @@ from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.pretrained.generator import (
     AVERAGE_FILE,
     copy_tokenizer,
+    find_tokenizer,
     load_generator,
     read_facts,
     save_generator,
 )
 from glotok_ray.pretrained.tokenizer import WEIGHTS_FILE
-from glotok_ray.sampling.images import ImageGenerator, find_tokenizer
+from glotok_ray.sampling.images import ImageGenerator
 from glotok_ray.storage import artefact, ownership
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.storage.output import Output, Unfinished, look

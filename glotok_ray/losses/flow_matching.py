@@ -5,12 +5,14 @@ Read next: glotok_ray/sampling/flow.py
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
+
+from glotok_ray.config.generator import FlowConfig
 
 
 def draw_times(
@@ -64,6 +66,30 @@ def noisy_entities(
     return (1 - t.unsqueeze(2)) * clean + t.unsqueeze(2) * noise
 
 
+class NoisyBatch(NamedTuple):
+    """Latents with the noise that an objective drew for them, and what the network sees of both."""
+
+    tokens: Float[Tensor, "b n c"]
+    times: Float[Tensor, "b entities"]
+    noise: Float[Tensor, "b n c"]
+    context: tuple[Float[Tensor, "b n c"], ...]
+    """The clean latents where the network is shown them as context; else empty."""
+
+
+def draw_noisy_batch(
+    clean: Float[Tensor, "b n c"],
+    lengths: Sequence[int],
+    flow: FlowConfig,
+    generator: torch.Generator,
+) -> NoisyBatch:
+    """Eq. 2 of xAR at times and noise from `generator`, whose device must be that of `clean`."""
+    shape = (clean.shape[0], len(lengths))
+    times = order_times(draw_times(shape, flow.time_distribution, generator), flow.context)
+    noise = torch.randn(clean.shape, generator=generator, device=clean.device)
+    context = (clean,) if flow.context == "clean" else ()
+    return NoisyBatch(noisy_entities(clean, noise, times, lengths), times, noise, context)
+
+
 def flow_matching_loss(
     velocity: Float[Tensor, "b n c"],
     clean: Float[Tensor, "b n c"],
@@ -73,6 +99,19 @@ def flow_matching_loss(
 
     All times weigh the same, and so do all tokens.
     """
+    return F.mse_loss(*_compared(velocity, clean, noise))
+
+
+def flow_matching_losses(
+    velocity: Float[Tensor, "b n c"],
+    clean: Float[Tensor, "b n c"],
+    noise: Float[Tensor, "b n c"],
+) -> Float[Tensor, " b"]:
+    """`flow_matching_loss` of each image, whose mean it is."""
+    return F.mse_loss(*_compared(velocity, clean, noise), reduction="none").flatten(1).mean(dim=1)
+
+
+def _compared(velocity: Tensor, clean: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
     target = noise - clean
     precise = torch.promote_types(velocity.dtype, torch.float32)
-    return F.mse_loss(velocity.to(precise), target.to(precise))
+    return velocity.to(precise), target.to(precise)

@@ -19,14 +19,30 @@ def codebook_cross_entropies(
 
     Raises ValueError unless there is one tensor of logits per codebook of `codes`.
     """
-    if len(logits) != codes.shape[1]:
-        raise ValueError(
-            f"logits: {len(logits)} tensors for {codes.shape[1]} codebooks; give one each"
-        )
+    _check_codebooks(logits, codes)
     return tuple(
         F.cross_entropy(_precise(each).flatten(0, 1), codes[:, index].flatten())
         for index, each in enumerate(logits)
     )
+
+
+def token_prediction_losses(
+    logits: Sequence[Float[Tensor, "b n size"]], codes: Int64[Tensor, "b k n"]
+) -> Float[Tensor, " b"]:
+    """`token_prediction_loss` of each image, whose mean it is."""
+    _check_codebooks(logits, codes)
+    terms = [
+        F.cross_entropy(_precise(each).transpose(1, 2), codes[:, index], reduction="none")
+        for index, each in enumerate(logits)
+    ]
+    return torch.stack(terms).mean(dim=(0, 2))
+
+
+def _check_codebooks(logits: Sequence[Tensor], codes: Tensor) -> None:
+    if len(logits) != codes.shape[1]:
+        raise ValueError(
+            f"logits: {len(logits)} tensors for {codes.shape[1]} codebooks; give one each"
+        )
 
 
 def token_prediction_loss(terms: Sequence[Float[Tensor, ""]]) -> Float[Tensor, ""]:

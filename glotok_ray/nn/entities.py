@@ -7,10 +7,11 @@ section 3.2.1 and Algorithm 1. Read next: glotok_ray/nn/xar.py
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
-from glotok_ray.config.generator import XARConfig
+from glotok_ray.config.generator import FlowConfig, XARConfig
+from glotok_ray.nn.tokenizer import GloTokTokenizer
 
 
 def to_entities(latents: Float[Tensor, "b c h w"], config: XARConfig) -> Float[Tensor, "b n c"]:
@@ -19,6 +20,21 @@ def to_entities(latents: Float[Tensor, "b c h w"], config: XARConfig) -> Float[T
         grids = [F.adaptive_avg_pool2d(latents, side) for side in config.sides]
         return torch.cat([grid.flatten(2) for grid in grids], dim=2).transpose(1, 2)
     return latents.flatten(2)[:, :, _order(config, latents.device)].transpose(1, 2)
+
+
+@torch.no_grad()
+def code_entities(
+    codes: Int64[Tensor, "b k h w"],
+    tokenizer: GloTokTokenizer,
+    latent_scale: Float[Tensor, " c"],
+    config: XARConfig,
+    flow: FlowConfig,
+) -> Float[Tensor, "b n c"]:
+    """What an xAR models of the codes of images: their vectors, refined where `flow` says so, times `latent_scale`, as
+    the tokens of all entities. Of `tokenizer`, the branches alone are used.
+    """
+    latents = tokenizer.latents(codes, refine=flow.latent_space == "codes_plus_residual").float()
+    return to_entities(latents * latent_scale[:, None, None], config)
 
 
 def from_entities(tokens: Float[Tensor, "b n c"], config: XARConfig) -> Float[Tensor, "b c h w"]:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from glotok_ray.config.generator import FARConfig, FlowConfig, XARConfig
 from glotok_ray.config.overrides import from_dict
+from glotok_ray.config.tokenizer import TokenizerConfig
 from glotok_ray.nn.far import FAR
 from glotok_ray.nn.xar import XAR
 from glotok_ray.pretrained import tokenizer
@@ -143,6 +144,58 @@ def check_scale(folder: Path) -> None:
             raise ArtefactError(
                 f"{path}: its latent_scale begins {stored[:3].tolist()}, and {GENERATOR_FILE} says "
                 f"{recorded[:3].tolist()}; the files are of different exports: restore them, or export again"
+            )
+
+
+def find_tokenizer(folder: Path, tokenizer_path: str | Path | None = None) -> Path:
+    """The folder of the tokenizer of the generator in `folder`: `tokenizer_path`, or else the copy that lies with it.
+
+    Raises ArtefactError when there is none, and when its weights are not those that made the generator's codes.
+    """
+    found = Path(tokenizer_path) if tokenizer_path else folder / TOKENIZER_FOLDER
+    weights = found / tokenizer.WEIGHTS_FILE
+    facts = read_facts(folder)
+    expected = facts["tokenizer_sha256"]
+    if not expected:
+        remedy = (
+            "what it draws, only the autoencoder that it was trained with decodes: take its latents from "
+            "glotok_ray.sampling.flow.sample_latents"
+            if facts["architecture"] == "xar"
+            else "import it again, with the --tokenizer-path of the tokenizer that made its codes"
+        )
+        raise ArtefactError(
+            f"{folder}: was imported without a tokenizer, so none is known to be its own; {remedy}"
+        )
+    if not weights.is_file():
+        remedy = (
+            "train a tokenizer first, or correct tokenizer_path"
+            if tokenizer_path
+            else f"{folder} holds no copy of its tokenizer, so give tokenizer_path"
+        )
+        raise ArtefactError(f"{weights}: no such file; {remedy}")
+    digest = artefact.sha256_of(weights)
+    if digest != expected:
+        raise ArtefactError(
+            f"{folder}: was trained on codes of the tokenizer with sha256 {expected}, but {found} has sha256 {digest}; "
+            "pass the tokenizer_path of the run that made the generator's codes"
+        )
+    return found
+
+
+def check_fit(generator: XARConfig | FARConfig, decoder: TokenizerConfig) -> None:
+    """Raise ArtefactError when the tokenizer of config `decoder` does not decode what the generator draws."""
+    # On another grid the decoder would give an image of another size, for which neither was trained.
+    facts: dict[str, tuple[object, object]] = {
+        "grid_size": (generator.grid_size, decoder.autoencoder.grid_size)
+    }
+    if isinstance(generator, XARConfig):
+        facts["channels"] = (generator.channels, decoder.latent_width)
+    else:
+        facts["codebooks"] = (generator.code_counts, decoder.code_counts)
+    for name, (have, need) in facts.items():
+        if have != need:
+            raise ArtefactError(
+                f"generator.{name} = {have}: the tokenizer has {need}; bring the tokenizer of the generator's codes"
             )
 
 

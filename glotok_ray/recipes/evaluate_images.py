@@ -1,7 +1,8 @@
 """Evaluations: reconstructions of a tokenizer, samples of a generator, or both."""
 
-from glotok_ray.config.jobs import EvaluateRun, PoolConfig
+from glotok_ray.config.evaluation import EvaluateRun
 from glotok_ray.config.overrides import override
+from glotok_ray.config.pool import PoolConfig
 
 
 def glotok_16k() -> EvaluateRun:
@@ -33,12 +34,16 @@ def xar_b() -> EvaluateRun:
 
 
 def quickstart() -> EvaluateRun:
-    """Reconstructions of the quickstart's validation crops, its samples and their two baselines."""
+    """Reconstructions of the quickstart's validation crops, the samples of xAR, their two baselines and nearest
+    training crops, and xAR's loss.
+    """
     return EvaluateRun(
         tokenizer_path="runs/quickstart/tokenizer",
         data_path="runs/quickstart/data/validation",
         samples_path="runs/quickstart/samples",
         codes_path="runs/quickstart/codes",
+        training_path="runs/quickstart/data/train",
+        generator_path="runs/quickstart/generator",
         output_path="runs/quickstart/evaluation",
         feature_size=128,
         uniformity_repeats=3,
@@ -49,11 +54,12 @@ def quickstart() -> EvaluateRun:
 
 
 def quickstart_far() -> EvaluateRun:
-    """The quickstart's samples of FAR."""
+    """The quickstart's samples of FAR, their nearest training crops, and FAR's loss."""
     changes = {
         "tokenizer_path": "",
         "codes_path": "",
         "samples_path": "runs/quickstart/far_samples",
+        "generator_path": "runs/quickstart/far",
         "output_path": "runs/quickstart/far_evaluation",
     }
     return override(quickstart(), changes)

@@ -35,6 +35,7 @@ STAGES = {
     "data": "shards of images",
     "teacher": "clustered features and their cosine histogram",
     "tokenizer": "GloTok tokenizer",
+    "twin": "the same tokenizer without the relation loss",
     "codes": "codes of the training images",
     "generator": "xAR generator",
     "samples": "images drawn from xAR",
@@ -42,20 +43,23 @@ STAGES = {
     "far_samples": "images drawn from FAR",
     "evaluation": "metrics of reconstructions, xAR's samples and baselines",
     "far_evaluation": "metrics of FAR's samples",
+    "twin_evaluation": "metrics of the twin's reconstructions and codebooks",
 }
 """The stages before the report, in order, by the section of their settings, which also names their folder."""
 
 EXPECTED_SECONDS = {
     "data": 12,
     "teacher": 31,
-    "tokenizer": 212,
+    "tokenizer": 190,
+    "twin": 190,
     "codes": 14,
     "generator": 181,
     "samples": 38,
     "far": 141,
     "far_samples": 22,
-    "evaluation": 58,
-    "far_evaluation": 17,
+    "evaluation": 70,
+    "far_evaluation": 30,
+    "twin_evaluation": 25,
     "report": 4,
 }
 """About what each stage takes on two cores, for the time left over all of them while no earlier run tells; what the
@@ -98,12 +102,16 @@ def chain(quickstart: QuickstartRun) -> QuickstartRun:
             "far_samples.tokenizer_path": tokenizer,
             "far_samples.output_path": str(root / "far_samples"),
             "far_evaluation.data_path": validation_data,
+            "far_evaluation.training_path": train_data,
+            "far_evaluation.generator_path": str(root / "far"),
             "far_evaluation.samples_path": str(root / "far_samples"),
             "far_evaluation.output_path": str(root / "far_evaluation"),
             "evaluation.tokenizer_path": tokenizer,
             "evaluation.data_path": validation_data,
             "evaluation.samples_path": str(root / "samples"),
             "evaluation.codes_path": codes,
+            "evaluation.training_path": train_data,
+            "evaluation.generator_path": str(root / "generator"),
             "evaluation.output_path": str(root / "evaluation"),
         },
     )

@@ -1,7 +1,8 @@
 """Sweeps of lambda_hist, bin count and alpha of a tokenizer."""
 
-from glotok_ray.config.jobs import EvaluateRun, PoolConfig
+from glotok_ray.config.evaluation import EvaluateRun
 from glotok_ray.config.overrides import override
+from glotok_ray.config.pool import PoolConfig
 from glotok_ray.config.sweeps import SweepRun
 from glotok_ray.recipes import evaluate_images, train_tokenizer
 
@@ -33,6 +34,8 @@ def quickstart_reconstructions() -> EvaluateRun:
     changes = {
         "samples_path": "",
         "codes_path": "",
+        "training_path": "",
+        "generator_path": "",
         "num_images": 200,
         "uniformity_repeats": 1,
         "pool": PoolConfig(

@@ -180,13 +180,22 @@ def _on(base: Run, name: str, tokenizer: str, codes: str) -> Run:
 
 
 def quickstart() -> XARRun:
-    """xAR at width 96 and depth 4 on its own four cells of 8 x 8, on 2 CPU workers: about three minutes."""
+    """xAR at width 96 and depth 4 on four cells of 6 x 6, on 2 CPU workers: about three minutes."""
     return XARRun(
         name="generator",
         output_path="runs/quickstart",
         tokenizer_path="runs/quickstart/tokenizer",
         ema_decay=0.99,
-        model=XARConfig(width=96, depth=4, num_heads=4, num_classes=10, dropout=0.0),
+        model=XARConfig(
+            grid_size=12,
+            cell_size=6,
+            width=96,
+            depth=4,
+            num_heads=4,
+            num_classes=10,
+            dropout=0.0,
+            zero_init_gates=True,
+        ),
         optimizer=OptimizerConfig(
             name="adamw",
             learning_rate=2e-3,
@@ -224,6 +233,7 @@ def quickstart_far() -> FARRun:
         tokenizer_path="runs/quickstart/tokenizer",
         ema_decay=0.99,
         model=FARConfig(
+            grid_size=12,
             codebooks=(
                 VocabularyConfig(name="visual", size=512),
                 VocabularyConfig(name="semantic", size=256),

@@ -83,8 +83,10 @@ def side_by_side(
     return np.concatenate([left, gap, right], axis=2)
 
 
-def by_class(labels: Sequence[int], *, per_class: int, most_classes: int) -> dict[int, list[int]]:
-    """Indices of the first `per_class` images of each class, for at most `most_classes` classes
+def by_class(
+    labels: Sequence[int], *, per_class: int, most_classes: int | None = None
+) -> dict[int, list[int]]:
+    """Indices of the first `per_class` images of each class, for all or at most `most_classes` classes
     in label order.
     """
     chosen: dict[int, list[int]] = {}

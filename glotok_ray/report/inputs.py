@@ -7,32 +7,26 @@ glotok_ray/report/page.py
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow.parquet
 from jaxtyping import Int, UInt8
 from numpy import ndarray
 
+from glotok_ray.data.records import DATASET
 from glotok_ray.evaluation.files import BASELINES, CODE_COUNTS_FILE, RECONSTRUCTIONS_FILE
-from glotok_ray.report.plots import read_metric_lines
+from glotok_ray.report.images import ImagePairs, LabelledImages, Retention
+from glotok_ray.report.metric_log import MetricLog, read_metric_lines
+from glotok_ray.report.real_crops import read_real_crops
 from glotok_ray.storage import artefact
+from glotok_ray.storage.retries import StorageError
+
+MOST_CLASSES = 24
+"""Classes shown; of more, the first in label order."""
+REAL_PER_CLASS = 4
 
 Part = TypeVar("Part")
-
-
-class ImagePairs(NamedTuple):
-    """Validation crops and their reconstructions."""
-
-    inputs: UInt8[ndarray, "n h w 3"]
-    reconstructions: UInt8[ndarray, "n h w 3"]
-
-
-class LabelledImages(NamedTuple):
-    """Samples with their class."""
-
-    images: UInt8[ndarray, "n h w 3"]
-    labels: Sequence[int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,23 +39,36 @@ class ReportInputs:
     stages: Sequence[Mapping[str, Any]] = ()
     """One of {"stage", "seconds", "status", "folder", "summary"} per stage, in order."""
     metrics: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """metrics.json: name -> {"label", "value", "protocol", "std"}."""
+    """metrics.json: name -> {"label", "value", "protocol", "std", "chance"}; FAR's begin with far_, those of the
+    tokenizer without the relation loss with twin_.
+    """
     reconstructions: ImagePairs | None = None
+    retention: Retention | None = None
+    real_crops: LabelledImages | None = None
     samples: LabelledImages | None = None
     far_samples: LabelledImages | None = None
     baselines: Mapping[str, UInt8[ndarray, "n h w 3"]] = field(default_factory=dict)
     """Description of a baseline -> its images."""
     class_names: Sequence[str] = ()
-    tokenizer_log: Sequence[Mapping[str, Any]] = ()
-    generator_log: Sequence[Mapping[str, Any]] = ()
-    far_log: Sequence[Mapping[str, Any]] = ()
+    num_train_images: int | None = None
+    tokenizer_log: MetricLog = ()
+    twin_log: MetricLog = ()
+    generator_log: MetricLog = ()
+    far_log: MetricLog = ()
     relation: Mapping[str, Any] | None = None
     """relation.json: bins, teacher, student_initial, student_final, kl_initial, kl_final."""
+    twin_relation: Mapping[str, Any] | None = None
+    """The same of the tokenizer without the relation loss."""
     code_counts: Mapping[str, Int[ndarray, " n"]] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, Any] = field(default_factory=dict)
     missing: Sequence[str] = ()
     """One sentence per part that could not be read."""
+
+    @property
+    def shown_classes(self) -> list[int]:
+        """Labels of the classes that have samples, in order, at most MOST_CLASSES."""
+        return _shown_classes(self.samples, self.far_samples)
 
 
 def collect(run_folder: Path) -> ReportInputs:
@@ -71,28 +78,46 @@ def collect(run_folder: Path) -> ReportInputs:
     def part(path: str, read: Callable[[Path], Part], otherwise: Part) -> Part:
         try:
             return read(run_folder / path)
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, StorageError) as error:
             reason = "no such file" if not (run_folder / path).exists() else str(error)
             missing.append(f"{path}: {reason}")
             return otherwise
 
+    samples = part("samples/samples.npz", _read_samples, None)
+    far_samples = part("far_samples/samples.npz", _read_samples, None)
+
+    def real_crops(folder: Path) -> LabelledImages | None:
+        shown = samples or far_samples
+        if shown is None:
+            return None
+        classes = _shown_classes(samples, far_samples)
+        return read_real_crops(
+            folder, classes=classes, per_class=REAL_PER_CLASS, image_size=shown.images.shape[1]
+        )
+
+    dataset = part(f"data/train/{DATASET}", artefact.read_json, {})
     return ReportInputs(
         title=f"GloTok {run_folder.resolve().name}",
         stages=part("stages.json", artefact.read_json, []),
         metrics=part("evaluation/metrics.json", lambda _: read_metrics(run_folder), {}),
         reconstructions=part(f"evaluation/{RECONSTRUCTIONS_FILE}", _read_pairs, None),
-        samples=part("samples/samples.npz", _read_samples, None),
-        far_samples=part("far_samples/samples.npz", _read_samples, None),
+        retention=part("evaluation/retention.npz", _read_retention, None),
+        real_crops=part("data/validation", real_crops, None),
+        samples=samples,
+        far_samples=far_samples,
         baselines={
             text: images
             for name, text in BASELINES.items()
             if (images := part(f"evaluation/{name}.npz", _read_images, None)) is not None
         },
-        class_names=part("data/train/dataset.json", _read_class_names, []),
+        class_names=dataset.get("classes", []),
+        num_train_images=dataset.get("num_images"),
         tokenizer_log=part("tokenizer/metrics.jsonl", read_metric_lines, []),
+        twin_log=part("twin/metrics.jsonl", read_metric_lines, []),
         generator_log=part("generator/metrics.jsonl", read_metric_lines, []),
         far_log=part("far/metrics.jsonl", read_metric_lines, []),
         relation=part("tokenizer/relation.json", artefact.read_json, None),
+        twin_relation=part("twin/relation.json", artefact.read_json, None),
         code_counts=part(f"evaluation/{CODE_COUNTS_FILE}", _read_arrays, {}),
         config=part("config.json", artefact.read_json, {}),
         versions=part("versions.json", artefact.read_json, {}),
@@ -101,13 +126,21 @@ def collect(run_folder: Path) -> ReportInputs:
 
 
 def read_metrics(run_folder: Path) -> dict[str, dict[str, Any]]:
-    """The metrics of reconstructions, of xAR's samples and of the baselines, and those of FAR's samples among them."""
+    """The metrics of reconstructions, of xAR's samples and of the baselines; FAR's samples' and the twin tokenizer's
+    among them, where the run has such.
+    """
     metrics = artefact.read_json(run_folder / "evaluation" / "metrics.json")
-    far = run_folder / "far_evaluation" / "metrics.json"
-    if far.is_file():
-        for name, entry in artefact.read_json(far).items():
-            metrics[f"far_{name}"] = {**entry, "label": f"{entry['label']} of FAR"}
+    for prefix, suffix in (("far", "of FAR"), ("twin", "without the relation loss")):
+        other = run_folder / f"{prefix}_evaluation" / "metrics.json"
+        if other.is_file():
+            for name, entry in artefact.read_json(other).items():
+                metrics[f"{prefix}_{name}"] = {**entry, "label": f"{entry['label']} {suffix}"}
     return metrics
+
+
+def _shown_classes(*samples: LabelledImages | None) -> list[int]:
+    labels = {int(label) for found in samples if found is not None for label in found.labels}
+    return sorted(labels)[:MOST_CLASSES]
 
 
 def _read_arrays(path: Path) -> dict[str, ndarray]:
@@ -124,10 +157,11 @@ def _read_pairs(path: Path) -> ImagePairs | None:
     return ImagePairs(arrays["inputs"], arrays["reconstructions"])
 
 
+def _read_retention(path: Path) -> Retention | None:
+    arrays = _read_arrays(path)
+    return Retention(arrays.pop("inputs"), arrays.pop("both"), arrays)
+
+
 def _read_samples(path: Path) -> LabelledImages | None:
     labels = pyarrow.parquet.read_table(path.with_name("samples.parquet"), columns=["label"])
     return LabelledImages(_read_arrays(path)["arr_0"], labels["label"].to_pylist())
-
-
-def _read_class_names(path: Path) -> list[str]:
-    return artefact.read_json(path)["classes"]

@@ -8,12 +8,12 @@ import html
 import io
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from numpy import ndarray
 from PIL import Image
 
-_LARGEST_PNG_SIDE = 128
+_LARGEST_SIDE = 128
 
 
 def text(value: Any) -> str:
@@ -39,23 +39,36 @@ def number(value: Any) -> str:
 
 def table(columns: Iterable[str], rows: Iterable[str], kind: str) -> str:
     """A table of the style class `kind`; `rows` are HTML already, `columns` are plain text."""
-    head = "".join(f"<th>{text(column)}</th>" for column in columns)
+    head = "".join(f'<th scope="col">{text(column)}</th>' for column in columns)
     body = "".join(rows)
     return f'<table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
 
 
-def image_tag(image: ndarray, alt: str) -> str:
-    """An 8-bit image as a data URI: PNG up to 128 pixels a side, JPEG above to keep the page
-    small.
-    """
-    stream = io.BytesIO()
-    small = max(image.shape[0], image.shape[1] // 2) <= _LARGEST_PNG_SIDE
-    Image.fromarray(image).save(stream, "PNG" if small else "JPEG", quality=90)
-    kind = "png" if small else "jpeg"
-    return embedded(stream.getvalue(), f"image/{kind}", alt)
+def folded(summary: str, content: str) -> str:
+    """Content that a reader opens."""
+    return f"<details><summary>{text(summary)}</summary>{content}</details>"
 
 
-def embedded(content: bytes, media_type: str, alt: str) -> str:
-    """An image tag that carries its content."""
-    data = base64.b64encode(content).decode("ascii")
-    return f'<img alt="{text(alt)}" src="data:{media_type};base64,{data}">'
+class ImageFormat(NamedTuple):
+    """How images are kept inside the page."""
+
+    jpeg_quality: int | None = None
+    """None keeps every pixel, as PNG; a quality makes the page of many images smaller."""
+
+    def tag(self, image: ndarray, alt: str, style: str = "") -> str:
+        """An 8-bit image as a data URI of at most 128 pixels a side, which is more than the page shows."""
+        shown = Image.fromarray(image)
+        shown.thumbnail((_LARGEST_SIDE, _LARGEST_SIDE), Image.Resampling.LANCZOS)
+        stream = io.BytesIO()
+        if self.jpeg_quality is None:
+            shown.save(stream, "PNG")
+        else:
+            shown.save(stream, "JPEG", quality=self.jpeg_quality, subsampling=0, optimize=True)
+        kind = "png" if self.jpeg_quality is None else "jpeg"
+        data = base64.b64encode(stream.getvalue()).decode("ascii")
+        style = f' class="{style}"' if style else ""
+        height, width = image.shape[:2]
+        return (
+            f'<img alt="{text(alt)}"{style} width="{width}" height="{height}" '
+            f'src="data:image/{kind};base64,{data}">'
+        )

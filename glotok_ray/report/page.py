@@ -4,91 +4,134 @@ All text from configs, logs and data is escaped. Read next: glotok_ray/report/in
 """
 
 from pathlib import Path
+from typing import NamedTuple
 
+from glotok_ray.report.headlines import GENERATORS, Source, percent
 from glotok_ray.report.inputs import ReportInputs
-from glotok_ray.report.markup import number, text
-from glotok_ray.report.sections import KEY_METRICS, SECTIONS
+from glotok_ray.report.markup import ImageFormat, text
+from glotok_ray.report.picture import write_picture
+from glotok_ray.report.relation_section import relation_gain, times
+from glotok_ray.report.sections import SECTIONS
 from glotok_ray.report.style import STYLE
+
+MOST_BYTES = 4_500_000
+"""Of the page; many images are kept as JPEG, coarser and coarser, until it fits."""
+_QUALITIES = (None, 92, 80, 60, 40)
+_PICTURE_FILE = "report.png"
+
+
+class _Card(NamedTuple):
+    """A number of the header."""
+
+    number: str
+    meaning: str
 
 
 def write_report(path: Path, inputs: ReportInputs) -> None:
-    """Write the page; every section appears, and says so where the run has nothing for it."""
+    """Write the page and, beside it, report.png; every section appears, and says so where the run has nothing for
+    it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(render(inputs), encoding="utf-8")
+    write_picture(path.with_name(_PICTURE_FILE), inputs)
 
 
 def render(inputs: ReportInputs) -> str:
-    """The page as HTML text."""
-    links = "".join(f'<a href="#{name}">{heading}</a>' for name, (heading, _) in SECTIONS.items())
-    sections = "".join(
-        f'<section id="{name}"><h2>{heading}</h2>{build(inputs)}</section>'
-        for name, (heading, build) in SECTIONS.items()
-    )
+    """The page as HTML text, of at most MOST_BYTES unless its text alone is longer."""
+    page = ""
+    for quality in _QUALITIES:
+        page = _render(inputs, ImageFormat(quality))
+        if len(page.encode()) <= MOST_BYTES:
+            break
+    return page
+
+
+def _render(inputs: ReportInputs, images: ImageFormat) -> str:
+    shown, folded = [], []
+    for name, section in SECTIONS.items():
+        content = section.build(inputs, images)
+        if section.is_folded:
+            folded.append(
+                f'<section id="{name}"><details><summary>{text(section.heading)}</summary>{content}</details></section>'
+            )
+        else:
+            shown.append(
+                f'<section id="{name}"><h2>{text(section.heading)}</h2>{content}</section>'
+            )
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<meta name="color-scheme" content="light dark">'
         f"<title>{text(inputs.title)}</title><style>{STYLE}</style></head><body><main>"
-        f"<h1>{text(inputs.title)}</h1><p>{text(_summary(inputs))}</p>{_key_metrics(inputs)}"
-        f"{_missing(inputs)}<nav>{links}</nav>{sections}</main></body></html>\n"
+        f"{_header(inputs)}{_links()}{''.join(shown)}"
+        f'<div class="folded"><h2>Everything else</h2>{_missing(inputs)}{"".join(folded)}</div></main></body></html>\n'
     )
 
 
-def _value(inputs: ReportInputs, name: str) -> float | None:
-    return inputs.metrics[name]["value"] if name in inputs.metrics else None
+def _header(inputs: ReportInputs) -> str:
+    cards = "".join(
+        f'<div class="card"><b>{text(card.number)}</b><span>{text(card.meaning)}</span></div>'
+        for card in _cards(inputs)
+    )
+    cards = f'<div class="cards">{cards}</div>' if cards else ""
+    return (
+        f'<header><p class="run">{text(inputs.title)}</p>'
+        "<h1>Images become short grids of codes, and new grids become images</h1>"
+        f'<p class="lead">{text(_lead(inputs))}</p>{cards}</header>'
+    )
 
 
-def _summary(inputs: ReportInputs) -> str:
-    """One paragraph in plain sentences, from whatever the run has."""
-    seconds = sum(float(stage["seconds"]) for stage in inputs.stages)
-    parts = ["A GloTok image tokenizer and generators on its codes, trained and measured"]
+def _lead(inputs: ReportInputs) -> str:
+    """What was trained on what, from whatever the run says."""
+    crops = "images" if inputs.num_train_images is None else f"{inputs.num_train_images:,} images"
+    if inputs.reconstructions is not None:
+        height, width = inputs.reconstructions.inputs.shape[1:3]
+        crops += f" of {width} \u00d7 {height} pixels"
+    if len(inputs.class_names) > 1:
+        crops += f" in {len(inputs.class_names)} classes"
+    models = [
+        model
+        for model, found in zip(GENERATORS, (inputs.samples, inputs.far_samples), strict=True)
+        if found is not None
+    ]
+    learned = f", and {' and '.join(models)} to write such codes for a class" if models else ""
+    return (
+        f"On {crops}, a GloTok tokenizer learned to write an image as codes and to draw it from them{learned}. "
+        "All numbers and images here are of this run."
+    )
+
+
+def _cards(inputs: ReportInputs) -> list[_Card]:
+    source, cards = Source(inputs.metrics), []
+    if (psnr := source.value("reconstruction_psnr")) is not None:
+        cards.append(
+            _Card(f"{psnr:.1f} dB", "PSNR of crops that were never trained on, after decoding")
+        )
+    if own := source.of_generators("samples_own_class"):
+        chances = list(source.chances("samples_own_class").values())
+        beside = f" (chance: {percent(chances[0])})" if chances else ""
+        shares = " \u00b7 ".join(percent(value) for value in own.values())
+        meaning = f"of the samples of {' and '.join(own)} look most like their own class{beside}"
+        cards.append(_Card(shares, meaning))
+    if (gain := relation_gain(inputs)) is not None and gain > 1:
+        meaning = "closer to the teacher's histogram of cosines with the relation loss than without"
+        cards.append(_Card(f"{times(gain)}\u00d7", meaning))
+    elif inputs.relation is not None:
+        meaning = "KL divergence of the codebook's cosines from the teacher's; lower is closer"
+        cards.append(_Card(f"{inputs.relation['kl_final']:.3g}", meaning))
     if inputs.stages:
-        parts[0] += f" in {seconds / 60:.1f} minutes over {len(inputs.stages)} stages"
-    parts[0] += "."
-    psnr, ssim = _value(inputs, "reconstruction_psnr"), _value(inputs, "reconstruction_ssim")
-    if psnr is not None and ssim is not None:
-        parts.append(
-            "Validation crops, held out from training, come back at "
-            f"{psnr:.2f} dB PSNR and {ssim:.3f} SSIM."
-        )
-    if inputs.relation:
-        initial, final = (number(inputs.relation[name]) for name in ("kl_initial", "kl_final"))
-        parts.append(
-            "The divergence of the semantic codebook's cosine histogram from the teacher's went "
-            f"from {initial} to {final}."
-        )
-    parts += _verdicts(inputs)
-    return " ".join(parts)
+        seconds = sum(float(stage["seconds"]) for stage in inputs.stages)
+        meaning = f"for the {len(inputs.stages)} stages from images to these numbers"
+        cards.append(_Card(f"{seconds / 60:.1f} min", meaning))
+    return cards
 
 
-def _verdicts(inputs: ReportInputs) -> list[str]:
-    """What the distances say of each generator's samples."""
-    uniform, marginal = (
-        _value(inputs, f"baseline_{name}_fd_effnet") for name in ("uniform", "marginal")
+def _links() -> str:
+    links = "".join(
+        f'<a href="#{name}" class="{"desk" if section.is_folded else ""}">{text(section.link)}</a>'
+        for name, section in SECTIONS.items()
     )
-    if uniform is None or marginal is None:
-        return []
-    sentences = []
-    for model, prefix in (("xAR", ""), ("FAR", "far_")):
-        sample = _value(inputs, f"{prefix}samples_fd_effnet")
-        if sample is not None:
-            verdict = "closer" if sample < min(uniform, marginal) else "not closer"
-            sentences.append(
-                f"Samples of {model} lie at FD-EffNet {sample:.1f} from the validation crops, {verdict} than both "
-                f"baselines through the same decoder (uniform codes {uniform:.1f}, marginal codes {marginal:.1f}); "
-                "lower is better."
-            )
-    return sentences
-
-
-def _key_metrics(inputs: ReportInputs) -> str:
-    cards = []
-    for name in KEY_METRICS:
-        if _value(inputs, name) is not None:
-            label = text(inputs.metrics[name]["label"])
-            cards.append(
-                f'<div class="card"><b>{number(_value(inputs, name))}</b><span>{label}</span></div>'
-            )
-    return f'<div class="cards">{"".join(cards)}</div>' if cards else ""
+    return f'<nav aria-label="Sections">{links}</nav>'
 
 
 def _missing(inputs: ReportInputs) -> str:

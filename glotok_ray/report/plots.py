@@ -1,23 +1,17 @@
-"""Curves and histograms as small SVG drawings that stay readable on light and dark pages.
+"""Plots as PNG files beside the results: a sweep's trials and a teacher's cosines.
 
-Drawn through matplotlib's object interface: no global figure state, no display.
-Read next: glotok_ray/report/page.py
+Drawn through matplotlib's object interface: no global figure state, no display. The charts of the page are drawn
+without it: glotok_ray/report/charts.py
 """
 
-import io
-import json
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas
-from jaxtyping import Int
 from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from numpy import ndarray
 
 from glotok_ray.config.losses import RelationConfig
 from glotok_ray.losses.relation import histogram_bins, rebin
@@ -36,101 +30,11 @@ _STYLE: dict[Any, Any] = {
     "axes.spines.right": False,
     "font.size": 9,
     "axes.titlesize": 10,
-    "svg.hashsalt": "glotok",
 }
 _MARKERS = ("o", "s", "^", "D", "v")
-_LOG_RANGE = 30.0
 # Bars of a density over cosines from -1 to 1; a power of two, as the stored nodes mostly are, so that bars hold
 # equally many.
 _BARS = 256
-
-
-def read_metric_lines(path: Path) -> list[dict[str, Any]]:
-    """All lines of a metrics.jsonl that hold metrics; a last line that was cut off by a crash is left out."""
-    lines = path.read_text().splitlines()
-    found = []
-    for number, line in enumerate(lines):
-        try:
-            found.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            if number < len(lines) - 1:
-                raise ValueError(f"{path}: line {number + 1} is not JSON ({error})") from None
-    return [line for line in found if "event" not in line]
-
-
-def loss_curves(log: Sequence[Mapping[str, Any]]) -> dict[str, bytes]:
-    """One SVG per "train/..." and "eval/..." name of a metrics log, keyed by the name, in sorted
-    order.
-    """
-    names = {name for line in log for name in line if name.startswith(("train/", "eval/"))}
-    drawings = {}
-    for name in sorted(names, key=lambda name: (not name.startswith("train/"), name)):
-        points = [
-            (line["step"], line[name]) for line in log if isinstance(line.get(name), int | float)
-        ]
-        if points:
-            steps, values = np.array(points, dtype=np.float64).T
-            drawings[name] = _curve(name, steps, values)
-    return drawings
-
-
-def _curve(name: str, steps: ndarray, values: ndarray) -> bytes:
-    with rc_context(_STYLE):
-        figure, axes = _figure(3.0, 1.9)
-        marker = "o" if len(steps) < 15 else None
-        colour = _COLOURS[1] if name.startswith("eval/") else _COLOURS[0]
-        axes.plot(steps, values, color=colour, linewidth=1.4, marker=marker, markersize=2.5)
-        finite = values[np.isfinite(values)]
-        if len(finite) and finite.min() > 0 and finite.max() > _LOG_RANGE * finite.min():
-            axes.set_yscale("log")
-        axes.set_title(name.replace("_", " "), loc="left")
-        axes.set_xlabel("step")
-        return _svg(figure)
-
-
-def relation_histograms(
-    bins: Sequence[float],
-    teacher: Sequence[float],
-    student_initial: Sequence[float],
-    student_final: Sequence[float],
-) -> bytes:
-    """Cosine histograms of the teacher and of the student's semantic codebook before and after
-    training.
-    """
-    with rc_context(_STYLE):
-        figure, axes = _figure(5.4, 3.0)
-        axes.fill_between(bins, teacher, color=_INK, alpha=0.35, linewidth=0, label="teacher")
-        axes.plot(
-            bins, student_initial, "--", color=_COLOURS[1], linewidth=1.5, label="student, start"
-        )
-        axes.plot(bins, student_final, color=_COLOURS[0], linewidth=1.8, label="student, end")
-        axes.set_xlim(-1, 1)
-        axes.set_ylim(bottom=0)
-        axes.set_xlabel("cosine between two codes")
-        axes.set_ylabel("share of pairs")
-        axes.legend(frameon=False, fontsize=8)
-        return _svg(figure)
-
-
-def code_usage(counts: Mapping[str, Int[ndarray, " n"]]) -> bytes:
-    """Occurrences of codes by rank, one line per branch; an even codebook is a flat line."""
-    with rc_context(_STYLE):
-        figure, axes = _figure(5.4, 3.0)
-        for (branch, values), colour in zip(counts.items(), _COLOURS, strict=False):
-            ranked = np.sort(np.asarray(values, dtype=np.float64))[::-1]
-            used = ranked[ranked > 0]
-            share = f"{len(used)} of {len(ranked)} used"
-            ranks = np.arange(1, len(used) + 1) / len(ranked)
-            axes.step(
-                ranks, used, where="mid", color=colour, linewidth=1.5, label=f"{branch}: {share}"
-            )
-            axes.axhline(ranked.mean(), color=colour, linewidth=0.7, linestyle=":")
-        axes.set_yscale("log")
-        axes.set_xlim(0, 1)
-        axes.set_xlabel("rank of the code / size of the codebook")
-        axes.set_ylabel("occurrences")
-        axes.legend(frameon=False, fontsize=8)
-        return _svg(figure)
 
 
 def plot_sweep(ranked: pandas.DataFrame, path: Path) -> None:
@@ -230,9 +134,3 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
     axes.patch.set_alpha(0)
     axes.grid(alpha=0.25, linewidth=0.6)
     return figure, axes
-
-
-def _svg(figure: Figure) -> bytes:
-    stream = io.BytesIO()
-    FigureCanvasSVG(figure).print_svg(stream, metadata={"Date": None, "Creator": None})
-    return stream.getvalue()

@@ -16,23 +16,20 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from glotok_ray.config.generator import FARConfig, FlowSamplerConfig, TokenSamplerConfig, XARConfig
-from glotok_ray.config.tokenizer import TokenizerConfig
 from glotok_ray.data.pixel_range import to_uint8
 from glotok_ray.nn.far import FAR
 from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.nn.xar import XAR
 from glotok_ray.pretrained.generator import (
-    TOKENIZER_FOLDER,
+    check_fit,
+    find_tokenizer,
     flow_config,
     load_generator,
     read_facts,
 )
-from glotok_ray.pretrained.tokenizer import WEIGHTS_FILE
 from glotok_ray.sampling.flow import count_evaluations, sample_latents
 from glotok_ray.sampling.image_random import whole_number
 from glotok_ray.sampling.tokens import guided_positions, sample_codes
-from glotok_ray.storage import artefact
-from glotok_ray.storage.artefact import ArtefactError
 
 SAMPLERS: dict[str, type[FlowSamplerConfig] | type[TokenSamplerConfig]] = {
     "xar": FlowSamplerConfig,
@@ -190,41 +187,6 @@ def _pixels(images: Float[Tensor, "b 3 h w"]) -> UInt8[np.ndarray, "b h w 3"]:
         ) from error
 
 
-def find_tokenizer(folder: Path, tokenizer_path: str | Path | None = None) -> Path:
-    """The folder of the tokenizer of the generator in `folder`: `tokenizer_path`, or else the copy that lies with it.
-
-    Raises ArtefactError when there is none, and when its weights are not those that made the generator's codes.
-    """
-    found = Path(tokenizer_path) if tokenizer_path else folder / TOKENIZER_FOLDER
-    weights = found / WEIGHTS_FILE
-    facts = read_facts(folder)
-    expected = facts["tokenizer_sha256"]
-    if not expected:
-        remedy = (
-            "what it draws, only the autoencoder that it was trained with decodes: take its latents from "
-            "glotok_ray.sampling.flow.sample_latents"
-            if facts["architecture"] == "xar"
-            else "import it again, with the --tokenizer-path of the tokenizer that made its codes"
-        )
-        raise ArtefactError(
-            f"{folder}: was imported without a tokenizer, so none is known to be its own; {remedy}"
-        )
-    if not weights.is_file():
-        remedy = (
-            "train a tokenizer first, or correct tokenizer_path"
-            if tokenizer_path
-            else f"{folder} holds no copy of its tokenizer, so give tokenizer_path"
-        )
-        raise ArtefactError(f"{weights}: no such file; {remedy}")
-    digest = artefact.sha256_of(weights)
-    if digest != expected:
-        raise ArtefactError(
-            f"{folder}: was trained on codes of the tokenizer with sha256 {expected}, but {found} has sha256 {digest}; "
-            "pass the tokenizer_path of the run that made the generator's codes"
-        )
-    return found
-
-
 def network_evaluations(
     model: XARConfig | FARConfig, sampler: FlowSamplerConfig | TokenSamplerConfig
 ) -> int:
@@ -247,20 +209,3 @@ def _fitting(sampler: object, kind: type[Kind]) -> Kind:
             f"sampler = {sampler!r}: must be a {kind.__name__} for this generator; give one, or none"
         )
     return sampler
-
-
-def check_fit(generator: XARConfig | FARConfig, tokenizer: TokenizerConfig) -> None:
-    """Raise ArtefactError when the tokenizer does not decode what the generator draws."""
-    # On another grid the decoder would give an image of another size, for which neither was trained.
-    facts: dict[str, tuple[object, object]] = {
-        "grid_size": (generator.grid_size, tokenizer.autoencoder.grid_size)
-    }
-    if isinstance(generator, XARConfig):
-        facts["channels"] = (generator.channels, tokenizer.latent_width)
-    else:
-        facts["codebooks"] = (generator.code_counts, tokenizer.code_counts)
-    for name, (have, need) in facts.items():
-        if have != need:
-            raise ArtefactError(
-                f"generator.{name} = {have}: the tokenizer has {need}; bring the tokenizer of the generator's codes"
-            )

@@ -19,6 +19,7 @@ from glotok_ray import faults
 from glotok_ray.config.jobs import TeacherRun
 from glotok_ray.config.overrides import bound_settings, with_absolute_paths
 from glotok_ray.config.tokenizer import CodebookConfig
+from glotok_ray.data.drawing import DrawnRows, draw_images, drawn_per_class
 from glotok_ray.data.recorded import crops_text, read_image_dataset
 from glotok_ray.data.records import DatasetInfo
 from glotok_ray.on_ray.persistent_actors import PersistentActors
@@ -27,7 +28,6 @@ from glotok_ray.storage import artefact, output, ownership
 from glotok_ray.storage.output import Output, Unfinished
 from glotok_ray.teacher import centroids, clustering, features, histogram, memory, networks
 from glotok_ray.teacher.clustering import Clusters
-from glotok_ray.teacher.drawing import DrawnRows, draw_images, drawn_per_class
 from glotok_ray.teacher.feature_parts import Part, read_vectors
 from glotok_ray.teacher.partial_sums import Vectors
 from glotok_ray.teacher.per_class import check_classes, fit_classes

@@ -10,24 +10,27 @@ from typing import Any
 
 import numpy as np
 
-from glotok_ray.config.jobs import EvaluateRun
+from glotok_ray.config.evaluation import EvaluateRun
 from glotok_ray.config.overrides import bound_settings, with_absolute_paths
 from glotok_ray.data.recorded import crops_text
 from glotok_ray.evaluation.codebook_metrics import tsne_draw
 from glotok_ray.evaluation.entries import with_crops
-from glotok_ray.evaluation.files import BASELINES, CODE_COUNTS_FILE, RECONSTRUCTIONS_FILE
-from glotok_ray.evaluation.measure import Merged, build_measurement, merge
-from glotok_ray.evaluation.metrics import metrics_of
-from glotok_ray.evaluation.plan import (
-    VALIDATION,
-    Block,
+from glotok_ray.evaluation.files import (
+    BASELINES,
+    CODE_COUNTS_FILE,
+    RECONSTRUCTIONS_FILE,
+    RETENTION_FILE,
+)
+from glotok_ray.evaluation.inputs import (
     check_inputs,
     check_present_inputs,
     measured_images,
     measured_tokenizer,
-    plan,
-    units_of,
 )
+from glotok_ray.evaluation.measure import Merged, build_measurement, merge
+from glotok_ray.evaluation.metrics import metrics_of
+from glotok_ray.evaluation.plan import VALIDATION, Block, plan, units_of
+from glotok_ray.evaluation.retention import has_retention
 from glotok_ray.metrics.codebook import count_codes
 from glotok_ray.on_ray.actor_pool import map_shards
 from glotok_ray.on_ray.tasks import run_at_once
@@ -54,7 +57,14 @@ def run(config: EvaluateRun, *, fresh: bool = False) -> dict[str, Any]:
     # Before the output folder is begun: what does not fit must leave everything as it is.
     check_present_inputs(config)
     images = measured_images(config)
-    paths = (config.tokenizer_path, config.data_path, config.samples_path, config.codes_path)
+    paths = (
+        config.tokenizer_path,
+        config.data_path,
+        config.samples_path,
+        config.codes_path,
+        config.training_path,
+        config.generator_path,
+    )
     evaluation = output.begin(
         config.output_path,
         "evaluation",
@@ -67,9 +77,16 @@ def run(config: EvaluateRun, *, fresh: bool = False) -> dict[str, Any]:
         return evaluation.finished
     blocks, image_size = plan(config)
     merged = _measure(blocks, config, image_size)
-    metrics = metrics_of(merged, config, image_size, lambda draws: run_at_once(tsne_draw, draws))
+    metrics = metrics_of(
+        merged,
+        config,
+        image_size,
+        lambda draws: run_at_once(tsne_draw, draws),
+        num_classes=len(images.classes),
+    )
     metrics = with_crops(metrics, crops_text(images))
     _write_images(evaluation.folder, merged)
+    _write_retention(evaluation.folder, merged, config)
     _write_counts(evaluation.folder, merged, config)
     artefact.write_json(evaluation.folder / "metrics.json", metrics)
     for name, entry in metrics.items():
@@ -107,6 +124,16 @@ def _write_images(folder: Path, merged: dict[str, Merged]) -> None:
         grids.write_grid(
             folder / "baselines.png", np.concatenate(rows), columns=len(rows[0]), row_labels=labels
         )
+
+
+def _write_retention(folder: Path, merged: dict[str, Merged], config: EvaluateRun) -> None:
+    """Kept crops from both codebooks and from each alone, for the report."""
+    model = measured_tokenizer(config)
+    if model and has_retention(model):
+        arrays = merged[VALIDATION].arrays
+        alone = {name: arrays[f"retention_{name}"] for name in model.names}
+        whole = {"inputs": arrays["inputs"], "both": arrays["reconstructions"]}
+        np.savez(folder / RETENTION_FILE, **(alone | whole))  # type: ignore[arg-type]
 
 
 def _write_counts(folder: Path, merged: dict[str, Merged], config: EvaluateRun) -> None:

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from glotok_ray.config.jobs import TeacherRun
+from glotok_ray.data.drawing import DrawnRows
 from glotok_ray.on_ray.actor_pool import map_shards
 from glotok_ray.storage.artefact import ArtefactError
-from glotok_ray.teacher.drawing import DrawnRows
 from glotok_ray.teacher.extraction import FeatureActor, part_path
 from glotok_ray.teacher.feature_parts import Part, finished_part
 

@@ -56,6 +56,7 @@ def stages(quickstart: QuickstartRun) -> list[Stage]:
         "data": shard_images.run,
         "teacher": build_teacher.run,
         "tokenizer": train_tokenizer.run,
+        "twin": train_tokenizer.run,
         "codes": encode_images.run,
         "generator": train_generator.run,
         "samples": sample_images.run,
@@ -63,6 +64,7 @@ def stages(quickstart: QuickstartRun) -> list[Stage]:
         "far_samples": sample_images.run,
         "evaluation": evaluate_images.run,
         "far_evaluation": evaluate_images.run,
+        "twin_evaluation": evaluate_images.run,
     }
     return [
         Stage(name, title, functions[name], getattr(quickstart, name), root / name)
@@ -72,7 +74,9 @@ def stages(quickstart: QuickstartRun) -> list[Stage]:
 
 @ownership.holding()
 def run(quickstart: QuickstartRun, *, fresh: bool = False) -> dict[str, Any]:
-    """Run or recognise every stage and write report.html; returns the stages, the metrics and the report's path."""
+    """Run or recognise every stage and write report.html; returns the stages, the metrics, both tokenizers' relation
+    histograms (None where there is one alone) and the report's path.
+    """
     quickstart = with_absolute_paths(chain(quickstart))
     root = Path(quickstart.output_path)
     report = root / REPORT_FILE
@@ -86,10 +90,12 @@ def run(quickstart: QuickstartRun, *, fresh: bool = False) -> dict[str, Any]:
                 write_report(report, collect(root))
         count = len(records) + 1
         logger.info("stage %d/%d report: written in %.0f s: %s", count, count, elapsed(), report)
+    twin = root / "twin" / "relation.json"
     return {
         "stages": records,
         "metrics": read_metrics(root),
         "relation": artefact.read_json(root / "tokenizer" / "relation.json"),
+        "twin_relation": artefact.read_json(twin) if twin.is_file() else None,
         "report": str(report),
     }
 

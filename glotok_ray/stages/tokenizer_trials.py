@@ -8,16 +8,16 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from glotok_ray.config.jobs import EvaluateRun
+from glotok_ray.config.evaluation import EvaluateRun
 from glotok_ray.config.overrides import override
 from glotok_ray.config.runs import TokenizerRun
 from glotok_ray.config.sweeps import SweepRun, TokenizerAblationRun
-from glotok_ray.evaluation.plan import check_images
+from glotok_ray.evaluation.inputs import check_images
 from glotok_ray.on_ray import tune
 from glotok_ray.recipes import build_teacher as teacher_recipes
 from glotok_ray.recipes import shard_images as shard_recipes
+from glotok_ray.recipes.sweep_parts import evaluation_path
 from glotok_ray.stages import build_teacher, evaluate_images, shard_images, train_tokenizer
-from glotok_ray.stages.rows import evaluation_path
 from glotok_ray.storage import artefact
 from glotok_ray.training import inputs
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from glotok_ray.config.pool import PoolConfig
 from glotok_ray.config.teacher import FeatureNetworkConfig
+from glotok_ray.data.drawing import DrawnRows
 from glotok_ray.data.pixel_range import to_model_range
 from glotok_ray.data.records import ShardInfo
 from glotok_ray.data.shard_plan import seeded_generator
@@ -22,7 +23,6 @@ from glotok_ray.data.shard_reader import decoded_rows, read_shard
 from glotok_ray.data.transforms import center_crop
 from glotok_ray.devices import chosen_device
 from glotok_ray.teacher import features
-from glotok_ray.teacher.drawing import DrawnRows
 from glotok_ray.teacher.feature_parts import Part, write_part
 
 

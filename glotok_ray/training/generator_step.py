@@ -10,15 +10,9 @@ import torch
 from torch import Tensor
 
 from glotok_ray.config.generator import FARConfig, FlowConfig, XARConfig
-from glotok_ray.losses.flow_matching import (
-    draw_times,
-    drop_labels,
-    flow_matching_loss,
-    noisy_entities,
-    order_times,
-)
+from glotok_ray.losses.flow_matching import draw_noisy_batch, drop_labels, flow_matching_loss
 from glotok_ray.losses.token_prediction import codebook_cross_entropies, token_prediction_loss
-from glotok_ray.nn.entities import to_entities
+from glotok_ray.nn.entities import code_entities
 from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.training.batches import Batch
 from glotok_ray.training.engine import Engine
@@ -59,29 +53,20 @@ class FlowObjective:
     ) -> dict[str, Tensor]:
         """The loss under "flow_matching"."""
         config, flow = self._config, self._flow
-        clean = self._clean_tokens(batch)
-        shape = (clean.shape[0], config.num_entities)
-        times = order_times(draw_times(shape, flow.time_distribution, generator), flow.context)
-        noise = torch.randn(clean.shape, generator=generator, device=clean.device)
+        clean = code_entities(self._codes(batch), self._tokenizer, self._scale, config, flow)
+        drawn = draw_noisy_batch(clean, config.entity_lengths, flow, generator)
         labels = drop_labels(
             batch["label"].long(), flow.label_dropout, config.num_classes, generator
         )
         dtype = next(engine.module.parameters()).dtype
-        noisy = noisy_entities(clean, noise, times, config.entity_lengths).to(dtype)
-        context = (clean.to(dtype),) if flow.context == "clean" else ()
-        velocity = engine(noisy, times, labels, *context)
-        return {"flow_matching": flow_matching_loss(velocity.float(), clean, noise)}
+        context = (each.to(dtype) for each in drawn.context)
+        velocity = engine(drawn.tokens.to(dtype), drawn.times, labels, *context)
+        return {"flow_matching": flow_matching_loss(velocity.float(), clean, drawn.noise)}
 
-    @torch.no_grad()
-    def _clean_tokens(self, batch: Batch) -> Tensor:
+    def _codes(self, batch: Batch) -> Tensor:
         side = self._config.grid_size
         names = self._tokenizer.config.names
-        codes = torch.stack(
-            [batch[name].long().unflatten(1, (side, side)) for name in names], dim=1
-        )
-        refine = self._flow.latent_space == "codes_plus_residual"
-        latents = self._tokenizer.latents(codes, refine=refine).float()
-        return to_entities(latents * self._scale[:, None, None], self._config)
+        return torch.stack([batch[name].long().unflatten(1, (side, side)) for name in names], dim=1)
 
 
 class TokenObjective:

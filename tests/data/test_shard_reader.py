@@ -12,6 +12,7 @@ from PIL import Image
 from glotok_ray.data.records import read_dataset
 from glotok_ray.data.shard_reader import (
     decoded_rows,
+    read_chosen_rows,
     read_labels,
     read_shard,
     read_shard_rows,
@@ -34,6 +35,10 @@ def test_rows_are_read_in_parts(tmp_path: Path) -> None:
     for start, stop in ((0, 3), (2, 4), (5, 10), (9, 10)):
         keys = read_shard_rows(path, start, stop, minutes=0)["key"].to_pylist()
         assert keys == [str(row) for row in range(start, stop)]
+    assert read_shard_rows(path, 2, 4, minutes=0, columns=["image"]).column_names == ["image"]
+    for rows in ([0], [2, 3], [1, 4, 5, 9], [0, 8, 9], list(range(10))):
+        keys = read_chosen_rows(path, np.array(rows), minutes=0)["key"].to_pylist()
+        assert keys == [str(row) for row in rows]
     with pytest.raises(StorageError, match=r"absent\.parquet: reading it failed"):
         read_shard_rows(tmp_path / "absent.parquet", 0, 1, minutes=0)
 

@@ -11,13 +11,16 @@ from PIL import Image
 
 from glotok_ray.config import CodebookConfig, EvaluateRun, FeatureNetworkConfig
 from glotok_ray.data.image_files import stored_image
-from glotok_ray.data.records import Row, write_shard
+from glotok_ray.data.records import Row, decode_image, read_rows, write_shard
+from glotok_ray.data.transforms import center_crop
 from glotok_ray.evaluation.codebook_metrics import code_metrics
 from glotok_ray.evaluation.features import EfficientNetLite0Features
 from glotok_ray.evaluation.files import read_images, stored_images
+from glotok_ray.evaluation.generator_loss import LOSS, SHUFFLED, UNLEARNED
 from glotok_ray.evaluation.measure import BlockMeasurement, build_measurement, merge
 from glotok_ray.evaluation.metrics import metrics_of
-from glotok_ray.evaluation.plan import VALIDATION, Block, plan, units_of
+from glotok_ray.evaluation.plan import SAMPLES, TRAINING, VALIDATION, Block, plan, units_of
+from glotok_ray.metrics.nearest import nearest_distances
 from glotok_ray.metrics.reconstruction import psnr
 from glotok_ray.metrics.uniformity import code_uniformity
 from glotok_ray.nn.quantizer import Lookup
@@ -26,6 +29,7 @@ from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.teacher.networks import weights_digest
 from tests.evaluation.tiny_inputs import TOKENIZER, settings, write_inputs
+from tests.small_data import small_pool
 
 
 @pytest.fixture(scope="module")
@@ -139,13 +143,18 @@ def test_crops_of_originals_are_adm_s(inputs: Path, tmp_path: Path) -> None:
 
 
 def test_samples_alone_need_no_tokenizer(inputs: Path, tmp_path: Path) -> None:
-    config = settings(inputs, tmp_path, tokenizer_path="", codes_path="")
+    config = settings(
+        inputs, tmp_path, tokenizer_path="", codes_path="", training_path="", generator_path=""
+    )
     blocks, image_size = plan(config)
     measure = measurement(config, image_size=image_size)
     merged = merge(found for unit in units_of(blocks) for found in measure(unit))
-    metrics = metrics_of(merged, config, image_size, no_draws)
-    assert list(metrics) == ["samples_fd_effnet"]
+    metrics = metrics_of(merged, config, image_size, no_draws, num_classes=2)
+    assert list(metrics) == ["samples_fd_effnet", "samples_own_class", "validation_own_class"]
     assert metrics["samples_fd_effnet"]["value"] > 0
+    # Labels as tiny_inputs wrote them: of samples all 0, of the crops 0 and 1 by turns.
+    assert merged["samples"].arrays["labels"].tolist() == [0] * 6
+    assert merged[VALIDATION].arrays["labels"].tolist() == [0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0]
 
 
 def test_a_diverged_tokenizer_has_no_psnr(inputs: Path, tmp_path: Path) -> None:
@@ -158,7 +167,7 @@ def test_a_diverged_tokenizer_has_no_psnr(inputs: Path, tmp_path: Path) -> None:
     network._extractor._network.network._bn1.bias.data[3] = torch.nan
     found = network([Block(VALIDATION, 0, 5, file="part-00000.parquet")])
     with pytest.raises(ValueError, match="features_a holds values that are not finite"):
-        metrics_of(merge(found), settings(inputs, tmp_path), 16, no_draws)
+        metrics_of(merge(found), settings(inputs, tmp_path), 16, no_draws, num_classes=2)
 
 
 @pytest.mark.parametrize("lookup", ["cosine", "euclidean"])
@@ -188,3 +197,73 @@ def test_density_is_that_of_what_the_look_up_compares(
     assert unit < 0.1
     assert entry["value"] == pytest.approx(raw if lookup == "euclidean" else unit, abs=1e-6)
     assert ("rows as they are" in entry["protocol"]) == (lookup == "euclidean")
+
+
+def test_training_crops_are_cut_and_measured_as_the_validation_crops(
+    inputs: Path, tmp_path: Path
+) -> None:
+    config = settings(
+        inputs, tmp_path, tokenizer_path="", codes_path="", generator_path="", training_images=6
+    )
+    measure = BlockMeasurement(config, SumExtractor(), image_size=8)
+    units = [unit for unit in units_of(plan(config)[0]) if unit[0].kind == TRAINING]
+    found = merge(block for unit in units for block in measure(unit))[TRAINING].features
+    stored = [
+        row
+        for name in ("00000", "00001")
+        for row in read_rows(inputs / "training" / f"part-{name}.parquet")
+    ]
+    sums = [center_crop(decode_image(row.image, row.key), 8).sum() for row in stored]
+    chosen = [
+        row + 8 * (block.file == "part-00001.parquet")
+        for unit in units
+        for block in unit
+        for row in block.rows
+    ]
+    assert len(chosen) == 6
+    np.testing.assert_array_equal(found[:, 0], np.array(sums)[chosen])
+
+
+def test_a_copied_sample_has_no_distance_to_its_training_crop(inputs: Path, tmp_path: Path) -> None:
+    config = settings(inputs, tmp_path, tokenizer_path="", codes_path="", generator_path="")
+    blocks, image_size = plan(config)
+    measure = measurement(config, image_size=image_size)
+    merged = merge(found for unit in units_of(blocks) for found in measure(unit))
+    distances = nearest_distances(merged[SAMPLES].features, merged[TRAINING].features)
+    assert distances[0] < 1e-3 * distances[1:].min()
+    metrics = metrics_of(merged, config, image_size, no_draws, num_classes=2)
+    assert metrics["samples_nearest_training"]["value"] == pytest.approx(np.median(distances))
+    assert metrics["validation_nearest_training"]["value"] > 0
+
+
+@pytest.mark.parametrize("architecture", ["xar", "far"])
+def test_a_generators_loss_is_of_the_codes_of_its_own_tokenizer(
+    inputs: Path, tmp_path: Path, architecture: str
+) -> None:
+    """With the tokenizer measured beside it, and with the copy in its folder; in blocks of any size."""
+    generator_path = str(inputs / architecture)
+    changes = {"samples_path": "", "codes_path": "", "training_path": ""}
+    beside = settings(inputs, tmp_path, generator_path=generator_path, **changes)
+    alone = settings(
+        inputs,
+        tmp_path,
+        tokenizer_path="",
+        generator_path=generator_path,
+        pool=small_pool(batch_size=3),
+        **changes,
+    )
+    results = []
+    for config in (beside, alone):
+        blocks, image_size = plan(config)
+        measure = BlockMeasurement(config, SumExtractor(), image_size=image_size)
+        results.append(merge(found for unit in units_of(blocks) for found in measure(unit)))
+    first, second = (merged[VALIDATION].arrays for merged in results)
+    assert "psnr" in first
+    assert "psnr" not in second
+    for name in (LOSS, SHUFFLED, UNLEARNED):
+        assert first[name].shape == (11,)
+        np.testing.assert_allclose(first[name], second[name], rtol=1e-5)
+    assert (first[LOSS] != first[SHUFFLED]).all()
+    metrics = metrics_of(results[1], alone, 16, no_draws, num_classes=2)
+    assert list(metrics) == [LOSS, SHUFFLED]
+    assert metrics[LOSS]["value"] == pytest.approx(second[LOSS].mean())

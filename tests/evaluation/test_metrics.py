@@ -60,6 +60,19 @@ def test_codebook_figures_keep_branches_apart() -> None:
     assert metrics["visual_perplexity"]["value"] == pytest.approx(8)
     assert "32 visual tokens" in metrics["visual_usage"]["protocol"]
     assert metrics["visual_count_density_cv"]["value"] > 0
+    assert metrics["visual_duplicates"]["value"] == 0
+
+
+@pytest.mark.parametrize(
+    ("lookup", "text"), [("cosine", "a cosine of at least 0.99"), ("euclidean", "at most 0.02 ")]
+)
+def test_duplicates_are_counted_among_all_codes(lookup, text) -> None:
+    vectors = np.concatenate([np.eye(6), np.eye(6)[:2] + 1e-4])
+    counts = np.where(np.arange(8) < 6, 5, 0)  # the two that lie beside others are not used
+    entry = codebook_metrics("semantic", counts, vectors, lookup)["semantic_duplicates"]
+    assert entry["value"] == 0.5
+    assert text in entry["protocol"]
+    assert "all 8 semantic codes" in entry["protocol"]
 
 
 def test_uniformity_is_averaged_over_draws_and_null_after_collapse() -> None:

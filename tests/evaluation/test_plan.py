@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from glotok_ray.evaluation.plan import VALIDATION, plan
+from glotok_ray.evaluation.plan import TRAINING, VALIDATION, plan, units_of
 from tests.evaluation.tiny_inputs import POSITIONS, settings, write_inputs
 
 
@@ -37,3 +37,22 @@ def test_baselines_draw_from_the_training_codes(inputs: Path, tmp_path: Path) ->
     np.testing.assert_array_equal(visual, np.tile(np.arange(POSITIONS), (6, 1)))
     uniform = [block.codes for block in blocks if block.kind == "baseline_uniform"]
     assert len(np.unique(np.concatenate([codes[:, 0] for codes in uniform]))) > 16
+
+
+def test_training_crops_are_all_or_as_many_as_asked_for(inputs: Path, tmp_path: Path) -> None:
+    def training(**changes: int) -> list[tuple[str, list[int]]]:
+        blocks, _ = plan(settings(inputs, tmp_path, **changes))
+        # Shards of validation and of training images have the same names; no unit may mix them.
+        assert all(len({block.kind for block in unit}) == 1 for unit in units_of(blocks))
+        return [
+            (block.file[5:10], block.rows.tolist()) for block in blocks if block.kind == TRAINING
+        ]
+
+    assert training() == [("00000", [0, 1, 2, 3, 4]), ("00000", [5, 6, 7]), ("00001", [0, 1, 2])]
+    some = training(training_images=6)
+    assert sum(len(rows) for _, rows in some) == 6
+    assert some != training(training_images=6, seed=1)
+    assert all(rows == sorted(set(rows)) for _, rows in some)
+    assert all(
+        block.kind != TRAINING for block in plan(settings(inputs, tmp_path, training_path=""))[0]
+    )

@@ -8,15 +8,43 @@ import pyarrow
 import pyarrow.parquet
 import torch
 
-from glotok_ray.config import CodebookConfig, EvaluateRun
+from glotok_ray.config import (
+    CodebookConfig,
+    EvaluateRun,
+    FARConfig,
+    FlowConfig,
+    VocabularyConfig,
+    XARConfig,
+    to_dict,
+)
 from glotok_ray.data.records import Row, encode_png, write_dataset, write_shard
+from glotok_ray.nn.far import FAR
 from glotok_ray.nn.tokenizer import GloTokTokenizer
+from glotok_ray.nn.xar import XAR
+from glotok_ray.pretrained.generator import copy_tokenizer, save_generator
 from glotok_ray.storage import artefact
 from tests.small_data import small_pool
 from tests.small_models import VISUAL, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer(VISUAL, CodebookConfig(name="semantic", size=32, width=4))
 POSITIONS = 16
+TINY_XAR = XARConfig(
+    grid_size=4, cell_size=2, channels=8, width=16, depth=2, num_heads=1, num_classes=2
+)
+TINY_FAR = FARConfig(
+    grid_size=4,
+    # In another order than the tokenizer's.
+    codebooks=(
+        VocabularyConfig(name="semantic", size=32),
+        VocabularyConfig(name="visual", size=32),
+    ),
+    width=16,
+    depth=1,
+    head_depth=1,
+    num_heads=1,
+    mlp_multiple=8,
+    num_classes=2,
+)
 
 
 def write_codes(folder: Path, tokenizer: Path) -> None:
@@ -47,24 +75,14 @@ def write_codes(folder: Path, tokenizer: Path) -> None:
 
 
 def write_inputs(folder: Path) -> Path:
-    """Folders validation (7 + 4 images), tokenizer, other_tokenizer, samples (6 images), codes."""
+    """Folders validation (7 + 4 images), training (8 + 3 images), tokenizer, other_tokenizer, samples (6 images),
+    codes, xar and far (generators, untrained). The first training image is the first sample.
+    """
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, size=(17, 16, 16, 3), dtype=np.uint8)
-    (folder / "validation").mkdir()
-    rows = [Row(f"{index}", encode_png(image), index % 2) for index, image in enumerate(images)]
-    shards = [
-        write_shard(folder / "validation" / name, part)
-        for name, part in (("part-00000.parquet", rows[:7]), ("part-00001.parquet", rows[7:11]))
-    ]
-    write_dataset(
-        folder / "validation",
-        classes=["a", "b"],
-        form="crop",
-        image_size=16,
-        shards=shards,
-        details={},
-    )
-    artefact.write_manifest(folder / "validation", "shards")
+    write_images(folder / "validation", images[:7], images[7:11])
+    trained = np.random.default_rng(1).integers(0, 256, (10, 16, 16, 3), dtype=np.uint8)
+    write_images(folder / "training", np.concatenate([images[11:12], trained[:7]]), trained[7:])
     torch.manual_seed(0)
     for name in ("tokenizer", "other_tokenizer"):
         (folder / name).mkdir()
@@ -75,7 +93,47 @@ def write_inputs(folder: Path) -> Path:
     digest = artefact.sha256_of(folder / "tokenizer" / "tokenizer.safetensors")
     describe_samples(folder / "samples", images[11:], ["a", "b"], digest)
     write_codes(folder / "codes", folder / "tokenizer")
+    for architecture in ("xar", "far"):
+        write_generator(folder / architecture, architecture, folder / "tokenizer")
     return folder
+
+
+def write_generator(folder: Path, architecture: str, tokenizer: Path) -> None:
+    """An untrained generator whose average differs from its weights."""
+    model, average = (random_generator(architecture, seed=seed) for seed in (1, 2))
+    flow = {"flow": to_dict(FlowConfig())} if architecture == "xar" else {}
+    facts = {
+        "architecture": architecture,
+        "model": to_dict(model.config),
+        "tokenizer_sha256": artefact.sha256_of(tokenizer / "tokenizer.safetensors"),
+        "classes": ["a", "b"],
+        **flow,
+    }
+    save_generator(folder, model.state_dict(), average.state_dict(), facts)
+    copy_tokenizer(tokenizer, folder)
+    artefact.write_manifest(folder, "generator")
+
+
+def random_generator(architecture: str, *, seed: int) -> XAR | FAR:
+    """A generator whose every weight is random: outputs that start at zero would not look at the labels."""
+    torch.manual_seed(seed)
+    model = XAR(TINY_XAR) if architecture == "xar" else FAR(TINY_FAR)
+    for weight in model.parameters():
+        torch.nn.init.normal_(weight, std=0.2)
+    return model.eval()
+
+
+def write_images(folder: Path, *parts: np.ndarray) -> None:
+    """Shards of images whose classes a and b take turns."""
+    folder.mkdir()
+    images, start, shards = np.concatenate(parts), 0, []
+    rows = [Row(f"{index}", encode_png(image), index % 2) for index, image in enumerate(images)]
+    for number, part in enumerate(parts):
+        path = folder / f"part-{number:05d}.parquet"
+        shards.append(write_shard(path, rows[start : start + len(part)]))
+        start += len(part)
+    write_dataset(folder, classes=["a", "b"], form="crop", image_size=16, shards=shards, details={})
+    artefact.write_manifest(folder, "shards")
 
 
 def describe_samples(
@@ -98,6 +156,8 @@ def settings(inputs: Path, output: Path, **changes: object) -> EvaluateRun:
         data_path=str(inputs / "validation"),
         samples_path=str(inputs / "samples"),
         codes_path=str(inputs / "codes"),
+        training_path=str(inputs / "training"),
+        generator_path=str(inputs / "xar"),
         output_path=str(output),
         feature_size=32,
         uniformity_repeats=1,

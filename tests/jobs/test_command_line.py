@@ -72,6 +72,7 @@ def test_quickstart_and_sweep_describe_themselves(capsys):
         "data",
         "teacher",
         "tokenizer",
+        "twin",
         "codes",
         "generator",
         "samples",
@@ -79,6 +80,7 @@ def test_quickstart_and_sweep_describe_themselves(capsys):
         "far_samples",
         "evaluation",
         "far_evaluation",
+        "twin_evaluation",
     ]
     trials = dry_run(sweep_tokenizer, capsys, "quickstart")["trials"]
     assert len(trials) == 4

@@ -162,7 +162,7 @@ def test_all_results_lie_below_the_folder_of_the_call(called: Called) -> None:
         for stage in json.loads((called.folder / TOP / "stages.json").read_text())
     }
     made = [name for name, status in stages.items() if status == "made"]
-    assert made == ["far_samples", "far_evaluation"]
+    assert made == ["twin", "far_samples", "far_evaluation", "twin_evaluation"]
     verified = {item["folder"] for item in json.loads(called.answers["verify"].stdout)}
     for name in ("data/train", "teacher", "tokenizer", "codes", "far", "samples", "evaluation"):
         assert str(called.folder / TOP / name) in verified

@@ -3,10 +3,13 @@
 import pytest
 import torch
 
+from glotok_ray.config import FlowConfig
 from glotok_ray.losses.flow_matching import (
+    draw_noisy_batch,
     draw_times,
     drop_labels,
     flow_matching_loss,
+    flow_matching_losses,
     noisy_entities,
     order_times,
 )
@@ -103,3 +106,26 @@ def test_labels_are_dropped_at_the_given_rate() -> None:
     assert torch.equal(drop_labels(labels, 0.0, 7, draw), labels)
     assert (drop_labels(labels, 1.0, 7, draw) == 7).all()
     assert dropped.dtype == torch.int64
+
+
+def test_losses_of_images_have_the_loss_of_the_batch_as_their_mean() -> None:
+    velocity, clean, noise = torch.randn(3, 4, 6, 5).unbind(0)
+    found = flow_matching_losses(velocity, clean, noise)
+    assert found.shape == (4,)
+    assert found[2].item() == pytest.approx(
+        (velocity[2] - noise[2] + clean[2]).square().mean().item()
+    )
+    assert found.mean().item() == pytest.approx(flow_matching_loss(velocity, clean, noise).item())
+
+
+@pytest.mark.parametrize("context", ["random", "clean", "decreasing"])
+def test_a_noisy_batch_is_times_then_noise_and_the_path_between(context: str) -> None:
+    clean, lengths = torch.randn(2, 6, 5), (2, 4)
+    flow = FlowConfig(context=context, time_distribution="uniform")
+    drawn = draw_noisy_batch(clean, lengths, flow, torch.Generator().manual_seed(1))
+    again = torch.Generator().manual_seed(1)
+    times = order_times(draw_times((2, 2), "uniform", again), context)
+    assert torch.equal(drawn.times, times)
+    assert torch.equal(drawn.noise, torch.randn(clean.shape, generator=again))
+    assert torch.equal(drawn.tokens, noisy_entities(clean, drawn.noise, times, lengths))
+    assert [each is clean for each in drawn.context] == ([True] if context == "clean" else [])

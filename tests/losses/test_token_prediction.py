@@ -5,7 +5,11 @@ import math
 import pytest
 import torch
 
-from glotok_ray.losses.token_prediction import codebook_cross_entropies, token_prediction_loss
+from glotok_ray.losses.token_prediction import (
+    codebook_cross_entropies,
+    token_prediction_loss,
+    token_prediction_losses,
+)
 
 
 def test_terms_are_minus_the_mean_log_probability_of_the_codes() -> None:
@@ -55,3 +59,18 @@ def test_each_codebook_needs_logits() -> None:
     codes = torch.zeros(1, 2, 3, dtype=torch.int64)
     with pytest.raises(ValueError, match="1 tensors for 2 codebooks"):
         token_prediction_loss(codebook_cross_entropies([torch.zeros(1, 3, 4)], codes))
+
+
+def test_losses_of_images_have_the_loss_of_the_batch_as_their_mean() -> None:
+    logits = [torch.randn(3, 4, 5), torch.randn(3, 4, 7)]
+    codes = torch.stack([torch.randint(5, (3, 4)), torch.randint(7, (3, 4))], dim=1)
+    found = token_prediction_losses(logits, codes)
+    one = token_prediction_loss(
+        codebook_cross_entropies([each[1:2] for each in logits], codes[1:2])
+    )
+    assert found.shape == (3,)
+    assert found[1].item() == pytest.approx(one.item())
+    whole = token_prediction_loss(codebook_cross_entropies(logits, codes))
+    assert found.mean().item() == pytest.approx(whole.item())
+    with pytest.raises(ValueError, match="1 tensors for 2 codebooks"):
+        token_prediction_losses(logits[:1], codes)

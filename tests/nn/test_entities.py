@@ -2,9 +2,12 @@
 
 import pytest
 import torch
+from torch import nn
 
-from glotok_ray.config import XARConfig
-from glotok_ray.nn.entities import from_entities, to_entities, token_places
+from glotok_ray.config import FlowConfig, XARConfig
+from glotok_ray.nn.entities import code_entities, from_entities, to_entities, token_places
+from glotok_ray.nn.tokenizer import GloTokTokenizer
+from tests.small_models import tiny_tokenizer
 
 ENTITIES = [
     {"entity": "token"},
@@ -78,3 +81,21 @@ def test_sides_and_cells_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match=r"model\.scale_sides .* must rise from at least 1"):
         XARConfig(entity="scale", scale_sides=(1, 8))
     assert XARConfig(entity="token", cell_size=3).num_entities == 256  # which does not read it
+
+
+@pytest.mark.parametrize("latent_space", ["codes", "codes_plus_residual"])
+def test_codes_become_scaled_entities(latent_space: str) -> None:
+    tokenizer = GloTokTokenizer(tiny_tokenizer()).eval()
+    for branch in tokenizer.branches.values():
+        nn.init.normal_(branch.residual.contract.bias)  # at zero it would predict nothing
+    config, flow = (
+        XARConfig(grid_size=4, cell_size=2, channels=8),
+        FlowConfig(latent_space=latent_space),
+    )
+    codes, scale = torch.randint(16, (3, 2, 4, 4)), torch.rand(8)
+    found = code_entities(codes, tokenizer, scale, config, flow)
+    latents = tokenizer.latents(codes, refine=latent_space == "codes_plus_residual")
+    torch.testing.assert_close(from_entities(found, config), latents * scale[:, None, None])
+    other = tokenizer.latents(codes, refine=latent_space == "codes")
+    assert not torch.allclose(latents, other)
+    assert not found.requires_grad

@@ -20,7 +20,7 @@ from glotok_ray.config import OptimizerConfig, ScalingConfig, ScheduleConfig
 from glotok_ray.data.records import DatasetInfo
 from glotok_ray.on_ray.attempts import Attempts, RestartBudget, RunFailed, attempt_name
 from glotok_ray.on_ray.failures import describe_stall, explain
-from glotok_ray.report.plots import read_metric_lines
+from glotok_ray.report.metric_log import read_metric_lines
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.storage.retries import StorageError

@@ -6,62 +6,12 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
-import pyarrow
-import pyarrow.parquet
 import pytest
 
 from glotok_ray.report.inputs import collect
-from glotok_ray.report.page import write_report
+from glotok_ray.report.page import MOST_BYTES, render, write_report
 from glotok_ray.report.sections import SECTIONS
-from glotok_ray.storage import artefact
-
-HOSTILE = '<script>alert("x")</script>'
-
-
-def write_run(folder: Path) -> None:
-    """The files of a finished quickstart, tiny, with markup wherever a user's text can appear."""
-    generator = np.random.default_rng(0)
-    names = ("data/train", "tokenizer", "generator", "samples", "far", "far_samples", "evaluation")
-    for name in (*names, "far_evaluation"):
-        (folder / name).mkdir(parents=True)
-    images = generator.integers(0, 256, size=(6, 16, 16, 3), dtype=np.uint8)
-    artefact.write_json(folder / "data/train/dataset.json", {"classes": [HOSTILE, "plain"]})
-    labels = pyarrow.table({"key": [str(index) for index in range(6)], "label": [0, 1] * 3})
-    for name in ("samples", "far_samples"):
-        np.savez(folder / name / "samples.npz", arr_0=images)
-        pyarrow.parquet.write_table(labels, folder / name / "samples.parquet")
-    np.savez(folder / "evaluation/reconstructions.npz", inputs=images, reconstructions=images)
-    np.savez(folder / "evaluation/code_counts.npz", semantic=np.arange(8), visual=np.arange(8))
-    for name in ("baseline_uniform", "baseline_marginal"):
-        np.savez(folder / f"evaluation/{name}.npz", images=images)
-    metric = {"label": HOSTILE, "value": 21.5, "protocol": HOSTILE, "std": 0.5}
-    metrics = {
-        name: {**metric, "value": value}
-        for name, value in {
-            "reconstruction_psnr": 21.5,
-            "reconstruction_ssim": 0.61,
-            "samples_fd_effnet": 30.0,
-            "baseline_uniform_fd_effnet": 90.0,
-            "baseline_marginal_fd_effnet": 60.0,
-            "semantic_tsne_gini": None,
-        }.items()
-    }
-    artefact.write_json(folder / "evaluation/metrics.json", metrics)
-    far = {"samples_fd_effnet": {**metric, "value": 70.0}}
-    artefact.write_json(folder / "far_evaluation/metrics.json", far)
-    lines = [{"step": step, "train/total": 1 / (step + 1), HOSTILE: 1} for step in range(4)]
-    lines.append({"step": 4, "eval/psnr": 20.0})
-    for name in ("tokenizer", "generator", "far"):
-        text = "".join(json.dumps(line) + "\n" for line in lines)
-        (folder / name / "metrics.jsonl").write_text(text + '{"step": 5, "tr')
-    histogram = [0.2, 0.5, 0.3]
-    relation = {"bins": [-1, 0, 1], "kl_initial": 0.5, "kl_final": 0.001}
-    relation |= dict.fromkeys(("teacher", "student_initial", "student_final"), histogram)
-    artefact.write_json(folder / "tokenizer/relation.json", relation)
-    stage = {"stage": "data", "summary": HOSTILE, "seconds": 61.0, "status": "made", "folder": "f"}
-    artefact.write_json(folder / "stages.json", [stage])
-    artefact.write_json(folder / "config.json", {"data": {"source": HOSTILE}})
-    artefact.write_json(folder / "versions.json", {"ray": HOSTILE})
+from tests.report.written_run import HOSTILE, write_run, write_samples, write_validation
 
 
 class _Reader(HTMLParser):
@@ -70,20 +20,29 @@ class _Reader(HTMLParser):
     def __init__(self, page: str) -> None:
         super().__init__()
         self.loads: list[str] = []
-        self.tags: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.sections: list[str] = []
         self.text = ""
+        self._in_style = False
         self.feed(page)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
         values = dict(attrs)
+        self.tags.append((tag, values))
+        self._in_style = tag == "style"
         self.loads += [str(values[name]) for name in ("src", "href", "srcset") if name in values]
         if tag == "section":
             self.sections.append(str(values["id"]))
 
+    def handle_endtag(self, tag: str) -> None:
+        self._in_style = self._in_style and tag != "style"
+
     def handle_data(self, data: str) -> None:
-        self.text += data
+        if not self._in_style:
+            self.text += data
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [values for name, values in self.tags if name == tag]
 
 
 @pytest.fixture(scope="module")
@@ -93,19 +52,25 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     inputs = collect(folder)
     assert inputs.missing == []
     write_report(folder / "report.html", inputs)
+    assert 0 < (folder / "report.png").stat().st_size < 300_000
     return (folder / "report.html").read_text(encoding="utf-8")
+
+
+def _page_of(folder: Path) -> _Reader:
+    return _Reader(render(collect(folder)))
 
 
 def test_nothing_is_loaded_from_elsewhere(page: str) -> None:
     reader = _Reader(page)
     assert len(reader.loads) > 20
     assert all(load.startswith(("data:image/", "#")) for load in reader.loads)
-    assert not re.search(r"url\(|@import|<link|<iframe", page)
+    assert not re.search(r"url\(|@import|<link|<iframe|http", page)
 
 
 def test_user_text_is_never_markup(page: str) -> None:
     reader = _Reader(page)
-    assert "script" not in reader.tags
+    assert not reader.all("script")
+    assert "<script" not in page
     # Class name, metric label and protocol, stage, config and version show it as text.
     assert reader.text.count(HOSTILE) >= 5
 
@@ -116,8 +81,35 @@ def test_every_section_is_there_and_filled(page: str) -> None:
     assert {f"#{name}" for name in SECTIONS} <= set(reader.loads)
     assert "Missing from this run" not in page
     assert 'class="missing"' not in page
-    assert page.count("data:image/png") == 6 + 6 + 6 + 2 * 6
-    assert page.count("data:image/svg+xml") == 3 * 2 + 1 + 1
+    # Three and four rows of six crops, four real crops and three samples of two classes, two baselines.
+    assert page.count("data:image/png") == 3 * 6 + 4 * 6 + 2 * 4 + 6 + 6 + 2 * 6
+    # Histograms, four curves in front, three of each of four trainings, code use.
+    assert page.count("<svg") == 1 + 4 + 3 * 4 + 1
+
+
+def test_pictures_come_before_numbers_and_details_are_folded(page: str) -> None:
+    reader = _Reader(page)
+    assert list(SECTIONS)[:3] == ["reconstructions", "samples", "retention"]
+    assert page.index("<img") < page.index("<table")
+    folded = [name for name, section in SECTIONS.items() if section.is_folded]
+    assert {"metrics", "stages", "config", "versions"} <= set(folded)
+    assert all(f'<section id="{name}"><details><summary>' in page for name in folded)
+    assert not any("open" in values for values in reader.all("details"))
+
+
+def test_every_image_says_what_it_shows(page: str) -> None:
+    reader = _Reader(page)
+    assert all(values["alt"] for values in reader.all("img"))
+    assert all(values["role"] == "img" and values["aria-label"] for values in reader.all("svg"))
+    assert "Samples of xAR: plain, 1" in {values["alt"] for values in reader.all("img")}
+
+
+def test_light_and_dark_and_narrow_are_styled(page: str) -> None:
+    assert "prefers-color-scheme: dark" in page
+    assert '<meta name="color-scheme" content="light dark">' in page
+    assert "@media (max-width:" in page
+    # No colour outside the style sheet: charts follow it.
+    assert not re.search(r"(fill|stroke)=\"", page)
 
 
 def test_the_summary_speaks_of_the_figures(page: str) -> None:
@@ -132,6 +124,56 @@ def test_the_summary_speaks_of_the_figures(page: str) -> None:
     assert "undefined" in text
 
 
+def test_the_header_has_the_numbers_of_the_run(page: str) -> None:
+    header = _Reader(page[page.index("<header>") : page.index("</header>")]).text
+    assert "On 1,200 images of 16 \u00d7 16 pixels in 2 classes" in header
+    assert "21.5 dB" in header
+    assert "70 % \u00b7 60 %of the samples of xAR and FAR" in header
+    assert "(chance: 50 %)" in header
+    assert "400\u00d7closer" in header
+    assert "1.0 minfor the 1 stages" in header
+
+
+def test_the_twins_stand_side_by_side(page: str) -> None:
+    relation = page[page.index('id="relation"') : page.index('id="curves"')]
+    text = _Reader(relation).text
+    assert "lies 400 times closer to the teacher's" in text
+    assert "without the relation loss" in text
+    assert '<td class="number better">3.000<small>\u00b1 0.5</small></td>' in relation
+    assert '<td class="number">9.000<small>\u00b1 0.5</small></td>' in relation
+
+
+@pytest.mark.parametrize(
+    ("path", "note"),
+    [
+        ("tokenizer/relation.json", "This run has no relation histograms."),
+        ("twin/relation.json", "This run has no tokenizer without the relation loss."),
+        ("evaluation/retention.npz", "This run kept no images decoded from one codebook alone."),
+        ("evaluation/reconstructions.npz", "This run kept no reconstructions."),
+        ("evaluation/metrics.json", "This run has no metrics."),
+        ("evaluation/code_counts.npz", "This run has no code counts."),
+        ("samples/samples.npz", ""),
+        ("far_samples/samples.npz", ""),
+        ("data/validation/dataset.json", ""),
+        ("data/train/dataset.json", ""),
+        ("far/metrics.jsonl", "This run has no metrics.jsonl of its training: FAR."),
+        ("twin/metrics.jsonl", "This run has no metrics.jsonl of its training: Tokenizer without"),
+        ("stages.json", "This run kept no stage times."),
+        ("config.json", "This run kept no config."),
+        ("versions.json", "This run kept no versions."),
+    ],
+)
+def test_a_part_that_is_missing_is_named_and_the_others_stay(
+    path: str, note: str, tmp_path: Path
+) -> None:
+    write_run(tmp_path)
+    (tmp_path / path).unlink()
+    reader = _page_of(tmp_path)
+    assert reader.sections == list(SECTIONS)
+    assert path.removesuffix("/dataset.json") in reader.text
+    assert note in reader.text
+
+
 def test_missing_parts_are_named(tmp_path: Path) -> None:
     write_run(tmp_path)
     (tmp_path / "tokenizer" / "relation.json").unlink()
@@ -139,15 +181,40 @@ def test_missing_parts_are_named(tmp_path: Path) -> None:
     inputs = collect(tmp_path)
     assert inputs.relation is None
     assert inputs.samples is None
-    write_report(tmp_path / "report.html", inputs)
-    text = _Reader((tmp_path / "report.html").read_text()).text
+    text = _page_of(tmp_path).text
     assert "tokenizer/relation.json: no such file" in text
     assert "samples/samples.npz" in text
     assert "This run has no relation histograms." in text
 
 
 def test_an_empty_folder_still_gives_every_section(tmp_path: Path) -> None:
-    write_report(tmp_path / "report.html", collect(tmp_path))
-    reader = _Reader((tmp_path / "report.html").read_text())
+    reader = _page_of(tmp_path)
     assert reader.sections == list(SECTIONS)
     assert reader.text.count("This run") >= len(SECTIONS)
+    write_report(tmp_path / "report.html", collect(tmp_path))
+    assert (tmp_path / "report.html").exists()
+    assert not (tmp_path / "report.png").exists()
+
+
+def test_many_classes_are_cut_and_the_page_stays_small(tmp_path: Path) -> None:
+    write_run(tmp_path)
+    classes = [f"class_{number}" for number in range(30)]
+    labels = sorted(range(30)) * 8
+    write_validation(tmp_path, classes, side=64)
+    (tmp_path / "data/train/dataset.json").write_text(json.dumps({"classes": classes}))
+    for name in ("samples", "far_samples"):
+        write_samples(tmp_path / name, labels, side=64)
+    page = render(collect(tmp_path))
+    reader = _Reader(page)
+    assert "24 of 30 classes" in reader.text
+    assert "class 23" in reader.text
+    assert "class 24" not in reader.text
+    assert 3_000_000 < len(page.encode()) <= MOST_BYTES < 5_000_000
+    assert "data:image/jpeg" in page
+
+
+def test_large_images_are_kept_no_larger_than_the_page_shows_them(tmp_path: Path) -> None:
+    write_run(tmp_path)
+    images = np.random.default_rng(0).integers(0, 256, size=(2, 256, 256, 3), dtype=np.uint8)
+    np.savez(tmp_path / "evaluation/reconstructions.npz", inputs=images, reconstructions=images)
+    assert len(render(collect(tmp_path)).encode()) < 1_000_000

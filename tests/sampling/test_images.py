@@ -25,9 +25,9 @@ from glotok_ray.data.pixel_range import to_uint8
 from glotok_ray.nn.far import FAR
 from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.nn.xar import XAR
-from glotok_ray.pretrained.generator import load_generator, save_generator
+from glotok_ray.pretrained.generator import find_tokenizer, load_generator, save_generator
 from glotok_ray.sampling.flow import sample_latents
-from glotok_ray.sampling.images import ImageGenerator, find_tokenizer, network_evaluations
+from glotok_ray.sampling.images import ImageGenerator, network_evaluations
 from glotok_ray.sampling.tokens import sample_codes
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError

@@ -11,13 +11,13 @@ import torch
 from PIL import Image
 
 from glotok_ray.config import RelationConfig, TeacherRun, bound_settings, override
+from glotok_ray.data.drawing import DrawnRows, draw_images
 from glotok_ray.data.records import DatasetInfo, read_dataset
 from glotok_ray.on_ray.persistent_actors import PersistentActors
 from glotok_ray.stages import build_teacher, feature_extraction
 from glotok_ray.storage import artefact, output
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.teacher import clustering, feature_parts, features
-from glotok_ray.teacher.drawing import DrawnRows, draw_images
 from glotok_ray.teacher.histogram import TeacherHistogram, load_teacher
 from jobs import build_teacher as build_teacher_job
 from tests.small_data import small_pool, write_shards

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from glotok_ray.evaluation.plan import baseline_codes, plan
+from glotok_ray.evaluation.inputs import baseline_codes
+from glotok_ray.evaluation.plan import plan
 from glotok_ray.stages import evaluate_images
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
@@ -38,6 +39,14 @@ def test_figures_do_not_depend_on_the_number_of_actors(inputs: Path, tmp_path: P
         "samples_fd_effnet",
         "baseline_uniform_fd_effnet",
         "baseline_marginal_fd_effnet",
+        "samples_own_class",
+        "validation_own_class",
+        "samples_nearest_training",
+        "validation_nearest_training",
+        "retention_visual_psnr",
+        "retention_semantic_psnr",
+        "generator_loss",
+        "generator_loss_shuffled_labels",
         "semantic_usage",
         "visual_perplexity",
     ):
@@ -51,7 +60,17 @@ def test_figures_do_not_depend_on_the_number_of_actors(inputs: Path, tmp_path: P
     with np.load(tmp_path / "alone" / "code_counts.npz") as counts:
         assert counts["semantic"].shape == (32,)
         assert counts["semantic"].sum() == 11 * POSITIONS
-    for name in ("reconstructions.png", "baselines.png", "baseline_uniform.npz"):
+    with (
+        np.load(tmp_path / "alone" / "retention.npz") as retention,
+        np.load(tmp_path / "alone" / "reconstructions.npz") as pairs,
+    ):
+        assert set(retention.files) == {"inputs", "both", "visual", "semantic"}
+        assert {
+            (retention[name].shape, retention[name].dtype.name) for name in retention.files
+        } == {((11, 16, 16, 3), "uint8")}
+        np.testing.assert_array_equal(retention["inputs"], pairs["inputs"])
+        np.testing.assert_array_equal(retention["both"], pairs["reconstructions"])
+    for name in ("reconstructions.png", "baselines.png", "baseline_uniform.npz", "retention.npz"):
         assert name in alone["files"]
     again = evaluate_images.run(settings(inputs, tmp_path / "alone"))
     assert again["written_unix_s"] == alone["written_unix_s"]
@@ -79,11 +98,22 @@ def test_reduced_pictures_are_refused_where_adm_s_protocol_is_asked_for(
 
 def test_paths_that_do_not_fit_are_refused(inputs: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="nothing to evaluate"):
-        evaluate_images.run(settings(inputs, tmp_path, tokenizer_path="", samples_path=""))
+        evaluate_images.run(
+            settings(inputs, tmp_path, tokenizer_path="", samples_path="", generator_path="")
+        )
     with pytest.raises(ValueError, match="data_path is empty"):
         evaluate_images.run(settings(inputs, tmp_path, data_path=""))
     with pytest.raises(ValueError, match="baselines need tokenizer_path"):
         evaluate_images.run(settings(inputs, tmp_path, samples_path=""))
+    with pytest.raises(ValueError, match=r"training_path = .*training': needs samples_path"):
+        evaluate_images.run(settings(inputs, tmp_path, samples_path="", codes_path=""))
+    same = str(inputs / "validation")
+    with pytest.raises(ValueError, match="validation crop would be its own nearest training crop"):
+        evaluate_images.run(settings(inputs, tmp_path, training_path=same))
+    with pytest.raises(ValueError, match="training_images = -1: must be at least 0"):
+        settings(inputs, tmp_path, training_images=-1)
+    with pytest.raises(ArtefactError, match=r"training_images = 12: .*training holds 11 images"):
+        plan(settings(inputs, tmp_path, training_images=12))
     other = settings(inputs, tmp_path, tokenizer_path=str(inputs / "other_tokenizer"))
     with pytest.raises(ArtefactError, match="codes: made by another tokenizer"):
         baseline_codes(other)
@@ -110,8 +140,9 @@ def test_pictures_of_a_smaller_side_are_refused_before_anything_starts(
     data = str(small_pictures(inputs, tmp_path / "small"))
     for changes in (
         {},
-        {"samples_path": "", "codes_path": ""},
-        {"tokenizer_path": "", "codes_path": ""},
+        {"samples_path": "", "codes_path": "", "training_path": ""},
+        {"tokenizer_path": "", "codes_path": "", "generator_path": ""},
+        {"tokenizer_path": "", "codes_path": "", "training_path": "", "samples_path": ""},
     ):
         config = settings(inputs, tmp_path / "out", data_path=data, **changes)
         for check in (evaluate_images.run, evaluate_images_job.describe):
@@ -153,6 +184,52 @@ def test_codes_of_other_classes_make_no_baseline(inputs: Path, tmp_path: Path) -
             check(config)
 
 
+def test_training_images_of_other_classes_or_sides_are_refused(
+    inputs: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "training"
+    shutil.copytree(inputs / "training", folder)
+    facts = artefact.read_json(folder / "dataset.json")
+    config = settings(inputs, tmp_path / "out", training_path=str(folder))
+    for change, message in (
+        ({"classes": ["a", "c"]}, r"training has 2 classes \(a, c\)"),
+        ({"image_size": 8}, r"training: its images are stored at 8 pixels .* takes 16"),
+    ):
+        artefact.write_json(folder / "dataset.json", {**facts, **change})
+        artefact.write_manifest(folder, "shards")
+        for check in (plan, evaluate_images.run, evaluate_images_job.describe):
+            with pytest.raises(ArtefactError, match=message):
+                check(config)
+
+
+def test_generators_of_other_classes_or_tokenizers_are_refused(
+    inputs: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "generator"
+    shutil.copytree(inputs / "xar", folder)
+    facts = artefact.read_json(folder / "generator.json")
+    other = artefact.sha256_of(inputs / "other_tokenizer" / "tokenizer.safetensors")
+    config = settings(inputs, tmp_path / "out", generator_path=str(folder))
+    alone = dataclasses.replace(config, tokenizer_path="", codes_path="")
+    for run, change, message in (
+        (config, {"classes": ["a", "c"]}, r"generator has 2 classes \(a, c\)"),
+        (config, {"tokenizer_sha256": other}, rf"generator: was trained on codes .*{other}"),
+        (alone, {"tokenizer_sha256": other}, r"samples: decoded by .* so it drew none of them"),
+    ):
+        artefact.write_json(folder / "generator.json", {**facts, **change})
+        artefact.write_manifest(folder, "generator")
+        for check in (plan, evaluate_images.run, evaluate_images_job.describe):
+            with pytest.raises(ArtefactError, match=message):
+                check(run)
+    artefact.write_json(folder / "generator.json", facts)
+    (folder / "manifest.json").unlink()
+    with pytest.raises(ArtefactError, match="generator"):
+        plan(config)
+    with pytest.raises(ValueError, match="generator_draws = 0: must be at least 1"):
+        settings(inputs, tmp_path, generator_draws=0)
+    assert not (tmp_path / "out").exists()
+
+
 def test_dry_run_counts_images(inputs: Path, tmp_path: Path) -> None:
     images = evaluate_images_job.describe(settings(inputs, tmp_path))["images"]
     assert images == {
@@ -160,6 +237,7 @@ def test_dry_run_counts_images(inputs: Path, tmp_path: Path) -> None:
         "samples": 6,
         "baseline_uniform": 6,
         "baseline_marginal": 6,
+        "training": 11,
     }
     absent = settings(inputs, tmp_path, data_path="nowhere", samples_path="nothing")
     assert set(evaluate_images_job.describe(absent)["images"].values()) == {None}

@@ -131,7 +131,7 @@ def test_a_quickstart_that_is_killed_between_stages_goes_on(finished, tmp_path) 
     log = tmp_path / "drivers.log"
     root = Path(config.output_path)
     report = (root / quickstart.REPORT_FILE).read_bytes()
-    for number in (1, 6, 10):
+    for number in (1, 6, 12):
         assert run_with_fault(quickstart.run, config, f"kill:stage:step={number}", log) == -9
     assert marks.read_mark(root) is not None
     answer = quickstart.run(config)

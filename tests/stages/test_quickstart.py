@@ -39,6 +39,17 @@ ONE_PROCESS = {
     "schedule.micro_batch_size": 24,
     "launcher": "local",
 }
+OF_SAMPLES = (
+    "samples_own_class",
+    "validation_own_class",
+    "samples_nearest_training",
+    "validation_nearest_training",
+    "generator_loss",
+    "generator_loss_shuffled_labels",
+)
+RECONSTRUCTIONS_ALONE = dict.fromkeys(
+    ("samples_path", "codes_path", "training_path", "generator_path"), ""
+)
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
 
@@ -51,7 +62,7 @@ def losses(folder, name="train/total"):
 def test_all_stages_leave_their_artefacts(finished):
     config, answer = finished
     root = Path(config.output_path)
-    assert [row["status"] for row in answer["stages"]] == ["made"] * 10
+    assert [row["status"] for row in answer["stages"]] == ["made"] * 12
     page = (root / "report.html").read_text()
     assert "EfficientNet" in page
     assert len(losses(root / "tokenizer")) == 20
@@ -68,10 +79,39 @@ def test_all_stages_leave_their_artefacts(finished):
         "far_samples_fd_effnet",
         "baseline_uniform_fd_effnet",
         "baseline_marginal_fd_effnet",
+        *(f"{model}{name}" for model in ("", "far_") for name in OF_SAMPLES),
+        "retention_visual_psnr",
+        "retention_semantic_psnr",
+        "semantic_duplicates",
     }
     assert expected <= set(answer["metrics"])
     assert all(np.isfinite(entry["value"]) for entry in answer["metrics"].values())
     assert (root / "tokenizer" / "tensorboard").is_dir()
+
+
+def test_the_twin_is_the_tokenizer_without_the_relation_loss(finished):
+    """Trained and measured alike, so that the page can lay the two beside each other."""
+    root = Path(finished[0].output_path)
+    relations = [
+        artefact.read_json(root / name / "relation.json") for name in ("tokenizer", "twin")
+    ]
+    for name in ("bins", "teacher", "student_initial"):
+        assert relations[0][name] == relations[1][name]
+    assert relations[0]["student_final"] != relations[1]["student_final"]
+    first, second = losses(root / "tokenizer"), losses(root / "twin")
+    assert len(second) == len(first)
+    relation = losses(root / "tokenizer", "train/relation")
+    # The first step differs by the weighted relation loss alone.
+    weight = finished[0].tokenizer.loss.relation_weight
+    assert first[0, 1] - second[0, 1] == pytest.approx(weight * relation[0, 1], rel=1e-3, abs=2e-6)
+    measured, of_twin = (
+        artefact.read_json(root / name / "metrics.json")
+        for name in ("evaluation", "twin_evaluation")
+    )
+    assert {
+        name for name in measured if name.startswith(("semantic", "visual", "recon", "reten"))
+    } == set(of_twin)
+    assert np.load(root / "twin_evaluation" / "retention.npz")["semantic"].dtype == np.uint8
 
 
 def test_a_second_run_recognises_every_stage(finished):
@@ -79,7 +119,7 @@ def test_a_second_run_recognises_every_stage(finished):
     root = Path(config.output_path)
     before = {path: path.stat().st_mtime_ns for path in root.glob("*/manifest.json")}
     answer = quickstart.run(config)
-    assert [row["status"] for row in answer["stages"]] == ["recognised"] * 10
+    assert [row["status"] for row in answer["stages"]] == ["recognised"] * 12
     assert before == {path: path.stat().st_mtime_ns for path in root.glob("*/manifest.json")}
 
 
@@ -245,7 +285,7 @@ def test_the_sweep_ranks_trials_by_reconstruction_and_keeps_the_teacher(finished
             "tokenizer": override(config.tokenizer, {"data.num_validation_images": 0}),
             "evaluation": override(
                 config.evaluation,
-                {"samples_path": "", "codes_path": "", "num_images": 10, "uniformity_repeats": 1},
+                {**RECONSTRUCTIONS_ALONE, "num_images": 10, "uniformity_repeats": 1},
             ),
         },
     )
@@ -338,7 +378,7 @@ def test_ablation_rows_of_one_and_two_codebooks_fill_the_papers_tables(
             ),
             "evaluation": override(
                 config.evaluation,
-                {"samples_path": "", "codes_path": "", "num_images": 10, "uniformity_repeats": 0},
+                {**RECONSTRUCTIONS_ALONE, "num_images": 10, "uniformity_repeats": 0},
             ),
         },
     )

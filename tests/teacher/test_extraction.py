@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from glotok_ray.config import FeatureNetworkConfig
+from glotok_ray.data.drawing import DrawnRows
 from glotok_ray.data.records import read_dataset
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.teacher import feature_parts
-from glotok_ray.teacher.drawing import DrawnRows
 from glotok_ray.teacher.extraction import FeatureActor
 from tests.small_data import small_pool, write_shards
 

@@ -1,4 +1,4 @@
-"""Which images of a data set give features: drawn by the seed, equally many of each class where that is asked for.
+"""Which images of a data set are taken: drawn by the seed, equally many of each class where that is asked for.
 
 Read next: glotok_ray/teacher/extraction.py
 """

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from glotok_ray.data.drawing import draw_images, draw_stratified, drawn_per_class
 from glotok_ray.data.records import read_dataset
-from glotok_ray.teacher.drawing import draw_images, draw_stratified, drawn_per_class
 from tests.small_data import write_shards
 
 

@@ -1,0 +1,68 @@
+"""All of an evaluation."""
+
+from dataclasses import dataclass, field
+
+from glotok_ray.config.pool import PoolConfig
+from glotok_ray.config.rules import ADDED_LATER, FREE, require
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluateRun:
+    """All of `jobs.evaluate_images`."""
+
+    tokenizer_path: str = ""
+    """Folder with tokenizer.safetensors: reconstructions of data_path are measured. Empty measures samples only."""
+    data_path: str = ""
+    """Folder of validation shards: the input of reconstructions and the reference of Frechet distances."""
+    samples_path: str = ""
+    """Folder with samples.npz; empty measures reconstructions only."""
+    codes_path: str = ""
+    """Training codes, from which the two baselines of the samples are drawn; empty computes none."""
+    training_path: str = field(default="", metadata={ADDED_LATER: ""})
+    """Folder of the training shards: how near samples come to their nearest training crop is measured, beside the same
+    of the validation crops. Empty measures none.
+    """
+    training_images: int = field(default=0, metadata={ADDED_LATER: 0})
+    """Training crops that are compared with, drawn by the seed; 0 takes all. Their features are held at once, 5 kB per
+    crop.
+    """
+    generator_path: str = field(default="", metadata={ADDED_LATER: ""})
+    """Folder of a finished generator: its loss on the codes of the validation crops is measured, with their labels and
+    with those of other classes. Its codes are made by tokenizer_path or, where that is empty, by the copy of the
+    tokenizer in this folder. Empty measures none.
+    """
+    generator_draws: int = field(default=4, metadata={ADDED_LATER: 4})
+    """Draws of noise and times per validation crop for an xAR's loss; the loss of a FAR has none."""
+    output_path: str = field(default="runs/evaluation", metadata=FREE)
+    """Folder that receives metrics.json and grids."""
+    num_images: int = 0
+    """Images evaluated; 0 takes all."""
+    adm_protocol: bool = field(default=False, metadata=FREE)
+    """Refuse images that were reduced, turned or changed when they were sharded: crops are ADM's of originals, or the
+    data set's own, alone. Off takes all, and each metric's protocol says what they are.
+    """
+    feature_size: int = 224
+    """Side to which images are resized for the feature network, pixels."""
+    uniformity_vectors: int = 10000
+    """Latent vectors per uniformity draw (Table 3)."""
+    uniformity_repeats: int = 10
+    """Draws over which Table 3's metrics are averaged."""
+    seed: int = 0
+    """Seeds the uniformity draws, the baselines, the draw of training crops, and noise, times and wrong labels of a
+    generator's loss.
+    """
+    pool: PoolConfig = field(default_factory=PoolConfig, metadata=FREE)
+
+    def __post_init__(self) -> None:
+        require(
+            self.training_images >= 0,
+            "training_images",
+            self.training_images,
+            "must be at least 0; 0 takes all",
+        )
+        require(
+            self.generator_draws >= 1,
+            "generator_draws",
+            self.generator_draws,
+            "must be at least 1",
+        )

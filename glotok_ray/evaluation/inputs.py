@@ -1,0 +1,210 @@
+"""What an evaluation's folders must be, checked before anything starts.
+
+docs/recorded_facts.md lists the facts that folders record. Read next: glotok_ray/evaluation/plan.py
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from glotok_ray.config.evaluation import EvaluateRun
+from glotok_ray.config.tokenizer import TokenizerConfig
+from glotok_ray.data.recorded import (
+    check_adm_protocol,
+    check_classes,
+    check_codes,
+    check_side,
+    read_image_dataset,
+)
+from glotok_ray.data.records import DATASET, DatasetInfo, read_dataset
+from glotok_ray.evaluation.files import stored_images
+from glotok_ray.pretrained.generator import (
+    TOKENIZER_FOLDER,
+    check_fit,
+    check_scale,
+    find_tokenizer,
+    model_config,
+    read_facts,
+)
+from glotok_ray.pretrained.tokenizer import CONFIG_FILE, WEIGHTS_FILE, tokenizer_config
+from glotok_ray.storage import artefact
+from glotok_ray.storage.artefact import ArtefactError
+
+
+def check_inputs(config: EvaluateRun) -> None:
+    """Raise ValueError for paths that leave nothing to evaluate or nothing to compare with."""
+    if not (config.tokenizer_path or config.samples_path or config.generator_path):
+        raise ValueError(
+            "tokenizer_path, samples_path and generator_path are empty: there is nothing to evaluate; give one"
+        )
+    if not config.data_path:
+        raise ValueError(
+            "data_path is empty: give the validation shards, the reference of all distances"
+        )
+    if config.codes_path and not (config.tokenizer_path and config.samples_path):
+        raise ValueError(
+            f"codes_path = {config.codes_path!r}: baselines need tokenizer_path, which decodes "
+            "them, and samples_path, which they are compared with; give both, or leave codes_path "
+            "empty"
+        )
+    if config.training_path and not config.samples_path:
+        raise ValueError(
+            f"training_path = {config.training_path!r}: needs samples_path, whose nearest training crops are looked "
+            "for; give it, or leave training_path empty"
+        )
+    if config.training_path and Path(config.training_path) == Path(config.data_path):
+        raise ValueError(
+            f"training_path = {config.training_path!r}: is data_path too, so that each validation crop would be its "
+            "own nearest training crop; give the shards that the generator was trained on"
+        )
+
+
+class Present(NamedTuple):
+    """The facts of an evaluation's inputs; None for those that are not there yet."""
+
+    images: DatasetInfo | None
+    samples: DatasetInfo | None
+    training: DatasetInfo | None
+
+
+def check_present_inputs(config: EvaluateRun) -> Present:
+    """Check those inputs of an evaluation that are there, for a dry run; raises ArtefactError."""
+
+    def is_there(path: str) -> bool:
+        return bool(path) and (Path(path) / artefact.MANIFEST).is_file()
+
+    if not is_there(config.data_path):
+        return Present(None, None, None)
+    images = measured_images(config)
+    has_tokenizer = not config.tokenizer_path or is_there(config.tokenizer_path)
+    has_generator = not config.generator_path or is_there(config.generator_path)
+    samples = training = None
+    if is_there(config.samples_path) and has_tokenizer and has_generator:
+        samples = measured_samples(config, images)
+    if config.generator_path and has_generator and has_tokenizer:
+        check_generator(config, images)
+    if is_there(config.training_path):
+        training = training_images(config, images, samples.image_size if samples else 0)
+    if is_there(config.codes_path) and has_tokenizer:
+        baseline_codes(config)
+    return Present(images, samples, training)
+
+
+def measured_images(config: EvaluateRun) -> DatasetInfo:
+    """The facts of the validation shards; raises ArtefactError where the config asks for ADM's crops and they have
+    others, and when the tokenizer that encodes them, if it is there, takes larger images.
+    """
+    tokenizer = encoding_tokenizer(config)
+    if tokenizer is None or not (tokenizer / CONFIG_FILE).is_file():
+        return check_images(config, None)
+    return check_images(config, tokenizer_config(tokenizer))
+
+
+def encoding_tokenizer(config: EvaluateRun) -> Path | None:
+    """The folder of the tokenizer that encodes the validation crops: the measured one, or else the one that lies with
+    the generator; None where nothing is encoded.
+    """
+    if config.tokenizer_path:
+        return Path(config.tokenizer_path)
+    return Path(config.generator_path) / TOKENIZER_FOLDER if config.generator_path else None
+
+
+def check_generator(config: EvaluateRun, dataset: DatasetInfo) -> None:
+    """Raise ArtefactError when the generator is unfinished, of other classes than the validation images of `dataset`,
+    or made on codes of another tokenizer than the one that encodes them.
+    """
+    folder = Path(config.generator_path)
+    artefact.read_manifest(folder, "generator")
+    check_classes(read_facts(folder)["classes"], str(folder), dataset.classes, config.data_path)
+    tokenizer = find_tokenizer(folder, config.tokenizer_path)
+    check_fit(model_config(folder), tokenizer_config(tokenizer))
+    check_scale(folder)
+
+
+def check_images(config: EvaluateRun, tokenizer: TokenizerConfig | None) -> DatasetInfo:
+    """The facts of the validation shards; raises ArtefactError when they are too few, too small for the tokenizer, or
+    not what the config asks for.
+    """
+    folder = Path(config.data_path)
+    images = read_image_dataset(folder)
+    if config.adm_protocol:
+        check_adm_protocol(images, folder=folder, field="adm_protocol")
+    if tokenizer:
+        check_side(images, folder, tokenizer.autoencoder.image_size)
+    if config.num_images > images.num_images:
+        raise ArtefactError(
+            f"num_images = {config.num_images}: {folder} holds {images.num_images} images; lower it, 0 takes all"
+        )
+    return images
+
+
+def measured_samples(config: EvaluateRun, dataset: DatasetInfo) -> DatasetInfo:
+    """The samples' facts; raises ArtefactError when they are of other classes than the validation images of `dataset`,
+    or drawn through another tokenizer than the one that they are measured beside.
+    """
+    folder = Path(config.samples_path)
+    manifest, samples = artefact.read_manifest(folder, "samples"), read_image_dataset(folder)
+    recorded = (samples.num_images, samples.image_size, samples.image_size, 3)
+    found = stored_images(folder / "samples.npz").shape
+    if found != recorded:
+        raise ArtefactError(
+            f"{folder / 'samples.npz'}: holds an array of shape {found}, and {DATASET} says {recorded}; sample again "
+            "with --fresh"
+        )
+    check_classes(samples.classes, str(folder), dataset.classes, config.data_path)
+    check_side(dataset, Path(config.data_path), samples.image_size)
+    decoded_by = manifest["tokenizer_sha256"]
+    if config.tokenizer_path:
+        digest = _weights_digest(config)
+        if decoded_by != digest:
+            raise ArtefactError(
+                f"{folder}: decoded by tokenizer {decoded_by[:12]}, but tokenizer_path = {config.tokenizer_path} is "
+                f"{digest[:12]}, whose reconstructions and baselines would stand beside them; correct a path, or "
+                "measure the samples alone, without tokenizer_path and codes_path"
+            )
+    elif config.generator_path:
+        digest = read_facts(Path(config.generator_path))["tokenizer_sha256"]
+        if decoded_by != digest:
+            raise ArtefactError(
+                f"{folder}: decoded by tokenizer {decoded_by[:12]}, but generator_path = {config.generator_path} "
+                f"learned codes of {digest[:12]}, so it drew none of them; correct a path"
+            )
+    return samples
+
+
+def training_images(config: EvaluateRun, dataset: DatasetInfo, image_size: int) -> DatasetInfo:
+    """The facts of the training shards; raises ArtefactError when they are of other classes than the validation images
+    of `dataset`, too small for crops of `image_size`, too few, or not what the config asks for.
+    """
+    folder = Path(config.training_path)
+    artefact.read_manifest(folder, "shards")
+    training = read_image_dataset(folder)
+    if config.adm_protocol:
+        check_adm_protocol(training, folder=folder, field="adm_protocol")
+    check_classes(training.classes, str(folder), dataset.classes, config.data_path)
+    check_side(training, folder, image_size)
+    if config.training_images > training.num_images:
+        raise ArtefactError(
+            f"training_images = {config.training_images}: {folder} holds {training.num_images} images; lower it, 0 "
+            "takes all"
+        )
+    return training
+
+
+def measured_tokenizer(config: EvaluateRun) -> TokenizerConfig | None:
+    """The measured tokenizer's config; None when only samples are measured."""
+    return tokenizer_config(Path(config.tokenizer_path)) if config.tokenizer_path else None
+
+
+def baseline_codes(config: EvaluateRun) -> DatasetInfo:
+    """The facts of the codes that baselines are drawn from; raises ArtefactError when another tokenizer made them."""
+    folder, tokenizer = Path(config.codes_path), Path(config.tokenizer_path)
+    artefact.read_manifest(folder, "codes")
+    codes = read_dataset(folder)
+    check_codes(codes, folder, tokenizer_config(tokenizer), tokenizer, _weights_digest(config))
+    images = read_image_dataset(Path(config.data_path))
+    check_classes(codes.classes, str(folder), images.classes, config.data_path)
+    return codes
+
+
+def _weights_digest(config: EvaluateRun) -> str:
+    return artefact.sha256_of(Path(config.tokenizer_path) / WEIGHTS_FILE)

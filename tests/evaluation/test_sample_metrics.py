@@ -1,0 +1,60 @@
+"""What samples show beside their distance: values by hand, chance levels, and reasons where there is no value."""
+
+import re
+
+import numpy as np
+import pytest
+
+from glotok_ray.config import EvaluateRun
+from glotok_ray.evaluation.measure import LABELS, Merged
+from glotok_ray.evaluation.sample_metrics import nearest_training_metrics, own_class_metrics
+
+
+def merged(features: list[float], labels: list[int]) -> Merged:
+    return Merged(np.array(features)[:, None], {LABELS: np.array(labels, np.int32)})
+
+
+VALIDATION = merged([0, 2, 10, 14], [0, 0, 1, 1])
+
+
+def test_samples_are_counted_beside_chance_and_ceiling() -> None:
+    found = own_class_metrics(merged([1, 1, 3, 13], [0, 1, 0, 1]), VALIDATION, 2, 64)
+    assert found["samples_own_class"]["value"] == 0.75
+    assert found["validation_own_class"]["value"] == 1
+    for entry in found.values():
+        assert entry["chance"] == 0.5
+        for part in ("EfficientNet-Lite0", "64 x 64", "4 validation crops", "Guessing gives 1/2"):
+            assert part in entry["protocol"]
+
+
+@pytest.mark.parametrize(
+    ("validation", "samples", "reason"),
+    [
+        (merged([0, 2, 10], [0, 0, 1]), [0, 1], "1 of 2 classes have fewer than 2 .* class 1"),
+        (VALIDATION, [0, 2], "labels of the samples reach from 0 to 2"),
+    ],
+)
+def test_a_share_without_meaning_is_null_with_its_reason(validation, samples, reason) -> None:
+    found = own_class_metrics(merged([1, 2], samples), validation, 2, 64)
+    for entry in found.values():
+        assert entry["value"] is None
+        assert pytest.approx(0.5) == entry["chance"]
+        assert entry["protocol"].startswith("Undefined here (")
+    assert re.search(reason, found["samples_own_class"]["protocol"])
+
+
+@pytest.mark.parametrize(("drawn", "text"), [(0, "(all)"), (3, "(drawn by the seed)")])
+def test_the_median_distance_to_the_nearest_training_crop(drawn: int, text: str) -> None:
+    training = np.array([[0.0], [10.0], [20.0]])
+    samples, validation = (
+        np.array([[0.0], [10.5], [23.0]]),
+        np.array([[4.0], [12.0], [20.0], [26.0]]),
+    )
+    config = EvaluateRun(training_images=drawn, feature_size=64)
+    found = nearest_training_metrics(samples, validation, training, config)
+    assert found["samples_nearest_training"]["value"] == 0.5
+    assert found["validation_nearest_training"]["value"] == 3
+    assert f"of 3 training crops {text}" in found["validation_nearest_training"]["protocol"]
+    protocol = found["samples_nearest_training"]["protocol"]
+    assert "3 samples" in protocol
+    assert "far below that of the validation crops means that samples are copies" in protocol

@@ -1,0 +1,59 @@
+"""The short table: values of both generators, and what they are to be compared with."""
+
+from typing import Any
+
+from glotok_ray.report.headlines import Headline, Source, headlines
+
+
+def entry(value: float | None, chance: float | None = None) -> dict[str, Any]:
+    found: dict[str, Any] = {"label": "l", "value": value, "protocol": "p"}
+    return found if chance is None else {**found, "chance": chance}
+
+
+def test_every_line_has_its_values_and_what_stands_beside() -> None:
+    metrics = {
+        "reconstruction_psnr": entry(23.14),
+        "retention_visual_psnr": entry(18.0),
+        "samples_own_class": entry(0.684, 0.1),
+        "far_samples_own_class": entry(0.6, 0.1),
+        "validation_own_class": entry(0.93),
+        "samples_fd_effnet": entry(70.0),
+        "baseline_marginal_fd_effnet": entry(170.0),
+        "generator_loss": entry(1.0, 2.0),
+        "far_generator_loss": entry(4.0, 6.0),
+        "generator_loss_shuffled_labels": entry(1.25),
+        "far_generator_loss_shuffled_labels": entry(4.5),
+        "samples_nearest_training": entry(6.5),
+        "validation_nearest_training": entry(5.5),
+    }
+    relation, twin = {"kl_initial": 0.5, "kl_final": 0.01}, {"kl_initial": 0.5, "kl_final": 0.4}
+    found = {line.what.split(" (")[0]: line for line in headlines(Source(metrics, relation, twin))}
+    assert found["Reconstruction of crops never trained on"].values == {"": "23.1 dB"}
+    assert "visual codes alone 18.0 dB" in found["Reconstruction of crops never trained on"].beside
+    assert found["Samples that look most like their own class"] == Headline(
+        "Samples that look most like their own class",
+        {"xAR": "68 %", "FAR": "60 %"},
+        "Chance 10 %; real crops 93 %.",
+    )
+    distance = found["Distance of samples from real crops"]
+    assert distance.values == {"xAR": "70.0"}
+    assert "170.0" in distance.beside
+    loss = found["Loss on crops never trained on, with their label"]
+    assert loss.values == {"xAR": "1.000", "FAR": "4.000"}
+    assert "another class 1.250 and 4.500; knowing nothing 2.000 and 6.000" in loss.beside
+    memory = found["Distance of a sample to its nearest training crop"]
+    assert memory.values == {"xAR": "6.5"}
+    assert "Crops never trained on 5.5" in memory.beside
+    distance = found["Distance of the codebook from the teacher's cosines"]
+    assert distance.values == {"": "0.01"}
+    assert "Without the relation loss 0.4; before training 0.5" in distance.beside
+
+
+def test_what_was_not_measured_or_is_undefined_has_no_line() -> None:
+    assert headlines(Source({})) == []
+    assert headlines(Source({"samples_own_class": entry(None, 0.1)})) == []
+
+
+def test_a_line_stands_without_what_it_could_be_compared_with() -> None:
+    lines = headlines(Source({"far_samples_own_class": entry(0.5)}))
+    assert [(line.values, line.beside) for line in lines] == [({"FAR": "50 %"}, "")]
