@@ -6,7 +6,8 @@ Read next: glotok_ray/stages/ablations.py, glotok_ray/stages/sweep_tokenizer.py
 from pathlib import Path
 from typing import Any
 
-from glotok_ray.config.jobs import EvaluateRun, XARSampleRun
+from glotok_ray.config.evaluation import EvaluateRun
+from glotok_ray.config.jobs import XARSampleRun
 from glotok_ray.config.overrides import override
 from glotok_ray.config.runs import TokenizerRun, XARRun
 from glotok_ray.config.sweeps import (
