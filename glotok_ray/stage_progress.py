@@ -18,6 +18,8 @@ logger = logging.getLogger(__name__)
 # Share of all expected seconds that stands for knowledge of before: the first short stage says little of the machine.
 _PRIOR = 0.1
 _LAST_PIECES = 0.25
+# From this share of a piece on its own rate alone tells what is left of it.
+_TRUSTED = 0.2
 # A training that is begun anew shows its first steps together.
 _FIRST_SEEN = 0.1
 _TICK_S = 1.0
@@ -50,8 +52,9 @@ class TimeLeft:
         if piece.share >= 1:
             # The first piece of a stage is most of it.
             return min(rest, _LAST_PIECES * elapsed)
-        # The more of the piece is done, the better its own rate knows.
-        return piece.share * left + (1 - piece.share) * max(left, rest)
+        # The first rate of a piece holds its start.
+        trust = min(1.0, piece.share / _TRUSTED)
+        return trust * left + (1 - trust) * rest
 
     def all(self, name: str, elapsed: float, piece: Piece | None = None, now: float = 0.0) -> float:
         """Seconds for the rest of the stage `name`, which runs, and for all that come after it."""

@@ -38,17 +38,18 @@ def test_a_stage_that_was_there_says_nothing_about_the_others() -> None:
     assert left.all("tokenizer", 0.0) == pytest.approx(210)
 
 
-def test_a_pieces_own_rate_counts_the_more_the_more_of_it_is_done() -> None:
+def test_a_pieces_own_rate_counts_once_a_fifth_of_it_is_done() -> None:
     left = TimeLeft(EXPECTED)
     left.finish("data", 10.0)
-    begun, half, nearly = ((0.0, 400.0), (0.5, 200.0), (0.99, 4.0))
-    assert left.stage("tokenizer", 0.0, piece(*begun)) == pytest.approx(400)
+    begun, little, half, nearly = ((0.0, 900.0), (0.1, 600.0), (0.5, 200.0), (0.99, 4.0))
+    assert left.stage("tokenizer", 0.0, piece(*begun)) == pytest.approx(200)
+    assert left.stage("tokenizer", 0.0, piece(*little)) == pytest.approx((200 + 600) / 2)
     assert left.stage("tokenizer", 200.0, piece(*half)) == pytest.approx(200)
     assert left.stage("tokenizer", 396.0, piece(*nearly)) == pytest.approx(4, abs=0.1)
     # Twice as slow as expected: so will be the report.
     assert left.all("tokenizer", 396.0, piece(*nearly)) == pytest.approx(4 + 19, abs=1)
     # On a fast machine the expectation gives way, also when the piece is done.
-    assert left.stage("tokenizer", 50.0, piece(0.5, 50.0)) == pytest.approx(100)
+    assert left.stage("tokenizer", 50.0, piece(0.5, 50.0)) == pytest.approx(50)
     assert left.stage("tokenizer", 100.0, piece(1.0, 0.0)) == pytest.approx(25)
 
 

@@ -54,7 +54,8 @@ class ShardRun:
     )
     """What the classes of a folder must be. "strict": sub-folders, each with two images or more. "as_found": images
     without sub-folders are one class, named by the folder; sub-folders without images are no classes; a class of one
-    image is trained on and has none for validation. Not read where validation_source names a folder.
+    image is trained on and has none for validation, one of six or more has at least two. Not read where
+    validation_source names a folder.
     """
     rows_per_shard: int = 1000
     """Rows per Parquet shard; a shard has fewer where images of it prove unreadable."""

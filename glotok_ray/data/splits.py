@@ -12,6 +12,9 @@ from glotok_ray.data.shard_plan import seeded_generator
 
 logger = logging.getLogger(__name__)
 
+# Metrics of classes need two validation images of each; a class of fewer images would miss them in training.
+_ENOUGH_FOR_TWO = 6
+
 
 def split_image_files(
     tree: ImageTree, *, fraction: float, seed: int, as_found: bool = False
@@ -19,8 +22,9 @@ def split_image_files(
     """Training and validation images, from the listing alone.
 
     Each class gives `fraction` of its sorted images, at least one, drawn by the seed and its name.
-    Raises ValueError for a class with fewer than two images; with `as_found` the image of a class that has one is
-    trained on, a warning names such classes, and it is refused alone that no class has two.
+    Raises ValueError for a class with fewer than two images. With `as_found` classes of six or more give at least two;
+    the image of a class that has one is trained on, a warning names such classes, and it is refused alone that no class
+    has two.
     """
     by_class: list[list[ImageFile]] = [[] for _ in tree.classes]
     for image in tree.images:
@@ -37,7 +41,8 @@ def split_image_files(
                 f"class {name!r} has {len(images)} images{_left_out_of(tree, name)}: training and validation need "
                 "at least one each; add images, or move the folder out of the source"
             )
-        number = min(max(1, round(fraction * len(images))), len(images) - 1)
+        fewest = 2 if as_found and len(images) >= _ENOUGH_FOR_TWO else 1
+        number = min(max(fewest, round(fraction * len(images))), len(images) - 1)
         order = seeded_generator("validation", seed, name).permutation(len(images))
         chosen = set(order[:number].tolist())
         for index, image in enumerate(images):

@@ -24,6 +24,7 @@ _FEWEST_CODES = 16
 _LONGEST = 1.1
 _SAMPLES_FACTOR = 2
 _MOST_EVALUATED = 1200
+_MOST_COMPARED = 5000
 
 TrainingRun = TokenizerRun | XARRun | FARRun
 
@@ -166,9 +167,11 @@ def _samples(run: SampleRun, size: DataSize) -> Iterator[Choice]:
 
 
 def _evaluation(run: EvaluateRun, size: DataSize) -> Iterator[Choice]:
-    """A part of a large validation set."""
+    """A part of large sets."""
     if not run.num_images and size.validation > _MOST_EVALUATED:
         yield Choice("num_images", _MOST_EVALUATED, f"of {size.validation}, which bounds the time")
+    if run.training_path and not run.training_images and size.train > _MOST_COMPARED:
+        yield Choice("training_images", _MOST_COMPARED, f"of {size.train}, which bounds the time")
 
 
 _RULES: tuple[tuple[Any, Callable[[Any, DataSize], Iterator[Choice]]], ...] = (

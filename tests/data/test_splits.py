@@ -66,6 +66,20 @@ def test_a_class_of_one_image_is_trained_on_where_classes_are_taken_as_found(
         split_image_files(lone, fraction=0.1, seed=0, as_found=True)
 
 
+def test_classes_that_can_spare_two_give_two_where_they_are_taken_as_found(tmp_path: Path) -> None:
+    found = list_image_files(tree(tmp_path, a=5, b=6, c=30), as_found=True)
+    held = [
+        [
+            item.label
+            for item in split_image_files(found, fraction=0.1, seed=0, as_found=lenient)[
+                "validation"
+            ]
+        ]
+        for lenient in (True, False)
+    ]
+    assert held == [[0, 1, 1, 2, 2, 2], [0, 1, 2, 2, 2]]
+
+
 def test_folders_without_images_are_no_classes_where_they_are_taken_as_found(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

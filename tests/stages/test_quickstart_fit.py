@@ -12,7 +12,7 @@ from glotok_ray.stages.shard_images import ShardTask, write_task
 from glotok_ray.teacher import features
 from tests.own_pictures import LONE, write_own_pictures
 
-TRAININGS = ("tokenizer", "generator", "far")
+TRAININGS = ("tokenizer", "twin", "generator", "far")
 SIZES = [
     DataSize(*size)
     for size in (
@@ -72,7 +72,7 @@ def test_clusters_and_codes_have_vectors_enough(size: DataSize) -> None:
     for codebook, recipe in zip(model.codebooks, RECIPE.tokenizer.model.codebooks, strict=True):
         assert 16 <= codebook.size <= recipe.size
         assert codebook.size == 16 or codebook.size <= tokens / 8
-    assert fitted.far.model.code_counts == model.code_counts
+    assert fitted.far.model.code_counts == fitted.twin.model.code_counts == model.code_counts
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
@@ -88,7 +88,9 @@ def test_very_many_classes_and_images_are_bounded() -> None:
     fitted, said = fit(RECIPE, DataSize(200_000, 20_000, 5000))
     assert fitted.samples.num_images == 2 * RECIPE.samples.num_images
     assert fitted.evaluation.num_images == fitted.far_evaluation.num_images == 1200
-    steps = RECIPE.generator.schedule.epochs * (4100 // 32)
+    assert fitted.evaluation.training_images == 5000
+    schedule = RECIPE.generator.schedule
+    steps = schedule.epochs * schedule.steps_per_epoch(RECIPE.generator.data.num_train_images)
     assert fitted.generator.schedule.stop_after_steps == steps
     assert "evaluation, far_evaluation: num_images 1200 (of 20000" in said
 
