@@ -38,6 +38,9 @@ class LPIPSLayers(nn.Module):
 
 
 class _Scaling(nn.Module):
+    shift: Tensor
+    scale: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("shift", torch.empty(1, 3, 1, 1))

@@ -31,7 +31,8 @@ def keep_nothing_inside(module: nn.Module) -> None:
     """
     for part in module.modules():
         if isinstance(part, _BLOCKS):
-            part.forward = functools.partial(_forgetting, part.forward)
+            block: Any = part
+            block.forward = functools.partial(_forgetting, block.forward)
 
 
 def _forgetting(forward: Callable[..., Any], *arguments: Any) -> Any:

@@ -61,9 +61,12 @@ def ablations() -> GeneratorAblationRun:
 
 def ablations_tiny() -> GeneratorAblationRun:
     """All ten rows at the quickstart's size, whose inputs are made first: 128 steps and 200 images each, 2 cores."""
-    samples_alone: dict[str, str] = dict.fromkeys(
-        ("tokenizer_path", "codes_path", "training_path", "generator_path"), ""
-    )
+    samples_alone = {
+        "tokenizer_path": "",
+        "codes_path": "",
+        "training_path": "",
+        "generator_path": "",
+    }
     return GeneratorAblationRun(
         output_path="runs/xar_ablations_tiny",
         inputs="quickstart",

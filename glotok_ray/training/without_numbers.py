@@ -11,6 +11,7 @@ from types import FunctionType
 from typing import Any
 
 import torch
+import torch._compile
 
 # Where torch/_compile.py keeps what the compiler has made of a function that it must leave alone.
 _LEFT_ALONE = "__dynamo_disable"
