@@ -12,7 +12,6 @@ from glotok_ray.config.runs import XARRun
 from glotok_ray.config.sweeps import GeneratorAblationRun
 from glotok_ray.recipes import evaluate_images, sample_images, train_generator
 
-
 _PUBLISHED_GRID = 16
 
 
