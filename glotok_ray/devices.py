@@ -1,11 +1,32 @@
 """The device that a process works on, and whether Triton's kernels run there; models and losses ask here too."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 
 logger = logging.getLogger(__name__)
+
+_META_STANDS_FOR = ContextVar("meta_stands_for", default="meta")
+
+
+@contextmanager
+def meta_stands_for_gpu() -> Iterator[None]:
+    """Within, modules take a tensor of the meta device for one of a GPU, and choose what they would run there."""
+    before = _META_STANDS_FOR.set("cuda")
+    try:
+        yield
+    finally:
+        _META_STANDS_FOR.reset(before)
+
+
+def device_type(device: torch.device) -> str:
+    """The kind of device, "cuda" or "cpu", for which modules choose; of the meta device what it stands for, if
+    anything.
+    """
+    return _META_STANDS_FOR.get() if device.type == "meta" else device.type
 
 
 def chosen_device(*, use_gpu: bool) -> torch.device:

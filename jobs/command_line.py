@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from glotok_ray.config.overrides import from_dict, to_dict
+from glotok_ray.console import CONSOLE, ConsoleHandler
 from glotok_ray.storage import artefact
 from jobs import storage_root
 from jobs.failures import DONE, guarded
@@ -62,9 +63,7 @@ def run_job(
 
 def start_logging() -> None:
     """Log to stderr, a line per event."""
-    logging.basicConfig(
-        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S"
-    )
+    logging.basicConfig(level=logging.INFO, handlers=[ConsoleHandler(CONSOLE)])
 
 
 def _print(answer: dict[str, Any], show: Callable[[dict[str, Any]], str] | None = None) -> None:

@@ -19,8 +19,6 @@ from jobs.command_line import run_job
 
 def describe(export: ExportGeneratorRun) -> dict[str, Any]:
     """The size of the run's generator where the run is there, and else of what the config says of a peer's file."""
-    import torch
-
     from glotok_ray.pretrained.generator import (
         GENERATOR_FILE,
         TOKENIZER_FOLDER,
@@ -29,13 +27,14 @@ def describe(export: ExportGeneratorRun) -> dict[str, Any]:
     )
     from glotok_ray.pretrained.tokenizer import WEIGHTS_FILE
     from glotok_ray.training.memory import count_parameters
+    from glotok_ray.training.without_numbers import on_meta_device
 
     source = Path(export.source_path)
     is_run = bool(export.source_path) and (source / GENERATOR_FILE).is_file()
     peer = export.xar if export.architecture == "xar" else export.far
     model = model_config(source) if is_run else peer
     tokenizer = Path(export.tokenizer_path or source / TOKENIZER_FOLDER)
-    with torch.device("meta"):
+    with on_meta_device():
         generator = build_generator(model)
     return {
         "source_found": bool(export.source_path) and source.exists(),

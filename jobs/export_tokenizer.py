@@ -19,11 +19,10 @@ from jobs.command_line import run_job
 
 def describe(config: ExportRun) -> dict[str, Any]:
     """What the config says that a peer's file holds; a run brings its own config."""
-    import torch
-
     from glotok_ray.nn.tokenizer import GloTokTokenizer
+    from glotok_ray.training.without_numbers import on_meta_device
 
-    with torch.device("meta"):
+    with on_meta_device():
         model = GloTokTokenizer(config.model)
     modules = model.module_parameters()
     return {

@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from glotok_ray.console import CONSOLE
 from glotok_ray.on_ray.causes import cause_line, innermost
 from glotok_ray.storage import artefact, ownership
 from glotok_ray.storage.artefact import ArtefactError
@@ -26,7 +27,10 @@ def guarded(name: str, job: Callable[[], int], output: Sequence[Path] = ()) -> i
     """The exit code of `job`, or of what it raises; `output` may come to hold the folder that it works in."""
     try:
         with ownership.holding():  # SIGTERM unwinds the job, so that its folders are given back
-            return job()
+            try:
+                return job()
+            finally:
+                CONSOLE.keep()  # a line of progress ends where the work does
     except KeyboardInterrupt:
         logger.error("%s: interrupted; the same command goes on", name)
         return INTERRUPTED

@@ -18,15 +18,13 @@ from jobs.command_line import run_job
 
 def describe(config: GeneratorAblationRun) -> dict[str, Any]:
     """The rows, and what the training of the base recipe costs."""
+    from glotok_ray.recipes.sweep_parts import chosen_rows, generator_row
     from glotok_ray.sampling.images import network_evaluations
-    from glotok_ray.stages import ablations
-    from glotok_ray.stages.generator_rows import GeneratorRows
     from glotok_ray.training.describe import describe_generator
 
-    parts = GeneratorRows(config, Path(config.output_path)).parts
     rows = {}
-    for row in ablations.chosen_rows(config):
-        training, samples, _ = parts(row)
+    for row in chosen_rows(config):
+        training, samples, _ = generator_row(config, Path(config.output_path), row)
         rows[row] = {
             "entity": training.model.entity,
             "entities": training.model.num_entities,

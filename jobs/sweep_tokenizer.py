@@ -24,13 +24,14 @@ RECIPES: dict[str, Callable[[], SweepRun | TokenizerAblationRun]] = {
 
 def describe(config: SweepRun | TokenizerAblationRun) -> dict[str, Any]:
     """The trials, or the rows, and the cost of one of them."""
-    from glotok_ray.stages import ablations, sweep_tokenizer
+    from glotok_ray.recipes.sweep_parts import chosen_rows
     from glotok_ray.training.describe import describe_tokenizer
+    from glotok_ray.training.trials import draw_trials
 
     if isinstance(config, TokenizerAblationRun):
-        what = {"rows": list(ablations.chosen_rows(config)), "steps_per_row": config.max_steps}
+        what = {"rows": list(chosen_rows(config)), "steps_per_row": config.max_steps}
     else:
-        trials = sweep_tokenizer.draw_trials(config)
+        trials = draw_trials(config)
         what = {
             "trials": {trial.name: trial.changes for trial in trials},
             "steps_per_trial": config.max_steps,

@@ -1,8 +1,9 @@
-"""The smallest data set and actor pool of the tests."""
+"""The smallest data sets and actor pool of the tests."""
 
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from glotok_ray.config import PoolConfig
 from glotok_ray.data.records import Row, encode_png, write_dataset, write_shard
@@ -10,6 +11,19 @@ from glotok_ray.storage import artefact
 
 ROWS = (14, 10, 12)
 """Rows of each shard of `write_shards`."""
+
+
+HEIC = b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic"
+"""How a file of a format begins that is not read."""
+
+
+def class_tree(root: Path, **classes: int) -> Path:
+    """A folder with one sub-folder per class, each of so many images of 20 x 16 pixels."""
+    for name, count in classes.items():
+        (root / name).mkdir(parents=True)
+        for index in range(count):
+            Image.new("RGB", (20, 16), (index, 0, 0)).save(root / name / f"{index:02d}.png")
+    return root
 
 
 def small_pool(num_actors: int = 1, batch_size: int = 8) -> PoolConfig:

@@ -6,6 +6,7 @@ from typing import Literal
 from glotok_ray.config.generator import FARConfig, FlowSamplerConfig, TokenSamplerConfig, XARConfig
 from glotok_ray.config.pool import PoolConfig
 from glotok_ray.config.rules import (
+    ADDED_LATER,
     FORMER_NAMES,
     FREE,
     PATH_UNLESS,
@@ -47,6 +48,14 @@ class ShardRun:
     validation_fraction: float = 0.1
     """Share of a folder's images, per class, that become validation (at least one, chosen by the seed); not read
     where validation_source names them.
+    """
+    class_folders: Literal["strict", "as_found"] = field(
+        default="strict", metadata={ADDED_LATER: "strict"}
+    )
+    """What the classes of a folder must be. "strict": sub-folders, each with two images or more. "as_found": images
+    without sub-folders are one class, named by the folder; sub-folders without images are no classes; a class of one
+    image is trained on and has none for validation, one of six or more has at least two. Not read where
+    validation_source names a folder.
     """
     rows_per_shard: int = 1000
     """Rows per Parquet shard; a shard has fewer where images of it prove unreadable."""

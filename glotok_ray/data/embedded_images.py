@@ -19,7 +19,7 @@ from glotok_ray.data.records import encode_png
 from glotok_ray.data.shard_plan import seeded_generator
 from glotok_ray.storage.artefact import sha256_of
 
-# Windows are from this to that share of the photograph's shorter side: enough of it to be known at 64 pixels.
+# Windows are from this to that share of the photograph's shorter side: enough of it to be known at 48 pixels.
 _SMALLEST_VIEW, _LARGEST_VIEW = 0.4, 0.6
 # The band takes this share of the width, and is wider than the narrowest window by this factor at least, where
 # windows then fit beside it.

@@ -7,7 +7,7 @@ import errno
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -21,7 +21,7 @@ from glotok_ray.data.image_files import (
     UnreadableImageError,
     stored_image,
 )
-from glotok_ray.data.shard_plan import seeded_generator
+from glotok_ray.data.left_out import OtherFile, among, first
 from glotok_ray.storage.retries import StorageError, patiently
 
 logger = logging.getLogger(__name__)
@@ -30,8 +30,6 @@ logger = logging.getLogger(__name__)
 _SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
 )
-_OUTSIDE = "outside of the class folders"
-_EXAMPLES = 20
 _SNIFFED_BYTES = 64
 
 VALIDATION_PREFIX = "validation/"
@@ -61,22 +59,6 @@ class ImageFile(NamedTuple):
         return stored_image(original, image_size=run.image_size, upright=run.upright)
 
 
-class LeftOut(NamedTuple):
-    """Files of one kind that are no images of ours: a suffix, or files outside of the class folders."""
-
-    kind: str
-    files: int
-    examples: list[str]
-    """The first ones' keys, 20 at most."""
-
-
-class OtherFile(NamedTuple):
-    """A file that holds no image of a known format, or lies outside of the class folders (no class)."""
-
-    key: str
-    class_name: str
-
-
 class ImageTree(NamedTuple):
     """The listing of a tree."""
 
@@ -89,12 +71,19 @@ class ImageTree(NamedTuple):
 
 
 def list_image_files(
-    source: Path, *, field: str = "source", key_prefix: str = "", minutes: float = 0.0
+    source: Path,
+    *,
+    field: str = "source",
+    key_prefix: str = "",
+    minutes: float = 0.0,
+    as_found: bool = False,
 ) -> ImageTree:
     """List a tree; the class is the first-level folder, deeper folders belong to it.
 
     Keys begin with `key_prefix`. Hidden entries are skipped and links to folders are not followed. What storage does
-    not give is tried again for `minutes`. Raises ValueError, in the name of the config's `field`, and StorageError.
+    not give is tried again for `minutes`. With `as_found` folders without images are no classes, and images beside no
+    class folders are one class of the tree's name. Raises ValueError, in the name of the config's `field`, and
+    StorageError.
     """
     if not source.is_dir():
         raise ValueError(
@@ -103,47 +92,65 @@ def list_image_files(
         )
     entries = _entries(source, minutes)
     folders = [entry for entry in entries if entry.is_dir(follow_symlinks=False)]
-    _check_classes(source, [folder.name for folder in folders], field)
-    images = []
-    classes = tuple(_text(folder.name) for folder in folders)
-    left_out = [
-        OtherFile(key_prefix + _text(entry.name), "")
-        for entry in entries
-        if os.path.isfile(entry.path)
-    ]
-    digest = hashlib.sha256()
-    for label, folder in enumerate(folders):
-        for file in _files(Path(folder.path), minutes):
-            key = key_prefix + _text(Path(file.path).relative_to(source).as_posix())
-            known = Path(file.name).suffix.lower() in _SUFFIXES
-            if not known and not begins_as_image(file.path, minutes=minutes):
-                left_out.append(OtherFile(key, classes[label]))
-                continue
-            status = patiently(partial(_status, file), Path(file.path), minutes=minutes)
-            digest.update(repr((key, status.st_size, status.st_mtime_ns)).encode())
-            images.append(ImageFile(key, label, file.path, status.st_size))
-    if not images:
+    files = [entry for entry in entries if os.path.isfile(entry.path)]
+    if folders or not (as_found and files):
+        _check_classes(source, [folder.name for folder in folders], field)
+    listing = _Listing(source, key_prefix, minutes)
+    tree = listing.tree(
+        {_text(folder.name): _files(Path(folder.path), minutes) for folder in folders}, files
+    )
+    if as_found and not tree.images and files:
+        tree = listing.tree({_text(source.resolve().name): files}, [])
+    if not tree.images:
         raise ValueError(
             f"{field} = {str(source)!r}: no images of a format that is read ({', '.join(FORMATS)}) in its "
-            f"{len(folders)} class folders{_among(left_out)}"
+            f"{len(folders)} class folders{among(tree.left_out)}"
         )
-    images.sort(key=lambda image: image.key)
-    return ImageTree(classes, tuple(images), tuple(left_out), digest.hexdigest())
+    return _without_empty_classes(tree) if as_found else tree
 
 
-def left_out_by_kind(files: Iterable[OtherFile]) -> list[LeftOut]:
-    """The files that were left out, most frequent kinds first."""
-    kinds: dict[str, list[str]] = {}
-    for key, class_name in sorted(files):
-        kind = Path(key).suffix.lower() or "without suffix"
-        kinds.setdefault(kind if class_name else _OUTSIDE, []).append(key)
-    order = sorted(kinds.items(), key=lambda item: (-len(item[1]), item[0]))
-    return [LeftOut(kind, len(found), found[:_EXAMPLES]) for kind, found in order]
+class _Listing(NamedTuple):
+    """How the files of a tree are listed."""
+
+    source: Path
+    key_prefix: str
+    minutes: float
+
+    def tree(
+        self,
+        classes: Mapping[str, Iterable[os.DirEntry[str]]],
+        outside: Iterable[os.DirEntry[str]],
+    ) -> ImageTree:
+        """The tree of these classes' files, in order; files `outside` of classes are left out."""
+        images: list[ImageFile] = []
+        left_out = [OtherFile(self.key_prefix + _text(entry.name), "") for entry in outside]
+        digest = hashlib.sha256()
+        for label, (name, files) in enumerate(classes.items()):
+            for file in files:
+                key = self.key_prefix + _text(Path(file.path).relative_to(self.source).as_posix())
+                known = Path(file.name).suffix.lower() in _SUFFIXES
+                if not known and not begins_as_image(file.path, minutes=self.minutes):
+                    left_out.append(OtherFile(key, name))
+                    continue
+                read = partial(_status, file)
+                status = patiently(read, Path(file.path), minutes=self.minutes)
+                digest.update(repr((key, status.st_size, status.st_mtime_ns)).encode())
+                images.append(ImageFile(key, label, file.path, status.st_size))
+        images.sort(key=lambda image: image.key)
+        return ImageTree(tuple(classes), tuple(images), tuple(left_out), digest.hexdigest())
 
 
-def left_out_text(left_out: Sequence[LeftOut]) -> str:
-    """Numbers and an example of each kind, for one line of a log."""
-    return ", ".join(f"{item.files} {item.kind} (e.g. {item.examples[0]})" for item in left_out)
+def _without_empty_classes(tree: ImageTree) -> ImageTree:
+    found = sorted({image.label for image in tree.images})
+    if len(found) == len(tree.classes):
+        return tree
+    empty = [name for label, name in enumerate(tree.classes) if label not in found]
+    logger.warning("%d folders hold no images and are no classes: %s", len(empty), first(empty))
+    labels = {label: place for place, label in enumerate(found)}
+    return tree._replace(
+        classes=tuple(tree.classes[label] for label in found),
+        images=tuple(image._replace(label=labels[image.label]) for image in tree.images),
+    )
 
 
 def begins_as_image(path: str, *, minutes: float) -> bool:
@@ -166,42 +173,6 @@ def begins_as_image(path: str, *, minutes: float) -> bool:
     accepts = [Image.OPEN[name][1] for name in FORMATS]
     # A plugin that cannot read what it knows answers with a text.
     return any(accept is not None and accept(start) is True for accept in accepts)
-
-
-def split_image_files(tree: ImageTree, *, fraction: float, seed: int) -> dict[str, list[ImageFile]]:
-    """Training and validation images, from the listing alone.
-
-    Each class gives `fraction` of its sorted images, at least one, drawn by the seed and its name.
-    Raises ValueError for a class with fewer than two images.
-    """
-    by_class: list[list[ImageFile]] = [[] for _ in tree.classes]
-    for image in tree.images:
-        by_class[image.label].append(image)
-    splits: dict[str, list[ImageFile]] = {"train": [], "validation": []}
-    for name, images in zip(tree.classes, by_class, strict=True):
-        if len(images) < 2:
-            raise ValueError(
-                f"class {name!r} has {len(images)} images{_among_class(tree, name)}: training and validation need "
-                "at least one each; add images, or move the folder out of the source"
-            )
-        number = min(max(1, round(fraction * len(images))), len(images) - 1)
-        order = seeded_generator("validation", seed, name).permutation(len(images))
-        chosen = set(order[:number].tolist())
-        for index, image in enumerate(images):
-            splits["validation" if index in chosen else "train"].append(image)
-    return splits
-
-
-def whole_tree(tree: ImageTree, *, field: str) -> list[ImageFile]:
-    """The images of a split with a tree of its own, the config's `field`; raises ValueError for a class of none."""
-    found = {image.label for image in tree.images}
-    for label, name in enumerate(tree.classes):
-        if label not in found:
-            raise ValueError(
-                f"{field}: class {name!r} has no images{_among_class(tree, name)}; add one, or move the class's "
-                "folder out of source and validation_source"
-            )
-    return list(tree.images)
 
 
 def read_image_file(path: Path, minutes: float) -> bytes:
@@ -227,16 +198,6 @@ def _read_patiently(read: Callable[[], bytes], path: Path, minutes: float) -> by
         if not os.path.isdir(path.parent):
             raise
         raise UnreadableImageError(str(error.__cause__)) from error
-
-
-def _among(left_out: Iterable[OtherFile]) -> str:
-    found = left_out_by_kind(left_out)
-    return f" (left out: {left_out_text(found)})" if found else ""
-
-
-def _among_class(tree: ImageTree, name: str) -> str:
-    """What was left out of a class."""
-    return _among(file for file in tree.left_out if file.class_name == name)
 
 
 def _entries(folder: Path, minutes: float) -> list[os.DirEntry[str]]:

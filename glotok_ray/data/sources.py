@@ -21,18 +21,17 @@ from glotok_ray.data.folders import (
     VALIDATION_PREFIX,
     ImageFile,
     ImageTree,
-    LeftOut,
-    left_out_by_kind,
     list_image_files,
-    split_image_files,
-    whole_tree,
 )
 from glotok_ray.data.forms import CROP, ORIGINAL, REDUCED
+from glotok_ray.data.left_out import LeftOut, left_out_by_kind
 from glotok_ray.data.shard_plan import seeded_generator
+from glotok_ray.data.splits import split_image_files, whole_tree
 
 SPLITS = ("train", "validation")
 
 _CROP_FIELDS = ("crops_per_class", "validation_crops_per_class")
+_FOLDER_FIELDS = ("validation_fraction", "shard_mib", "class_folders")
 
 RowSource = ImageFile | EmbeddedCrop
 """One row to be: a key, a label, its file's size, and `encode(run)`, which gives the bytes to store."""
@@ -70,7 +69,9 @@ class ImageSource:
             return cls(run, None)
         # Workers may have another working directory.
         minutes = run.storage_retry_minutes
-        tree = list_image_files(Path(run.source).absolute(), minutes=minutes)
+        tree = list_image_files(
+            Path(run.source).absolute(), minutes=minutes, as_found=_as_found(run)
+        )
         if not run.validation_source:
             return cls(run, tree)
         folder = Path(run.validation_source).absolute()
@@ -99,9 +100,9 @@ class ImageSource:
 
     def bound_settings(self) -> dict[str, Any]:
         """What decides the shards: the settings that this source reads, and its images, wherever they lie."""
-        unused = _CROP_FIELDS if self.tree else ("validation_fraction", "shard_mib")
+        unused = _CROP_FIELDS if self.tree else _FOLDER_FIELDS
         if self.validation_tree:
-            unused = (*_CROP_FIELDS, "validation_fraction")
+            unused = (*_CROP_FIELDS, "validation_fraction", "class_folders")
         values = {
             name: value for name, value in bound_settings(self.run).items() if name not in unused
         }
@@ -159,7 +160,12 @@ class ImageSource:
                 "validation": whole_tree(self.validation_tree, field="validation_source"),
             }
         if self.tree:
-            return split_image_files(self.tree, fraction=run.validation_fraction, seed=run.seed)
+            return split_image_files(
+                self.tree,
+                fraction=run.validation_fraction,
+                seed=run.seed,
+                as_found=_as_found(run),
+            )
         numbers = (run.crops_per_class, run.validation_crops_per_class)
         return {
             split: embedded_crops(
@@ -196,6 +202,11 @@ class ImageSource:
             ],
             "empty_classes": losses.empty_classes,
         }
+
+
+def _as_found(run: ShardRun) -> bool:
+    """Whether a folder's classes are taken as they are; those of two folders must be equal and complete."""
+    return run.class_folders == "as_found" and not run.validation_source
 
 
 def _check_embedded_images(run: ShardRun) -> None:

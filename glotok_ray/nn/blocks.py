@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from glotok_ray.devices import device_type
 from glotok_ray.nn.group_norm import GroupNorm
 
 
@@ -165,8 +166,9 @@ def to_map(tokens: Float[Tensor, "b t c"], height: int, width: int) -> Float[Ten
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[object]:
-    """Keep the dtypes as they are; the meta device knows no autocast that could be switched off."""
-    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
+    """Keep the dtypes as they are; the meta device knows no autocast but that of a GPU for which it stands."""
+    kind = device_type(device)
+    return nullcontext() if kind == "meta" else torch.autocast(kind, enabled=False)
 
 
 def empty_keys_and_values(shape: tuple[int, ...], weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from glotok_ray.devices import kernel_works
+from glotok_ray.devices import device_type, kernel_works
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -57,7 +57,7 @@ def fused_group_norm(
 ) -> Float[Tensor, "b c h w"]:
     """GroupNorm by the kernels, for the first order of gradients; statistics and sums in fp32."""
     # Autocast acts on torch's own operations alone, so it is asked here what it would feed to a convolution.
-    device = x.device.type
+    device = device_type(x.device)
     autocast = torch.is_autocast_enabled(device) and x.dtype != torch.float64
     dtype = torch.get_autocast_dtype(device) if autocast else x.dtype
     return _FusedGroupNorm.apply(x, weight, bias, num_groups, eps, silu, dtype)  # type: ignore[return-value]
@@ -131,7 +131,7 @@ def _kernels(x: Tensor) -> Any:
 
 
 def _by_kernels(x: Tensor) -> bool:
-    if x.device.type != "cuda" or x.ndim != 4 or x.dtype not in _DTYPES or not x.numel():
+    if device_type(x.device) != "cuda" or x.ndim != 4 or x.dtype not in _DTYPES or not x.numel():
         return False
     if torch.compiler.is_compiling():
         return False
@@ -139,8 +139,10 @@ def _by_kernels(x: Tensor) -> bool:
 
 
 def _without_numbers(x: Tensor) -> bool:
-    """Whether it is one of torch's fake tensors, by which a training's memory is counted (training/describe.py)."""
-    return isinstance(x, torch._subclasses.FakeTensor)
+    """Whether it has a shape alone: on the meta device, where a training's memory is counted (training/as_on_gpu.py),
+    or as one of torch's fake tensors.
+    """
+    return x.is_meta or isinstance(x, torch._subclasses.FakeTensor)
 
 
 @functools.cache

@@ -48,7 +48,7 @@ class LearnedPerceptualDistance(FrozenNetwork):
     """
 
     def __init__(self, network: nn.Module) -> None:
-        """`network` is the package's `lpips.LPIPS` of VGG16, its weights loaded."""
+        """`network` is the package's `lpips.LPIPS` of VGG16, its weights loaded, or its `LPIPSLayers` without any."""
         super().__init__()
         self.network = network
         self.network.add_module("net", _Trunk(network.net))  # type: ignore[arg-type]

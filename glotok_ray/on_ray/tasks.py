@@ -36,6 +36,7 @@ def map_tasks(
     )
     dataset.context.execution_options.preserve_order = True
     progress, done = ProgressLine(stage, sum(sizes)), 0
+    progress.update(0)
     faults.boundary("unit", 0)
     for number, (row, size) in enumerate(zip(dataset.iter_rows(), sizes, strict=True), start=1):
         ownership.check_held()

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from glotok_ray.config.losses import TokenizerLossConfig
+from glotok_ray.nn.lpips_layers import LPIPSLayers
 from glotok_ray.nn.perceptual import LearnedPerceptualDistance, NoDistance, PerceptualDistance
 from glotok_ray.pretrained.feature_networks import EfficientNetLite0
 from glotok_ray.storage.artefact import ArtefactError, sha256_of
@@ -86,7 +87,8 @@ def perceptual_without_weights(loss: TokenizerLossConfig) -> nn.Module:
         return NoDistance()
     if loss.perceptual_network == "efficientnet_lite0":
         return PerceptualDistance(EfficientNetLite0()).to("meta")
-    return learned_distance(_empty_lpips().state_dict(), "no weights").to("meta")
+    with torch.device("meta"):
+        return LearnedPerceptualDistance(LPIPSLayers())
 
 
 def _torchvision_weights() -> Mapping[str, Tensor]:

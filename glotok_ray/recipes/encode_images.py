@@ -58,11 +58,12 @@ def llamagen_vq16_ten_crop() -> EncodeRun:
 
 
 def quickstart() -> EncodeRun:
-    """The quickstart's training crops, the centre and its mirror image."""
+    """The quickstart's training crops as they are: mirror images would double what its small generators must learn."""
     return EncodeRun(
         data_path="runs/quickstart/data/train",
         tokenizer_path="runs/quickstart/tokenizer",
         output_path="runs/quickstart/codes",
+        views="center",
         pool=PoolConfig(
             num_actors=2, use_gpu=False, cpus_per_actor=1, threads_per_actor=1, batch_size=50
         ),

@@ -45,7 +45,7 @@ def quickstart() -> EvaluateRun:
         training_path="runs/quickstart/data/train",
         generator_path="runs/quickstart/generator",
         output_path="runs/quickstart/evaluation",
-        feature_size=128,
+        feature_size=48,
         uniformity_repeats=3,
         pool=PoolConfig(
             num_actors=2, use_gpu=False, cpus_per_actor=1, threads_per_actor=1, batch_size=50

@@ -12,13 +12,22 @@ from glotok_ray.config.runs import XARRun
 from glotok_ray.config.sweeps import GeneratorAblationRun
 from glotok_ray.recipes import evaluate_images, sample_images, train_generator
 
+_PUBLISHED_GRID = 16
 
-def _row(**changes: Any) -> Callable[[XARRun], XARRun]:
-    """The published entity and context, with `changes` of the model's or the flow's fields."""
-    published = {"entity": "cell", "cell_size": 8, "context": "random"} | changes
+
+def _row(*, cell_size: int = 8, **changes: Any) -> Callable[[XARRun], XARRun]:
+    """The published entity and context, with `changes` of the model's or the flow's fields; the cell takes the share of
+    the grid that it has of the published one.
+    """
+    published = {"entity": "cell", "context": "random"} | changes
     sections = {"context": "flow"}
     dotted = {f"{sections.get(name, 'model')}.{name}": value for name, value in published.items()}
-    return lambda run: override(run, dotted)
+
+    def change(run: XARRun) -> XARRun:
+        side = -(-cell_size * run.model.grid_size // _PUBLISHED_GRID)
+        return override(run, dotted | {"model.cell_size": side})
+
+    return change
 
 
 ROWS: dict[str, Callable[[XARRun], XARRun]] = {
@@ -33,7 +42,9 @@ ROWS: dict[str, Callable[[XARRun], XARRun]] = {
     "increasing": _row(context="increasing"),
     "decreasing": _row(context="decreasing"),
 }
-"""What makes a row of xAR's ablation tables of an xAR run of any size; "cell_8" is the published xAR."""
+"""What makes a row of xAR's ablation tables of an xAR run of any size; "cell_8" is the published xAR, and numbers count
+positions of its grid of 16 x 16.
+"""
 
 
 def ablations() -> GeneratorAblationRun:

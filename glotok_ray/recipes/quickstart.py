@@ -47,6 +47,25 @@ STAGES = {
 }
 """The stages before the report, in order, by the section of their settings, which also names their folder."""
 
+EXPECTED_SECONDS = {
+    "data": 12,
+    "teacher": 31,
+    "tokenizer": 190,
+    "twin": 190,
+    "codes": 14,
+    "generator": 181,
+    "samples": 38,
+    "far": 141,
+    "far_samples": 22,
+    "evaluation": 70,
+    "far_evaluation": 30,
+    "twin_evaluation": 25,
+    "report": 4,
+}
+"""About what each stage takes on two cores, for the time left over all of them while no earlier run tells; what the
+first stages take corrects the others.
+"""
+
 
 def chain(quickstart: QuickstartRun) -> QuickstartRun:
     """The same run with every stage's folders under `output_path`, each reading what the one before wrote."""

@@ -17,14 +17,15 @@ def imagenet_256() -> ShardRun:
 
 
 def quickstart() -> ShardRun:
-    """4,100 training and 600 validation crops of 64 pixels from ten photographs that ship with
+    """4,100 training and 600 validation crops of 48 pixels from ten photographs that ship with
     scikit-image and scikit-learn.
     """
     return ShardRun(
         output_path="runs/quickstart/data",
-        image_size=64,
+        image_size=48,
         crops_per_class=410,
         validation_crops_per_class=60,
+        class_folders="as_found",
         rows_per_shard=410,
     )
 

@@ -15,6 +15,7 @@ import pandas
 from glotok_ray.config.overrides import with_absolute_paths
 from glotok_ray.config.sweeps import AblationRun, GeneratorAblationRun, TokenizerAblationRun
 from glotok_ray.on_ray.tune import TUNE_FOLDER
+from glotok_ray.recipes.sweep_parts import chosen_rows
 from glotok_ray.report.markdown import failed_rows
 from glotok_ray.stages.failed_rows import FAILED, failed_of
 from glotok_ray.stages.generator_rows import GeneratorRows
@@ -78,17 +79,6 @@ def rows_of(config: AblationRun) -> Rows:
         return TokenizerRows(config, folder)
     assert isinstance(config, GeneratorAblationRun)
     return GeneratorRows(config, folder)
-
-
-def chosen_rows(config: AblationRun) -> tuple[str, ...]:
-    """The names of this run's rows; raises ValueError for an unknown or repeated one, with the known ones."""
-    known = rows_of(config).known
-    rows = config.rows or known
-    if not set(rows) <= set(known) or len(set(rows)) < len(rows):
-        raise ValueError(
-            f"rows = {', '.join(rows)}: must be different ones of {', '.join(known)}; correct them"
-        )
-    return rows
 
 
 @ownership.holding()

@@ -33,7 +33,6 @@ from glotok_ray.data.records import DATASET, DatasetInfo, ShardInfo, read_datase
 from glotok_ray.data.shard_reader import read_shard, view_batches
 from glotok_ray.data.transforms import center_crop, ten_crop, with_mirror_images
 from glotok_ray.devices import chosen_device
-from glotok_ray.on_ray.actor_pool import map_shards
 from glotok_ray.pretrained.tokenizer import (
     CONFIG_FILE,
     WEIGHTS_FILE,
@@ -162,6 +161,9 @@ def _remove_halves(folder: Path) -> None:
 
 def _encode_shards(config: EncodeRun, dataset: DatasetInfo) -> list[CodeShard]:
     """The codes of every shard of images; files that are finished are not written again."""
+    # Here, not above: Ray takes seconds to import, and --dry-run needs this module without it.
+    from glotok_ray.on_ray.actor_pool import map_shards
+
     folder = Path(config.output_path)
     missing = [
         shard

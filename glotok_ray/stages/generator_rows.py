@@ -18,13 +18,14 @@ from glotok_ray.data.records import read_dataset
 from glotok_ray.evaluation import inputs
 from glotok_ray.on_ray import tune
 from glotok_ray.pretrained.tokenizer import WEIGHTS_FILE, tokenizer_config
+from glotok_ray.recipes import sweep_parts
 from glotok_ray.recipes.generator_ablations import ROWS
 from glotok_ray.recipes.quickstart import chain
 from glotok_ray.recipes.quickstart import quickstart as quickstart_recipe
+from glotok_ray.recipes.sweep_parts import GeneratorParts
 from glotok_ray.report.generator_ablations import ablation_tables
 from glotok_ray.sampling.images import network_evaluations
 from glotok_ray.stages import evaluate_images, quickstart, sample_images, train_generator
-from glotok_ray.stages.rows import evaluation_path
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.training.inputs import fitting_codes
@@ -33,8 +34,6 @@ from glotok_ray.training.plan import run_plan
 logger = logging.getLogger(__name__)
 
 _INPUTS = ("data", "teacher", "tokenizer", "codes")
-Parts = tuple[XARRun, XARSampleRun, EvaluateRun]
-"""Training, sampling and evaluation of one row."""
 
 
 class GeneratorRows:
@@ -55,19 +54,9 @@ class GeneratorRows:
         """The rows of `config`, whose paths are absolute; their parts lie in `folder`."""
         self._config, self._folder = config, folder
 
-    def parts(self, row: str) -> Parts:
+    def parts(self, row: str) -> GeneratorParts:
         """Training, sampling and evaluation of one row, each in a folder of its own."""
-        config, folder = self._config, self._folder
-        trained, samples = str(folder / row), str(folder / f"{row}_samples")
-        measured = {
-            "samples_path": samples,
-            "output_path": str(evaluation_path(folder, row)),
-        }
-        return (
-            override(ROWS[row](config.generator), {"name": row, "output_path": str(folder)}),
-            override(config.samples, {"generator_path": trained, "output_path": samples}),
-            override(config.evaluation, measured),
-        )
+        return sweep_parts.generator_row(self._config, self._folder, row)
 
     def check_settings(self, rows: Sequence[str]) -> None:
         """Raise ValueError for a field that a row cannot have."""
@@ -166,7 +155,7 @@ def _is_finished(stage: quickstart.Stage) -> bool:
     return all((folder / artefact.MANIFEST).is_file() for folder in wanted)
 
 
-def check_inputs(config: GeneratorAblationRun, parts: Sequence[Parts]) -> list[Path]:
+def check_inputs(config: GeneratorAblationRun, parts: Sequence[GeneratorParts]) -> list[Path]:
     """The folders that all rows read; raises ArtefactError for what would stop a row later."""
     found = {
         "codes": config.generator.data.train_path,

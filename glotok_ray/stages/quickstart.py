@@ -4,21 +4,21 @@ Finished stages are recognised by their manifests. Read next: glotok_ray/recipes
 """
 
 import logging
-import math
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from glotok_ray import faults
-from glotok_ray.config.overrides import override, to_dict, with_absolute_paths
-from glotok_ray.config.runs import FARRun, GeneratorRun, TokenizerRun, XARRun
+from glotok_ray.config.overrides import to_dict, with_absolute_paths
 from glotok_ray.config.sweeps import QuickstartRun
-from glotok_ray.data.records import DatasetInfo, read_dataset
-from glotok_ray.recipes.quickstart import STAGES, chain
+from glotok_ray.console import CONSOLE, NOTE
+from glotok_ray.data.records import read_dataset
+from glotok_ray.data.sources import SPLITS
+from glotok_ray.recipes.quickstart import EXPECTED_SECONDS, STAGES, chain
 from glotok_ray.report.inputs import collect, read_metrics
 from glotok_ray.report.page import write_report
+from glotok_ray.stage_progress import StageLines
 from glotok_ray.stages import (
     build_teacher,
     encode_images,
@@ -28,13 +28,14 @@ from glotok_ray.stages import (
     train_generator,
     train_tokenizer,
 )
+from glotok_ray.stages.quickstart_fit import fit_to_data
 from glotok_ray.storage import artefact, ownership
-from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.storage.output import collection
 
 logger = logging.getLogger(__name__)
 
 REPORT_FILE = "report.html"
+_REPORT = "report"
 
 
 @dataclass(frozen=True)
@@ -46,51 +47,6 @@ class Stage:
     run: Callable[..., dict[str, Any]]
     settings: Any
     folder: Path
-
-
-def fit_to_data(quickstart: QuickstartRun, data: DatasetInfo) -> QuickstartRun:
-    """Adapt counts that follow from the data: classes, clusters, batches, and epochs for an equal number of steps.
-
-    The embedded photographs need no change; a user's folder may hold any number of images.
-    """
-    images, classes = data.num_images, len(data.classes)
-    vectors = quickstart.teacher.vectors_per_image * min(
-        images, quickstart.teacher.max_images or images
-    )
-    clusters = max(2, min(quickstart.teacher.kmeans.num_clusters, vectors // 4))
-    changes: dict[str, Any] = {
-        "generator.model.num_classes": classes,
-        "far.model.num_classes": classes,
-        "teacher.kmeans.num_clusters": clusters,
-    }
-    for name in ("tokenizer", "generator", "far"):
-        run: TokenizerRun | XARRun | FARRun = getattr(quickstart, name)
-        changes[f"{name}.data.num_train_images"] = images
-        if images != run.data.num_train_images:
-            changes |= {
-                f"{name}.schedule.{key}": value for key, value in _fit_schedule(run, images).items()
-            }
-    return override(quickstart, changes)
-
-
-def _fit_schedule(run: TokenizerRun | GeneratorRun, images: int) -> dict[str, int]:
-    workers, schedule = run.scaling.num_workers, run.schedule
-    if images < workers:
-        raise ArtefactError(
-            f"{images} training images cannot feed {workers} workers; bring more images, or "
-            f"lower {run.name}.scaling.num_workers"
-        )
-    steps = schedule.steps_per_epoch(run.data.num_train_images or images) * schedule.epochs
-    batch = min(schedule.global_batch_size, images // workers * workers)
-    micro = schedule.micro_batch_size if batch == schedule.global_batch_size else batch // workers
-    epochs = max(1, math.ceil(steps / (images // batch)))
-    every = max(1, math.ceil(epochs / schedule.epochs * schedule.checkpoint_every_epochs))
-    return {
-        "global_batch_size": batch,
-        "micro_batch_size": micro,
-        "epochs": epochs,
-        "checkpoint_every_epochs": every,
-    }
 
 
 def stages(quickstart: QuickstartRun) -> list[Stage]:
@@ -124,16 +80,17 @@ def run(quickstart: QuickstartRun, *, fresh: bool = False) -> dict[str, Any]:
     quickstart = with_absolute_paths(chain(quickstart))
     root = Path(quickstart.output_path)
     report = root / REPORT_FILE
-    with collection(root, fresh=fresh):
-        records = _run_stages(quickstart)
-        started = time.monotonic()
-        artefact.write_json(root / "versions.json", artefact.versions())
-        artefact.write_json(root / "stages.json", records)
-        write_report(report, collect(root))
+    known = _known_seconds(root)
+    with collection(root, fresh=fresh), CONSOLE.alone(root / artefact.LOG_FILE):
+        with _lines(quickstart, known) as lines:
+            records = _run_stages(quickstart, lines)
+            with lines.stage(_REPORT) as elapsed:
+                artefact.write_json(root / "versions.json", artefact.versions())
+                artefact.write_json(root / "stages.json", records)
+                write_report(report, collect(root))
+        count = len(records) + 1
+        logger.info("stage %d/%d report: written in %.0f s: %s", count, count, elapsed(), report)
     twin = root / "twin" / "relation.json"
-    count = len(records) + 1
-    seconds = time.monotonic() - started
-    logger.info("stage %d/%d report: written in %.0f s: %s", count, count, seconds, report)
     return {
         "stages": records,
         "metrics": read_metrics(root),
@@ -143,7 +100,26 @@ def run(quickstart: QuickstartRun, *, fresh: bool = False) -> dict[str, Any]:
     }
 
 
-def _run_stages(quickstart: QuickstartRun) -> list[dict[str, Any]]:
+def _lines(quickstart: QuickstartRun, known: Mapping[str, float]) -> StageLines:
+    """The lines of all stages; one whose result is there takes no time."""
+    expected = {**EXPECTED_SECONDS, **known}
+    there = {stage.name for stage in stages(quickstart) if _finished_before(stage)}
+    titles = STAGES | {_REPORT: "one page of all results"}
+    return StageLines(titles, {name: 0 if name in there else expected[name] for name in titles})
+
+
+def _known_seconds(root: Path) -> dict[str, float]:
+    """What the stages took in this output folder, or in the one that it replaced."""
+    found: dict[str, float] = {}
+    for folder in (root.with_name(f"{root.name}.previous"), root):
+        for name in STAGES:
+            timing = folder / f".{name}.seconds"
+            if timing.is_file():
+                found[name] = float(timing.read_text())
+    return found
+
+
+def _run_stages(quickstart: QuickstartRun, lines: StageLines) -> list[dict[str, Any]]:
     """Run all stages; those behind the data are fitted to what the data turned out to be."""
     root = Path(quickstart.output_path)
     records = []
@@ -151,20 +127,22 @@ def _run_stages(quickstart: QuickstartRun) -> list[dict[str, Any]]:
     names = [stage.name for stage in stages(quickstart)]
     for number, name in enumerate(names, start=1):
         stage = next(item for item in stages(adapted) if item.name == name)
-        faults.boundary("stage", number)
-        records.append(_run_stage(f"stage {number}/{len(names) + 1} {name}", stage))
+        with lines.stage(name, is_there=_finished_before(stage)) as elapsed:
+            faults.boundary("stage", number)
+            records.append(_run_stage(f"stage {number}/{len(names) + 1} {name}", stage, elapsed))
         if name == "data":
-            adapted = fit_to_data(quickstart, read_dataset(root / "data" / "train"))
+            train, validation = (read_dataset(root / "data" / split) for split in SPLITS)
+            adapted, said = fit_to_data(quickstart, train, validation)
+            if said:
+                logger.info("%s", said, extra=NOTE)
             artefact.write_json(root / "config.json", to_dict(adapted))
     return records
 
 
-def _run_stage(label: str, stage: Stage) -> dict[str, Any]:
+def _run_stage(label: str, stage: Stage, elapsed: Callable[[], float]) -> dict[str, Any]:
     had_manifest = _finished_before(stage)
-    logger.info("%s: %s", label, stage.title)
-    started = time.monotonic()
     stage.run(stage.settings)
-    seconds = time.monotonic() - started
+    seconds = elapsed()
     status = "recognised" if had_manifest else "made"
     logger.info("%s: %s in %.0f s: %s", label, status, seconds, stage.folder)
     timing = stage.folder.parent / f".{stage.name}.seconds"

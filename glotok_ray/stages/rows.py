@@ -11,6 +11,7 @@ from typing import Any
 from glotok_ray.on_ray import tune
 from glotok_ray.on_ray.failures import chain
 from glotok_ray.on_ray.tune import TrialResult
+from glotok_ray.recipes.sweep_parts import evaluation_path
 from glotok_ray.stages.failed_rows import FAILED, NOT_THE_ROWS, attempt, keep_reason
 from glotok_ray.storage import artefact
 
@@ -20,11 +21,6 @@ _NAME = "name"
 def failure_path(folder: Path, name: str) -> Path:
     """Where the reason of a row that failed is kept, beside the row's folders."""
     return folder / f"{name}_failure.json"
-
-
-def evaluation_path(folder: Path, name: str) -> Path:
-    """The folder of a row's evaluation, the last of its parts."""
-    return folder / f"{name}_evaluation"
 
 
 def run_rows(

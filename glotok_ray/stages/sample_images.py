@@ -24,7 +24,6 @@ from glotok_ray.config.overrides import bound_settings, with_absolute_paths
 from glotok_ray.data.forms import CROP
 from glotok_ray.data.records import SCHEMA, ShardInfo, encode_png, write_dataset
 from glotok_ray.devices import chosen_device
-from glotok_ray.on_ray.actor_pool import map_shards
 from glotok_ray.pretrained.generator import (
     check_fit,
     check_scale,
@@ -156,6 +155,9 @@ def block_path(folder: Path, ids: range) -> Path:
 
 def _blocks(folder: Path, config: XARSampleRun | FARSampleRun) -> Iterator[Block]:
     """The blocks of all images in order, each as soon as it is there; those that are finished are not sampled again."""
+    # Here, not above: Ray takes seconds to import, and --dry-run needs this module without it.
+    from glotok_ray.on_ray.actor_pool import map_shards
+
     folder.mkdir(parents=True, exist_ok=True)
     size = config.pool.batch_size
     starts = range(0, config.num_images, size)

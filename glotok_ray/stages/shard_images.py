@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 from glotok_ray.config.jobs import ShardRun
 from glotok_ray.config.overrides import with_absolute_paths
-from glotok_ray.data.folders import left_out_text
 from glotok_ray.data.image_files import UnreadableImageError
+from glotok_ray.data.left_out import left_out_text
 from glotok_ray.data.records import (
     DATASET,
     Row,
@@ -24,7 +24,6 @@ from glotok_ray.data.records import (
     write_shard,
 )
 from glotok_ray.data.sources import SPLITS, ImageSource, Losses, RowSource
-from glotok_ray.on_ray.tasks import map_tasks
 from glotok_ray.storage import artefact, ownership
 from glotok_ray.storage.output import Unfinished, look_at_all
 
@@ -144,6 +143,9 @@ def _write(
     shards: Mapping[str, list[list[RowSource]]], config: ShardRun
 ) -> dict[str, list[WrittenShard]]:
     """Write all shards in one pass."""
+    # Here, not above: Ray takes seconds to import, and --dry-run needs this module without it.
+    from glotok_ray.on_ray.tasks import map_tasks
+
     tasks = [
         ShardTask(str(Path(config.output_path) / split), f"part-{index:05d}.parquet", rows)
         for split in SPLITS

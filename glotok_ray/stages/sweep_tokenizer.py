@@ -3,85 +3,35 @@
 Read next: glotok_ray/stages/tokenizer_trials.py
 """
 
-import itertools
 import logging
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas
 
 from glotok_ray.config import overrides
-from glotok_ray.config.losses import RelationConfig
-from glotok_ray.config.overrides import override, with_absolute_paths
+from glotok_ray.config.overrides import with_absolute_paths
 from glotok_ray.config.runs import TokenizerRun
 from glotok_ray.config.sweeps import SweepRun
-from glotok_ray.data.shard_plan import seeded_generator
 from glotok_ray.on_ray.tune import TUNE_FOLDER
+from glotok_ray.recipes import sweep_parts
 from glotok_ray.stages import tokenizer_trials, train_tokenizer
 from glotok_ray.stages.failed_rows import FAILED, failed_of
 from glotok_ray.stages.rows import run_rows
 from glotok_ray.stages.sweep_results import SWEPT, write_results
 from glotok_ray.storage import ownership
 from glotok_ray.storage.output import look
+from glotok_ray.training.trials import Trial, draw_trials
 
 logger = logging.getLogger(__name__)
 
 TRIALS_FOLDER = "trials"
 
 
-@dataclass(frozen=True)
-class Trial:
-    """One point of the search space, in the dotted names of the command line."""
-
-    name: str
-    """The trial's run folder."""
-    changes: dict[str, Any]
-
-
-def draw_trials(config: SweepRun) -> list[Trial]:
-    """The baseline (relation weight 0) first, then points of the grid in an order drawn by the seed, none twice.
-
-    With weight 0, bins and alpha change nothing, so the grid holds one such point.
-    """
-    baseline = {"loss.relation_weight": 0.0}
-    points = [
-        {
-            "loss.relation_weight": weight,
-            "loss.relation.num_bins": bins,
-            "loss.relation.alpha": factor * RelationConfig(num_bins=bins).sharpness,
-        }
-        for weight, bins, factor in itertools.product(
-            config.relation_weights, config.bins, config.alpha_factors
-        )
-        if weight > 0
-    ]
-    order = seeded_generator("sweep", config.seed).permutation(len(points))
-    chosen = ([baseline] if 0.0 in config.relation_weights else []) + [
-        points[index] for index in order
-    ]
-    if len(chosen) < config.num_trials:
-        raise ValueError(
-            f"num_trials = {config.num_trials}: the search space holds only {len(chosen)} "
-            "points; lower it, or add values to relation_weights, bins or alpha_factors"
-        )
-    return [
-        Trial(f"trial_{number:02d}", changes)
-        for number, changes in enumerate(chosen[: config.num_trials])
-    ]
-
-
 def trial_recipe(config: SweepRun, trial: Trial) -> TokenizerRun:
     """The tokenizer run of a trial: the base recipe with the trial's changes and the sweep's length."""
-    return override(
-        config.tokenizer,
-        {
-            **trial.changes,
-            "name": trial.name,
-            "output_path": str(Path(config.output_path) / TRIALS_FOLDER),
-            "schedule.stop_after_steps": config.max_steps,
-        },
-    )
+    folder = Path(config.output_path) / TRIALS_FOLDER
+    return sweep_parts.trial(config, folder, trial.name, trial.changes)
 
 
 @ownership.holding()

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from glotok_ray.config import overrides
-from glotok_ray.config.overrides import override
 from glotok_ray.config.runs import TokenizerRun
 from glotok_ray.config.sweeps import TokenizerAblationRun
+from glotok_ray.recipes import sweep_parts
 from glotok_ray.recipes.tokenizer_rows import ROWS
 from glotok_ray.report.tokenizer_ablations import ablation_tables
 from glotok_ray.stages import tokenizer_trials, train_tokenizer
@@ -28,14 +28,7 @@ class TokenizerRows:
 
     def recipe(self, row: str) -> TokenizerRun:
         """The training of a row."""
-        return override(
-            ROWS[row](self._config.tokenizer),
-            {
-                "name": row,
-                "output_path": str(self._folder),
-                "schedule.stop_after_steps": self._config.max_steps,
-            },
-        )
+        return sweep_parts.tokenizer_row(self._config, self._folder, row)
 
     def check_settings(self, rows: Sequence[str]) -> None:
         """Raise ValueError for a field that a row cannot have."""

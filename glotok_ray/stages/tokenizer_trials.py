@@ -16,8 +16,8 @@ from glotok_ray.evaluation.inputs import check_images
 from glotok_ray.on_ray import tune
 from glotok_ray.recipes import build_teacher as teacher_recipes
 from glotok_ray.recipes import shard_images as shard_recipes
+from glotok_ray.recipes.sweep_parts import evaluation_path
 from glotok_ray.stages import build_teacher, evaluate_images, shard_images, train_tokenizer
-from glotok_ray.stages.rows import evaluation_path
 from glotok_ray.storage import artefact
 from glotok_ray.training import inputs
 

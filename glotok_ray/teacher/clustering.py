@@ -69,6 +69,7 @@ def fit(
             state = state._replace(centroids=seeds)
         state = _lloyd(vectors, config, state, save, progress, setting)
         save(state)
+    progress.end()
     assert state.best is not None
     return state.best
 

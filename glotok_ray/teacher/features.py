@@ -100,10 +100,8 @@ def grid_side(config: FeatureNetworkConfig) -> int:
 
 def channels(config: FeatureNetworkConfig) -> int:
     """Width of a feature vector, without reading weights; expects a checked config."""
-    if config.name == EMBEDDED:
-        return 1280
-    transformer = transformer_without_weights(config)
-    return transformer.num_classes if config.projected else transformer.embed_dim
+    network = NETWORKS[config.name]
+    return network.projected_width if config.projected else network.width
 
 
 def feature_facts(config: FeatureNetworkConfig) -> dict[str, Any]:

@@ -33,8 +33,17 @@ class Network(NamedTuple):
     """timm's name with the tag of its weights; empty for the embedded network."""
     side: int
     """Pixels from one feature vector to the next."""
-    is_clip: bool = False
-    """Has a projection to the space that CLIP shares with text."""
+    depth: int = 0
+    """Blocks of a transformer."""
+    width: int = 0
+    """Channels between the blocks."""
+    projected_width: int = 0
+    """Channels of the space that CLIP shares with text; 0 without a projection to it."""
+
+    @property
+    def is_clip(self) -> bool:
+        """Has a projection to the space that CLIP shares with text."""
+        return self.projected_width > 0
 
     @property
     def is_dinov2(self) -> bool:
@@ -44,18 +53,19 @@ class Network(NamedTuple):
 
 # OpenAI trained CLIP with QuickGELU, a cheaper approximation of GELU; timm's plain `clip` models
 # would run the same weights with GELU.
+# Depths and widths are stated, since timm takes seconds to import; the tests compare them with timm's.
 NETWORKS = {
-    EMBEDDED: Network("", 32),
-    "dinov2_vits14": Network("vit_small_patch14_dinov2.lvd142m", 14),
-    "dinov2_vitb14": Network("vit_base_patch14_dinov2.lvd142m", 14),
-    "dinov2_vitl14": Network("vit_large_patch14_dinov2.lvd142m", 14),
-    "dinov2_vitg14": Network("vit_giant_patch14_dinov2.lvd142m", 14),
-    "dinov2_vits14_reg": Network("vit_small_patch14_reg4_dinov2.lvd142m", 14),
-    "dinov2_vitb14_reg": Network("vit_base_patch14_reg4_dinov2.lvd142m", 14),
-    "dinov2_vitl14_reg": Network("vit_large_patch14_reg4_dinov2.lvd142m", 14),
-    "dinov2_vitg14_reg": Network("vit_giant_patch14_reg4_dinov2.lvd142m", 14),
-    "clip_vitb16": Network("vit_base_patch16_clip_quickgelu_224.openai", 16, is_clip=True),
-    "clip_vitl14": Network("vit_large_patch14_clip_quickgelu_224.openai", 14, is_clip=True),
+    EMBEDDED: Network("", 32, width=1280),
+    "dinov2_vits14": Network("vit_small_patch14_dinov2.lvd142m", 14, 12, 384),
+    "dinov2_vitb14": Network("vit_base_patch14_dinov2.lvd142m", 14, 12, 768),
+    "dinov2_vitl14": Network("vit_large_patch14_dinov2.lvd142m", 14, 24, 1024),
+    "dinov2_vitg14": Network("vit_giant_patch14_dinov2.lvd142m", 14, 40, 1536),
+    "dinov2_vits14_reg": Network("vit_small_patch14_reg4_dinov2.lvd142m", 14, 12, 384),
+    "dinov2_vitb14_reg": Network("vit_base_patch14_reg4_dinov2.lvd142m", 14, 12, 768),
+    "dinov2_vitl14_reg": Network("vit_large_patch14_reg4_dinov2.lvd142m", 14, 24, 1024),
+    "dinov2_vitg14_reg": Network("vit_giant_patch14_reg4_dinov2.lvd142m", 14, 40, 1536),
+    "clip_vitb16": Network("vit_base_patch16_clip_quickgelu_224.openai", 16, 12, 768, 512),
+    "clip_vitl14": Network("vit_large_patch14_clip_quickgelu_224.openai", 14, 24, 1024, 768),
 }
 
 
@@ -116,7 +126,7 @@ def _check_transformer(config: FeatureNetworkConfig) -> None:
             f"{config.full_name('projected')} = True: CLIP's projection follows its last LayerNorm; turn "
             f"{config.full_name('final_norm')} on"
         )
-    depth = len(transformer_without_weights(config).blocks)
+    depth = network.depth
     if not -depth <= config.block <= -1:
         raise ValueError(
             f"{config.full_name('block')} = {config.block}: {config.name} has {depth} blocks; "

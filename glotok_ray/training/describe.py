@@ -24,6 +24,7 @@ from glotok_ray.training.activations import Inputs, kept_by_forward, saved_bytes
 from glotok_ray.training.example_inputs import generator_inputs
 from glotok_ray.training.inputs import check_present_inputs
 from glotok_ray.training.memory import GIB, count_parameters, expected_memory
+from glotok_ray.training.without_numbers import on_meta_device
 
 
 def describe_tokenizer(run: TokenizerRun) -> dict[str, Any]:
@@ -70,8 +71,9 @@ def _perceptual_bytes(run: TokenizerRun) -> int:
     network = perceptual_without_weights(run.loss)
     if run.scaling.precision != "fp32":
         network = network.to(torch.bfloat16)
-    images = torch.empty(1, 3, side, side, device="meta")
-    return saved_bytes(network, images, torch.empty_like(images, requires_grad=True))
+    with on_meta_device():
+        images = torch.empty(1, 3, side, side)
+        return saved_bytes(network, images, torch.empty_like(images, requires_grad=True))
 
 
 def describe_generator(run: XARRun | FARRun) -> dict[str, Any]:

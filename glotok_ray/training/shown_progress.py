@@ -28,8 +28,8 @@ class ShownProgress:
     """Shows the newest metrics of a run while it trains; who trains writes them, this reads the file once a second."""
 
     def __init__(self, name: str, plan: RunPlan) -> None:
-        self._folder, self._batch = plan.folder, plan.schedule.global_batch_size
-        self._line = ProgressLine(name, plan.last_step * self._batch)
+        self._folder, batch = plan.folder, plan.schedule.global_batch_size
+        self._line = ProgressLine(name, plan.last_step, "steps", images_per_unit=batch)
         self._stopped = threading.Event()
         self._shown: dict[str, Any] = {}
         self._thread = threading.Thread(target=self._watch, name="progress", daemon=True)
@@ -41,6 +41,7 @@ class ShownProgress:
         self._stopped.set()
         self._thread.join()
         self._show()
+        self._line.end()
 
     def _watch(self) -> None:
         while not self._stopped.wait(1.0):
@@ -50,7 +51,7 @@ class ShownProgress:
         metrics = latest_metrics(self._folder)
         if metrics and metrics != self._shown:
             self._shown = metrics
-            self._line.update(int(metrics["step"] * self._batch), describe_metrics(metrics))
+            self._line.update(int(metrics["step"]), describe_metrics(metrics))
 
 
 def describe_metrics(metrics: dict[str, Any]) -> str:

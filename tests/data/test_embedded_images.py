@@ -69,10 +69,7 @@ def test_a_view_shows_enough_of_the_photograph_to_be_known(photograph: Photograp
     shorter = min(pixels.shape[:2])
     for split in ("train", "validation"):
         sides = np.array(
-            [
-                crop.side
-                for crop in draw_crops(photograph, split, image_size=64, number=100, seed=0)
-            ]
+            [crop.side for crop in draw_crops(photograph, split, image_size=64, number=100, seed=0)]
         )
         assert sides.min() >= int(0.4 * shorter)
         assert sides.max() <= int(0.6 * shorter)

@@ -1,4 +1,4 @@
-"""Class-folder trees: what is listed, what is left out, and a split that is a rule of seed and names."""
+"""Class-folder trees: what is listed, and what is left out."""
 
 import errno
 import json
@@ -11,29 +11,13 @@ from PIL import Image
 
 from glotok_ray.config import ShardRun
 from glotok_ray.data import folders
-from glotok_ray.data.folders import (
-    ImageFile,
-    left_out_by_kind,
-    left_out_text,
-    list_image_files,
-    read_image_file,
-    split_image_files,
-    whole_tree,
-)
+from glotok_ray.data.folders import list_image_files, read_image_file
 from glotok_ray.data.image_files import UnreadableImageError
 from glotok_ray.data.records import decode_image
 from glotok_ray.data.sources import ImageSource
 from glotok_ray.storage.retries import StorageError
-
-HEIC = b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic"
-
-
-def tree(root: Path, **classes: int) -> Path:
-    for name, count in classes.items():
-        (root / name).mkdir(parents=True)
-        for index in range(count):
-            Image.new("RGB", (20, 16), (index, 0, 0)).save(root / name / f"{index:02d}.png")
-    return root
+from tests.small_data import HEIC
+from tests.small_data import class_tree as tree
 
 
 def test_the_class_is_the_first_level_folder(tmp_path: Path) -> None:
@@ -125,48 +109,6 @@ def test_clear_errors(tmp_path: Path) -> None:
         list_image_files(tree(tmp_path / "s", train=1, val=1))
 
 
-def test_the_split_takes_the_fraction_of_each_class(tmp_path: Path) -> None:
-    found = list_image_files(tree(tmp_path / "s", a=20, b=2, c=6))
-    splits = split_image_files(found, fraction=0.25, seed=0)
-    held = [item.label for item in splits["validation"]]
-    assert [held.count(label) for label in range(3)] == [5, 1, 2]
-    assert sorted(splits["train"] + splits["validation"]) == sorted(found.images)
-    assert splits == split_image_files(found, fraction=0.25, seed=0)
-    assert splits != split_image_files(found, fraction=0.25, seed=1)
-    # A whole class never goes to validation.
-    most = split_image_files(found, fraction=0.99, seed=0)
-    assert [sum(item.label == label for item in most["train"]) for label in range(3)] == [1, 1, 1]
-
-
-def test_other_classes_do_not_change_a_class(tmp_path: Path) -> None:
-    alone = split_image_files(list_image_files(tree(tmp_path / "1", b=9)), fraction=0.3, seed=0)
-    both = split_image_files(list_image_files(tree(tmp_path / "2", a=5, b=9)), fraction=0.3, seed=0)
-
-    def held(images: list[ImageFile]) -> list[str]:
-        return [item.key for item in images if item.key.startswith("b/")]
-
-    assert held(alone["validation"]) == held(both["validation"])
-
-
-def test_a_class_with_fewer_than_two_pictures_says_why(tmp_path: Path) -> None:
-    folder = tree(tmp_path / "s", ants=2, bees=1)
-    with pytest.raises(ValueError, match=r"class 'bees' has 1 images: training .* add images"):
-        split_image_files(list_image_files(folder), fraction=0.1, seed=0)
-    (folder / "bees" / "x.heic").write_bytes(HEIC)
-    # Another class's files are not its reason.
-    (folder / "ants" / "notes.txt").write_text("")
-    with pytest.raises(
-        ValueError, match=r"'bees' has 1 images \(left out: 1 \.heic \(e\.g\. bees/x\.heic\)\):"
-    ):
-        split_image_files(list_image_files(folder), fraction=0.1, seed=0)
-    assert len(whole_tree(list_image_files(folder), field="source")) == 3
-    (folder / "bees" / "00.png").unlink()
-    with pytest.raises(
-        ValueError, match=r"source: class 'bees' has no images \(left out: 1 \.heic.*; add one"
-    ):
-        whole_tree(list_image_files(folder), field="source")
-
-
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
@@ -241,24 +183,6 @@ def test_a_broken_link_without_a_suffix_is_no_picture(tmp_path: Path) -> None:
     assert [item.key for item in found.left_out] == ["a/broken", "a/circle"]
     with pytest.raises(StorageError, match=r"away/x: reading it failed for 0 minutes"):
         folders.begins_as_image(str(source / "away" / "x"), minutes=0)
-
-
-def test_what_is_left_out_is_counted_and_named_by_kind(tmp_path: Path) -> None:
-    source = tree(tmp_path / "s", a=1)
-    for number in range(30):
-        (source / "a" / f"{number:02d}.HEIC").write_bytes(HEIC)
-    (source / "a" / "Thumbs.db").write_bytes(b"\xd0\xcf\x11\xe0")
-    (source / "a" / "README").write_text("text")
-    (source / "cover.png").write_bytes(b"")
-    found = left_out_by_kind(list_image_files(source).left_out)
-    assert [(item.kind, item.files) for item in found] == [
-        (".heic", 30),
-        (".db", 1),
-        ("outside of the class folders", 1),
-        ("without suffix", 1),
-    ]
-    assert found[0].examples == [f"a/{number:02d}.HEIC" for number in range(20)]
-    assert left_out_text(found).startswith("30 .heic (e.g. a/00.HEIC), 1 .db (e.g. a/Thumbs.db)")
 
 
 def test_a_file_at_fault_costs_itself_and_storage_at_fault_the_job(

@@ -15,7 +15,7 @@ from glotok_ray import config
 from glotok_ray.config import QuickstartRun, override
 from glotok_ray.data.records import DatasetInfo
 from glotok_ray.recipes.quickstart import chain
-from glotok_ray.stages.quickstart import fit_to_data
+from glotok_ray.stages.quickstart_fit import fit_to_data
 from glotok_ray.storage import artefact
 
 pytestmark = pytest.mark.ray
@@ -37,7 +37,7 @@ def recipes(quickstart: QuickstartRun) -> dict[str, Any]:
     chained = chain(override(quickstart, {"output_path": TOP}))
     images = CLASSES * chained.data.crops_per_class
     data = DatasetInfo("shards", tuple("abcdefghij"), images, chained.data.image_size, ())
-    chained = fit_to_data(chained, data)
+    chained = fit_to_data(chained, data).quickstart
     reconstructions = {"samples_path": "", "codes_path": "", "num_images": 10}
     return {
         "teacher": chained.teacher,

@@ -1,5 +1,8 @@
-"""`--help` is at once there: it imports no torch, no Ray, nothing that computes; jobs run as modules and as scripts."""
+"""`--help` is at once there: it imports no torch, no Ray, nothing that computes. `--dry-run` imports torch and nothing
+that takes as long. Jobs run as modules and as scripts.
+"""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -37,6 +40,62 @@ def test_help_imports_nothing_that_is_heavy(job: str) -> None:
     assert done.stdout.startswith("usage: python -m jobs.")
     found = {name for name in done.stderr.split() if not name.startswith(("__editable__", "_vir"))}
     assert found <= ALLOWED
+
+
+WITH_RECIPES = [job for job in JOBS if "run_job(" in (ROOT / "jobs" / f"{job}.py").read_text()]
+# Jobs that count the memory of many large models.
+COUNTING = {"sweep_generator", "sweep_tokenizer", "train_generator", "train_tokenizer"}
+HEAVY = (
+    "deepspeed",
+    "faiss",
+    "lpips",
+    "matplotlib",
+    "numba",
+    "pandas",
+    "ray",
+    "scipy",
+    "sklearn",
+    "timm",
+    "torch._dynamo",
+    "torch.onnx",
+    "torchvision",
+    "triton",
+)
+# Of every recipe its exit code and which heavy modules are there after it.
+DRY_RUNS = """
+import contextlib, io, json, sys
+from jobs.{job} import RECIPES, main
+found = {{}}
+for recipe in RECIPES:
+    with contextlib.redirect_stdout(io.StringIO()):
+        code = main([recipe, "--dry-run", "--storage-root", {root!r}])
+    found[recipe] = code, [name for name in {heavy!r} if name in sys.modules]
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.parametrize(
+    "job",
+    [pytest.param(job, marks=pytest.mark.slow) if job in COUNTING else job for job in WITH_RECIPES],
+)
+def test_dry_run_imports_nothing_that_takes_seconds(job: str, tmp_path: Path) -> None:
+    # The one recipe that lists its inputs.
+    classes = tmp_path / "data" / "imagenet_folders"
+    for split in ("train", "val"):
+        (classes / split / "cats").mkdir(parents=True)
+        (classes / split / "cats" / "cat.jpg").touch()
+    done = subprocess.run(
+        [sys.executable, "-c", DRY_RUNS.format(job=job, root=str(tmp_path), heavy=HEAVY)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found
+    assert found == {recipe: [0, []] for recipe in found}, done.stderr
 
 
 def test_jobs_and_benchmarks_run_as_scripts_too() -> None:

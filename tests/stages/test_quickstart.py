@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from glotok_ray.config import override, with_absolute_paths
+from glotok_ray.config import override, to_dict, with_absolute_paths
 from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.pretrained.generator import load_generator
 from glotok_ray.recipes import sweep_tokenizer as sweep_recipes
@@ -29,6 +29,7 @@ from glotok_ray.stages.tokenizer_rows import TokenizerRows
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.training.inputs import fitting_codes
+from jobs import quickstart as quickstart_job
 from jobs import train_tokenizer as train_tokenizer_job
 from tests.on_ray.killed_driver import run_with_fault
 
@@ -408,6 +409,27 @@ def test_unknown_rows_are_refused_before_anything_starts():
     sweep = override(tokenizer_ablations.ablations_tiny(), {"rows": ("glotok", "glotok_3x")})
     with pytest.raises(ValueError, match=r"rows = glotok, glotok_3x: must be different ones of"):
         ablations.run(sweep)
+
+
+def test_a_stage_that_fails_is_named_in_one_line_and_the_same_command_goes_on(
+    finished, tmp_path, monkeypatch, caplog
+):
+    config, _ = finished
+    root = tmp_path / "run"
+    shutil.copytree(config.output_path, root)
+    path = tmp_path / "mine.json"
+    artefact.write_json(path, to_dict(override(config, {"output_path": str(root)})))
+    monkeypatch.setenv("GLOTOK_FAULT", "full:stage:step=3")
+    assert quickstart_job.main([str(path)]) == 1
+    last = caplog.messages[-1]
+    assert last == (
+        f"quickstart: failed: OSError: [Errno 28] No space left on device; log: {root / 'log.txt'}"
+    )
+    assert "No space left" in (root / "log.txt").read_text()
+    monkeypatch.delenv("GLOTOK_FAULT")
+    caplog.clear()
+    assert quickstart_job.main([str(path)]) == 0
+    assert sum("recognised in" in message for message in caplog.messages) == 10
 
 
 def test_a_users_own_pictures_go_through_all_stages(ray_cluster, tiny_quickstart, tmp_path):

@@ -494,3 +494,14 @@ def test_drawn_vectors_are_different_positions_and_follow_the_key() -> None:
 def test_all_vectors_of_a_small_map_are_drawn() -> None:
     drawn = features.draw_vectors(torch.arange(4.0).reshape(1, 2, 2), 16, np.random.default_rng(0))
     assert sorted(drawn[:, 0].tolist()) == [0, 1, 2, 3]
+
+
+def test_stated_depths_and_widths_are_those_of_timm():
+    for name, network in networks.NETWORKS.items():
+        if name == networks.EMBEDDED:
+            continue
+        config = FeatureNetworkConfig(name=name, input_size=16 * network.side)
+        transformer = networks.transformer_without_weights(config)
+        found = len(transformer.blocks), transformer.embed_dim, transformer.num_classes
+        assert found == (network.depth, network.width, network.projected_width)
+        assert transformer.patch_embed.patch_size == (network.side, network.side)

@@ -1,0 +1,84 @@
+"""The split of a class-folder tree into training and validation: a rule of the seed, the names and the listing alone.
+
+Read next: glotok_ray/data/folders.py
+"""
+
+import logging
+from collections.abc import Sequence
+
+from glotok_ray.data.folders import ImageFile, ImageTree
+from glotok_ray.data.left_out import among, first
+from glotok_ray.data.shard_plan import seeded_generator
+
+logger = logging.getLogger(__name__)
+
+# Metrics of classes need two validation images of each; a class of fewer images would miss them in training.
+_ENOUGH_FOR_TWO = 6
+
+
+def split_image_files(
+    tree: ImageTree, *, fraction: float, seed: int, as_found: bool = False
+) -> dict[str, list[ImageFile]]:
+    """Training and validation images, from the listing alone.
+
+    Each class gives `fraction` of its sorted images, at least one, drawn by the seed and its name.
+    Raises ValueError for a class with fewer than two images. With `as_found` classes of six or more give at least two;
+    the image of a class that has one is trained on, a warning names such classes, and it is refused alone that no class
+    has two.
+    """
+    by_class: list[list[ImageFile]] = [[] for _ in tree.classes]
+    for image in tree.images:
+        by_class[image.label].append(image)
+    splits: dict[str, list[ImageFile]] = {"train": [], "validation": []}
+    if as_found:
+        _check_lone(tree, [len(images) for images in by_class])
+    for name, images in zip(tree.classes, by_class, strict=True):
+        if as_found and len(images) == 1:
+            splits["train"] += images
+            continue
+        if len(images) < 2:
+            raise ValueError(
+                f"class {name!r} has {len(images)} images{_left_out_of(tree, name)}: training and validation need "
+                "at least one each; add images, or move the folder out of the source"
+            )
+        fewest = 2 if as_found and len(images) >= _ENOUGH_FOR_TWO else 1
+        number = min(max(fewest, round(fraction * len(images))), len(images) - 1)
+        order = seeded_generator("validation", seed, name).permutation(len(images))
+        chosen = set(order[:number].tolist())
+        for index, image in enumerate(images):
+            splits["validation" if index in chosen else "train"].append(image)
+    return splits
+
+
+def whole_tree(tree: ImageTree, *, field: str) -> list[ImageFile]:
+    """The images of a split with a tree of its own, the config's `field`; raises ValueError for a class of none."""
+    found = {image.label for image in tree.images}
+    for label, name in enumerate(tree.classes):
+        if label not in found:
+            raise ValueError(
+                f"{field}: class {name!r} has no images{_left_out_of(tree, name)}; add one, or move the class's "
+                "folder out of source and validation_source"
+            )
+    return list(tree.images)
+
+
+def _check_lone(tree: ImageTree, counts: Sequence[int]) -> None:
+    """Warn of classes of one image; raise ValueError where there are no others."""
+    lone = [name for name, count in zip(tree.classes, counts, strict=True) if count == 1]
+    if lone and len(lone) == len(counts):
+        raise ValueError(
+            f"source: none of its {len(counts)} classes has a second image (e.g. {first(lone)}), so nothing can be "
+            "held out for validation; add images, or put all of them into one folder"
+        )
+    if lone:
+        logger.warning(
+            "%d of %d classes have one image, which is trained on; validation has none of them: %s",
+            len(lone),
+            len(counts),
+            first(lone),
+        )
+
+
+def _left_out_of(tree: ImageTree, name: str) -> str:
+    """What was left out of a class."""
+    return among(file for file in tree.left_out if file.class_name == name)

@@ -1,0 +1,70 @@
+"""The runs that sweeps and ablations are made of: of each trial or row its training, sampling and evaluation.
+
+Read next: glotok_ray/stages/ablations.py, glotok_ray/stages/sweep_tokenizer.py
+"""
+
+from pathlib import Path
+from typing import Any
+
+from glotok_ray.config.evaluation import EvaluateRun
+from glotok_ray.config.jobs import XARSampleRun
+from glotok_ray.config.overrides import override
+from glotok_ray.config.runs import TokenizerRun, XARRun
+from glotok_ray.config.sweeps import (
+    AblationRun,
+    GeneratorAblationRun,
+    SweepRun,
+    TokenizerAblationRun,
+)
+from glotok_ray.recipes import generator_ablations, tokenizer_rows
+
+GeneratorParts = tuple[XARRun, XARSampleRun, EvaluateRun]
+"""Training, sampling and evaluation of one row of xAR's ablations."""
+
+
+def chosen_rows(config: AblationRun) -> tuple[str, ...]:
+    """The names of this run's rows; raises ValueError for an unknown or repeated one, with the known ones."""
+    is_tokenizer = isinstance(config, TokenizerAblationRun)
+    known = tuple(tokenizer_rows.ROWS if is_tokenizer else generator_ablations.ROWS)
+    rows = config.rows or known
+    if not set(rows) <= set(known) or len(set(rows)) < len(rows):
+        raise ValueError(
+            f"rows = {', '.join(rows)}: must be different ones of {', '.join(known)}; correct them"
+        )
+    return rows
+
+
+def evaluation_path(folder: Path, name: str) -> Path:
+    """The folder of a trial's or row's evaluation, the last of its parts."""
+    return folder / f"{name}_evaluation"
+
+
+def generator_row(config: GeneratorAblationRun, folder: Path, row: str) -> GeneratorParts:
+    """Training, sampling and evaluation of a row of xAR's ablations, each in a folder of its own below `folder`."""
+    trained, samples = str(folder / row), str(folder / f"{row}_samples")
+    measured = {"samples_path": samples, "output_path": str(evaluation_path(folder, row))}
+    training = generator_ablations.ROWS[row](config.generator)
+    return (
+        override(training, {"name": row, "output_path": str(folder)}),
+        override(config.samples, {"generator_path": trained, "output_path": samples}),
+        override(config.evaluation, measured),
+    )
+
+
+def tokenizer_row(config: TokenizerAblationRun, folder: Path, row: str) -> TokenizerRun:
+    """The training of a row of a tokenizer's ablations, in a folder of its own below `folder`."""
+    return _short(
+        tokenizer_rows.ROWS[row](config.tokenizer), config.max_steps, folder, {"name": row}
+    )
+
+
+def trial(config: SweepRun, folder: Path, name: str, changes: dict[str, Any]) -> TokenizerRun:
+    """The training of a trial, in a folder of its own below `folder`; `changes` have the dotted names of the command
+    line.
+    """
+    return _short(config.tokenizer, config.max_steps, folder, {**changes, "name": name})
+
+
+def _short(run: TokenizerRun, steps: int, folder: Path, changes: dict[str, Any]) -> TokenizerRun:
+    ended = {"output_path": str(folder), "schedule.stop_after_steps": steps}
+    return override(run, {**changes, **ended})
