@@ -40,9 +40,13 @@ def evaluation_path(folder: Path, name: str) -> Path:
 
 
 def generator_row(config: GeneratorAblationRun, folder: Path, row: str) -> GeneratorParts:
-    """Training, sampling and evaluation of a row of xAR's ablations, each in a folder of its own below `folder`."""
+    """Training, sampling and evaluation of a row of xAR's ablations, each in a folder of its own below `folder`; an
+    evaluation that measures a generator's loss measures the row's.
+    """
     trained, samples = str(folder / row), str(folder / f"{row}_samples")
     measured = {"samples_path": samples, "output_path": str(evaluation_path(folder, row))}
+    if config.evaluation.generator_path:
+        measured["generator_path"] = trained
     training = generator_ablations.ROWS[row](config.generator)
     return (
         override(training, {"name": row, "output_path": str(folder)}),
