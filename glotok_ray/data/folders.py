@@ -145,7 +145,7 @@ def _without_empty_classes(tree: ImageTree) -> ImageTree:
     if len(found) == len(tree.classes):
         return tree
     empty = [name for label, name in enumerate(tree.classes) if label not in found]
-    logger.warning("%d folders hold no images and are no classes: %s", len(empty), first(empty))
+    logger.warning("folders without images, which are no classes: %d, %s", len(empty), first(empty))
     labels = {label: place for place, label in enumerate(found)}
     return tree._replace(
         classes=tuple(tree.classes[label] for label in found),

@@ -48,18 +48,18 @@ STAGES = {
 """The stages before the report, in order, by the section of their settings, which also names their folder."""
 
 EXPECTED_SECONDS = {
-    "data": 12,
-    "teacher": 31,
-    "tokenizer": 190,
-    "twin": 190,
-    "codes": 14,
-    "generator": 181,
-    "samples": 38,
-    "far": 141,
-    "far_samples": 22,
-    "evaluation": 70,
-    "far_evaluation": 30,
-    "twin_evaluation": 25,
+    "data": 18,
+    "teacher": 25,
+    "tokenizer": 240,
+    "twin": 240,
+    "codes": 10,
+    "generator": 260,
+    "samples": 25,
+    "far": 180,
+    "far_samples": 11,
+    "evaluation": 38,
+    "far_evaluation": 16,
+    "twin_evaluation": 17,
     "report": 4,
 }
 """About what each stage takes on two cores, for the time left over all of them while no earlier run tells; what the
