@@ -88,7 +88,7 @@ def test_folders_without_images_are_no_classes_where_they_are_taken_as_found(
     found = list_image_files(source, as_found=True)
     assert found.classes == ("b", "d")
     assert [item.label for item in found.images] == [0, 0, 1, 1, 1]
-    assert "2 folders hold no images and are no classes: a, c" in caplog.text
+    assert "folders without images, which are no classes: 2, a, c" in caplog.text
     assert list_image_files(source).classes == ("a", "b", "c", "d")
 
 
