@@ -135,7 +135,7 @@ def test_a_quickstart_that_is_killed_between_stages_goes_on(finished, tmp_path) 
         assert run_with_fault(quickstart.run, config, f"kill:stage:step={number}", log) == -9
     assert marks.read_mark(root) is not None
     answer = quickstart.run(config)
-    assert [row["status"] for row in answer["stages"]] == ["recognised"] * 10
+    assert [row["status"] for row in answer["stages"]] == ["recognised"] * len(answer["stages"])
     assert marks.read_mark(root) is None
     assert len((root / quickstart.REPORT_FILE).read_bytes()) == pytest.approx(len(report), rel=0.05)
 
