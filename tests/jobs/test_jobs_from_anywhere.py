@@ -38,7 +38,13 @@ def recipes(quickstart: QuickstartRun) -> dict[str, Any]:
     images = CLASSES * chained.data.crops_per_class
     data = DatasetInfo("shards", tuple("abcdefghij"), images, chained.data.image_size, ())
     chained = fit_to_data(chained, data).quickstart
-    reconstructions = {"samples_path": "", "codes_path": "", "num_images": 10}
+    reconstructions = {
+        "samples_path": "",
+        "codes_path": "",
+        "training_path": "",
+        "generator_path": "",
+        "num_images": 10,
+    }
     return {
         "teacher": chained.teacher,
         "tokenizer": chained.tokenizer,
