@@ -16,7 +16,7 @@ from glotok_ray.recipes import (
 
 
 def quickstart() -> QuickstartRun:
-    """All stages on photographs that ship with the packages, at most 15 minutes on 2 cores."""
+    """All stages on photographs that ship with the packages, about 20 minutes on 2 cores."""
     return QuickstartRun(
         data=shard_images.quickstart(),
         teacher=build_teacher.quickstart(),

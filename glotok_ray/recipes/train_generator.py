@@ -181,7 +181,7 @@ def _on(base: Run, name: str, tokenizer: str, codes: str) -> Run:
 
 
 def quickstart() -> XARRun:
-    """xAR at width 96 and depth 4 on four cells of 6 x 6, on 2 CPU workers: about three minutes."""
+    """xAR at width 96 and depth 4 on four cells of 6 x 6, on 2 CPU workers: about five minutes."""
     return XARRun(
         name="generator",
         output_path="runs/quickstart",

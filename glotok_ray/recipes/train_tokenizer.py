@@ -221,7 +221,7 @@ def taming_f16_1024() -> TokenizerRun:
 
 
 def quickstart() -> TokenizerRun:
-    """The same model at 48 pixels on a 12 x 12 grid, width 8, on 2 CPU workers: about three minutes."""
+    """The same model at 48 pixels on a 12 x 12 grid, width 8, on 2 CPU workers: about five minutes."""
     return TokenizerRun(
         name="tokenizer",
         output_path="runs/quickstart",
@@ -246,7 +246,7 @@ def quickstart() -> TokenizerRun:
             perceptual_weight=0.2,
             adversarial_weight=0.02,
             adversarial_start_step=500,
-            # The paper's 0.01 acts over its 150 epochs; within a few hundred steps this one shows the same end.
+            # The paper's 0.01 acts over its 150 epochs; within a few hundred steps it moved nothing that can be seen.
             relation_weight=1.0,
             # Without it a codebook collapses within the few hundred steps that a laptop can afford.
             entropy_weight=0.03,
