@@ -12,7 +12,7 @@ from glotok_ray.config.evaluation import EvaluateRun
 from glotok_ray.config.overrides import override
 from glotok_ray.config.runs import TokenizerRun
 from glotok_ray.config.sweeps import SweepRun, TokenizerAblationRun
-from glotok_ray.evaluation.inputs import check_images
+from glotok_ray.evaluation import inputs as evaluation_inputs
 from glotok_ray.on_ray import tune
 from glotok_ray.recipes import build_teacher as teacher_recipes
 from glotok_ray.recipes import shard_images as shard_recipes
@@ -28,13 +28,7 @@ def train_and_measure(recipe: TokenizerRun, evaluation: EvaluateRun) -> dict[str
     """The metrics of one training, which lies beside its evaluation."""
     train_tokenizer.run(recipe)
     folder = Path(recipe.output_path)
-    measured = override(
-        evaluation,
-        {
-            "tokenizer_path": str(folder / recipe.name),
-            "output_path": str(evaluation_path(folder, recipe.name)),
-        },
-    )
+    measured = _evaluation_of(recipe, evaluation)
     evaluate_images.run(measured)
     entries = artefact.read_json(Path(measured.output_path) / "metrics.json")
     logged = artefact.metrics_of(artefact.read_manifest(folder / recipe.name, "tokenizer"))
@@ -64,6 +58,15 @@ def reconstruction_metrics(metrics: dict[str, Any]) -> dict[str, float]:
 def shown_metrics(metrics: Mapping[str, Any]) -> str:
     """A training's metrics in words."""
     return f"PSNR {metrics['psnr']:.4g}, FD-EffNet {metrics['fd_effnet']:.4g}"
+
+
+def _evaluation_of(recipe: TokenizerRun, evaluation: EvaluateRun) -> EvaluateRun:
+    folder = Path(recipe.output_path)
+    paths = {
+        "tokenizer_path": str(folder / recipe.name),
+        "output_path": str(evaluation_path(folder, recipe.name)),
+    }
+    return override(evaluation, paths)
 
 
 def make_inputs(config: SweepRun | TokenizerAblationRun) -> None:
@@ -96,13 +99,16 @@ def check_inputs(
         Path(config.tokenizer.teacher_path),
         Path(config.evaluation.data_path),
     ]
+    trainings = list(recipes)
+    for recipe in trainings:
+        evaluation_inputs.check_inputs(_evaluation_of(recipe, config.evaluation))
     for path, kind in zip(found, ("shards", "teacher", "shards"), strict=True):
         artefact.verify_once(path, kind)
     if config.tokenizer.data.validation_path:
         artefact.verify_once(Path(config.tokenizer.data.validation_path), "shards")
-    for recipe in recipes:
+    for recipe in trainings:
         inputs.check_inputs(recipe)
-    check_images(config.evaluation, config.tokenizer.model)
+    evaluation_inputs.check_images(config.evaluation, config.tokenizer.model)
     return found
 
 

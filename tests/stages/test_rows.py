@@ -2,9 +2,11 @@
 
 import pytest
 
+from glotok_ray.config import override
 from glotok_ray.on_ray import tune
 from glotok_ray.on_ray.tune import TrialResult
-from glotok_ray.stages import ablations
+from glotok_ray.recipes import sweep_tokenizer
+from glotok_ray.stages import ablations, tokenizer_trials
 from glotok_ray.stages.failed_rows import FAILED
 from glotok_ray.stages.rows import evaluation_path, failure_path, run_rows
 from glotok_ray.storage import artefact
@@ -90,3 +92,11 @@ def test_what_says_nothing_of_a_row_ends_all(tmp_path, trials):
 def test_finished_tables_lack_new_rows_and_those_to_try_again(names, retry_failed, missing):
     manifest = {"rows": ["a", "b"], "failed": {"b": "died"}}
     assert ablations._missing_rows(manifest, names, retry_failed=retry_failed) == missing
+
+
+def test_an_evaluation_that_no_trial_could_finish_is_refused_before_the_first_trains() -> None:
+    sweep = override(
+        sweep_tokenizer.quickstart(), {"evaluation.training_path": "runs/quickstart/data/train"}
+    )
+    with pytest.raises(ValueError, match=r"training_path = .*: needs samples_path"):
+        tokenizer_trials.check_inputs(sweep, [sweep.tokenizer])
