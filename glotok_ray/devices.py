@@ -29,6 +29,23 @@ def device_type(device: torch.device) -> str:
     return _META_STANDS_FOR.get() if device.type == "meta" else device.type
 
 
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Within, GPUs multiply fp32 numbers as fp32; by default their convolutions round the factors to TF32's 10 bits.
+
+    It concerns the whole process, so no other thread should compute meanwhile.
+    """
+    settings = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)
+    before = [setting.fp32_precision for setting in settings]
+    for setting in settings:
+        setting.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        for setting, precision in zip(settings, before, strict=True):
+            setting.fp32_precision = precision
+
+
 def chosen_device(*, use_gpu: bool) -> torch.device:
     """The GPU that this process sees, or the CPU; call it in the process that works there.
 

@@ -20,7 +20,7 @@ from glotok_ray.data.pixel_range import to_model_range, to_uint8
 from glotok_ray.data.shard_reader import read_chosen_rows, read_shard_rows, view_batches
 from glotok_ray.data.transforms import center_crop
 from glotok_ray.devices import chosen_device
-from glotok_ray.evaluation.features import EfficientNetLite0Features, FeatureExtractor
+from glotok_ray.evaluation.features import POOLED, EfficientNetLite0Features, FeatureExtractor
 from glotok_ray.evaluation.files import read_images
 from glotok_ray.evaluation.generator_loss import Codes, build_generator_loss
 from glotok_ray.evaluation.inputs import encoding_tokenizer
@@ -81,13 +81,11 @@ class BlockMeasurement:
             assert self._tokenizer is not None
             self._generator_loss = build_generator_loss(config, self._tokenizer)
         logger.info(
-            "features: %d numbers of %s (weights %s), images resized to %d x %d, %s",
-            extractor.width,
+            "features: %d numbers of %s (weights %s), %s",
+            extractor.outputs[POOLED],
             extractor.name,
             extractor.weights_sha256[:12],
-            extractor.input_side,
-            extractor.input_side,
-            extractor.resizing,
+            extractor.input_contract,
         )
 
     @torch.inference_mode()
@@ -108,10 +106,10 @@ class BlockMeasurement:
             images = read_images(folder / "samples.npz", block.start, block.stop)
             rows = self._rows(folder / "samples.parquet", [block], ("label",))
             labels = rows["label"].to_numpy()
-            return MeasuredBlock(block.kind, self._extractor(images), {LABELS: labels})
+            return MeasuredBlock(block.kind, self._extractor(images)[POOLED], {LABELS: labels})
         images = self._decode(block)
         kept = {"images": images[: self._kept(block)]}
-        return MeasuredBlock(block.kind, self._extractor(images), kept)
+        return MeasuredBlock(block.kind, self._extractor(images)[POOLED], kept)
 
     def _kept(self, block: Block) -> int:
         return max(0, self._kept_images - block.first_image)
@@ -149,11 +147,11 @@ class BlockMeasurement:
         minutes = self._config.pool.storage_retry_minutes
         rows = read_chosen_rows(path, chosen, minutes=minutes)
         for images in self._crops(rows, blocks[0].stop - blocks[0].start):
-            yield MeasuredBlock(TRAINING, self._extractor(images), {})
+            yield MeasuredBlock(TRAINING, self._extractor(images)[POOLED], {})
 
     def _measured(self, block: Block, images: Images, labels: Labels) -> MeasuredBlock:
         """A block of validation images, with what tokenizer and generator make of them where there are such."""
-        features, arrays = self._extractor(images), {LABELS: labels}
+        features, arrays = self._extractor(images)[POOLED], {LABELS: labels}
         if self._tokenizer is not None:
             reconstructs = bool(self._config.tokenizer_path)
             # What it makes of codes that do not exist, the reconstruction's own check finds.
@@ -176,7 +174,7 @@ class BlockMeasurement:
         stored = stored_codes(codes.flatten(2).transpose(0, 1).cpu().numpy(), model)
         kept = self._kept(block)
         arrays: dict[str, Any] = {
-            "reconstruction_features": self._extractor(reconstructions),
+            "reconstruction_features": self._extractor(reconstructions)[POOLED],
             "psnr": psnr(images, reconstructions),
             "ssim": ssim(images, reconstructions),
             "inputs": images[:kept],

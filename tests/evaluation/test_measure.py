@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import types
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from glotok_ray.data.image_files import stored_image
 from glotok_ray.data.records import Row, decode_image, read_rows, write_shard
 from glotok_ray.data.transforms import center_crop
 from glotok_ray.evaluation.codebook_metrics import code_metrics
-from glotok_ray.evaluation.features import EfficientNetLite0Features
+from glotok_ray.evaluation.features import POOLED, EfficientNetLite0Features
 from glotok_ray.evaluation.files import read_images, stored_images
 from glotok_ray.evaluation.generator_loss import LOSS, SHUFFLED, UNLEARNED
 from glotok_ray.evaluation.measure import BlockMeasurement, build_measurement, merge
@@ -53,11 +54,13 @@ def no_draws(vectors):
 class SumExtractor:
     """A feature network of one number: the sum of an image."""
 
-    name, width, input_side, resizing, weights_sha256 = "sums", 1, 16, "as they are", "0" * 64
+    name, key, input_contract, weights_sha256 = "sums", "sums", "as they are", "0" * 64
+    outputs = types.MappingProxyType({POOLED: 1})
     device = torch.device("cpu")
 
-    def __call__(self, images: np.ndarray) -> np.ndarray:
-        return images.reshape(len(images), -1).sum(axis=1, keepdims=True).astype(np.float64)
+    def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        sums = images.reshape(len(images), -1).sum(axis=1, keepdims=True)
+        return {POOLED: sums.astype(np.float64)}
 
 
 def test_any_feature_network_may_measure_and_blocks_of_a_unit_are_those_alone(
@@ -76,7 +79,9 @@ def test_any_feature_network_may_measure_and_blocks_of_a_unit_are_those_alone(
         for name, values in one.arrays.items():
             np.testing.assert_array_equal(values, other.arrays[name])
     merged = merge(together)[VALIDATION]
-    np.testing.assert_array_equal(merged.features[:3], SumExtractor()(merged.arrays["inputs"][:3]))
+    np.testing.assert_array_equal(
+        merged.features[:3], SumExtractor()(merged.arrays["inputs"][:3])[POOLED]
+    )
 
 
 def test_the_embedded_extractor_says_what_it_is(inputs: Path, tmp_path: Path) -> None:
@@ -84,7 +89,7 @@ def test_the_embedded_extractor_says_what_it_is(inputs: Path, tmp_path: Path) ->
     extractor = measure._extractor
     assert (extractor.name, extractor.input_side) == ("EfficientNet-Lite0", 32)
     images = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
-    assert extractor(images).shape == (2, extractor.width)
+    assert extractor(images)[POOLED].shape == (2, extractor.outputs[POOLED])
     # The digest of the teacher's features of the same network.
     assert extractor.weights_sha256 == weights_digest(
         FeatureNetworkConfig(name="efficientnet_lite0")

@@ -4,18 +4,15 @@ import pytest
 import torch
 
 from glotok_ray.config import TokenizerLossConfig
-from glotok_ray.pretrained.perceptual import (
-    _empty_lpips,
-    learned_distance,
-    perceptual_without_weights,
-)
+from glotok_ray.pretrained.lpips_weights import empty_lpips
+from glotok_ray.pretrained.perceptual import learned_distance, perceptual_without_weights
 from glotok_ray.training.activations import saved_bytes
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_what_is_counted_is_what_the_package_keeps(dtype: torch.dtype) -> None:
     counted = perceptual_without_weights(TokenizerLossConfig(perceptual_network="lpips_vgg"))
-    package = learned_distance(_empty_lpips().state_dict(), "no weights").to("meta")
+    package = learned_distance(empty_lpips("vgg").state_dict(), "no weights").to("meta")
     images = torch.empty(2, 3, 64, 96, device="meta")
     sizes, kept, shapes = [], [], []
     for network in (counted, package):
