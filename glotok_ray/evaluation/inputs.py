@@ -16,7 +16,7 @@ from glotok_ray.data.recorded import (
     read_image_dataset,
 )
 from glotok_ray.data.records import DATASET, DatasetInfo, read_dataset
-from glotok_ray.evaluation.files import stored_images
+from glotok_ray.evaluation.sample_files import stored_images
 from glotok_ray.pretrained.generator import (
     TOKENIZER_FOLDER,
     check_fit,

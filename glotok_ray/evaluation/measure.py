@@ -21,11 +21,11 @@ from glotok_ray.data.shard_reader import read_chosen_rows, read_shard_rows, view
 from glotok_ray.data.transforms import center_crop
 from glotok_ray.devices import chosen_device
 from glotok_ray.evaluation.features import POOLED, EfficientNetLite0Features, FeatureExtractor
-from glotok_ray.evaluation.files import read_images
 from glotok_ray.evaluation.generator_loss import Codes, build_generator_loss
 from glotok_ray.evaluation.inputs import encoding_tokenizer
 from glotok_ray.evaluation.plan import SAMPLES, TRAINING, VALIDATION, Block
 from glotok_ray.evaluation.retention import decoded_alone, has_retention
+from glotok_ray.evaluation.sample_files import read_images
 from glotok_ray.metrics.reconstruction import psnr, ssim
 from glotok_ray.pretrained.tokenizer import load_tokenizer, read_tokenizer
 

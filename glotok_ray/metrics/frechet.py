@@ -6,13 +6,18 @@ EfficientNet-Lite0 that ships with this package it is FD-EffNet. Read next:
 glotok_ray/stages/evaluate_images.py
 """
 
+from collections.abc import Iterable
 from typing import NamedTuple, Self
 
 import numpy as np
 from jaxtyping import Float, Shaped
 from numpy import ndarray
 
+from glotok_ray.metrics.feature_rows import FeatureRows, blocks
+
 _ROUNDING = 1e-3
+# In float64 and of Inception's width, 64 MiB.
+_ROWS = 4096
 
 
 class FeatureMoments(NamedTuple):
@@ -58,6 +63,56 @@ class FeatureMoments(NamedTuple):
         if self.count < 2:
             raise ValueError(f"count = {self.count}: a covariance needs at least 2 vectors")
         return self.scatter / (self.count - 1)
+
+
+def merged_moments(parts: Iterable[tuple[int, FeatureMoments]]) -> FeatureMoments:
+    """The moments of all blocks together, from each block's number and moments in rising order: the same digits however
+    the blocks came about.
+
+    One block is in memory at a time; each costs one sum of matrices, and between blocks only means count, in one
+    product at the end. Raises ValueError for no blocks, numbers that do not rise, and other widths.
+    """
+    counts, means, scatter, last = [], [], np.zeros((0, 0)), None
+    for number, part in parts:
+        if last is not None and number <= last:
+            raise ValueError(
+                f"block {number} comes after block {last}: blocks must come once each, in rising order"
+            )
+        last = number
+        if not counts:
+            scatter = np.zeros_like(part.scatter)
+        if part.scatter.shape != scatter.shape:
+            raise ValueError(
+                f"block {number} has width {len(part.mean)}, those before it {len(scatter)}"
+            )
+        counts.append(part.count)
+        means.append(part.mean)
+        scatter += part.scatter
+    if last is None:
+        raise ValueError("there are no blocks to merge")
+    total = sum(counts)
+    weights, stacked = np.array(counts, np.float64), np.stack(means)
+    mean = weights @ stacked / max(total, 1)
+    between = (stacked - mean) * np.sqrt(weights)[:, np.newaxis]
+    return FeatureMoments(total, mean, scatter + between.T @ between)
+
+
+def moments_of_rows(features: FeatureRows, *, rows: int = _ROWS) -> FeatureMoments:
+    """The moments of stored features (n, d), of which `rows` are in memory at a time."""
+    parts = (
+        (start, FeatureMoments.of(block)) for start, block in blocks(features, rows, np.float64)
+    )
+    return merged_moments(parts) if features.shape[0] else FeatureMoments.empty(features.shape[1])
+
+
+def rank_warning(count: int, width: int, what: str = "features") -> str:
+    """A sentence where so few vectors leave the covariance without full rank; empty where there are enough."""
+    if count > width:
+        return ""
+    return (
+        f"{count:,} {what} of width {width:,} give a covariance of rank {max(count - 1, 0):,} at most: the distance is "
+        f"biased and depends on the count; take at least {width + 1:,} images"
+    )
 
 
 def frechet_distance(

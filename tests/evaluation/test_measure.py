@@ -16,7 +16,6 @@ from glotok_ray.data.records import Row, decode_image, read_rows, write_shard
 from glotok_ray.data.transforms import center_crop
 from glotok_ray.evaluation.codebook_metrics import code_metrics
 from glotok_ray.evaluation.features import POOLED, EfficientNetLite0Features
-from glotok_ray.evaluation.files import read_images, stored_images
 from glotok_ray.evaluation.generator_loss import LOSS, SHUFFLED, UNLEARNED
 from glotok_ray.evaluation.measure import BlockMeasurement, build_measurement, merge
 from glotok_ray.evaluation.metrics import metrics_of
@@ -27,7 +26,6 @@ from glotok_ray.metrics.uniformity import code_uniformity
 from glotok_ray.nn.quantizer import Lookup
 from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.storage import artefact
-from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.teacher.networks import weights_digest
 from tests.evaluation.tiny_inputs import TOKENIZER, settings, write_inputs
 from tests.small_data import small_pool
@@ -110,14 +108,6 @@ def test_blocks_are_measured_by_what_the_tokenizer_makes(inputs: Path, tmp_path:
     codes = np.stack([arrays["visual"][:1], arrays["semantic"][:1]], axis=1)
     (decoded,) = measure([Block("baseline_uniform", 0, 1, 0, codes=codes)])
     np.testing.assert_array_equal(decoded.arrays["images"], arrays["reconstructions"])
-
-
-def test_images_are_read_in_parts(inputs: Path, tmp_path: Path) -> None:
-    samples = inputs / "samples" / "samples.npz"
-    np.testing.assert_array_equal(read_images(samples, 2, 5), np.load(samples)["arr_0"][2:5])
-    np.savez_compressed(tmp_path / "packed.npz", arr_0=np.zeros((2, 4, 4, 3), np.uint8))
-    with pytest.raises(ArtefactError, match="without compression"):
-        stored_images(tmp_path / "packed.npz")
 
 
 def test_crops_of_originals_are_adm_s(inputs: Path, tmp_path: Path) -> None:

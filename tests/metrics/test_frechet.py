@@ -2,11 +2,16 @@
 
 import numpy as np
 import pytest
+import torch
+from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
 from glotok_ray.metrics.frechet import (
     FeatureMoments,
     frechet_distance,
     frechet_distance_of_features,
+    merged_moments,
+    moments_of_rows,
+    rank_warning,
 )
 
 
@@ -112,3 +117,69 @@ def test_moments_that_are_not_finite_are_refused() -> None:
         FeatureMoments.of(broken)
     with pytest.raises(ValueError, match="moments: hold values that are not finite"):
         frechet_distance(np.zeros(3), np.eye(3), np.zeros(3), np.full((3, 3), np.inf))
+
+
+def test_blocks_merge_to_the_same_digits_however_they_came(generator: np.random.Generator) -> None:
+    features = 1e4 + generator.normal(size=(60, 5))
+    parts = dict(enumerate(map(FeatureMoments.of, np.split(features, [1, 20, 20, 33, 59]))))
+    merged = [
+        merged_moments((number, parts[number]) for number in sorted(order))
+        for order in ([4, 2, 0, 5, 1, 3], range(6))
+    ]
+    assert merged[0].count == 60
+    np.testing.assert_array_equal(merged[0].mean, merged[1].mean)
+    np.testing.assert_array_equal(merged[0].scatter, merged[1].scatter)
+    np.testing.assert_allclose(merged[0].mean, features.mean(0), rtol=1e-13)
+    np.testing.assert_allclose(merged[0].covariance(), np.cov(features.T), rtol=1e-9)
+    # The parts themselves stay as they were.
+    np.testing.assert_array_equal(parts[1].scatter, FeatureMoments.of(features[1:20]).scatter)
+
+
+def test_blocks_out_of_order_twice_or_of_other_widths_are_refused() -> None:
+    part = FeatureMoments.of(np.eye(3))
+    with pytest.raises(ValueError, match="block 2 comes after block 5"):
+        merged_moments([(5, part), (2, part)])
+    with pytest.raises(ValueError, match="block 5 comes after block 5"):
+        merged_moments([(5, part), (5, part)])
+    with pytest.raises(ValueError, match="block 6 has width 2, those before it 3"):
+        merged_moments([(5, part), (6, FeatureMoments.of(np.eye(2)))])
+    with pytest.raises(ValueError, match="no blocks"):
+        merged_moments([])
+
+
+def test_stored_rows_have_the_moments_of_all(generator: np.random.Generator) -> None:
+    features = generator.normal(size=(23, 4)).astype(np.float32)
+    found = moments_of_rows(features, rows=5)
+    assert found.count == 23
+    np.testing.assert_allclose(found.covariance(), np.cov(features.T.astype(float)), rtol=1e-12)
+    assert moments_of_rows(features[:0]).count == 0
+    with pytest.raises(ValueError, match="not finite"):
+        moments_of_rows(np.full((3, 2), np.inf))
+
+
+def test_too_few_vectors_for_full_rank_are_told() -> None:
+    assert rank_warning(2049, 2048) == ""
+    text = rank_warning(2048, 2048, "samples")
+    assert text.startswith("2,048 samples of width 2,048 give a covariance of rank 2,047 at most")
+    assert text.endswith("take at least 2,049 images")
+    assert "rank 0 at most" in rank_warning(0, 5)
+
+
+def test_distances_are_those_of_torch_fidelity(generator: np.random.Generator) -> None:
+    a = generator.normal(size=(90, 24)) @ generator.normal(size=(24, 24))
+    b = generator.normal(size=(80, 24)) * 1.3 + 0.2
+    expected = fid_statistics_to_metric(
+        *(fid_features_to_statistics(torch.from_numpy(values)) for values in (a, b)), verbose=False
+    )["frechet_inception_distance"]
+    moments = [moments_of_rows(values, rows=17) for values in (a, b)]
+    found = frechet_distance(
+        moments[0].mean, moments[0].covariance(), moments[1].mean, moments[1].covariance()
+    )
+    assert found == pytest.approx(expected, rel=1e-9)
+    assert frechet_distance_of_features(a, b) == pytest.approx(expected, rel=1e-9)
+
+
+def test_low_rank_differences_by_hand() -> None:
+    """Variances 1 and 1.21 on a quarter of the dimensions, 0 elsewhere."""
+    ones = np.diag([1.0] * 5 + [0.0] * 15)
+    assert frechet_distance(np.zeros(20), ones, np.zeros(20), 1.21 * ones) == pytest.approx(0.05)
