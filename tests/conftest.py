@@ -142,3 +142,11 @@ def finished(
 
     config = chain(tiny_quickstart(tmp_path_factory.mktemp("pipeline")))
     return config, stage.run(config)
+
+
+@pytest.fixture(scope="session")
+def inception_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights of Inception-v3, calibrated, in the layout of the published file."""
+    from tests.calibrated_inception import write_calibrated_inception
+
+    return write_calibrated_inception(tmp_path_factory.mktemp("inception") / "inception.pth")
