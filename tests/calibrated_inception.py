@@ -1,4 +1,4 @@
-"""A stand-in for the published weights of Inception-v3: random, and calibrated so that features differ between images."""
+"""A stand-in for the published weights of Inception-v3: random, and calibrated so that images differ in features."""
 
 from pathlib import Path
 

@@ -77,6 +77,7 @@ def test_what_has_no_distance_is_refused(generator: np.random.Generator) -> None
         kernel_distance(a, a[:, :2], subset_size=5)
     with pytest.raises(ValueError, match="subset_size = 1: must be at least 1 and 2"):
         kernel_distance(a, a, subset_size=1)
+    assert np.isfinite(kernel_distance(a, a, num_subsets=1, subset_size=2).mean)
     with pytest.raises(ValueError, match="num_subsets = 0"):
         kernel_distance(a, a, num_subsets=0)
     a[3] = np.inf

@@ -96,6 +96,7 @@ def test_distances_are_those_of_the_definition(generator: np.random.Generator) -
 
 def test_what_has_no_balls_is_refused(generator: np.random.Generator) -> None:
     features = generator.normal(size=(10, 3))
+    assert precision_recall(features[:4], features[:4]) == (1, 1)
     with pytest.raises(ValueError, match=r"reference has shape \(3, 3\): .* at least 4"):
         precision_recall(features, features[:3])
     with pytest.raises(ValueError, match="neighbours = 0"):
