@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 KEPT_IMAGES = 32
 """First images of a kind that are kept for grids."""
 LABELS = "labels"
-"""Array of the class numbers of validation crops, and of those that samples were drawn for."""
+"""Array of the class numbers of validation and training crops, and of those that samples were drawn for."""
 
 Images = UInt8[np.ndarray, "b h w 3"]
 Labels = Int32[np.ndarray, " b"]
@@ -146,8 +146,11 @@ class BlockMeasurement:
         chosen = np.concatenate([block.rows for block in blocks if block.rows is not None])
         minutes = self._config.pool.storage_retry_minutes
         rows = read_chosen_rows(path, chosen, minutes=minutes)
-        for images in self._crops(rows, blocks[0].stop - blocks[0].start):
-            yield MeasuredBlock(TRAINING, self._extractor(images)[POOLED], {})
+        labels = rows["label"].to_numpy()
+        size = blocks[0].stop - blocks[0].start
+        for number, images in enumerate(self._crops(rows, size)):
+            own = labels[number * size :][: len(images)]
+            yield MeasuredBlock(TRAINING, self._extractor(images)[POOLED], {LABELS: own})
 
     def _measured(self, block: Block, images: Images, labels: Labels) -> MeasuredBlock:
         """A block of validation images, with what tokenizer and generator make of them where there are such."""

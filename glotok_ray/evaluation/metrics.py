@@ -29,6 +29,7 @@ _DISTANCES = {
     "samples": "FD-EffNet of samples",
     "baseline_uniform": "FD-EffNet of uniform codes",
     "baseline_marginal": "FD-EffNet of marginal codes",
+    "validation": "FD-EffNet of validation crops",
 }
 
 
@@ -44,7 +45,7 @@ def metrics_of(
     reference = merged[VALIDATION].features
     arrays = merged[VALIDATION].arrays
     metrics: Metrics = {}
-    measured = {}
+    measured, made = {}, {}
     if config.tokenizer_path:
         metrics |= reconstruction_metrics(
             {name: arrays[name] for name in ("psnr", "ssim")}, image_size
@@ -58,35 +59,53 @@ def metrics_of(
             "reconstructions of the same crops",
         )
     if SAMPLES in merged:
-        measured["samples"] = (merged[SAMPLES].features, "samples of the generator")
+        made["samples"] = (merged[SAMPLES].features, "samples of the generator")
     for name, text in BASELINES.items():
         if name in merged:
-            measured[name] = (
+            made[name] = (
                 merged[name].features,
                 f"images that the same decoder makes of {text}",
             )
-    for name, (features, what) in measured.items():
-        metrics[f"{name}_fd_effnet"] = frechet_metric(
-            _DISTANCES[name],
-            features,
-            reference,
-            what=what,
-            network=EfficientNetLite0Features.name,
-            feature_size=config.feature_size,
-        )
+    metrics |= _frechet_metrics(measured | made, reference, config)
+    training = merged.get(TRAINING)
     if SAMPLES in merged:
         metrics |= own_class_metrics(
-            merged[SAMPLES], merged[VALIDATION], num_classes, config.feature_size
+            merged[SAMPLES], merged[VALIDATION], training, num_classes, config.feature_size
         )
-    if TRAINING in merged:
+    if training is not None:
+        real = {"validation": (reference, "validation crops")}
+        metrics |= _frechet_metrics(made | real, training.features, config, training=True)
         metrics |= nearest_training_metrics(
-            merged[SAMPLES].features, reference, merged[TRAINING].features, config
+            merged[SAMPLES].features, reference, training.features, config
         )
     if config.generator_path:
         metrics |= generator_loss_metrics(arrays, config)
     if config.tokenizer_path:
         metrics |= code_metrics(arrays, config, draw_uniformity)
     return metrics
+
+
+def _frechet_metrics(
+    measured: Mapping[str, tuple[Shaped[ndarray, "n d"], str]],
+    reference: Shaped[ndarray, "m d"],
+    config: EvaluateRun,
+    *,
+    training: bool = False,
+) -> Metrics:
+    """Distances of sets of features to the validation crops or, as in ADM's protocol, to the training crops."""
+    suffix, addition = ("_training", ", from training crops") if training else ("", "")
+    return {
+        f"{name}_fd_effnet{suffix}": frechet_metric(
+            _DISTANCES[name] + addition,
+            features,
+            reference,
+            what=what,
+            crops="training crops" if training else "validation crops",
+            network=EfficientNetLite0Features.name,
+            feature_size=config.feature_size,
+        )
+        for name, (features, what) in measured.items()
+    }
 
 
 def reconstruction_metrics(scores: dict[str, Float[ndarray, " n"]], image_size: int) -> Metrics:
@@ -139,11 +158,12 @@ def frechet_metric(
     what: str,
     network: str,
     feature_size: int,
+    crops: str = "validation crops",
 ) -> dict[str, Any]:
-    """Frechet distance of one set of `network`'s features to those of the validation crops."""
+    """Frechet distance of one set of `network`'s features to those of `crops`."""
     protocol = (
         f"Frechet distance between the pooled {network} features of "
-        f"{len(features)} {what} and of {len(reference)} validation crops "
+        f"{len(features)} {what} and of {len(reference)} {crops} "
         f"({reference.shape[1]} features, images resized to {feature_size} x {feature_size}); "
         "lower is closer. It is not FID, which is defined by Inception, and it depends on both "
         "counts."
