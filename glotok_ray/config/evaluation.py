@@ -23,8 +23,8 @@ class EvaluateRun:
     of the validation crops. Empty measures none.
     """
     training_images: int = field(default=0, metadata={ADDED_LATER: 0})
-    """Training crops that are compared with, drawn by the seed; 0 takes all. Their features are held at once, 5 kB per
-    crop.
+    """Training crops that are compared with, drawn by the seed; 0 takes all. Their features lie in the output folder
+    until the end of the job, 5 kB per crop.
     """
     generator_path: str = field(default="", metadata={ADDED_LATER: ""})
     """Folder of a finished generator: its loss on the codes of the validation crops is measured, with their labels and

@@ -1,26 +1,41 @@
-"""The metrics of an evaluation, computed once from the merged blocks.
+"""The metrics of an evaluation, computed once from what lies in its parts: features are read block by block.
 
 Reconstructions are measured by PSNR, SSIM, codebook usage and FD-EffNet; samples by FD-EffNet, beside images decoded
 from codes that no generator chose (paper section 4). Read next: glotok_ray/evaluation/codebook_metrics.py
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from numpy import ndarray
 
 from glotok_ray.config.evaluation import EvaluateRun
+from glotok_ray.evaluation.array_names import (
+    EFFNET_POOLED,
+    LABELS,
+    of_reconstructions,
+    retention_psnr,
+)
 from glotok_ray.evaluation.codebook_metrics import DrawUniformity, code_metrics
 from glotok_ray.evaluation.entries import Metrics, metric_entry
 from glotok_ray.evaluation.features import EfficientNetLite0Features
 from glotok_ray.evaluation.files import BASELINES
+from glotok_ray.evaluation.generator_loss import LOSS, SHUFFLED, UNLEARNED
 from glotok_ray.evaluation.generator_metrics import generator_loss_metrics
-from glotok_ray.evaluation.measure import Merged
 from glotok_ray.evaluation.plan import SAMPLES, TRAINING, VALIDATION
-from glotok_ray.evaluation.sample_metrics import nearest_training_metrics, own_class_metrics
-from glotok_ray.metrics.frechet import frechet_distance_of_features
+from glotok_ray.evaluation.sample_metrics import (
+    Labelled,
+    nearest_training_metrics,
+    own_class_metrics,
+)
+from glotok_ray.evaluation.streams import MeasuredImages
+from glotok_ray.metrics.frechet import (
+    FeatureSummary,
+    frechet_distance_of_summaries,
+    summarize,
+)
 from glotok_ray.metrics.reconstruction import ScoreSum
 from glotok_ray.pretrained.tokenizer import tokenizer_config
 
@@ -33,60 +48,79 @@ _DISTANCES = {
 
 
 def metrics_of(
-    merged: dict[str, Merged],
+    measured: Mapping[str, MeasuredImages],
     config: EvaluateRun,
     image_size: int,
     draw_uniformity: DrawUniformity,
     *,
     num_classes: int,
 ) -> Metrics:
-    """Every metric that the merged results allow; the labels among them count from 0 to `num_classes`."""
-    reference = merged[VALIDATION].features
-    arrays = merged[VALIDATION].arrays
+    """Every metric that the measured images allow; the labels among them count from 0 to `num_classes`."""
+    validation = measured[VALIDATION]
     metrics: Metrics = {}
-    measured = {}
     if config.tokenizer_path:
         metrics |= reconstruction_metrics(
-            {name: arrays[name] for name in ("psnr", "ssim")}, image_size
+            {name: validation.column(name) for name in ("psnr", "ssim")}, image_size
         )
         names = tokenizer_config(Path(config.tokenizer_path)).names
-        metrics |= retention_metrics(
-            arrays, [name for name in names if f"retention_{name}_psnr" in arrays]
+        alone = {name: retention_psnr(name) for name in names if retention_psnr(name) in validation}
+        scores = {entry: validation.column(entry) for entry in alone.values()}
+        metrics |= retention_metrics(scores, list(alone))
+    metrics |= _distances(measured, config)
+    if SAMPLES in measured:
+        metrics |= own_class_metrics(
+            _labelled(measured[SAMPLES]), _labelled(validation), num_classes, config.feature_size
         )
-        measured["reconstruction"] = (
-            arrays["reconstruction_features"],
-            "reconstructions of the same crops",
+    if TRAINING in measured:
+        metrics |= nearest_training_metrics(
+            {kind: measured[kind].blocks(EFFNET_POOLED) for kind in (SAMPLES, VALIDATION)},
+            measured[TRAINING].blocks(EFFNET_POOLED),
+            measured[TRAINING].count,
+            config,
         )
-    if SAMPLES in merged:
-        measured["samples"] = (merged[SAMPLES].features, "samples of the generator")
+    if config.generator_path:
+        losses = {name: validation.column(name) for name in (LOSS, SHUFFLED, UNLEARNED)}
+        metrics |= generator_loss_metrics(losses, config)
+    if config.tokenizer_path:
+        names = tokenizer_config(Path(config.tokenizer_path)).names
+        codes = {name: validation.blocks(name) for name in names}
+        metrics |= code_metrics(codes, config, draw_uniformity)
+    return metrics
+
+
+def _labelled(images: MeasuredImages) -> Labelled:
+    return Labelled(images.blocks(EFFNET_POOLED), images.column(LABELS))
+
+
+def _distances(measured: Mapping[str, MeasuredImages], config: EvaluateRun) -> Metrics:
+    """Frechet distances of all that stands beside the validation crops, whose own summary is made once."""
+    validation = measured[VALIDATION]
+    found: dict[str, tuple[Iterable[ndarray], str]] = {}
+    if config.tokenizer_path:
+        features = validation.blocks(of_reconstructions(EFFNET_POOLED))
+        found["reconstruction"] = (features, "reconstructions of the same crops")
+    if SAMPLES in measured:
+        found["samples"] = (measured[SAMPLES].blocks(EFFNET_POOLED), "samples of the generator")
     for name, text in BASELINES.items():
-        if name in merged:
-            measured[name] = (
-                merged[name].features,
+        if name in measured:
+            found[name] = (
+                measured[name].blocks(EFFNET_POOLED),
                 f"images that the same decoder makes of {text}",
             )
-    for name, (features, what) in measured.items():
-        metrics[f"{name}_fd_effnet"] = frechet_metric(
+    if not found:
+        return {}
+    reference = summarize(validation.blocks(EFFNET_POOLED))
+    return {
+        f"{name}_fd_effnet": frechet_metric(
             _DISTANCES[name],
-            features,
+            summarize(features),
             reference,
             what=what,
             network=EfficientNetLite0Features.name,
             feature_size=config.feature_size,
         )
-    if SAMPLES in merged:
-        metrics |= own_class_metrics(
-            merged[SAMPLES], merged[VALIDATION], num_classes, config.feature_size
-        )
-    if TRAINING in merged:
-        metrics |= nearest_training_metrics(
-            merged[SAMPLES].features, reference, merged[TRAINING].features, config
-        )
-    if config.generator_path:
-        metrics |= generator_loss_metrics(arrays, config)
-    if config.tokenizer_path:
-        metrics |= code_metrics(arrays, config, draw_uniformity)
-    return metrics
+        for name, (features, what) in found.items()
+    }
 
 
 def reconstruction_metrics(scores: dict[str, Float[ndarray, " n"]], image_size: int) -> Metrics:
@@ -118,7 +152,7 @@ def retention_metrics(scores: Mapping[str, Float[ndarray, " n"]], names: Sequenc
     """
     metrics: Metrics = {}
     for name in names:
-        entry = f"retention_{name}_psnr"
+        entry = retention_psnr(name)
         score = ScoreSum.of(scores[entry])
         protocol = (
             f"As the reconstructions' PSNR, over {len(scores[entry])} validation crops that are decoded from the "
@@ -133,8 +167,8 @@ def retention_metrics(scores: Mapping[str, Float[ndarray, " n"]], names: Sequenc
 
 def frechet_metric(
     label: str,
-    features: Shaped[ndarray, "n d"],
-    reference: Shaped[ndarray, "m d"],
+    features: FeatureSummary,
+    reference: FeatureSummary,
     *,
     what: str,
     network: str,
@@ -143,11 +177,11 @@ def frechet_metric(
     """Frechet distance of one set of `network`'s features to those of the validation crops."""
     protocol = (
         f"Frechet distance between the pooled {network} features of "
-        f"{len(features)} {what} and of {len(reference)} validation crops "
-        f"({reference.shape[1]} features, images resized to {feature_size} x {feature_size}); "
+        f"{features.count} {what} and of {reference.count} validation crops "
+        f"({reference.width} features, images resized to {feature_size} x {feature_size}); "
         "lower is closer. It is not FID, which is defined by Inception, and it depends on both "
         "counts."
     )
-    if min(len(features), len(reference)) < 2:
+    if min(features.count, reference.count) < 2:
         return metric_entry(label, None, f"Undefined below 2 images a side. {protocol}")
-    return metric_entry(label, frechet_distance_of_features(features, reference), protocol)
+    return metric_entry(label, frechet_distance_of_summaries(features, reference), protocol)

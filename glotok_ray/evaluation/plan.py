@@ -107,11 +107,13 @@ def _training_blocks(training: DatasetInfo, config: EvaluateRun) -> Iterator[Blo
         stratified=False,
         seed=config.seed,
     )
-    size = config.pool.batch_size
+    size, first_image = config.pool.batch_size, 0
     for shard, rows in drawn:
         for start in range(0, len(rows), size):
             part = np.array(rows[start : start + size])
-            yield Block(TRAINING, start, start + len(part), file=shard.file, rows=part)
+            stop = start + len(part)
+            yield Block(TRAINING, start, stop, first_image + start, file=shard.file, rows=part)
+        first_image += len(rows)
 
 
 def _baseline_blocks(config: EvaluateRun, model: TokenizerConfig, num_images: int) -> list[Block]:

@@ -3,25 +3,35 @@
 Read next: glotok_ray/metrics/class_means.py, glotok_ray/metrics/nearest.py
 """
 
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
 import numpy as np
-from jaxtyping import Shaped
+from jaxtyping import Integer, Shaped
 from numpy import ndarray
 
 from glotok_ray.config.evaluation import EvaluateRun
 from glotok_ray.evaluation.entries import Metrics, metric_entry
 from glotok_ray.evaluation.features import EfficientNetLite0Features
-from glotok_ray.evaluation.measure import LABELS, Merged
+from glotok_ray.evaluation.plan import SAMPLES, VALIDATION
 from glotok_ray.metrics.class_means import class_means, own_class_share, own_class_share_left_out
 from glotok_ray.metrics.nearest import nearest_distances
 
 
+class Labelled(NamedTuple):
+    """Features that come in blocks, and the label of each image."""
+
+    features: Iterable[Shaped[ndarray, "b d"]]
+    labels: Integer[ndarray, " n"]
+
+
 def own_class_metrics(
-    samples: Merged, validation: Merged, num_classes: int, feature_size: int
+    samples: Labelled, validation: Labelled, num_classes: int, feature_size: int
 ) -> Metrics:
     """Share of samples whose nearest class mean is their own class, and the same of the validation crops; null, with
     the reason, where a class has fewer than 2 validation crops.
     """
-    labels, wanted = validation.arrays[LABELS], samples.arrays[LABELS]
+    labels, wanted = validation.labels, samples.labels
     space = (
         f"pooled {EfficientNetLite0Features.name} features, images resized to {feature_size} x {feature_size}, squared "
         f"Euclidean distance to {num_classes} class means of {len(labels)} validation crops"
@@ -54,33 +64,36 @@ def own_class_metrics(
 
 
 def nearest_training_metrics(
-    samples: Shaped[ndarray, "n d"],
-    validation: Shaped[ndarray, "m d"],
-    training: Shaped[ndarray, "t d"],
+    queries: Mapping[str, Iterable[Shaped[ndarray, "b d"]]],
+    training: Iterable[Shaped[ndarray, "b d"]],
+    num_training: int,
     config: EvaluateRun,
 ) -> Metrics:
-    """Median distance of samples, and of validation crops, to the nearest training crop in feature space."""
+    """Median distance of samples, and of validation crops, to the nearest training crop in feature space;
+    `queries` are their features as SAMPLES and VALIDATION, and all come in blocks.
+    """
+    distances = {kind: nearest_distances(features, training) for kind, features in queries.items()}
     side, drawn = config.feature_size, "drawn by the seed" if config.training_images else "all"
     space = (
         f"Euclidean distance of pooled {EfficientNetLite0Features.name} features, images resized to {side} x {side}, "
-        f"to the nearest of {len(training)} training crops ({drawn})"
+        f"to the nearest of {num_training} training crops ({drawn})"
     )
     protocols = {
-        "samples": f"Median over {len(samples)} samples of the {space}. A median far below that of the validation "
-        "crops means that samples are copies of training images, or that they lack detail, which brings them nearer to "
-        "all images.",
-        "validation": f"Median over {len(validation)} validation crops of the {space}. They are real and were never "
-        "trained on, so samples that are no copies lie about as far.",
+        SAMPLES: f"Median over {len(distances[SAMPLES])} samples of the {space}. A median far below that of the "
+        "validation crops means that samples are copies of training images, or that they lack detail, which brings "
+        "them nearer to all images.",
+        VALIDATION: f"Median over {len(distances[VALIDATION])} validation crops of the {space}. They are real and "
+        "were never trained on, so samples that are no copies lie about as far.",
     }
     labels = {
-        "samples": "Nearest training crop of samples",
-        "validation": "Nearest training crop of validation crops",
+        SAMPLES: "Nearest training crop of samples",
+        VALIDATION: "Nearest training crop of validation crops",
     }
     return {
         f"{kind}_nearest_training": metric_entry(
-            labels[kind], float(np.median(nearest_distances(features, training))), protocols[kind]
+            labels[kind], float(np.median(found)), protocols[kind]
         )
-        for kind, features in (("samples", samples), ("validation", validation))
+        for kind, found in distances.items()
     }
 
 

@@ -49,6 +49,8 @@ def test_training_crops_are_all_or_as_many_as_asked_for(inputs: Path, tmp_path: 
         ]
 
     assert training() == [("00000", [0, 1, 2, 3, 4]), ("00000", [5, 6, 7]), ("00001", [0, 1, 2])]
+    blocks = [block for block in plan(settings(inputs, tmp_path))[0] if block.kind == TRAINING]
+    assert [block.first_image for block in blocks] == [0, 5, 8]
     some = training(training_images=6)
     assert sum(len(rows) for _, rows in some) == 6
     assert some != training(training_images=6, seed=1)

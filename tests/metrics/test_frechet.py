@@ -3,10 +3,13 @@
 import numpy as np
 import pytest
 
+from glotok_ray.metrics import frechet
 from glotok_ray.metrics.frechet import (
     FeatureMoments,
     frechet_distance,
     frechet_distance_of_features,
+    frechet_distance_of_summaries,
+    summarize,
 )
 
 
@@ -112,3 +115,45 @@ def test_moments_that_are_not_finite_are_refused() -> None:
         FeatureMoments.of(broken)
     with pytest.raises(ValueError, match="moments: hold values that are not finite"):
         frechet_distance(np.zeros(3), np.eye(3), np.zeros(3), np.full((3, 3), np.inf))
+
+
+@pytest.mark.parametrize(("first", "second"), [(15, 12), (15, 60), (60, 15), (60, 90)])
+def test_summaries_of_blocks_give_the_distance_of_all_features(
+    generator: np.random.Generator, monkeypatch: pytest.MonkeyPatch, first: int, second: int
+) -> None:
+    monkeypatch.setattr(frechet, "_ROWS_PER_BLOCK", 8)
+    a = generator.normal(size=(first, 20)) @ generator.normal(size=(20, 20)) + 3
+    b = generator.normal(size=(second, 20)) * 1.5 + 3.2
+    expected = frechet_distance_of_features(a, b)
+    found = {
+        frechet_distance_of_summaries(
+            summarize(np.split(a, edges)), summarize(np.split(b, edges[:2]))
+        )
+        for edges in ([], [1, 2, 11], [5, 10, 14])
+    }
+    # No digit depends on where blocks end.
+    assert len(found) == 1
+    assert found.pop() == pytest.approx(expected, rel=1e-9)
+    kept = summarize([a]).rows
+    assert (kept is not None) == (first <= 20)
+
+
+def test_few_vectors_beside_many_lose_no_digits_where_spectra_fall_steeply(
+    generator: np.random.Generator,
+) -> None:
+    scales = 10.0 ** -np.linspace(0, 4, 60)
+    a, b = generator.normal(size=(40, 60)) * scales, generator.normal(size=(400, 60)) * scales
+    expected = frechet_distance_of_features(a, b)
+    found = frechet_distance_of_summaries(summarize([a]), summarize([b]))
+    assert found == pytest.approx(expected, rel=1e-9)
+
+
+def test_summaries_without_a_distance_are_refused() -> None:
+    with pytest.raises(ValueError, match="there are none"):
+        summarize([])
+    with pytest.raises(ValueError, match="not finite"):
+        summarize([np.zeros((3, 2)), np.full((1, 2), np.inf)])
+    with pytest.raises(ValueError, match="set b has 1 vectors: needs at least 2"):
+        frechet_distance_of_summaries(summarize([np.eye(3)]), summarize([np.ones((1, 3))]))
+    with pytest.raises(ValueError, match="widths differ: 3 and 2"):
+        frechet_distance_of_summaries(summarize([np.eye(3)]), summarize([np.eye(2)]))
