@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow
 import torch
-from jaxtyping import Float, Int32, Int64, UInt8
+from jaxtyping import Float, Int32, Int64, UInt8, UInt16
 from torch import Tensor
 
 from glotok_ray.config.evaluation import EvaluateRun
@@ -27,6 +27,7 @@ from glotok_ray.evaluation.array_names import (
     retention_pictures,
     retention_psnr,
 )
+from glotok_ray.evaluation.baseline_images import BaselineCodes, read_counts
 from glotok_ray.evaluation.features import EfficientNetLite0Features, FeatureExtractor
 from glotok_ray.evaluation.files import read_images
 from glotok_ray.evaluation.generator_loss import Codes, build_generator_loss
@@ -59,7 +60,7 @@ class PartMeasurement:
 
     def __init__(self, config: EvaluateRun, *, image_size: int, folder: str) -> None:
         self._folder, self._minutes = Path(folder), config.pool.storage_retry_minutes
-        self._measure = build_measurement(config, image_size=image_size)
+        self._measure = build_measurement(config, image_size=image_size, folder=self._folder)
 
     def __call__(self, unit: Unit) -> Receipt:
         """The receipt of the written part."""
@@ -72,11 +73,13 @@ class PartMeasurement:
         )
 
 
-def build_measurement(config: EvaluateRun, *, image_size: int) -> "BlockMeasurement":
-    """The measurement of a run on the device of this process."""
+def build_measurement(config: EvaluateRun, *, image_size: int, folder: Path) -> "BlockMeasurement":
+    """The measurement of a run on the device of this process; `folder` holds the counts that baselines are drawn from,
+    where there are such.
+    """
     device = chosen_device(use_gpu=config.pool.use_gpu)
     extractor = EfficientNetLite0Features(input_side=config.feature_size, device=device)
-    return BlockMeasurement(config, extractor, image_size=image_size)
+    return BlockMeasurement(config, extractor, image_size=image_size, folder=folder)
 
 
 class BlockMeasurement:
@@ -89,9 +92,12 @@ class BlockMeasurement:
         *,
         image_size: int,
         kept_images: int = KEPT_IMAGES,
+        folder: Path | None = None,
     ) -> None:
         self._config, self._extractor = config, extractor
         self._image_size, self._kept_images = image_size, kept_images
+        self._folder = folder
+        self._baseline_codes: BaselineCodes | None = None
         self._tokenizer = self._generator_loss = None
         if encoding := encoding_tokenizer(config):
             # The copy that lies with a generator is a part of the generator's folder.
@@ -129,7 +135,7 @@ class BlockMeasurement:
             rows = self._rows(folder / "samples.parquet", [block], ("label",))
             labels = rows["label"].to_numpy()
             return MeasuredBlock(block.kind, {**self._features(images), LABELS: labels}, {})
-        images = self._decode(block)
+        images = self._decode(self._baselines().draw(block))
         kept = {"images": images[: self._kept(block)]}
         return MeasuredBlock(block.kind, self._features(images), kept)
 
@@ -215,9 +221,16 @@ class BlockMeasurement:
                 pictures[retention_pictures(name)] = alone[:kept]
         return MeasuredBlock(block.kind, arrays, pictures)
 
-    def _decode(self, block: Block) -> Images:
+    def _baselines(self) -> BaselineCodes:
+        """Read at the first block of a baseline, which not every actor meets."""
+        if self._baseline_codes is None:
+            assert self._folder is not None
+            assert self._tokenizer is not None
+            self._baseline_codes = read_counts(self._folder, self._config, self._tokenizer.config)
+        return self._baseline_codes
+
+    def _decode(self, codes: UInt16[np.ndarray, "b codebooks positions"]) -> Images:
         assert self._tokenizer is not None
-        assert block.codes is not None
         side = self._tokenizer.config.autoencoder.grid_size
-        codes = torch.from_numpy(block.codes.astype(np.int64)).to(self._extractor.device)
-        return to_uint8(self._tokenizer.images_of(codes.unflatten(2, (side, side))))
+        indices = torch.from_numpy(codes.astype(np.int64)).to(self._extractor.device)
+        return to_uint8(self._tokenizer.images_of(indices.unflatten(2, (side, side))))

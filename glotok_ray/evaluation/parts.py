@@ -74,8 +74,7 @@ def planned_part(unit: Sequence[Block], fingerprint: str) -> PlannedPart:
     for block in unit:
         place = [block.kind, block.start, block.stop, block.first_image, block.file]
         digest.update(json.dumps(place).encode())
-        for given in (block.codes, block.rows):
-            digest.update(b"" if given is None else np.ascontiguousarray(given).tobytes())
+        digest.update(b"" if block.rows is None else block.rows.tobytes())
     stop = unit[-1].first_image + unit[-1].stop - unit[-1].start
     return PlannedPart(unit[0].kind, unit[0].first_image, stop, digest.hexdigest())
 

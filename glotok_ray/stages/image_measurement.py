@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from glotok_ray.config.evaluation import EvaluateRun
+from glotok_ray.evaluation.baseline_images import count_training_codes, write_counts
+from glotok_ray.evaluation.files import BASELINES
+from glotok_ray.evaluation.inputs import measured_tokenizer
 from glotok_ray.evaluation.measure import PartMeasurement, Unit
 from glotok_ray.evaluation.parts import finished_parts, planned_part
 from glotok_ray.evaluation.plan import Block, units_of
@@ -36,6 +39,9 @@ def measure_images(
     if finished:
         logger.info("%d of %d parts are finished already", len(finished), len(parts))
     missing = [unit for unit in units if unit.part.name not in finished]
+    model = measured_tokenizer(config)
+    if model and any(unit.part.kind in BASELINES for unit in missing):
+        write_counts(folder, count_training_codes(config, model), model)
     arguments = {"config": config, "image_size": image_size, "folder": str(folder)}
     sizes = [unit.part.stop - unit.part.start for unit in missing]
     for _ in map_shards(
