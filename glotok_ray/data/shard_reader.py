@@ -63,10 +63,12 @@ def read_shard_rows(
 def read_chosen_rows(
     path: Path, rows: Integer[np.ndarray, " n"], *, minutes: float
 ) -> pyarrow.Table:
-    """Keys and encoded images of these rows, which must ascend, from the row groups that hold them; raises StorageError
-    as `read_shard_rows`.
+    """Keys, encoded images and labels of these rows, which must ascend, from the row groups that hold them; raises
+    StorageError as `read_shard_rows`.
     """
-    return patiently(lambda: _read_groups(path, rows, ("key", "image")), path, minutes=minutes)
+    return patiently(
+        lambda: _read_groups(path, rows, ("key", "image", "label")), path, minutes=minutes
+    )
 
 
 def _read_groups(

@@ -7,7 +7,7 @@ name with a prefix. Read next: glotok_ray/evaluation/parts.py
 EFFNET_POOLED = "effnet.pooled"
 """Pooled features of EfficientNet-Lite0."""
 LABELS = "labels"
-"""Class numbers of validation crops, and of those that samples were drawn for."""
+"""Class numbers of validation and training crops, and of those that samples were drawn for."""
 IMAGE_IDS = "image"
 """Position of an image within its kind; every part holds it."""
 

@@ -178,8 +178,11 @@ class BlockMeasurement:
         chosen = np.concatenate([block.rows for block in blocks if block.rows is not None])
         minutes = self._config.pool.storage_retry_minutes
         rows = read_chosen_rows(path, chosen, minutes=minutes)
-        for images in self._crops(rows, blocks[0].stop - blocks[0].start):
-            yield MeasuredBlock(TRAINING, self._features(images), {})
+        labels = rows["label"].to_numpy()
+        size = blocks[0].stop - blocks[0].start
+        for number, images in enumerate(self._crops(rows, size)):
+            own = labels[number * size :][: len(images)]
+            yield MeasuredBlock(TRAINING, {**self._features(images), LABELS: own}, {})
 
     def _measured(self, block: Block, images: Images, labels: Labels) -> MeasuredBlock:
         """A block of validation images, with what tokenizer and generator make of them where there are such."""

@@ -4,9 +4,9 @@ Reconstructions are measured by PSNR, SSIM, codebook usage and FD-EffNet; sample
 from codes that no generator chose (paper section 4). Read next: glotok_ray/evaluation/codebook_metrics.py
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxtyping import Float
 from numpy import ndarray
@@ -44,6 +44,7 @@ _DISTANCES = {
     "samples": "FD-EffNet of samples",
     "baseline_uniform": "FD-EffNet of uniform codes",
     "baseline_marginal": "FD-EffNet of marginal codes",
+    "validation": "FD-EffNet of validation crops",
 }
 
 
@@ -67,15 +68,20 @@ def metrics_of(
         scores = {entry: validation.column(entry) for entry in alone.values()}
         metrics |= retention_metrics(scores, list(alone))
     metrics |= _distances(measured, config)
+    training = measured.get(TRAINING)
     if SAMPLES in measured:
         metrics |= own_class_metrics(
-            _labelled(measured[SAMPLES]), _labelled(validation), num_classes, config.feature_size
+            _labelled(measured[SAMPLES]),
+            _labelled(validation),
+            None if training is None else _labelled(training),
+            num_classes,
+            config.feature_size,
         )
-    if TRAINING in measured:
+    if training is not None:
         metrics |= nearest_training_metrics(
             {kind: measured[kind].blocks(EFFNET_POOLED) for kind in (SAMPLES, VALIDATION)},
-            measured[TRAINING].blocks(EFFNET_POOLED),
-            measured[TRAINING].count,
+            training.blocks(EFFNET_POOLED),
+            training.count,
             config,
         )
     if config.generator_path:
@@ -92,34 +98,60 @@ def _labelled(images: MeasuredImages) -> Labelled:
     return Labelled(images.blocks(EFFNET_POOLED), images.column(LABELS))
 
 
+class _Summarized(NamedTuple):
+    """A set of images, as a Frechet distance needs it, and what they are."""
+
+    summary: FeatureSummary
+    what: str
+
+
 def _distances(measured: Mapping[str, MeasuredImages], config: EvaluateRun) -> Metrics:
-    """Frechet distances of all that stands beside the validation crops, whose own summary is made once."""
-    validation = measured[VALIDATION]
-    found: dict[str, tuple[Iterable[ndarray], str]] = {}
+    """Frechet distances to the validation crops and, as in ADM's protocol, of all that a generator made to the training
+    crops; each set is summarized once.
+    """
+    reconstructed, made = {}, {}
     if config.tokenizer_path:
-        features = validation.blocks(of_reconstructions(EFFNET_POOLED))
-        found["reconstruction"] = (features, "reconstructions of the same crops")
-    if SAMPLES in measured:
-        found["samples"] = (measured[SAMPLES].blocks(EFFNET_POOLED), "samples of the generator")
-    for name, text in BASELINES.items():
+        features = measured[VALIDATION].blocks(of_reconstructions(EFFNET_POOLED))
+        reconstructed["reconstruction"] = _Summarized(
+            summarize(features), "reconstructions of the same crops"
+        )
+    texts = {SAMPLES: "samples of the generator"} | {
+        name: f"images that the same decoder makes of {text}" for name, text in BASELINES.items()
+    }
+    for name, text in texts.items():
         if name in measured:
-            found[name] = (
-                measured[name].blocks(EFFNET_POOLED),
-                f"images that the same decoder makes of {text}",
-            )
-    if not found:
-        return {}
-    reference = summarize(validation.blocks(EFFNET_POOLED))
+            made[name] = _Summarized(summarize(measured[name].blocks(EFFNET_POOLED)), text)
+    metrics: Metrics = {}
+    if reconstructed or made:
+        real = summarize(measured[VALIDATION].blocks(EFFNET_POOLED))
+        metrics |= _frechet_metrics(reconstructed | made, real, config)
+        if TRAINING in measured:
+            training = summarize(measured[TRAINING].blocks(EFFNET_POOLED))
+            crops = {VALIDATION: _Summarized(real, "validation crops")}
+            metrics |= _frechet_metrics(made | crops, training, config, training=True)
+    return metrics
+
+
+def _frechet_metrics(
+    found: Mapping[str, _Summarized],
+    reference: FeatureSummary,
+    config: EvaluateRun,
+    *,
+    training: bool = False,
+) -> Metrics:
+    """Distances of sets of features to the validation crops or to the training crops."""
+    suffix, addition = ("_training", ", from training crops") if training else ("", "")
     return {
-        f"{name}_fd_effnet": frechet_metric(
-            _DISTANCES[name],
-            summarize(features),
+        f"{name}_fd_effnet{suffix}": frechet_metric(
+            _DISTANCES[name] + addition,
+            summary,
             reference,
             what=what,
+            crops="training crops" if training else "validation crops",
             network=EfficientNetLite0Features.name,
             feature_size=config.feature_size,
         )
-        for name, (features, what) in found.items()
+        for name, (summary, what) in found.items()
     }
 
 
@@ -173,11 +205,12 @@ def frechet_metric(
     what: str,
     network: str,
     feature_size: int,
+    crops: str = "validation crops",
 ) -> dict[str, Any]:
-    """Frechet distance of one set of `network`'s features to those of the validation crops."""
+    """Frechet distance of one set of `network`'s features to those of `crops`."""
     protocol = (
         f"Frechet distance between the pooled {network} features of "
-        f"{features.count} {what} and of {reference.count} validation crops "
+        f"{features.count} {what} and of {reference.count} {crops} "
         f"({reference.width} features, images resized to {feature_size} x {feature_size}); "
         "lower is closer. It is not FID, which is defined by Inception, and it depends on both "
         "counts."

@@ -26,31 +26,40 @@ class Labelled(NamedTuple):
 
 
 def own_class_metrics(
-    samples: Labelled, validation: Labelled, num_classes: int, feature_size: int
+    samples: Labelled,
+    validation: Labelled,
+    training: Labelled | None,
+    num_classes: int,
+    feature_size: int,
 ) -> Metrics:
-    """Share of samples whose nearest class mean is their own class, and the same of the validation crops; null, with
-    the reason, where a class has fewer than 2 validation crops.
+    """Share of samples whose nearest class mean is their own class, and the same of the validation crops.
+
+    The means are those of `training`, as of any classifier, or where there is none those of the validation crops, each
+    of which is then left out of its own. Null, with the reason, where a class has too few crops for a mean.
     """
-    labels, wanted = validation.labels, samples.labels
+    crops, known = ("validation", validation) if training is None else ("training", training)
+    wanted = samples.labels
     space = (
         f"pooled {EfficientNetLite0Features.name} features, images resized to {feature_size} x {feature_size}, squared "
-        f"Euclidean distance to {num_classes} class means of {len(labels)} validation crops"
+        f"Euclidean distance to {num_classes} class means of {len(known.labels)} {crops} crops"
     )
+    left_out = ", each against a mean of its class that leaves it out" if training is None else ""
     chance = f"Guessing gives 1/{num_classes}."
     protocols = {
         "samples": f"Share of {len(wanted)} samples whose nearest class mean is that of the class they were drawn for: "
         f"{space}. {chance} The same share of the validation crops is its ceiling.",
-        "validation": f"Share of the validation crops whose nearest class mean is their own class, each against a mean "
-        f"of its class that leaves it out: {space}. {chance} It is the ceiling of the share of samples.",
+        "validation": f"Share of the validation crops whose nearest class mean is their own "
+        f"class{left_out}: {space}. {chance} It is the ceiling of the share of samples.",
     }
     names = {"samples": "Own class of samples", "validation": "Own class of validation crops"}
     shares: dict[str, float | None] = {"samples": None, "validation": None}
-    reason = _undefined_reason(labels, wanted, num_classes)
+    reason = _undefined_reason(samples, validation, training, num_classes)
     if not reason:
-        means = class_means(validation.features, labels, num_classes)
+        means = class_means(known.features, known.labels, num_classes)
+        ceiling = own_class_share_left_out if training is None else own_class_share
         shares = {
             "samples": own_class_share(samples.features, wanted, means),
-            "validation": own_class_share_left_out(validation.features, labels, means),
+            "validation": ceiling(validation.features, validation.labels, means),
         }
     return {
         f"{kind}_own_class": metric_entry(
@@ -97,13 +106,20 @@ def nearest_training_metrics(
     }
 
 
-def _undefined_reason(labels: np.ndarray, wanted: np.ndarray, num_classes: int) -> str:
+def _undefined_reason(
+    samples: Labelled, validation: Labelled, training: Labelled | None, num_classes: int
+) -> str:
     """Why the metrics have no value; empty where they have one."""
-    for what, found in (("validation crops", labels), ("samples", wanted)):
+    labelled = {"validation crops": validation, "samples": samples}
+    if training is not None:
+        labelled["training crops"] = training
+    for what, images in labelled.items():
+        found = images.labels
         if not 0 <= found.min() <= found.max() < num_classes:
             return f"labels of the {what} reach from {found.min()} to {found.max()}"
-    counts = np.bincount(labels, minlength=num_classes)
-    if counts.min() >= 2:
+    known, least = ("validation crops", 2) if training is None else ("training crops", 1)
+    counts = np.bincount(labelled[known].labels, minlength=num_classes)
+    if counts.min() >= least:
         return ""
-    few = int((counts < 2).sum())
-    return f"{few} of {num_classes} classes have fewer than 2 validation crops, the first is class {np.argmin(counts)}"
+    few = int((counts < least).sum())
+    return f"{few} of {num_classes} classes have fewer than {least} {known}, the first is class {np.argmin(counts)}"

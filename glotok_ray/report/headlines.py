@@ -101,18 +101,23 @@ def _own_class(source: Source) -> Headline:
 
 
 def _distance(source: Source) -> Headline:
+    # As ADM's evaluator compares samples, where the run has compared them so.
+    trained, crops = "samples_fd_effnet_training", "training crops"
+    if not (found := source.of_generators(trained)):
+        trained, crops = "samples_fd_effnet", "real crops"
+        found = source.of_generators(trained)
     parts = [
-        f"{what} {value:.1f}"
+        f"{what} {value:.4g}"
         for name, what in (
             ("baseline_marginal", "codes drawn by how often they occur at each place"),
             ("baseline_uniform", "codes drawn blindly"),
-            ("reconstruction", "reconstructions"),
+            ("validation", "real crops never trained on"),
         )
-        if (value := source.value(f"{name}_fd_effnet")) is not None
+        if (value := source.value(trained.replace("samples", name))) is not None
     ]
-    values = {m: f"{value:.1f}" for m, value in source.of_generators("samples_fd_effnet").items()}
+    values = {model: f"{value:.4g}" for model, value in found.items()}
     beside = _sentence("; ".join([*parts, "lower is closer"]))
-    return Headline("Distance of samples from real crops (FD-EffNet)", values, beside)
+    return Headline(f"Distance of samples from {crops} (FD-EffNet)", values, beside)
 
 
 def _labels_matter(source: Source) -> Headline:

@@ -102,7 +102,7 @@ def collect(run_folder: Path) -> ReportInputs:
         metrics=part("evaluation/metrics.json", lambda _: read_metrics(run_folder), {}),
         reconstructions=part(f"evaluation/{RECONSTRUCTIONS_FILE}", _read_pairs, None),
         retention=part("evaluation/retention.npz", _read_retention, None),
-        real_crops=part("data/validation", real_crops, None),
+        real_crops=part("data/train", real_crops, None),
         samples=samples,
         far_samples=far_samples,
         baselines={

@@ -67,7 +67,7 @@ def _groups(inputs: ReportInputs) -> list[_Group]:
     classes = inputs.shown_classes[:_COLUMNS]
     names = [class_name(inputs, label) for label in classes]
     for name, note, found, count in (
-        ("Real crops", "of each class", inputs.real_crops, 1),
+        ("Training crops", "of each class", inputs.real_crops, 1),
         ("xAR", "samples by class", inputs.samples, _SAMPLE_ROWS),
         ("FAR", "samples by class", inputs.far_samples, _SAMPLE_ROWS),
     ):

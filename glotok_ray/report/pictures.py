@@ -126,7 +126,7 @@ def _set(name: str, columns: int, per_class: int, found: LabelledImages | None) 
 
 
 def _samples_note(inputs: ReportInputs) -> str:
-    note = "The first of each class, not chosen; real crops are validation crops, never trained on."
+    note = "The first of each class, not chosen; real crops are those that the generators learned from."
     total = max(len(inputs.class_names), len(inputs.shown_classes))
     shown = len(inputs.shown_classes)
     return f"{note} {shown} of {total} classes." if total > shown else note

@@ -24,13 +24,32 @@ VALIDATION = labelled([0, 2, 10, 14], [0, 0, 1, 1])
 
 
 def test_samples_are_counted_beside_chance_and_ceiling() -> None:
-    found = own_class_metrics(labelled([1, 1, 3, 13], [0, 1, 0, 1]), VALIDATION, 2, 64)
+    found = own_class_metrics(labelled([1, 1, 3, 13], [0, 1, 0, 1]), VALIDATION, None, 2, 64)
     assert found["samples_own_class"]["value"] == 0.75
     assert found["validation_own_class"]["value"] == 1
     for entry in found.values():
         assert entry["chance"] == 0.5
         for part in ("EfficientNet-Lite0", "64 x 64", "4 validation crops", "Guessing gives 1/2"):
             assert part in entry["protocol"]
+
+
+def test_with_training_crops_the_class_means_are_theirs() -> None:
+    training = labelled([-5, -3, 5, 9], [1, 1, 0, 0])  # means 7 and -4
+    found = own_class_metrics(
+        labelled([1, 1, 3, 13], [0, 1, 0, 1]), labelled([2], [0]), training, 2, 64
+    )
+    assert found["samples_own_class"]["value"] == 0.5
+    assert found["validation_own_class"]["value"] == 1
+    for entry in found.values():
+        assert "2 class means of 4 training crops" in entry["protocol"]
+        assert "leaves it out" not in entry["protocol"]
+
+
+def test_a_class_without_training_crops_has_no_mean() -> None:
+    found = own_class_metrics(labelled([1, 2], [0, 1]), VALIDATION, labelled([1, 2], [1, 1]), 2, 64)
+    for entry in found.values():
+        assert entry["value"] is None
+        assert "1 of 2 classes have fewer than 1 training crops" in entry["protocol"]
 
 
 @pytest.mark.parametrize(
@@ -41,7 +60,7 @@ def test_samples_are_counted_beside_chance_and_ceiling() -> None:
     ],
 )
 def test_a_share_without_meaning_is_null_with_its_reason(validation, samples, reason) -> None:
-    found = own_class_metrics(labelled([1, 2], samples), validation, 2, 64)
+    found = own_class_metrics(labelled([1, 2], samples), validation, None, 2, 64)
     for entry in found.values():
         assert entry["value"] is None
         assert pytest.approx(0.5) == entry["chance"]

@@ -36,8 +36,8 @@ def test_every_line_has_its_values_and_what_stands_beside() -> None:
         "Chance 10 %; real crops 93 %.",
     )
     distance = found["Distance of samples from real crops"]
-    assert distance.values == {"xAR": "70.0"}
-    assert "170.0" in distance.beside
+    assert distance.values == {"xAR": "70"}
+    assert "170" in distance.beside
     loss = found["Loss on crops never trained on, with their label"]
     assert loss.values == {"xAR": "1.000", "FAR": "4.000"}
     assert "another class 1.250 and 4.500; knowing nothing 2.000 and 6.000" in loss.beside
@@ -47,6 +47,19 @@ def test_every_line_has_its_values_and_what_stands_beside() -> None:
     distance = found["Distance of the codebook from the teacher's cosines"]
     assert distance.values == {"": "0.01"}
     assert "Without the relation loss 0.4; before training 0.5" in distance.beside
+
+
+def test_the_distance_to_training_crops_goes_before_that_to_others() -> None:
+    metrics = {
+        "samples_fd_effnet": entry(70.0),
+        "samples_fd_effnet_training": entry(50.0),
+        "baseline_marginal_fd_effnet_training": entry(150.0),
+        "validation_fd_effnet_training": entry(25.0),
+    }
+    (line,) = headlines(Source(metrics))
+    assert "from training crops" in line.what
+    assert line.values == {"xAR": "50"}
+    assert "each place 150; real crops never trained on 25;" in line.beside
 
 
 def test_what_was_not_measured_or_is_undefined_has_no_line() -> None:

@@ -11,7 +11,7 @@ import pytest
 from glotok_ray.report.inputs import collect
 from glotok_ray.report.page import MOST_BYTES, render, write_report
 from glotok_ray.report.sections import SECTIONS
-from tests.report.written_run import HOSTILE, write_run, write_samples, write_validation
+from tests.report.written_run import HOSTILE, write_run, write_samples, write_training
 
 
 class _Reader(HTMLParser):
@@ -126,7 +126,7 @@ def test_the_summary_speaks_of_the_figures(page: str) -> None:
 
 def test_the_header_has_the_numbers_of_the_run(page: str) -> None:
     header = _Reader(page[page.index("<header>") : page.index("</header>")]).text
-    assert "On 1,200 images of 16 \u00d7 16 pixels in 2 classes" in header
+    assert "On 10 images of 16 \u00d7 16 pixels in 2 classes" in header
     assert "21.5 dB" in header
     assert "70 % \u00b7 60 %of the samples of xAR and FAR" in header
     assert "(chance: 50 %)" in header
@@ -154,7 +154,6 @@ def test_the_twins_stand_side_by_side(page: str) -> None:
         ("evaluation/code_counts.npz", "This run has no code counts."),
         ("samples/samples.npz", ""),
         ("far_samples/samples.npz", ""),
-        ("data/validation/dataset.json", ""),
         ("data/train/dataset.json", ""),
         ("far/metrics.jsonl", "This run has no metrics.jsonl of its training: FAR."),
         ("twin/metrics.jsonl", "This run has no metrics.jsonl of its training: Tokenizer without"),
@@ -200,7 +199,7 @@ def test_many_classes_are_cut_and_the_page_stays_small(tmp_path: Path) -> None:
     write_run(tmp_path)
     classes = [f"class_{number}" for number in range(30)]
     labels = sorted(range(30)) * 8
-    write_validation(tmp_path, classes, side=64)
+    write_training(tmp_path, classes, side=64)
     (tmp_path / "data/train/dataset.json").write_text(json.dumps({"classes": classes}))
     for name in ("samples", "far_samples"):
         write_samples(tmp_path / name, labels, side=64)

@@ -19,10 +19,7 @@ def write_run(folder: Path) -> None:
     """All parts of the page, with markup wherever a user's text can appear."""
     for name in ("data/train", "tokenizer", "twin", "generator", "far", "evaluation"):
         (folder / name).mkdir(parents=True)
-    artefact.write_json(
-        folder / "data/train/dataset.json", {"classes": [HOSTILE, "plain"], "num_images": 1200}
-    )
-    write_validation(folder, [HOSTILE, "plain"])
+    write_training(folder, [HOSTILE, "plain"])
     for name in ("samples", "far_samples"):
         write_samples(folder / name, [0, 1] * (NUM_SAMPLES // 2))
     _write_evaluation(folder / "evaluation")
@@ -34,10 +31,10 @@ def write_run(folder: Path) -> None:
     artefact.write_json(folder / "versions.json", {"ray": HOSTILE})
 
 
-def write_validation(folder: Path, classes: list[str], *, side: int = SIDE, each: int = 5) -> None:
+def write_training(folder: Path, classes: list[str], *, side: int = SIDE, each: int = 5) -> None:
     """Real crops: the pixels of an image are its label in its first channel."""
-    validation = folder / "data" / "validation"
-    validation.mkdir(parents=True, exist_ok=True)
+    training = folder / "data" / "train"
+    training.mkdir(parents=True, exist_ok=True)
     noise = np.random.default_rng(1)
     rows = []
     for number in range(each):
@@ -47,10 +44,10 @@ def write_validation(folder: Path, classes: list[str], *, side: int = SIDE, each
             rows.append(Row(f"{number}-{label}", encode_png(image), label))
     halves = (rows[: len(rows) // 2], rows[len(rows) // 2 :])
     shards = [
-        write_shard(validation / f"part-{index}.parquet", half) for index, half in enumerate(halves)
+        write_shard(training / f"part-{index}.parquet", half) for index, half in enumerate(halves)
     ]
     write_dataset(
-        validation, classes=classes, form="crop", image_size=side, shards=shards, details={}
+        training, classes=classes, form="crop", image_size=side, shards=shards, details={}
     )
 
 
