@@ -121,7 +121,7 @@ def quickstart() -> XARSampleRun:
         tokenizer_path="runs/quickstart/tokenizer",
         output_path="runs/quickstart/samples",
         num_images=400,
-        sampler=FlowSamplerConfig(num_steps=12, guidance_scale=2.0, snap="on"),
+        sampler=FlowSamplerConfig(num_steps=10, guidance_scale=6.0, snap="on"),
         pool=_QUICKSTART_POOL,
     )
 
@@ -133,7 +133,7 @@ def quickstart_far() -> FARSampleRun:
         tokenizer_path="runs/quickstart/tokenizer",
         output_path="runs/quickstart/far_samples",
         num_images=400,
-        sampler=TokenSamplerConfig(guidance_scale=1.5),
+        sampler=TokenSamplerConfig(guidance_scale=2.0),
         pool=_QUICKSTART_POOL,
     )
 
