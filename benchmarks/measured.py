@@ -39,14 +39,16 @@ class Measured:
         return sum(self.seconds.values())
 
 
-def in_own_process(case: Callable[..., Any], *arguments: Any, repeats: int = 3) -> Measured:
+def in_own_process(
+    case: Callable[..., Any], *arguments: Any, repeats: int = 3, warm_up: bool = True
+) -> Measured:
     """Run `case(*arguments)` in a fresh process; it returns (run, facts).
 
-    `run()` returns seconds by name and is called once to warm up, then `repeats` times.
+    `run()` returns seconds by name and is called once to warm up, unless that is off, then `repeats` times.
     """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_serve, args=(sender, case, arguments, repeats))
+    process = context.Process(target=_serve, args=(sender, case, arguments, repeats, warm_up))
     process.start()
     sender.close()
     try:
@@ -60,10 +62,17 @@ def in_own_process(case: Callable[..., Any], *arguments: Any, repeats: int = 3) 
     return answer
 
 
-def _serve(sender: Any, case: Callable[..., Any], arguments: Sequence[Any], repeats: int) -> None:
+def _serve(
+    sender: Any,
+    case: Callable[..., Any],
+    arguments: Sequence[Any],
+    repeats: int,
+    warm_up: bool,
+) -> None:
     idle = psutil.Process().memory_info().rss
     run, facts = case(*arguments)
-    run()
+    if warm_up:
+        run()
     before = psutil.Process().memory_info().rss
     with _PeakMemory() as memory:
         parts = [run() for _ in range(repeats)]

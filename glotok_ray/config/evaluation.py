@@ -1,9 +1,13 @@
 """All of an evaluation."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from glotok_ray.config.pool import PoolConfig
 from glotok_ray.config.rules import ADDED_LATER, FREE, require
+
+DOWNLOAD = "download"
+"""Value of `inception_path` for the published weights."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,8 +27,8 @@ class EvaluateRun:
     of the validation crops. Empty measures none.
     """
     training_images: int = field(default=0, metadata={ADDED_LATER: 0})
-    """Training crops that are compared with, drawn by the seed; 0 takes all. Their features are held at once, 5 kB per
-    crop.
+    """Training crops that are compared with, drawn by the seed; 0 takes all. Their features lie in the output folder
+    until the end of the job, 5 kB per crop.
     """
     generator_path: str = field(default="", metadata={ADDED_LATER: ""})
     """Folder of a finished generator: its loss on the codes of the validation crops is measured, with their labels and
@@ -43,6 +47,20 @@ class EvaluateRun:
     """
     feature_size: int = 224
     """Side to which images are resized for the feature network, pixels."""
+    inception_path: str = field(default="", metadata={ADDED_LATER: ""})
+    """File of the weights of FID's Inception-v3 (torch-fidelity's or pytorch-fid's): FID, sFID, Inception Score, KID,
+    precision and recall are measured. "download" takes the published file from the network; empty measures none.
+    """
+    reference_path: str = field(default="", metadata={ADDED_LATER: ""})
+    """File of published Inception statistics with which samples are compared as well: ADM's npz, pytorch-fid's npz or
+    torch-fidelity's cache. Empty compares them with the run's own crops alone.
+    """
+    dinov2_path: str = field(default="", metadata={ADDED_LATER: ""})
+    """File of the weights of DINOv2's ViT-L/14: FD-DINOv2 is measured. Empty measures none."""
+    lpips_path: str = field(default="", metadata={ADDED_LATER: ""})
+    """File of torchvision's weights of `lpips_backbone`: LPIPS of reconstructions is measured. Empty measures none."""
+    lpips_backbone: Literal["alex", "vgg"] = field(default="alex", metadata={ADDED_LATER: "alex"})
+    """Network of LPIPS; distances of different ones are different metrics."""
     uniformity_vectors: int = 10000
     """Latent vectors per uniformity draw (Table 3)."""
     uniformity_repeats: int = 10

@@ -4,7 +4,7 @@ Read next: glotok_ray/metrics/uniformity.py
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ from numpy import ndarray
 from glotok_ray.config.evaluation import EvaluateRun
 from glotok_ray.config.losses import RelationConfig
 from glotok_ray.evaluation.entries import Metrics, metric_entry
-from glotok_ray.metrics.codebook import codebook_use, count_codes, duplicate_fraction
+from glotok_ray.metrics.codebook import codebook_use, count_blocks, duplicate_fraction
 from glotok_ray.metrics.uniformity import (
     UndefinedDensityError,
     Uniformity,
@@ -30,6 +30,7 @@ from glotok_ray.pretrained.tokenizer import load_tokenizer
 logger = logging.getLogger(__name__)
 
 Lookup = Literal["cosine", "euclidean"]
+CodeBlocks = Iterable[Int[ndarray, "b positions"]]
 DrawUniformity = Callable[[Sequence[Float[ndarray, "n d"]]], list[Uniformity | str]]
 """`tsne_draw` of every set of vectors, in order, at once or one after another."""
 
@@ -57,36 +58,37 @@ _UNIFORMITY = {
 
 
 def code_metrics(
-    arrays: dict[str, ndarray], config: EvaluateRun, draw_uniformity: DrawUniformity
+    codes: Mapping[str, CodeBlocks], config: EvaluateRun, draw_uniformity: DrawUniformity
 ) -> Metrics:
     """Use and evenness of every codebook; Table 3's measure of the last, which is the semantic one.
 
-    `arrays` hold the codes of all images under their codebook's name.
+    `codes` are those of all images under their codebook's name; they come in blocks.
     """
     model = load_tokenizer(Path(config.tokenizer_path))
     metrics: Metrics = {}
     for branch in model.config.names:
         quantizer = model.quantizer(branch)
         vectors = quantizer.matched_codes().double().numpy()
-        counts = count_codes(arrays[branch], len(vectors))
+        counts = count_blocks(codes[branch], len(vectors))
         metrics |= codebook_metrics(branch, counts, vectors, quantizer.lookup)
         if branch == model.config.names[-1] and config.uniformity_repeats > 0:
-            num_vectors = min(config.uniformity_vectors, len(arrays[branch]))
+            num_images = int(counts.sum()) // model.config.num_tokens
+            num_vectors = min(config.uniformity_vectors, num_images)
             reason = undefined_reason(counts, vectors, quantizer.lookup)
             draws: list[Uniformity | str] = [reason]
             if not reason:
-                draws = draw_uniformity(_latent_draws(arrays[branch], vectors, config))
+                logger.info(
+                    "uniformity: %d t-SNE draws of %d vectors",
+                    config.uniformity_repeats,
+                    num_vectors,
+                )
+                draws = draw_uniformity(_latent_draws(codes[branch], vectors, config))
             metrics |= uniformity_metrics(branch, draws, num_vectors, quantizer.lookup)
     return metrics
 
 
-def _latent_draws(codes: ndarray, vectors: ndarray, config: EvaluateRun) -> list[ndarray]:
+def _latent_draws(codes: CodeBlocks, vectors: ndarray, config: EvaluateRun) -> list[ndarray]:
     """The vectors of each draw of Table 3."""
-    logger.info(
-        "uniformity: %d t-SNE draws of %d vectors",
-        config.uniformity_repeats,
-        min(config.uniformity_vectors, len(codes)),
-    )
     return [
         draw_latent_vectors(
             codes, vectors, num_vectors=config.uniformity_vectors, seed=config.seed, repeat=repeat

@@ -1,17 +1,17 @@
 """The measurement of blocks of images: features, scores and codes of each, in the process of one actor.
 
-Read next: glotok_ray/evaluation/metrics.py
+Read next: glotok_ray/evaluation/parts.py
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow
 import torch
-from jaxtyping import Float, Int32, Int64, UInt8
+from jaxtyping import Float, Int32, Int64, UInt8, UInt16
 from torch import Tensor
 
 from glotok_ray.config.evaluation import EvaluateRun
@@ -20,73 +20,110 @@ from glotok_ray.data.pixel_range import to_model_range, to_uint8
 from glotok_ray.data.shard_reader import read_chosen_rows, read_shard_rows, view_batches
 from glotok_ray.data.transforms import center_crop
 from glotok_ray.devices import chosen_device
-from glotok_ray.evaluation.features import POOLED, EfficientNetLite0Features, FeatureExtractor
+from glotok_ray.evaluation.array_names import (
+    LABELS,
+    LPIPS,
+    array_name,
+    of_reconstructions,
+    retention_pictures,
+    retention_psnr,
+)
+from glotok_ray.evaluation.baseline_images import BaselineCodes, read_counts
+from glotok_ray.evaluation.extractors import build_extractors, build_lpips
+from glotok_ray.evaluation.features import FeatureExtractor
 from glotok_ray.evaluation.generator_loss import Codes, build_generator_loss
 from glotok_ray.evaluation.inputs import encoding_tokenizer
+from glotok_ray.evaluation.lpips_distance import LPIPSDistance
+from glotok_ray.evaluation.parts import MeasuredBlock, PlannedPart, Receipt, write_part
 from glotok_ray.evaluation.plan import SAMPLES, TRAINING, VALIDATION, Block
 from glotok_ray.evaluation.retention import decoded_alone, has_retention
 from glotok_ray.evaluation.sample_files import read_images
 from glotok_ray.metrics.reconstruction import psnr, ssim
 from glotok_ray.pretrained.tokenizer import load_tokenizer, read_tokenizer
+from glotok_ray.storage.retries import patiently
 
 logger = logging.getLogger(__name__)
 
 KEPT_IMAGES = 32
 """First images of a kind that are kept for grids."""
-LABELS = "labels"
-"""Array of the class numbers of validation and training crops, and of those that samples were drawn for."""
 
 Images = UInt8[np.ndarray, "b h w 3"]
 Labels = Int32[np.ndarray, " b"]
 
 
-class MeasuredBlock(NamedTuple):
-    """What one block contributes; arrays are empty where the kind has no such part."""
+class Unit(NamedTuple):
+    """A unit of work, and the part that it becomes."""
 
-    kind: str
-    features: Float[np.ndarray, "b d"]
-    arrays: dict[str, np.ndarray]
-    """LABELS, the arrays of GeneratorLoss, "reconstruction_features", "psnr", "ssim", codes under their codebook's
-    name, and kept images "inputs", "reconstructions", "images". Where there are several codebooks, each one's PSNR when
-    it is decoded alone ("retention_NAME_psnr") and kept images of that ("retention_NAME").
+    blocks: Sequence[Block]
+    part: PlannedPart
+
+
+class PartMeasurement:
+    """Measures units on the device of this process and writes their parts into `folder`."""
+
+    def __init__(self, config: EvaluateRun, *, image_size: int, folder: str) -> None:
+        self._folder, self._minutes = Path(folder), config.pool.storage_retry_minutes
+        self._measure = build_measurement(config, image_size=image_size, folder=self._folder)
+
+    def __call__(self, unit: Unit) -> Receipt:
+        """The receipt of the written part."""
+        measured = self._measure(unit.blocks)
+        return patiently(
+            lambda: write_part(self._folder, unit.part, measured),
+            self._folder / unit.part.name,
+            minutes=self._minutes,
+            doing="writing",
+        )
+
+
+def build_measurement(config: EvaluateRun, *, image_size: int, folder: Path) -> "BlockMeasurement":
+    """The measurement of a run on the device of this process; `folder` holds the counts that baselines are drawn from,
+    where there are such.
     """
-
-
-def build_measurement(config: EvaluateRun, *, image_size: int) -> "BlockMeasurement":
-    """The measurement of a run on the device of this process."""
     device = chosen_device(use_gpu=config.pool.use_gpu)
-    extractor = EfficientNetLite0Features(input_side=config.feature_size, device=device)
-    return BlockMeasurement(config, extractor, image_size=image_size)
+    return BlockMeasurement(
+        config,
+        build_extractors(config, device),
+        image_size=image_size,
+        folder=folder,
+        lpips=build_lpips(config, device),
+    )
 
 
 class BlockMeasurement:
-    """Reconstructs, decodes and measures blocks with one tokenizer and one feature network, on the network's device."""
+    """Reconstructs, decodes and measures blocks with one tokenizer and some feature networks, on the networks' device."""
 
     def __init__(
         self,
         config: EvaluateRun,
-        extractor: FeatureExtractor,
+        extractors: Sequence[FeatureExtractor],
         *,
         image_size: int,
         kept_images: int = KEPT_IMAGES,
+        folder: Path | None = None,
+        lpips: LPIPSDistance | None = None,
     ) -> None:
-        self._config, self._extractor = config, extractor
+        self._config, self._extractors, self._lpips = config, extractors, lpips
+        self._device = extractors[0].device
         self._image_size, self._kept_images = image_size, kept_images
+        self._folder = folder
+        self._baseline_codes: BaselineCodes | None = None
         self._tokenizer = self._generator_loss = None
         if encoding := encoding_tokenizer(config):
             # The copy that lies with a generator is a part of the generator's folder.
             load = load_tokenizer if config.tokenizer_path else read_tokenizer
-            self._tokenizer = load(encoding).to(extractor.device)
+            self._tokenizer = load(encoding).to(self._device)
         if config.generator_path:
             assert self._tokenizer is not None
             self._generator_loss = build_generator_loss(config, self._tokenizer)
-        logger.info(
-            "features: %d numbers of %s (weights %s), %s",
-            extractor.outputs[POOLED],
-            extractor.name,
-            extractor.weights_sha256[:12],
-            extractor.input_contract,
-        )
+        for extractor in extractors:
+            logger.info(
+                "features: %s of %s (weights %s), %s",
+                ", ".join(f"{width} {output}" for output, width in extractor.outputs.items()),
+                extractor.name,
+                extractor.weights_sha256[:12],
+                extractor.input_contract,
+            )
 
     @torch.inference_mode()
     def __call__(self, blocks: Sequence[Block]) -> list[MeasuredBlock]:
@@ -106,10 +143,18 @@ class BlockMeasurement:
             images = read_images(folder / "samples.npz", block.start, block.stop)
             rows = self._rows(folder / "samples.parquet", [block], ("label",))
             labels = rows["label"].to_numpy()
-            return MeasuredBlock(block.kind, self._extractor(images)[POOLED], {LABELS: labels})
-        images = self._decode(block)
+            return MeasuredBlock(block.kind, {**self._features(images), LABELS: labels}, {})
+        images = self._decode(self._baselines().draw(block))
         kept = {"images": images[: self._kept(block)]}
-        return MeasuredBlock(block.kind, self._extractor(images)[POOLED], kept)
+        return MeasuredBlock(block.kind, self._features(images), kept)
+
+    def _features(self, images: Images) -> dict[str, Float[np.ndarray, "b d"]]:
+        """What the feature networks make of images, by name."""
+        return {
+            array_name(extractor.key, output): values
+            for extractor in self._extractors
+            for output, values in extractor(images).items()
+        }
 
     def _kept(self, block: Block) -> int:
         return max(0, self._kept_images - block.first_image)
@@ -150,78 +195,60 @@ class BlockMeasurement:
         size = blocks[0].stop - blocks[0].start
         for number, images in enumerate(self._crops(rows, size)):
             own = labels[number * size :][: len(images)]
-            yield MeasuredBlock(TRAINING, self._extractor(images)[POOLED], {LABELS: own})
+            yield MeasuredBlock(TRAINING, {**self._features(images), LABELS: own}, {})
 
     def _measured(self, block: Block, images: Images, labels: Labels) -> MeasuredBlock:
         """A block of validation images, with what tokenizer and generator make of them where there are such."""
-        features, arrays = self._extractor(images)[POOLED], {LABELS: labels}
+        arrays: dict[str, np.ndarray] = {**self._features(images), LABELS: labels}
+        pictures: dict[str, Images] = {}
         if self._tokenizer is not None:
             reconstructs = bool(self._config.tokenizer_path)
             # What it makes of codes that do not exist, the reconstruction's own check finds.
             encode = self._tokenizer.look_up if reconstructs else self._tokenizer.encode
-            codes = encode(to_model_range(images, self._extractor.device))
+            codes = encode(to_model_range(images, self._device))
             if reconstructs:
-                arrays |= self._reconstructed(block, images, codes)
+                measured = self._reconstructed(block, images, codes)
+                arrays, pictures = arrays | measured.arrays, measured.pictures
             if self._generator_loss is not None:
                 ids = range(block.first_image, block.first_image + len(images))
                 arrays |= self._generator_loss(Codes(codes, labels, ids))
-        return MeasuredBlock(block.kind, features, arrays)
+        return MeasuredBlock(block.kind, arrays, pictures)
 
     def _reconstructed(
         self, block: Block, images: Images, codes: Int64[Tensor, "b k h w"]
-    ) -> dict[str, np.ndarray]:
+    ) -> MeasuredBlock:
         """What the measured tokenizer made of a block."""
         assert self._tokenizer is not None
         reconstructions = to_uint8(self._tokenizer.images_of(codes))
         model = self._tokenizer.config
         stored = stored_codes(codes.flatten(2).transpose(0, 1).cpu().numpy(), model)
-        kept = self._kept(block)
-        arrays: dict[str, Any] = {
-            "reconstruction_features": self._extractor(reconstructions)[POOLED],
+        kept, features = self._kept(block), self._features(reconstructions)
+        arrays: dict[str, np.ndarray] = {
+            **{of_reconstructions(name): values for name, values in features.items()},
             "psnr": psnr(images, reconstructions),
             "ssim": ssim(images, reconstructions),
-            "inputs": images[:kept],
-            "reconstructions": reconstructions[:kept],
+            **dict(zip(model.names, stored, strict=True)),
         }
-        arrays |= self._retained(images, codes, kept)
-        return arrays | dict(zip(model.names, stored, strict=True))
-
-    def _retained(
-        self, images: Images, codes: Int64[Tensor, "b k h w"], kept: int
-    ) -> dict[str, np.ndarray]:
-        """What is left of a block in each codebook alone."""
-        assert self._tokenizer is not None
-        arrays: dict[str, np.ndarray] = {}
-        if has_retention(self._tokenizer.config):
+        if self._lpips is not None:
+            arrays[LPIPS] = self._lpips(images, reconstructions)
+        pictures = {"inputs": images[:kept], "reconstructions": reconstructions[:kept]}
+        if has_retention(model):
             for name, decoded in decoded_alone(self._tokenizer, codes).items():
                 alone = to_uint8(decoded)
-                arrays[f"retention_{name}_psnr"] = psnr(images, alone)
-                arrays[f"retention_{name}"] = alone[:kept]
-        return arrays
+                arrays[retention_psnr(name)] = psnr(images, alone)
+                pictures[retention_pictures(name)] = alone[:kept]
+        return MeasuredBlock(block.kind, arrays, pictures)
 
-    def _decode(self, block: Block) -> Images:
+    def _baselines(self) -> BaselineCodes:
+        """Read at the first block of a baseline, which not every actor meets."""
+        if self._baseline_codes is None:
+            assert self._folder is not None
+            assert self._tokenizer is not None
+            self._baseline_codes = read_counts(self._folder, self._config, self._tokenizer.config)
+        return self._baseline_codes
+
+    def _decode(self, codes: UInt16[np.ndarray, "b codebooks positions"]) -> Images:
         assert self._tokenizer is not None
-        assert block.codes is not None
         side = self._tokenizer.config.autoencoder.grid_size
-        codes = torch.from_numpy(block.codes.astype(np.int64)).to(self._extractor.device)
-        return to_uint8(self._tokenizer.images_of(codes.unflatten(2, (side, side))))
-
-
-class Merged(NamedTuple):
-    """All blocks of one kind, in image order."""
-
-    features: Float[np.ndarray, "n d"]
-    arrays: dict[str, np.ndarray]
-
-
-def merge(measured: Iterable[MeasuredBlock]) -> dict[str, Merged]:
-    """Results by kind, in the blocks' order."""
-    found: dict[str, list[MeasuredBlock]] = {}
-    for block in measured:
-        found.setdefault(block.kind, []).append(block)
-    merged = {}
-    for kind, parts in found.items():
-        names = parts[0].arrays
-        arrays = {name: np.concatenate([part.arrays[name] for part in parts]) for name in names}
-        merged[kind] = Merged(np.concatenate([part.features for part in parts]), arrays)
-    return merged
+        indices = torch.from_numpy(codes.astype(np.int64)).to(self._device)
+        return to_uint8(self._tokenizer.images_of(indices.unflatten(2, (side, side))))

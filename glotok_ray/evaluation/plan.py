@@ -1,4 +1,4 @@
-"""The blocks of an evaluation: validation rows, samples, training rows, and the codes of the two baselines.
+"""The blocks of an evaluation: validation rows, samples, training rows, and images of the two baselines.
 
 A block has the same images whatever the number of actors: they follow from the data and `pool.batch_size` alone.
 Read next: glotok_ray/evaluation/measure.py
@@ -10,11 +10,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow.parquet
-from jaxtyping import Int64, UInt16
+from jaxtyping import Int64
 
 from glotok_ray.config.evaluation import EvaluateRun
-from glotok_ray.config.tokenizer import TokenizerConfig
 from glotok_ray.data.drawing import draw_images
 from glotok_ray.data.records import DatasetInfo
 from glotok_ray.evaluation.files import BASELINES
@@ -24,10 +22,8 @@ from glotok_ray.evaluation.inputs import (
     encoding_tokenizer,
     measured_images,
     measured_samples,
-    measured_tokenizer,
     training_images,
 )
-from glotok_ray.metrics.baselines import PositionCounts, draw_uniform
 from glotok_ray.pretrained.tokenizer import tokenizer_config
 
 VALIDATION, SAMPLES, TRAINING = "validation", "samples", "training"
@@ -36,7 +32,7 @@ _BLOCKS_PER_UNIT = 4
 
 
 class Block(NamedTuple):
-    """Images of one batch: rows of a shard, images of samples.npz, or codes to decode."""
+    """Images of one batch: rows of a shard, images of samples.npz, or images of a baseline."""
 
     kind: str
     """VALIDATION, SAMPLES, TRAINING, or the name of a baseline."""
@@ -45,31 +41,29 @@ class Block(NamedTuple):
     first_image: int = 0
     """Position of the block's first image within its kind."""
     file: str = ""
-    codes: UInt16[np.ndarray, "b codebooks positions"] | None = None
-    """Codes of a baseline's block."""
     rows: Int64[np.ndarray, " b"] | None = None
     """Rows of the shard that a block of training crops holds, which need not be adjacent."""
 
 
 def plan(config: EvaluateRun) -> tuple[list[Block], int]:
-    """The blocks of an evaluation, and the side in pixels of the validation crops; draws the
-    baselines' codes.
-    """
+    """The blocks of an evaluation, and the side in pixels of the validation crops."""
     size = config.pool.batch_size
     dataset = measured_images(config)
     blocks = list(_validation_blocks(dataset, config))
-    model = measured_tokenizer(config)
     encoding = encoding_tokenizer(config)
     image_size = tokenizer_config(encoding).autoencoder.image_size if encoding else 0
     if config.samples_path:
         samples = measured_samples(config, dataset)
         image_size, num_samples = samples.image_size, samples.num_images
+        kinds = [SAMPLES]
+        if config.codes_path and config.tokenizer_path:
+            baseline_codes(config)
+            kinds += BASELINES
         blocks += [
-            Block(SAMPLES, start, min(start + size, num_samples), start)
+            Block(kind, start, min(start + size, num_samples), start)
+            for kind in kinds
             for start in range(0, num_samples, size)
         ]
-        if config.codes_path and model:
-            blocks += _baseline_blocks(config, model, num_samples)
         if config.training_path:
             blocks += _training_blocks(training_images(config, dataset, image_size), config)
     if config.generator_path:
@@ -107,48 +101,10 @@ def _training_blocks(training: DatasetInfo, config: EvaluateRun) -> Iterator[Blo
         stratified=False,
         seed=config.seed,
     )
-    size = config.pool.batch_size
+    size, first_image = config.pool.batch_size, 0
     for shard, rows in drawn:
         for start in range(0, len(rows), size):
             part = np.array(rows[start : start + size])
-            yield Block(TRAINING, start, start + len(part), file=shard.file, rows=part)
-
-
-def _baseline_blocks(config: EvaluateRun, model: TokenizerConfig, num_images: int) -> list[Block]:
-    """As many images as samples per baseline, each from codes keyed by (seed, image)."""
-    counts = _training_counts(config, model)
-    codes: dict[str, list[np.ndarray]] = {name: [] for name in BASELINES}
-    for branch, count in enumerate(counts):
-        num_positions, num_codes = count.counts.shape
-        codes["baseline_uniform"].append(
-            draw_uniform(
-                0,
-                num_images,
-                num_positions=num_positions,
-                num_codes=num_codes,
-                seed=config.seed,
-                branch=branch,
-            )
-        )
-        codes["baseline_marginal"].append(
-            count.draw(0, num_images, seed=config.seed, branch=branch)
-        )
-    blocks = []
-    for name, parts in codes.items():
-        drawn = np.stack(parts, axis=1)
-        for start in range(0, num_images, config.pool.batch_size):
-            stop = min(start + config.pool.batch_size, num_images)
-            blocks.append(Block(name, start, stop, start, codes=drawn[start:stop]))
-    return blocks
-
-
-def _training_counts(config: EvaluateRun, model: TokenizerConfig) -> list[PositionCounts]:
-    """Codes per position of each branch over the whole training set, all views."""
-    folder, dataset = Path(config.codes_path), baseline_codes(config)
-    counts = [PositionCounts(model.num_tokens, codebook.size) for codebook in model.codebooks]
-    for shard in dataset.shards:
-        table = pyarrow.parquet.read_table(folder / shard.file, columns=list(model.names))
-        for branch, count in zip(model.names, counts, strict=True):
-            flat = table[branch].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-            count.add(flat.reshape(table.num_rows, -1))
-    return counts
+            stop = start + len(part)
+            yield Block(TRAINING, start, stop, first_image + start, file=shard.file, rows=part)
+        first_image += len(rows)

@@ -3,22 +3,32 @@
 Read next: glotok_ray/metrics/class_means.py, glotok_ray/metrics/nearest.py
 """
 
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
 import numpy as np
-from jaxtyping import Shaped
+from jaxtyping import Integer, Shaped
 from numpy import ndarray
 
 from glotok_ray.config.evaluation import EvaluateRun
 from glotok_ray.evaluation.entries import Metrics, metric_entry
 from glotok_ray.evaluation.features import EfficientNetLite0Features
-from glotok_ray.evaluation.measure import LABELS, Merged
+from glotok_ray.evaluation.plan import SAMPLES, VALIDATION
 from glotok_ray.metrics.class_means import class_means, own_class_share, own_class_share_left_out
 from glotok_ray.metrics.nearest import nearest_distances
 
 
+class Labelled(NamedTuple):
+    """Features that come in blocks, and the label of each image."""
+
+    features: Iterable[Shaped[ndarray, "b d"]]
+    labels: Integer[ndarray, " n"]
+
+
 def own_class_metrics(
-    samples: Merged,
-    validation: Merged,
-    training: Merged | None,
+    samples: Labelled,
+    validation: Labelled,
+    training: Labelled | None,
     num_classes: int,
     feature_size: int,
 ) -> Metrics:
@@ -28,10 +38,10 @@ def own_class_metrics(
     of which is then left out of its own. Null, with the reason, where a class has too few crops for a mean.
     """
     crops, known = ("validation", validation) if training is None else ("training", training)
-    wanted = samples.arrays[LABELS]
+    wanted = samples.labels
     space = (
         f"pooled {EfficientNetLite0Features.name} features, images resized to {feature_size} x {feature_size}, squared "
-        f"Euclidean distance to {num_classes} class means of {len(known.features)} {crops} crops"
+        f"Euclidean distance to {num_classes} class means of {len(known.labels)} {crops} crops"
     )
     left_out = ", each against a mean of its class that leaves it out" if training is None else ""
     chance = f"Guessing gives 1/{num_classes}."
@@ -45,11 +55,11 @@ def own_class_metrics(
     shares: dict[str, float | None] = {"samples": None, "validation": None}
     reason = _undefined_reason(samples, validation, training, num_classes)
     if not reason:
-        means = class_means(known.features, known.arrays[LABELS], num_classes)
+        means = class_means(known.features, known.labels, num_classes)
         ceiling = own_class_share_left_out if training is None else own_class_share
         shares = {
             "samples": own_class_share(samples.features, wanted, means),
-            "validation": ceiling(validation.features, validation.arrays[LABELS], means),
+            "validation": ceiling(validation.features, validation.labels, means),
         }
     return {
         f"{kind}_own_class": metric_entry(
@@ -63,49 +73,52 @@ def own_class_metrics(
 
 
 def nearest_training_metrics(
-    samples: Shaped[ndarray, "n d"],
-    validation: Shaped[ndarray, "m d"],
-    training: Shaped[ndarray, "t d"],
+    queries: Mapping[str, Iterable[Shaped[ndarray, "b d"]]],
+    training: Iterable[Shaped[ndarray, "b d"]],
+    num_training: int,
     config: EvaluateRun,
 ) -> Metrics:
-    """Median distance of samples, and of validation crops, to the nearest training crop in feature space."""
+    """Median distance of samples, and of validation crops, to the nearest training crop in feature space;
+    `queries` are their features as SAMPLES and VALIDATION, and all come in blocks.
+    """
+    distances = {kind: nearest_distances(features, training) for kind, features in queries.items()}
     side, drawn = config.feature_size, "drawn by the seed" if config.training_images else "all"
     space = (
         f"Euclidean distance of pooled {EfficientNetLite0Features.name} features, images resized to {side} x {side}, "
-        f"to the nearest of {len(training)} training crops ({drawn})"
+        f"to the nearest of {num_training} training crops ({drawn})"
     )
     protocols = {
-        "samples": f"Median over {len(samples)} samples of the {space}. A median far below that of the validation "
-        "crops means that samples are copies of training images, or that they lack detail, which brings them nearer to "
-        "all images.",
-        "validation": f"Median over {len(validation)} validation crops of the {space}. They are real and were never "
-        "trained on, so samples that are no copies lie about as far.",
+        SAMPLES: f"Median over {len(distances[SAMPLES])} samples of the {space}. A median far below that of the "
+        "validation crops means that samples are copies of training images, or that they lack detail, which brings "
+        "them nearer to all images.",
+        VALIDATION: f"Median over {len(distances[VALIDATION])} validation crops of the {space}. They are real and "
+        "were never trained on, so samples that are no copies lie about as far.",
     }
     labels = {
-        "samples": "Nearest training crop of samples",
-        "validation": "Nearest training crop of validation crops",
+        SAMPLES: "Nearest training crop of samples",
+        VALIDATION: "Nearest training crop of validation crops",
     }
     return {
         f"{kind}_nearest_training": metric_entry(
-            labels[kind], float(np.median(nearest_distances(features, training))), protocols[kind]
+            labels[kind], float(np.median(found)), protocols[kind]
         )
-        for kind, features in (("samples", samples), ("validation", validation))
+        for kind, found in distances.items()
     }
 
 
 def _undefined_reason(
-    samples: Merged, validation: Merged, training: Merged | None, num_classes: int
+    samples: Labelled, validation: Labelled, training: Labelled | None, num_classes: int
 ) -> str:
     """Why the metrics have no value; empty where they have one."""
     labelled = {"validation crops": validation, "samples": samples}
     if training is not None:
         labelled["training crops"] = training
-    for what, merged in labelled.items():
-        found = merged.arrays[LABELS]
+    for what, images in labelled.items():
+        found = images.labels
         if not 0 <= found.min() <= found.max() < num_classes:
             return f"labels of the {what} reach from {found.min()} to {found.max()}"
     known, least = ("validation crops", 2) if training is None else ("training crops", 1)
-    counts = np.bincount(labelled[known].arrays[LABELS], minlength=num_classes)
+    counts = np.bincount(labelled[known].labels, minlength=num_classes)
     if counts.min() >= least:
         return ""
     few = int((counts < least).sum())

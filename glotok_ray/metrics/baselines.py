@@ -5,6 +5,8 @@ distribution over the training codes, independently of all others and of the cla
 glotok_ray/stages/evaluate_images.py
 """
 
+from typing import Self
+
 import numpy as np
 from jaxtyping import Int, Integer, UInt16
 from numpy import ndarray
@@ -19,6 +21,14 @@ class PositionCounts:
 
     def __init__(self, num_positions: int, num_codes: int) -> None:
         self.counts: Int[ndarray, "positions n"] = np.zeros((num_positions, num_codes), np.int64)
+        self._cumulative: Int[ndarray, "positions n"] | None = None
+
+    @classmethod
+    def of(cls, counts: Int[ndarray, "positions n"]) -> Self:
+        """Counts that were added up before."""
+        found = cls(*counts.shape)
+        found.counts = counts
+        return found
 
     def add(self, codes: Integer[ndarray, "images positions"]) -> None:
         """Count one block of images."""
@@ -34,12 +44,15 @@ class PositionCounts:
         self.counts += np.bincount(flat.reshape(-1), minlength=self.counts.size).reshape(
             self.counts.shape
         )
+        self._cumulative = None
 
     def draw(
         self, first_image: int, num_images: int, *, seed: int, branch: int
     ) -> UInt16[ndarray, "images positions"]:
         """Codes of images first_image .. from each position's marginal, keyed by (seed, image)."""
-        cumulative = self.counts.cumsum(axis=1)
+        if self._cumulative is None:
+            self._cumulative = self.counts.cumsum(axis=1)
+        cumulative = self._cumulative
         if (cumulative[:, -1] == 0).any():
             raise ValueError("a position has no counted code; add training codes first")
         codes = np.empty((num_images, len(cumulative)), np.uint16)

@@ -3,11 +3,14 @@
 Read next: glotok_ray/evaluation/sample_metrics.py
 """
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int, Integer, Shaped
 from numpy import ndarray
+
+from glotok_ray.metrics.blocks import recut
 
 _ROWS_PER_BLOCK = 1024
 
@@ -20,20 +23,25 @@ class ClassMeans(NamedTuple):
 
 
 def class_means(
-    features: Shaped[ndarray, "n d"], labels: Integer[ndarray, " n"], num_classes: int
+    features: Iterable[Shaped[ndarray, "b d"]], labels: Integer[ndarray, " n"], num_classes: int
 ) -> ClassMeans:
-    """Float64 means; raises ValueError for a label outside [0, num_classes), a class without a vector and features that
-    are not finite.
+    """Float64 means of vectors that come in blocks; raises ValueError for a label outside [0, num_classes), a class
+    without a vector and features that are not finite.
     """
     check_labels(labels, num_classes)
     counts = np.bincount(labels, minlength=num_classes)
     if (counts == 0).any():
         raise ValueError(f"labels: class {np.argmin(counts)} has no vector, so it has no mean")
-    if not np.isfinite(features).all():
-        raise ValueError("features: hold values that are not finite; check the feature network")
-    members = (features[labels == label] for label in range(num_classes))
-    means = np.stack([np.mean(part, axis=0, dtype=np.float64) for part in members])
-    return ClassMeans(means, counts)
+    sums, start = np.zeros((num_classes, 1)), 0
+    for block in features:
+        _check_finite(block)
+        if start == 0:
+            sums = np.zeros((num_classes, block.shape[1]))
+        # Vector by vector, so that no digit depends on where a block ends.
+        for label, vector in zip(labels[start : start + len(block)], block, strict=True):
+            sums[label] += vector
+        start += len(block)
+    return ClassMeans(sums / counts[:, None], counts)
 
 
 def check_labels(labels: Integer[ndarray, " n"], num_classes: int) -> None:
@@ -45,7 +53,9 @@ def check_labels(labels: Integer[ndarray, " n"], num_classes: int) -> None:
 
 
 def own_class_share(
-    features: Shaped[ndarray, "n d"], labels: Integer[ndarray, " n"], classes: ClassMeans
+    features: Iterable[Shaped[ndarray, "b d"]],
+    labels: Integer[ndarray, " n"],
+    classes: ClassMeans,
 ) -> float:
     """Share of vectors that are nearest, by the Euclidean distance, to the mean of their label's class, in [0, 1].
 
@@ -55,7 +65,9 @@ def own_class_share(
 
 
 def own_class_share_left_out(
-    features: Shaped[ndarray, "n d"], labels: Integer[ndarray, " n"], classes: ClassMeans
+    features: Iterable[Shaped[ndarray, "b d"]],
+    labels: Integer[ndarray, " n"],
+    classes: ClassMeans,
 ) -> float:
     """As `own_class_share`, for the very vectors that the means are of: each is compared with a mean of its own class
     that leaves it out. Raises ValueError for a class of a single vector.
@@ -69,20 +81,28 @@ def own_class_share_left_out(
 
 
 def _share(
-    features: ndarray, labels: ndarray, classes: ClassMeans, own_factor: Float[ndarray, " classes"]
+    features: Iterable[Shaped[ndarray, "b d"]],
+    labels: Integer[ndarray, " n"],
+    classes: ClassMeans,
+    own_factor: Float[ndarray, " classes"],
 ) -> float:
     """`own_factor` multiplies a vector's squared distance to the mean of its own class."""
-    if not np.isfinite(features).all():
-        raise ValueError("features: hold values that are not finite; check the feature network")
     check_labels(labels, len(classes.counts))
     centre = classes.means.mean(axis=0)  # what all have in common would cost digits
-    means, correct = classes.means - centre, 0
+    means, correct, start = classes.means - centre, 0, 0
     lengths = np.square(means).sum(axis=1)
-    for start in range(0, len(features), _ROWS_PER_BLOCK):
-        own = labels[start : start + _ROWS_PER_BLOCK]
-        block = np.asarray(features[start : start + _ROWS_PER_BLOCK], np.float64) - centre
+    for vectors in recut(features, _ROWS_PER_BLOCK):
+        _check_finite(vectors)
+        own = labels[start : start + len(vectors)]
+        block = np.asarray(vectors, np.float64) - centre
         squared = np.square(block).sum(axis=1)[:, None] - 2 * block @ means.T + lengths
         rows = np.arange(len(block))
         squared[rows, own] *= own_factor[own]
         correct += int((squared.argmin(axis=1) == own).sum())
-    return correct / len(features)
+        start += len(block)
+    return correct / start
+
+
+def _check_finite(features: Shaped[ndarray, "b d"]) -> None:
+    if not np.isfinite(features).all():
+        raise ValueError("features: hold values that are not finite; check the feature network")

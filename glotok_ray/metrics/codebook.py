@@ -5,6 +5,7 @@ Counts are integers that add up over images, blocks and workers, so they are the
 Read next: glotok_ray/metrics/uniformity.py
 """
 
+from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -37,6 +38,14 @@ def check_whole(codes: Integer[ndarray, "..."]) -> None:
     """Raise ValueError for codes of another dtype than an integer's: a conversion would round them."""
     if not np.issubdtype(np.asarray(codes).dtype, np.integer):
         raise ValueError(f"codes are {np.asarray(codes).dtype}: must be whole numbers")
+
+
+def count_blocks(codes: Iterable[Integer[ndarray, "b ..."]], num_codes: int) -> Int[ndarray, " n"]:
+    """`count_codes` of codes that come in blocks."""
+    counts = np.zeros(num_codes, np.int64)
+    for block in codes:
+        counts += count_codes(block, num_codes)
+    return counts
 
 
 def count_codes(codes: Integer[ndarray, "..."], num_codes: int) -> Int[ndarray, " n"]:

@@ -13,11 +13,11 @@ import numpy as np
 from jaxtyping import Float, Shaped
 from numpy import ndarray
 
-from glotok_ray.metrics.feature_rows import FeatureRows, blocks
+from glotok_ray.metrics.blocks import recut
 
 _ROUNDING = 1e-3
-# In float64 and of Inception's width, 64 MiB.
-_ROWS = 4096
+# Rows of which moments are taken at once. A merge costs as much as d rows do, so small blocks would take longer.
+_ROWS_PER_BLOCK = 1024
 
 
 class FeatureMoments(NamedTuple):
@@ -65,44 +65,74 @@ class FeatureMoments(NamedTuple):
         return self.scatter / (self.count - 1)
 
 
-def merged_moments(parts: Iterable[tuple[int, FeatureMoments]]) -> FeatureMoments:
-    """The moments of all blocks together, from each block's number and moments in rising order: the same digits however
-    the blocks came about.
-
-    One block is in memory at a time; each costs one sum of matrices, and between blocks only means count, in one
-    product at the end. Raises ValueError for no blocks, numbers that do not rise, and other widths.
+class FeatureSummary(NamedTuple):
+    """What a Frechet distance needs of a set of vectors: all of them, where they are at most as many as they are wide,
+    and otherwise their moments. Memory stays below a few d x d, however many vectors there are.
     """
-    counts, means, scatter, last = [], [], np.zeros((0, 0)), None
-    for number, part in parts:
-        if last is not None and number <= last:
-            raise ValueError(
-                f"block {number} comes after block {last}: blocks must come once each, in rising order"
-            )
-        last = number
-        if not counts:
-            scatter = np.zeros_like(part.scatter)
-        if part.scatter.shape != scatter.shape:
-            raise ValueError(
-                f"block {number} has width {len(part.mean)}, those before it {len(scatter)}"
-            )
-        counts.append(part.count)
-        means.append(part.mean)
-        scatter += part.scatter
-    if last is None:
-        raise ValueError("there are no blocks to merge")
-    total = sum(counts)
-    weights, stacked = np.array(counts, np.float64), np.stack(means)
-    mean = weights @ stacked / max(total, 1)
-    between = (stacked - mean) * np.sqrt(weights)[:, np.newaxis]
-    return FeatureMoments(total, mean, scatter + between.T @ between)
+
+    rows: Shaped[ndarray, "n d"] | None
+    moments: FeatureMoments | None
+
+    @property
+    def count(self) -> int:
+        """Number of vectors."""
+        if self.rows is not None:
+            return len(self.rows)
+        assert self.moments is not None
+        return self.moments.count
+
+    @property
+    def width(self) -> int:
+        """Numbers per vector."""
+        if self.rows is not None:
+            return self.rows.shape[1]
+        assert self.moments is not None
+        return len(self.moments.mean)
 
 
-def moments_of_rows(features: FeatureRows, *, rows: int = _ROWS) -> FeatureMoments:
-    """The moments of stored features (n, d), of which `rows` are in memory at a time."""
-    parts = (
-        (start, FeatureMoments.of(block)) for start, block in blocks(features, rows, np.float64)
-    )
-    return merged_moments(parts) if features.shape[0] else FeatureMoments.empty(features.shape[1])
+def summarize(features: Iterable[Shaped[ndarray, "b d"]]) -> FeatureSummary:
+    """The summary of vectors that come in blocks, in one pass; moments merge in their order, over blocks of fixed size.
+
+    Raises ValueError without a vector and for features that are not finite.
+    """
+    kept: list[ndarray] = []
+    moments: FeatureMoments | None = None
+    for block in recut(features, _ROWS_PER_BLOCK):
+        if not np.isfinite(block).all():
+            raise ValueError("features hold values that are not finite; check the feature network")
+        kept.append(block)
+        if moments is not None or sum(map(len, kept)) > block.shape[1]:
+            for part in kept:
+                one = FeatureMoments.of(part)
+                moments = one if moments is None else moments.merge(one)
+            kept = []
+    if moments is not None:
+        return FeatureSummary(None, moments)
+    if not kept:
+        raise ValueError("features: there are none")
+    return FeatureSummary(np.concatenate(kept), None)
+
+
+def frechet_distance_of_summaries(a: FeatureSummary, b: FeatureSummary) -> float:
+    """Frechet distance between two sets, equal to that of `frechet_distance_of_features`.
+
+    Raises ValueError below two vectors a side and for different widths.
+    """
+    for name, one in (("a", a), ("b", b)):
+        if one.count < 2:
+            raise ValueError(f"set {name} has {one.count} vectors: needs at least 2")
+    if a.width != b.width:
+        raise ValueError(f"feature widths differ: {a.width} and {b.width}")
+    if a.rows is not None and b.rows is not None:
+        return frechet_distance_of_features(a.rows, b.rows)
+    if a.moments is not None and b.moments is not None:
+        return frechet_distance(
+            a.moments.mean, a.moments.covariance(), b.moments.mean, b.moments.covariance()
+        )
+    few, many = (a, b) if a.rows is not None else (b, a)
+    assert few.rows is not None
+    assert many.moments is not None
+    return _distance_of_few(few.rows, many.moments)
 
 
 def rank_warning(count: int, width: int, what: str = "features") -> str:
@@ -169,6 +199,22 @@ def frechet_distance_of_features(
     trace_root = np.linalg.svd(a @ b.T, compute_uv=False).sum()
     shift = means[0] - means[1]
     return _checked(shift @ shift + (a * a).sum() + (b * b).sum() - 2 * trace_root)
+
+
+def _distance_of_few(rows: Shaped[ndarray, "n d"], many: FeatureMoments) -> float:
+    """Between at most d vectors and the moments of more: the nuclear norm of the centred rows times a root of the
+    covariance. The rows' own covariance is not formed, so its null space adds no error here either.
+    """
+    values = np.asarray(rows, dtype=np.float64)
+    mean, covariance = values.mean(axis=0), many.covariance()
+    centred = (values - mean) / np.sqrt(len(values) - 1)
+    spectrum, vectors = np.linalg.eigh(covariance)
+    root = vectors * np.sqrt(np.clip(spectrum, 0, None))
+    trace_root = np.linalg.svd(centred @ root, compute_uv=False).sum()
+    shift = mean - many.mean
+    return _checked(
+        shift @ shift + (centred * centred).sum() + np.trace(covariance) - 2 * trace_root
+    )
 
 
 def _checked(value: float) -> float:

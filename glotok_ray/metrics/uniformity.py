@@ -6,13 +6,15 @@ script).
 next: glotok_ray/metrics/codebook.py
 """
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Integer, Shaped
 from numpy import ndarray
 
-from glotok_ray.metrics.codebook import check_whole, gini
+from glotok_ray.metrics.blocks import rows_of
+from glotok_ray.metrics.codebook import count_codes, gini
 
 _PERPLEXITY = 30.0
 _MIN_DISTINCT_VECTORS = 4
@@ -116,7 +118,7 @@ def tsne_uniformity(vectors: Shaped[ndarray, "n d"]) -> Uniformity:
 
 
 def draw_latent_vectors(
-    codes: Integer[ndarray, "images positions"],
+    codes: Iterable[Integer[ndarray, "images positions"]],
     code_vectors: Shaped[ndarray, "n d"],
     *,
     num_vectors: int,
@@ -126,26 +128,24 @@ def draw_latent_vectors(
     """One code vector per drawn image at a random position, standardised per channel over all
     tokens.
 
-    `code_vectors` are what stands for the codes, as `VectorQuantizer.matched_codes` gives them. `codes` must be in a
-    fixed image order: the draw then depends on (seed, repeat) alone. Raises ValueError for codes outside of the
-    codebook and for vectors that are not finite.
+    `code_vectors` are what stands for the codes, as `VectorQuantizer.matched_codes` gives them. `codes` come in blocks
+    and must be in a fixed image order: the draw then depends on (seed, repeat) alone. Raises ValueError for codes
+    outside of the codebook and for vectors that are not finite.
     """
-    check_whole(codes)
-    if codes.size and not 0 <= codes.min() <= codes.max() < len(code_vectors):
-        raise ValueError(
-            f"codes reach from {codes.min()} to {codes.max()}: must be in [0, {len(code_vectors)})"
-        )
+    counts, num_images, num_positions = np.zeros(len(code_vectors), np.int64), 0, 0
+    for block in codes:
+        counts += count_codes(block, len(code_vectors))
+        num_images, num_positions = num_images + len(block), block.shape[1]
     _check_finite(code_vectors)
     generator = np.random.default_rng([seed, repeat])
-    images = generator.permutation(len(codes))[: min(num_vectors, len(codes))]
-    positions = generator.integers(codes.shape[1], size=len(images))
-    counts = np.bincount(codes.reshape(-1), minlength=len(code_vectors))
+    images = generator.permutation(num_images)[: min(num_vectors, num_images)]
+    positions = generator.integers(num_positions, size=len(images))
     vectors = np.asarray(code_vectors, dtype=np.float64)
     mean = counts @ vectors / counts.sum()
     deviation = np.sqrt(counts @ (vectors - mean) ** 2 / counts.sum())
     # A channel without spread carries nothing; dividing it by one leaves it at zero.
     standardised = (vectors - mean) / np.where(deviation > 0, deviation, 1.0)
-    return standardised[codes[images, positions]]
+    return standardised[rows_of(codes, images)[np.arange(len(images)), positions]]
 
 
 def code_uniformity(

@@ -1,18 +1,23 @@
 """Evaluation on an actor pool: blocks of images are measured by actors, and metrics computed from all of them.
 
+What is measured lies in the output folder's `parts/` until the end, so a killed job goes on where it was, and the
+driver's memory does not grow with the images.
 Read next: glotok_ray/evaluation/plan.py
 """
 
-import itertools
 import logging
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from glotok_ray import faults
 from glotok_ray.config.evaluation import EvaluateRun
 from glotok_ray.config.overrides import bound_settings, with_absolute_paths
 from glotok_ray.data.recorded import crops_text
+from glotok_ray.evaluation.array_names import retention_pictures
 from glotok_ray.evaluation.codebook_metrics import tsne_draw
 from glotok_ray.evaluation.entries import with_crops
 from glotok_ray.evaluation.files import (
@@ -27,14 +32,15 @@ from glotok_ray.evaluation.inputs import (
     measured_images,
     measured_tokenizer,
 )
-from glotok_ray.evaluation.measure import Merged, build_measurement, merge
 from glotok_ray.evaluation.metrics import metrics_of
-from glotok_ray.evaluation.plan import VALIDATION, Block, plan, units_of
+from glotok_ray.evaluation.parts import PARTS_FOLDER
+from glotok_ray.evaluation.plan import VALIDATION, plan
 from glotok_ray.evaluation.retention import has_retention
-from glotok_ray.metrics.codebook import count_codes
-from glotok_ray.on_ray.actor_pool import map_shards
+from glotok_ray.evaluation.streams import MeasuredImages
+from glotok_ray.metrics.codebook import count_blocks
 from glotok_ray.on_ray.tasks import run_at_once
 from glotok_ray.report import grids
+from glotok_ray.stages.image_measurement import measure_images
 from glotok_ray.storage import artefact, output, ownership
 from glotok_ray.storage.output import Unfinished
 
@@ -71,51 +77,50 @@ def run(config: EvaluateRun, *, fresh: bool = False) -> dict[str, Any]:
         bound_settings(config),
         [path for path in paths if path],
         fresh=fresh,
-        unfinished=Unfinished.REPLACE,
+        unfinished=Unfinished.SAME_ONLY,
     )
+    parts_folder = evaluation.folder / PARTS_FOLDER
     if evaluation.finished is not None:
+        shutil.rmtree(parts_folder, ignore_errors=True)
         return evaluation.finished
     blocks, image_size = plan(config)
-    merged = _measure(blocks, config, image_size)
+    measured = measure_images(
+        blocks, config, image_size, folder=parts_folder, fingerprint=evaluation.fingerprint
+    )
+    faults.boundary("measured")
     metrics = metrics_of(
-        merged,
+        measured,
         config,
         image_size,
         lambda draws: run_at_once(tsne_draw, draws),
         num_classes=len(images.classes),
     )
     metrics = with_crops(metrics, crops_text(images))
-    _write_images(evaluation.folder, merged)
-    _write_retention(evaluation.folder, merged, config)
-    _write_counts(evaluation.folder, merged, config)
+    _write_images(evaluation.folder, measured)
+    _write_retention(evaluation.folder, measured, config)
+    _write_counts(evaluation.folder, measured, config)
     artefact.write_json(evaluation.folder / "metrics.json", metrics)
     for name, entry in metrics.items():
         logger.info("%s = %s", name, entry["value"])
     values = {name: entry["value"] for name, entry in metrics.items()}
-    return evaluation.finish(metrics=values, num_images=len(merged[VALIDATION].features))
-
-
-def _measure(blocks: list[Block], config: EvaluateRun, image_size: int) -> dict[str, Merged]:
-    units = units_of(blocks)
-    sizes = [sum(block.stop - block.start for block in unit) for unit in units]
-    arguments = {"config": config, "image_size": image_size}
-    measured = map_shards(
-        units, build_measurement, arguments, config.pool, stage="evaluate", sizes=sizes
+    manifest = evaluation.finish(
+        exclude=(PARTS_FOLDER,), metrics=values, num_images=measured[VALIDATION].count
     )
-    return merge(itertools.chain.from_iterable(measured))
+    shutil.rmtree(parts_folder, ignore_errors=True)
+    return manifest
 
 
-def _write_images(folder: Path, merged: dict[str, Merged]) -> None:
+def _write_images(folder: Path, measured: Mapping[str, MeasuredImages]) -> None:
     """Grids for people, arrays for the report."""
-    arrays = merged[VALIDATION].arrays
-    if "inputs" in arrays:
-        inputs, reconstructions = arrays["inputs"], arrays["reconstructions"]
+    validation = measured[VALIDATION]
+    if "inputs" in validation:
+        inputs, reconstructions = map(validation.pictures, ("inputs", "reconstructions"))
         np.savez(folder / RECONSTRUCTIONS_FILE, inputs=inputs, reconstructions=reconstructions)
         pairs = grids.side_by_side(inputs, reconstructions)
         grids.write_grid(
             folder / "reconstructions.png", pairs, columns=4, title="input | reconstruction"
         )
-    baselines = {name: merged[name].arrays["images"] for name in BASELINES if name in merged}
+    baselines = {name: measured[name].pictures("images") for name in BASELINES if name in measured}
     for name, images in baselines.items():
         np.savez(folder / f"{name}.npz", images=images)
     if baselines:
@@ -126,23 +131,27 @@ def _write_images(folder: Path, merged: dict[str, Merged]) -> None:
         )
 
 
-def _write_retention(folder: Path, merged: dict[str, Merged], config: EvaluateRun) -> None:
+def _write_retention(
+    folder: Path, measured: Mapping[str, MeasuredImages], config: EvaluateRun
+) -> None:
     """Kept crops from both codebooks and from each alone, for the report."""
     model = measured_tokenizer(config)
     if model and has_retention(model):
-        arrays = merged[VALIDATION].arrays
-        alone = {name: arrays[f"retention_{name}"] for name in model.names}
-        whole = {"inputs": arrays["inputs"], "both": arrays["reconstructions"]}
+        pictures = measured[VALIDATION].pictures
+        alone = {name: pictures(retention_pictures(name)) for name in model.names}
+        whole = {"inputs": pictures("inputs"), "both": pictures("reconstructions")}
         np.savez(folder / RETENTION_FILE, **(alone | whole))  # type: ignore[arg-type]
 
 
-def _write_counts(folder: Path, merged: dict[str, Merged], config: EvaluateRun) -> None:
+def _write_counts(
+    folder: Path, measured: Mapping[str, MeasuredImages], config: EvaluateRun
+) -> None:
     """Occurrences of every code in the validation crops, unused codes included."""
     model = measured_tokenizer(config)
     if model:
-        arrays = merged[VALIDATION].arrays
+        codes = measured[VALIDATION].blocks
         counts = {
-            codebook.name: count_codes(arrays[codebook.name], codebook.size)
+            codebook.name: count_blocks(codes(codebook.name), codebook.size)
             for codebook in model.codebooks
         }
         np.savez(folder / CODE_COUNTS_FILE, **counts)  # type: ignore[arg-type]

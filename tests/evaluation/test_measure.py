@@ -14,12 +14,14 @@ from glotok_ray.config import CodebookConfig, EvaluateRun, FeatureNetworkConfig
 from glotok_ray.data.image_files import stored_image
 from glotok_ray.data.records import Row, decode_image, read_rows, write_shard
 from glotok_ray.data.transforms import center_crop
+from glotok_ray.evaluation.array_names import EFFNET_POOLED
 from glotok_ray.evaluation.codebook_metrics import code_metrics
 from glotok_ray.evaluation.features import POOLED, EfficientNetLite0Features
 from glotok_ray.evaluation.generator_loss import LOSS, SHUFFLED, UNLEARNED
-from glotok_ray.evaluation.measure import BlockMeasurement, build_measurement, merge
+from glotok_ray.evaluation.measure import BlockMeasurement, build_measurement
 from glotok_ray.evaluation.metrics import metrics_of
 from glotok_ray.evaluation.plan import SAMPLES, TRAINING, VALIDATION, Block, plan, units_of
+from glotok_ray.metrics.blocks import recut
 from glotok_ray.metrics.nearest import nearest_distances
 from glotok_ray.metrics.reconstruction import psnr
 from glotok_ray.metrics.uniformity import code_uniformity
@@ -27,6 +29,7 @@ from glotok_ray.nn.quantizer import Lookup
 from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.storage import artefact
 from glotok_ray.teacher.networks import weights_digest
+from tests.evaluation.stored_parts import in_parts
 from tests.evaluation.tiny_inputs import TOKENIZER, settings, write_inputs
 from tests.small_data import small_pool
 
@@ -42,7 +45,7 @@ def measurement(
     extractor = EfficientNetLite0Features(
         input_side=config.feature_size, device=torch.device("cpu")
     )
-    return BlockMeasurement(config, extractor, image_size=image_size, kept_images=kept_images)
+    return BlockMeasurement(config, [extractor], image_size=image_size, kept_images=kept_images)
 
 
 def no_draws(vectors):
@@ -65,27 +68,28 @@ def test_any_feature_network_may_measure_and_blocks_of_a_unit_are_those_alone(
     inputs: Path, tmp_path: Path
 ) -> None:
     config = settings(inputs, tmp_path)
-    measure = BlockMeasurement(config, SumExtractor(), image_size=16)
+    measure = BlockMeasurement(config, [SumExtractor()], image_size=16)
     blocks = [block for block in plan(config)[0] if block.kind == VALIDATION]
     units = units_of(blocks)
     assert [len(unit) for unit in units] == [2, 1]
     together = [found for unit in units for found in measure(unit)]
     alone = [found for block in blocks for found in measure([block])]
     for one, other in zip(together, alone, strict=True):
-        np.testing.assert_array_equal(one.features, other.features)
         assert one.arrays.keys() == other.arrays.keys()
         for name, values in one.arrays.items():
             np.testing.assert_array_equal(values, other.arrays[name])
-    merged = merge(together)[VALIDATION]
+    images = in_parts(blocks, measure, tmp_path)[VALIDATION]
+    features = np.concatenate(list(images.blocks("sums.pooled")))
     np.testing.assert_array_equal(
-        merged.features[:3], SumExtractor()(merged.arrays["inputs"][:3])[POOLED]
+        features[:3], SumExtractor()(images.pictures("inputs")[:3])[POOLED]
     )
 
 
 def test_the_embedded_extractor_says_what_it_is(inputs: Path, tmp_path: Path) -> None:
-    measure = build_measurement(settings(inputs, tmp_path), image_size=16)
-    extractor = measure._extractor
-    assert (extractor.name, extractor.input_side) == ("EfficientNet-Lite0", 32)
+    measure = build_measurement(settings(inputs, tmp_path), image_size=16, folder=tmp_path)
+    (extractor,) = measure._extractors
+    assert extractor.name == "EfficientNet-Lite0"
+    assert "32 x 32" in extractor.input_contract
     images = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
     assert extractor(images)[POOLED].shape == (2, extractor.outputs[POOLED])
     # The digest of the teacher's features of the same network.
@@ -97,17 +101,16 @@ def test_the_embedded_extractor_says_what_it_is(inputs: Path, tmp_path: Path) ->
 def test_blocks_are_measured_by_what_the_tokenizer_makes(inputs: Path, tmp_path: Path) -> None:
     measure = measurement(settings(inputs, tmp_path), kept_images=3)
     (measured,) = measure([Block(VALIDATION, 2, 7, 2, file="part-00000.parquet")])
-    assert measured.features.shape == (5, 1280)
-    arrays = measured.arrays
+    arrays, pictures = measured.arrays, measured.pictures
+    assert arrays[EFFNET_POOLED].shape == (5, 1280)
     # Image 2 alone is below the third kept one.
-    assert arrays["inputs"].shape == (1, 16, 16, 3)
+    assert pictures["inputs"].shape == (1, 16, 16, 3)
     np.testing.assert_allclose(
-        arrays["psnr"][:1], psnr(arrays["inputs"], arrays["reconstructions"])
+        arrays["psnr"][:1], psnr(pictures["inputs"], pictures["reconstructions"])
     )
     # Decoding the block's own codes as a baseline gives the same image.
     codes = np.stack([arrays["visual"][:1], arrays["semantic"][:1]], axis=1)
-    (decoded,) = measure([Block("baseline_uniform", 0, 1, 0, codes=codes)])
-    np.testing.assert_array_equal(decoded.arrays["images"], arrays["reconstructions"])
+    np.testing.assert_array_equal(measure._decode(codes), pictures["reconstructions"])
 
 
 def test_crops_of_originals_are_adm_s(inputs: Path, tmp_path: Path) -> None:
@@ -126,7 +129,7 @@ def test_crops_of_originals_are_adm_s(inputs: Path, tmp_path: Path) -> None:
         settings(inputs, tmp_path / "out", data_path=str(tmp_path)), kept_images=4
     )
     (measured,) = measure([Block(VALIDATION, 0, 4, file="part-00000.parquet")])
-    for file, crop in zip(files, measured.arrays["inputs"], strict=True):
+    for file, crop in zip(files, measured.pictures["inputs"], strict=True):
         image = Image.open(io.BytesIO(file)).convert("RGB")
         while min(image.size) >= 32:
             image = image.resize((image.width // 2, image.height // 2), Image.BOX)
@@ -143,13 +146,13 @@ def test_samples_alone_need_no_tokenizer(inputs: Path, tmp_path: Path) -> None:
     )
     blocks, image_size = plan(config)
     measure = measurement(config, image_size=image_size)
-    merged = merge(found for unit in units_of(blocks) for found in measure(unit))
-    metrics = metrics_of(merged, config, image_size, no_draws, num_classes=2)
+    measured = in_parts(blocks, measure, tmp_path)
+    metrics = metrics_of(measured, config, image_size, no_draws, num_classes=2)
     assert list(metrics) == ["samples_fd_effnet", "samples_own_class", "validation_own_class"]
     assert metrics["samples_fd_effnet"]["value"] > 0
     # Labels as tiny_inputs wrote them: of samples all 0, of the crops 0 and 1 by turns.
-    assert merged["samples"].arrays["labels"].tolist() == [0] * 6
-    assert merged[VALIDATION].arrays["labels"].tolist() == [0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0]
+    assert measured["samples"].column("labels").tolist() == [0] * 6
+    assert measured[VALIDATION].column("labels").tolist() == [0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0]
 
 
 def test_a_diverged_tokenizer_has_no_psnr(inputs: Path, tmp_path: Path) -> None:
@@ -160,9 +163,9 @@ def test_a_diverged_tokenizer_has_no_psnr(inputs: Path, tmp_path: Path) -> None:
         measure([Block(VALIDATION, 2, 7, 2, file="part-00000.parquet")])
     network = measurement(settings(inputs, tmp_path), kept_images=0)
     network._extractor._network.network._bn1.bias.data[3] = torch.nan
-    found = network([Block(VALIDATION, 0, 5, file="part-00000.parquet")])
-    with pytest.raises(ValueError, match="features_a holds values that are not finite"):
-        metrics_of(merge(found), settings(inputs, tmp_path), 16, no_draws, num_classes=2)
+    found = in_parts([Block(VALIDATION, 0, 5, file="part-00000.parquet")], network, tmp_path)
+    with pytest.raises(ValueError, match="features hold values that are not finite"):
+        metrics_of(found, settings(inputs, tmp_path), 16, no_draws, num_classes=2)
 
 
 @pytest.mark.parametrize("lookup", ["cosine", "euclidean"])
@@ -179,7 +182,7 @@ def test_density_is_that_of_what_the_look_up_compares(
     (tmp_path / "tokenizer").mkdir()
     model.save_pretrained(tmp_path / "tokenizer")
     artefact.write_manifest(tmp_path / "tokenizer", "tokenizer")
-    codes = {"visual": np.tile(np.arange(32, dtype=np.uint16), (4, 1))}
+    codes = {"visual": [np.tile(np.arange(32, dtype=np.uint16), (2, 1))] * 2}
     config = settings(
         inputs, tmp_path, tokenizer_path=str(tmp_path / "tokenizer"), uniformity_repeats=0
     )
@@ -202,7 +205,8 @@ def test_training_crops_are_cut_and_measured_as_the_validation_crops(
     )
     measure = BlockMeasurement(config, SumExtractor(), image_size=8)
     units = [unit for unit in units_of(plan(config)[0]) if unit[0].kind == TRAINING]
-    found = merge(block for unit in units for block in measure(unit))[TRAINING].features
+    blocks = [block for unit in units for block in unit]
+    (found,) = recut(in_parts(blocks, measure, tmp_path)[TRAINING].blocks(EFFNET_POOLED), 99)
     stored = [
         row
         for name in ("00000", "00001")
@@ -223,10 +227,12 @@ def test_a_copied_sample_has_no_distance_to_its_training_crop(inputs: Path, tmp_
     config = settings(inputs, tmp_path, tokenizer_path="", codes_path="", generator_path="")
     blocks, image_size = plan(config)
     measure = measurement(config, image_size=image_size)
-    merged = merge(found for unit in units_of(blocks) for found in measure(unit))
-    distances = nearest_distances(merged[SAMPLES].features, merged[TRAINING].features)
+    measured = in_parts(blocks, measure, tmp_path)
+    distances = nearest_distances(
+        measured[SAMPLES].blocks(EFFNET_POOLED), measured[TRAINING].blocks(EFFNET_POOLED)
+    )
     assert distances[0] < 1e-3 * distances[1:].min()
-    metrics = metrics_of(merged, config, image_size, no_draws, num_classes=2)
+    metrics = metrics_of(measured, config, image_size, no_draws, num_classes=2)
     assert metrics["samples_nearest_training"]["value"] == pytest.approx(np.median(distances))
     assert metrics["validation_nearest_training"]["value"] > 0
 
@@ -251,14 +257,14 @@ def test_a_generators_loss_is_of_the_codes_of_its_own_tokenizer(
     for config in (beside, alone):
         blocks, image_size = plan(config)
         measure = BlockMeasurement(config, SumExtractor(), image_size=image_size)
-        results.append(merge(found for unit in units_of(blocks) for found in measure(unit)))
-    first, second = (merged[VALIDATION].arrays for merged in results)
+        results.append(in_parts(blocks, measure, tmp_path / str(len(results))))
+    first, second = (measured[VALIDATION] for measured in results)
     assert "psnr" in first
     assert "psnr" not in second
     for name in (LOSS, SHUFFLED, UNLEARNED):
-        assert first[name].shape == (11,)
-        np.testing.assert_allclose(first[name], second[name], rtol=1e-5)
-    assert (first[LOSS] != first[SHUFFLED]).all()
+        assert first.column(name).shape == (11,)
+        np.testing.assert_allclose(first.column(name), second.column(name), rtol=1e-5)
+    assert (first.column(LOSS) != first.column(SHUFFLED)).all()
     metrics = metrics_of(results[1], alone, 16, no_draws, num_classes=2)
     assert list(metrics) == [LOSS, SHUFFLED]
-    assert metrics[LOSS]["value"] == pytest.approx(second[LOSS].mean())
+    assert metrics[LOSS]["value"] == pytest.approx(second.column(LOSS).mean())

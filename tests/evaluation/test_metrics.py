@@ -8,6 +8,7 @@ import pytest
 from glotok_ray.evaluation.codebook_metrics import codebook_metrics, uniformity_metrics
 from glotok_ray.evaluation.entries import metric_entry, with_crops
 from glotok_ray.evaluation.metrics import frechet_metric, reconstruction_metrics
+from glotok_ray.metrics.frechet import summarize
 from glotok_ray.metrics.uniformity import Uniformity
 
 
@@ -44,12 +45,18 @@ def test_frechet_figure_names_its_network_and_counts() -> None:
     features = np.random.default_rng(0).normal(size=(5, 4))
     facts = {"network": "EfficientNet-Lite0", "feature_size": 128}
     entry = frechet_metric(
-        "FD-EffNet", features + 2, features, what="samples of the generator", **facts
+        "FD-EffNet",
+        summarize([features + 2]),
+        summarize([features]),
+        what="samples of the generator",
+        **facts,
     )
     assert entry["value"] == pytest.approx(16)
     for part in ("EfficientNet-Lite0", "5 samples of the generator", "5 validation", "128 x 128"):
         assert part in entry["protocol"]
-    alone = frechet_metric("FD-EffNet", features[:1], features, what="samples", **facts)
+    alone = frechet_metric(
+        "FD-EffNet", summarize([features[:1]]), summarize([features]), what="samples", **facts
+    )
     assert alone["value"] is None
 
 

@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from glotok_ray.evaluation.plan import TRAINING, VALIDATION, plan, units_of
-from tests.evaluation.tiny_inputs import POSITIONS, settings, write_inputs
+from tests.evaluation.tiny_inputs import settings, write_inputs
 
 
 @pytest.fixture(scope="module")
@@ -28,17 +27,6 @@ def test_blocks_cover_every_image_once(inputs: Path, tmp_path: Path) -> None:
     assert sum(block.stop - block.start for block in first) == 8
 
 
-def test_baselines_draw_from_the_training_codes(inputs: Path, tmp_path: Path) -> None:
-    blocks, _ = plan(settings(inputs, tmp_path))
-    marginal = [block.codes for block in blocks if block.kind == "baseline_marginal"]
-    visual, semantic = np.concatenate(marginal).swapaxes(0, 1)
-    assert semantic.shape == (6, POSITIONS)
-    assert (semantic == 3).all()
-    np.testing.assert_array_equal(visual, np.tile(np.arange(POSITIONS), (6, 1)))
-    uniform = [block.codes for block in blocks if block.kind == "baseline_uniform"]
-    assert len(np.unique(np.concatenate([codes[:, 0] for codes in uniform]))) > 16
-
-
 def test_training_crops_are_all_or_as_many_as_asked_for(inputs: Path, tmp_path: Path) -> None:
     def training(**changes: int) -> list[tuple[str, list[int]]]:
         blocks, _ = plan(settings(inputs, tmp_path, **changes))
@@ -49,6 +37,8 @@ def test_training_crops_are_all_or_as_many_as_asked_for(inputs: Path, tmp_path: 
         ]
 
     assert training() == [("00000", [0, 1, 2, 3, 4]), ("00000", [5, 6, 7]), ("00001", [0, 1, 2])]
+    blocks = [block for block in plan(settings(inputs, tmp_path))[0] if block.kind == TRAINING]
+    assert [block.first_image for block in blocks] == [0, 5, 8]
     some = training(training_images=6)
     assert sum(len(rows) for _, rows in some) == 6
     assert some != training(training_images=6, seed=1)

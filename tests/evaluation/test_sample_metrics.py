@@ -6,19 +6,25 @@ import numpy as np
 import pytest
 
 from glotok_ray.config import EvaluateRun
-from glotok_ray.evaluation.measure import LABELS, Merged
-from glotok_ray.evaluation.sample_metrics import nearest_training_metrics, own_class_metrics
+from glotok_ray.evaluation import plan
+from glotok_ray.evaluation.sample_metrics import (
+    Labelled,
+    nearest_training_metrics,
+    own_class_metrics,
+)
 
 
-def merged(features: list[float], labels: list[int]) -> Merged:
-    return Merged(np.array(features)[:, None], {LABELS: np.array(labels, np.int32)})
+def labelled(features: list[float], labels: list[int]) -> Labelled:
+    """In two blocks."""
+    vectors = np.array(features)[:, None]
+    return Labelled([vectors[:1], vectors[1:]], np.array(labels, np.int32))
 
 
-VALIDATION = merged([0, 2, 10, 14], [0, 0, 1, 1])
+VALIDATION = labelled([0, 2, 10, 14], [0, 0, 1, 1])
 
 
 def test_samples_are_counted_beside_chance_and_ceiling() -> None:
-    found = own_class_metrics(merged([1, 1, 3, 13], [0, 1, 0, 1]), VALIDATION, None, 2, 64)
+    found = own_class_metrics(labelled([1, 1, 3, 13], [0, 1, 0, 1]), VALIDATION, None, 2, 64)
     assert found["samples_own_class"]["value"] == 0.75
     assert found["validation_own_class"]["value"] == 1
     for entry in found.values():
@@ -28,9 +34,9 @@ def test_samples_are_counted_beside_chance_and_ceiling() -> None:
 
 
 def test_with_training_crops_the_class_means_are_theirs() -> None:
-    training = merged([-5, -3, 5, 9], [1, 1, 0, 0])  # means 7 and -4
+    training = labelled([-5, -3, 5, 9], [1, 1, 0, 0])  # means 7 and -4
     found = own_class_metrics(
-        merged([1, 1, 3, 13], [0, 1, 0, 1]), merged([2], [0]), training, 2, 64
+        labelled([1, 1, 3, 13], [0, 1, 0, 1]), labelled([2], [0]), training, 2, 64
     )
     assert found["samples_own_class"]["value"] == 0.5
     assert found["validation_own_class"]["value"] == 1
@@ -40,7 +46,7 @@ def test_with_training_crops_the_class_means_are_theirs() -> None:
 
 
 def test_a_class_without_training_crops_has_no_mean() -> None:
-    found = own_class_metrics(merged([1, 2], [0, 1]), VALIDATION, merged([1, 2], [1, 1]), 2, 64)
+    found = own_class_metrics(labelled([1, 2], [0, 1]), VALIDATION, labelled([1, 2], [1, 1]), 2, 64)
     for entry in found.values():
         assert entry["value"] is None
         assert "1 of 2 classes have fewer than 1 training crops" in entry["protocol"]
@@ -49,12 +55,12 @@ def test_a_class_without_training_crops_has_no_mean() -> None:
 @pytest.mark.parametrize(
     ("validation", "samples", "reason"),
     [
-        (merged([0, 2, 10], [0, 0, 1]), [0, 1], "1 of 2 classes have fewer than 2 .* class 1"),
+        (labelled([0, 2, 10], [0, 0, 1]), [0, 1], "1 of 2 classes have fewer than 2 .* class 1"),
         (VALIDATION, [0, 2], "labels of the samples reach from 0 to 2"),
     ],
 )
 def test_a_share_without_meaning_is_null_with_its_reason(validation, samples, reason) -> None:
-    found = own_class_metrics(merged([1, 2], samples), validation, None, 2, 64)
+    found = own_class_metrics(labelled([1, 2], samples), validation, None, 2, 64)
     for entry in found.values():
         assert entry["value"] is None
         assert pytest.approx(0.5) == entry["chance"]
@@ -70,7 +76,12 @@ def test_the_median_distance_to_the_nearest_training_crop(drawn: int, text: str)
         np.array([[4.0], [12.0], [20.0], [26.0]]),
     )
     config = EvaluateRun(training_images=drawn, feature_size=64)
-    found = nearest_training_metrics(samples, validation, training, config)
+    found = nearest_training_metrics(
+        {plan.SAMPLES: [samples], plan.VALIDATION: [validation[:1], validation[1:]]},
+        [training],
+        len(training),
+        config,
+    )
     assert found["samples_nearest_training"]["value"] == 0.5
     assert found["validation_nearest_training"]["value"] == 3
     assert f"of 3 training crops {text}" in found["validation_nearest_training"]["protocol"]

@@ -5,13 +5,14 @@ import pytest
 import torch
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
+from glotok_ray.metrics import frechet
 from glotok_ray.metrics.frechet import (
     FeatureMoments,
     frechet_distance,
     frechet_distance_of_features,
-    merged_moments,
-    moments_of_rows,
+    frechet_distance_of_summaries,
     rank_warning,
+    summarize,
 )
 
 
@@ -119,42 +120,46 @@ def test_moments_that_are_not_finite_are_refused() -> None:
         frechet_distance(np.zeros(3), np.eye(3), np.zeros(3), np.full((3, 3), np.inf))
 
 
-def test_blocks_merge_to_the_same_digits_however_they_came(generator: np.random.Generator) -> None:
-    features = 1e4 + generator.normal(size=(60, 5))
-    parts = dict(enumerate(map(FeatureMoments.of, np.split(features, [1, 20, 20, 33, 59]))))
-    merged = [
-        merged_moments((number, parts[number]) for number in sorted(order))
-        for order in ([4, 2, 0, 5, 1, 3], range(6))
-    ]
-    assert merged[0].count == 60
-    np.testing.assert_array_equal(merged[0].mean, merged[1].mean)
-    np.testing.assert_array_equal(merged[0].scatter, merged[1].scatter)
-    np.testing.assert_allclose(merged[0].mean, features.mean(0), rtol=1e-13)
-    np.testing.assert_allclose(merged[0].covariance(), np.cov(features.T), rtol=1e-9)
-    # The parts themselves stay as they were.
-    np.testing.assert_array_equal(parts[1].scatter, FeatureMoments.of(features[1:20]).scatter)
+@pytest.mark.parametrize(("first", "second"), [(15, 12), (15, 60), (60, 15), (60, 90)])
+def test_summaries_of_blocks_give_the_distance_of_all_features(
+    generator: np.random.Generator, monkeypatch: pytest.MonkeyPatch, first: int, second: int
+) -> None:
+    monkeypatch.setattr(frechet, "_ROWS_PER_BLOCK", 8)
+    a = generator.normal(size=(first, 20)) @ generator.normal(size=(20, 20)) + 3
+    b = generator.normal(size=(second, 20)) * 1.5 + 3.2
+    expected = frechet_distance_of_features(a, b)
+    found = {
+        frechet_distance_of_summaries(
+            summarize(np.split(a, edges)), summarize(np.split(b, edges[:2]))
+        )
+        for edges in ([], [1, 2, 11], [5, 10, 14])
+    }
+    # No digit depends on where blocks end.
+    assert len(found) == 1
+    assert found.pop() == pytest.approx(expected, rel=1e-9)
+    kept = summarize([a]).rows
+    assert (kept is not None) == (first <= 20)
 
 
-def test_blocks_out_of_order_twice_or_of_other_widths_are_refused() -> None:
-    part = FeatureMoments.of(np.eye(3))
-    with pytest.raises(ValueError, match="block 2 comes after block 5"):
-        merged_moments([(5, part), (2, part)])
-    with pytest.raises(ValueError, match="block 5 comes after block 5"):
-        merged_moments([(5, part), (5, part)])
-    with pytest.raises(ValueError, match="block 6 has width 2, those before it 3"):
-        merged_moments([(5, part), (6, FeatureMoments.of(np.eye(2)))])
-    with pytest.raises(ValueError, match="no blocks"):
-        merged_moments([])
+def test_few_vectors_beside_many_lose_no_digits_where_spectra_fall_steeply(
+    generator: np.random.Generator,
+) -> None:
+    scales = 10.0 ** -np.linspace(0, 4, 60)
+    a, b = generator.normal(size=(40, 60)) * scales, generator.normal(size=(400, 60)) * scales
+    expected = frechet_distance_of_features(a, b)
+    found = frechet_distance_of_summaries(summarize([a]), summarize([b]))
+    assert found == pytest.approx(expected, rel=1e-9)
 
 
-def test_stored_rows_have_the_moments_of_all(generator: np.random.Generator) -> None:
-    features = generator.normal(size=(23, 4)).astype(np.float32)
-    found = moments_of_rows(features, rows=5)
-    assert found.count == 23
-    np.testing.assert_allclose(found.covariance(), np.cov(features.T.astype(float)), rtol=1e-12)
-    assert moments_of_rows(features[:0]).count == 0
+def test_summaries_without_a_distance_are_refused() -> None:
+    with pytest.raises(ValueError, match="there are none"):
+        summarize([])
     with pytest.raises(ValueError, match="not finite"):
-        moments_of_rows(np.full((3, 2), np.inf))
+        summarize([np.zeros((3, 2)), np.full((1, 2), np.inf)])
+    with pytest.raises(ValueError, match="set b has 1 vectors: needs at least 2"):
+        frechet_distance_of_summaries(summarize([np.eye(3)]), summarize([np.ones((1, 3))]))
+    with pytest.raises(ValueError, match="widths differ: 3 and 2"):
+        frechet_distance_of_summaries(summarize([np.eye(3)]), summarize([np.eye(2)]))
 
 
 def test_too_few_vectors_for_full_rank_are_told() -> None:
@@ -171,10 +176,7 @@ def test_distances_are_those_of_torch_fidelity(generator: np.random.Generator) -
     expected = fid_statistics_to_metric(
         *(fid_features_to_statistics(torch.from_numpy(values)) for values in (a, b)), verbose=False
     )["frechet_inception_distance"]
-    moments = [moments_of_rows(values, rows=17) for values in (a, b)]
-    found = frechet_distance(
-        moments[0].mean, moments[0].covariance(), moments[1].mean, moments[1].covariance()
-    )
+    found = frechet_distance_of_summaries(summarize([a[:17], a[17:]]), summarize([b]))
     assert found == pytest.approx(expected, rel=1e-9)
     assert frechet_distance_of_features(a, b) == pytest.approx(expected, rel=1e-9)
 

@@ -75,10 +75,10 @@ def test_small_sets_lower_the_perplexity_and_collapse_is_named() -> None:
 def test_draw_takes_one_standardised_vector_per_image() -> None:
     vectors = sphere(40)
     codes = np.random.default_rng(6).integers(40, size=(25, 16))
-    drawn = draw_latent_vectors(codes, vectors, num_vectors=1000, seed=1, repeat=0)
+    drawn = draw_latent_vectors([codes[:7], codes[7:]], vectors, num_vectors=1000, seed=1, repeat=0)
     assert drawn.shape == (25, 8)
-    again = draw_latent_vectors(codes, vectors, num_vectors=1000, seed=1, repeat=0)
-    other = draw_latent_vectors(codes, vectors, num_vectors=1000, seed=1, repeat=1)
+    again = draw_latent_vectors([codes], vectors, num_vectors=1000, seed=1, repeat=0)
+    other = draw_latent_vectors([codes], vectors, num_vectors=1000, seed=1, repeat=1)
     np.testing.assert_array_equal(drawn, again)
     assert not np.array_equal(drawn, other)
     every_token = vectors[codes.reshape(-1)]
@@ -117,11 +117,11 @@ def test_draws_and_densities_refuse_what_is_no_vector_and_no_code() -> None:
     broken = vectors.copy()
     broken[3, 0] = np.nan
     with pytest.raises(ValueError, match="1 of 8 code vectors"):
-        draw_latent_vectors(codes, broken, num_vectors=4, seed=0, repeat=0)
+        draw_latent_vectors([codes], broken, num_vectors=4, seed=0, repeat=0)
     # An index from the end would be a plausible vector.
     codes[0, 0] = -1
     with pytest.raises(ValueError, match=r"from -1 to 0: must be in \[0, 8\)"):
-        draw_latent_vectors(codes, vectors, num_vectors=4, seed=0, repeat=0)
+        draw_latent_vectors([codes], vectors, num_vectors=4, seed=0, repeat=0)
     # Not for the reason of a collapsed codebook, which gives null.
     for measure in (tsne_uniformity, lambda found: code_uniformity(np.full(8, 3), found)):
         with pytest.raises(ValueError, match="NaN or infinite") as found:

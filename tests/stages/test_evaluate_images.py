@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from glotok_ray.evaluation.array_names import EFFNET_POOLED
 from glotok_ray.evaluation.inputs import baseline_codes
 from glotok_ray.evaluation.plan import plan
-from glotok_ray.stages import evaluate_images
+from glotok_ray.stages import evaluate_images, image_measurement
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
 from jobs import evaluate_images as evaluate_images_job
@@ -75,8 +76,53 @@ def test_figures_do_not_depend_on_the_number_of_actors(inputs: Path, tmp_path: P
         np.testing.assert_array_equal(retention["both"], pairs["reconstructions"])
     for name in ("reconstructions.png", "baselines.png", "baseline_uniform.npz", "retention.npz"):
         assert name in alone["files"]
+    assert not (tmp_path / "alone" / "parts").exists()
+    assert not any("parts/" in name for name in alone["files"])
     again = evaluate_images.run(settings(inputs, tmp_path / "alone"))
     assert again["written_unix_s"] == alone["written_unix_s"]
+
+
+def test_parts_that_are_there_are_not_measured_again(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = settings(inputs, tmp_path, tokenizer_path="", codes_path="", generator_path="")
+    blocks, image_size = plan(config)
+    taken: list[str] = []
+
+    def in_this_process(units, actor_class, arguments, pool, *, stage, sizes):
+        taken.extend(unit.part.name for unit in units)
+        return map(actor_class(**arguments), units) if units else iter(())
+
+    monkeypatch.setattr(image_measurement, "map_shards", in_this_process)
+
+    def measured(fingerprint: str = "settings") -> dict[str, np.ndarray]:
+        taken.clear()
+        found = image_measurement.measure_images(
+            blocks, config, image_size, folder=tmp_path / "parts", fingerprint=fingerprint
+        )
+        return {
+            kind: np.concatenate(list(images.blocks(EFFNET_POOLED)))
+            for kind, images in found.items()
+        }
+
+    first = measured()
+    assert {kind: len(features) for kind, features in first.items()} == {
+        "validation": 11,
+        "samples": 6,
+        "training": 11,
+    }
+    names = list(taken)
+    assert len(names) == len(set(names)) == 6
+    measured()
+    assert taken == []
+    broken = tmp_path / "parts" / names[2]
+    broken.write_bytes(broken.read_bytes()[:-1])
+    again = measured()
+    assert taken == [names[2]]
+    for kind, features in first.items():
+        np.testing.assert_array_equal(again[kind], features)
+    measured(fingerprint="other settings")
+    assert taken == names
 
 
 def test_reduced_pictures_are_refused_where_adm_s_protocol_is_asked_for(

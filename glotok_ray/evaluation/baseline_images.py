@@ -1,0 +1,76 @@
+"""The codes of baselines, drawn where they are decoded: each image's are keyed by (seed, image), so units hold none.
+
+The driver counts the training codes once and leaves the counts on disk, from which actors draw.
+Read next: glotok_ray/metrics/baselines.py
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow.parquet
+from jaxtyping import UInt16
+
+from glotok_ray.config.evaluation import EvaluateRun
+from glotok_ray.config.tokenizer import TokenizerConfig
+from glotok_ray.evaluation.inputs import baseline_codes
+from glotok_ray.evaluation.plan import Block
+from glotok_ray.metrics.baselines import PositionCounts, draw_uniform
+from glotok_ray.storage import artefact
+
+COUNTS_FILE = "position_counts.npz"
+"""Occurrences of each code at each position in the training codes, an array per codebook."""
+
+
+class BaselineCodes(NamedTuple):
+    """What the codes of both baselines are drawn from."""
+
+    counts: list[PositionCounts]
+    """Of each codebook, in the tokenizer's order."""
+    seed: int
+
+    def draw(self, block: Block) -> UInt16[np.ndarray, "b codebooks positions"]:
+        """The codes of a baseline's block."""
+        first, number = block.first_image, block.stop - block.start
+        codes = []
+        for branch, counted in enumerate(self.counts):
+            num_positions, num_codes = counted.counts.shape
+            if block.kind == "baseline_uniform":
+                drawn = draw_uniform(
+                    first,
+                    number,
+                    num_positions=num_positions,
+                    num_codes=num_codes,
+                    seed=self.seed,
+                    branch=branch,
+                )
+            else:
+                drawn = counted.draw(first, number, seed=self.seed, branch=branch)
+            codes.append(drawn)
+        return np.stack(codes, axis=1)
+
+
+def count_training_codes(config: EvaluateRun, model: TokenizerConfig) -> BaselineCodes:
+    """Codes per position of each branch over the whole training set, all views."""
+    folder, dataset = Path(config.codes_path), baseline_codes(config)
+    counts = [PositionCounts(model.num_tokens, codebook.size) for codebook in model.codebooks]
+    for shard in dataset.shards:
+        table = pyarrow.parquet.read_table(folder / shard.file, columns=list(model.names))
+        for branch, count in zip(model.names, counts, strict=True):
+            flat = table[branch].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+            count.add(flat.reshape(table.num_rows, -1))
+    return BaselineCodes(counts, config.seed)
+
+
+def write_counts(folder: Path, codes: BaselineCodes, model: TokenizerConfig) -> None:
+    """Leave the counts in `folder`; readers see none or all of them."""
+    arrays = {name: count.counts for name, count in zip(model.names, codes.counts, strict=True)}
+    with artefact.hashed_writer(folder / COUNTS_FILE) as stream:
+        np.savez(stream, **arrays)  # type: ignore[arg-type]
+
+
+def read_counts(folder: Path, config: EvaluateRun, model: TokenizerConfig) -> BaselineCodes:
+    """The counts that `write_counts` left."""
+    with np.load(folder / COUNTS_FILE) as arrays:
+        counts = [PositionCounts.of(arrays[name]) for name in model.names]
+    return BaselineCodes(counts, config.seed)
