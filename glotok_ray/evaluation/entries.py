@@ -4,6 +4,7 @@ A metric without its protocol cannot be compared with another, so the two are wr
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 Metrics = dict[str, dict[str, Any]]
@@ -16,11 +17,13 @@ def metric_entry(
     deviation: float | None = None,
     *,
     chance: float | None = None,
+    conditions: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """One entry of metrics.json; a value that is not finite becomes null, which JSON can hold, and the protocol then
     begins with what it was. A caller that passes None gives the reason in the protocol.
 
-    `chance` is what a model that learned nothing would score; the protocol says how it is known.
+    `chance` is what a model that learned nothing would score; the protocol says how it is known. `conditions` are those
+    parts of the protocol that two values must share to be compared, as data.
     """
     finite = value is not None and math.isfinite(value)
     if value is not None and not finite:
@@ -34,6 +37,8 @@ def metric_entry(
         entry["std"] = deviation
     if chance is not None:
         entry["chance"] = chance
+    if conditions is not None:
+        entry["conditions"] = dict(conditions)
     return entry
 
 

@@ -3,6 +3,9 @@
 Read next: glotok_ray/evaluation/features.py
 """
 
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
 import torch
 
 from glotok_ray.config.evaluation import DOWNLOAD, EvaluateRun
@@ -14,6 +17,34 @@ from glotok_ray.evaluation.features import (
 )
 from glotok_ray.evaluation.inception_check import check_published_weights
 from glotok_ray.evaluation.lpips_distance import LPIPSDistance
+
+
+class Network(NamedTuple):
+    """What metrics say of a feature network, without the network."""
+
+    key: str
+    name: str
+    outputs: Mapping[str, int]
+    """Widths of what it gives, by name."""
+    input_contract: str
+    weights_sha256: str
+
+    def conditions(self, **more: Any) -> dict[str, Any]:
+        """What two values of one metric must share to be compared."""
+        return {
+            "network": self.name,
+            "weights_sha256": self.weights_sha256,
+            "input": self.input_contract,
+            **more,
+        }
+
+
+def networks_of(extractors: Sequence[FeatureExtractor]) -> list[Network]:
+    """What is said of these networks."""
+    return [
+        Network(one.key, one.name, one.outputs, one.input_contract, one.weights_sha256)
+        for one in extractors
+    ]
 
 
 def build_extractors(config: EvaluateRun, device: torch.device) -> list[FeatureExtractor]:

@@ -3,10 +3,11 @@
 docs/recorded_facts.md lists the facts that folders record. Read next: glotok_ray/evaluation/plan.py
 """
 
+import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
-from glotok_ray.config.evaluation import EvaluateRun
+from glotok_ray.config.evaluation import DOWNLOAD, EvaluateRun
 from glotok_ray.config.tokenizer import TokenizerConfig
 from glotok_ray.data.recorded import (
     check_adm_protocol,
@@ -16,7 +17,7 @@ from glotok_ray.data.recorded import (
     read_image_dataset,
 )
 from glotok_ray.data.records import DATASET, DatasetInfo, read_dataset
-from glotok_ray.evaluation.sample_files import stored_images
+from glotok_ray.evaluation.sample_files import IMAGES_ARRAY, stored_images
 from glotok_ray.pretrained.generator import (
     TOKENIZER_FOLDER,
     check_fit,
@@ -56,6 +57,35 @@ def check_inputs(config: EvaluateRun) -> None:
             f"training_path = {config.training_path!r}: is data_path too, so that each validation crop would be its "
             "own nearest training crop; give the shards that the generator was trained on"
         )
+    check_weight_files(config)
+
+
+def check_weight_files(config: EvaluateRun) -> None:
+    """Raise ValueError for a file of weights or statistics that is not there, or that nothing would read."""
+    for name in ("inception_path", "reference_path", "dinov2_path", "lpips_path"):
+        path = getattr(config, name)
+        downloaded = name == "inception_path" and path == DOWNLOAD
+        if path and not downloaded and not Path(path).is_file():
+            raise ValueError(f"{name} = {path!r}: is no file; give the file, or leave it empty")
+    if config.reference_path and not (config.inception_path and config.samples_path):
+        raise ValueError(
+            f"reference_path = {config.reference_path!r}: needs inception_path, whose features its statistics are of, "
+            "and samples_path, which are compared with them; give both, or leave it empty"
+        )
+    if config.lpips_path and not config.tokenizer_path:
+        raise ValueError(
+            f"lpips_path = {config.lpips_path!r}: needs tokenizer_path, whose reconstructions are measured; give it, "
+            "or leave lpips_path empty"
+        )
+
+
+def stored_count(path: str) -> int:
+    """Images that lie beside the statistics in a file; 0 where it has statistics alone."""
+    if not zipfile.is_zipfile(path):
+        return 0
+    with zipfile.ZipFile(path) as archive:
+        has_images = f"{IMAGES_ARRAY}.npy" in archive.namelist()
+    return stored_images(Path(path)).shape[0] if has_images else 0
 
 
 class Present(NamedTuple):

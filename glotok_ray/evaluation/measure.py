@@ -35,9 +35,9 @@ from glotok_ray.evaluation.generator_loss import Codes, build_generator_loss
 from glotok_ray.evaluation.inputs import encoding_tokenizer
 from glotok_ray.evaluation.lpips_distance import LPIPSDistance
 from glotok_ray.evaluation.parts import MeasuredBlock, PlannedPart, Receipt, write_part
-from glotok_ray.evaluation.plan import SAMPLES, TRAINING, VALIDATION, Block
+from glotok_ray.evaluation.plan import REFERENCE, SAMPLES, TRAINING, VALIDATION, Block
 from glotok_ray.evaluation.retention import decoded_alone, has_retention
-from glotok_ray.evaluation.sample_files import read_images
+from glotok_ray.evaluation.sample_files import read_images, unpacked
 from glotok_ray.metrics.reconstruction import psnr, ssim
 from glotok_ray.pretrained.tokenizer import load_tokenizer, read_tokenizer
 from glotok_ray.storage.retries import patiently
@@ -91,7 +91,7 @@ def build_measurement(config: EvaluateRun, *, image_size: int, folder: Path) -> 
 
 
 class BlockMeasurement:
-    """Reconstructs, decodes and measures blocks with one tokenizer and some feature networks, on the networks' device."""
+    """Reconstructs, decodes and measures blocks with one tokenizer and some feature networks, on their device."""
 
     def __init__(
         self,
@@ -137,8 +137,13 @@ class BlockMeasurement:
         return [self._drawn(block) for block in blocks]
 
     def _drawn(self, block: Block) -> MeasuredBlock:
-        """A block of samples, or of images decoded from a baseline's codes."""
+        """A block of samples, of the reference's images, or of images decoded from a baseline's codes."""
         folder = Path(self._config.samples_path)
+        if block.kind == REFERENCE:
+            assert self._folder is not None
+            stored = unpacked(Path(self._config.reference_path), self._folder)
+            images = read_images(stored, block.start, block.stop)
+            return MeasuredBlock(block.kind, self._features(images), {})
         if block.kind == SAMPLES:
             images = read_images(folder / "samples.npz", block.start, block.stop)
             rows = self._rows(folder / "samples.parquet", [block], ("label",))

@@ -1,12 +1,12 @@
 """The metrics of an evaluation, computed once from what lies in its parts: features are read block by block.
 
-Reconstructions are measured by PSNR, SSIM, codebook usage and FD-EffNet; samples by FD-EffNet, beside images decoded
-from codes that no generator chose (paper section 4). Read next: glotok_ray/evaluation/codebook_metrics.py
+Reconstructions are measured by PSNR, SSIM, LPIPS, codebook usage and Frechet distances; samples by Frechet distances
+and Inception's scores, beside images decoded from codes that no generator chose (paper section 4).
+Read next: glotok_ray/evaluation/codebook_metrics.py
 """
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from jaxtyping import Float
 from numpy import ndarray
@@ -15,37 +15,26 @@ from glotok_ray.config.evaluation import EvaluateRun
 from glotok_ray.evaluation.array_names import (
     EFFNET_POOLED,
     LABELS,
-    of_reconstructions,
+    LPIPS,
     retention_psnr,
 )
 from glotok_ray.evaluation.codebook_metrics import DrawUniformity, code_metrics
+from glotok_ray.evaluation.distances import INCEPTION, distance_metrics
 from glotok_ray.evaluation.entries import Metrics, metric_entry
-from glotok_ray.evaluation.features import EfficientNetLite0Features
-from glotok_ray.evaluation.files import BASELINES
+from glotok_ray.evaluation.extractors import Network
 from glotok_ray.evaluation.generator_loss import LOSS, SHUFFLED, UNLEARNED
 from glotok_ray.evaluation.generator_metrics import generator_loss_metrics
+from glotok_ray.evaluation.inception_metrics import inception_metrics
 from glotok_ray.evaluation.plan import SAMPLES, TRAINING, VALIDATION
+from glotok_ray.evaluation.reference import Reference
 from glotok_ray.evaluation.sample_metrics import (
     Labelled,
     nearest_training_metrics,
     own_class_metrics,
 )
 from glotok_ray.evaluation.streams import MeasuredImages
-from glotok_ray.metrics.frechet import (
-    FeatureSummary,
-    frechet_distance_of_summaries,
-    summarize,
-)
 from glotok_ray.metrics.reconstruction import ScoreSum
 from glotok_ray.pretrained.tokenizer import tokenizer_config
-
-_DISTANCES = {
-    "reconstruction": "FD-EffNet",
-    "samples": "FD-EffNet of samples",
-    "baseline_uniform": "FD-EffNet of uniform codes",
-    "baseline_marginal": "FD-EffNet of marginal codes",
-    "validation": "FD-EffNet of validation crops",
-}
 
 
 def metrics_of(
@@ -55,8 +44,12 @@ def metrics_of(
     draw_uniformity: DrawUniformity,
     *,
     num_classes: int,
+    networks: Sequence[Network],
+    reference: Reference | None = None,
 ) -> Metrics:
-    """Every metric that the measured images allow; the labels among them count from 0 to `num_classes`."""
+    """Every metric that the measured images allow; the labels among them count from 0 to `num_classes`. `networks` are
+    those that measured them, and `reference` published statistics that samples are compared with as well.
+    """
     validation = measured[VALIDATION]
     metrics: Metrics = {}
     if config.tokenizer_path:
@@ -67,7 +60,14 @@ def metrics_of(
         alone = {name: retention_psnr(name) for name in names if retention_psnr(name) in validation}
         scores = {entry: validation.column(entry) for entry in alone.values()}
         metrics |= retention_metrics(scores, list(alone))
-    metrics |= _distances(measured, config)
+    if LPIPS in validation:
+        metrics |= lpips_metrics(validation.column(LPIPS), config.lpips_backbone)
+    metrics |= distance_metrics(measured, config, networks, reference)
+    for network in networks:
+        if network.key == INCEPTION:
+            metrics |= inception_metrics(
+                measured, network, reconstructs=bool(config.tokenizer_path)
+            )
     training = measured.get(TRAINING)
     if SAMPLES in measured:
         metrics |= own_class_metrics(
@@ -98,63 +98,6 @@ def _labelled(images: MeasuredImages) -> Labelled:
     return Labelled(images.blocks(EFFNET_POOLED), images.column(LABELS))
 
 
-class _Summarized(NamedTuple):
-    """A set of images, as a Frechet distance needs it, and what they are."""
-
-    summary: FeatureSummary
-    what: str
-
-
-def _distances(measured: Mapping[str, MeasuredImages], config: EvaluateRun) -> Metrics:
-    """Frechet distances to the validation crops and, as in ADM's protocol, of all that a generator made to the training
-    crops; each set is summarized once.
-    """
-    reconstructed, made = {}, {}
-    if config.tokenizer_path:
-        features = measured[VALIDATION].blocks(of_reconstructions(EFFNET_POOLED))
-        reconstructed["reconstruction"] = _Summarized(
-            summarize(features), "reconstructions of the same crops"
-        )
-    texts = {SAMPLES: "samples of the generator"} | {
-        name: f"images that the same decoder makes of {text}" for name, text in BASELINES.items()
-    }
-    for name, text in texts.items():
-        if name in measured:
-            made[name] = _Summarized(summarize(measured[name].blocks(EFFNET_POOLED)), text)
-    metrics: Metrics = {}
-    if reconstructed or made:
-        real = summarize(measured[VALIDATION].blocks(EFFNET_POOLED))
-        metrics |= _frechet_metrics(reconstructed | made, real, config)
-        if TRAINING in measured:
-            training = summarize(measured[TRAINING].blocks(EFFNET_POOLED))
-            crops = {VALIDATION: _Summarized(real, "validation crops")}
-            metrics |= _frechet_metrics(made | crops, training, config, training=True)
-    return metrics
-
-
-def _frechet_metrics(
-    found: Mapping[str, _Summarized],
-    reference: FeatureSummary,
-    config: EvaluateRun,
-    *,
-    training: bool = False,
-) -> Metrics:
-    """Distances of sets of features to the validation crops or to the training crops."""
-    suffix, addition = ("_training", ", from training crops") if training else ("", "")
-    return {
-        f"{name}_fd_effnet{suffix}": frechet_metric(
-            _DISTANCES[name] + addition,
-            summary,
-            reference,
-            what=what,
-            crops="training crops" if training else "validation crops",
-            network=EfficientNetLite0Features.name,
-            feature_size=config.feature_size,
-        )
-        for name, (summary, what) in found.items()
-    }
-
-
 def reconstruction_metrics(scores: dict[str, Float[ndarray, " n"]], image_size: int) -> Metrics:
     """Means of "psnr" and "ssim" over the images of the validation set."""
     psnr, ssim = ScoreSum.of(scores["psnr"]), ScoreSum.of(scores["ssim"])
@@ -178,6 +121,20 @@ def reconstruction_metrics(scores: dict[str, Float[ndarray, " n"]], image_size: 
     }
 
 
+def lpips_metrics(distances: Float[ndarray, " n"], backbone: str) -> Metrics:
+    """Mean LPIPS over the validation crops."""
+    protocol = (
+        f"Mean over {len(distances)} validation crops of LPIPS 0.1 with {backbone}, 8-bit RGB in [-1, 1], crops "
+        "as they are; ± is the deviation over images. Lower is closer."
+    )
+    deviation = float(distances.std(ddof=1)) if len(distances) > 1 else None
+    conditions = {"network": backbone, "count": len(distances)}
+    entry = metric_entry(
+        f"LPIPS ({backbone})", float(distances.mean()), protocol, deviation, conditions=conditions
+    )
+    return {"reconstruction_lpips": entry}
+
+
 def retention_metrics(scores: Mapping[str, Float[ndarray, " n"]], names: Sequence[str]) -> Metrics:
     """Mean PSNR of the validation crops decoded from each codebook alone; `scores` are "retention_NAME_psnr" of all
     `names`.
@@ -195,26 +152,3 @@ def retention_metrics(scores: Mapping[str, Float[ndarray, " n"]], names: Sequenc
             f"PSNR of {name} codes alone (dB)", score.mean, protocol, score.standard_deviation
         )
     return metrics
-
-
-def frechet_metric(
-    label: str,
-    features: FeatureSummary,
-    reference: FeatureSummary,
-    *,
-    what: str,
-    network: str,
-    feature_size: int,
-    crops: str = "validation crops",
-) -> dict[str, Any]:
-    """Frechet distance of one set of `network`'s features to those of `crops`."""
-    protocol = (
-        f"Frechet distance between the pooled {network} features of "
-        f"{features.count} {what} and of {reference.count} {crops} "
-        f"({reference.width} features, images resized to {feature_size} x {feature_size}); "
-        "lower is closer. It is not FID, which is defined by Inception, and it depends on both "
-        "counts."
-    )
-    if min(features.count, reference.count) < 2:
-        return metric_entry(label, None, f"Undefined below 2 images a side. {protocol}")
-    return metric_entry(label, frechet_distance_of_summaries(features, reference), protocol)

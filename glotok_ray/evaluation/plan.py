@@ -22,20 +22,23 @@ from glotok_ray.evaluation.inputs import (
     encoding_tokenizer,
     measured_images,
     measured_samples,
+    stored_count,
     training_images,
 )
 from glotok_ray.pretrained.tokenizer import tokenizer_config
 
 VALIDATION, SAMPLES, TRAINING = "validation", "samples", "training"
+REFERENCE = "reference"
+"""Images that lie beside published statistics."""
 # Blocks of a shard that an actor takes at once, so that images are decoded while the device works on those before.
 _BLOCKS_PER_UNIT = 4
 
 
 class Block(NamedTuple):
-    """Images of one batch: rows of a shard, images of samples.npz, or images of a baseline."""
+    """Images of one batch: rows of a shard, images of samples.npz or of the reference, or images of a baseline."""
 
     kind: str
-    """VALIDATION, SAMPLES, TRAINING, or the name of a baseline."""
+    """VALIDATION, SAMPLES, TRAINING, REFERENCE, or the name of a baseline."""
     start: int
     stop: int
     first_image: int = 0
@@ -66,6 +69,11 @@ def plan(config: EvaluateRun) -> tuple[list[Block], int]:
         ]
         if config.training_path:
             blocks += _training_blocks(training_images(config, dataset, image_size), config)
+        if config.reference_path and (reference_images := stored_count(config.reference_path)):
+            blocks += [
+                Block(REFERENCE, start, min(start + size, reference_images), start)
+                for start in range(0, reference_images, size)
+            ]
     if config.generator_path:
         check_generator(config, dataset)
     return blocks, image_size

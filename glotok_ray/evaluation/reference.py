@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Float
 from numpy import ndarray
 
-from glotok_ray.evaluation.features import POOLED, SPATIAL, FeatureExtractor
+from glotok_ray.evaluation.extractors import Network
+from glotok_ray.evaluation.features import POOLED, SPATIAL
 from glotok_ray.evaluation.sample_files import IMAGES_ARRAY, stored_images
 from glotok_ray.storage.artefact import ArtefactError, sha256_of
 
@@ -54,7 +55,7 @@ class Reference(NamedTuple):
         return self.gaussians[output]
 
 
-def read_reference(path: Path, extractor: FeatureExtractor) -> Reference:
+def read_reference(path: Path, extractor: Network) -> Reference:
     """The statistics in `path`, which must be of `extractor`'s widths; nothing in the file is executed.
 
     Raises ArtefactError for a file of another kind, arrays of wrong shapes, values that are no statistics (not finite,
@@ -79,7 +80,7 @@ def read_reference(path: Path, extractor: FeatureExtractor) -> Reference:
     return Reference(path, sha256_of(path), gaussians, num_images)
 
 
-def _check_width(path: Path, gaussian: Gaussian, output: str, extractor: FeatureExtractor) -> None:
+def _check_width(path: Path, gaussian: Gaussian, output: str, extractor: Network) -> None:
     width, expected = len(gaussian.mean), extractor.outputs.get(output)
     if width != expected:
         gives = f"gives {expected}" if expected else "gives none"

@@ -13,6 +13,7 @@ from jaxtyping import Shaped, UInt8
 from glotok_ray.evaluation import parts
 from glotok_ray.evaluation.array_names import IMAGE_IDS
 from glotok_ray.evaluation.parts import PlannedPart
+from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
 
 
@@ -71,6 +72,22 @@ class MeasuredImages:
     def column(self, name: str) -> Shaped[np.ndarray, " n"]:
         """An array of one number per image, at once."""
         return np.concatenate(list(self.blocks(name)))
+
+    def rows(self, name: str) -> Shaped[np.ndarray, "n d"]:
+        """An array of which any rows can be read: a memory map of a copy beside the parts."""
+        path = self._paths[0].with_name(f"{self.kind}.{name}.npy")
+        if not path.is_file():
+            layout = self._layout[name]
+            with artefact.replacing(path) as temporary:
+                copy = np.lib.format.open_memmap(
+                    temporary, "w+", np.dtype(layout["dtype"]), (self.count, *layout["shape"])
+                )
+                start = 0
+                for block in self.blocks(name):
+                    copy[start : start + len(block)] = block
+                    start += len(block)
+                copy.flush()
+        return np.load(path, mmap_mode="r")
 
     def pictures(self, name: str) -> UInt8[np.ndarray, "kept h w 3"]:
         """The pictures that were kept, those of the first images."""

@@ -132,7 +132,25 @@ def frechet_distance_of_summaries(a: FeatureSummary, b: FeatureSummary) -> float
     few, many = (a, b) if a.rows is not None else (b, a)
     assert few.rows is not None
     assert many.moments is not None
-    return _distance_of_few(few.rows, many.moments)
+    return _distance_of_few(few.rows, many.moments.mean, many.moments.covariance())
+
+
+def frechet_distance_to(
+    features: FeatureSummary, mean: Float[ndarray, " d"], covariance: Float[ndarray, "d d"]
+) -> float:
+    """Frechet distance of a set to a Gaussian that is known by its moments alone.
+
+    Raises ValueError below two vectors and for another width.
+    """
+    if features.count < 2:
+        raise ValueError(f"features: {features.count} vectors; needs at least 2")
+    if features.width != len(mean):
+        raise ValueError(f"feature widths differ: {features.width} and {len(mean)}")
+    moments = features.moments
+    if moments is not None:
+        return frechet_distance(moments.mean, moments.covariance(), mean, covariance)
+    assert features.rows is not None
+    return _distance_of_few(features.rows, mean, np.asarray(covariance, np.float64))
 
 
 def rank_warning(count: int, width: int, what: str = "features") -> str:
@@ -201,17 +219,19 @@ def frechet_distance_of_features(
     return _checked(shift @ shift + (a * a).sum() + (b * b).sum() - 2 * trace_root)
 
 
-def _distance_of_few(rows: Shaped[ndarray, "n d"], many: FeatureMoments) -> float:
-    """Between at most d vectors and the moments of more: the nuclear norm of the centred rows times a root of the
+def _distance_of_few(
+    rows: Shaped[ndarray, "n d"], other: Float[ndarray, " d"], covariance: Float[ndarray, "d d"]
+) -> float:
+    """Between at most d vectors and the moments of others: the nuclear norm of the centred rows times a root of the
     covariance. The rows' own covariance is not formed, so its null space adds no error here either.
     """
     values = np.asarray(rows, dtype=np.float64)
-    mean, covariance = values.mean(axis=0), many.covariance()
+    mean = values.mean(axis=0)
     centred = (values - mean) / np.sqrt(len(values) - 1)
     spectrum, vectors = np.linalg.eigh(covariance)
     root = vectors * np.sqrt(np.clip(spectrum, 0, None))
     trace_root = np.linalg.svd(centred @ root, compute_uv=False).sum()
-    shift = mean - many.mean
+    shift = mean - other
     return _checked(
         shift @ shift + (centred * centred).sum() + np.trace(covariance) - 2 * trace_root
     )

@@ -7,11 +7,12 @@ Read next: glotok_ray/evaluation/plan.py
 
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from glotok_ray import faults
 from glotok_ray.config.evaluation import EvaluateRun
@@ -19,7 +20,14 @@ from glotok_ray.config.overrides import bound_settings, with_absolute_paths
 from glotok_ray.data.recorded import crops_text
 from glotok_ray.evaluation.array_names import retention_pictures
 from glotok_ray.evaluation.codebook_metrics import tsne_draw
+from glotok_ray.evaluation.distances import INCEPTION
 from glotok_ray.evaluation.entries import with_crops
+from glotok_ray.evaluation.extractors import (
+    Network,
+    build_extractors,
+    build_lpips,
+    networks_of,
+)
 from glotok_ray.evaluation.files import (
     BASELINES,
     CODE_COUNTS_FILE,
@@ -35,6 +43,7 @@ from glotok_ray.evaluation.inputs import (
 from glotok_ray.evaluation.metrics import metrics_of
 from glotok_ray.evaluation.parts import PARTS_FOLDER
 from glotok_ray.evaluation.plan import VALIDATION, plan
+from glotok_ray.evaluation.reference import Reference, read_reference
 from glotok_ray.evaluation.retention import has_retention
 from glotok_ray.evaluation.streams import MeasuredImages
 from glotok_ray.metrics.codebook import count_blocks
@@ -63,6 +72,8 @@ def run(config: EvaluateRun, *, fresh: bool = False) -> dict[str, Any]:
     # Before the output folder is begun: what does not fit must leave everything as it is.
     check_present_inputs(config)
     images = measured_images(config)
+    networks = _networks(config)
+    reference = _reference(config, networks)
     paths = (
         config.tokenizer_path,
         config.data_path,
@@ -94,6 +105,8 @@ def run(config: EvaluateRun, *, fresh: bool = False) -> dict[str, Any]:
         image_size,
         lambda draws: run_at_once(tsne_draw, draws),
         num_classes=len(images.classes),
+        networks=networks,
+        reference=reference,
     )
     metrics = with_crops(metrics, crops_text(images))
     _write_images(evaluation.folder, measured)
@@ -108,6 +121,20 @@ def run(config: EvaluateRun, *, fresh: bool = False) -> dict[str, Any]:
     )
     shutil.rmtree(parts_folder, ignore_errors=True)
     return manifest
+
+
+def _networks(config: EvaluateRun) -> list[Network]:
+    """Loaded once here, where a wrong file costs no cluster time."""
+    device = torch.device("cpu")
+    build_lpips(config, device)
+    return networks_of(build_extractors(config, device))
+
+
+def _reference(config: EvaluateRun, networks: Sequence[Network]) -> Reference | None:
+    if not config.reference_path:
+        return None
+    (inception,) = (network for network in networks if network.key == INCEPTION)
+    return read_reference(Path(config.reference_path), inception)
 
 
 def _write_images(folder: Path, measured: Mapping[str, MeasuredImages]) -> None:

@@ -13,7 +13,8 @@ from glotok_ray.evaluation.files import BASELINES
 from glotok_ray.evaluation.inputs import measured_tokenizer
 from glotok_ray.evaluation.measure import PartMeasurement, Unit
 from glotok_ray.evaluation.parts import finished_parts, planned_part
-from glotok_ray.evaluation.plan import Block, units_of
+from glotok_ray.evaluation.plan import REFERENCE, Block, units_of
+from glotok_ray.evaluation.sample_files import unpacked
 from glotok_ray.evaluation.streams import MeasuredImages, open_measured
 from glotok_ray.on_ray.actor_pool import map_shards
 
@@ -42,6 +43,8 @@ def measure_images(
     model = measured_tokenizer(config)
     if model and any(unit.part.kind in BASELINES for unit in missing):
         write_counts(folder, count_training_codes(config, model), model)
+    if any(unit.part.kind == REFERENCE for unit in missing):
+        unpacked(Path(config.reference_path), folder)  # once, before actors ask for it
     arguments = {"config": config, "image_size": image_size, "folder": str(folder)}
     sizes = [unit.part.stop - unit.part.start for unit in missing]
     for _ in map_shards(

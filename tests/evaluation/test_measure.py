@@ -16,6 +16,7 @@ from glotok_ray.data.records import Row, decode_image, read_rows, write_shard
 from glotok_ray.data.transforms import center_crop
 from glotok_ray.evaluation.array_names import EFFNET_POOLED
 from glotok_ray.evaluation.codebook_metrics import code_metrics
+from glotok_ray.evaluation.extractors import networks_of
 from glotok_ray.evaluation.features import POOLED, EfficientNetLite0Features
 from glotok_ray.evaluation.generator_loss import LOSS, SHUFFLED, UNLEARNED
 from glotok_ray.evaluation.measure import BlockMeasurement, build_measurement
@@ -46,6 +47,9 @@ def measurement(
         input_side=config.feature_size, device=torch.device("cpu")
     )
     return BlockMeasurement(config, [extractor], image_size=image_size, kept_images=kept_images)
+
+
+NETWORKS = networks_of([EfficientNetLite0Features(input_side=32, device=torch.device("cpu"))])
 
 
 def no_draws(vectors):
@@ -147,7 +151,7 @@ def test_samples_alone_need_no_tokenizer(inputs: Path, tmp_path: Path) -> None:
     blocks, image_size = plan(config)
     measure = measurement(config, image_size=image_size)
     measured = in_parts(blocks, measure, tmp_path)
-    metrics = metrics_of(measured, config, image_size, no_draws, num_classes=2)
+    metrics = metrics_of(measured, config, image_size, no_draws, num_classes=2, networks=NETWORKS)
     assert list(metrics) == ["samples_fd_effnet", "samples_own_class", "validation_own_class"]
     assert metrics["samples_fd_effnet"]["value"] > 0
     # Labels as tiny_inputs wrote them: of samples all 0, of the crops 0 and 1 by turns.
@@ -162,10 +166,12 @@ def test_a_diverged_tokenizer_has_no_psnr(inputs: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="image 0 of 5 holds NaN"):
         measure([Block(VALIDATION, 2, 7, 2, file="part-00000.parquet")])
     network = measurement(settings(inputs, tmp_path), kept_images=0)
-    network._extractor._network.network._bn1.bias.data[3] = torch.nan
+    network._extractors[0]._network.network._bn1.bias.data[3] = torch.nan
     found = in_parts([Block(VALIDATION, 0, 5, file="part-00000.parquet")], network, tmp_path)
     with pytest.raises(ValueError, match="features hold values that are not finite"):
-        metrics_of(found, settings(inputs, tmp_path), 16, no_draws, num_classes=2)
+        metrics_of(
+            found, settings(inputs, tmp_path), 16, no_draws, num_classes=2, networks=NETWORKS
+        )
 
 
 @pytest.mark.parametrize("lookup", ["cosine", "euclidean"])
@@ -203,10 +209,10 @@ def test_training_crops_are_cut_and_measured_as_the_validation_crops(
     config = settings(
         inputs, tmp_path, tokenizer_path="", codes_path="", generator_path="", training_images=6
     )
-    measure = BlockMeasurement(config, SumExtractor(), image_size=8)
+    measure = BlockMeasurement(config, [SumExtractor()], image_size=8)
     units = [unit for unit in units_of(plan(config)[0]) if unit[0].kind == TRAINING]
     blocks = [block for unit in units for block in unit]
-    (found,) = recut(in_parts(blocks, measure, tmp_path)[TRAINING].blocks(EFFNET_POOLED), 99)
+    (found,) = recut(in_parts(blocks, measure, tmp_path)[TRAINING].blocks("sums.pooled"), 99)
     stored = [
         row
         for name in ("00000", "00001")
@@ -232,7 +238,7 @@ def test_a_copied_sample_has_no_distance_to_its_training_crop(inputs: Path, tmp_
         measured[SAMPLES].blocks(EFFNET_POOLED), measured[TRAINING].blocks(EFFNET_POOLED)
     )
     assert distances[0] < 1e-3 * distances[1:].min()
-    metrics = metrics_of(measured, config, image_size, no_draws, num_classes=2)
+    metrics = metrics_of(measured, config, image_size, no_draws, num_classes=2, networks=NETWORKS)
     assert metrics["samples_nearest_training"]["value"] == pytest.approx(np.median(distances))
     assert metrics["validation_nearest_training"]["value"] > 0
 
@@ -256,7 +262,7 @@ def test_a_generators_loss_is_of_the_codes_of_its_own_tokenizer(
     results = []
     for config in (beside, alone):
         blocks, image_size = plan(config)
-        measure = BlockMeasurement(config, SumExtractor(), image_size=image_size)
+        measure = BlockMeasurement(config, [SumExtractor()], image_size=image_size)
         results.append(in_parts(blocks, measure, tmp_path / str(len(results))))
     first, second = (measured[VALIDATION] for measured in results)
     assert "psnr" in first
@@ -265,6 +271,6 @@ def test_a_generators_loss_is_of_the_codes_of_its_own_tokenizer(
         assert first.column(name).shape == (11,)
         np.testing.assert_allclose(first.column(name), second.column(name), rtol=1e-5)
     assert (first.column(LOSS) != first.column(SHUFFLED)).all()
-    metrics = metrics_of(results[1], alone, 16, no_draws, num_classes=2)
+    metrics = metrics_of(results[1], alone, 16, no_draws, num_classes=2, networks=NETWORKS)
     assert list(metrics) == [LOSS, SHUFFLED]
     assert metrics[LOSS]["value"] == pytest.approx(second.column(LOSS).mean())

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from glotok_ray.evaluation.codebook_metrics import codebook_metrics, uniformity_metrics
+from glotok_ray.evaluation.distances import DISTANCES, frechet_metric
 from glotok_ray.evaluation.entries import metric_entry, with_crops
-from glotok_ray.evaluation.metrics import frechet_metric, reconstruction_metrics
+from glotok_ray.evaluation.extractors import Network
+from glotok_ray.evaluation.metrics import reconstruction_metrics
 from glotok_ray.metrics.frechet import summarize
 from glotok_ray.metrics.uniformity import Uniformity
 
@@ -43,9 +45,11 @@ def test_every_protocol_says_what_the_crops_are() -> None:
 
 def test_frechet_figure_names_its_network_and_counts() -> None:
     features = np.random.default_rng(0).normal(size=(5, 4))
-    facts = {"network": "EfficientNet-Lite0", "feature_size": 128}
+    network = Network("effnet", "EfficientNet-Lite0", {"pooled": 4}, "128 x 128", "a" * 64)
+    facts = {"label": "FD-EffNet", "network": network}
+    distance = DISTANCES["effnet"][0]
     entry = frechet_metric(
-        "FD-EffNet",
+        distance,
         summarize([features + 2]),
         summarize([features]),
         what="samples of the generator",
@@ -55,7 +59,7 @@ def test_frechet_figure_names_its_network_and_counts() -> None:
     for part in ("EfficientNet-Lite0", "5 samples of the generator", "5 validation", "128 x 128"):
         assert part in entry["protocol"]
     alone = frechet_metric(
-        "FD-EffNet", summarize([features[:1]]), summarize([features]), what="samples", **facts
+        distance, summarize([features[:1]]), summarize([features]), what="samples", **facts
     )
     assert alone["value"] is None
 
