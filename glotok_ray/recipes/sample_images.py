@@ -133,7 +133,7 @@ def quickstart_far() -> FARSampleRun:
         tokenizer_path="runs/quickstart/tokenizer",
         output_path="runs/quickstart/far_samples",
         num_images=400,
-        sampler=TokenSamplerConfig(guidance_scale=2.0),
+        sampler=TokenSamplerConfig(guidance_scale=2.5, temperature=0.9),
         pool=_QUICKSTART_POOL,
     )
 

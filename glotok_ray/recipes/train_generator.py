@@ -250,7 +250,7 @@ def quickstart_far() -> FARRun:
         optimizer=dataclasses.replace(base.optimizer, learning_rate=8e-3),
         data=base.data,
         schedule=dataclasses.replace(
-            base.schedule, global_batch_size=16, micro_batch_size=8, epochs=3
+            base.schedule, global_batch_size=16, micro_batch_size=8, epochs=4
         ),
         scaling=base.scaling,
     )
