@@ -35,7 +35,8 @@ def full_precision() -> Iterator[None]:
 
     It concerns the whole process, so no other thread should compute meanwhile.
     """
-    settings = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)
+    # torch has no stub of the first one.
+    settings = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)  # type: ignore[attr-defined]
     before = [setting.fp32_precision for setting in settings]
     for setting in settings:
         setting.fp32_precision = "ieee"

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from glotok_ray.config.pool import PoolConfig
-from glotok_ray.config.rules import ADDED_LATER, FREE, require
+from glotok_ray.config.rules import ADDED_LATER, FREE, PATH_UNLESS, require
 
 DOWNLOAD = "download"
 """Value of `inception_path` for the published weights."""
@@ -47,7 +47,7 @@ class EvaluateRun:
     """
     feature_size: int = 224
     """Side to which images are resized for the feature network, pixels."""
-    inception_path: str = field(default="", metadata={ADDED_LATER: ""})
+    inception_path: str = field(default="", metadata={ADDED_LATER: "", PATH_UNLESS: DOWNLOAD})
     """File of the weights of FID's Inception-v3 (torch-fidelity's or pytorch-fid's): FID, sFID, Inception Score, KID,
     precision and recall are measured. "download" takes the published file from the network; empty measures none.
     """

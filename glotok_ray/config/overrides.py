@@ -119,9 +119,9 @@ def _paths(config: Any, prefix: str = "") -> dict[str, str]:
 
 def _is_path(config: Any, item: dataclasses.Field[Any]) -> bool:
     """Whether a field holds a path: by its name, or as it is marked where it is declared."""
-    if item.name.endswith("_path"):
-        return True
-    return PATH_UNLESS in item.metadata and getattr(config, item.name) != item.metadata[PATH_UNLESS]
+    if PATH_UNLESS in item.metadata:
+        return getattr(config, item.name) != item.metadata[PATH_UNLESS]
+    return item.name.endswith("_path")
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -143,5 +143,6 @@ class QuickstartRun:
             codes_path="",
             training_path="",
             generator_path="",
+            reference_path="",
             output_path=str(Path(self.output_path) / "twin_evaluation"),
         )

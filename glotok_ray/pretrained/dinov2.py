@@ -7,7 +7,7 @@ timm takes seconds to import, so it is imported where it is used. Read next: glo
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -119,7 +119,7 @@ def _resampled(positions: Tensor, count: int) -> Tensor:
     return torch.cat([positions[:, :1], found.permute(0, 2, 3, 1).flatten(1, 2)], dim=1)
 
 
-def _empty_transformer(**changes: int) -> "VisionTransformer":
+def _empty_transformer(**changes: Any) -> "VisionTransformer":
     """timm's ViT-L/14 for 224 pixels on the meta device; `changes` are arguments of timm."""
     import timm
     from timm.models.vision_transformer import VisionTransformer

@@ -102,6 +102,8 @@ def chain(quickstart: QuickstartRun) -> QuickstartRun:
             "far_samples.tokenizer_path": tokenizer,
             "far_samples.output_path": str(root / "far_samples"),
             "far_evaluation.data_path": validation_data,
+            # A file of Inception's weights that is given once serves both generators.
+            "far_evaluation.inception_path": quickstart.evaluation.inception_path,
             "far_evaluation.training_path": train_data,
             "far_evaluation.generator_path": str(root / "far"),
             "far_evaluation.samples_path": str(root / "far_samples"),

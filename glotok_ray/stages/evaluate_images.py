@@ -7,9 +7,9 @@ Read next: glotok_ray/evaluation/plan.py
 
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from glotok_ray.config.overrides import bound_settings, with_absolute_paths
 from glotok_ray.data.recorded import crops_text
 from glotok_ray.evaluation.array_names import retention_pictures
 from glotok_ray.evaluation.codebook_metrics import tsne_draw
-from glotok_ray.evaluation.distances import INCEPTION
+from glotok_ray.evaluation.distances import EFFNET, INCEPTION
 from glotok_ray.evaluation.entries import with_crops
 from glotok_ray.evaluation.extractors import (
     Network,
@@ -72,8 +72,7 @@ def run(config: EvaluateRun, *, fresh: bool = False) -> dict[str, Any]:
     # Before the output folder is begun: what does not fit must leave everything as it is.
     check_present_inputs(config)
     images = measured_images(config)
-    networks = _networks(config)
-    reference = _reference(config, networks)
+    loaded = _load(config)
     paths = (
         config.tokenizer_path,
         config.data_path,
@@ -85,7 +84,7 @@ def run(config: EvaluateRun, *, fresh: bool = False) -> dict[str, Any]:
     evaluation = output.begin(
         config.output_path,
         "evaluation",
-        bound_settings(config),
+        bound_settings(config) | loaded.digests,
         [path for path in paths if path],
         fresh=fresh,
         unfinished=Unfinished.SAME_ONLY,
@@ -105,8 +104,8 @@ def run(config: EvaluateRun, *, fresh: bool = False) -> dict[str, Any]:
         image_size,
         lambda draws: run_at_once(tsne_draw, draws),
         num_classes=len(images.classes),
-        networks=networks,
-        reference=reference,
+        networks=loaded.networks,
+        reference=loaded.reference,
     )
     metrics = with_crops(metrics, crops_text(images))
     _write_images(evaluation.folder, measured)
@@ -123,18 +122,29 @@ def run(config: EvaluateRun, *, fresh: bool = False) -> dict[str, Any]:
     return manifest
 
 
-def _networks(config: EvaluateRun) -> list[Network]:
-    """Loaded once here, where a wrong file costs no cluster time."""
+class _Loaded(NamedTuple):
+    """What single files gave: they lie in no folder whose manifest would know them."""
+
+    networks: list[Network]
+    reference: Reference | None
+    digests: dict[str, str]
+    """sha256 of each, for the settings that a result is bound to; empty where no setting names a file."""
+
+
+def _load(config: EvaluateRun) -> _Loaded:
+    """Read all files once here, where a wrong one costs no cluster time."""
     device = torch.device("cpu")
-    build_lpips(config, device)
-    return networks_of(build_extractors(config, device))
-
-
-def _reference(config: EvaluateRun, networks: Sequence[Network]) -> Reference | None:
-    if not config.reference_path:
-        return None
-    (inception,) = (network for network in networks if network.key == INCEPTION)
-    return read_reference(Path(config.reference_path), inception)
+    networks = networks_of(build_extractors(config, device))
+    # EfficientNet's weights ship with a package, whose version is recorded elsewhere.
+    digests = {f"{one.key}_sha256": one.weights_sha256 for one in networks if one.key != EFFNET}
+    if lpips := build_lpips(config, device):
+        digests["lpips_sha256"] = lpips.weights_sha256
+    reference = None
+    if config.reference_path:
+        (inception,) = (network for network in networks if network.key == INCEPTION)
+        reference = read_reference(Path(config.reference_path), inception)
+        digests["reference_sha256"] = reference.sha256
+    return _Loaded(networks, reference, digests)
 
 
 def _write_images(folder: Path, measured: Mapping[str, MeasuredImages]) -> None:
