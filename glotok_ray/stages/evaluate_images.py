@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from glotok_ray.config.evaluation import EvaluateRun
-from glotok_ray.config.overrides import bound_settings, with_absolute_paths
+from glotok_ray.config.overrides import bound_settings, to_dict, with_absolute_paths
 from glotok_ray.data.recorded import crops_text
 from glotok_ray.evaluation.codebook_metrics import tsne_draw
 from glotok_ray.evaluation.entries import with_crops
@@ -92,7 +92,14 @@ def run(config: EvaluateRun, *, fresh: bool = False) -> dict[str, Any]:
     for name, entry in metrics.items():
         logger.info("%s = %s", name, entry["value"])
     values = {name: entry["value"] for name, entry in metrics.items()}
-    return evaluation.finish(metrics=values, num_images=len(merged[VALIDATION].features))
+    return evaluation.finish(
+        metrics=values,
+        num_images=len(merged[VALIDATION].features),
+        image_size=image_size,
+        num_classes=len(images.classes),
+        crops=crops_text(images),
+        config=to_dict(config),
+    )
 
 
 def _measure(blocks: list[Block], config: EvaluateRun, image_size: int) -> dict[str, Merged]:
