@@ -53,10 +53,14 @@ class FinishedRun:
     """One sentence per linked folder that is not there."""
 
     @property
-    def name(self) -> str:
-        """The name of what was measured: the generator's run, else the tokenizer's, else the folder."""
-        measured = self.generator if self.samples else self.tokenizer
-        return measured.name if measured else self.folder.name
+    def tokenizer_name(self) -> str:
+        """The name of the tokenizer's run, else the folder's."""
+        return self.tokenizer.name if self.tokenizer else self.folder.name
+
+    @property
+    def generator_name(self) -> str:
+        """The name of the generator's run, else the folder's."""
+        return self.generator.name if self.generator else self.folder.name
 
     @property
     def data(self) -> str:

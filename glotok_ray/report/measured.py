@@ -8,12 +8,11 @@ from typing import Any, NamedTuple
 
 from glotok_ray.data.recorded import ADM_CROPS
 from glotok_ray.report.finished_runs import FinishedRun
-from glotok_ray.report.protocols import Protocol
+from glotok_ray.report.protocols import TSNE, Protocol
 
 SAME_CROPS = "the same validation crops"
 VALIDATION_CROPS = "the validation crops"
 NOT_STATED = "not stated"
-TSNE = "t-SNE and kernel density"
 
 
 class _Kind(NamedTuple):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from glotok_ray.report.markup import text
 from glotok_ray.report.paper_tables import PaperTable, TableRow
-from glotok_ray.report.protocols import Protocol, comparable
+from glotok_ray.report.protocols import comparable
 
 BARS = {1: "rFID", 2: "gFID"}
 """Column that is drawn, by table."""
@@ -21,6 +21,7 @@ class Bar(NamedTuple):
 
     name: str
     value: float
+    printed: str
     kind: str
     """"paper" (GloTok's own), "peer", "other" (a protocol that is not GloTok's) or "ours"."""
     why: str
@@ -41,21 +42,18 @@ def bar_chart(table: PaperTable) -> BarChart:
     column = BARS[table.number]
     rows = [row for row in table.rows if column in row.cells]
     own = next(row for row in rows if row.run is None and row.name == _OWN_METHOD)
-    bars, left_out = [], []
+    bars: list[Bar] = []
+    left_out = []
     for row in rows:
-        why = _why_not(row, own.cells[column].protocol, column)
+        cell = row.cells[column]
+        why = comparable(cell.protocol, own.cells[column].protocol)
         if row.run is None:
-            bars.append(Bar(_name(row, table), row.cells[column].value, _kind(row, why), why))
+            bars.append(Bar(_name(row, table), cell.value, cell.printed, _kind(row, why), why))
         elif why:
             left_out.append(f"{row.name} ({row.source}): not comparable: {why}")
         else:
-            bars.append(Bar(f"ours: {row.name}", row.cells[column].value, "ours", ""))
+            bars.append(Bar(f"ours: {row.name}", cell.value, cell.printed, "ours", ""))
     return BarChart(column, sorted(bars, key=lambda bar: -bar.value), left_out)
-
-
-def _why_not(row: TableRow, own: Protocol, column: str) -> str:
-    """Why a bar must not be compared with GloTok's. FAR's, xAR's and the peers' generators differ in words alone."""
-    return comparable(row.cells[column].protocol, own)
 
 
 def _kind(row: TableRow, why: str) -> str:
@@ -77,7 +75,7 @@ def bars_html(chart: BarChart) -> str:
     lines = "".join(
         f'<li class="{bar.kind}"><span class="who">{text(bar.name)}</span>'
         f'<span class="bar"><i style="width:{100 * bar.value**0.5 / longest:.1f}%"></i></span>'
-        f"<b>{bar.value:g}</b></li>"
+        f"<b>{bar.printed}</b></li>"
         for bar in chart.bars
     )
     note = (
@@ -100,7 +98,9 @@ def draw_bars(charts: Sequence[BarChart], path: Path) -> None:
         values = [bar.value for bar in chart.bars]
         axes.barh(range(len(values)), values, color=[colours[bar.kind] for bar in chart.bars])
         axes.set_yticks(range(len(values)), [bar.name for bar in chart.bars], fontsize=8)
-        axes.bar_label(axes.containers[0], fmt="%g", padding=3, fontsize=8)  # type: ignore[arg-type]
+        axes.bar_label(
+            axes.containers[0], [bar.printed for bar in chart.bars], padding=3, fontsize=8
+        )  # type: ignore[arg-type]
         axes.set_xscale("function", functions=(lambda value: value**0.5, lambda root: root**2))
         axes.set_xlim(0, 1.2 * max(values))
         axes.set_title(f"{chart.column}, lower is better (pale: another protocol)", fontsize=10)

@@ -46,7 +46,8 @@ def _samples_of(found: RunImages, images: ImageFormat) -> str:
         rows.append(f'<div class="band"><div class="name">{text(name)}</div>{tags}{empty}</div>')
     count = len(found.run.samples.classes) if found.run.samples else 0
     note = f"The first of each class, not chosen; {len(rows)} of {count} classes."
-    return f'<h3>{text(_title(found))}</h3><p class="soft">{note}</p>{"".join(rows)}'
+    title = text(_title(found, of_samples=True))
+    return f'<h3>{title}</h3><p class="soft">{note}</p>{"".join(rows)}'
 
 
 def reconstructions_html(found: Sequence[RunImages], images: ImageFormat) -> str:
@@ -78,8 +79,10 @@ def retention_html(found: Sequence[RunImages], images: ImageFormat) -> str:
     )
 
 
-def _title(found: RunImages) -> str:
-    return f"{found.run.name} ({found.run.folder.name})"
+def _title(found: RunImages, *, of_samples: bool = False) -> str:
+    run = found.run
+    name = run.generator_name if of_samples else run.tokenizer_name
+    return f"{name} ({run.folder.name})"
 
 
 def _class_name(found: RunImages, label: int) -> str:
@@ -92,7 +95,7 @@ def write_figures(folder: Path, found: Sequence[RunImages]) -> list[str]:
     folder.mkdir(parents=True, exist_ok=True)
     names = []
     for place, item in enumerate(found, 1):
-        stem = f"{place:02d}_{item.run.name}"
+        stem = f"{place:02d}_{item.run.folder.name}"
         for kind, write in _WRITERS.items():
             name = f"{stem}_{kind}.png"
             if write(folder / name, item):
@@ -114,7 +117,7 @@ def _write_samples(path: Path, found: RunImages) -> bool:
         found.samples.images[order],
         columns=columns,
         row_labels=labels,
-        title=f"Samples of {_title(found)}",
+        title=f"Samples of {_title(found, of_samples=True)}",
     )
     return True
 

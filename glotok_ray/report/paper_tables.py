@@ -14,6 +14,8 @@ from glotok_ray.report.paper_rows import belongs, row_beside
 from glotok_ray.report.protocols import Protocol, comparable
 from glotok_ray.report.published import COLUMNS, TITLES, PublishedNumber
 
+_OWN_ROW = {1: 14, 2: 18, 3: 3, 4: 3, 5: 3, 6: 3}
+"""GloTok's own row per table, from 1: what runs without a row of their own are held against."""
 _MEASURE_OF_COLUMN = {"rFID": "FID", "gFID": "FID", "codebook size": "size"}
 
 
@@ -105,15 +107,14 @@ def _table(
 ) -> PaperTable:
     notes, columns = _Footnotes(), COLUMNS[number]
     places = {run.folder: row_beside(run, number) for run in runs if belongs(run, number)}
-    shown = [run for run in runs if run.folder in places]
+    shown = _without_repeats([run for run in runs if run.folder in places], number)
     rows: list[TableRow] = []
     for place in sorted({item.row for item in published}):
         line = {item.column: item for item in published if item.row == place}
         rows.append(_published_row(line, notes))
-        rows += [
-            _our_row(run, columns, line, notes) for run in shown if places[run.folder] == place
-        ]
-    rows += [_our_row(run, columns, {}, notes) for run in shown if places[run.folder] is None]
+        rows += [_our_row(run, number, line, notes) for run in shown if places[run.folder] == place]
+    own = {item.column: item for item in published if item.row == _OWN_ROW[number]}
+    rows += [_our_row(run, number, own, notes) for run in shown if places[run.folder] is None]
     return PaperTable(
         number=number,
         title=TITLES[number],
@@ -142,12 +143,10 @@ def _published_row(line: Mapping[str, PublishedNumber], notes: _Footnotes) -> Ta
 
 
 def _our_row(
-    run: FinishedRun,
-    columns: tuple[str, ...],
-    line: Mapping[str, PublishedNumber],
-    notes: _Footnotes,
+    run: FinishedRun, table: int, line: Mapping[str, PublishedNumber], notes: _Footnotes
 ) -> TableRow:
-    numbers = measured_numbers(run, columns)
+    numbers = measured_numbers(run, COLUMNS[table])
+    has_row = row_beside(run, table) is not None
     cells = {
         column: Cell(
             _shown(number.value) if _is_count(column) else f"{number.value:.4g}",
@@ -161,22 +160,44 @@ def _our_row(
         for column, number in numbers.items()
     }
     return TableRow(
-        name=run.name,
+        name=run.generator_name if table == 2 else run.tokenizer_name,
         group="ours",
         cells=cells,
         source=run.folder.name,
         run=run,
         scale=scale_text(run),
-        beside=_beside(numbers, line),
+        beside=_beside(numbers, line, has_row=has_row),
     )
 
 
+def _without_repeats(runs: Sequence[FinishedRun], table: int) -> list[FinishedRun]:
+    """Evaluations of several generators measure one tokenizer again and again; the first that has the same numbers
+    by the same protocols is enough.
+    """
+    kept: list[FinishedRun] = []
+    seen: list[object] = []
+    for run in runs:
+        measured = run.generator if table == 2 else run.tokenizer
+        numbers = (
+            measured.folder if measured else run.folder,
+            measured_numbers(run, COLUMNS[table]),
+        )
+        if numbers not in seen:
+            seen.append(numbers)
+            kept.append(run)
+    return kept
+
+
 def _beside(
-    numbers: Mapping[str, MeasuredNumber], line: Mapping[str, PublishedNumber]
+    numbers: Mapping[str, MeasuredNumber],
+    line: Mapping[str, PublishedNumber],
+    *,
+    has_row: bool,
 ) -> list[str]:
-    if not line:
-        return ["no row of the paper has these settings"]
-    sentences = []
+    """Differences to the numbers of `line`, or why there are none; without a row of its own a run is held against
+    GloTok's, of which it has no difference.
+    """
+    sentences = [] if has_row else ["no row of the paper has these settings"]
     for column, number in numbers.items():
         theirs = line.get(column)
         if theirs is None or not number.protocol.is_measurement:
@@ -184,7 +205,7 @@ def _beside(
         reason = comparable(number.protocol, theirs.protocol)
         if reason:
             sentences.append(f"{column}: not comparable: {reason}")
-        else:
+        elif has_row:
             difference = number.value - theirs.value
             sentences.append(f"{column}: {difference:+.4g} to the paper's {theirs.printed}")
     return sentences

@@ -12,6 +12,8 @@ our own measurement.
 
 IMAGENET = "1,000 classes at 256 x 256 pixels"
 """The data of every published number."""
+TSNE = "t-SNE and kernel density"
+"""Method of Table 3, which measures vectors and no images."""
 
 
 class Protocol(NamedTuple):
@@ -38,8 +40,11 @@ class Protocol(NamedTuple):
         return self.num_images is not None
 
     def name(self) -> str:
-        """Measure and number of images, as in "FID of 50,000"."""
-        return f"{self.measure} of {self.num_images:,}" if self.is_measurement else self.measure
+        """Measure and number of images, as in "FID of 50,000 images"."""
+        unit = "vectors" if self.network == TSNE else "images"
+        return (
+            f"{self.measure} of {self.num_images:,} {unit}" if self.is_measurement else self.measure
+        )
 
 
 def comparable(first: Protocol, second: Protocol) -> str:

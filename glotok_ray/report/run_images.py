@@ -31,15 +31,25 @@ class RunImages(NamedTuple):
     """The first samples of at most ten classes, spread evenly over the labels."""
 
 
-def read_run_images(run: FinishedRun) -> RunImages:
-    """The kept images of a run; raises ArtefactError for a file that cannot be read."""
-    pairs, retention = run.folder / RECONSTRUCTIONS_FILE, run.folder / RETENTION_FILE
-    return RunImages(
-        run,
-        read_pairs(pairs) if pairs.is_file() else None,
-        read_retention(retention) if retention.is_file() else None,
-        _samples(run.samples.folder) if run.samples else None,
-    )
+def read_run_images(runs: Sequence[FinishedRun]) -> list[RunImages]:
+    """The kept images of runs, those of one tokenizer once; raises ArtefactError for a file that cannot be read."""
+    found: list[RunImages] = []
+    seen: set[Path] = set()
+    for run in runs:
+        tokenizer = run.tokenizer.folder if run.tokenizer else run.folder
+        pairs, retention = run.folder / RECONSTRUCTIONS_FILE, run.folder / RETENTION_FILE
+        is_new = tokenizer not in seen
+        if pairs.is_file():
+            seen.add(tokenizer)
+        found.append(
+            RunImages(
+                run,
+                read_pairs(pairs) if is_new and pairs.is_file() else None,
+                read_retention(retention) if is_new and retention.is_file() else None,
+                _samples(run.samples.folder) if run.samples else None,
+            )
+        )
+    return found
 
 
 def _samples(folder: Path) -> LabelledImages:

@@ -40,7 +40,7 @@ def run(config: ReportRun, *, fresh: bool = False) -> dict[str, Any]:
         return report.finished
     report.begin(Unfinished.REPLACE)
     tables = paper_tables(runs, published_numbers())
-    found = [read_run_images(finished) for finished in runs]
+    found = read_run_images(runs)
     write_figures(report.folder / FIGURES_FOLDER, found)
     charts = [bar_chart(table) for table in tables if table.number in BARS]
     draw_bars(charts, report.folder / FIGURES_FOLDER / BARS_FILE)
