@@ -102,6 +102,7 @@ def draw_bars(charts: Sequence[BarChart], path: Path) -> None:
             axes.containers[0], [bar.printed for bar in chart.bars], padding=3, fontsize=8
         )  # type: ignore[arg-type]
         axes.set_xscale("function", functions=(lambda value: value**0.5, lambda root: root**2))
+        axes.set_xticks([])
         axes.set_xlim(0, 1.2 * max(values))
         axes.set_title(f"{chart.column}, lower is better (pale: another protocol)", fontsize=10)
         axes.spines[["top", "right"]].set_visible(False)

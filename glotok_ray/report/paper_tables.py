@@ -165,7 +165,7 @@ def _our_row(
         cells=cells,
         source=run.folder.name,
         run=run,
-        scale=scale_text(run),
+        scale=scale_text(run, of_samples=table == 2),
         beside=_beside(numbers, line, has_row=has_row),
     )
 
@@ -211,15 +211,18 @@ def _beside(
     return sentences
 
 
-def scale_text(run: FinishedRun) -> str:
-    """What was trained and measured, in one line: data, parameters, steps, sampling, commit."""
+def scale_text(run: FinishedRun, *, of_samples: bool) -> str:
+    """What was trained and measured, in one line: data, parameters, steps, commit; the generator and its sampling where
+    samples were measured.
+    """
     parts = [f"{run.num_images:,} crops"]
     parts.append(run.data or "data not stated")
-    for what, model in (("tokenizer", run.tokenizer), ("generator", run.generator)):
+    generator = run.generator if of_samples else None
+    for what, model in (("tokenizer", run.tokenizer), ("generator", generator)):
         if model is not None:
             parameters = f"{_shown(model.parameters)} parameters"
             parts.append(f"{what} {model.name}: {parameters}, {model.training.text()}")
-    if run.samples is not None:
+    if of_samples and run.samples is not None:
         parts.append(f"{run.samples.num_images:,} samples, {run.samples.sampling}")
     parts.append(f"commit {run.commit or 'not stated'}")
     return "; ".join(parts)
@@ -232,7 +235,8 @@ def _is_count(column: str) -> bool:
 def _shown(value: float) -> str:
     """A count: codes in full, parameters in millions or billions."""
     if value >= 1e9:
-        return f"{value / 1e9:.4g}B"
+        billions = f"{value / 1e9:.4g}"
+        return f"{billions if '.' in billions else f'{billions}.0'}B"
     return f"{value / 1e6:.4g}M" if value >= 1e6 else f"{value:,.0f}"
 
 

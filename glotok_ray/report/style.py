@@ -169,6 +169,7 @@ nav .desk { color: var(--soft); }
 """
 
 PAPER_STYLE = """
+.band .name { overflow-wrap: anywhere; }
 .paper { max-width: 60rem; }
 .paper th { font-size: .9rem; color: var(--ink); font-weight: 500; }
 .paper thead th { color: var(--soft); font-weight: 600; font-size: .82rem; }
@@ -195,8 +196,11 @@ PAPER_STYLE = """
 .bars .other i { background: var(--teacher); opacity: .55; }
 
 @media (max-width: 44rem) {
-  .paper td, .paper th { padding-right: .5rem; font-size: .82rem; }
+  .paper td, .paper th { padding-right: .4rem; font-size: .8rem; overflow-wrap: normal; }
+  .paper thead th { font-size: .72rem; }
+  .paper th[scope="row"], .paper .more td { overflow-wrap: anywhere; }
   .paper td.number { white-space: normal; }
+  .paper sup { display: block; margin: .1rem 0 0; }
   .bars li { grid-template-columns: 8.5rem minmax(0, 1fr) 3rem; gap: .5rem; font-size: .8rem; }
 }
 """
