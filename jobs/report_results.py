@@ -1,7 +1,7 @@
 """Report results: finished evaluations in; the paper's Tables 1-6 and figures with our numbers beside the published
 ones out, as one page, CSV and Markdown.
 
-    python -m jobs.report_results runs/xar_b_evaluation runs/glotok_2x_evaluation --output-path runs/report
+    python -m jobs.report_results runs/quickstart --output-path runs/report
     python -m jobs.report_results paper
 
 Machine: any; it starts no Ray and takes seconds. A FOLDER is an evaluation, or holds evaluations; a recipe names

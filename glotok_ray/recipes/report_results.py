@@ -1,4 +1,7 @@
-"""Sets of evaluations that belong into one report. Read next: jobs/report_results.py"""
+"""Sets of evaluations that belong into one report.
+
+Read next: jobs/report_results.py
+"""
 
 from collections.abc import Callable
 
