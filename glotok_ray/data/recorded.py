@@ -14,6 +14,9 @@ from glotok_ray.storage.artefact import ArtefactError
 
 _SHOWN_CLASSES = 3
 
+ADM_CROPS = "ADM's crop of the original images"
+"""The one text of `crops_text` that says that crops are ADM's of untouched images."""
+
 
 def read_image_dataset(folder: Path) -> DatasetInfo:
     """The dataset.json of image shards; refuses codes."""
@@ -40,7 +43,7 @@ def crops_text(dataset: DatasetInfo) -> str:
 def _form_text(dataset: DatasetInfo) -> str:
     side = dataset.image_size
     if dataset.form == ORIGINAL:
-        return "ADM's crop of the original images"
+        return ADM_CROPS
     if dataset.form == CROP:
         return f"crops of the data set, as stored at {side} x {side} pixels"
     return (

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from glotok_ray.config.evaluation import EvaluateRun
 from glotok_ray.evaluation.array_names import array_name, of_reconstructions
 from glotok_ray.evaluation.entries import Metrics, metric_entry
-from glotok_ray.evaluation.extractors import Network
+from glotok_ray.evaluation.extractors import DINOV2, EFFNET, INCEPTION, Network
 from glotok_ray.evaluation.features import POOLED, SPATIAL
 from glotok_ray.evaluation.files import BASELINES
 from glotok_ray.evaluation.plan import SAMPLES, TRAINING, VALIDATION
@@ -27,8 +27,8 @@ from glotok_ray.metrics.frechet import (
 
 logger = logging.getLogger(__name__)
 
-INCEPTION, DINOV2, EFFNET = "inception", "dinov2", "effnet"
-"""Keys of the networks."""
+ADM_STATISTICS = "ADM's statistics of the training set"
+_ADM_FILES = ("VIRTUAL_imagenet256_labeled.npz", "adm_in256_stats.npz")
 _OF = {
     "reconstruction": "",
     "samples": " of samples",
@@ -166,14 +166,17 @@ def frechet_metric(
     protocol = _protocol(
         distance, network, features, f"{what} and of {reference.count} {crops}", what
     )
-    conditions = network.conditions(count=features.count, reference=crops) | {
-        "reference_count": reference.count
-    }
+    same = what == _WHAT["reconstruction"]
+    facts = network.facts(
+        num_images=features.count,
+        reference=f"the {'same ' if same else ''}{crops}",
+        reference_images=reference.count,
+    )
     if min(features.count, reference.count) < 2:
         undefined = f"Undefined below 2 images a side. {protocol}"
-        return metric_entry(label, None, undefined, conditions=conditions)
+        return metric_entry(label, None, undefined, facts=facts)
     value = frechet_distance_of_summaries(features, reference)
-    return metric_entry(label, value, protocol, conditions=conditions)
+    return metric_entry(label, value, protocol, facts=facts)
 
 
 def _protocol(
@@ -202,15 +205,23 @@ def _to_reference(
     protocol = _protocol(
         distance, network, features, f"{_WHAT[SAMPLES]} and {where}", _WHAT[SAMPLES]
     )
-    conditions = network.conditions(count=features.count, reference=reference.sha256)
+    facts = network.facts(
+        num_images=features.count,
+        reference=where,
+        reference_sha256=reference.sha256,
+    )
     if features.count < 2:
         undefined = f"Undefined below 2 images. {protocol}"
-        return {name: metric_entry(label, None, undefined, conditions=conditions)}
+        return {name: metric_entry(label, None, undefined, facts=facts)}
     gaussian: Gaussian = reference.gaussian(distance.output)
     value = frechet_distance_to(features, gaussian.mean, gaussian.covariance)
-    return {name: metric_entry(label, value, protocol, conditions=conditions)}
+    return {name: metric_entry(label, value, protocol, facts=facts)}
 
 
 def reference_text(reference: Reference) -> str:
-    """A file of published statistics, as protocols name it."""
+    """A file of published statistics, as protocols name it. ADM's is known by its file's name: no digest of it was
+    published.
+    """
+    if reference.path.name in _ADM_FILES:
+        return ADM_STATISTICS
     return f"the statistics in {reference.path.name} (sha256 {reference.sha256[:12]})"

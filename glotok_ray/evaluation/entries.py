@@ -17,12 +17,12 @@ def metric_entry(
     deviation: float | None = None,
     *,
     chance: float | None = None,
-    conditions: Mapping[str, Any] | None = None,
+    facts: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """One entry of metrics.json; a value that is not finite becomes null, which JSON can hold, and the protocol then
     begins with what it was. A caller that passes None gives the reason in the protocol.
 
-    `chance` is what a model that learned nothing would score; the protocol says how it is known. `conditions` are those
+    `chance` is what a model that learned nothing would score; the protocol says how it is known. `facts` are those
     parts of the protocol that two values must share to be compared, as data.
     """
     finite = value is not None and math.isfinite(value)
@@ -37,8 +37,8 @@ def metric_entry(
         entry["std"] = deviation
     if chance is not None:
         entry["chance"] = chance
-    if conditions is not None:
-        entry["conditions"] = dict(conditions)
+    if facts is not None:
+        entry["facts"] = dict(facts)
     return entry
 
 

@@ -17,6 +17,12 @@ from glotok_ray.evaluation.features import (
 )
 from glotok_ray.evaluation.inception_check import check_published_weights
 from glotok_ray.evaluation.lpips_distance import LPIPSDistance
+from glotok_ray.pretrained.inception import PUBLISHED_SHA256
+
+EFFNET, INCEPTION, DINOV2 = "effnet", "inception", "dinov2"
+"""Keys of the networks."""
+ADM_INCEPTION = "ADM's Inception"
+"""What FID's published weights are called beside published numbers: the port agrees with ADM's graph."""
 
 
 class Network(NamedTuple):
@@ -29,10 +35,12 @@ class Network(NamedTuple):
     input_contract: str
     weights_sha256: str
 
-    def conditions(self, **more: Any) -> dict[str, Any]:
+    def facts(self, **more: Any) -> dict[str, Any]:
         """What two values of one metric must share to be compared."""
+        published = self.weights_sha256 == PUBLISHED_SHA256
+        weights = "" if self.key == EFFNET else f", weights {self.weights_sha256[:12]}"
         return {
-            "network": self.name,
+            "network": ADM_INCEPTION if published else f"{self.name}{weights}",
             "weights_sha256": self.weights_sha256,
             "input": self.input_contract,
             **more,

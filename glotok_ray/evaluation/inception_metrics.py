@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from glotok_ray.evaluation.array_names import array_name, of_reconstructions
-from glotok_ray.evaluation.distances import INCEPTION, TO_TRAINING, TO_VALIDATION, Side
+from glotok_ray.evaluation.distances import TO_TRAINING, TO_VALIDATION, Side
 from glotok_ray.evaluation.entries import Metrics, metric_entry
-from glotok_ray.evaluation.extractors import Network
+from glotok_ray.evaluation.extractors import INCEPTION, Network
 from glotok_ray.evaluation.features import LOGITS, POOLED
 from glotok_ray.evaluation.plan import REFERENCE, SAMPLES, TRAINING, VALIDATION
 from glotok_ray.evaluation.streams import MeasuredImages, StoredArray
@@ -68,19 +68,17 @@ def _score(logits: StoredArray, count: int, what: str, network: Network) -> dict
         f"of {count} {what} in the order of their numbers (ADM's; torch-fidelity shuffles them first), mean of the "
         f"parts; {_text(network)}; ± is the deviation over parts. Higher is better."
     )
-    conditions = network.conditions(count=count, splits=SPLITS)
+    facts = network.facts(num_images=count, splits=SPLITS)
     if count < SPLITS:
         undefined = f"Undefined below {SPLITS} images. {protocol}"
-        return metric_entry(label, None, undefined, conditions=conditions)
+        return metric_entry(label, None, undefined, facts=facts)
     splits, sums, start = split_numbers(count, SPLITS), None, 0
     for block in logits:
         one = InceptionSums.of(block, splits[start : start + len(block)], SPLITS)
         sums, start = one if sums is None else sums.merge(one), start + len(block)
     assert sums is not None
     found = sums.score()
-    return metric_entry(
-        label, found.mean, protocol, found.standard_deviation, conditions=conditions
-    )
+    return metric_entry(label, found.mean, protocol, found.standard_deviation, facts=facts)
 
 
 def _kernel_distance(pair: _Compared, network: Network) -> Metrics:
@@ -90,14 +88,12 @@ def _kernel_distance(pair: _Compared, network: Network) -> Metrics:
         f"torch-fidelity draws them; {_text(network)}; ± is the deviation over subsets. Lower is closer."
     )
     name, label = f"samples_kid{pair.side.suffix}", f"KID of samples{pair.side.addition}"
-    conditions = _conditions(pair, network)
+    facts = _facts(pair, network)
     if min(pair.images.count, pair.real.count) < SUBSET_SIZE:
         undefined = f"Undefined below {SUBSET_SIZE} images a side. {protocol}"
-        return {name: metric_entry(label, None, undefined, conditions=conditions)}
+        return {name: metric_entry(label, None, undefined, facts=facts)}
     found = kernel_distance(pair.images.rows(_POOLED), pair.real.rows(_POOLED))
-    entry = metric_entry(
-        label, found.mean, protocol, found.standard_deviation, conditions=conditions
-    )
+    entry = metric_entry(label, found.mean, protocol, found.standard_deviation, facts=facts)
     return {name: entry}
 
 
@@ -111,7 +107,7 @@ def _precision_recall(pair: _Compared, network: Network) -> Metrics:
         "precision": f"Share of samples within a ball around one of the {pair.side.crops}. {common}",
         "recall": f"Share of the {pair.side.crops} within a ball around a sample. {common}",
     }
-    conditions = _conditions(pair, network)
+    facts = _facts(pair, network)
     found, reason = None, f"Undefined below {NEIGHBOURS + 1} images a side. "
     if min(pair.images.count, pair.real.count) > NEIGHBOURS:
         found = precision_recall(pair.images.rows(_POOLED), pair.real.rows(_POOLED))
@@ -120,15 +116,18 @@ def _precision_recall(pair: _Compared, network: Network) -> Metrics:
             f"{name.capitalize()} of samples{pair.side.addition}",
             None if found is None else getattr(found, name),
             text if found is not None else reason + text,
-            conditions=conditions,
+            facts=facts,
         )
         for name, text in texts.items()
     }
 
 
-def _conditions(pair: _Compared, network: Network) -> dict[str, Any]:
-    found = network.conditions(count=pair.images.count, reference=pair.side.crops)
-    return found | {"reference_count": pair.real.count}
+def _facts(pair: _Compared, network: Network) -> dict[str, Any]:
+    return network.facts(
+        num_images=pair.images.count,
+        reference=f"the {pair.side.crops}",
+        reference_images=pair.real.count,
+    )
 
 
 def _text(network: Network) -> str:

@@ -19,9 +19,9 @@ from glotok_ray.evaluation.array_names import (
     retention_psnr,
 )
 from glotok_ray.evaluation.codebook_metrics import DrawUniformity, code_metrics
-from glotok_ray.evaluation.distances import INCEPTION, distance_metrics
+from glotok_ray.evaluation.distances import distance_metrics
 from glotok_ray.evaluation.entries import Metrics, metric_entry
-from glotok_ray.evaluation.extractors import Network
+from glotok_ray.evaluation.extractors import INCEPTION, Network
 from glotok_ray.evaluation.generator_loss import LOSS, SHUFFLED, UNLEARNED
 from glotok_ray.evaluation.generator_metrics import generator_loss_metrics
 from glotok_ray.evaluation.inception_metrics import inception_metrics
@@ -128,9 +128,9 @@ def lpips_metrics(distances: Float[ndarray, " n"], backbone: str) -> Metrics:
         "as they are; ± is the deviation over images. Lower is closer."
     )
     deviation = float(distances.std(ddof=1)) if len(distances) > 1 else None
-    conditions = {"network": backbone, "count": len(distances)}
+    facts = {"network": backbone, "num_images": len(distances)}
     entry = metric_entry(
-        f"LPIPS ({backbone})", float(distances.mean()), protocol, deviation, conditions=conditions
+        f"LPIPS ({backbone})", float(distances.mean()), protocol, deviation, facts=facts
     )
     return {"reconstruction_lpips": entry}
 

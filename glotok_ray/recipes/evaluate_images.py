@@ -1,4 +1,9 @@
-"""Evaluations: reconstructions of a tokenizer, samples of a generator, or both."""
+"""Evaluations: reconstructions of a tokenizer, samples of a generator, or both.
+
+Generators have the names of their rows in glotok_ray/recipes/sample_images.py, which states guidance and steps.
+"""
+
+from collections.abc import Callable
 
 from glotok_ray.config.evaluation import EvaluateRun
 from glotok_ray.config.overrides import override
@@ -24,11 +29,87 @@ def glotok_2x() -> EvaluateRun:
 
 
 def xar_b() -> EvaluateRun:
-    """The samples of xar_b, with the two baselines through the same decoder."""
+    """The samples of xar_b, with the two baselines through the same decoder; Table 2: gFID 2.12, IS 272.16."""
+    return _samples("xar_b", "glotok_16k")
+
+
+def xar_l() -> EvaluateRun:
+    """The samples of xar_l and their baselines; not in Table 2."""
+    return _samples("xar_l", "glotok_16k")
+
+
+def xar_h() -> EvaluateRun:
+    """The samples of xar_h and their baselines; Table 2: gFID 1.75, IS 327.50."""
+    return _samples("xar_h", "glotok_16k")
+
+
+def xar_b_2x() -> EvaluateRun:
+    """The samples of xar_b_2x and their baselines; Table 2: gFID 2.00, IS 269.25."""
+    return _samples("xar_b_2x", "glotok_2x")
+
+
+def xar_l_2x() -> EvaluateRun:
+    """The samples of xar_l_2x and their baselines; not in Table 2."""
+    return _samples("xar_l_2x", "glotok_2x")
+
+
+def xar_h_2x() -> EvaluateRun:
+    """The samples of xar_h_2x and their baselines; not in Table 2."""
+    return _samples("xar_h_2x", "glotok_2x")
+
+
+def xar_b_llamagen() -> EvaluateRun:
+    """The samples of xar_b_llamagen and their baselines; Table 2, VQ-VAE: gFID 2.47, IS 277.63."""
+    return _samples("xar_b_llamagen", "llamagen_vq16_imported", "llamagen_vq16_codes")
+
+
+def far_b() -> EvaluateRun:
+    """The samples of far_b and their baselines; Table 2: gFID 3.13, IS 280.66."""
+    return _samples("far_b", "glotok_16k", "glotok_16k_ten_crop_codes")
+
+
+def far_l() -> EvaluateRun:
+    """The samples of far_l and their baselines; Table 2: gFID 2.98, IS 285.34."""
+    return _samples("far_l", "glotok_16k", "glotok_16k_ten_crop_codes")
+
+
+def far_b_2x() -> EvaluateRun:
+    """The samples of far_b_2x and their baselines; Table 2: gFID 2.95, IS 261.38."""
+    return _samples("far_b_2x", "glotok_2x", "glotok_2x_ten_crop_codes")
+
+
+def far_l_2x() -> EvaluateRun:
+    """The samples of far_l_2x and their baselines; not in Table 2."""
+    return _samples("far_l_2x", "glotok_2x", "glotok_2x_ten_crop_codes")
+
+
+def far_b_fqgan() -> EvaluateRun:
+    """The samples of far_b_fqgan and their baselines; Table 2, FQGAN 415M: gFID 3.38, IS 248.26."""
+    return _samples("far_b_fqgan", "fqgan_dual_imported", "fqgan_dual_ten_crop_codes")
+
+
+def far_l_fqgan() -> EvaluateRun:
+    """The samples of far_l_fqgan and their baselines; Table 2, FQGAN 898M: gFID 3.08, IS 272.52."""
+    return _samples("far_l_fqgan", "fqgan_dual_imported", "fqgan_dual_ten_crop_codes")
+
+
+def gpt_b() -> EvaluateRun:
+    """The samples of gpt_b and their baselines; Table 2, LlamaGen-B: gFID 5.46, IS 193.61."""
+    return _samples("gpt_b", "llamagen_vq16_imported", "llamagen_vq16_ten_crop_codes")
+
+
+def gpt_l() -> EvaluateRun:
+    """The samples of gpt_l and their baselines; not in Table 2."""
+    return _samples("gpt_l", "llamagen_vq16_imported", "llamagen_vq16_ten_crop_codes")
+
+
+def _samples(name: str, tokenizer: str, codes: str = "") -> EvaluateRun:
+    """Samples of a generator, and baselines from the marginals of its training codes."""
     changes = {
-        "samples_path": "runs/xar_b_samples",
-        "codes_path": "runs/glotok_16k_codes",
-        "output_path": "runs/xar_b_evaluation",
+        "tokenizer_path": f"runs/{tokenizer}",
+        "samples_path": f"runs/{name}_samples",
+        "codes_path": f"runs/{codes or f'{tokenizer}_codes'}",
+        "output_path": f"runs/{name}_evaluation",
     }
     return override(glotok_16k(), changes)
 
@@ -65,10 +146,24 @@ def quickstart_far() -> EvaluateRun:
     return override(quickstart(), changes)
 
 
-RECIPES = {
+RECIPES: dict[str, Callable[[], EvaluateRun]] = {
     "glotok_16k": glotok_16k,
     "glotok_2x": glotok_2x,
     "xar_b": xar_b,
+    "xar_l": xar_l,
+    "xar_h": xar_h,
+    "xar_b_2x": xar_b_2x,
+    "xar_l_2x": xar_l_2x,
+    "xar_h_2x": xar_h_2x,
+    "xar_b_llamagen": xar_b_llamagen,
+    "far_b": far_b,
+    "far_l": far_l,
+    "far_b_2x": far_b_2x,
+    "far_l_2x": far_l_2x,
+    "far_b_fqgan": far_b_fqgan,
+    "far_l_fqgan": far_l_fqgan,
+    "gpt_b": gpt_b,
+    "gpt_l": gpt_l,
     "quickstart": quickstart,
     "quickstart_far": quickstart_far,
 }

@@ -1,7 +1,7 @@
 """Class-conditional samples of every generator: 50,000 images each, at the guidance of its paper.
 
-xAR's guidance and steps are those of Ren et al. 2025, the token generators' scale is that of FQGAN's and LlamaGen's
-scripts; on GPUs all of them sample under autocast. Read next: jobs/sample_images.py
+GloTok's paper states neither guidance nor steps, so each row has those of the system that it builds on; on GPUs all of
+them sample under autocast. Read next: jobs/sample_images.py
 """
 
 from collections.abc import Callable
@@ -79,6 +79,11 @@ def far_b_fqgan() -> FARSampleRun:
     return _far("far_b_fqgan", "fqgan_dual_imported")
 
 
+def far_l_fqgan() -> FARSampleRun:
+    """far_l_fqgan: guidance 2.0, draws among all codes."""
+    return _far("far_l_fqgan", "fqgan_dual_imported")
+
+
 def gpt_b() -> FARSampleRun:
     """gpt_b: guidance 2.0, draws among all codes."""
     return _far("gpt_b", "llamagen_vq16_imported")
@@ -90,6 +95,8 @@ def gpt_l() -> FARSampleRun:
 
 
 def _xar(name: str, tokenizer: str, guidance_scale: float) -> XARSampleRun:
+    # Guidance 2.7, 2.3, 2.2 for B, L, H: README of OliverRensu/xAR and Table 6 of arXiv 2502.20388, which samples by
+    # Euler-Maruyama (the default solver) with 50 steps; the README has 40 for B, and 50 for L and H.
     return XARSampleRun(
         generator_path=f"runs/{name}",
         tokenizer_path=f"runs/{tokenizer}",
@@ -99,6 +106,9 @@ def _xar(name: str, tokenizer: str, guidance_scale: float) -> XARSampleRun:
 
 
 def _far(name: str, tokenizer: str) -> FARSampleRun:
+    # Guidance 2.0 on all heads, top-k 0, top-p 1, temperature 1: FQGAN's script for FAR-B (its README's 3.38; FAR-L's
+    # command is not published), and LlamaGen's README for B and L at 256 tokens. LlamaGen's appendix (Table 8) has its
+    # best FID for L at 1.75 (3.80); for B at 2.0 (5.46). Both draw classes at random, this package takes them in turn.
     return FARSampleRun(
         generator_path=f"runs/{name}",
         tokenizer_path=f"runs/{tokenizer}",
@@ -152,6 +162,7 @@ RECIPES: dict[str, Callable[[], XARSampleRun | FARSampleRun]] = {
     "far_b_2x": far_b_2x,
     "far_l_2x": far_l_2x,
     "far_b_fqgan": far_b_fqgan,
+    "far_l_fqgan": far_l_fqgan,
     "gpt_b": gpt_b,
     "gpt_l": gpt_l,
     "quickstart": quickstart,

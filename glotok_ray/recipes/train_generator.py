@@ -139,6 +139,11 @@ def far_b_fqgan() -> FARRun:
     return override(run, {"schedule.epochs": 300})
 
 
+def far_l_fqgan() -> FARRun:
+    """FAR-L on FQGAN-Dual, 901,195,520 parameters (FQGAN: gFID 3.08, IS 273): epochs as far_b_fqgan; 16 GPUs x 16."""
+    return _far_l(far_b_fqgan(), "far_l_fqgan")
+
+
 def _far_l(base: FARRun, name: str) -> FARRun:
     changes = {
         "name": name,
@@ -269,6 +274,7 @@ RECIPES: dict[str, Callable[[], XARRun | FARRun]] = {
     "far_b_2x": far_b_2x,
     "far_l_2x": far_l_2x,
     "far_b_fqgan": far_b_fqgan,
+    "far_l_fqgan": far_l_fqgan,
     "gpt_b": gpt_b,
     "gpt_l": gpt_l,
     "quickstart": quickstart,

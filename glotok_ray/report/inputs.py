@@ -100,8 +100,8 @@ def collect(run_folder: Path) -> ReportInputs:
         title=f"GloTok {run_folder.resolve().name}",
         stages=part("stages.json", artefact.read_json, []),
         metrics=part("evaluation/metrics.json", lambda _: read_metrics(run_folder), {}),
-        reconstructions=part(f"evaluation/{RECONSTRUCTIONS_FILE}", _read_pairs, None),
-        retention=part("evaluation/retention.npz", _read_retention, None),
+        reconstructions=part(f"evaluation/{RECONSTRUCTIONS_FILE}", read_pairs, None),
+        retention=part("evaluation/retention.npz", read_retention, None),
         real_crops=part("data/train", real_crops, None),
         samples=samples,
         far_samples=far_samples,
@@ -152,12 +152,14 @@ def _read_images(path: Path) -> ndarray | None:
     return _read_arrays(path)["images"]
 
 
-def _read_pairs(path: Path) -> ImagePairs | None:
+def read_pairs(path: Path) -> ImagePairs:
+    """reconstructions.npz: crops and their reconstructions."""
     arrays = _read_arrays(path)
     return ImagePairs(arrays["inputs"], arrays["reconstructions"])
 
 
-def _read_retention(path: Path) -> Retention | None:
+def read_retention(path: Path) -> Retention:
+    """retention.npz: crops decoded from all codes and from each codebook's alone."""
     arrays = _read_arrays(path)
     return Retention(arrays.pop("inputs"), arrays.pop("both"), arrays)
 

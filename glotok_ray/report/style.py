@@ -167,3 +167,41 @@ nav .desk { color: var(--soft); }
   .metrics td, .stages td { display: block; width: auto; border: 0; padding: .05rem 0; }
 }
 """
+
+PAPER_STYLE = """
+.band .name { overflow-wrap: anywhere; }
+.paper { max-width: 60rem; }
+.paper th { font-size: .9rem; color: var(--ink); font-weight: 500; }
+.paper thead th { color: var(--soft); font-weight: 600; font-size: .82rem; }
+.paper td, .paper th { padding: .4rem 1rem .4rem 0; }
+.paper td.number small { max-width: 9rem; white-space: normal; }
+.paper sup { margin-left: .15rem; color: var(--soft); font-size: .7rem; }
+.paper .ours th, .paper .ours td { background: var(--card); border-bottom: 0; }
+.paper .ours th { padding-left: .6rem; border-left: 3px solid var(--second); font-weight: 650; }
+.paper .more td { padding: 0 1rem .6rem .6rem; border-left: 3px solid var(--second); font-size: .85rem; }
+.paper .more td { border-bottom: 1px solid var(--line); }
+.paper .more ul { margin: 0 0 .2rem; padding-left: 1.1rem; }
+.notes { display: grid; grid-template-columns: max-content minmax(0, 1fr); gap: .3rem .8rem; max-width: 60rem; }
+.notes dt { font-weight: 650; }
+.notes dd { margin: 0; font-size: .88rem; color: var(--soft); }
+.notes + ul { padding-left: 1.1rem; }
+.bars { max-width: 60rem; margin: 0 0 1rem; padding: 0; list-style: none; font-size: .88rem; }
+.bars li { display: grid; grid-template-columns: 15rem minmax(0, 1fr) 3.5rem; gap: .8rem; align-items: center; }
+.bars li { padding: .12rem 0; }
+.bars i { display: block; height: .85rem; border-radius: .2rem; background: var(--third); }
+.bars b { font-weight: 600; font-variant-numeric: tabular-nums; }
+.bars .paper i { background: var(--first); }
+.bars .ours i { background: var(--second); }
+.bars .other { color: var(--soft); }
+.bars .other i { background: var(--teacher); opacity: .55; }
+
+@media (max-width: 44rem) {
+  .paper td, .paper th { padding-right: .4rem; font-size: .8rem; overflow-wrap: normal; }
+  .paper thead th { font-size: .72rem; }
+  .paper th[scope="row"], .paper .more td { overflow-wrap: anywhere; }
+  .paper td.number { white-space: normal; }
+  .paper sup { display: block; margin: .1rem 0 0; }
+  .bars li { grid-template-columns: 8.5rem minmax(0, 1fr) 3rem; gap: .5rem; font-size: .8rem; }
+}
+"""
+"""What the page of the paper's tables has beside STYLE."""

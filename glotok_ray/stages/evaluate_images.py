@@ -16,13 +16,14 @@ import torch
 
 from glotok_ray import faults
 from glotok_ray.config.evaluation import EvaluateRun
-from glotok_ray.config.overrides import bound_settings, with_absolute_paths
+from glotok_ray.config.overrides import bound_settings, to_dict, with_absolute_paths
 from glotok_ray.data.recorded import crops_text
 from glotok_ray.evaluation.array_names import retention_pictures
 from glotok_ray.evaluation.codebook_metrics import tsne_draw
-from glotok_ray.evaluation.distances import EFFNET, INCEPTION
 from glotok_ray.evaluation.entries import with_crops
 from glotok_ray.evaluation.extractors import (
+    EFFNET,
+    INCEPTION,
     Network,
     build_extractors,
     build_lpips,
@@ -116,7 +117,13 @@ def run(config: EvaluateRun, *, fresh: bool = False) -> dict[str, Any]:
         logger.info("%s = %s", name, entry["value"])
     values = {name: entry["value"] for name, entry in metrics.items()}
     manifest = evaluation.finish(
-        exclude=(PARTS_FOLDER,), metrics=values, num_images=measured[VALIDATION].count
+        exclude=(PARTS_FOLDER,),
+        metrics=values,
+        num_images=measured[VALIDATION].count,
+        image_size=image_size,
+        num_classes=len(images.classes),
+        crops=crops_text(images),
+        config=to_dict(config),
     )
     shutil.rmtree(parts_folder, ignore_errors=True)
     return manifest

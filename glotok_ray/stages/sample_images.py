@@ -20,7 +20,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from glotok_ray.config.jobs import FARSampleRun, XARSampleRun
-from glotok_ray.config.overrides import bound_settings, with_absolute_paths
+from glotok_ray.config.overrides import bound_settings, to_dict, with_absolute_paths
 from glotok_ray.data.forms import CROP
 from glotok_ray.data.records import SCHEMA, ShardInfo, encode_png, write_dataset
 from glotok_ray.devices import chosen_device
@@ -118,6 +118,7 @@ def run(config: XARSampleRun | FARSampleRun, *, fresh: bool = False) -> dict[str
         architecture=facts["architecture"],
         classes=facts["classes"],
         tokenizer_sha256=facts["tokenizer_sha256"],
+        config=to_dict(config),
     )
     shutil.rmtree(blocks_folder, ignore_errors=True)
     return manifest

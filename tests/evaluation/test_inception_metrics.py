@@ -98,9 +98,11 @@ def test_every_metric_is_that_of_the_stored_features(tmp_path: Path, inception_f
     ):
         assert value(name) is None
         assert found[name]["protocol"].startswith(reason)
-    conditions = found["samples_fid_reference"]["conditions"]
-    assert conditions["reference"] == reference.sha256
-    assert conditions["weights_sha256"] == networks[1].weights_sha256
+    facts = found["samples_fid_reference"]["facts"]
+    assert facts["reference_sha256"] == reference.sha256
+    assert facts["num_images"] == 6
+    assert found["reconstruction_fid"]["facts"]["reference"] == "the same validation crops"
+    assert facts["weights_sha256"] == networks[1].weights_sha256
     assert "rank 5 at most" in found["samples_fid"]["protocol"]
 
 

@@ -107,6 +107,9 @@ def commands(quickstart: QuickstartRun) -> dict[str, tuple[str, ...]]:
         "sweep_tokenizer": ("jobs.sweep_tokenizer", "recipes/sweep.json"),
         "sweep_generator": ("jobs.sweep_generator", "recipes/ablations.json"),
         "quickstart": ("jobs.quickstart", "recipes/quickstart.json"),
+        "report_results": (
+            *("jobs.report_results", f"{TOP}/evaluation", "--output-path", "runs/report"),
+        ),
         "verify": ("jobs.verify", "runs"),
     }
 
@@ -148,7 +151,7 @@ def test_every_job_is_here(tiny_quickstart: Callable[[Path], QuickstartRun]) -> 
     assert {command[0] for command in commands(tiny_quickstart(Path(TOP))).values()} == {
         f"jobs.{job}" for job in jobs
     }
-    assert len(jobs) == 14
+    assert len(jobs) == 15
 
 
 def test_every_job_runs_with_relative_paths(called: Called) -> None:
@@ -156,7 +159,7 @@ def test_every_job_runs_with_relative_paths(called: Called) -> None:
         name: done.stderr[-3000:] for name, done in called.answers.items() if done.returncode != 0
     }
     assert not failed, "\n\n".join(f"{name}: {text}" for name, text in failed.items())
-    assert len(called.answers) == 15
+    assert len(called.answers) == 16
 
 
 def test_all_results_lie_below_the_folder_of_the_call(called: Called) -> None:
@@ -172,7 +175,14 @@ def test_all_results_lie_below_the_folder_of_the_call(called: Called) -> None:
     verified = {item["folder"] for item in json.loads(called.answers["verify"].stdout)}
     for name in ("data/train", "teacher", "tokenizer", "codes", "far", "samples", "evaluation"):
         assert str(called.folder / TOP / name) in verified
-    for name in ("exported", "exported_generator", "sweep", "ablations", "ablations/rows/scale"):
+    for name in (
+        "exported",
+        "exported_generator",
+        "sweep",
+        "ablations",
+        "ablations/rows/scale",
+        "report",
+    ):
         assert str(called.folder / "runs" / name) in verified
 
 

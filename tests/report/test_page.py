@@ -2,7 +2,6 @@
 
 import json
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -11,38 +10,8 @@ import pytest
 from glotok_ray.report.inputs import collect
 from glotok_ray.report.page import MOST_BYTES, render, write_report
 from glotok_ray.report.sections import SECTIONS
+from tests.report.page_reader import PageReader
 from tests.report.written_run import HOSTILE, write_run, write_samples, write_training
-
-
-class _Reader(HTMLParser):
-    """Collects what a browser would load, the tags, the section ids and the visible text."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.loads: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.sections: list[str] = []
-        self.text = ""
-        self._in_style = False
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        values = dict(attrs)
-        self.tags.append((tag, values))
-        self._in_style = tag == "style"
-        self.loads += [str(values[name]) for name in ("src", "href", "srcset") if name in values]
-        if tag == "section":
-            self.sections.append(str(values["id"]))
-
-    def handle_endtag(self, tag: str) -> None:
-        self._in_style = self._in_style and tag != "style"
-
-    def handle_data(self, data: str) -> None:
-        if not self._in_style:
-            self.text += data
-
-    def all(self, tag: str) -> list[dict[str, str | None]]:
-        return [values for name, values in self.tags if name == tag]
 
 
 @pytest.fixture(scope="module")
@@ -56,19 +25,19 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     return (folder / "report.html").read_text(encoding="utf-8")
 
 
-def _page_of(folder: Path) -> _Reader:
-    return _Reader(render(collect(folder)))
+def _page_of(folder: Path) -> PageReader:
+    return PageReader(render(collect(folder)))
 
 
 def test_nothing_is_loaded_from_elsewhere(page: str) -> None:
-    reader = _Reader(page)
+    reader = PageReader(page)
     assert len(reader.loads) > 20
     assert all(load.startswith(("data:image/", "#")) for load in reader.loads)
     assert not re.search(r"url\(|@import|<link|<iframe|http", page)
 
 
 def test_user_text_is_never_markup(page: str) -> None:
-    reader = _Reader(page)
+    reader = PageReader(page)
     assert not reader.all("script")
     assert "<script" not in page
     # Class name, metric label and protocol, stage, config and version show it as text.
@@ -76,7 +45,7 @@ def test_user_text_is_never_markup(page: str) -> None:
 
 
 def test_every_section_is_there_and_filled(page: str) -> None:
-    reader = _Reader(page)
+    reader = PageReader(page)
     assert reader.sections == list(SECTIONS)
     assert {f"#{name}" for name in SECTIONS} <= set(reader.loads)
     assert "Missing from this run" not in page
@@ -88,7 +57,7 @@ def test_every_section_is_there_and_filled(page: str) -> None:
 
 
 def test_pictures_come_before_numbers_and_details_are_folded(page: str) -> None:
-    reader = _Reader(page)
+    reader = PageReader(page)
     assert list(SECTIONS)[:3] == ["reconstructions", "samples", "retention"]
     assert page.index("<img") < page.index("<table")
     folded = [name for name, section in SECTIONS.items() if section.is_folded]
@@ -98,7 +67,7 @@ def test_pictures_come_before_numbers_and_details_are_folded(page: str) -> None:
 
 
 def test_every_image_says_what_it_shows(page: str) -> None:
-    reader = _Reader(page)
+    reader = PageReader(page)
     assert all(values["alt"] for values in reader.all("img"))
     assert all(values["role"] == "img" and values["aria-label"] for values in reader.all("svg"))
     assert "Samples of xAR: plain, 1" in {values["alt"] for values in reader.all("img")}
@@ -113,7 +82,7 @@ def test_light_and_dark_and_narrow_are_styled(page: str) -> None:
 
 
 def test_the_summary_speaks_of_the_figures(page: str) -> None:
-    text = _Reader(page).text
+    text = PageReader(page).text
     assert "21.50 dB PSNR and 0.610 SSIM" in text
     assert "from 0.5 to 0.001" in text
     assert (
@@ -125,7 +94,7 @@ def test_the_summary_speaks_of_the_figures(page: str) -> None:
 
 
 def test_the_header_has_the_numbers_of_the_run(page: str) -> None:
-    header = _Reader(page[page.index("<header>") : page.index("</header>")]).text
+    header = PageReader(page[page.index("<header>") : page.index("</header>")]).text
     assert "On 10 images of 16 \u00d7 16 pixels in 2 classes" in header
     assert "21.5 dB" in header
     assert "70 % \u00b7 60 %of the samples of xAR and FAR" in header
@@ -136,7 +105,7 @@ def test_the_header_has_the_numbers_of_the_run(page: str) -> None:
 
 def test_the_twins_stand_side_by_side(page: str) -> None:
     relation = page[page.index('id="relation"') : page.index('id="curves"')]
-    text = _Reader(relation).text
+    text = PageReader(relation).text
     assert "lies 400 times closer to the teacher's" in text
     assert "without the relation loss" in text
     assert '<td class="number better">3.000<small>\u00b1 0.5</small></td>' in relation
@@ -204,7 +173,7 @@ def test_many_classes_are_cut_and_the_page_stays_small(tmp_path: Path) -> None:
     for name in ("samples", "far_samples"):
         write_samples(tmp_path / name, labels, side=64)
     page = render(collect(tmp_path))
-    reader = _Reader(page)
+    reader = PageReader(page)
     assert "24 of 30 classes" in reader.text
     assert "class 23" in reader.text
     assert "class 24" not in reader.text
