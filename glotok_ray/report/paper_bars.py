@@ -96,11 +96,11 @@ def draw_bars(charts: Sequence[BarChart], path: Path) -> None:
     for place, chart in enumerate(charts):
         axes = figure.add_subplot(1, len(charts), place + 1)
         values = [bar.value for bar in chart.bars]
-        axes.barh(range(len(values)), values, color=[colours[bar.kind] for bar in chart.bars])
+        drawn = axes.barh(
+            range(len(values)), values, color=[colours[bar.kind] for bar in chart.bars]
+        )
         axes.set_yticks(range(len(values)), [bar.name for bar in chart.bars], fontsize=8)
-        axes.bar_label(
-            axes.containers[0], [bar.printed for bar in chart.bars], padding=3, fontsize=8
-        )  # type: ignore[arg-type]
+        axes.bar_label(drawn, [bar.printed for bar in chart.bars], padding=3, fontsize=8)
         axes.set_xscale("function", functions=(lambda value: value**0.5, lambda root: root**2))
         axes.set_xticks([])
         axes.set_xlim(0, 1.2 * max(values))
