@@ -21,7 +21,7 @@ from jobs.command_line import run_job
 def describe(config: EvaluateRun) -> dict[str, Any]:
     """What would run: images per kind where the inputs are there, null where they are not yet."""
     from glotok_ray.data.recorded import crops_text
-    from glotok_ray.evaluation.inputs import check_inputs, check_present_inputs
+    from glotok_ray.evaluation.inputs import check_inputs, check_present_inputs, stored_count
 
     check_inputs(config)
     dataset, samples, training = check_present_inputs(config)
@@ -32,6 +32,8 @@ def describe(config: EvaluateRun) -> dict[str, Any]:
         images |= dict.fromkeys(("baseline_uniform", "baseline_marginal"), images["samples"])
     if config.training_path:
         images["training"] = config.training_images or (training.num_images if training else None)
+    if config.reference_path:
+        images["reference"] = stored_count(config.reference_path)
     return {
         "images": images,
         "crops": crops_text(dataset) if dataset else None,
