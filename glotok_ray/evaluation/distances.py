@@ -53,18 +53,11 @@ class Distance(NamedTuple):
     remark: str = ""
 
 
+_NO_FID = "It is not FID, which is defined by Inception, and it"
 DISTANCES: Mapping[str, Sequence[Distance]] = {
-    EFFNET: [
-        Distance(
-            POOLED, "fd_effnet", "FD-EffNet", "It is not FID, which is defined by Inception, and it"
-        )
-    ],
+    EFFNET: [Distance(POOLED, "fd_effnet", "FD-EffNet", _NO_FID)],
     INCEPTION: [Distance(POOLED, "fid", "FID"), Distance(SPATIAL, "sfid", "sFID")],
-    DINOV2: [
-        Distance(
-            POOLED, "fd_dinov2", "FD-DINOv2", "It is not FID, which is defined by Inception, and it"
-        )
-    ],
+    DINOV2: [Distance(POOLED, "fd_dinov2", "FD-DINOv2", _NO_FID)],
 }
 """By the key of the network."""
 
@@ -97,9 +90,8 @@ def distance_metrics(
     metrics: Metrics = {}
     for network in networks:
         for distance in DISTANCES[network.key]:
-            metrics |= _of_network(measured, config, network, distance)
-            if network.key == INCEPTION and reference is not None and SAMPLES in measured:
-                metrics |= _to_reference(measured[SAMPLES], network, distance, reference)
+            published = reference if network.key == INCEPTION else None
+            metrics |= _of_network(measured, config, network, distance, published)
     return metrics
 
 
@@ -108,6 +100,7 @@ def _of_network(
     config: EvaluateRun,
     network: Network,
     distance: Distance,
+    published: Reference | None,
 ) -> Metrics:
     array = array_name(network.key, distance.output)
     reconstructed = (
@@ -128,6 +121,8 @@ def _of_network(
         training = summarize(measured[TRAINING].blocks(array))
         compared = made | {VALIDATION: real}
         metrics |= _distances(compared, training, network, distance, TO_TRAINING)
+    if published is not None and SAMPLES in made:
+        metrics |= _to_reference(made[SAMPLES], network, distance, published)
     return metrics
 
 
@@ -194,12 +189,11 @@ def _protocol(
 
 
 def _to_reference(
-    samples: MeasuredImages, network: Network, distance: Distance, reference: Reference
+    features: FeatureSummary, network: Network, distance: Distance, reference: Reference
 ) -> Metrics:
     """The distance of samples to published statistics, where the file has those of these features."""
     if distance.output not in reference.gaussians:
         return {}
-    features = summarize(samples.blocks(array_name(network.key, distance.output)))
     name, where = f"{SAMPLES}_{distance.name}_reference", reference_text(reference)
     label = f"{distance.title}{_OF[SAMPLES]}, from {reference.path.name}"
     protocol = _protocol(
