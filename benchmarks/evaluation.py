@@ -55,9 +55,9 @@ def write_images(folder: Path, count: int, *, seed: int, kind: str) -> None:
 
 def write_random_weights(path: Path) -> None:
     """A state dict of FID's Inception-v3 without meaning."""
-    from glotok_ray.pretrained.inception import _empty_network
+    from glotok_ray.pretrained.inception import empty_network
 
-    network = _empty_network().to_empty(device="cpu")
+    network = empty_network().to_empty(device="cpu")
     generator = torch.Generator().manual_seed(0)
     state = network.state_dict()
     for name, values in state.items():

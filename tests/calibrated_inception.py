@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from glotok_ray.pretrained.inception import _empty_network
+from glotok_ray.pretrained.inception import empty_network
 
 # Plain random weights give features that hardly depend on the image, and with them distances of rounding.
 _CALIBRATION_IMAGES = 16
@@ -15,7 +15,7 @@ _CLASS_SCALE = 0.15
 def write_calibrated_inception(path: Path) -> Path:
     """Write the state dict; takes about 5 seconds of one core."""
     generator = torch.Generator().manual_seed(0)
-    network = _empty_network().to_empty(device="cpu")
+    network = empty_network().to_empty(device="cpu")
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             fan_in = module.weight[0].numel()

@@ -93,7 +93,7 @@ def load_inception(path: str, *, field: str = "inception_path") -> LoadedIncepti
     source = f"{field} = {path!r}" if path else "torch-fidelity's download"
     file = Path(path) if path else _downloaded(field)
     sha256 = _checked_sha256(file, source)
-    network = _empty_network()
+    network = empty_network()
     stored = _tensors(file, source)
     expected = network.state_dict()
     stored = {**_batch_counters(expected), **stored}
@@ -134,7 +134,7 @@ def _batch_counters(expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: torch.tensor(0) for name in names}
 
 
-def _empty_network() -> "FeatureExtractorInceptionV3":
+def empty_network() -> "FeatureExtractorInceptionV3":
     """torch-fidelity's network on the meta device, without numbers: neither a file nor a download is needed."""
     import io
 

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from glotok_ray.pretrained import inception
-from glotok_ray.pretrained.inception import _empty_network, load_inception, spatial_features
+from glotok_ray.pretrained.inception import empty_network, load_inception, spatial_features
 from glotok_ray.storage.artefact import ArtefactError, sha256_of
 
 
@@ -18,7 +18,7 @@ def tensors() -> dict[str, torch.Tensor]:
     """Every tensor of the network in half precision, without the counters that pytorch-fid's older files lack."""
     return {
         name: torch.full(value.shape, 0.01, dtype=torch.float16)
-        for name, value in _empty_network().state_dict().items()
+        for name, value in empty_network().state_dict().items()
         if not name.endswith("num_batches_tracked")
     }
 
