@@ -253,7 +253,7 @@ def quickstart() -> TokenizerRun:
             entropy_tokens=512,
         ),
         optimizer=OptimizerConfig(
-            learning_rate=5e-3, schedule="warmup_hold_cosine", hold_fraction=0.5
+            learning_rate=3.5e-3, schedule="warmup_hold_cosine", hold_fraction=0.7
         ),
         data=ImageDataConfig(
             train_path="runs/quickstart/data/train",
