@@ -19,7 +19,9 @@ class EvaluateRun:
     data_path: str = ""
     """Folder of validation shards: the input of reconstructions and the reference of Frechet distances."""
     samples_path: str = ""
-    """Folder with samples.npz; empty measures reconstructions only."""
+    """Folder that jobs.sample_images wrote; or images of others: an npz in ADM's layout (arr_0, and labels as arr_1 or
+    label, where it has them), or a folder of PNG or JPEG files. Empty measures reconstructions only.
+    """
     codes_path: str = ""
     """Training codes, from which the two baselines of the samples are drawn; empty computes none."""
     training_path: str = field(default="", metadata={ADDED_LATER: ""})

@@ -38,6 +38,7 @@ from glotok_ray.evaluation.parts import MeasuredBlock, PlannedPart, Receipt, wri
 from glotok_ray.evaluation.plan import REFERENCE, SAMPLES, TRAINING, VALIDATION, Block
 from glotok_ray.evaluation.retention import decoded_alone, has_retention
 from glotok_ray.evaluation.sample_files import read_images, unpacked
+from glotok_ray.evaluation.sample_inputs import SampleReader
 from glotok_ray.metrics.reconstruction import psnr, ssim
 from glotok_ray.pretrained.tokenizer import load_tokenizer, read_tokenizer
 from glotok_ray.storage.retries import patiently
@@ -108,6 +109,7 @@ class BlockMeasurement:
         self._image_size, self._kept_images = image_size, kept_images
         self._folder = folder
         self._baseline_codes: BaselineCodes | None = None
+        self._sample_reader: SampleReader | None = None
         self._tokenizer = self._generator_loss = None
         if encoding := encoding_tokenizer(config):
             # The copy that lies with a generator is a part of the generator's folder.
@@ -138,17 +140,15 @@ class BlockMeasurement:
 
     def _drawn(self, block: Block) -> MeasuredBlock:
         """A block of samples, of the reference's images, or of images decoded from a baseline's codes."""
-        folder = Path(self._config.samples_path)
         if block.kind == REFERENCE:
             assert self._folder is not None
             stored = unpacked(Path(self._config.reference_path), self._folder)
             images = read_images(stored, block.start, block.stop)
             return MeasuredBlock(block.kind, self._features(images), {})
         if block.kind == SAMPLES:
-            images = read_images(folder / "samples.npz", block.start, block.stop)
-            rows = self._rows(folder / "samples.parquet", [block], ("label",))
-            labels = rows["label"].to_numpy()
-            return MeasuredBlock(block.kind, {**self._features(images), LABELS: labels}, {})
+            images, labels = self._samples().read(block.start, block.stop)
+            named = {} if labels is None else {LABELS: labels}
+            return MeasuredBlock(block.kind, {**self._features(images), **named}, {})
         images = self._decode(self._baselines().draw(block))
         kept = {"images": images[: self._kept(block)]}
         return MeasuredBlock(block.kind, self._features(images), kept)
@@ -243,6 +243,12 @@ class BlockMeasurement:
                 arrays[retention_psnr(name)] = psnr(images, alone)
                 pictures[retention_pictures(name)] = alone[:kept]
         return MeasuredBlock(block.kind, arrays, pictures)
+
+    def _samples(self) -> SampleReader:
+        """Opened at the first block of samples, which not every actor meets."""
+        if self._sample_reader is None:
+            self._sample_reader = SampleReader(self._config, self._folder)
+        return self._sample_reader
 
     def _baselines(self) -> BaselineCodes:
         """Read at the first block of a baseline, which not every actor meets."""

@@ -13,8 +13,9 @@ from glotok_ray.evaluation.files import BASELINES
 from glotok_ray.evaluation.inputs import measured_tokenizer
 from glotok_ray.evaluation.measure import PartMeasurement, Unit
 from glotok_ray.evaluation.parts import finished_parts, planned_part
-from glotok_ray.evaluation.plan import REFERENCE, Block, units_of
+from glotok_ray.evaluation.plan import REFERENCE, SAMPLES, Block, units_of
 from glotok_ray.evaluation.sample_files import unpacked
+from glotok_ray.evaluation.sample_inputs import unpack_samples
 from glotok_ray.evaluation.streams import MeasuredImages, open_measured
 from glotok_ray.on_ray.actor_pool import map_shards
 
@@ -45,6 +46,8 @@ def measure_images(
         write_counts(folder, count_training_codes(config, model), model)
     if any(unit.part.kind == REFERENCE for unit in missing):
         unpacked(Path(config.reference_path), folder)  # once, before actors ask for it
+    if any(unit.part.kind == SAMPLES for unit in missing):
+        unpack_samples(config, folder)
     arguments = {"config": config, "image_size": image_size, "folder": str(folder)}
     sizes = [unit.part.stop - unit.part.start for unit in missing]
     for _ in map_shards(
