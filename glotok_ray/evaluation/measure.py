@@ -4,14 +4,14 @@ Read next: glotok_ray/evaluation/parts.py
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow
 import torch
-from jaxtyping import Float, Int32, Int64, UInt8, UInt16
+from jaxtyping import Float, Int64, UInt8, UInt16
 from torch import Tensor
 
 from glotok_ray.config.evaluation import EvaluateRun
@@ -24,6 +24,7 @@ from glotok_ray.evaluation.array_names import (
     LABELS,
     LPIPS,
     array_name,
+    is_of_network,
     of_reconstructions,
     retention_pictures,
     retention_psnr,
@@ -49,14 +50,27 @@ KEPT_IMAGES = 32
 """First images of a kind that are kept for grids."""
 
 Images = UInt8[np.ndarray, "b h w 3"]
-Labels = Int32[np.ndarray, " b"]
+
+
+class KeptPart(NamedTuple):
+    """A part with the features of one network alone, which later evaluations read too."""
+
+    network: str
+    """Its key."""
+    folder: str
+    part: PlannedPart
 
 
 class Unit(NamedTuple):
-    """A unit of work, and the part that it becomes."""
+    """A unit of work, and the parts that it becomes."""
 
     blocks: Sequence[Block]
-    part: PlannedPart
+    part: PlannedPart | None
+    """Of the evaluation itself; None where all that is measured is kept."""
+    kept: tuple[KeptPart, ...] = ()
+    """Further parts, of which those of `done` lie there already."""
+    done: frozenset[str] = frozenset()
+    """Networks whose features of these images are not computed again."""
 
 
 class PartMeasurement:
@@ -66,15 +80,48 @@ class PartMeasurement:
         self._folder, self._minutes = Path(folder), config.pool.storage_retry_minutes
         self._measure = build_measurement(config, image_size=image_size, folder=self._folder)
 
-    def __call__(self, unit: Unit) -> Receipt:
-        """The receipt of the written part."""
-        measured = self._measure(unit.blocks)
+    def __call__(self, unit: Unit) -> list[Receipt]:
+        """The receipts of the written parts."""
+        measured = self._measure(unit.blocks, done=unit.done)
+        receipts = [
+            self._write(
+                Path(kept.folder), kept.part, [_of_network(kept.network, one) for one in measured]
+            )
+            for kept in unit.kept
+            if kept.network not in unit.done
+        ]
+        if unit.part is not None:
+            elsewhere = [kept.network for kept in unit.kept]
+            own = [_without_networks(elsewhere, one) for one in measured]
+            receipts.append(self._write(self._folder, unit.part, own))
+        return receipts
+
+    def _write(self, folder: Path, part: PlannedPart, blocks: Sequence[MeasuredBlock]) -> Receipt:
         return patiently(
-            lambda: write_part(self._folder, unit.part, measured),
-            self._folder / unit.part.name,
+            lambda: write_part(folder, part, blocks),
+            folder / part.name,
             minutes=self._minutes,
             doing="writing",
         )
+
+
+def _of_network(network: str, block: MeasuredBlock) -> MeasuredBlock:
+    """The features of one network, and the labels, without which they say nothing of classes."""
+    arrays = {
+        name: values
+        for name, values in block.arrays.items()
+        if name == LABELS or is_of_network(name, network)
+    }
+    return MeasuredBlock(block.kind, arrays, {})
+
+
+def _without_networks(networks: Sequence[str], block: MeasuredBlock) -> MeasuredBlock:
+    arrays = {
+        name: values
+        for name, values in block.arrays.items()
+        if not any(is_of_network(name, network) for network in networks)
+    }
+    return block._replace(arrays=arrays)
 
 
 def build_measurement(config: EvaluateRun, *, image_size: int, folder: Path) -> "BlockMeasurement":
@@ -128,23 +175,25 @@ class BlockMeasurement:
             )
 
     @torch.inference_mode()
-    def __call__(self, blocks: Sequence[Block]) -> list[MeasuredBlock]:
+    def __call__(
+        self, blocks: Sequence[Block], *, done: Collection[str] = ()
+    ) -> list[MeasuredBlock]:
         """Measure blocks of one kind; those of validation images must be adjacent blocks of one shard, and those of
-        training crops blocks of one shard.
+        training crops blocks of one shard. The features of networks that are `done` are left out.
         """
         if blocks[0].kind == VALIDATION:
-            return list(self._validation(blocks))
+            return list(self._validation(blocks, done))
         if blocks[0].kind == TRAINING:
-            return list(self._training(blocks))
-        return [self._drawn(block) for block in blocks]
+            return list(self._training(blocks, done))
+        return [self._drawn(block, done) for block in blocks]
 
-    def _drawn(self, block: Block) -> MeasuredBlock:
+    def _drawn(self, block: Block, done: Collection[str]) -> MeasuredBlock:
         """A block of samples, of the reference's images, or of images decoded from a baseline's codes."""
         if block.kind == REFERENCE:
             assert self._folder is not None
             stored = unpacked(Path(self._config.reference_path), self._folder)
             images = read_images(stored, block.start, block.stop)
-            return MeasuredBlock(block.kind, self._features(images), {})
+            return MeasuredBlock(block.kind, self._features(images, done), {})
         if block.kind == SAMPLES:
             images, labels = self._samples().read(block.start, block.stop)
             named = {} if labels is None else {LABELS: labels}
@@ -153,11 +202,14 @@ class BlockMeasurement:
         kept = {"images": images[: self._kept(block)]}
         return MeasuredBlock(block.kind, self._features(images), kept)
 
-    def _features(self, images: Images) -> dict[str, Float[np.ndarray, "b d"]]:
-        """What the feature networks make of images, by name."""
+    def _features(
+        self, images: Images, done: Collection[str] = ()
+    ) -> dict[str, Float[np.ndarray, "b d"]]:
+        """What the feature networks make of images, by name; nothing of those that are `done`."""
         return {
             array_name(extractor.key, output): values
             for extractor in self._extractors
+            if extractor.key not in done
             for output, values in extractor(images).items()
         }
 
@@ -181,7 +233,9 @@ class BlockMeasurement:
             num_threads=self._config.pool.decoding_threads,
         )
 
-    def _validation(self, blocks: Sequence[Block]) -> Iterator[MeasuredBlock]:
+    def _validation(
+        self, blocks: Sequence[Block], done: Collection[str]
+    ) -> Iterator[MeasuredBlock]:
         first = blocks[0]
         path = Path(self._config.data_path) / first.file
         rows = self._rows(path, blocks, ("key", "image", "label"))
@@ -189,9 +243,10 @@ class BlockMeasurement:
         crops = self._crops(rows, first.stop - first.start)
         for block, images in zip(blocks, crops, strict=True):
             own = labels[block.start - first.start : block.stop - first.start]
-            yield self._measured(block, images, own)
+            features = self._features(images, done)
+            yield self._measured(block, images, {**features, LABELS: own})
 
-    def _training(self, blocks: Sequence[Block]) -> Iterator[MeasuredBlock]:
+    def _training(self, blocks: Sequence[Block], done: Collection[str]) -> Iterator[MeasuredBlock]:
         path = Path(self._config.training_path) / blocks[0].file
         chosen = np.concatenate([block.rows for block in blocks if block.rows is not None])
         minutes = self._config.pool.storage_retry_minutes
@@ -200,11 +255,15 @@ class BlockMeasurement:
         size = blocks[0].stop - blocks[0].start
         for number, images in enumerate(self._crops(rows, size)):
             own = labels[number * size :][: len(images)]
-            yield MeasuredBlock(TRAINING, {**self._features(images), LABELS: own}, {})
+            features = self._features(images, done)
+            yield MeasuredBlock(TRAINING, {**features, LABELS: own}, {})
 
-    def _measured(self, block: Block, images: Images, labels: Labels) -> MeasuredBlock:
-        """A block of validation images, with what tokenizer and generator make of them where there are such."""
-        arrays: dict[str, np.ndarray] = {**self._features(images), LABELS: labels}
+    def _measured(
+        self, block: Block, images: Images, arrays: dict[str, np.ndarray]
+    ) -> MeasuredBlock:
+        """A block of validation images, whose labels and features are `arrays`, with what tokenizer and generator make
+        of them where there are such.
+        """
         pictures: dict[str, Images] = {}
         if self._tokenizer is not None:
             reconstructs = bool(self._config.tokenizer_path)
@@ -216,7 +275,7 @@ class BlockMeasurement:
                 arrays, pictures = arrays | measured.arrays, measured.pictures
             if self._generator_loss is not None:
                 ids = range(block.first_image, block.first_image + len(images))
-                arrays |= self._generator_loss(Codes(codes, labels, ids))
+                arrays |= self._generator_loss(Codes(codes, arrays[LABELS], ids))
         return MeasuredBlock(block.kind, arrays, pictures)
 
     def _reconstructed(

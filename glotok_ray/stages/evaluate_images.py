@@ -42,6 +42,7 @@ from glotok_ray.evaluation.inputs import (
     measured_images,
     measured_tokenizer,
 )
+from glotok_ray.evaluation.kept_features import kept_networks
 from glotok_ray.evaluation.metrics import metrics_of
 from glotok_ray.evaluation.parts import PARTS_FOLDER
 from glotok_ray.evaluation.plan import VALIDATION, plan
@@ -97,7 +98,12 @@ def run(config: EvaluateRun, *, fresh: bool = False) -> dict[str, Any]:
         return evaluation.finished
     blocks, image_size = plan(config)
     measured = measure_images(
-        blocks, config, image_size, folder=parts_folder, fingerprint=evaluation.fingerprint
+        blocks,
+        config,
+        image_size,
+        folder=parts_folder,
+        fingerprint=evaluation.fingerprint,
+        kept=kept_networks(config, loaded.networks, blocks, image_size),
     )
     faults.boundary("measured")
     metrics = metrics_of(
