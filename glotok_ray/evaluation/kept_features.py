@@ -19,7 +19,6 @@ from glotok_ray.data.recorded import crops_text
 from glotok_ray.data.records import DatasetInfo, read_dataset
 from glotok_ray.evaluation.extractors import Network
 from glotok_ray.evaluation.inputs import encoding_tokenizer
-from glotok_ray.evaluation.measure import KeptPart, Unit
 from glotok_ray.evaluation.parts import finished_parts, planned_part
 from glotok_ray.evaluation.plan import REFERENCE, TRAINING, VALIDATION, Block
 from glotok_ray.evaluation.statistics_cache import (
@@ -29,6 +28,7 @@ from glotok_ray.evaluation.statistics_cache import (
     write_statistics,
 )
 from glotok_ray.evaluation.streams import MeasuredImages, PartSet
+from glotok_ray.evaluation.units import KeptPart, Unit
 from glotok_ray.metrics.frechet import FeatureSummary, summarize
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.storage.digests import sha256_of

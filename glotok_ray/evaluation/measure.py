@@ -1,12 +1,11 @@
 """The measurement of blocks of images: features, scores and codes of each, in the process of one actor.
 
-Read next: glotok_ray/evaluation/parts.py
+Read next: glotok_ray/evaluation/units.py
 """
 
 import logging
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pyarrow
@@ -19,30 +18,26 @@ from glotok_ray.data.codes import stored_codes
 from glotok_ray.data.pixel_range import to_model_range, to_uint8
 from glotok_ray.data.shard_reader import read_chosen_rows, read_shard_rows, view_batches
 from glotok_ray.data.transforms import center_crop
-from glotok_ray.devices import chosen_device
 from glotok_ray.evaluation.array_names import (
     LABELS,
     LPIPS,
     array_name,
-    is_of_network,
     of_reconstructions,
     retention_pictures,
     retention_psnr,
 )
 from glotok_ray.evaluation.baseline_images import BaselineCodes, read_counts
-from glotok_ray.evaluation.extractors import build_extractors, build_lpips
 from glotok_ray.evaluation.features import FeatureExtractor
 from glotok_ray.evaluation.generator_loss import Codes, build_generator_loss
 from glotok_ray.evaluation.inputs import encoding_tokenizer
 from glotok_ray.evaluation.lpips_distance import LPIPSDistance
-from glotok_ray.evaluation.parts import MeasuredBlock, PlannedPart, Receipt, write_part
+from glotok_ray.evaluation.parts import MeasuredBlock
 from glotok_ray.evaluation.plan import REFERENCE, SAMPLES, TRAINING, VALIDATION, Block
 from glotok_ray.evaluation.retention import decoded_alone, has_retention
 from glotok_ray.evaluation.sample_files import read_images, unpacked
 from glotok_ray.evaluation.sample_inputs import SampleReader
 from glotok_ray.metrics.reconstruction import psnr, ssim
 from glotok_ray.pretrained.tokenizer import load_tokenizer, read_tokenizer
-from glotok_ray.storage.retries import patiently
 
 logger = logging.getLogger(__name__)
 
@@ -50,92 +45,6 @@ KEPT_IMAGES = 32
 """First images of a kind that are kept for grids."""
 
 Images = UInt8[np.ndarray, "b h w 3"]
-
-
-class KeptPart(NamedTuple):
-    """A part with the features of one network alone, which later evaluations read too."""
-
-    network: str
-    """Its key."""
-    folder: str
-    part: PlannedPart
-
-
-class Unit(NamedTuple):
-    """A unit of work, and the parts that it becomes."""
-
-    blocks: Sequence[Block]
-    part: PlannedPart | None
-    """Of the evaluation itself; None where all that is measured is kept."""
-    kept: tuple[KeptPart, ...] = ()
-    """Further parts, of which those of `done` lie there already."""
-    done: frozenset[str] = frozenset()
-    """Networks whose features of these images are not computed again."""
-
-
-class PartMeasurement:
-    """Measures units on the device of this process and writes their parts into `folder`."""
-
-    def __init__(self, config: EvaluateRun, *, image_size: int, folder: str) -> None:
-        self._folder, self._minutes = Path(folder), config.pool.storage_retry_minutes
-        self._measure = build_measurement(config, image_size=image_size, folder=self._folder)
-
-    def __call__(self, unit: Unit) -> list[Receipt]:
-        """The receipts of the written parts."""
-        measured = self._measure(unit.blocks, done=unit.done)
-        receipts = [
-            self._write(
-                Path(kept.folder), kept.part, [_of_network(kept.network, one) for one in measured]
-            )
-            for kept in unit.kept
-            if kept.network not in unit.done
-        ]
-        if unit.part is not None:
-            elsewhere = [kept.network for kept in unit.kept]
-            own = [_without_networks(elsewhere, one) for one in measured]
-            receipts.append(self._write(self._folder, unit.part, own))
-        return receipts
-
-    def _write(self, folder: Path, part: PlannedPart, blocks: Sequence[MeasuredBlock]) -> Receipt:
-        return patiently(
-            lambda: write_part(folder, part, blocks),
-            folder / part.name,
-            minutes=self._minutes,
-            doing="writing",
-        )
-
-
-def _of_network(network: str, block: MeasuredBlock) -> MeasuredBlock:
-    """The features of one network, and the labels, without which they say nothing of classes."""
-    arrays = {
-        name: values
-        for name, values in block.arrays.items()
-        if name == LABELS or is_of_network(name, network)
-    }
-    return MeasuredBlock(block.kind, arrays, {})
-
-
-def _without_networks(networks: Sequence[str], block: MeasuredBlock) -> MeasuredBlock:
-    arrays = {
-        name: values
-        for name, values in block.arrays.items()
-        if not any(is_of_network(name, network) for network in networks)
-    }
-    return block._replace(arrays=arrays)
-
-
-def build_measurement(config: EvaluateRun, *, image_size: int, folder: Path) -> "BlockMeasurement":
-    """The measurement of a run on the device of this process; `folder` holds the counts that baselines are drawn from,
-    where there are such.
-    """
-    device = chosen_device(use_gpu=config.pool.use_gpu)
-    return BlockMeasurement(
-        config,
-        build_extractors(config, device),
-        image_size=image_size,
-        folder=folder,
-        lpips=build_lpips(config, device),
-    )
 
 
 class BlockMeasurement:

@@ -1,6 +1,6 @@
 """The images of an evaluation on an actor pool: each unit's blocks become a part on disk.
 
-Read next: glotok_ray/evaluation/measure.py
+Read next: glotok_ray/evaluation/units.py
 """
 
 import logging
@@ -12,12 +12,12 @@ from glotok_ray.evaluation.baseline_images import count_training_codes, write_co
 from glotok_ray.evaluation.files import BASELINES
 from glotok_ray.evaluation.inputs import measured_tokenizer
 from glotok_ray.evaluation.kept_features import KeptNetwork, kept_sets, missing_units, with_kept
-from glotok_ray.evaluation.measure import PartMeasurement, Unit
 from glotok_ray.evaluation.parts import finished_parts
 from glotok_ray.evaluation.plan import REFERENCE, SAMPLES, Block, units_of
 from glotok_ray.evaluation.sample_files import unpacked
 from glotok_ray.evaluation.sample_inputs import unpack_samples
 from glotok_ray.evaluation.streams import MeasuredImages, open_measured
+from glotok_ray.evaluation.units import PartMeasurement, Unit
 from glotok_ray.on_ray.actor_pool import map_shards
 
 logger = logging.getLogger(__name__)
