@@ -98,7 +98,7 @@ def plot_guidance(curve: Curve, across: str, up: str, best: float | None, path: 
             left.annotate(
                 f"{scale:g}",
                 (widths[scale], heights[scale]),
-                xytext=(5, 4),
+                xytext=(9, 8),
                 textcoords="offset points",
                 fontsize=8,
             )

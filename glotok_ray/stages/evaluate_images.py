@@ -32,6 +32,7 @@ from glotok_ray.evaluation.extractors import (
 from glotok_ray.evaluation.files import (
     BASELINES,
     CODE_COUNTS_FILE,
+    FOREIGN_SAMPLES,
     RECONSTRUCTIONS_FILE,
     RETENTION_FILE,
 )
@@ -131,6 +132,7 @@ def run(config: EvaluateRun, *, fresh: bool = False) -> dict[str, Any]:
         num_classes=len(images.classes),
         crops=crops_text(images),
         config=to_dict(config),
+        **({FOREIGN_SAMPLES: loaded.samples_text} if loaded.samples_text else {}),
     )
     shutil.rmtree(parts_folder, ignore_errors=True)
     return manifest

@@ -12,6 +12,7 @@ from glotok_ray.config import EvaluateRun
 from glotok_ray.evaluation.foreign_samples import is_foreign, read_foreign
 from glotok_ray.evaluation.plan import plan
 from glotok_ray.evaluation.sample_inputs import SampleReader
+from glotok_ray.report.finished_runs import read_run
 from glotok_ray.stages import evaluate_images, image_measurement
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
@@ -111,6 +112,9 @@ def test_another_file_of_the_same_name_is_another_evaluation(
     first = evaluate_images.run(config)
     assert "6 samples of width 1,280" in caplog.text
     assert "take at least 1,281 images" in caplog.text
+    assert first["foreign_samples"].startswith("The samples are the 6 images of theirs.npz")
+    run = read_run(tmp_path / "out")
+    assert (run.samples, run.missing) == (None, [])
     assert evaluate_images.run(config)["written_unix_s"] == first["written_unix_s"]
     np.savez(tmp_path / "theirs.npz", images[::-1])
     with pytest.raises(ArtefactError, match="fresh"):
