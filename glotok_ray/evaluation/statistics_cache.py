@@ -17,7 +17,7 @@ from glotok_ray.evaluation.features import FeatureExtractor
 from glotok_ray.metrics.frechet import FeatureMoments
 from glotok_ray.storage.artefact import ArtefactError, replacing
 
-_VERSION = 1
+_VERSION = 2
 """Of how features and moments are computed: raise it with any change of their digits."""
 _KEY = "key"
 _PARTS = ("count", "mean", "scatter")
