@@ -43,10 +43,13 @@ from glotok_ray.config.pool import PoolConfig
 from glotok_ray.config.runs import FARRun, GeneratorRun, TokenizerRun, XARRun
 from glotok_ray.config.sweeps import (
     AblationRun,
+    FARGuidanceRun,
     GeneratorAblationRun,
+    GuidanceRun,
     QuickstartRun,
     SweepRun,
     TokenizerAblationRun,
+    XARGuidanceRun,
 )
 from glotok_ray.config.teacher import FeatureNetworkConfig, KMeansConfig
 from glotok_ray.config.tokenizer import (
@@ -80,6 +83,7 @@ __all__ = [
     "ExportGeneratorRun",
     "ExportRun",
     "FARConfig",
+    "FARGuidanceRun",
     "FARRun",
     "FARSampleRun",
     "FeatureNetworkConfig",
@@ -87,6 +91,7 @@ __all__ = [
     "FlowSamplerConfig",
     "GeneratorAblationRun",
     "GeneratorRun",
+    "GuidanceRun",
     "ImageDataConfig",
     "KMeansConfig",
     "OptimizerConfig",
@@ -107,6 +112,7 @@ __all__ = [
     "TokenizerRun",
     "VocabularyConfig",
     "XARConfig",
+    "XARGuidanceRun",
     "XARRun",
     "XARSampleRun",
     "absolute_path",

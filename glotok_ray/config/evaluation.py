@@ -19,7 +19,9 @@ class EvaluateRun:
     data_path: str = ""
     """Folder of validation shards: the input of reconstructions and the reference of Frechet distances."""
     samples_path: str = ""
-    """Folder with samples.npz; empty measures reconstructions only."""
+    """Folder that jobs.sample_images wrote; or images of others: an npz in ADM's layout (arr_0, and labels as arr_1 or
+    label, where it has them), or a folder of PNG or JPEG files. Empty measures reconstructions only.
+    """
     codes_path: str = ""
     """Training codes, from which the two baselines of the samples are drawn; empty computes none."""
     training_path: str = field(default="", metadata={ADDED_LATER: ""})
@@ -61,6 +63,12 @@ class EvaluateRun:
     """File of torchvision's weights of `lpips_backbone`: LPIPS of reconstructions is measured. Empty measures none."""
     lpips_backbone: Literal["alex", "vgg"] = field(default="alex", metadata={ADDED_LATER: "alex"})
     """Network of LPIPS; distances of different ones are different metrics."""
+    statistics_path: str = field(default="", metadata=FREE)
+    """Folder in which later evaluations find what the feature networks made of the same validation crops, training
+    crops and images of the reference: features (per image 5 kB of EfficientNet-Lite0, 20 of Inception, 4 of DINOv2) and
+    their moments. They are used again where weights, images, crops, device, batches and packages are the same. It may
+    be removed at any time while no evaluation runs; empty keeps nothing.
+    """
     uniformity_vectors: int = 10000
     """Latent vectors per uniformity draw (Table 3)."""
     uniformity_repeats: int = 10

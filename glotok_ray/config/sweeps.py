@@ -108,6 +108,69 @@ class GeneratorAblationRun(AblationRun):
     """Evaluation of every row's samples; its samples_path and output_path are the row's."""
 
 
+AUTOMATIC = "auto"
+"""Value of `best_by` for the distance that generators are compared by."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GuidanceRun:
+    """What all of `jobs.sweep_guidance`'s runs have; XARGuidanceRun and FARGuidanceRun add the sampling."""
+
+    output_path: str = field(default="runs/guidance", metadata=FREE)
+    """Folder that receives guidance.csv, guidance.json, guidance.png and, under values/, samples and evaluation of each
+    value.
+    """
+    guidance_scales: tuple[float, ...] = field(default=(1.0, 1.5, 2.0, 3.0), metadata=FREE)
+    """Guidance at which samples are drawn and measured; 1 is unguided. Values that an earlier run measured stay in the
+    results.
+    """
+    best_by: Literal[
+        "auto",
+        "samples_fid_reference",
+        "samples_fid",
+        "samples_fid_training",
+        "samples_sfid",
+        "samples_inception_score",
+        "samples_fd_dinov2",
+        "samples_fd_effnet",
+        "samples_fd_effnet_training",
+        "samples_own_class",
+    ] = field(default=AUTOMATIC, metadata=FREE)
+    """Metric that names the best value. "auto" is FID from evaluation.reference_path where that is given, else FID from
+    the validation crops where Inception is, else FD-EffNet.
+    """
+    evaluation: EvaluateRun = field(default_factory=EvaluateRun)
+    """Evaluation of every value's samples; its samples_path and output_path are the value's. What the feature networks
+    make of real images is kept in its statistics_path or, where that is empty, in the sweep's folder: it is computed
+    for the first value alone.
+    """
+
+    def __post_init__(self) -> None:
+        scales = self.guidance_scales
+        require(
+            len(set(scales)) == len(scales) > 0 and min(scales) >= 1,
+            "guidance_scales",
+            scales,
+            "must be different numbers of at least 1 (1 is unguided)",
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class XARGuidanceRun(GuidanceRun):
+    """All of a guidance sweep of xAR."""
+
+    samples: XARSampleRun = field(default_factory=XARSampleRun)
+    """Sampling of every value; its sampler.guidance_scale and output_path are the value's."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FARGuidanceRun(GuidanceRun):
+    """All of a guidance sweep of FAR, or of LlamaGen's GPT."""
+
+    samples: FARSampleRun = field(default_factory=FARSampleRun)
+    """Sampling of every value; its sampler.guidance_scale and output_path are the value's."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class QuickstartRun:
     """All of `jobs.quickstart`: its stages, their folders chained under output_path. Two stages have no settings of

@@ -19,6 +19,11 @@ def array_name(network: str, output: str) -> str:
     return f"{network}.{output}"
 
 
+def is_of_network(name: str, network: str) -> bool:
+    """Whether an array holds an output of this network for the images themselves, not for their reconstructions."""
+    return name.startswith(f"{network}.")
+
+
 def of_reconstructions(name: str) -> str:
     """The name of the reconstructions' features."""
     return f"reconstruction.{name}"

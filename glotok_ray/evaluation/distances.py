@@ -14,6 +14,7 @@ from glotok_ray.evaluation.entries import Metrics, metric_entry
 from glotok_ray.evaluation.extractors import DINOV2, EFFNET, INCEPTION, Network
 from glotok_ray.evaluation.features import POOLED, SPATIAL
 from glotok_ray.evaluation.files import BASELINES
+from glotok_ray.evaluation.kept_features import summary_of
 from glotok_ray.evaluation.plan import SAMPLES, TRAINING, VALIDATION
 from glotok_ray.evaluation.reference import Gaussian, Reference
 from glotok_ray.evaluation.streams import MeasuredImages
@@ -115,10 +116,10 @@ def _of_network(
     }
     if not reconstructed and not made:
         return {}
-    real = summarize(measured[VALIDATION].blocks(array))
+    real = summary_of(measured[VALIDATION], array)
     metrics = _distances(reconstructed | made, real, network, distance, TO_VALIDATION)
     if TRAINING in measured:
-        training = summarize(measured[TRAINING].blocks(array))
+        training = summary_of(measured[TRAINING], array)
         compared = made | {VALIDATION: real}
         metrics |= _distances(compared, training, network, distance, TO_TRAINING)
     if published is not None and SAMPLES in made:

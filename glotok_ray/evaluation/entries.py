@@ -48,3 +48,15 @@ def with_crops(metrics: Metrics, crops: str) -> Metrics:
         name: {**entry, "protocol": f"{entry['protocol']} The validation crops are {crops}."}
         for name, entry in metrics.items()
     }
+
+
+def with_samples(metrics: Metrics, sentence: str) -> Metrics:
+    """The metrics, those of samples with a sentence in their protocols on what the samples are; empty adds none."""
+    if not sentence:
+        return metrics
+    return {
+        name: {**entry, "protocol": f"{entry['protocol']} {sentence}"}
+        if name.startswith("samples_")
+        else entry
+        for name, entry in metrics.items()
+    }

@@ -16,8 +16,10 @@ from glotok_ray.data.recorded import (
     check_side,
     read_image_dataset,
 )
-from glotok_ray.data.records import DATASET, DatasetInfo, read_dataset
+from glotok_ray.data.records import DatasetInfo, read_dataset
+from glotok_ray.evaluation.foreign_samples import is_foreign
 from glotok_ray.evaluation.sample_files import IMAGES_ARRAY, stored_images
+from glotok_ray.evaluation.sample_inputs import Samples, measured_samples
 from glotok_ray.pretrained.generator import (
     TOKENIZER_FOLDER,
     check_fit,
@@ -92,7 +94,7 @@ class Present(NamedTuple):
     """The facts of an evaluation's inputs; None for those that are not there yet."""
 
     images: DatasetInfo | None
-    samples: DatasetInfo | None
+    samples: Samples | None
     training: DatasetInfo | None
 
 
@@ -108,7 +110,12 @@ def check_present_inputs(config: EvaluateRun) -> Present:
     has_tokenizer = not config.tokenizer_path or is_there(config.tokenizer_path)
     has_generator = not config.generator_path or is_there(config.generator_path)
     samples = training = None
-    if is_there(config.samples_path) and has_tokenizer and has_generator:
+    has_samples = is_there(config.samples_path) or (
+        bool(config.samples_path)
+        and Path(config.samples_path).exists()
+        and is_foreign(Path(config.samples_path))
+    )
+    if has_samples and has_tokenizer and has_generator:
         samples = measured_samples(config, images)
     if config.generator_path and has_generator and has_tokenizer:
         check_generator(config, images)
@@ -167,40 +174,6 @@ def check_images(config: EvaluateRun, tokenizer: TokenizerConfig | None) -> Data
     return images
 
 
-def measured_samples(config: EvaluateRun, dataset: DatasetInfo) -> DatasetInfo:
-    """The samples' facts; raises ArtefactError when they are of other classes than the validation images of `dataset`,
-    or drawn through another tokenizer than the one that they are measured beside.
-    """
-    folder = Path(config.samples_path)
-    manifest, samples = artefact.read_manifest(folder, "samples"), read_image_dataset(folder)
-    recorded = (samples.num_images, samples.image_size, samples.image_size, 3)
-    found = stored_images(folder / "samples.npz").shape
-    if found != recorded:
-        raise ArtefactError(
-            f"{folder / 'samples.npz'}: holds an array of shape {found}, and {DATASET} says {recorded}; sample again "
-            "with --fresh"
-        )
-    check_classes(samples.classes, str(folder), dataset.classes, config.data_path)
-    check_side(dataset, Path(config.data_path), samples.image_size)
-    decoded_by = manifest["tokenizer_sha256"]
-    if config.tokenizer_path:
-        digest = _weights_digest(config)
-        if decoded_by != digest:
-            raise ArtefactError(
-                f"{folder}: decoded by tokenizer {decoded_by[:12]}, but tokenizer_path = {config.tokenizer_path} is "
-                f"{digest[:12]}, whose reconstructions and baselines would stand beside them; correct a path, or "
-                "measure the samples alone, without tokenizer_path and codes_path"
-            )
-    elif config.generator_path:
-        digest = read_facts(Path(config.generator_path))["tokenizer_sha256"]
-        if decoded_by != digest:
-            raise ArtefactError(
-                f"{folder}: decoded by tokenizer {decoded_by[:12]}, but generator_path = {config.generator_path} "
-                f"learned codes of {digest[:12]}, so it drew none of them; correct a path"
-            )
-    return samples
-
-
 def training_images(config: EvaluateRun, dataset: DatasetInfo, image_size: int) -> DatasetInfo:
     """The facts of the training shards; raises ArtefactError when they are of other classes than the validation images
     of `dataset`, too small for crops of `image_size`, too few, or not what the config asks for.
@@ -230,11 +203,8 @@ def baseline_codes(config: EvaluateRun) -> DatasetInfo:
     folder, tokenizer = Path(config.codes_path), Path(config.tokenizer_path)
     artefact.read_manifest(folder, "codes")
     codes = read_dataset(folder)
-    check_codes(codes, folder, tokenizer_config(tokenizer), tokenizer, _weights_digest(config))
+    digest = artefact.sha256_of(tokenizer / WEIGHTS_FILE)
+    check_codes(codes, folder, tokenizer_config(tokenizer), tokenizer, digest)
     images = read_image_dataset(Path(config.data_path))
     check_classes(codes.classes, str(folder), images.classes, config.data_path)
     return codes
-
-
-def _weights_digest(config: EvaluateRun) -> str:
-    return artefact.sha256_of(Path(config.tokenizer_path) / WEIGHTS_FILE)

@@ -1,17 +1,16 @@
 """The measurement of blocks of images: features, scores and codes of each, in the process of one actor.
 
-Read next: glotok_ray/evaluation/parts.py
+Read next: glotok_ray/evaluation/units.py
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pyarrow
 import torch
-from jaxtyping import Float, Int32, Int64, UInt8, UInt16
+from jaxtyping import Float, Int64, UInt8, UInt16
 from torch import Tensor
 
 from glotok_ray.config.evaluation import EvaluateRun
@@ -19,7 +18,6 @@ from glotok_ray.data.codes import stored_codes
 from glotok_ray.data.pixel_range import to_model_range, to_uint8
 from glotok_ray.data.shard_reader import read_chosen_rows, read_shard_rows, view_batches
 from glotok_ray.data.transforms import center_crop
-from glotok_ray.devices import chosen_device
 from glotok_ray.evaluation.array_names import (
     LABELS,
     LPIPS,
@@ -29,18 +27,17 @@ from glotok_ray.evaluation.array_names import (
     retention_psnr,
 )
 from glotok_ray.evaluation.baseline_images import BaselineCodes, read_counts
-from glotok_ray.evaluation.extractors import build_extractors, build_lpips
 from glotok_ray.evaluation.features import FeatureExtractor
 from glotok_ray.evaluation.generator_loss import Codes, build_generator_loss
 from glotok_ray.evaluation.inputs import encoding_tokenizer
 from glotok_ray.evaluation.lpips_distance import LPIPSDistance
-from glotok_ray.evaluation.parts import MeasuredBlock, PlannedPart, Receipt, write_part
+from glotok_ray.evaluation.parts import MeasuredBlock
 from glotok_ray.evaluation.plan import REFERENCE, SAMPLES, TRAINING, VALIDATION, Block
 from glotok_ray.evaluation.retention import decoded_alone, has_retention
 from glotok_ray.evaluation.sample_files import read_images, unpacked
+from glotok_ray.evaluation.sample_inputs import SampleReader
 from glotok_ray.metrics.reconstruction import psnr, ssim
 from glotok_ray.pretrained.tokenizer import load_tokenizer, read_tokenizer
-from glotok_ray.storage.retries import patiently
 
 logger = logging.getLogger(__name__)
 
@@ -48,46 +45,6 @@ KEPT_IMAGES = 32
 """First images of a kind that are kept for grids."""
 
 Images = UInt8[np.ndarray, "b h w 3"]
-Labels = Int32[np.ndarray, " b"]
-
-
-class Unit(NamedTuple):
-    """A unit of work, and the part that it becomes."""
-
-    blocks: Sequence[Block]
-    part: PlannedPart
-
-
-class PartMeasurement:
-    """Measures units on the device of this process and writes their parts into `folder`."""
-
-    def __init__(self, config: EvaluateRun, *, image_size: int, folder: str) -> None:
-        self._folder, self._minutes = Path(folder), config.pool.storage_retry_minutes
-        self._measure = build_measurement(config, image_size=image_size, folder=self._folder)
-
-    def __call__(self, unit: Unit) -> Receipt:
-        """The receipt of the written part."""
-        measured = self._measure(unit.blocks)
-        return patiently(
-            lambda: write_part(self._folder, unit.part, measured),
-            self._folder / unit.part.name,
-            minutes=self._minutes,
-            doing="writing",
-        )
-
-
-def build_measurement(config: EvaluateRun, *, image_size: int, folder: Path) -> "BlockMeasurement":
-    """The measurement of a run on the device of this process; `folder` holds the counts that baselines are drawn from,
-    where there are such.
-    """
-    device = chosen_device(use_gpu=config.pool.use_gpu)
-    return BlockMeasurement(
-        config,
-        build_extractors(config, device),
-        image_size=image_size,
-        folder=folder,
-        lpips=build_lpips(config, device),
-    )
 
 
 class BlockMeasurement:
@@ -108,6 +65,7 @@ class BlockMeasurement:
         self._image_size, self._kept_images = image_size, kept_images
         self._folder = folder
         self._baseline_codes: BaselineCodes | None = None
+        self._sample_reader: SampleReader | None = None
         self._tokenizer = self._generator_loss = None
         if encoding := encoding_tokenizer(config):
             # The copy that lies with a generator is a part of the generator's folder.
@@ -126,38 +84,41 @@ class BlockMeasurement:
             )
 
     @torch.inference_mode()
-    def __call__(self, blocks: Sequence[Block]) -> list[MeasuredBlock]:
+    def __call__(
+        self, blocks: Sequence[Block], *, done: Collection[str] = ()
+    ) -> list[MeasuredBlock]:
         """Measure blocks of one kind; those of validation images must be adjacent blocks of one shard, and those of
-        training crops blocks of one shard.
+        training crops blocks of one shard. The features of networks that are `done` are left out.
         """
         if blocks[0].kind == VALIDATION:
-            return list(self._validation(blocks))
+            return list(self._validation(blocks, done))
         if blocks[0].kind == TRAINING:
-            return list(self._training(blocks))
-        return [self._drawn(block) for block in blocks]
+            return list(self._training(blocks, done))
+        return [self._drawn(block, done) for block in blocks]
 
-    def _drawn(self, block: Block) -> MeasuredBlock:
+    def _drawn(self, block: Block, done: Collection[str]) -> MeasuredBlock:
         """A block of samples, of the reference's images, or of images decoded from a baseline's codes."""
-        folder = Path(self._config.samples_path)
         if block.kind == REFERENCE:
             assert self._folder is not None
             stored = unpacked(Path(self._config.reference_path), self._folder)
             images = read_images(stored, block.start, block.stop)
-            return MeasuredBlock(block.kind, self._features(images), {})
+            return MeasuredBlock(block.kind, self._features(images, done), {})
         if block.kind == SAMPLES:
-            images = read_images(folder / "samples.npz", block.start, block.stop)
-            rows = self._rows(folder / "samples.parquet", [block], ("label",))
-            labels = rows["label"].to_numpy()
-            return MeasuredBlock(block.kind, {**self._features(images), LABELS: labels}, {})
+            images, labels = self._samples().read(block.start, block.stop)
+            named = {} if labels is None else {LABELS: labels}
+            return MeasuredBlock(block.kind, {**self._features(images), **named}, {})
         images = self._decode(self._baselines().draw(block))
         kept = {"images": images[: self._kept(block)]}
         return MeasuredBlock(block.kind, self._features(images), kept)
 
-    def _features(self, images: Images) -> dict[str, Float[np.ndarray, "b d"]]:
-        """What the feature networks make of images, by name."""
+    def _features(
+        self, images: Images, done: Collection[str] = ()
+    ) -> dict[str, Float[np.ndarray, "b d"]]:
+        """What the feature networks make of images, by name; nothing of those that are `done`."""
         return {
             array_name(extractor.key, output): values
             for extractor in self._extractors
+            if extractor.key not in done
             for output, values in extractor(images).items()
         }
 
@@ -181,7 +142,9 @@ class BlockMeasurement:
             num_threads=self._config.pool.decoding_threads,
         )
 
-    def _validation(self, blocks: Sequence[Block]) -> Iterator[MeasuredBlock]:
+    def _validation(
+        self, blocks: Sequence[Block], done: Collection[str]
+    ) -> Iterator[MeasuredBlock]:
         first = blocks[0]
         path = Path(self._config.data_path) / first.file
         rows = self._rows(path, blocks, ("key", "image", "label"))
@@ -189,9 +152,10 @@ class BlockMeasurement:
         crops = self._crops(rows, first.stop - first.start)
         for block, images in zip(blocks, crops, strict=True):
             own = labels[block.start - first.start : block.stop - first.start]
-            yield self._measured(block, images, own)
+            features = self._features(images, done)
+            yield self._measured(block, images, {**features, LABELS: own})
 
-    def _training(self, blocks: Sequence[Block]) -> Iterator[MeasuredBlock]:
+    def _training(self, blocks: Sequence[Block], done: Collection[str]) -> Iterator[MeasuredBlock]:
         path = Path(self._config.training_path) / blocks[0].file
         chosen = np.concatenate([block.rows for block in blocks if block.rows is not None])
         minutes = self._config.pool.storage_retry_minutes
@@ -200,11 +164,15 @@ class BlockMeasurement:
         size = blocks[0].stop - blocks[0].start
         for number, images in enumerate(self._crops(rows, size)):
             own = labels[number * size :][: len(images)]
-            yield MeasuredBlock(TRAINING, {**self._features(images), LABELS: own}, {})
+            features = self._features(images, done)
+            yield MeasuredBlock(TRAINING, {**features, LABELS: own}, {})
 
-    def _measured(self, block: Block, images: Images, labels: Labels) -> MeasuredBlock:
-        """A block of validation images, with what tokenizer and generator make of them where there are such."""
-        arrays: dict[str, np.ndarray] = {**self._features(images), LABELS: labels}
+    def _measured(
+        self, block: Block, images: Images, arrays: dict[str, np.ndarray]
+    ) -> MeasuredBlock:
+        """A block of validation images, whose labels and features are `arrays`, with what tokenizer and generator make
+        of them where there are such.
+        """
         pictures: dict[str, Images] = {}
         if self._tokenizer is not None:
             reconstructs = bool(self._config.tokenizer_path)
@@ -216,7 +184,7 @@ class BlockMeasurement:
                 arrays, pictures = arrays | measured.arrays, measured.pictures
             if self._generator_loss is not None:
                 ids = range(block.first_image, block.first_image + len(images))
-                arrays |= self._generator_loss(Codes(codes, labels, ids))
+                arrays |= self._generator_loss(Codes(codes, arrays[LABELS], ids))
         return MeasuredBlock(block.kind, arrays, pictures)
 
     def _reconstructed(
@@ -243,6 +211,12 @@ class BlockMeasurement:
                 arrays[retention_psnr(name)] = psnr(images, alone)
                 pictures[retention_pictures(name)] = alone[:kept]
         return MeasuredBlock(block.kind, arrays, pictures)
+
+    def _samples(self) -> SampleReader:
+        """Opened at the first block of samples, which not every actor meets."""
+        if self._sample_reader is None:
+            self._sample_reader = SampleReader(self._config, self._folder)
+        return self._sample_reader
 
     def _baselines(self) -> BaselineCodes:
         """Read at the first block of a baseline, which not every actor meets."""

@@ -71,7 +71,7 @@ def metrics_of(
     training = measured.get(TRAINING)
     if SAMPLES in measured:
         metrics |= own_class_metrics(
-            _labelled(measured[SAMPLES]),
+            _labelled(measured[SAMPLES]) if LABELS in measured[SAMPLES] else None,
             _labelled(validation),
             None if training is None else _labelled(training),
             num_classes,

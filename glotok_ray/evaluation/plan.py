@@ -21,10 +21,10 @@ from glotok_ray.evaluation.inputs import (
     check_generator,
     encoding_tokenizer,
     measured_images,
-    measured_samples,
     stored_count,
     training_images,
 )
+from glotok_ray.evaluation.sample_inputs import measured_samples
 from glotok_ray.pretrained.tokenizer import tokenizer_config
 
 VALIDATION, SAMPLES, TRAINING = "validation", "samples", "training"
@@ -35,7 +35,7 @@ _BLOCKS_PER_UNIT = 4
 
 
 class Block(NamedTuple):
-    """Images of one batch: rows of a shard, images of samples.npz or of the reference, or images of a baseline."""
+    """Images of one batch: rows of a shard, samples, images of the reference, or images of a baseline."""
 
     kind: str
     """VALIDATION, SAMPLES, TRAINING, REFERENCE, or the name of a baseline."""

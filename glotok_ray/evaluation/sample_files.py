@@ -1,4 +1,4 @@
-"""The images of samples.npz in ADM's layout, of ours and of others: one array arr_0, read block by block.
+"""The images of samples.npz in ADM's layout, of ours and of others: one array arr_0, read block by block, and labels.
 
 Read next: glotok_ray/evaluation/reference.py
 """
@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int64, UInt8
 
 from glotok_ray.storage.artefact import ArtefactError, replacing
 from glotok_ray.storage.digests import Stamp
 
 IMAGES_ARRAY = "arr_0"
 """As numpy.savez calls its first array, and ADM's evaluator reads it."""
+LABEL_ARRAYS = ("arr_1", "label")
+"""Where labels may lie: the first is numpy.savez's second array, as ADM's sampling writes them."""
 _BLOCK_BYTES = 16 << 20
 _UNREADABLE = (
     OSError,
@@ -49,14 +51,8 @@ class StoredImages(NamedTuple):
 
 def stored_images(path: Path) -> StoredImages:
     """Where arr_0 lies in `path`; raises ArtefactError unless it is there, uint8 and NHWC."""
-    with _arr_0(path) as (entry, member):
-        version = np.lib.format.read_magic(member)
-        reader = (
-            np.lib.format.read_array_header_1_0
-            if version == (1, 0)
-            else np.lib.format.read_array_header_2_0
-        )
-        shape, fortran_order, dtype = reader(member)
+    with _array(path, IMAGES_ARRAY) as (entry, member):
+        shape, fortran_order, dtype = _header(member)
         header_bytes = member.tell()
     _check_layout(path, shape, dtype, fortran_order=fortran_order)
     if entry.compress_type != zipfile.ZIP_STORED:
@@ -80,7 +76,7 @@ def read_images(path: Path, start: int, stop: int) -> Images:
     layout = stored_images(path)
     stop = min(stop, layout.shape[0])
     if layout.compressed:
-        with _arr_0(path) as (_, member):
+        with _array(path, IMAGES_ARRAY) as (_, member):
             member.seek(layout.offset + start * layout.bytes_per_image)
             return _read(path, member, max(stop - start, 0), layout)
     stored = np.memmap(path, np.uint8, "r", offset=layout.offset, shape=layout.shape)
@@ -96,6 +92,30 @@ def image_blocks(path: Path, size: int) -> Iterator[Images]:
             yield read_images(path, start, stop)
         else:
             yield _read(path, member, stop - start, layout)
+
+
+def stored_labels(path: Path) -> Int64[np.ndarray, " n"] | None:
+    """The class number of each image, None where the file has no labels; raises ArtefactError for labels that are not
+    one whole number per image.
+    """
+    count = stored_images(path).shape[0]
+    with zipfile.ZipFile(path) as archive:
+        there = [name for name in LABEL_ARRAYS if f"{name}.npy" in archive.namelist()]
+    if not there:
+        return None
+    name = there[0]
+    with _array(path, name) as (_, member):
+        header = _header(member)
+        # Before any number is read: an array of objects is never unpickled, and another length never loaded.
+        if not np.issubdtype(header.dtype, np.integer) or header.shape != (count,):
+            raise ArtefactError(
+                f"{path}: {name} is {header.dtype} {header.shape}; labels must be whole numbers ({count},), one per "
+                f"image of {IMAGES_ARRAY}: write them so, or leave them out"
+            )
+        data = member.read(count * header.dtype.itemsize)
+    if len(data) != count * header.dtype.itemsize:
+        raise ArtefactError(f"{path}: ends before the last label of {name}; write it again")
+    return np.frombuffer(data, header.dtype).astype(np.int64)
 
 
 def unpacked(path: Path, folder: Path) -> Path:
@@ -132,7 +152,7 @@ def _positions(
     if not layout.compressed:
         yield from ((start, None) for start in starts)
         return
-    with _arr_0(path) as (_, member):
+    with _array(path, IMAGES_ARRAY) as (_, member):
         member.seek(layout.offset)
         yield from ((start, member) for start in starts)
 
@@ -148,26 +168,42 @@ def _read(path: Path, member: IO[bytes], count: int, layout: StoredImages) -> Im
 
 
 @contextmanager
-def _arr_0(path: Path) -> Iterator[tuple[zipfile.ZipInfo, IO[bytes]]]:
-    """The entry of arr_0 and a stream of its bytes; raises ArtefactError for a file that has none or is damaged."""
+def _array(path: Path, wanted: str) -> Iterator[tuple[zipfile.ZipInfo, IO[bytes]]]:
+    """The entry of an array and a stream of its bytes; raises ArtefactError for a file that has none or is damaged."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = [name.removesuffix(".npy") for name in archive.namelist()]
-            if IMAGES_ARRAY not in names:
+            if wanted not in names:
                 raise ArtefactError(
-                    f"{path}: holds {', '.join(names) or 'nothing'}, not {IMAGES_ARRAY}, where images are looked for; "
+                    f"{path}: holds {', '.join(names) or 'nothing'}, not {wanted}, where images are looked for; "
                     "write them with numpy.savez(path, images)"
                 )
-            entry = archive.getinfo(f"{IMAGES_ARRAY}.npy")
+            entry = archive.getinfo(f"{wanted}.npy")
             with archive.open(entry) as member:
                 yield entry, member
     except ArtefactError:
         raise
     except _UNREADABLE as error:
         raise ArtefactError(
-            f"{path}: holds no readable {IMAGES_ARRAY} ({error}); write it again, of our own samples by "
-            "jobs.sample_images"
+            f"{path}: holds no readable {wanted} ({error}); write it again, of our own samples by jobs.sample_images"
         ) from None
+
+
+class _Header(NamedTuple):
+    shape: tuple[int, ...]
+    fortran_order: bool
+    dtype: np.dtype
+
+
+def _header(member: IO[bytes]) -> _Header:
+    """What an array says of itself; the stream then stands at its first number."""
+    version = np.lib.format.read_magic(member)
+    reader = (
+        np.lib.format.read_array_header_1_0
+        if version == (1, 0)
+        else np.lib.format.read_array_header_2_0
+    )
+    return _Header(*reader(member))
 
 
 def _check_layout(

@@ -25,8 +25,11 @@ class Labelled(NamedTuple):
     labels: Integer[ndarray, " n"]
 
 
+_NO_LABELS = "the samples have no labels"
+
+
 def own_class_metrics(
-    samples: Labelled,
+    samples: Labelled | None,
     validation: Labelled,
     training: Labelled | None,
     num_classes: int,
@@ -35,10 +38,11 @@ def own_class_metrics(
     """Share of samples whose nearest class mean is their own class, and the same of the validation crops.
 
     The means are those of `training`, as of any classifier, or where there is none those of the validation crops, each
-    of which is then left out of its own. Null, with the reason, where a class has too few crops for a mean.
+    of which is then left out of its own. Null, with the reason, where a class has too few crops for a mean; the share
+    of samples also where they are None, because nothing says which classes they were drawn for.
     """
     crops, known = ("validation", validation) if training is None else ("training", training)
-    wanted = samples.labels
+    count = "" if samples is None else f"{len(samples.labels)} "
     space = (
         f"pooled {EfficientNetLite0Features.name} features, images resized to {feature_size} x {feature_size}, squared "
         f"Euclidean distance to {num_classes} class means of {len(known.labels)} {crops} crops"
@@ -46,7 +50,7 @@ def own_class_metrics(
     left_out = ", each against a mean of its class that leaves it out" if training is None else ""
     chance = f"Guessing gives 1/{num_classes}."
     protocols = {
-        "samples": f"Share of {len(wanted)} samples whose nearest class mean is that of the class they were drawn for: "
+        "samples": f"Share of {count}samples whose nearest class mean is that of the class they were drawn for: "
         f"{space}. {chance} The same share of the validation crops is its ceiling.",
         "validation": f"Share of the validation crops whose nearest class mean is their own "
         f"class{left_out}: {space}. {chance} It is the ceiling of the share of samples.",
@@ -57,15 +61,17 @@ def own_class_metrics(
     if not reason:
         means = class_means(known.features, known.labels, num_classes)
         ceiling = own_class_share_left_out if training is None else own_class_share
-        shares = {
-            "samples": own_class_share(samples.features, wanted, means),
-            "validation": ceiling(validation.features, validation.labels, means),
-        }
+        shares["validation"] = ceiling(validation.features, validation.labels, means)
+        if samples is not None:
+            shares["samples"] = own_class_share(samples.features, samples.labels, means)
+    reasons = {"samples": reason or (_NO_LABELS if samples is None else ""), "validation": reason}
     return {
         f"{kind}_own_class": metric_entry(
             names[kind],
             share,
-            f"Undefined here ({reason}). {protocols[kind]}" if reason else protocols[kind],
+            f"Undefined here ({reasons[kind]}). {protocols[kind]}"
+            if reasons[kind]
+            else protocols[kind],
             chance=1 / num_classes,
         )
         for kind, share in shares.items()
@@ -107,10 +113,12 @@ def nearest_training_metrics(
 
 
 def _undefined_reason(
-    samples: Labelled, validation: Labelled, training: Labelled | None, num_classes: int
+    samples: Labelled | None, validation: Labelled, training: Labelled | None, num_classes: int
 ) -> str:
     """Why the metrics have no value; empty where they have one."""
-    labelled = {"validation crops": validation, "samples": samples}
+    labelled = {"validation crops": validation}
+    if samples is not None:
+        labelled["samples"] = samples
     if training is not None:
         labelled["training crops"] = training
     for what, images in labelled.items():

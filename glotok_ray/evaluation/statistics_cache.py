@@ -1,22 +1,24 @@
 """Reference statistics that were computed here, kept in files under a hash of everything that they depend on.
 
-Read next: glotok_ray/metrics/frechet.py
+Read next: glotok_ray/evaluation/kept_features.py
 """
 
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from glotok_ray.evaluation.extractors import Network
 from glotok_ray.evaluation.features import FeatureExtractor
 from glotok_ray.metrics.frechet import FeatureMoments
 from glotok_ray.storage.artefact import ArtefactError, replacing
 
-_VERSION = 1
+_VERSION = 2
+"""Of how features and moments are computed: raise it with any change of their digits."""
 _KEY = "key"
 _PARTS = ("count", "mean", "scatter")
 
@@ -38,11 +40,19 @@ class StatisticsKey:
     image_ids_sha256: str
     """`ids_sha256` of the images, in their order."""
     dataset: str
-    """Identity of the data set, such as the fingerprint in its manifest."""
+    """Identity of the data set, such as a digest of its shards."""
+    computed: str = ""
+    """How the features were computed, as far as their last digits may depend on it: device, batches, packages."""
 
     @classmethod
     def of(
-        cls, extractor: FeatureExtractor, *, crop: str, image_ids: Iterable[str], dataset: str
+        cls,
+        extractor: FeatureExtractor | Network,
+        *,
+        crop: str,
+        image_ids: Iterable[str],
+        dataset: str,
+        computed: str = "",
     ) -> "StatisticsKey":
         """The key of statistics of these images by `extractor`."""
         ids = list(image_ids)
@@ -55,7 +65,12 @@ class StatisticsKey:
             num_images=len(ids),
             image_ids_sha256=ids_sha256(ids),
             dataset=dataset,
+            computed=computed,
         )
+
+    def only(self, output: str) -> "StatisticsKey":
+        """The key of one output's statistics."""
+        return replace(self, outputs={output: self.outputs[output]})
 
     @property
     def sha256(self) -> str:

@@ -3,9 +3,9 @@
 Read next: glotok_ray/evaluation/metrics.py
 """
 
-import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Shaped, UInt8
@@ -13,6 +13,7 @@ from jaxtyping import Shaped, UInt8
 from glotok_ray.evaluation import parts
 from glotok_ray.evaluation.array_names import IMAGE_IDS
 from glotok_ray.evaluation.parts import PlannedPart
+from glotok_ray.evaluation.statistics_cache import StatisticsKey
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
 
@@ -28,21 +29,45 @@ class StoredArray:
             yield from parts.read_rows(path, self._name)
 
 
+class PartSet(NamedTuple):
+    """Parts that hold all images of one kind, each once."""
+
+    folder: Path
+    planned: Sequence[PlannedPart]
+    key: StatisticsKey | None = None
+    """Of what is kept for later evaluations: all that it depends on."""
+
+
 class MeasuredImages:
-    """The arrays of all images of one kind; every image is in exactly one part."""
+    """The arrays of all images of one kind; in each set of parts every image is in exactly one of them."""
 
-    def __init__(self, folder: Path, planned: Sequence[PlannedPart]) -> None:
-        """Raises ArtefactError when an image from 0 on is missing, or is in more than one of the parts."""
-        planned = sorted(planned, key=lambda part: part.start)
-        self.kind, self.count = planned[0].kind, planned[-1].stop
-        self._paths = [folder / part.name for part in planned]
-        self._check_ids(planned)
-        self._layout = parts.stored_layout(self._paths[0])
+    def __init__(
+        self, folder: Path, planned: Sequence[PlannedPart], kept: Sequence[PartSet] = ()
+    ) -> None:
+        """The parts in `folder`, or none where all arrays are in the sets that are kept elsewhere.
 
-    def _check_ids(self, planned: Sequence[PlannedPart]) -> None:
+        Raises ArtefactError when an image from 0 on is missing in a set, or is in more than one of its parts.
+        """
+        sets = [PartSet(folder, planned)] if planned else []
+        self._folder = folder
+        self._paths: dict[str, list[Path]] = {}
+        self._layout: dict[str, Any] = {}
+        self._kept: dict[str, PartSet] = {}
+        for one in (*sets, *kept):
+            ordered = sorted(one.planned, key=lambda part: part.start)
+            self.kind, self.count = ordered[0].kind, ordered[-1].stop
+            paths = [one.folder / part.name for part in ordered]
+            self._check_ids(ordered, paths)
+            for name, layout in parts.stored_layout(paths[0]).items():
+                self._paths.setdefault(name, paths)
+                self._layout.setdefault(name, layout)
+                if one.key is not None:
+                    self._kept.setdefault(name, one)
+
+    def _check_ids(self, planned: Sequence[PlannedPart], paths: Sequence[Path]) -> None:
         """The ids as they are stored, so that a part under a wrong name is found as well."""
         expected = 0
-        for part, path in zip(planned, self._paths, strict=True):
+        for part, path in zip(planned, paths, strict=True):
             if not path.is_file():
                 raise ArtefactError(
                     f"{path}: {_images(part.start, part.stop)} of {self.kind} are missing; {_REMEDY}"
@@ -57,25 +82,29 @@ class MeasuredImages:
             expected += len(ids)
         if expected != self.count:
             raise ArtefactError(
-                f"{self._paths[-1]}: {_images(expected, self.count)} of {self.kind} are missing; {_REMEDY}"
+                f"{paths[-1]}: {_images(expected, self.count)} of {self.kind} are missing; {_REMEDY}"
             )
 
     def __contains__(self, name: str) -> bool:
         """Whether the kind has arrays or pictures of this name."""
         return name in self._layout
 
+    def kept(self, name: str) -> PartSet | None:
+        """Where an array lies that later evaluations read too; None of one that is this evaluation's own."""
+        return self._kept.get(name)
+
     def blocks(self, name: str) -> StoredArray:
         """An array block by block, in image order."""
         assert name in self, f"{self.kind} has no {name}"
-        return StoredArray(self._paths, name)
+        return StoredArray(self._paths[name], name)
 
     def column(self, name: str) -> Shaped[np.ndarray, " n"]:
         """An array of one number per image, at once."""
         return np.concatenate(list(self.blocks(name)))
 
     def rows(self, name: str) -> Shaped[np.ndarray, "n d"]:
-        """An array of which any rows can be read: a memory map of a copy beside the parts."""
-        path = self._paths[0].with_name(f"{self.kind}.{name}.npy")
+        """An array of which any rows can be read: a memory map of a copy beside the job's own parts."""
+        path = self._folder / f"{self.kind}.{name}.npy"
         if not path.is_file():
             layout = self._layout[name]
             with artefact.replacing(path) as temporary:
@@ -106,7 +135,19 @@ def _images(start: int, stop: int) -> str:
     return f"images {start} to {stop - 1}"
 
 
-def open_measured(folder: Path, planned: Sequence[PlannedPart]) -> dict[str, MeasuredImages]:
-    """The images of all kinds, in the plan's order of kinds; raises ArtefactError as MeasuredImages does."""
-    by_kind = itertools.groupby(planned, key=lambda part: part.kind)
-    return {kind: MeasuredImages(folder, list(group)) for kind, group in by_kind}
+def open_measured(
+    folder: Path, planned: Sequence[PlannedPart], kept: Sequence[PartSet] = ()
+) -> dict[str, MeasuredImages]:
+    """The images of all kinds, from the evaluation's own parts in `folder` and from those that are kept elsewhere;
+    raises ArtefactError as MeasuredImages does.
+    """
+    own: dict[str, list[PlannedPart]] = {}
+    for part in planned:
+        own.setdefault(part.kind, []).append(part)
+    elsewhere: dict[str, list[PartSet]] = {}
+    for one in kept:
+        elsewhere.setdefault(one.planned[0].kind, []).append(one)
+    return {
+        kind: MeasuredImages(folder, own.get(kind, []), elsewhere.get(kind, []))
+        for kind in {**own, **elsewhere}
+    }

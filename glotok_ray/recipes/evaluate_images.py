@@ -16,6 +16,7 @@ def glotok_16k() -> EvaluateRun:
         tokenizer_path="runs/glotok_16k",
         data_path="data/imagenet/validation",
         output_path="runs/glotok_16k_evaluation",
+        statistics_path="runs/statistics",
         adm_protocol=True,
     )
 

@@ -1,25 +1,40 @@
-"""The runs that sweeps and ablations are made of: of each trial or row its training, sampling and evaluation.
+"""The runs that sweeps and ablations are made of: of each trial, row or guidance scale its parts.
 
 Read next: glotok_ray/stages/ablations.py, glotok_ray/stages/sweep_tokenizer.py
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from glotok_ray.config.evaluation import EvaluateRun
-from glotok_ray.config.jobs import XARSampleRun
+from glotok_ray.config.jobs import FARSampleRun, XARSampleRun
 from glotok_ray.config.overrides import override
 from glotok_ray.config.runs import TokenizerRun, XARRun
 from glotok_ray.config.sweeps import (
+    AUTOMATIC,
     AblationRun,
+    FARGuidanceRun,
     GeneratorAblationRun,
     SweepRun,
     TokenizerAblationRun,
+    XARGuidanceRun,
 )
 from glotok_ray.recipes import generator_ablations, tokenizer_rows
 
 GeneratorParts = tuple[XARRun, XARSampleRun, EvaluateRun]
 """Training, sampling and evaluation of one row of xAR's ablations."""
+VALUES_FOLDER, STATISTICS_FOLDER = "values", "statistics"
+"""Of a guidance sweep: samples and evaluation of each value, and what is kept of real images."""
+_NEEDED = {
+    "samples_fid_reference": ("inception_path", "reference_path"),
+    "samples_fid": ("inception_path",),
+    "samples_fid_training": ("inception_path", "training_path"),
+    "samples_sfid": ("inception_path",),
+    "samples_inception_score": ("inception_path",),
+    "samples_fd_dinov2": ("dinov2_path",),
+    "samples_fd_effnet_training": ("training_path",),
+}
+"""Paths of an evaluation without which it does not measure a metric."""
 
 
 def chosen_rows(config: AblationRun) -> tuple[str, ...]:
@@ -72,3 +87,45 @@ def trial(config: SweepRun, folder: Path, name: str, changes: dict[str, Any]) ->
 def _short(run: TokenizerRun, steps: int, folder: Path, changes: dict[str, Any]) -> TokenizerRun:
     ended = {"output_path": str(folder), "schedule.stop_after_steps": steps}
     return override(run, {**changes, **ended})
+
+
+# ---------------------------------------------------------------------------------------- guidance
+
+
+class GuidanceValue(NamedTuple):
+    """The sampling and the evaluation at one guidance scale."""
+
+    samples: XARSampleRun | FARSampleRun
+    evaluation: EvaluateRun
+
+
+def guidance_value(config: XARGuidanceRun | FARGuidanceRun, scale: float) -> GuidanceValue:
+    """Sampling and evaluation at `scale`, each in a folder of its own; raises ValueError for a field that they cannot
+    have.
+    """
+    top = Path(config.output_path)
+    name = f"guidance_{scale:g}"
+    samples = str(top / VALUES_FOLDER / f"{name}_samples")
+    evaluation = {
+        "samples_path": samples,
+        "output_path": str(top / VALUES_FOLDER / f"{name}_evaluation"),
+        "statistics_path": config.evaluation.statistics_path or str(top / STATISTICS_FOLDER),
+    }
+    drawn = {"sampler.guidance_scale": scale, "output_path": samples}
+    return GuidanceValue(override(config.samples, drawn), override(config.evaluation, evaluation))
+
+
+def chosen_metric(config: XARGuidanceRun | FARGuidanceRun) -> str:
+    """The metric that names the best value; raises ValueError for one that the evaluation does not measure."""
+    evaluation = config.evaluation
+    if config.best_by == AUTOMATIC:
+        if not evaluation.inception_path:
+            return "samples_fd_effnet"
+        return "samples_fid_reference" if evaluation.reference_path else "samples_fid"
+    for name in _NEEDED.get(config.best_by, ()):
+        if not getattr(evaluation, name):
+            raise ValueError(
+                f"best_by = {config.best_by!r}: needs evaluation.{name}, without which it is not measured; give it, or "
+                f"take best_by = {AUTOMATIC!r}"
+            )
+    return config.best_by

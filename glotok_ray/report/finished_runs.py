@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from glotok_ray.evaluation.files import FOREIGN_SAMPLES
 from glotok_ray.report.linked_models import (
     LinkedGenerator,
     LinkedSamples,
@@ -137,7 +138,9 @@ def read_run(folder: Path) -> FinishedRun:
         missing.append(
             f"{folder.name}: an older version wrote it and did not note what it measured"
         )
-    samples = _linked(config.get("samples_path"), read_samples, missing)
+    # Samples of others lie in no folder of ours; their protocols say what they are.
+    is_foreign = FOREIGN_SAMPLES in manifest
+    samples = None if is_foreign else _linked(config.get("samples_path"), read_samples, missing)
     generator_path = samples.generator_path if samples else config.get("generator_path")
     tokenizer_path = config.get("tokenizer_path") or (samples.tokenizer_path if samples else "")
     return FinishedRun(

@@ -1,4 +1,4 @@
-"""Plots as PNG files beside the results: a sweep's trials and a teacher's cosines.
+"""Plots as PNG files beside the results: a sweep's trials, a guidance sweep's curve and a teacher's cosines.
 
 Drawn through matplotlib's object interface: no global figure state, no display. The charts of the page are drawn
 without it: glotok_ray/report/charts.py
@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from glotok_ray.config.losses import RelationConfig
 from glotok_ray.losses.relation import histogram_bins, rebin
+from glotok_ray.report.guidance import Curve
 from glotok_ray.teacher.histogram import TeacherHistogram
 
 # Mid greys and saturated mid tones keep contrast on white and on near-black alike.
@@ -73,6 +74,46 @@ def plot_sweep(ranked: pandas.DataFrame, path: Path) -> None:
         axes.set_xlabel("PSNR of validation reconstructions (dB), higher is better")
         axes.set_ylabel("FD-EffNet, lower is better")
         figure.patch.set(facecolor="white", alpha=1)
+        figure.savefig(path, dpi=150, format="png")
+
+
+def plot_guidance(curve: Curve, across: str, up: str, best: float | None, path: Path) -> None:
+    """A guidance sweep as a PNG: the metric `up` over the metric `across`, a point per guidance scale that has both,
+    in rising order, and beside it `up` over the scale; the best scale is marked.
+    """
+    entries = next(iter(curve.measured.values()))
+    heights = {scale: value for scale, value in curve.values(up).items() if value is not None}
+    widths = curve.values(across)
+    both = [scale for scale in heights if widths[scale] is not None]
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(9.0, 4.2), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        left.plot(
+            [widths[scale] for scale in both],
+            [heights[scale] for scale in both],
+            "o-",
+            color=_COLOURS[0],
+        )
+        for scale in both:
+            left.annotate(
+                f"{scale:g}",
+                (widths[scale], heights[scale]),
+                xytext=(9, 8),
+                textcoords="offset points",
+                fontsize=8,
+            )
+        right.plot(list(heights), list(heights.values()), "o-", color=_COLOURS[0])
+        if best in both:
+            left.plot(widths[best], heights[best], "*", markersize=15, color=_COLOURS[1])
+        if best in heights:
+            name = f"best by {entries[curve.best_by]['label']}: {best:g}"
+            right.plot(best, heights[best], "*", markersize=15, color=_COLOURS[1], label=name)
+            right.legend(frameon=False, fontsize=8)
+        left.set_xlabel(f"{entries[across]['label']}, higher is better")
+        right.set_xlabel("guidance scale (1 is unguided)")
+        for axes in (left, right):
+            axes.grid(alpha=0.25, linewidth=0.6)
+            axes.set_ylabel(f"{entries[up]['label']}, lower is better")
         figure.savefig(path, dpi=150, format="png")
 
 

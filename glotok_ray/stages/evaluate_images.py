@@ -20,7 +20,7 @@ from glotok_ray.config.overrides import bound_settings, to_dict, with_absolute_p
 from glotok_ray.data.recorded import crops_text
 from glotok_ray.evaluation.array_names import retention_pictures
 from glotok_ray.evaluation.codebook_metrics import tsne_draw
-from glotok_ray.evaluation.entries import with_crops
+from glotok_ray.evaluation.entries import with_crops, with_samples
 from glotok_ray.evaluation.extractors import (
     EFFNET,
     INCEPTION,
@@ -32,15 +32,18 @@ from glotok_ray.evaluation.extractors import (
 from glotok_ray.evaluation.files import (
     BASELINES,
     CODE_COUNTS_FILE,
+    FOREIGN_SAMPLES,
     RECONSTRUCTIONS_FILE,
     RETENTION_FILE,
 )
+from glotok_ray.evaluation.foreign_samples import is_foreign, read_foreign, warn_of_few
 from glotok_ray.evaluation.inputs import (
     check_inputs,
     check_present_inputs,
     measured_images,
     measured_tokenizer,
 )
+from glotok_ray.evaluation.kept_features import kept_networks
 from glotok_ray.evaluation.metrics import metrics_of
 from glotok_ray.evaluation.parts import PARTS_FOLDER
 from glotok_ray.evaluation.plan import VALIDATION, plan
@@ -77,7 +80,7 @@ def run(config: EvaluateRun, *, fresh: bool = False) -> dict[str, Any]:
     paths = (
         config.tokenizer_path,
         config.data_path,
-        config.samples_path,
+        "" if loaded.samples_text else config.samples_path,
         config.codes_path,
         config.training_path,
         config.generator_path,
@@ -96,7 +99,12 @@ def run(config: EvaluateRun, *, fresh: bool = False) -> dict[str, Any]:
         return evaluation.finished
     blocks, image_size = plan(config)
     measured = measure_images(
-        blocks, config, image_size, folder=parts_folder, fingerprint=evaluation.fingerprint
+        blocks,
+        config,
+        image_size,
+        folder=parts_folder,
+        fingerprint=evaluation.fingerprint,
+        kept=kept_networks(config, loaded.networks, blocks, image_size),
     )
     faults.boundary("measured")
     metrics = metrics_of(
@@ -108,7 +116,7 @@ def run(config: EvaluateRun, *, fresh: bool = False) -> dict[str, Any]:
         networks=loaded.networks,
         reference=loaded.reference,
     )
-    metrics = with_crops(metrics, crops_text(images))
+    metrics = with_crops(with_samples(metrics, loaded.samples_text), crops_text(images))
     _write_images(evaluation.folder, measured)
     _write_retention(evaluation.folder, measured, config)
     _write_counts(evaluation.folder, measured, config)
@@ -124,6 +132,7 @@ def run(config: EvaluateRun, *, fresh: bool = False) -> dict[str, Any]:
         num_classes=len(images.classes),
         crops=crops_text(images),
         config=to_dict(config),
+        **({FOREIGN_SAMPLES: loaded.samples_text} if loaded.samples_text else {}),
     )
     shutil.rmtree(parts_folder, ignore_errors=True)
     return manifest
@@ -136,6 +145,8 @@ class _Loaded(NamedTuple):
     reference: Reference | None
     digests: dict[str, str]
     """sha256 of each, for the settings that a result is bound to; empty where no setting names a file."""
+    samples_text: str
+    """What foreign samples are, as a sentence; empty for our own, which have a manifest."""
 
 
 def _load(config: EvaluateRun) -> _Loaded:
@@ -151,7 +162,13 @@ def _load(config: EvaluateRun) -> _Loaded:
         (inception,) = (network for network in networks if network.key == INCEPTION)
         reference = read_reference(Path(config.reference_path), inception)
         digests["reference_sha256"] = reference.sha256
-    return _Loaded(networks, reference, digests)
+    samples_text = ""
+    if config.samples_path and is_foreign(Path(config.samples_path)):
+        samples = read_foreign(Path(config.samples_path))
+        digests["samples_sha256"] = samples.sha256
+        samples_text = samples.text(digests["samples_sha256"])
+        warn_of_few(samples, networks)
+    return _Loaded(networks, reference, digests, samples_text)
 
 
 def _write_images(folder: Path, measured: Mapping[str, MeasuredImages]) -> None:

@@ -12,10 +12,10 @@ from torch_fidelity.metric_prc import calculate_precision_recall_full
 from glotok_ray.evaluation.array_names import of_reconstructions
 from glotok_ray.evaluation.extractors import build_extractors, networks_of
 from glotok_ray.evaluation.inputs import check_inputs
-from glotok_ray.evaluation.measure import build_measurement
 from glotok_ray.evaluation.metrics import metrics_of
 from glotok_ray.evaluation.plan import REFERENCE, SAMPLES, VALIDATION, plan
 from glotok_ray.evaluation.reference import read_reference
+from glotok_ray.evaluation.units import build_measurement
 from glotok_ray.metrics.frechet import frechet_distance_of_features
 from glotok_ray.storage.artefact import ArtefactError
 from tests.evaluation.stored_parts import in_parts

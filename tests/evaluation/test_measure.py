@@ -19,9 +19,10 @@ from glotok_ray.evaluation.codebook_metrics import code_metrics
 from glotok_ray.evaluation.extractors import networks_of
 from glotok_ray.evaluation.features import POOLED, EfficientNetLite0Features
 from glotok_ray.evaluation.generator_loss import LOSS, SHUFFLED, UNLEARNED
-from glotok_ray.evaluation.measure import BlockMeasurement, build_measurement
+from glotok_ray.evaluation.measure import BlockMeasurement
 from glotok_ray.evaluation.metrics import metrics_of
 from glotok_ray.evaluation.plan import SAMPLES, TRAINING, VALIDATION, Block, plan, units_of
+from glotok_ray.evaluation.units import build_measurement
 from glotok_ray.metrics.blocks import recut
 from glotok_ray.metrics.nearest import nearest_distances
 from glotok_ray.metrics.reconstruction import psnr

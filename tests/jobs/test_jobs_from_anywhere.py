@@ -72,6 +72,15 @@ def recipes(quickstart: QuickstartRun) -> dict[str, Any]:
                 chained.evaluation, {"tokenizer_path": "", "codes_path": "", "num_images": 10}
             ),
         ),
+        "guidance": config.XARGuidanceRun(
+            output_path="runs/guidance",
+            guidance_scales=(1.0, 2.0),
+            samples=override(chained.samples, {"num_images": 10, "sampler.num_steps": 2}),
+            evaluation=override(
+                chained.evaluation,
+                {"tokenizer_path": "", "codes_path": "", "generator_path": "", "num_images": 10},
+            ),
+        ),
     }
 
 
@@ -106,6 +115,7 @@ def commands(quickstart: QuickstartRun) -> dict[str, tuple[str, ...]]:
         ),
         "sweep_tokenizer": ("jobs.sweep_tokenizer", "recipes/sweep.json"),
         "sweep_generator": ("jobs.sweep_generator", "recipes/ablations.json"),
+        "sweep_guidance": ("jobs.sweep_guidance", "recipes/guidance.json"),
         "quickstart": ("jobs.quickstart", "recipes/quickstart.json"),
         "report_results": (
             *("jobs.report_results", f"{TOP}/evaluation", "--output-path", "runs/report"),
@@ -151,7 +161,7 @@ def test_every_job_is_here(tiny_quickstart: Callable[[Path], QuickstartRun]) -> 
     assert {command[0] for command in commands(tiny_quickstart(Path(TOP))).values()} == {
         f"jobs.{job}" for job in jobs
     }
-    assert len(jobs) == 15
+    assert len(jobs) == 16
 
 
 def test_every_job_runs_with_relative_paths(called: Called) -> None:
@@ -159,7 +169,7 @@ def test_every_job_runs_with_relative_paths(called: Called) -> None:
         name: done.stderr[-3000:] for name, done in called.answers.items() if done.returncode != 0
     }
     assert not failed, "\n\n".join(f"{name}: {text}" for name, text in failed.items())
-    assert len(called.answers) == 16
+    assert len(called.answers) == 17
 
 
 def test_all_results_lie_below_the_folder_of_the_call(called: Called) -> None:
@@ -181,6 +191,8 @@ def test_all_results_lie_below_the_folder_of_the_call(called: Called) -> None:
         "sweep",
         "ablations",
         "ablations/rows/scale",
+        "guidance",
+        "guidance/values/guidance_2_evaluation",
         "report",
     ):
         assert str(called.folder / "runs" / name) in verified
