@@ -157,8 +157,8 @@ class _Evaluation:
         if short and not self._told_no_room:
             self._told_no_room = True
             logger.warning(
-                "checkpoints wait for their evaluation: the cluster has no room for it beside the training (%s); they are "
-                "evaluated when it has, at the latest at the end of the training",
+                "checkpoints wait for their evaluation: the cluster has no room for it beside the training (%s); they "
+                "are evaluated when it has, at the latest at the end of the training",
                 ", ".join(
                     f"{name}: {found.get(name, 0.0):g} there, {needed[name]:g} needed"
                     for name in short

@@ -134,3 +134,12 @@ def best_weights(run_folder: Path) -> Path:
             "--checkpoint last"
         )
     return run_folder / BEST_FOLDER / best["folder"]
+
+
+def best_text(weights: Path) -> str:
+    """Why weights were kept, as a part of a sentence; empty for a folder that is no run's best."""
+    if weights.parent.name != BEST_FOLDER:
+        return ""
+    best = read_best(weights.parents[1])
+    assert best is not None
+    return f", the best of its evaluated checkpoints ({best['metric']} = {best['value']:.6g})"
