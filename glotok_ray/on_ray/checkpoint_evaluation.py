@@ -79,7 +79,7 @@ class _Evaluation:
         self._training_ended, self._stopped = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="checkpoint-evaluation", daemon=True)
         self._actor: Any = None
-        self._told_no_room = False
+        self._begun = self._told_no_room = False
 
     def start(self) -> None:
         """Begin to watch."""
@@ -122,10 +122,13 @@ class _Evaluation:
             )
             while not self._stopped.is_set():
                 ended = self._training_ended.is_set()
-                is_due = self._may_look() and watch.next_checkpoint() is not None
+                is_due = watch.next_checkpoint() is not None
                 if ended and not is_due:
                     return
-                if not (is_due and self._has_room() and self._look(watch)):
+                has_room = self._may_begin() and self._has_room()
+                if not has_room:
+                    self._end_actor()
+                if not (has_room and is_due and self._look(watch)):
                     self._stopped.wait(_LOOK_S)
         except Exception as error:  # the training must not end with it
             logger.warning(
@@ -139,12 +142,12 @@ class _Evaluation:
         except MeasurementInterrupted:
             return False
 
-    def _may_look(self) -> bool:
-        """Whether the training has all its workers, or has ended."""
-        if self._training_ended.is_set():
-            return True
-        beats = beats_of(self._plan.folder, self._attempt)
-        return len(beats) == self._plan.scaling.num_workers
+    def _may_begin(self) -> bool:
+        """Whether the training has, or had, all its workers."""
+        if not (self._begun or self._training_ended.is_set()):
+            beats = beats_of(self._plan.folder, self._attempt)
+            self._begun = len(beats) == self._plan.scaling.num_workers
+        return self._begun or self._training_ended.is_set()
 
     def _has_room(self) -> bool:
         """Whether the cluster has the actor's resources beside the training's; tells once that it has not."""
@@ -168,10 +171,9 @@ class _Evaluation:
 
     def _measure(self, checkpoint: Path) -> Measured | None:
         """As the actor says; raises ArtefactError, in one line, when it fails."""
-        if self._actor is None:
-            self._actor = self._start_actor()
         try:
-            measured = self._answer(self._actor.measure.remote(checkpoint))
+            actor = self._actor or self._start_actor()
+            measured = self._answer(actor.measure.remote(checkpoint))
             ownership.check_held()
         except RayError as error:
             self._end_actor()

@@ -68,7 +68,7 @@ def test_a_training_leaves_rows_and_its_best_checkpoint(tokenizer, tmp_path, cap
     assert f"checkpoint of step 10: reconstruction_psnr = {values[10]}" in caplog.text
     assert not (folder / "checkpoint_evaluation").exists()
     # The run's own manifest holds, and the best can be published.
-    artefact.read_manifest(folder, "tokenizer")
+    assert artefact.read_manifest(folder, "tokenizer")["best_checkpoint"] == best
     export.run(
         ExportRun(
             source_path=str(folder), output_path=str(tmp_path / "published"), checkpoint="best"
@@ -93,10 +93,9 @@ def prepared(tokenizer: TokenizerRun, folder: Path) -> tuple[TokenizerRun, RunPl
 
 def test_without_room_it_waits_for_the_end_of_the_training(tokenizer, tmp_path, caplog):
     run, plan = prepared(tokenizer, tmp_path)
-    every = checkpoint_evaluation._Evaluation(run, plan, 1, {"CPU": 3.0})
-    every._may_look = lambda: True
-    assert not every._has_room()
-    assert not every._has_room()
+    evaluation = checkpoint_evaluation._Evaluation(run, plan, 1, {"CPU": 3.0})
+    assert not evaluation._has_room()
+    assert not evaluation._has_room()
     assert caplog.messages == [
         "checkpoints wait for their evaluation: the cluster has no room for it beside the training (CPU: 4 there, 5 "
         "needed); they are evaluated when it has, at the latest at the end of the training"
