@@ -188,7 +188,7 @@ class _Evaluation:
     def _start_actor(self) -> Any:
         section = self._config.checkpoint_evaluation
         # Inside a trial of a sweep it would look for its CPU in the trial's own small share.
-        remote: Any = ray.remote(_Actor).options(
+        remote: Any = ray.remote(_CheckpointEvaluator).options(
             num_cpus=section.num_cpus,
             num_gpus=int(section.use_gpu),
             max_restarts=0,
@@ -233,7 +233,7 @@ class _Evaluation:
         return f"{one_line(text)} (log: {path})"
 
 
-class _Actor:
+class _CheckpointEvaluator:
     """Ray's side: it constructs at the first checkpoint, so that errors come back as those of a task."""
 
     def __init__(self, config: Run, folder: Path) -> None:

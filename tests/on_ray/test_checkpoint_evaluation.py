@@ -119,7 +119,7 @@ def test_an_actor_that_dies_is_told_in_one_line(tokenizer, tmp_path, caplog, mon
         def measure(self, checkpoint: Path) -> None:
             os._exit(1)
 
-    monkeypatch.setattr(checkpoint_evaluation, "_Actor", Dying)
+    monkeypatch.setattr(checkpoint_evaluation, "_CheckpointEvaluator", Dying)
     with caplog.at_level(logging.WARNING), evaluating_checkpoints(run, plan, 1, {"CPU": 1.0}):
         pass
     (line,) = [text for text in caplog.messages if "evaluated" in text]
