@@ -17,7 +17,7 @@ from typing import Any
 
 import ray
 import torch
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from glotok_ray.config.checkpoint_evaluation import SECTION
 from glotok_ray.config.runs import FARRun, GeneratorRun, TokenizerRun, XARRun
@@ -171,13 +171,15 @@ class _Evaluation:
 
     def _measure(self, checkpoint: Path) -> Measured | None:
         """As the actor says; raises ArtefactError, in one line, when it fails."""
+        is_new = self._actor is None
         try:
             actor = self._actor or self._start_actor()
             measured = self._answer(actor.measure.remote(checkpoint))
             ownership.check_held()
         except RayError as error:
             self._end_actor()
-            if self._stopped.is_set():
+            # One that had waited may have gone with its node long before: a new one tries again.
+            if self._stopped.is_set() or (isinstance(error, RayActorError) and not is_new):
                 raise MeasurementInterrupted from None
             raise ArtefactError(self._explained(error)) from error
         except ownership.FolderLostError:  # the driver's own look at it ends the training
