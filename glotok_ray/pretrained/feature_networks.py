@@ -117,7 +117,8 @@ class _EvenlyPadded(nn.Module):
 
 
 def _fused(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Module:
-    assert norm.running_mean is not None and norm.running_var is not None
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
     weight, bias = fuse_conv_bn_weights(
         convolution.weight,
         convolution.bias,
