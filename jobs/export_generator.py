@@ -1,6 +1,7 @@
 """Export a generator: a finished run or a peer's file in; safetensors, config, tokenizer and model card out.
 
     python -m jobs.export_generator run --source-path runs/xar_b --output-path runs/xar_b_export
+    python -m jobs.export_generator run --source-path runs/xar_b --checkpoint best
     python -m jobs.export_generator gpt_b --source-path c2i_B_256.pt --tokenizer-path runs/llamagen_vq16_imported
 
 Machine: any; it starts no Ray. Result: a folder for `ImageGenerator.from_pretrained` and for jobs.sample_images. With

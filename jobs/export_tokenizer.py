@@ -1,6 +1,7 @@
 """Export a tokenizer: a run, a checkpoint of it, or a peer's file in; safetensors, config and model card out.
 
     python -m jobs.export_tokenizer run --source-path runs/glotok_16k --output-path runs/glotok_16k_export
+    python -m jobs.export_tokenizer run --source-path runs/glotok_16k --checkpoint best
     python -m jobs.export_tokenizer llamagen_vq16 --source-path vq_ds16_c2i.pt
 
 Machine: any; it starts no Ray. Result: a folder for `GloTokTokenizer.from_pretrained`, and for every job that takes a

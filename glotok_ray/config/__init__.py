@@ -1,7 +1,7 @@
 """Every tunable of every job, once, as frozen dataclasses; the docstring under a field is its meaning.
 
 One file per floor: rules, tokenizer, losses, generator, teacher, training, runs, pool, jobs, evaluation,
-sweeps; `overrides`
+checkpoint_evaluation, sweeps; `overrides`
 applies dotted names (`{"loss.relation_weight": 0.1}`), which the command line and Ray Tune use too. Constructors only
 check: they raise ValueError with the field, its value, the rule and the remedy. All names can be had from here; modules
 of this package import them from their own file, so that a floor reaches no config above it. Imports nothing else of
@@ -9,6 +9,12 @@ this package.
 Named runs are functions in `glotok_ray/recipes/`. Read next: glotok_ray/recipes/train_tokenizer.py
 """
 
+from glotok_ray.config.checkpoint_evaluation import (
+    CheckpointEvaluationConfig,
+    FARCheckpointsConfig,
+    SampledCheckpointsConfig,
+    XARCheckpointsConfig,
+)
 from glotok_ray.config.evaluation import EvaluateRun
 from glotok_ray.config.generator import (
     FARConfig,
@@ -74,6 +80,7 @@ __all__ = [
     "AblationRun",
     "AdapterConfig",
     "AutoencoderConfig",
+    "CheckpointEvaluationConfig",
     "CodeDataConfig",
     "CodebookConfig",
     "ContrastConfig",
@@ -82,6 +89,7 @@ __all__ = [
     "EvaluateRun",
     "ExportGeneratorRun",
     "ExportRun",
+    "FARCheckpointsConfig",
     "FARConfig",
     "FARGuidanceRun",
     "FARRun",
@@ -100,6 +108,7 @@ __all__ = [
     "RelationConfig",
     "ResidualConfig",
     "SampleRun",
+    "SampledCheckpointsConfig",
     "ScalingConfig",
     "ScheduleConfig",
     "ShardRun",
@@ -111,6 +120,7 @@ __all__ = [
     "TokenizerLossConfig",
     "TokenizerRun",
     "VocabularyConfig",
+    "XARCheckpointsConfig",
     "XARConfig",
     "XARGuidanceRun",
     "XARRun",

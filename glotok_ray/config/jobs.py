@@ -156,6 +156,10 @@ class ExportRun:
     """Run folder, one of its checkpoints' folders, or a checkpoint file of LlamaGen, FQGAN or taming-transformers."""
     output_path: str = field(default="runs/exported", metadata=FREE)
     """Folder that receives tokenizer.safetensors, config.json and README.md."""
+    checkpoint: Literal["last", "best"] = field(default="last", metadata={ADDED_LATER: "last"})
+    """Of a run: "last" is its result, or the newest checkpoint of an unfinished one; "best" the checkpoint that its
+    checkpoint_evaluation has found best.
+    """
     weights: Literal["model", "ema"] = "model"
     """Of a peer's file: its raw weights or their moving average. A run exports its average where it keeps one."""
     model: TokenizerConfig = field(default_factory=TokenizerConfig)
@@ -170,6 +174,10 @@ class ExportGeneratorRun:
     """Folder of a finished generator, or a checkpoint file of xAR, of FQGAN's FAR or of LlamaGen's GPT."""
     output_path: str = field(default="runs/exported_generator", metadata=FREE)
     """Folder that receives generator.safetensors, generator.json, README.md and a copy of the tokenizer."""
+    checkpoint: Literal["last", "best"] = field(default="last", metadata={ADDED_LATER: "last"})
+    """Of a run: "last" is the result of a finished one; "best" the checkpoint that its checkpoint_evaluation has found
+    best, whose averaged weights are there where the run keeps an average.
+    """
     tokenizer_path: str = field(default="", metadata=FREE)
     """Folder with the tokenizer.safetensors that made the generator's codes, which is copied. Empty takes the copy
     beside a run's generator, and leaves a peer's generator without one.

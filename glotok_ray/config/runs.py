@@ -3,6 +3,12 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from glotok_ray.config.checkpoint_evaluation import (
+    CheckpointEvaluationConfig,
+    FARCheckpointsConfig,
+    SampledCheckpointsConfig,
+    XARCheckpointsConfig,
+)
 from glotok_ray.config.generator import FARConfig, FlowConfig, XARConfig
 from glotok_ray.config.losses import TokenizerLossConfig
 from glotok_ray.config.rules import FREE, require, require_finite, require_probability
@@ -60,6 +66,9 @@ class TokenizerRun:
     data: ImageDataConfig = field(default_factory=ImageDataConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     scaling: ScalingConfig = field(default_factory=ScalingConfig, metadata=FREE)
+    checkpoint_evaluation: CheckpointEvaluationConfig = field(
+        default_factory=CheckpointEvaluationConfig, metadata=FREE
+    )
 
     def __post_init__(self) -> None:
         require_finite(self)
@@ -112,6 +121,9 @@ class GeneratorRun:
     data: CodeDataConfig = field(default_factory=CodeDataConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     scaling: ScalingConfig = field(default_factory=ScalingConfig, metadata=FREE)
+    checkpoint_evaluation: SampledCheckpointsConfig = field(
+        default_factory=SampledCheckpointsConfig, metadata=FREE
+    )
 
     def __post_init__(self) -> None:
         require_finite(self)
@@ -126,6 +138,9 @@ class XARRun(GeneratorRun):
 
     model: XARConfig = field(default_factory=XARConfig)
     flow: FlowConfig = field(default_factory=FlowConfig)
+    checkpoint_evaluation: XARCheckpointsConfig = field(
+        default_factory=XARCheckpointsConfig, metadata=FREE
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,6 +150,9 @@ class FARRun(GeneratorRun):
     model: FARConfig = field(default_factory=FARConfig)
     label_dropout: float = 0.1
     """Probability that a label becomes the null label."""
+    checkpoint_evaluation: FARCheckpointsConfig = field(
+        default_factory=FARCheckpointsConfig, metadata=FREE
+    )
 
     def __post_init__(self) -> None:
         # Without arguments `super` does not know a class with slots.

@@ -47,6 +47,17 @@ KEPT_IMAGES = 32
 Images = UInt8[np.ndarray, "b h w 3"]
 
 
+def features_of(
+    extractors: Sequence[FeatureExtractor], images: Images
+) -> dict[str, Float[np.ndarray, "b d"]]:
+    """What feature networks make of images, by the name of the array."""
+    return {
+        array_name(extractor.key, output): values
+        for extractor in extractors
+        for output, values in extractor(images).items()
+    }
+
+
 class BlockMeasurement:
     """Reconstructs, decodes and measures blocks with one tokenizer and some feature networks, on their device."""
 
@@ -59,8 +70,11 @@ class BlockMeasurement:
         kept_images: int = KEPT_IMAGES,
         folder: Path | None = None,
         lpips: LPIPSDistance | None = None,
+        measures_retention: bool = True,
     ) -> None:
+        """Without `measures_retention` nothing is decoded from one codebook alone."""
         self._config, self._extractors, self._lpips = config, extractors, lpips
+        self._measures_retention = measures_retention
         self._device = extractors[0].device
         self._image_size, self._kept_images = image_size, kept_images
         self._folder = folder
@@ -115,12 +129,7 @@ class BlockMeasurement:
         self, images: Images, done: Collection[str] = ()
     ) -> dict[str, Float[np.ndarray, "b d"]]:
         """What the feature networks make of images, by name; nothing of those that are `done`."""
-        return {
-            array_name(extractor.key, output): values
-            for extractor in self._extractors
-            if extractor.key not in done
-            for output, values in extractor(images).items()
-        }
+        return features_of([each for each in self._extractors if each.key not in done], images)
 
     def _kept(self, block: Block) -> int:
         return max(0, self._kept_images - block.first_image)
@@ -205,7 +214,7 @@ class BlockMeasurement:
         if self._lpips is not None:
             arrays[LPIPS] = self._lpips(images, reconstructions)
         pictures = {"inputs": images[:kept], "reconstructions": reconstructions[:kept]}
-        if has_retention(model):
+        if self._measures_retention and has_retention(model):
             for name, decoded in decoded_alone(self._tokenizer, codes).items():
                 alone = to_uint8(decoded)
                 arrays[retention_psnr(name)] = psnr(images, alone)

@@ -43,6 +43,8 @@ from glotok_ray.storage import artefact, ownership
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.storage.output import Output, Unfinished, look
 from glotok_ray.storage.weights import save_weights
+from glotok_ray.training.evaluated_checkpoints import best_text, best_weights
+from glotok_ray.training.metrics_file import last_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -67,8 +69,8 @@ def run(config: ExportGeneratorRun, *, fresh: bool = False) -> dict[str, Any]:
     """Write the folder, or recognise it; returns its manifest. Raises ArtefactError for what cannot be exported."""
     config = with_absolute_paths(config)
     check_inputs(config)
-    source = Path(config.source_path)
-    output = _look(config, fresh=fresh)
+    source = _source(config)
+    output = _look(config, source, fresh=fresh)
     if output.finished is not None:
         logger.info("already finished: %s", output.folder)
         return output.finished
@@ -105,11 +107,27 @@ def check_inputs(config: ExportGeneratorRun) -> None:
             f"output_path = {config.output_path!r}: is the source_path; choose another folder"
         )
     if source.is_dir():
-        artefact.read_manifest(source, "generator")
+        folder = _source(config)
+        artefact.read_manifest(folder, "generator")
+        if config.checkpoint == "best" and config.weights == "model" and _is_averaged(folder):
+            raise ArtefactError(
+                f"weights = 'model': {folder} holds averaged weights alone, by which it was found best; pass --weights "
+                "ema, or --checkpoint last"
+            )
 
 
-def _look(config: ExportGeneratorRun, *, fresh: bool) -> Output:
-    source, settings = Path(config.source_path), bound_settings(config)
+def _source(config: ExportGeneratorRun) -> Path:
+    """The file, or the folder that holds the chosen weights of a run."""
+    source = Path(config.source_path)
+    return best_weights(source) if config.checkpoint == "best" else source
+
+
+def _is_averaged(folder: Path) -> bool:
+    return (folder / AVERAGE_FILE).is_file()
+
+
+def _look(config: ExportGeneratorRun, source: Path, *, fresh: bool) -> Output:
+    settings = bound_settings(config)
     if config.tokenizer_path:
         settings["tokenizer_sha256"] = artefact.sha256_of(_tokenizer_weights(config))
     if source.is_file():
@@ -135,17 +153,20 @@ def _from_run(config: ExportGeneratorRun, source: Path) -> _Source:
     manifest = artefact.read_json(source / artefact.MANIFEST)
     facts = read_facts(source)
     use_ema = config.weights == "ema"
-    averaged = use_ema and (source / AVERAGE_FILE).is_file()
+    averaged = use_ema and _is_averaged(source)
     model = load_generator(source, use_ema=use_ema)
-    name = source.name
+    chosen = best_text(source)
+    name = source.parents[1].name if chosen else source.name
     made = f"trained by the run {name!r}, after {manifest.get('step')} steps"
     kind = "averaged over the steps" if averaged else "the last step's"
     return _Source(
         model=model.config,
         state=model.state_dict(),
         facts=facts,
-        origin=manifest.get("source") or f"{made} ({kind})",
-        metrics=artefact.metrics_of(manifest),
+        origin=manifest.get("source") or f"{made} ({kind}){chosen}",
+        metrics=last_metrics(source.parents[1], manifest["step"])
+        if chosen
+        else artefact.metrics_of(manifest),
         tokenizer=find_tokenizer(source, config.tokenizer_path or None)
         if facts["tokenizer_sha256"] or config.tokenizer_path
         else None,

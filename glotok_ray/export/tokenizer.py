@@ -20,6 +20,7 @@ from glotok_ray.storage.output import Output, Unfinished, look
 from glotok_ray.storage.weights import save_weights
 from glotok_ray.training import checkpoint
 from glotok_ray.training.checkpoint import CHECKPOINT_FOLDER
+from glotok_ray.training.evaluated_checkpoints import BEST_FOLDER, best_text, best_weights
 from glotok_ray.training.metrics_file import last_metrics
 from glotok_ray.training.plan import RUN_FILE
 
@@ -54,6 +55,10 @@ def check_inputs(config: ExportRun) -> Path:
         raise ArtefactError(
             f"source_path = {config.source_path!r}: no such run folder, checkpoint or file; correct it"
         )
+    if config.checkpoint == "best":
+        folder = best_weights(source)
+        artefact.read_manifest(folder, "tokenizer")
+        return folder / WEIGHTS_FILE
     return source if source.is_file() else _weights_folder(source) / WEIGHTS_FILE
 
 
@@ -78,14 +83,15 @@ def _from_run(found: Path, folder: Path) -> tuple[GloTokTokenizer, str, dict[str
     if discriminator.is_file():
         (folder / DISCRIMINATOR_FILE).write_bytes(discriminator.read_bytes())
     step = manifest.get("step")
-    if found.parent.name == CHECKPOINT_FOLDER:
+    if found.parent.name in (CHECKPOINT_FOLDER, BEST_FOLDER):
         run_folder = found.parents[1]
         metrics = last_metrics(run_folder, step)
     else:
         run_folder, metrics = found, artefact.metrics_of(manifest)
+    chosen = best_text(found)
     origin = (
         manifest.get("source")
-        or f"the run {run_folder.name!r} after {step} steps{_trained_on(run_folder)}"
+        or f"the run {run_folder.name!r} after {step} steps{chosen}{_trained_on(run_folder)}"
     )
     return GloTokTokenizer.from_pretrained(found), origin, metrics
 

@@ -23,6 +23,7 @@ from glotok_ray.config.runs import FARRun, GeneratorRun, TokenizerRun, XARRun
 from glotok_ray.config.training import ScalingConfig
 from glotok_ray.on_ray import cluster
 from glotok_ray.on_ray.attempts import Attempts, attempt_name
+from glotok_ray.on_ray.checkpoint_evaluation import evaluating_checkpoints
 from glotok_ray.on_ray.data import Feed, RowReader, start_ingest, worker_batches
 from glotok_ray.on_ray.interruption import AbortedWithDriver, wait_for
 from glotok_ray.storage import artefact
@@ -86,11 +87,21 @@ def fit(config: TokenizerRun | GeneratorRun, plan: RunPlan) -> None:
         _patient_health_checks(config.scaling.stall_minutes),
         _ray_prints_to(plan.folder / artefact.LOG_FILE),
     ):
-        Attempts(plan, fault=fault).run(
-            lambda attempt: wait_for(_trainer(config, plan, attempt, feed, reader).fit)
-        )
+        Attempts(plan, fault=fault).run(lambda attempt: _train(config, plan, attempt, feed, reader))
     if note.is_file():
         raise ArtefactError(note.read_text())
+
+
+def _train(
+    config: TokenizerRun | GeneratorRun,
+    plan: RunPlan,
+    attempt: Attempt,
+    feed: Feed,
+    reader: RowReader,
+) -> None:
+    """One attempt, its checkpoints evaluated beside it."""
+    with evaluating_checkpoints(config, plan, attempt.number, _all_resources(config)):
+        wait_for(_trainer(config, plan, attempt, feed, reader).fit)
 
 
 def _trainer(
@@ -101,8 +112,6 @@ def _trainer(
     reader: RowReader,
 ) -> AbortedWithDriver:
     scaling = config.scaling
-    worker = _worker_resources(config)
-    reserved = {name: amount * scaling.num_workers for name, amount in worker.items()}
     return AbortedWithDriver(
         train_worker,
         train_loop_config={
@@ -111,13 +120,13 @@ def _trainer(
             "plan": plan,
             "attempt": asdict(attempt),
             "feed": feed,
-            "ingest": start_ingest(feed, reader, reserved),
+            "ingest": start_ingest(feed, reader, _all_resources(config)),
         },
         torch_config=_torch_config(scaling),
         scaling_config=ray.train.ScalingConfig(
             num_workers=scaling.num_workers,
             use_gpu=scaling.use_gpu,
-            resources_per_worker=worker,
+            resources_per_worker=_worker_resources(config),
         ),
         run_config=RunConfig(
             name=attempt_name(attempt.number),
@@ -165,6 +174,12 @@ def _patient_health_checks(stall_minutes: float) -> Iterator[None]:
 def _worker_resources(config: TokenizerRun | GeneratorRun) -> dict[str, float]:
     resources = {"CPU": config.scaling.cpus_per_worker}
     return resources | ({"GPU": 1.0} if config.scaling.use_gpu else {})
+
+
+def _all_resources(config: TokenizerRun | GeneratorRun) -> dict[str, float]:
+    """Of all workers together."""
+    workers = config.scaling.num_workers
+    return {name: amount * workers for name, amount in _worker_resources(config).items()}
 
 
 def train_worker(loop_config: dict[str, Any]) -> None:

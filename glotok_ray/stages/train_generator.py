@@ -11,6 +11,7 @@ from glotok_ray.config.runs import FARRun, XARRun
 from glotok_ray.stages import training
 from glotok_ray.storage import artefact, ownership
 from glotok_ray.training import inputs
+from glotok_ray.training.checkpoint_protocol import check_checkpoint_evaluation
 from glotok_ray.training.plan import run_plan
 
 
@@ -36,4 +37,5 @@ def check_inputs(config: XARRun | FARRun) -> list[Path]:
     for kind, folder in found.items():
         artefact.read_manifest(folder, kind)
     inputs.check_inputs(config)
+    check_checkpoint_evaluation(config)
     return list(found.values())

@@ -15,6 +15,7 @@ from glotok_ray.pretrained.tokenizer import DISCRIMINATOR_FILE, WEIGHTS_FILE
 from glotok_ray.stages import training
 from glotok_ray.storage import artefact, ownership
 from glotok_ray.training import inputs
+from glotok_ray.training.checkpoint_protocol import check_checkpoint_evaluation
 from glotok_ray.training.plan import run_plan
 
 logger = logging.getLogger(__name__)
@@ -58,4 +59,5 @@ def check_inputs(config: TokenizerRun) -> list[Path]:
     for kind, path in found:
         artefact.read_manifest(Path(path), kind)
     inputs.check_inputs(config)
+    check_checkpoint_evaluation(config)
     return [Path(path) for _, path in found]

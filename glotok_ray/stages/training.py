@@ -15,6 +15,7 @@ from glotok_ray.storage import artefact
 from glotok_ray.storage.output import Output, look
 from glotok_ray.training import checkpoint
 from glotok_ray.training.checkpoint import CHECKPOINT_FOLDER, check_state_layout
+from glotok_ray.training.evaluated_checkpoints import BEST_FOLDER, WORK_FOLDER, read_best
 from glotok_ray.training.metrics_file import last_metrics
 from glotok_ray.training.metrics_log import TENSORBOARD_FOLDER
 from glotok_ray.training.plan import LOG_FOLDER, RAY_FOLDER, RUN_FILE, RunPlan
@@ -35,6 +36,8 @@ _WORKING_FOLDERS = (
     faults.FAULT_FOLDER,
     AUDIT_FOLDER,
     BAD_ROWS_FOLDER,
+    WORK_FOLDER,
+    BEST_FOLDER,
 )
 
 
@@ -64,13 +67,21 @@ def train_to_the_end(
     # A stopped run goes on: until it ends again, its folder is unfinished.
     output.reopen()
     _fit(config, plan)
+    best = read_best(plan.folder)
     return output.finish(
-        exclude=_WORKING_FOLDERS, step=plan.last_step, metrics=last_metrics(plan.folder)
+        exclude=_WORKING_FOLDERS,
+        step=plan.last_step,
+        metrics=last_metrics(plan.folder),
+        **({"best_checkpoint": best} if best else {}),
     )
 
 
 def _fit(config: TokenizerRun | GeneratorRun, plan: RunPlan) -> None:
     if config.launcher == "local":
+        if config.checkpoint_evaluation.every_steps:
+            logger.warning(
+                "checkpoints are not evaluated: launcher = 'local' has no process beside its own; take launcher = 'ray'"
+            )
         from glotok_ray.training import local
 
         local.fit(config, plan)

@@ -90,7 +90,14 @@ def describe_generator(run: XARRun | FARRun) -> dict[str, Any]:
         "parameters": count_parameters(model),
         "modules": modules | direct,
         **_arithmetic(run, _present_dataset(run)),
-        **_memory([model], run, activations=activations, averaged=model if run.ema_decay else None),
+        **_memory(
+            [model],
+            run,
+            activations=activations,
+            averaged=model if run.ema_decay else None,
+            # Checkpoints that are evaluated hold the weights for sampling.
+            exported=[model] if run.checkpoint_evaluation.every_steps else [],
+        ),
         # The first worker gathers both sets of weights in fp32 before it writes them.
         "export_gib": round((8 if run.ema_decay else 4) * count_parameters(model) / GIB, 3),
     }

@@ -58,8 +58,14 @@ def train_generator(
     )
     average = make_average(engine, config.ema_decay, warmup=config.ema_warmup)
     model.train()
-    state = GeneratorState(engine, average, worker)
-    # Generators are measured by their samples, in a job of their own.
+    facts |= {
+        "model": to_dict(config.model),
+        "tokenizer_sha256": codes.tokenizer_sha256,
+        "classes": list(codes.classes),
+    }
+    is_evaluated = config.checkpoint_evaluation.every_steps > 0
+    state = GeneratorState(engine, average, worker, exported=facts if is_evaluated else None)
+    # Generators are measured by their samples, in a process or a job of their own.
     step = GeneratorStep(state, objective, worker)
     metrics = Trainer(step, state, worker, plan, utilization=utilization).fit(batches)
     keep = worker.rank == 0
@@ -70,11 +76,6 @@ def train_generator(
             if state is not None and "latent_scale" in facts:
                 # A model in bf16 has rounded it, and training used it as it was measured.
                 state["latent_scale"] = torch.tensor(facts["latent_scale"])
-        facts |= {
-            "model": to_dict(config.model),
-            "tokenizer_sha256": codes.tokenizer_sha256,
-            "classes": list(codes.classes),
-        }
         with exporting(worker, plan):
             save_generator(plan.folder, raw, averaged, facts)
             copy_tokenizer(Path(config.tokenizer_path), plan.folder)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,36 @@ def test_a_runs_export_draws_what_its_average_draws(inputs: Path, tmp_path: Path
     }
     np.testing.assert_array_equal(images["export"], images["average"])
     assert not np.array_equal(images["export"], images["raw"])
+
+
+def keep_best(run: Path, source: Path) -> None:
+    """The best checkpoint of an unfinished run as its evaluation keeps it: averaged weights alone."""
+    place = run / "best" / "step-000000005"
+    shutil.copytree(source, place)
+    (place / "generator.safetensors").unlink()
+    artefact.write_manifest(place, "generator", step=5)
+    best = {"step": 5, "metric": "samples_fd_effnet", "value": 12.5, "folder": place.name}
+    artefact.write_json(run / "best" / "best.json", best)
+    (run / "metrics.jsonl").write_text('{"step": 5, "train/flow_matching": 0.75}\n')
+
+
+def test_the_best_checkpoint_is_exported_from_an_unfinished_run(
+    inputs: Path, tmp_path: Path
+) -> None:
+    keep_best(tmp_path / "mine", inputs / "mine")
+    config = wanted(tmp_path, tmp_path, checkpoint="best")
+    export.run(config)
+    found = load_file(tmp_path / "out" / "generator.safetensors")
+    averaged = load_generator(inputs / "mine", use_ema=True).state_dict()
+    assert all(torch.equal(found[name], value) for name, value in averaged.items())
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "run 'mine', after 5 steps (averaged over the steps), the best of its evaluated" in card
+    assert "samples_fd_effnet = 12.5" in card
+    assert "| flow_matching | 0.75 |" in card
+    with pytest.raises(ArtefactError, match="holds averaged weights alone"):
+        export.run(wanted(tmp_path, tmp_path, checkpoint="best", weights="model"))
+    with pytest.raises(ArtefactError, match="mine: holds no best checkpoint; train with"):
+        export.run(wanted(inputs, tmp_path, checkpoint="best"))
 
 
 def test_a_finished_export_is_recognised_and_other_settings_are_refused(

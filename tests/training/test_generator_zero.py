@@ -63,6 +63,15 @@ def test_a_snapshot_holds_what_deepspeed_would_have_written(
     assert answers[f"{kind}-{stage}"][precision]["differences"] == []
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "bf16_autocast"])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_snapshot_holds_the_whole_average_for_sampling(
+    answers, kind: str, stage: int, precision: str
+) -> None:
+    assert answers[f"{kind}-{stage}"][precision]["exported"]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("stage", STAGES)
 def test_bf16_with_fp32_masters_and_recomputed_blocks_stay_near(

@@ -16,6 +16,7 @@ from glotok_ray.recipes.train_tokenizer import quickstart
 from glotok_ray.stages import train_tokenizer
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.training import local
 from glotok_ray.training.shown_progress import describe_metrics
 
 
@@ -116,3 +117,21 @@ def test_the_progress_line_has_the_main_metrics() -> None:
     assert describe_metrics(metrics) == (
         "loss 0.5123  gradient 1.23  step 0.314 s  data 4%  MFU 39%  PSNR 21.34"
     )
+
+
+def test_one_process_evaluates_no_checkpoint_and_says_so(
+    config: TokenizerRun, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = override(
+        config,
+        {
+            "checkpoint_evaluation.every_steps": 1,
+            "checkpoint_evaluation.data_path": config.data.train_path,
+        },
+    )
+    trained = []
+    monkeypatch.setattr(local, "fit", lambda run, plan: trained.append(run.name))
+    # Nothing is exported then, so the manifest is that of an empty run.
+    train_tokenizer.run(run)
+    assert trained == [run.name]
+    assert "checkpoints are not evaluated: launcher = 'local'" in caplog.text

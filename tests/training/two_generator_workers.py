@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from two_workers import end_group, start_group
@@ -25,6 +26,7 @@ from glotok_ray.config import (
 from glotok_ray.losses.flow_matching import flow_matching_loss, noisy_entities
 from glotok_ray.nn.far import FAR
 from glotok_ray.nn.xar import XAR
+from glotok_ray.pretrained.generator import AVERAGE_FILE
 from glotok_ray.training.ema import ExponentialMovingAverage
 from glotok_ray.training.engine import Engine, make_engine
 from glotok_ray.training.generator_state import GeneratorState
@@ -100,7 +102,10 @@ def build(kind: str, scaling: ScalingConfig, worker: Worker) -> Training:
         objective: Objective = Tokens(FAR_SIZE, label_dropout=0.0)
     else:
         objective = StoredFlow(clean_context=kind == "xar_clean")
-    state = GeneratorState(engine, ExponentialMovingAverage(engine, 0.5), worker)
+    average = ExponentialMovingAverage(engine, 0.5)
+    # Facts of generator.json, with which checkpoints hold the weights for sampling.
+    facts = {"latent_scale": model.latent_scale.tolist()} if isinstance(model, XAR) else {}
+    state = GeneratorState(engine, average, worker, exported=facts)
     return Training(GeneratorStep(state, objective, worker), state)
 
 
@@ -143,10 +148,12 @@ def interrupted(
     copies = Snapshot()
     training.state.snapshot(copies)
     copies.complete()
+    average = training.state.average.whole(keep=True)
     save_as_deepspeed(training, folder / "deepspeed")
     curve += learn(training, worker, range(RESUMED_FROM, STEPS))
     copies.write(folder)
     worker.barrier()
+    exported = load_file(folder / AVERAGE_FILE)
     resumed = build(kind, scaling, worker)
     resumed.state.load(folder)
     return {
@@ -154,6 +161,8 @@ def interrupted(
         "again": learn(resumed, worker, range(RESUMED_FROM, STEPS)),
         "average": training.state.average.whole(keep=True),
         "differences": differences(folder / "deepspeed", folder / "generator"),
+        "exported": average.keys() == exported.keys()
+        and all(torch.equal(value, exported[name]) for name, value in average.items()),
     }
 
 

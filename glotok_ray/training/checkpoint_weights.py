@@ -1,0 +1,64 @@
+"""The weights of a checkpoint as a folder that other jobs read, copied before the checkpoint is removed.
+
+Read next: glotok_ray/training/checkpoint_measurement.py
+"""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from glotok_ray.config.runs import FARRun, TokenizerRun, XARRun
+from glotok_ray.pretrained import generator, tokenizer
+from glotok_ray.storage import artefact
+from glotok_ray.storage.artefact import ArtefactError
+
+_OF_TOKENIZER = (tokenizer.WEIGHTS_FILE, tokenizer.CONFIG_FILE, tokenizer.DISCRIMINATOR_FILE)
+_OF_GENERATOR = (generator.GENERATOR_FILE, generator.AVERAGE_FILE, generator.WEIGHTS_FILE)
+
+
+def copy_weights(
+    checkpoint: Path, folder: Path, config: TokenizerRun | XARRun | FARRun
+) -> Path | None:
+    """A folder in `folder`, named as the checkpoint, that holds a finished tokenizer or generator; None where the
+    checkpoint is removed meanwhile.
+
+    Raises ArtefactError for a file that is not as the checkpoint's manifest says, and for the checkpoint of a generator
+    without weights of its own.
+    """
+    place = folder / checkpoint.name
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
+    is_tokenizer = isinstance(config, TokenizerRun)
+    try:
+        _copy(checkpoint, place, _OF_TOKENIZER if is_tokenizer else _OF_GENERATOR)
+    except FileNotFoundError:
+        shutil.rmtree(place)
+        return None
+    if not is_tokenizer:
+        generator.copy_tokenizer(Path(config.tokenizer_path), place)
+    kind = "tokenizer" if is_tokenizer else "generator"
+    step = artefact.read_json(checkpoint / artefact.MANIFEST)["step"]
+    artefact.write_manifest(place, kind, step=step, checkpoint_of=config.name)
+    return place
+
+
+def _copy(checkpoint: Path, place: Path, names: Sequence[str]) -> None:
+    """Copy those of the files that the checkpoint has; raises FileNotFoundError for one that is gone."""
+    listed = _listed(checkpoint)
+    if names[0] not in listed:
+        raise ArtefactError(
+            f"{checkpoint}: holds no {names[0]}: it was written while checkpoint_evaluation.every_steps was 0"
+        )
+    for name in names:
+        if name not in listed:
+            continue
+        shutil.copyfile(checkpoint / name, place / name)
+        if artefact.sha256_of(place / name) != listed[name]["sha256"]:
+            raise ArtefactError(
+                f"{checkpoint / name}: differs from its sha256 in {artefact.MANIFEST}"
+            )
+
+
+def _listed(checkpoint: Path) -> dict[str, dict[str, object]]:
+    (checkpoint / artefact.MANIFEST).stat()  # FileNotFoundError where the checkpoint is gone
+    return artefact.read_json(checkpoint / artefact.MANIFEST)["files"]
