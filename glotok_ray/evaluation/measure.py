@@ -21,14 +21,18 @@ from glotok_ray.data.shard_reader import read_chosen_rows, read_shard_rows, view
 from glotok_ray.data.transforms import center_crop
 from glotok_ray.devices import chosen_device
 from glotok_ray.evaluation.array_names import (
+    GREY,
     LABELS,
     LPIPS,
+    RECONSTRUCTION,
     array_name,
+    error_parts,
     of_reconstructions,
     retention_pictures,
     retention_psnr,
 )
 from glotok_ray.evaluation.baseline_images import BaselineCodes, read_counts
+from glotok_ray.evaluation.error_metrics import MID_GREY
 from glotok_ray.evaluation.extractors import build_extractors, build_lpips
 from glotok_ray.evaluation.features import FeatureExtractor
 from glotok_ray.evaluation.generator_loss import Codes, build_generator_loss
@@ -38,6 +42,7 @@ from glotok_ray.evaluation.parts import MeasuredBlock, PlannedPart, Receipt, wri
 from glotok_ray.evaluation.plan import REFERENCE, SAMPLES, TRAINING, VALIDATION, Block
 from glotok_ray.evaluation.retention import decoded_alone, has_retention
 from glotok_ray.evaluation.sample_files import read_images, unpacked
+from glotok_ray.metrics.error_parts import squared_error_parts
 from glotok_ray.metrics.reconstruction import psnr, ssim
 from glotok_ray.pretrained.tokenizer import load_tokenizer, read_tokenizer
 from glotok_ray.storage.retries import patiently
@@ -232,6 +237,8 @@ class BlockMeasurement:
             **{of_reconstructions(name): values for name, values in features.items()},
             "psnr": psnr(images, reconstructions),
             "ssim": ssim(images, reconstructions),
+            error_parts(RECONSTRUCTION): squared_error_parts(images, reconstructions),
+            error_parts(GREY): squared_error_parts(images, MID_GREY),
             **dict(zip(model.names, stored, strict=True)),
         }
         if self._lpips is not None:
@@ -241,7 +248,9 @@ class BlockMeasurement:
             for name, decoded in decoded_alone(self._tokenizer, codes).items():
                 alone = to_uint8(decoded)
                 arrays[retention_psnr(name)] = psnr(images, alone)
-                pictures[retention_pictures(name)] = alone[:kept]
+                row = retention_pictures(name)
+                arrays[error_parts(row)] = squared_error_parts(images, alone)
+                pictures[row] = alone[:kept]
         return MeasuredBlock(block.kind, arrays, pictures)
 
     def _baselines(self) -> BaselineCodes:

@@ -21,6 +21,7 @@ from glotok_ray.evaluation.array_names import (
 from glotok_ray.evaluation.codebook_metrics import DrawUniformity, code_metrics
 from glotok_ray.evaluation.distances import distance_metrics
 from glotok_ray.evaluation.entries import Metrics, metric_entry
+from glotok_ray.evaluation.error_metrics import error_part_metrics
 from glotok_ray.evaluation.extractors import INCEPTION, Network
 from glotok_ray.evaluation.generator_loss import LOSS, SHUFFLED, UNLEARNED
 from glotok_ray.evaluation.generator_metrics import generator_loss_metrics
@@ -60,6 +61,7 @@ def metrics_of(
         alone = {name: retention_psnr(name) for name in names if retention_psnr(name) in validation}
         scores = {entry: validation.column(entry) for entry in alone.values()}
         metrics |= retention_metrics(scores, list(alone))
+        metrics |= error_part_metrics(validation, list(alone))
     if LPIPS in validation:
         metrics |= lpips_metrics(validation.column(LPIPS), config.lpips_backbone)
     metrics |= distance_metrics(measured, config, networks, reference)
