@@ -40,6 +40,7 @@ from glotok_ray.evaluation.inputs import encoding_tokenizer
 from glotok_ray.evaluation.lpips_distance import LPIPSDistance
 from glotok_ray.evaluation.parts import MeasuredBlock, PlannedPart, Receipt, write_part
 from glotok_ray.evaluation.plan import REFERENCE, SAMPLES, TRAINING, VALIDATION, Block
+from glotok_ray.evaluation.probe_metrics import takes_training_codes
 from glotok_ray.evaluation.retention import decoded_alone, has_retention
 from glotok_ray.evaluation.sample_files import read_images, unpacked
 from glotok_ray.metrics.error_parts import squared_error_parts
@@ -205,7 +206,13 @@ class BlockMeasurement:
         size = blocks[0].stop - blocks[0].start
         for number, images in enumerate(self._crops(rows, size)):
             own = labels[number * size :][: len(images)]
-            yield MeasuredBlock(TRAINING, {**self._features(images), LABELS: own}, {})
+            arrays = {**self._features(images), LABELS: own}
+            if takes_training_codes(self._config):
+                assert self._tokenizer is not None
+                arrays |= self._stored(
+                    self._tokenizer.look_up(to_model_range(images, self._device))
+                )
+            yield MeasuredBlock(TRAINING, arrays, {})
 
     def _measured(self, block: Block, images: Images, labels: Labels) -> MeasuredBlock:
         """A block of validation images, with what tokenizer and generator make of them where there are such."""
@@ -231,7 +238,6 @@ class BlockMeasurement:
         assert self._tokenizer is not None
         reconstructions = to_uint8(self._tokenizer.images_of(codes))
         model = self._tokenizer.config
-        stored = stored_codes(codes.flatten(2).transpose(0, 1).cpu().numpy(), model)
         kept, features = self._kept(block), self._features(reconstructions)
         arrays: dict[str, np.ndarray] = {
             **{of_reconstructions(name): values for name, values in features.items()},
@@ -239,7 +245,7 @@ class BlockMeasurement:
             "ssim": ssim(images, reconstructions),
             error_parts(RECONSTRUCTION): squared_error_parts(images, reconstructions),
             error_parts(GREY): squared_error_parts(images, MID_GREY),
-            **dict(zip(model.names, stored, strict=True)),
+            **self._stored(codes),
         }
         if self._lpips is not None:
             arrays[LPIPS] = self._lpips(images, reconstructions)
@@ -252,6 +258,13 @@ class BlockMeasurement:
                 arrays[error_parts(row)] = squared_error_parts(images, alone)
                 pictures[row] = alone[:kept]
         return MeasuredBlock(block.kind, arrays, pictures)
+
+    def _stored(self, codes: Int64[Tensor, "b k h w"]) -> dict[str, np.ndarray]:
+        """Codes as parts hold them, by codebook."""
+        assert self._tokenizer is not None
+        model = self._tokenizer.config
+        stored = stored_codes(codes.flatten(2).transpose(0, 1).cpu().numpy(), model)
+        return dict(zip(model.names, stored, strict=True))
 
     def _baselines(self) -> BaselineCodes:
         """Read at the first block of a baseline, which not every actor meets."""

@@ -27,6 +27,7 @@ from glotok_ray.evaluation.generator_loss import LOSS, SHUFFLED, UNLEARNED
 from glotok_ray.evaluation.generator_metrics import generator_loss_metrics
 from glotok_ray.evaluation.inception_metrics import inception_metrics
 from glotok_ray.evaluation.plan import SAMPLES, TRAINING, VALIDATION
+from glotok_ray.evaluation.probe_metrics import probe_metrics
 from glotok_ray.evaluation.reference import Reference
 from glotok_ray.evaluation.sample_metrics import (
     Labelled,
@@ -93,6 +94,7 @@ def metrics_of(
         names = tokenizer_config(Path(config.tokenizer_path)).names
         codes = {name: validation.blocks(name) for name in names}
         metrics |= code_metrics(codes, config, draw_uniformity)
+        metrics |= probe_metrics(measured, config, num_classes)
     return metrics
 
 
