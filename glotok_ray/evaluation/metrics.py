@@ -18,7 +18,7 @@ from glotok_ray.evaluation.array_names import (
     LPIPS,
     retention_psnr,
 )
-from glotok_ray.evaluation.codebook_metrics import DrawUniformity, code_metrics
+from glotok_ray.evaluation.codebook_metrics import code_metrics
 from glotok_ray.evaluation.distances import distance_metrics
 from glotok_ray.evaluation.entries import Metrics, metric_entry
 from glotok_ray.evaluation.error_metrics import error_part_metrics
@@ -35,6 +35,7 @@ from glotok_ray.evaluation.sample_metrics import (
     own_class_metrics,
 )
 from glotok_ray.evaluation.streams import MeasuredImages
+from glotok_ray.evaluation.uniformity_metrics import DrawUniformity
 from glotok_ray.metrics.reconstruction import ScoreSum
 from glotok_ray.pretrained.tokenizer import tokenizer_config
 

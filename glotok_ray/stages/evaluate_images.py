@@ -19,7 +19,6 @@ from glotok_ray.config.evaluation import EvaluateRun
 from glotok_ray.config.overrides import bound_settings, to_dict, with_absolute_paths
 from glotok_ray.data.recorded import crops_text
 from glotok_ray.evaluation.array_names import retention_pictures
-from glotok_ray.evaluation.codebook_metrics import tsne_draw
 from glotok_ray.evaluation.entries import with_crops
 from glotok_ray.evaluation.extractors import (
     EFFNET,
@@ -47,6 +46,7 @@ from glotok_ray.evaluation.plan import VALIDATION, plan
 from glotok_ray.evaluation.reference import Reference, read_reference
 from glotok_ray.evaluation.retention import has_retention
 from glotok_ray.evaluation.streams import MeasuredImages
+from glotok_ray.evaluation.uniformity_metrics import tsne_draw
 from glotok_ray.metrics.codebook import count_blocks
 from glotok_ray.on_ray.tasks import run_at_once
 from glotok_ray.report import grids
