@@ -69,12 +69,13 @@ def codebook_metrics(
     """
     tokens = int(counts.sum())
     facts = {"n": len(counts), "bits": f"{np.log2(len(counts)):.3g}"}
+    counted = {"tokens": tokens, "codes": len(counts)}
     source = f"{tokens} {branch} tokens of the validation crops"
     found: Metrics = {}
     for name, value in codebook_use(counts)._asdict().items():
         label, meaning = _USE[name]
         protocol = f"{as_sentence(meaning.format(**facts))}, over {source}."
-        found[f"{branch}_{name}"] = metric_entry(label, value, protocol)
+        found[f"{branch}_{name}"] = metric_entry(label, value, protocol, facts=counted)
     found[f"{branch}_duplicates"] = _duplicates(branch, vectors, lookup)
     method = (
         f"leave-one-out Gaussian kernel density of {VECTORS[lookup]} in whitened code space, bandwidth "
@@ -93,7 +94,7 @@ def codebook_metrics(
     for name, (label, meaning) in UNIFORMITY.items():
         value = None if spread is None else getattr(spread, name)
         found[f"{branch}_count_{name}"] = metric_entry(
-            f"{label} (from counts)", value, f"{as_sentence(meaning)}: {method}"
+            f"{label} (from counts)", value, f"{as_sentence(meaning)}: {method}", facts=counted
         )
     return found
 

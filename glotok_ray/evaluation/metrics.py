@@ -116,12 +116,15 @@ def reconstruction_metrics(scores: dict[str, Float[ndarray, " n"]], image_size: 
         f"Mean over {pairs} of Wang's SSIM on 8-bit RGB (Gaussian window 11 x 11, sigma 1.5, "
         "population covariance, range 255); ± is the deviation over images."
     )
+    facts = {"num_images": len(scores["psnr"]), "side": image_size, "values": "8-bit RGB"}
+    facts["reference"] = "the same validation crops"
+    window = {"window": "Gaussian 11 x 11, sigma 1.5", "range": 255}
     return {
         "reconstruction_psnr": metric_entry(
-            "PSNR (dB)", psnr.mean, psnr_protocol, psnr.standard_deviation
+            "PSNR (dB)", psnr.mean, psnr_protocol, psnr.standard_deviation, facts=facts
         ),
         "reconstruction_ssim": metric_entry(
-            "SSIM", ssim.mean, ssim_protocol, ssim.standard_deviation
+            "SSIM", ssim.mean, ssim_protocol, ssim.standard_deviation, facts={**facts, **window}
         ),
     }
 
@@ -154,6 +157,10 @@ def retention_metrics(scores: Mapping[str, Float[ndarray, " n"]], names: Sequenc
             f"are set to 0. {score.num_infinite} identical pairs left out; ± is the deviation over images."
         )
         metrics[entry] = metric_entry(
-            f"PSNR of {name} codes alone (dB)", score.mean, protocol, score.standard_deviation
+            f"PSNR of {name} codes alone (dB)",
+            score.mean,
+            protocol,
+            score.standard_deviation,
+            facts={"num_images": len(scores[entry]), "reference": "the same validation crops"},
         )
     return metrics

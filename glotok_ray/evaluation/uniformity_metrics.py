@@ -34,6 +34,8 @@ logger = logging.getLogger(__name__)
 Lookup = Literal["cosine", "euclidean"]
 CodeBlocks = Iterable[Int[ndarray, "b positions"]]
 
+TSNE = "t-SNE and kernel density"
+"""Method of Table 3, in facts."""
 VECTORS = {
     "cosine": "the codes' unit vectors, which cosine look-up compares",
     "euclidean": "the codebook's rows as they are, which Euclidean look-up compares",
@@ -223,7 +225,11 @@ def _entries(
         mean = float(np.mean(values)) if values else None
         deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
         found[f"{name}_{field}"] = metric_entry(
-            f"{title} {label}", mean, f"{as_sentence(meaning)}: {method}", deviation
+            f"{title} {label}",
+            mean,
+            f"{as_sentence(meaning)}: {method}",
+            deviation,
+            facts={"network": TSNE, "num_vectors": num_vectors, "draws": len(draws)},
         )
     return found
 

@@ -7,7 +7,7 @@ Read next: glotok_ray/evaluation/plan.py
 
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,16 +18,18 @@ from glotok_ray import faults
 from glotok_ray.config.evaluation import EvaluateRun
 from glotok_ray.config.overrides import bound_settings, to_dict, with_absolute_paths
 from glotok_ray.data.recorded import crops_text
+from glotok_ray.data.records import DatasetInfo
 from glotok_ray.evaluation.array_names import retention_pictures
-from glotok_ray.evaluation.entries import with_crops
+from glotok_ray.evaluation.entries import Metrics, with_crops
 from glotok_ray.evaluation.extractors import (
-    EFFNET,
     INCEPTION,
     Network,
     build_extractors,
     build_lpips,
+    file_digests,
     networks_of,
 )
+from glotok_ray.evaluation.facts import with_facts
 from glotok_ray.evaluation.files import (
     BASELINES,
     CODE_COUNTS_FILE,
@@ -73,7 +75,7 @@ def run(config: EvaluateRun, *, fresh: bool = False) -> dict[str, Any]:
     # Before the output folder is begun: what does not fit must leave everything as it is.
     check_present_inputs(config)
     images = measured_images(config)
-    loaded = _load(config)
+    digests = file_digests(config)
     paths = (
         config.tokenizer_path,
         config.data_path,
@@ -82,11 +84,14 @@ def run(config: EvaluateRun, *, fresh: bool = False) -> dict[str, Any]:
         config.training_path,
         config.generator_path,
     )
+    inputs, settings = [path for path in paths if path], bound_settings(config) | digests
+    # A finished evaluation needs no network; a wrong file must leave the folder as it is.
+    loaded = None if _is_finished(config, settings, inputs, fresh=fresh) else _load(config)
     evaluation = output.begin(
         config.output_path,
         "evaluation",
-        bound_settings(config) | loaded.digests,
-        [path for path in paths if path],
+        settings,
+        inputs,
         fresh=fresh,
         unfinished=Unfinished.SAME_ONLY,
     )
@@ -94,21 +99,14 @@ def run(config: EvaluateRun, *, fresh: bool = False) -> dict[str, Any]:
     if evaluation.finished is not None:
         shutil.rmtree(parts_folder, ignore_errors=True)
         return evaluation.finished
+    # Again, where what was finished has been removed meanwhile.
+    loaded = loaded or _load(config)
     blocks, image_size = plan(config)
     measured = measure_images(
         blocks, config, image_size, folder=parts_folder, fingerprint=evaluation.fingerprint
     )
     faults.boundary("measured")
-    metrics = metrics_of(
-        measured,
-        config,
-        image_size,
-        lambda draws: run_at_once(tsne_draw, draws),
-        num_classes=len(images.classes),
-        networks=loaded.networks,
-        reference=loaded.reference,
-    )
-    metrics = with_crops(metrics, crops_text(images))
+    metrics = _metrics(measured, config, image_size, images, loaded)
     _write_images(evaluation.folder, measured)
     _write_retention(evaluation.folder, measured, config)
     _write_counts(evaluation.folder, measured, config)
@@ -134,24 +132,51 @@ class _Loaded(NamedTuple):
 
     networks: list[Network]
     reference: Reference | None
-    digests: dict[str, str]
-    """sha256 of each, for the settings that a result is bound to; empty where no setting names a file."""
 
 
 def _load(config: EvaluateRun) -> _Loaded:
     """Read all files once here, where a wrong one costs no cluster time."""
     device = torch.device("cpu")
     networks = networks_of(build_extractors(config, device))
-    # EfficientNet's weights ship with a package, whose version is recorded elsewhere.
-    digests = {f"{one.key}_sha256": one.weights_sha256 for one in networks if one.key != EFFNET}
-    if lpips := build_lpips(config, device):
-        digests["lpips_sha256"] = lpips.weights_sha256
+    build_lpips(config, device)  # for what it refuses
     reference = None
     if config.reference_path:
         (inception,) = (network for network in networks if network.key == INCEPTION)
         reference = read_reference(Path(config.reference_path), inception)
-        digests["reference_sha256"] = reference.sha256
-    return _Loaded(networks, reference, digests)
+    return _Loaded(networks, reference)
+
+
+def _metrics(
+    measured: Mapping[str, MeasuredImages],
+    config: EvaluateRun,
+    image_size: int,
+    images: DatasetInfo,
+    loaded: _Loaded,
+) -> Metrics:
+    """All of metrics.json; `images` are the facts of the validation shards."""
+    metrics = metrics_of(
+        measured,
+        config,
+        image_size,
+        lambda draws: run_at_once(tsne_draw, draws),
+        num_classes=len(images.classes),
+        networks=loaded.networks,
+        reference=loaded.reference,
+    )
+    crops = crops_text(images)
+    counts = {kind: found.count for kind, found in measured.items()}
+    metrics = with_facts(metrics, config, loaded.networks, crops=crops, counts=counts)
+    return with_crops(metrics, crops)
+
+
+def _is_finished(
+    config: EvaluateRun, settings: Mapping[str, Any], inputs: Sequence[str], *, fresh: bool
+) -> bool:
+    """Whether the folder holds this evaluation already; raises ArtefactError as `output.begin` does."""
+    output.check_finished(inputs)
+    paths = [Path(path) for path in inputs]
+    found = output.look(Path(config.output_path), "evaluation", settings, paths, fresh=fresh)
+    return found.finished is not None
 
 
 def _write_images(folder: Path, measured: Mapping[str, MeasuredImages]) -> None:
