@@ -151,8 +151,11 @@ def versions() -> dict[str, str]:
     return {**found, "git_commit": git_commit()}
 
 
+@functools.cache
 def git_commit() -> str:
-    """The commit of the checkout that this code lies in; empty outside a checkout or without git."""
+    """The commit of the checkout that this code lies in, as it is when a process first asks, since it then runs this
+    code; empty outside a checkout or without git.
+    """
     try:
         answer = subprocess.run(
             ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],

@@ -99,11 +99,14 @@ def test_code_without_git_or_installation_is_named_by_what_there_is(
     def gone(*_, **__):
         raise FileNotFoundError
 
-    monkeypatch.setattr(subprocess, "run", gone)
-    assert code_facts()["commit"] == ""
+    with monkeypatch.context() as without_git:
+        without_git.setattr(subprocess, "run", gone)
+        artefact.git_commit.cache_clear()
+        assert code_facts()["commit"] == ""
 
     def uninstalled(name: str) -> str:
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(facts.importlib.metadata, "version", uninstalled)
     assert code_facts() == {"commit": "", "version": ""}
+    artefact.git_commit.cache_clear()
