@@ -69,7 +69,7 @@ def _in_bands(difference: Float[ndarray, "b h w 3"]) -> Float[ndarray, "b bands"
     from scipy.fft import dctn
 
     height, width, channels = difference.shape[1:]
-    energy = (dctn(difference, axes=(1, 2), norm="ortho") ** 2).sum(axis=3)
+    energy = (np.asarray(dctn(difference, axes=(1, 2), norm="ortho")) ** 2).sum(axis=3)
     bands = band_of_frequencies(height, width)
     found = [energy[:, bands == place].sum(axis=1) for place in range(len(BANDS))]
     errors = np.stack(found, axis=1) / (height * width * channels)
