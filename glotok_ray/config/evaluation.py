@@ -73,8 +73,14 @@ class EvaluateRun:
     """Latent vectors per uniformity draw (Table 3)."""
     uniformity_repeats: int = 10
     """Draws over which Table 3's metrics are averaged."""
+    probe_images: int = field(default=50000, metadata={ADDED_LATER: 50000})
+    """Training images, drawn by the seed, on whose codes a linear classifier of the class is fitted: those at
+    codes_path, else those at training_path. 0 fits none.
+    """
+    probe_l2: float = field(default=1e-3, metadata={ADDED_LATER: 1e-3})
+    """Weight of half the squared weights of that classifier, beside the mean loss of an image."""
     seed: int = 0
-    """Seeds the uniformity draws, the baselines, the draw of training crops, and noise, times and wrong labels of a
+    """Seeds the uniformity draws, the baselines, the draws of training crops, and noise, times and wrong labels of a
     generator's loss.
     """
     pool: PoolConfig = field(default_factory=PoolConfig, metadata=FREE)
@@ -92,3 +98,10 @@ class EvaluateRun:
             self.generator_draws,
             "must be at least 1",
         )
+        require(
+            self.probe_images >= 0,
+            "probe_images",
+            self.probe_images,
+            "must be at least 0; 0 fits no classifier",
+        )
+        require(self.probe_l2 > 0, "probe_l2", self.probe_l2, "must be above 0")

@@ -8,6 +8,8 @@ EFFNET_POOLED = "effnet.pooled"
 """Pooled features of EfficientNet-Lite0."""
 LPIPS = "lpips"
 """Distance of each validation crop to its reconstruction."""
+RECONSTRUCTION, GREY = "reconstruction", "grey"
+"""Prefixes of what was made of all codes, and of an image of mid-grey alone."""
 LABELS = "labels"
 """Class numbers of validation and training crops, and of those that samples were drawn for."""
 IMAGE_IDS = "image"
@@ -37,3 +39,8 @@ def retention_psnr(codebook: str) -> str:
 def retention_pictures(codebook: str) -> str:
     """The name of the kept pictures of a codebook that is decoded alone."""
     return f"retention_{codebook}"
+
+
+def error_parts(row: str) -> str:
+    """The name of the parts of the squared error of what was decoded: RECONSTRUCTION, GREY, or `retention_pictures`."""
+    return f"{row}_error_parts"

@@ -50,12 +50,16 @@ def with_crops(metrics: Metrics, crops: str) -> Metrics:
     }
 
 
-def with_samples(metrics: Metrics, sentence: str) -> Metrics:
-    """The metrics, those of samples with a sentence in their protocols on what the samples are; empty adds none."""
-    if not sentence:
-        return metrics
+def with_samples(metrics: Metrics, sentence: str, sha256: str) -> Metrics:
+    """The metrics, those of samples with a sentence in their protocols on what the samples of others are, and with their
+    digest among the facts.
+    """
     return {
-        name: {**entry, "protocol": f"{entry['protocol']} {sentence}"}
+        name: {
+            **entry,
+            "protocol": f"{entry['protocol']} {sentence}",
+            "facts": {**entry.get("facts", {}), "samples_sha256": sha256},
+        }
         if name.startswith("samples_")
         else entry
         for name, entry in metrics.items()

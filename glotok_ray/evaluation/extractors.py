@@ -4,6 +4,7 @@ Read next: glotok_ray/evaluation/features.py
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +19,7 @@ from glotok_ray.evaluation.features import (
 from glotok_ray.evaluation.inception_check import check_published_weights
 from glotok_ray.evaluation.lpips_distance import LPIPSDistance
 from glotok_ray.pretrained.inception import PUBLISHED_SHA256
+from glotok_ray.storage.artefact import sha256_of
 
 EFFNET, INCEPTION, DINOV2 = "effnet", "inception", "dinov2"
 """Keys of the networks."""
@@ -68,6 +70,25 @@ def build_extractors(config: EvaluateRun, device: torch.device) -> list[FeatureE
     if config.dinov2_path:
         extractors.append(DINOv2Features.load(config.dinov2_path, device=device))
     return extractors
+
+
+def file_digests(config: EvaluateRun) -> dict[str, str]:
+    """The sha256 of each file of weights or statistics that a setting names, without building a network.
+
+    EfficientNet's weights ship with a package, whose version is recorded elsewhere.
+    """
+    paths = {
+        "inception_sha256": config.inception_path,
+        "dinov2_sha256": config.dinov2_path,
+        "lpips_sha256": config.lpips_path,
+        "reference_sha256": config.reference_path,
+    }
+    # A download is refused unless its digest begins as the published one does.
+    return {
+        name: PUBLISHED_SHA256 if path == DOWNLOAD else sha256_of(Path(path))
+        for name, path in paths.items()
+        if path
+    }
 
 
 def build_lpips(config: EvaluateRun, device: torch.device) -> LPIPSDistance | None:

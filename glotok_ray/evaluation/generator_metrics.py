@@ -51,6 +51,8 @@ def loss_metrics(
     )
     if np.isnan(arrays[SHUFFLED]).all() and not np.isnan(arrays[LOSS]).any():
         shuffled, protocol = None, f"Undefined with a single class: {common}"
+    facts = {"num_images": len(arrays[LOSS]), "architecture": architecture}
+    facts |= {"draws": num_draws} if architecture == "xar" else {}
     return {
         LOSS: metric_entry(
             label,
@@ -58,6 +60,7 @@ def loss_metrics(
             f"Each crop with its own label: {common}",
             _standard_error(arrays[LOSS]),
             chance=chance,
+            facts=facts,
         ),
         SHUFFLED: metric_entry(
             f"{label} with shuffled labels",
@@ -65,6 +68,7 @@ def loss_metrics(
             protocol,
             _standard_error(arrays[SHUFFLED]),
             chance=chance,
+            facts=facts,
         ),
     }
 

@@ -68,7 +68,7 @@ def _score(logits: StoredArray, count: int, what: str, network: Network) -> dict
         f"of {count} {what} in the order of their numbers (ADM's; torch-fidelity shuffles them first), mean of the "
         f"parts; {_text(network)}; ± is the deviation over parts. Higher is better."
     )
-    facts = network.facts(num_images=count, splits=SPLITS)
+    facts = network.facts(num_images=count, splits=SPLITS, order="as in the file")
     if count < SPLITS:
         undefined = f"Undefined below {SPLITS} images. {protocol}"
         return metric_entry(label, None, undefined, facts=facts)

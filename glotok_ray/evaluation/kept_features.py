@@ -21,6 +21,7 @@ from glotok_ray.evaluation.extractors import Network
 from glotok_ray.evaluation.inputs import encoding_tokenizer
 from glotok_ray.evaluation.parts import finished_parts, planned_part
 from glotok_ray.evaluation.plan import REFERENCE, TRAINING, VALIDATION, Block
+from glotok_ray.evaluation.probe_metrics import takes_training_codes
 from glotok_ray.evaluation.statistics_cache import (
     StatisticsKey,
     read_statistics,
@@ -126,7 +127,11 @@ def with_kept(
     fingerprint: str,
 ) -> list[Unit]:
     """The units of an evaluation whose settings have the `fingerprint`, with the parts that each becomes."""
-    made_of = encoding_tokenizer(config) is not None
+    made_of = set()
+    if encoding_tokenizer(config) is not None:
+        made_of.add(VALIDATION)
+    if takes_training_codes(config):
+        made_of.add(TRAINING)
     planned = []
     for unit in units:
         kind = unit[0].kind
@@ -136,7 +141,7 @@ def with_kept(
             if one.kind == kind
         )
         # Of images from which nothing is made, features and labels are all there is.
-        is_all_kept = bool(parts) and not (kind == VALIDATION and made_of)
+        is_all_kept = bool(parts) and kind not in made_of
         own = None if is_all_kept else planned_part(unit, fingerprint)
         planned.append(Unit(unit, own, parts))
     return planned

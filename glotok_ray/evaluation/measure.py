@@ -19,23 +19,29 @@ from glotok_ray.data.pixel_range import to_model_range, to_uint8
 from glotok_ray.data.shard_reader import read_chosen_rows, read_shard_rows, view_batches
 from glotok_ray.data.transforms import center_crop
 from glotok_ray.evaluation.array_names import (
+    GREY,
     LABELS,
     LPIPS,
+    RECONSTRUCTION,
     array_name,
+    error_parts,
     of_reconstructions,
     retention_pictures,
     retention_psnr,
 )
 from glotok_ray.evaluation.baseline_images import BaselineCodes, read_counts
+from glotok_ray.evaluation.error_metrics import MID_GREY
 from glotok_ray.evaluation.features import FeatureExtractor
 from glotok_ray.evaluation.generator_loss import Codes, build_generator_loss
 from glotok_ray.evaluation.inputs import encoding_tokenizer
 from glotok_ray.evaluation.lpips_distance import LPIPSDistance
 from glotok_ray.evaluation.parts import MeasuredBlock
 from glotok_ray.evaluation.plan import REFERENCE, SAMPLES, TRAINING, VALIDATION, Block
+from glotok_ray.evaluation.probe_metrics import takes_training_codes
 from glotok_ray.evaluation.retention import decoded_alone, has_retention
 from glotok_ray.evaluation.sample_files import read_images, unpacked
 from glotok_ray.evaluation.sample_inputs import SampleReader
+from glotok_ray.metrics.error_parts import squared_error_parts
 from glotok_ray.metrics.reconstruction import psnr, ssim
 from glotok_ray.pretrained.tokenizer import load_tokenizer, read_tokenizer
 
@@ -173,8 +179,13 @@ class BlockMeasurement:
         size = blocks[0].stop - blocks[0].start
         for number, images in enumerate(self._crops(rows, size)):
             own = labels[number * size :][: len(images)]
-            features = self._features(images, done)
-            yield MeasuredBlock(TRAINING, {**features, LABELS: own}, {})
+            arrays = {**self._features(images, done), LABELS: own}
+            if takes_training_codes(self._config):
+                assert self._tokenizer is not None
+                arrays |= self._stored(
+                    self._tokenizer.look_up(to_model_range(images, self._device))
+                )
+            yield MeasuredBlock(TRAINING, arrays, {})
 
     def _measured(
         self, block: Block, images: Images, arrays: dict[str, np.ndarray]
@@ -203,13 +214,14 @@ class BlockMeasurement:
         assert self._tokenizer is not None
         reconstructions = to_uint8(self._tokenizer.images_of(codes))
         model = self._tokenizer.config
-        stored = stored_codes(codes.flatten(2).transpose(0, 1).cpu().numpy(), model)
         kept, features = self._kept(block), self._features(reconstructions)
         arrays: dict[str, np.ndarray] = {
             **{of_reconstructions(name): values for name, values in features.items()},
             "psnr": psnr(images, reconstructions),
             "ssim": ssim(images, reconstructions),
-            **dict(zip(model.names, stored, strict=True)),
+            error_parts(RECONSTRUCTION): squared_error_parts(images, reconstructions),
+            error_parts(GREY): squared_error_parts(images, MID_GREY),
+            **self._stored(codes),
         }
         if self._lpips is not None:
             arrays[LPIPS] = self._lpips(images, reconstructions)
@@ -218,7 +230,9 @@ class BlockMeasurement:
             for name, decoded in decoded_alone(self._tokenizer, codes).items():
                 alone = to_uint8(decoded)
                 arrays[retention_psnr(name)] = psnr(images, alone)
-                pictures[retention_pictures(name)] = alone[:kept]
+                row = retention_pictures(name)
+                arrays[error_parts(row)] = squared_error_parts(images, alone)
+                pictures[row] = alone[:kept]
         return MeasuredBlock(block.kind, arrays, pictures)
 
     def _samples(self) -> SampleReader:
@@ -226,6 +240,13 @@ class BlockMeasurement:
         if self._sample_reader is None:
             self._sample_reader = SampleReader(self._config, self._folder)
         return self._sample_reader
+
+    def _stored(self, codes: Int64[Tensor, "b k h w"]) -> dict[str, np.ndarray]:
+        """Codes as parts hold them, by codebook."""
+        assert self._tokenizer is not None
+        model = self._tokenizer.config
+        stored = stored_codes(codes.flatten(2).transpose(0, 1).cpu().numpy(), model)
+        return dict(zip(model.names, stored, strict=True))
 
     def _baselines(self) -> BaselineCodes:
         """Read at the first block of a baseline, which not every actor meets."""

@@ -18,14 +18,16 @@ from glotok_ray.evaluation.array_names import (
     LPIPS,
     retention_psnr,
 )
-from glotok_ray.evaluation.codebook_metrics import DrawUniformity, code_metrics
+from glotok_ray.evaluation.codebook_metrics import code_metrics
 from glotok_ray.evaluation.distances import distance_metrics
 from glotok_ray.evaluation.entries import Metrics, metric_entry
+from glotok_ray.evaluation.error_metrics import error_part_metrics
 from glotok_ray.evaluation.extractors import INCEPTION, Network
 from glotok_ray.evaluation.generator_loss import LOSS, SHUFFLED, UNLEARNED
 from glotok_ray.evaluation.generator_metrics import generator_loss_metrics
 from glotok_ray.evaluation.inception_metrics import inception_metrics
 from glotok_ray.evaluation.plan import SAMPLES, TRAINING, VALIDATION
+from glotok_ray.evaluation.probe_metrics import probe_metrics
 from glotok_ray.evaluation.reference import Reference
 from glotok_ray.evaluation.sample_metrics import (
     Labelled,
@@ -33,6 +35,7 @@ from glotok_ray.evaluation.sample_metrics import (
     own_class_metrics,
 )
 from glotok_ray.evaluation.streams import MeasuredImages
+from glotok_ray.evaluation.uniformity_metrics import DrawUniformity
 from glotok_ray.metrics.reconstruction import ScoreSum
 from glotok_ray.pretrained.tokenizer import tokenizer_config
 
@@ -60,6 +63,7 @@ def metrics_of(
         alone = {name: retention_psnr(name) for name in names if retention_psnr(name) in validation}
         scores = {entry: validation.column(entry) for entry in alone.values()}
         metrics |= retention_metrics(scores, list(alone))
+        metrics |= error_part_metrics(validation, list(alone))
     if LPIPS in validation:
         metrics |= lpips_metrics(validation.column(LPIPS), config.lpips_backbone)
     metrics |= distance_metrics(measured, config, networks, reference)
@@ -91,6 +95,7 @@ def metrics_of(
         names = tokenizer_config(Path(config.tokenizer_path)).names
         codes = {name: validation.blocks(name) for name in names}
         metrics |= code_metrics(codes, config, draw_uniformity)
+        metrics |= probe_metrics(measured, config, num_classes)
     return metrics
 
 
@@ -111,12 +116,15 @@ def reconstruction_metrics(scores: dict[str, Float[ndarray, " n"]], image_size: 
         f"Mean over {pairs} of Wang's SSIM on 8-bit RGB (Gaussian window 11 x 11, sigma 1.5, "
         "population covariance, range 255); ± is the deviation over images."
     )
+    facts = {"num_images": len(scores["psnr"]), "side": image_size, "values": "8-bit RGB"}
+    facts["reference"] = "the same validation crops"
+    window = {"window": "Gaussian 11 x 11, sigma 1.5", "range": 255}
     return {
         "reconstruction_psnr": metric_entry(
-            "PSNR (dB)", psnr.mean, psnr_protocol, psnr.standard_deviation
+            "PSNR (dB)", psnr.mean, psnr_protocol, psnr.standard_deviation, facts=facts
         ),
         "reconstruction_ssim": metric_entry(
-            "SSIM", ssim.mean, ssim_protocol, ssim.standard_deviation
+            "SSIM", ssim.mean, ssim_protocol, ssim.standard_deviation, facts={**facts, **window}
         ),
     }
 
@@ -149,6 +157,10 @@ def retention_metrics(scores: Mapping[str, Float[ndarray, " n"]], names: Sequenc
             f"are set to 0. {score.num_infinite} identical pairs left out; ± is the deviation over images."
         )
         metrics[entry] = metric_entry(
-            f"PSNR of {name} codes alone (dB)", score.mean, protocol, score.standard_deviation
+            f"PSNR of {name} codes alone (dB)",
+            score.mean,
+            protocol,
+            score.standard_deviation,
+            facts={"num_images": len(scores[entry]), "reference": "the same validation crops"},
         )
     return metrics

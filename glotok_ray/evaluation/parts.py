@@ -35,8 +35,9 @@ class MeasuredBlock(NamedTuple):
 
     kind: str
     arrays: dict[str, Shaped[np.ndarray, "b ..."]]
-    """Features, LABELS, the arrays of GeneratorLoss, "psnr", "ssim", codes under their codebook's name, and the PSNR of
-    each codebook alone (`retention_psnr`), as far as the kind has them.
+    """Features, LABELS, the arrays of GeneratorLoss, "psnr", "ssim", codes under their codebook's name, the PSNR of
+    each codebook alone (`retention_psnr`), and the parts of squared errors (`error_parts`), as far as the kind has
+    them.
     """
     pictures: dict[str, UInt8[np.ndarray, "kept h w 3"]]
     """ "inputs", "reconstructions", "images", and those of a codebook alone (`retention_pictures`)."""

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Integer, Shaped
+from jaxtyping import Float, Int, Integer, Shaped
 from numpy import ndarray
 
 from glotok_ray.metrics.blocks import rows_of
@@ -117,6 +117,22 @@ def tsne_uniformity(vectors: Shaped[ndarray, "n d"]) -> Uniformity:
         return kernel_density_uniformity(projection.fit_transform(vectors))
 
 
+class DrawnPlaces(NamedTuple):
+    """Tokens of a draw: one position in each of some images, none of which comes twice."""
+
+    images: Int[ndarray, " n"]
+    positions: Int[ndarray, " n"]
+
+
+def drawn_places(
+    num_images: int, num_positions: int, *, num_vectors: int, seed: int, repeat: int
+) -> DrawnPlaces:
+    """The images and positions of one draw, by (seed, repeat)."""
+    generator = np.random.default_rng([seed, repeat])
+    images = generator.permutation(num_images)[: min(num_vectors, num_images)]
+    return DrawnPlaces(images, generator.integers(num_positions, size=len(images)))
+
+
 def draw_latent_vectors(
     codes: Iterable[Integer[ndarray, "images positions"]],
     code_vectors: Shaped[ndarray, "n d"],
@@ -137,9 +153,9 @@ def draw_latent_vectors(
         counts += count_codes(block, len(code_vectors))
         num_images, num_positions = num_images + len(block), block.shape[1]
     _check_finite(code_vectors)
-    generator = np.random.default_rng([seed, repeat])
-    images = generator.permutation(num_images)[: min(num_vectors, num_images)]
-    positions = generator.integers(num_positions, size=len(images))
+    images, positions = drawn_places(
+        num_images, num_positions, num_vectors=num_vectors, seed=seed, repeat=repeat
+    )
     vectors = np.asarray(code_vectors, dtype=np.float64)
     mean = counts @ vectors / counts.sum()
     deviation = np.sqrt(counts @ (vectors - mean) ** 2 / counts.sum())

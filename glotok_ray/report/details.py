@@ -22,6 +22,7 @@ _GROUPS = {
     "far": "FAR",
     "semantic": "Semantic codebook",
     "visual": "Visual codebook",
+    "probe": "Class from codes",
     "twin": "Tokenizer without the relation loss",
 }
 _OTHER = "Other"

@@ -61,6 +61,7 @@ def headlines(source: Source) -> list[Headline]:
     """All lines that the run has a value for."""
     lines = (
         _reconstruction(source),
+        _class_from_codes(source),
         _own_class(source),
         _distance(source),
         _labels_matter(source),
@@ -85,6 +86,22 @@ def _reconstruction(source: Source) -> Headline:
     ]
     beside = _sentence("; ".join([*alone, "higher is better"]))
     return Headline("Reconstruction of crops never trained on (PSNR)", values, beside)
+
+
+def _class_from_codes(source: Source) -> Headline:
+    """The better of a codebook's probes, since either is what a linear classifier finds."""
+    found: dict[str, float] = {}
+    for branch in ("semantic", "visual"):
+        names = (f"probe_{branch}", f"probe_{branch}_histogram")
+        values = [value for name in names if (value := source.value(name)) is not None]
+        if values:
+            found[branch] = max(values)
+    chance = source.chance("probe_semantic")
+    beside = "" if chance is None else f"Chance {percent(chance)}."
+    text = ", ".join(f"{branch} {percent(value)}" for branch, value in found.items())
+    return Headline(
+        "Class told from one codebook's codes (linear)", {"": text} if text else {}, beside
+    )
 
 
 def _own_class(source: Source) -> Headline:

@@ -102,11 +102,45 @@ def _protocol(run: FinishedRun, kind: _Kind, entry: Mapping[str, Any]) -> Protoc
         network=stated.get("network", kind.network),
         num_images=stated.get("num_images", count),
         reference=stated.get("reference", kind.reference),
-        crop=stated.get("crop", "" if kind.of_samples else _crop(run)),
+        crop="" if kind.of_samples else _crop(run),
         known="measured" if is_known else "unknown",
         sentence=entry["protocol"],
         data=run.data or NOT_STATED,
+        guidance=guidance_text(stated),
+        sampler=sampler_text(stated),
+        class_sampling=stated.get("class_sampling", ""),
+        order=stated.get("order", ""),
     )
+
+
+def guidance_text(facts: Mapping[str, Any]) -> str:
+    """The guidance of samples in a few words, from a metric's facts; empty where they do not say it."""
+    if "guidance" not in facts:
+        return ""
+    parts = [f"{facts['guidance']:g}"]
+    if facts.get("guidance_schedule", "constant") != "constant":
+        parts.append(facts["guidance_schedule"])
+    low, high = facts.get("guidance_interval", (0, 1))
+    if (low, high) != (0, 1):
+        parts.append(f"from {low:g} to {high:g}")
+    return ", ".join(parts)
+
+
+def sampler_text(facts: Mapping[str, Any]) -> str:
+    """Solver and steps, or temperature, in a few words; empty where the facts do not say them."""
+    parts = []
+    if "solver" in facts:
+        parts.append(f"{facts['solver']}, {facts['steps']} steps")
+        if facts.get("last_steps"):
+            parts[0] += f" to {facts['last_steps']}"
+    if "temperature" in facts:
+        parts.append(f"temperature {facts['temperature']:g}")
+    parts += [
+        f"{name} {facts[fact]:g}"
+        for fact, name, off in (("top_k", "top-k", 0), ("top_p", "top-p", 1))
+        if facts.get(fact, off) != off
+    ]
+    return ", ".join(parts)
 
 
 def _crop(run: FinishedRun) -> str:

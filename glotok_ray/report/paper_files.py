@@ -12,7 +12,8 @@ from glotok_ray.report.paper_tables import Cell, PaperTable, TableRow
 
 _HEADS = (
     *("table", "row", "group", "name", "column", "value", "std"),
-    *("measure", "network", "num_images", "data", "reference", "crop", "known", "protocol"),
+    *("measure", "network", "num_images", "data", "reference", "crop"),
+    *("guidance", "sampler", "class_sampling", "order", "known", "protocol"),
     *("source", "remark", "scale", "commit", "beside"),
 )
 KNOWN = {
@@ -46,7 +47,8 @@ def _csv_line(table: PaperTable, place: int, row: TableRow, column: str) -> list
         *(table.number, place, row.group, row.name, column, cell.value, _or_empty(cell.std)),
         *(protocol.measure, protocol.network, _or_empty(protocol.num_images)),
         protocol.data if protocol.is_measurement else "",
-        *(protocol.reference, protocol.crop, protocol.known, protocol.sentence),
+        *(protocol.reference, protocol.crop, protocol.guidance, protocol.sampler),
+        *(protocol.class_sampling, protocol.order, protocol.known, protocol.sentence),
         *(row.source, table.remarks[cell.remark - 1] if cell.remark else ""),
         *(row.scale, row.run.commit if row.run else "", "".join(beside)),
     ]

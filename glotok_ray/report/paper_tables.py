@@ -11,7 +11,7 @@ from typing import NamedTuple
 from glotok_ray.report.finished_runs import FinishedRun
 from glotok_ray.report.measured import MeasuredNumber, measured_numbers
 from glotok_ray.report.paper_rows import belongs, row_beside
-from glotok_ray.report.protocols import Protocol, comparable
+from glotok_ray.report.protocols import Protocol, comparable, not_stated
 from glotok_ray.report.published import COLUMNS, TITLES, PublishedNumber
 
 _OWN_ROW = {1: 14, 2: 18, 3: 3, 4: 3, 5: 3, 6: 3}
@@ -207,7 +207,9 @@ def _beside(
             sentences.append(f"{column}: not comparable: {reason}")
         elif has_row:
             difference = number.value - theirs.value
-            sentences.append(f"{column}: {difference:+.4g} to the paper's {theirs.printed}")
+            unknown = not_stated(number.protocol, theirs.protocol)
+            remark = f" ({', '.join(unknown)}: not stated by both)" if unknown else ""
+            sentences.append(f"{column}: {difference:+.4g} to the paper's {theirs.printed}{remark}")
     return sentences
 
 

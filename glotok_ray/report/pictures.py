@@ -9,12 +9,15 @@ from typing import NamedTuple
 from jaxtyping import UInt8
 from numpy import ndarray
 
+from glotok_ray.evaluation.array_names import RECONSTRUCTION, retention_pictures
+from glotok_ray.metrics.error_parts import PARTS
 from glotok_ray.report.grids import by_class
 from glotok_ray.report.headlines import Source
 from glotok_ray.report.images import LabelledImages, differences
 from glotok_ray.report.inputs import REAL_PER_CLASS, ReportInputs
-from glotok_ray.report.markup import ImageFormat, absent, folded, text
+from glotok_ray.report.markup import ImageFormat, absent, folded, table, text
 
+_NONE = "\u2013"
 _COLUMNS = 8
 _MOST_CROPS = 24
 _SAMPLES_PER_CLASS = 8
@@ -74,8 +77,37 @@ def retention(inputs: ReportInputs, images: ImageFormat) -> str:
         rows.append(_Row(f"{name.capitalize()} only", note, alone))
     return (
         '<p class="soft">Each place of an image has one code of each codebook. Decoded from one codebook alone, an '
-        f"image shows what that codebook holds.</p>{_band(rows, images, 0)}"
+        f"image shows what that codebook holds.</p>{_band(rows, images, 0)}{_error_table(source, list(found.alone))}"
     )
+
+
+def _error_table(source: Source, names: Sequence[str]) -> str:
+    """PSNR by frequency and colour of every row; empty where the run measured none."""
+    rows = {"All codes": RECONSTRUCTION} | {
+        f"{name.capitalize()} only": retention_pictures(name) for name in names
+    }
+    values = {
+        what: [source.value(f"{row}_psnr_{part.name}") for part in PARTS]
+        for what, row in rows.items()
+    }
+    values["Mid-grey"] = [source.chance(f"{RECONSTRUCTION}_psnr_{part.name}") for part in PARTS]
+    if all(value is None for found in values.values() for value in found):
+        return ""
+    lines = [
+        f"<tr><td>{text(what)}</td>{''.join(_number_cell(value) for value in found)}</tr>"
+        for what, found in values.items()
+    ]
+    note = (
+        "PSNR in dB of what each row gets right, by octaves of spatial frequency in cycles per pixel, and of luma and "
+        "chroma. A codebook holds what lies above the level of an image of mid-grey alone."
+    )
+    columns = ("Decoded from", *(part.title for part in PARTS))
+    content = f'<p class="soft">{note}</p>{table(columns, lines, "metrics")}'
+    return folded("The same by frequency and colour", content)
+
+
+def _number_cell(value: float | None) -> str:
+    return f'<td class="number">{_NONE if value is None else f"{value:.1f}"}</td>'
 
 
 def _decibels(value: float | None) -> str:

@@ -33,6 +33,14 @@ class Protocol(NamedTuple):
     sentence: str
     data: str = IMAGENET
     """Classes and side of the images."""
+    guidance: str = ""
+    """Scale of classifier-free guidance of the samples, and its schedule; empty where it is not stated."""
+    sampler: str = ""
+    """Solver and steps, or temperature, of the samples; empty where they are not stated."""
+    class_sampling: str = ""
+    """How samples come by their classes; empty where it is not stated."""
+    order: str = ""
+    """Order in which the Inception Score splits the images; empty where it is not stated."""
 
     @property
     def is_measurement(self) -> bool:
@@ -51,7 +59,8 @@ def comparable(first: Protocol, second: Protocol) -> str:
     """Why two numbers must not be compared, in a few words that name both protocols; empty where they may be.
 
     Networks, references and crops count where both protocols have them. A protocol that is not known is comparable with
-    none; one that was inferred is taken as it was inferred.
+    none; one that was inferred is taken as it was inferred. How samples were drawn counts where both say it:
+    `not_stated` names what one of them does not say.
     """
     names = f"{first.name()} against {second.name()}"
     if (first.measure, first.num_images) != (second.measure, second.num_images):
@@ -69,4 +78,21 @@ def comparable(first: Protocol, second: Protocol) -> str:
     for part, one, other in parts:
         if one != other:
             return f"{first.measure}, {part}: {one or 'not stated'} against {other or 'not stated'}"
+    for part, one, other in _sampling_parts(first, second):
+        if one and other and one != other:
+            return f"{first.measure}, {part}: {one} against {other}"
     return ""
+
+
+def not_stated(first: Protocol, second: Protocol) -> list[str]:
+    """Those parts of how samples were drawn that one of two comparable protocols states and the other does not."""
+    return [part for part, one, other in _sampling_parts(first, second) if bool(one) != bool(other)]
+
+
+def _sampling_parts(first: Protocol, second: Protocol) -> tuple[tuple[str, str, str], ...]:
+    return (
+        ("guidance", first.guidance, second.guidance),
+        ("sampler", first.sampler, second.sampler),
+        ("classes of samples", first.class_sampling, second.class_sampling),
+        ("order of images", first.order, second.order),
+    )

@@ -99,6 +99,10 @@ def _number(line: dict[str, str], place: int) -> PublishedNumber:
         num_images=int(line["num_images"]) if line["num_images"] else None,
         reference=line["reference"],
         crop=line["crop"],
+        guidance=line["guidance"],
+        sampler=line["sampler"],
+        class_sampling=line["class_sampling"],
+        order=line["order"],
         known=known,
         sentence=line["protocol"],
     )

@@ -7,7 +7,7 @@ Read next: glotok_ray/evaluation/plan.py
 
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,17 +18,18 @@ from glotok_ray import faults
 from glotok_ray.config.evaluation import EvaluateRun
 from glotok_ray.config.overrides import bound_settings, to_dict, with_absolute_paths
 from glotok_ray.data.recorded import crops_text
+from glotok_ray.data.records import DatasetInfo
 from glotok_ray.evaluation.array_names import retention_pictures
-from glotok_ray.evaluation.codebook_metrics import tsne_draw
-from glotok_ray.evaluation.entries import with_crops, with_samples
+from glotok_ray.evaluation.entries import Metrics, with_crops, with_samples
 from glotok_ray.evaluation.extractors import (
-    EFFNET,
     INCEPTION,
     Network,
     build_extractors,
     build_lpips,
+    file_digests,
     networks_of,
 )
+from glotok_ray.evaluation.facts import with_facts
 from glotok_ray.evaluation.files import (
     BASELINES,
     CODE_COUNTS_FILE,
@@ -36,7 +37,12 @@ from glotok_ray.evaluation.files import (
     RECONSTRUCTIONS_FILE,
     RETENTION_FILE,
 )
-from glotok_ray.evaluation.foreign_samples import is_foreign, read_foreign, warn_of_few
+from glotok_ray.evaluation.foreign_samples import (
+    ForeignSamples,
+    is_foreign,
+    read_foreign,
+    warn_of_few,
+)
 from glotok_ray.evaluation.inputs import (
     check_inputs,
     check_present_inputs,
@@ -50,6 +56,7 @@ from glotok_ray.evaluation.plan import VALIDATION, plan
 from glotok_ray.evaluation.reference import Reference, read_reference
 from glotok_ray.evaluation.retention import has_retention
 from glotok_ray.evaluation.streams import MeasuredImages
+from glotok_ray.evaluation.uniformity_metrics import tsne_draw
 from glotok_ray.metrics.codebook import count_blocks
 from glotok_ray.on_ray.tasks import run_at_once
 from glotok_ray.report import grids
@@ -76,20 +83,24 @@ def run(config: EvaluateRun, *, fresh: bool = False) -> dict[str, Any]:
     # Before the output folder is begun: what does not fit must leave everything as it is.
     check_present_inputs(config)
     images = measured_images(config)
-    loaded = _load(config)
+    foreign = _foreign_samples(config)
+    digests = file_digests(config) | ({"samples_sha256": foreign.sha256} if foreign else {})
     paths = (
         config.tokenizer_path,
         config.data_path,
-        "" if loaded.samples_text else config.samples_path,
+        "" if foreign else config.samples_path,
         config.codes_path,
         config.training_path,
         config.generator_path,
     )
+    inputs, settings = [path for path in paths if path], bound_settings(config) | digests
+    # A finished evaluation needs no network; a wrong file must leave the folder as it is.
+    loaded = None if _is_finished(config, settings, inputs, fresh=fresh) else _load(config, foreign)
     evaluation = output.begin(
         config.output_path,
         "evaluation",
-        bound_settings(config) | loaded.digests,
-        [path for path in paths if path],
+        settings,
+        inputs,
         fresh=fresh,
         unfinished=Unfinished.SAME_ONLY,
     )
@@ -97,6 +108,8 @@ def run(config: EvaluateRun, *, fresh: bool = False) -> dict[str, Any]:
     if evaluation.finished is not None:
         shutil.rmtree(parts_folder, ignore_errors=True)
         return evaluation.finished
+    # Again, where what was finished has been removed meanwhile.
+    loaded = loaded or _load(config, foreign)
     blocks, image_size = plan(config)
     measured = measure_images(
         blocks,
@@ -107,16 +120,7 @@ def run(config: EvaluateRun, *, fresh: bool = False) -> dict[str, Any]:
         kept=kept_networks(config, loaded.networks, blocks, image_size),
     )
     faults.boundary("measured")
-    metrics = metrics_of(
-        measured,
-        config,
-        image_size,
-        lambda draws: run_at_once(tsne_draw, draws),
-        num_classes=len(images.classes),
-        networks=loaded.networks,
-        reference=loaded.reference,
-    )
-    metrics = with_crops(with_samples(metrics, loaded.samples_text), crops_text(images))
+    metrics = _metrics(measured, config, image_size, images, loaded, foreign)
     _write_images(evaluation.folder, measured)
     _write_retention(evaluation.folder, measured, config)
     _write_counts(evaluation.folder, measured, config)
@@ -132,7 +136,7 @@ def run(config: EvaluateRun, *, fresh: bool = False) -> dict[str, Any]:
         num_classes=len(images.classes),
         crops=crops_text(images),
         config=to_dict(config),
-        **({FOREIGN_SAMPLES: loaded.samples_text} if loaded.samples_text else {}),
+        **({FOREIGN_SAMPLES: foreign.text} if foreign else {}),
     )
     shutil.rmtree(parts_folder, ignore_errors=True)
     return manifest
@@ -143,32 +147,77 @@ class _Loaded(NamedTuple):
 
     networks: list[Network]
     reference: Reference | None
-    digests: dict[str, str]
-    """sha256 of each, for the settings that a result is bound to; empty where no setting names a file."""
-    samples_text: str
-    """What foreign samples are, as a sentence; empty for our own, which have a manifest."""
 
 
-def _load(config: EvaluateRun) -> _Loaded:
+class _Foreign(NamedTuple):
+    """Samples of others, which have no manifest."""
+
+    samples: ForeignSamples
+    sha256: str
+    """Of the file, or of the list of a folder's files and their digests."""
+
+    @property
+    def text(self) -> str:
+        """What they are, as a sentence."""
+        return self.samples.text(self.sha256)
+
+
+def _foreign_samples(config: EvaluateRun) -> _Foreign | None:
+    """None where samples are ours, or where there are none."""
+    if not config.samples_path or not is_foreign(Path(config.samples_path)):
+        return None
+    samples = read_foreign(Path(config.samples_path))
+    return _Foreign(samples, samples.sha256)
+
+
+def _load(config: EvaluateRun, foreign: _Foreign | None) -> _Loaded:
     """Read all files once here, where a wrong one costs no cluster time."""
     device = torch.device("cpu")
     networks = networks_of(build_extractors(config, device))
-    # EfficientNet's weights ship with a package, whose version is recorded elsewhere.
-    digests = {f"{one.key}_sha256": one.weights_sha256 for one in networks if one.key != EFFNET}
-    if lpips := build_lpips(config, device):
-        digests["lpips_sha256"] = lpips.weights_sha256
+    build_lpips(config, device)  # for what it refuses
     reference = None
     if config.reference_path:
         (inception,) = (network for network in networks if network.key == INCEPTION)
         reference = read_reference(Path(config.reference_path), inception)
-        digests["reference_sha256"] = reference.sha256
-    samples_text = ""
-    if config.samples_path and is_foreign(Path(config.samples_path)):
-        samples = read_foreign(Path(config.samples_path))
-        digests["samples_sha256"] = samples.sha256
-        samples_text = samples.text(digests["samples_sha256"])
-        warn_of_few(samples, networks)
-    return _Loaded(networks, reference, digests, samples_text)
+    if foreign:
+        warn_of_few(foreign.samples, networks)
+    return _Loaded(networks, reference)
+
+
+def _metrics(
+    measured: Mapping[str, MeasuredImages],
+    config: EvaluateRun,
+    image_size: int,
+    images: DatasetInfo,
+    loaded: _Loaded,
+    foreign: _Foreign | None,
+) -> Metrics:
+    """All of metrics.json; `images` are the facts of the validation shards."""
+    metrics = metrics_of(
+        measured,
+        config,
+        image_size,
+        lambda draws: run_at_once(tsne_draw, draws),
+        num_classes=len(images.classes),
+        networks=loaded.networks,
+        reference=loaded.reference,
+    )
+    if foreign:
+        metrics = with_samples(metrics, foreign.text, foreign.sha256)
+    crops = crops_text(images)
+    counts = {kind: found.count for kind, found in measured.items()}
+    metrics = with_facts(metrics, config, loaded.networks, crops=crops, counts=counts)
+    return with_crops(metrics, crops)
+
+
+def _is_finished(
+    config: EvaluateRun, settings: Mapping[str, Any], inputs: Sequence[str], *, fresh: bool
+) -> bool:
+    """Whether the folder holds this evaluation already; raises ArtefactError as `output.begin` does."""
+    output.check_finished(inputs)
+    paths = [Path(path) for path in inputs]
+    found = output.look(Path(config.output_path), "evaluation", settings, paths, fresh=fresh)
+    return found.finished is not None
 
 
 def _write_images(folder: Path, measured: Mapping[str, MeasuredImages]) -> None:

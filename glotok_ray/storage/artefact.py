@@ -148,18 +148,24 @@ def read_json(path: Path) -> Any:
 def versions() -> dict[str, str]:
     """Versions of the packages that shape results, and the git commit (empty outside a checkout)."""
     found = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    return {**found, "git_commit": git_commit()}
+
+
+@functools.cache
+def git_commit() -> str:
+    """The commit of the checkout that this code lies in, as it is when a process first asks, since it then runs this
+    code; empty outside a checkout or without git.
+    """
     try:
-        folder = Path(__file__).parent
         answer = subprocess.run(
-            ["git", "-C", str(folder), "rev-parse", "HEAD"],
+            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],
             capture_output=True,
             text=True,
             check=False,
         )
-        found["git_commit"] = answer.stdout.strip()
-    except FileNotFoundError:
-        found["git_commit"] = ""
-    return found
+    except OSError:
+        return ""
+    return answer.stdout.strip()
 
 
 def fingerprint(kind: str, config: Mapping[str, Any], inputs: Iterable[Path] = ()) -> str:

@@ -5,11 +5,12 @@ import json
 import numpy as np
 import pytest
 
-from glotok_ray.evaluation.codebook_metrics import codebook_metrics, uniformity_metrics
+from glotok_ray.evaluation.codebook_metrics import codebook_metrics
 from glotok_ray.evaluation.distances import DISTANCES, frechet_metric
 from glotok_ray.evaluation.entries import metric_entry, with_crops
 from glotok_ray.evaluation.extractors import Network
 from glotok_ray.evaluation.metrics import reconstruction_metrics
+from glotok_ray.evaluation.uniformity_metrics import uniformity_metrics
 from glotok_ray.metrics.frechet import summarize
 from glotok_ray.metrics.uniformity import Uniformity
 

@@ -58,6 +58,7 @@ def write_codes(folder: Path, tokenizer: Path) -> None:
         name: pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(values), POSITIONS)
         for name, values in flat.items()
     }
+    columns["label"] = pyarrow.array(np.arange(8, dtype=np.int32) % 2)
     pyarrow.parquet.write_table(pyarrow.table(columns), folder / "part-00000.parquet")
     facts = {
         "kind": "codes",

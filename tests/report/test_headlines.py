@@ -25,6 +25,9 @@ def test_every_line_has_its_values_and_what_stands_beside() -> None:
         "far_generator_loss_shuffled_labels": entry(4.5),
         "samples_nearest_training": entry(6.5),
         "validation_nearest_training": entry(5.5),
+        "probe_semantic": entry(0.31, 0.1),
+        "probe_semantic_histogram": entry(0.42, 0.1),
+        "probe_visual": entry(0.2, 0.1),
     }
     relation, twin = {"kl_initial": 0.5, "kl_final": 0.01}, {"kl_initial": 0.5, "kl_final": 0.4}
     found = {line.what.split(" (")[0]: line for line in headlines(Source(metrics, relation, twin))}
@@ -34,6 +37,11 @@ def test_every_line_has_its_values_and_what_stands_beside() -> None:
         "Samples that look most like their own class",
         {"xAR": "68 %", "FAR": "60 %"},
         "Chance 10 %; real crops 93 %.",
+    )
+    assert found["Class told from one codebook's codes"] == Headline(
+        "Class told from one codebook's codes (linear)",
+        {"": "semantic 42 %, visual 20 %"},
+        "Chance 10 %.",
     )
     distance = found["Distance of samples from real crops"]
     assert distance.values == {"xAR": "70"}

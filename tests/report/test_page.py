@@ -103,6 +103,15 @@ def test_the_header_has_the_numbers_of_the_run(page: str) -> None:
     assert "1.0 minfor the 1 stages" in header
 
 
+def test_what_each_codebook_holds_is_told_by_frequency_and_colour(page: str) -> None:
+    section = page[page.index('id="retention"') : page.index('id="relation"')]
+    assert "The same by frequency and colour" in section
+    dashes = '<td class="number">\u2013</td>'
+    assert f'<tr><td>All codes</td>{4 * dashes}<td class="number">26.2</td>' in section
+    assert f'<tr><td>Visual only</td>{6 * dashes}<td class="number">31.5</td></tr>' in section
+    assert f'<tr><td>Mid-grey</td>{4 * dashes}<td class="number">24.8</td>' in section
+
+
 def test_the_twins_stand_side_by_side(page: str) -> None:
     relation = page[page.index('id="relation"') : page.index('id="curves"')]
     text = PageReader(relation).text

@@ -172,6 +172,36 @@ def test_numbers_of_one_protocol_are_subtracted(tmp_path: Path) -> None:
     assert "ours: tokenizer" in bars_html(chart)
 
 
+def test_samples_drawn_otherwise_are_refused_and_what_is_not_stated_is_named(
+    small: FinishedRun,
+) -> None:
+    facts = {"network": "ADM's Inception", "num_images": 50000}
+    facts |= {"guidance": 2.7, "solver": "euler_maruyama", "steps": 50}
+    facts |= {"class_sampling": "equally often"}
+    fid = {**facts, "reference": "ADM's statistics of the training set"}
+    metrics = {
+        "samples_fid_reference": entry(2.5, facts=fid),
+        "samples_inception_score": entry(270.0, facts={**facts, "order": "as in the file"}),
+    }
+    run = dataclasses.replace(
+        small,
+        metrics=metrics,
+        image_size=256,
+        num_classes=1000,
+        tokenizer=tokenizer_of("glotok_16k"),
+        generator=generator_of("xAR", 172_638_224),
+    )
+    assert ours(paper_tables([run], NUMBERS)[1]).beside == [
+        "gFID: +0.38 to the paper's 2.12 (guidance, sampler: not stated by both)",
+        "IS: not comparable: IS, order of images: as in the file against shuffled",
+    ]
+    far = dataclasses.replace(run, generator=generator_of("FAR", 383_550_464))
+    (said,) = [line for line in ours(paper_tables([far], NUMBERS)[1]).beside if "gFID" in line]
+    assert said == (
+        "gFID: not comparable: FID, classes of samples: equally often against drawn at random"
+    )
+
+
 def to_changes(recipe: str) -> dict[str, object]:
     return {"model": train_tokenizer.RECIPES[recipe]().model}
 

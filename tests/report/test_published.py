@@ -97,3 +97,16 @@ def test_a_missing_row_is_refused() -> None:
     lines = [line for line in TEXT.splitlines() if not line.startswith("6,3,")]
     with pytest.raises(ValueError, match=r"Table 6 has rows \[1, 2\] and must have 1 to 3"):
         parse("\n".join(lines))
+
+
+def test_how_samples_were_drawn_is_data_where_sources_say_it() -> None:
+    found = {(item.row, item.column): item.protocol for item in NUMBERS if item.table == 2}
+    llamagen, ibq = found[3, "gFID"], found[6, "IS"]
+    assert (llamagen.guidance, llamagen.class_sampling) == ("2", "drawn at random")
+    assert (ibq.guidance, ibq.sampler, ibq.order) == ("2.25", "temperature 1.1", "as in the file")
+    for row in range(17, 21):
+        own = found[row, "IS"]
+        assert (own.class_sampling, own.order) == ("equally often", "shuffled")
+        assert own.guidance == ""
+    for protocol in found.values():
+        assert ("at random" in protocol.sentence) <= (protocol.class_sampling == "drawn at random")

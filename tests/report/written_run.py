@@ -94,6 +94,8 @@ def _write_metrics(folder: Path) -> None:
     }
     metrics = {name: {**metric, "value": value} for name, value in values.items()}
     metrics["samples_own_class"] = own_class
+    metrics["reconstruction_psnr_band_5"] = {**metric, "value": 26.25, "chance": 24.75}
+    metrics["retention_visual_psnr_chroma"] = {**metric, "value": 31.5}
     artefact.write_json(folder / "evaluation/metrics.json", metrics)
     far = {"samples_fd_effnet": {**metric, "value": 70.0}}
     far["samples_own_class"] = {**own_class, "value": 0.6}
