@@ -1,9 +1,10 @@
-"""Files of a class-folder tree that become no image: how they are counted and named.
+"""Files of a source that become no image, or not as they were: how they are counted and named.
 
 Read next: glotok_ray/data/folders.py
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +27,22 @@ class OtherFile(NamedTuple):
 
     key: str
     class_name: str
+
+
+@dataclass(frozen=True)
+class Losses:
+    """What sharding could not store, or not as it was."""
+
+    unreadable: Mapping[str, str]
+    """Keys of images that could not be read, with reasons."""
+    changed: Mapping[str, str]
+    """Keys of images that are not stored as they were, with what was done: laid on white, scaled, cut, halved."""
+    num_turned: Mapping[str, int]
+    """By split, images that were turned by their EXIF orientation."""
+    num_changed: Mapping[str, int]
+    """By split, how many of its images are in `changed`."""
+    empty_classes: Mapping[str, Mapping[str, str]]
+    """By split, the classes of which it has no image left, each with a file of it and the reason."""
 
 
 def left_out_by_kind(files: Iterable[OtherFile]) -> list[LeftOut]:

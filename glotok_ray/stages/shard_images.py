@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 from glotok_ray.config.jobs import ShardRun
 from glotok_ray.config.overrides import with_absolute_paths
 from glotok_ray.data.image_files import UnreadableImageError
-from glotok_ray.data.left_out import left_out_text
+from glotok_ray.data.left_out import Losses, left_out_text
+from glotok_ray.data.listing import SPLITS, RowSource
 from glotok_ray.data.records import (
     DATASET,
     Row,
@@ -23,7 +24,7 @@ from glotok_ray.data.records import (
     write_dataset,
     write_shard,
 )
-from glotok_ray.data.sources import SPLITS, ImageSource, Losses, RowSource
+from glotok_ray.data.sources import ImageSource
 from glotok_ray.storage import artefact, ownership
 from glotok_ray.storage.output import Unfinished, look_at_all
 
@@ -99,7 +100,7 @@ def run(config: ShardRun, *, fresh: bool = False) -> dict[str, Any]:
             form=source.form,
             image_size=config.image_size,
             shards=[shard.info for shard in written[split] if shard.info.rows],
-            details=source.details(losses, split),
+            details=source.images.details(losses, split),
         )
     for split, output in zip(SPLITS, outputs, strict=True):
         output.finish(

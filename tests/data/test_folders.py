@@ -290,3 +290,6 @@ def test_the_output_may_not_lie_inside_the_source(tmp_path: Path) -> None:
         source(folder, folder / "shards")
     with pytest.raises(ValueError, match="source = ''"):
         ImageSource.of(ShardRun(source=""))
+    # An empty validation_source is no folder, whatever the source is.
+    with pytest.raises(ValueError, match=r"lies inside source = '/'"):
+        source(Path("/"), tmp_path)
