@@ -97,6 +97,16 @@ def list_image_files(
     return _without_empty_classes(tree) if as_found else tree
 
 
+def list_flat_folder(
+    folder: Path, *, minutes: float
+) -> tuple[list[ImageFile], list[OtherFile], bytes]:
+    """The images of a folder that says no classes: keys are their names, labels 0; what was left out; and bytes that
+    change when an image's name, size or time does.
+    """
+    files = _Listing(folder, "", minutes).of_class((0, ("", _files(folder, minutes))))
+    return files.images, files.left_out, files.stamps
+
+
 class _Listing(NamedTuple):
     """How the files of a tree are listed."""
 
@@ -110,7 +120,7 @@ class _Listing(NamedTuple):
         outside: Iterable[os.DirEntry[str]],
     ) -> Listing[ImageFile]:
         """The tree of these classes' files, in order; files `outside` of classes are left out."""
-        found = list_in_threads(self._class, list(enumerate(classes.items())), unit="classes")
+        found = list_in_threads(self.of_class, list(enumerate(classes.items())), unit="classes")
         left_out = [OtherFile(self.key_prefix + printable(entry.name), "") for entry in outside]
         digest = hashlib.sha256()
         for each in found:
@@ -119,7 +129,8 @@ class _Listing(NamedTuple):
         images = sorted((image for each in found for image in each.images), key=_key)
         return Listing(tuple(classes), tuple(images), tuple(left_out), digest.hexdigest())
 
-    def _class(self, item: tuple[int, tuple[str, Iterable[os.DirEntry[str]]]]) -> "_ClassFiles":
+    def of_class(self, item: tuple[int, tuple[str, Iterable[os.DirEntry[str]]]]) -> "_ClassFiles":
+        """The files of (label, (class, its entries))."""
         label, (name, files) = item
         images: list[ImageFile] = []
         left_out: list[OtherFile] = []
@@ -174,10 +185,20 @@ def begins_as_image(path: str, *, minutes: float) -> bool:
             return stream.read(_SNIFFED_BYTES)
 
     try:
-        start = _read_patiently(read, Path(path), minutes)
+        start = read_patiently(read, Path(path), minutes)
     except UnreadableImageError as error:
         cause = error.__cause__
         return not (isinstance(cause, OSError) and cause.errno in _MISSING)
+    return is_image_start(start)
+
+
+def may_be_image(name: str, read_start: Callable[[int], bytes]) -> bool:
+    """Whether a file's name says that it is an image, or else its first bytes, of which `read_start` reads so many."""
+    return Path(name).suffix.lower() in _SUFFIXES or is_image_start(read_start(_SNIFFED_BYTES))
+
+
+def is_image_start(start: bytes) -> bool:
+    """Whether a file that begins so is of a format that is read."""
     Image.init()
     accepts = [Image.OPEN[name][1] for name in FORMATS]
     # A plugin that cannot read what it knows answers with a text.
@@ -189,10 +210,15 @@ def read_image_file(path: Path, minutes: float) -> bytes:
 
     Raises UnreadableImageError for a file that cannot be read, and StorageError when its folder is away too.
     """
-    return _read_patiently(path.read_bytes, path, minutes)
+    return read_patiently(path.read_bytes, path, minutes)
 
 
-def _read_patiently(read: Callable[[], bytes], path: Path, minutes: float) -> bytes:
+def read_patiently(read: Callable[[], bytes], path: Path, minutes: float) -> bytes:
+    """What `read` reads of a file; what storage does not give is tried again for `minutes`.
+
+    Raises UnreadableImageError for a file that cannot be read, and StorageError when its folder is away too.
+    """
+
     def attempt() -> bytes:
         try:
             return read()

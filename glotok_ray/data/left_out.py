@@ -23,10 +23,14 @@ class LeftOut(NamedTuple):
 
 
 class OtherFile(NamedTuple):
-    """A file that holds no image of a known format, or lies outside of the class folders (no class)."""
+    """A file that holds no image of a known format, or lies outside of the class folders (no class).
+
+    `kind` says what else it is, where neither is the reason.
+    """
 
     key: str
     class_name: str
+    kind: str = ""
 
 
 @dataclass(frozen=True)
@@ -48,9 +52,9 @@ class Losses:
 def left_out_by_kind(files: Iterable[OtherFile]) -> list[LeftOut]:
     """The files that were left out, most frequent kinds first."""
     kinds: dict[str, list[str]] = {}
-    for key, class_name in sorted(files):
-        kind = Path(key).suffix.lower() or "without suffix"
-        kinds.setdefault(kind if class_name else _OUTSIDE, []).append(key)
+    for key, class_name, kind in sorted(files):
+        suffix = Path(key).suffix.lower() or "without suffix"
+        kinds.setdefault(kind or (suffix if class_name else _OUTSIDE), []).append(key)
     order = sorted(kinds.items(), key=lambda item: (-len(item[1]), item[0]))
     return [LeftOut(kind, len(found), found[:_EXAMPLES]) for kind, found in order]
 

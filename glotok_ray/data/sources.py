@@ -1,6 +1,6 @@
 """The images of a shard run, whatever their source is: its kind, the order of the rows, and the shards they fill.
 
-Read next: glotok_ray/data/listing.py, glotok_ray/data/embedded_source.py, glotok_ray/data/listed_source.py
+Read next: glotok_ray/data/listing.py, glotok_ray/data/source_kinds.py
 """
 
 from collections.abc import Sequence
@@ -11,11 +11,11 @@ from typing import Any
 from glotok_ray.config.jobs import EMBEDDED_SOURCE, ShardRun
 from glotok_ray.config.overrides import bound_settings
 from glotok_ray.data.embedded_source import EmbeddedImages, check_embedded_images
-from glotok_ray.data.folders import list_image_files
 from glotok_ray.data.left_out import LeftOut
 from glotok_ray.data.listed_source import CROP_FIELDS, ListedImages
-from glotok_ray.data.listing import VALIDATION_PREFIX, RowSource, SourceImages
+from glotok_ray.data.listing import RowSource, SourceImages
 from glotok_ray.data.shard_plan import seeded_generator
+from glotok_ray.data.source_kinds import list_source
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class ImageSource:
         _check(run)
         if run.source == EMBEDDED_SOURCE:
             return cls(run, EmbeddedImages(run))
-        return cls(run, _listed(run))
+        return cls(run, ListedImages(run, *list_source(run)))
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -84,21 +84,6 @@ class ImageSource:
             shards[-1].append(row)
             held += row.size
         return shards
-
-
-def _listed(run: ShardRun) -> ListedImages:
-    # Workers may have another working directory.
-    minutes = run.storage_retry_minutes
-    # The classes of two folders must be equal and complete.
-    as_found = run.class_folders == "as_found" and not run.validation_source
-    tree = list_image_files(Path(run.source).absolute(), minutes=minutes, as_found=as_found)
-    if not run.validation_source:
-        return ListedImages(run, tree)
-    folder = Path(run.validation_source).absolute()
-    validation = list_image_files(
-        folder, field="validation_source", key_prefix=VALIDATION_PREFIX, minutes=minutes
-    )
-    return ListedImages(run, tree, validation)
 
 
 def _check(run: ShardRun) -> None:
