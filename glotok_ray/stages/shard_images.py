@@ -1,6 +1,6 @@
-"""Image shards: photographs or a class-folder tree in, Parquet shards of training and validation images out.
+"""Image shards: photographs, a class-folder tree or archives in, Parquet shards of training and validation images out.
 
-One Ray Data task reads, encodes and writes one shard; bytes depend on the config and the images alone. A image that
+One Ray Data task reads, encodes and writes one shard; bytes depend on the config and the images alone. An image that
 cannot be read costs itself: the split was drawn from the listing, and its shard gets a row less.
 Read next: glotok_ray/data/sources.py
 """
@@ -30,6 +30,8 @@ from glotok_ray.storage.output import Unfinished, look_at_all
 
 logger = logging.getLogger(__name__)
 
+_NAMED_CLASSES = 5
+
 
 class ShardTask(NamedTuple):
     """One shard to write: the split's folder, the file name and the rows' sources in their order."""
@@ -57,6 +59,7 @@ def describe(config: ShardRun) -> dict[str, Any]:
     """What would run, from the listing alone: no image of a folder is opened."""
     source = ImageSource.of(config)
     shards = source.shards()
+    _name_classes(source)
     _name_left_out(source)
     return {
         "source": config.source,
@@ -85,6 +88,7 @@ def run(config: ShardRun, *, fresh: bool = False) -> dict[str, Any]:
         return _summary(top)
     # Nothing that stands is touched before it is known that the new rows can be drawn.
     shards = source.shards()
+    _name_classes(source)
     _name_left_out(source)
     for output in outputs:
         output.check_startable()
@@ -195,10 +199,21 @@ def _losses(
     return Losses(unreadable, changed, num_turned, num_changed, empty)
 
 
+def _name_classes(source: ImageSource) -> None:
+    names = source.classes
+    logger.info(
+        "%d classes, labels in this order: %s%s",
+        len(names),
+        ", ".join(names[:_NAMED_CLASSES]),
+        f", ..., {names[-1]}" if len(names) > _NAMED_CLASSES else "",
+    )
+
+
 def _name_left_out(source: ImageSource) -> None:
     if source.left_out:
         logger.warning(
-            "%d files hold no image of a format that is read, or lie outside of the class folders; left out are %s",
+            "%d files hold no image of a format that is read, or lie outside of the class folders, or are refused; "
+            "left out are %s",
             sum(item.files for item in source.left_out),
             left_out_text(source.left_out),
         )
