@@ -70,6 +70,7 @@ class Span(io.RawIOBase):
         self._stream = patiently(lambda: path.open("rb", buffering=0), path, minutes=minutes)
         self._size = os.fstat(self._stream.fileno()).st_size - start if size < 0 else size
         self._place = 0
+        self._ahead, self._ahead_at = b"", 0
 
     def read_at(self, offset: int, size: int) -> bytes:
         """Bytes at an offset of the whole file; fewer at its end."""
@@ -82,8 +83,15 @@ class Span(io.RawIOBase):
         """Up to `size` bytes from the present place; raises ReadError for more than a header may have."""
         if not 0 <= size <= _LONGEST_READ:
             raise tarfile.ReadError("a header of more than 1 MiB")
-        size = max(0, min(size, self._size - self._place))
-        found = self.read_at(self.start + self._place, size)
+        left = max(0, self._size - self._place)
+        size = min(size, left)
+        skipped = self._place - self._ahead_at
+        if not 0 <= skipped <= len(self._ahead) - size:
+            # tarfile asks for the byte before a header and for the header: one reading for both.
+            most = min(max(size, 1 + _BLOCK), left)
+            self._ahead = self.read_at(self.start + self._place, most)
+            self._ahead_at, skipped = self._place, 0
+        found = self._ahead[skipped : skipped + size]
         self._place += len(found)
         return found
 
