@@ -5,7 +5,7 @@ Read next: glotok_ray/data/tar_listings.py, glotok_ray/data/parquet_images.py
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -142,8 +142,11 @@ def _with_keys(
     archives: Sequence[FoundArchive],
     named: Mapping[int | str, str],
     class_in_names: bool,
-) -> list[tuple[str, Found]]:
-    """Images with keys CLASS/FILE; those of one name in a class have their archive's name between."""
+) -> Iterator[tuple[str, Found]]:
+    """Images with keys CLASS/FILE; those of one name in a class have their archive's name between.
+
+    Archives are emptied on the way: a million images need not be held twice.
+    """
     keys = [
         [_key(named[image.own_class], image.name, class_in_names) for image in archive.images]
         for archive in archives
@@ -151,7 +154,6 @@ def _with_keys(
     counts = Counter(key for each in keys for key in each)
     twice = {key for key, number in counts.items() if number > 1}
     del counts
-    found: list[tuple[str, Found]] = []
     seen: set[str] = set()
     for archive, each in zip(archives, keys, strict=True):
         for key, image in zip(each, archive.images, strict=True):
@@ -164,8 +166,9 @@ def _with_keys(
                         f"class {folder!r}; rename one"
                     )
                 seen.add(key)
-            found.append((request.key_prefix + key, image))
-    return found
+            yield request.key_prefix + key, image
+        archive.images.clear()
+        each.clear()
 
 
 def _key(class_name: str, name: str, class_in_names: bool) -> str:
