@@ -65,7 +65,7 @@ class EfficientNetLite0Features:
             f"images resized to {input_side} x {input_side}, bilinear with antialiasing, in [-1, 1]"
         )
         self.weights_sha256 = tensors_sha256(network.state_dict())
-        self._network = network.to(device)
+        self._network = network.fused().to(device)
 
     @torch.inference_mode()
     def __call__(self, images: Images) -> Features:

@@ -5,10 +5,13 @@ Read next: glotok_ray/nn/frozen.py
 
 import hashlib
 from collections.abc import Mapping
+from typing import Self
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils import fuse_conv_bn_weights
 
 from glotok_ray.nn.frozen import FrozenNetwork
 from glotok_ray.storage.weights import check_finite
@@ -41,6 +44,21 @@ class EfficientNetLite0(FrozenNetwork):
         self.network.load_state_dict(weights)
         self.freeze()
 
+    def fused(self) -> Self:
+        """Fold every normalisation into its convolution, in place: the same maps to rounding, in two thirds of the time
+        on a CPU. The tensors have other names and values then, so digests and weights come before.
+        """
+        network = self.network
+        pairs = [(network, "_conv_stem", "_bn0"), (network, "_conv_head", "_bn1")]
+        for block in network._blocks:
+            if hasattr(block, "_expand_conv"):
+                pairs.append((block, "_expand_conv", "_bn0"))
+            pairs += [(block, "_depthwise_conv", "_bn1"), (block, "_project_conv", "_bn2")]
+        for owner, convolution, norm in pairs:
+            setattr(owner, convolution, _fused(getattr(owner, convolution), getattr(owner, norm)))
+            setattr(owner, norm, nn.Identity())
+        return self.freeze()
+
     def features(self, images: Float[Tensor, "b 3 H W"]) -> list[Float[Tensor, "b c h w"]]:
         """Five maps, one per resolution from 1/2 to 1/32 of the side; linear block outputs, so of
         both signs.
@@ -72,6 +90,50 @@ class EfficientNetLite0(FrozenNetwork):
             if index in self.TAPS:
                 maps.append(x)
         return maps
+
+
+class _Pointwise(nn.Module):
+    """A 1 x 1 convolution as the product of matrices that it is in the layout of `_blocks`."""
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(weight.flatten(1)), nn.Parameter(bias)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h w"]:
+        rows = functional.linear(x.permute(0, 2, 3, 1), self.weight, self.bias)
+        return rows.permute(0, 3, 1, 2)
+
+
+class _EvenlyPadded(nn.Module):
+    """A convolution at stride 1, which pads as many pixels on all sides, without a padded copy of its input."""
+
+    def __init__(self, weight: Tensor, bias: Tensor, groups: int) -> None:
+        super().__init__()
+        self.weight, self.bias, self.groups = nn.Parameter(weight), nn.Parameter(bias), groups
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h w"]:
+        padding = self.weight.shape[-1] // 2
+        return functional.conv2d(x, self.weight, self.bias, padding=padding, groups=self.groups)
+
+
+def _fused(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Module:
+    assert norm.running_mean is not None and norm.running_var is not None
+    weight, bias = fuse_conv_bn_weights(
+        convolution.weight,
+        convolution.bias,
+        norm.running_mean,
+        norm.running_var,
+        norm.eps,
+        norm.weight,
+        norm.bias,
+    )
+    if tuple(convolution.stride) != (1, 1):
+        # What it pads depends on whether the side is even.
+        convolution.weight, convolution.bias = weight, bias
+        return convolution
+    if weight.shape[-1] == 1:
+        return _Pointwise(weight.detach(), bias.detach())
+    return _EvenlyPadded(weight.detach(), bias.detach(), convolution.groups)
 
 
 def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:

@@ -60,7 +60,7 @@ def build_perceptual(loss: TokenizerLossConfig) -> nn.Module:
     if loss.perceptual_weight == 0:
         return NoDistance()
     if loss.perceptual_network == "efficientnet_lite0":
-        return PerceptualDistance(EfficientNetLite0())
+        return PerceptualDistance(EfficientNetLite0().fused())
     if loss.perceptual_weights_path:
         source = f"loss.perceptual_weights_path = {loss.perceptual_weights_path!r}"
         weights = read_plain_tensors(
@@ -85,7 +85,7 @@ def perceptual_without_weights(loss: TokenizerLossConfig) -> nn.Module:
     if loss.perceptual_weight == 0:
         return NoDistance()
     if loss.perceptual_network == "efficientnet_lite0":
-        return PerceptualDistance(EfficientNetLite0()).to("meta")
+        return PerceptualDistance(EfficientNetLite0().fused()).to("meta")
     with torch.device("meta"):
         return LearnedPerceptualDistance(LPIPSLayers())
 
