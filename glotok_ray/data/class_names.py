@@ -55,13 +55,14 @@ def _json_names(path: str, text: str) -> dict[str, str]:
         raise ValueError(
             f"class_names_path = {path!r}: not valid JSON ({error}); correct it"
         ) from None
-    items = values.items() if isinstance(values, dict) else enumerate(values)
-    names = {str(own): name[0] if isinstance(name, list) and name else name for own, name in items}
-    for own, name in names.items():
+    names: dict[str, str] = {}
+    for own, value in values.items() if isinstance(values, dict) else enumerate(values):
+        name = value[0] if isinstance(value, list) and value else value
         if not isinstance(name, str):
             raise ValueError(
                 f"class_names_path = {path!r}: class {own} is {name!r}; must be a text"
             )
+        names[str(own)] = name
     return names
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from glotok_ray.config.jobs import ShardRun
+from glotok_ray.config.jobs import AUTO_SOURCE, EMBEDDED_SOURCE, ShardRun
 from glotok_ray.data.embedded_images import (
     CROP_RULE,
     PHOTOGRAPHS,
@@ -77,3 +77,13 @@ def check_embedded_images(run: ShardRun) -> None:
             f"validation_source = {run.validation_source!r}: the embedded photographs have validation crops of "
             "their own; leave it empty, or give a folder as source"
         )
+    for name, unset in (
+        ("source_kind", AUTO_SOURCE),
+        ("class_names_path", ""),
+        ("ground_truth_path", ""),
+    ):
+        if getattr(run, name) != unset:
+            raise ValueError(
+                f"{name} = {getattr(run, name)!r}: says something of a path, and source = {EMBEDDED_SOURCE!r} is the "
+                "embedded set; give the path as source"
+            )

@@ -71,19 +71,20 @@ class ParquetImage(NamedTuple):
         """What to store; raises UnreadableImageError."""
         path = Path(self.path)
 
-        def read() -> bytes | None:
+        def read() -> bytes:
             try:
-                return _in_file(lambda: _images_of(self.path, self.group)[self.row].as_py())
+                found = _in_file(lambda: _images_of(self.path, self.group)[self.row].as_py())
             except _DamagedParquetError as error:
                 raise UnreadableImageError(
                     f"row group {self.group} of {path.name} cannot be read ({error})"
                 ) from error
+            if found is None:
+                raise UnreadableImageError(
+                    "the row has no bytes; embed the images in the Parquet files"
+                )
+            return found
 
         original = read_patiently(read, path, run.storage_retry_minutes)
-        if original is None:
-            raise UnreadableImageError(
-                "the row has no bytes; embed the images in the Parquet files"
-            )
         return stored_image(original, image_size=run.image_size, upright=run.upright)
 
 

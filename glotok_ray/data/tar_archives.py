@@ -124,7 +124,7 @@ def tar_members(span: Span, name: str) -> Iterator[TarMember]:
         archive = tarfile.open(fileobj=span, mode="r:")  # noqa: SIM115
         while (info := archive.next()) is not None:
             # tarfile keeps all of them, a kilobyte each.
-            archive.members.clear()
+            archive.members.clear()  # pyright: ignore[reportAttributeAccessIssue]
             if info.size < 0 or archive.offset <= end:
                 raise tarfile.ReadError("a header that points back")
             last, end = printable(info.name), archive.offset

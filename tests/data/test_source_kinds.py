@@ -161,6 +161,11 @@ def test_a_stray_archive_makes_no_tree_another_kind(tmp_path: Path) -> None:
     assert source_of({"source": str(tree)}).classes == ("a", "b")
 
 
+def test_the_photographs_are_of_no_kind() -> None:
+    with pytest.raises(ValueError, match=r"source_kind = 'parquet': .*give the path as source"):
+        ImageSource.of(ShardRun(source_kind="parquet"))
+
+
 @pytest.mark.parametrize(
     ("fields", "text"),
     [
