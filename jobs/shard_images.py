@@ -1,7 +1,9 @@
-r"""Shard images: embedded photographs or a class-folder tree in, Parquet shards out.
+r"""Shard images: embedded photographs, a class-folder tree or ImageNet's archives in, Parquet shards out.
 
     python -m jobs.shard_images quickstart
     python -m jobs.shard_images imagenet_256 --source FOLDER --validation-source "" --output-path data/images
+    python -m jobs.shard_images imagenet_256 --source ILSVRC2012_img_train.tar \
+        --validation-source ILSVRC2012_img_val.tar --ground-truth-path ILSVRC2012_devkit_t12
     ray job submit --address http://127.0.0.1:8265 -- \
         python -m jobs.shard_images imagenet_256 --source /shared/train --validation-source /shared/val
 

@@ -18,6 +18,8 @@ from glotok_ray.config.tokenizer import TokenizerConfig
 
 EMBEDDED_SOURCE = "photographs"
 """ShardRun.source of the embedded set, which is no path."""
+AUTO_SOURCE = "auto"
+"""ShardRun.source_kind where the path says it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,11 +27,31 @@ class ShardRun:
     """All of `jobs.shard_images`."""
 
     source: str = field(default=EMBEDDED_SOURCE, metadata=FREE | {PATH_UNLESS: EMBEDDED_SOURCE})
-    """"photographs" (the embedded set), or a folder with one sub-folder per class. Shards are bound to its images,
-    wherever they lie.
+    """"photographs" (the embedded set), a folder with one sub-folder per class, or ImageNet in another form (see
+    source_kind). Shards are bound to its images, wherever they lie.
+    """
+    source_kind: Literal[
+        "auto", "class_folders", "train_tar", "validation_tar", "webdataset", "parquet", "kaggle"
+    ] = field(default=AUTO_SOURCE, metadata=FREE)
+    """What `source` is. "train_tar": ILSVRC2012_img_train.tar, or a folder of the tars in it. "validation_tar":
+    ILSVRC2012_img_val.tar, with ground_truth_path. "webdataset": folder of tars of samples (jpg, jpeg, png or webp;
+    cls, json or txt). "parquet": folder of Hugging Face's files (image, label). "kaggle": folder with
+    ILSVRC/Data/CLS-LOC. "auto" tells it by what is there. Folders of the last three hold validation images of their own
+    where names of files, or of folders, say so.
     """
     validation_source: str = field(default="", metadata=FREE | {PATH_UNLESS: ""})
-    """Folder of the validation images, with the same sub-folders; empty takes them out of a folder `source`."""
+    """The validation images, of any kind, with the same classes; empty takes those that `source` has of its own, or a
+    share of it.
+    """
+    class_names_path: str = field(default="", metadata=FREE)
+    """Names of the classes of a WebDataset or of Parquet files, which may number them: a text file whose line i, from
+    0, names class i (a line that begins with a synset is cut to it), or a JSON object from number or name to name.
+    Empty takes names as they are there, else the numbers.
+    """
+    ground_truth_path: str = field(default="", metadata=FREE)
+    """Classes of the images of a validation tar: the development kit's folder, LOC_val_solution.csv, or a text file of
+    lines FILE SYNSET, or of one synset per image in order. Of Kaggle's folders empty takes the table in them.
+    """
     output_path: str = field(default="data/shards", metadata=FREE)
     """Folder that receives train/ and validation/ shards."""
     image_size: int = 256

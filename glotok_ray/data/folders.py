@@ -22,6 +22,7 @@ from glotok_ray.data.image_files import (
     stored_image,
 )
 from glotok_ray.data.left_out import OtherFile, among, first
+from glotok_ray.data.listing import Listing, list_in_threads, printable
 from glotok_ray.storage.retries import StorageError, patiently
 
 logger = logging.getLogger(__name__)
@@ -32,8 +33,6 @@ _SUFFIXES = frozenset(
 )
 _SNIFFED_BYTES = 64
 
-VALIDATION_PREFIX = "validation/"
-"""Begins the keys of a validation folder of its own: images of one name in both folders must not get one key."""
 # The file itself is at fault, if the folder around it is there.
 _OWN_ERRORS = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ELOOP, errno.EISDIR)
 _MISSING = (errno.ENOENT, errno.ELOOP)
@@ -59,17 +58,6 @@ class ImageFile(NamedTuple):
         return stored_image(original, image_size=run.image_size, upright=run.upright)
 
 
-class ImageTree(NamedTuple):
-    """The listing of a tree."""
-
-    classes: tuple[str, ...]
-    images: tuple[ImageFile, ...]
-    """Sorted by key."""
-    left_out: tuple[OtherFile, ...]
-    digest: str
-    """Changes when an image's path, size or modification time does."""
-
-
 def list_image_files(
     source: Path,
     *,
@@ -77,7 +65,7 @@ def list_image_files(
     key_prefix: str = "",
     minutes: float = 0.0,
     as_found: bool = False,
-) -> ImageTree:
+) -> Listing[ImageFile]:
     """List a tree; the class is the first-level folder, deeper folders belong to it.
 
     Keys begin with `key_prefix`. Hidden entries are skipped and links to folders are not followed. What storage does
@@ -97,16 +85,26 @@ def list_image_files(
         _check_classes(source, [folder.name for folder in folders], field)
     listing = _Listing(source, key_prefix, minutes)
     tree = listing.tree(
-        {_text(folder.name): _files(Path(folder.path), minutes) for folder in folders}, files
+        {printable(folder.name): _files(Path(folder.path), minutes) for folder in folders}, files
     )
     if as_found and not tree.images and files:
-        tree = listing.tree({_text(source.resolve().name): files}, [])
+        tree = listing.tree({printable(source.resolve().name): files}, [])
     if not tree.images:
         raise ValueError(
             f"{field} = {str(source)!r}: no images of a format that is read ({', '.join(FORMATS)}) in its "
             f"{len(folders)} class folders{among(tree.left_out)}"
         )
     return _without_empty_classes(tree) if as_found else tree
+
+
+def list_flat_folder(
+    folder: Path, *, minutes: float
+) -> tuple[list[ImageFile], list[OtherFile], bytes]:
+    """The images of a folder that says no classes: keys are their names, labels 0; what was left out; and bytes that
+    change when an image's name, size or time does.
+    """
+    files = _Listing(folder, "", minutes).of_class((0, ("", _files(folder, minutes))))
+    return files.images, files.left_out, files.stamps
 
 
 class _Listing(NamedTuple):
@@ -120,27 +118,49 @@ class _Listing(NamedTuple):
         self,
         classes: Mapping[str, Iterable[os.DirEntry[str]]],
         outside: Iterable[os.DirEntry[str]],
-    ) -> ImageTree:
+    ) -> Listing[ImageFile]:
         """The tree of these classes' files, in order; files `outside` of classes are left out."""
-        images: list[ImageFile] = []
-        left_out = [OtherFile(self.key_prefix + _text(entry.name), "") for entry in outside]
+        found = list_in_threads(self.of_class, list(enumerate(classes.items())), unit="classes")
+        left_out = [OtherFile(self.key_prefix + printable(entry.name), "") for entry in outside]
         digest = hashlib.sha256()
-        for label, (name, files) in enumerate(classes.items()):
-            for file in files:
-                key = self.key_prefix + _text(Path(file.path).relative_to(self.source).as_posix())
-                known = Path(file.name).suffix.lower() in _SUFFIXES
-                if not known and not begins_as_image(file.path, minutes=self.minutes):
-                    left_out.append(OtherFile(key, name))
-                    continue
-                read = partial(_status, file)
-                status = patiently(read, Path(file.path), minutes=self.minutes)
-                digest.update(repr((key, status.st_size, status.st_mtime_ns)).encode())
-                images.append(ImageFile(key, label, file.path, status.st_size))
-        images.sort(key=lambda image: image.key)
-        return ImageTree(tuple(classes), tuple(images), tuple(left_out), digest.hexdigest())
+        for each in found:
+            left_out += each.left_out
+            digest.update(each.stamps)
+        images = sorted((image for each in found for image in each.images), key=_key)
+        return Listing(tuple(classes), tuple(images), tuple(left_out), digest.hexdigest())
+
+    def of_class(self, item: tuple[int, tuple[str, Iterable[os.DirEntry[str]]]]) -> "_ClassFiles":
+        """The files of (label, (class, its entries))."""
+        label, (name, files) = item
+        images: list[ImageFile] = []
+        left_out: list[OtherFile] = []
+        stamps: list[str] = []
+        for file in files:
+            key = self.key_prefix + printable(Path(file.path).relative_to(self.source).as_posix())
+            known = Path(file.name).suffix.lower() in _SUFFIXES
+            if not known and not begins_as_image(file.path, minutes=self.minutes):
+                left_out.append(OtherFile(key, name))
+                continue
+            read = partial(_status, file)
+            status = patiently(read, Path(file.path), minutes=self.minutes)
+            stamps.append(repr((key, status.st_size, status.st_mtime_ns)))
+            images.append(ImageFile(key, label, file.path, status.st_size))
+        return _ClassFiles(images, left_out, "".join(stamps).encode())
 
 
-def _without_empty_classes(tree: ImageTree) -> ImageTree:
+class _ClassFiles(NamedTuple):
+    """The files of one class; `stamps` tell when an image's path, size or modification time changes."""
+
+    images: list[ImageFile]
+    left_out: list[OtherFile]
+    stamps: bytes
+
+
+def _key(image: ImageFile) -> str:
+    return image.key
+
+
+def _without_empty_classes(tree: Listing[ImageFile]) -> Listing[ImageFile]:
     found = sorted({image.label for image in tree.images})
     if len(found) == len(tree.classes):
         return tree
@@ -165,10 +185,20 @@ def begins_as_image(path: str, *, minutes: float) -> bool:
             return stream.read(_SNIFFED_BYTES)
 
     try:
-        start = _read_patiently(read, Path(path), minutes)
+        start = read_patiently(read, Path(path), minutes)
     except UnreadableImageError as error:
         cause = error.__cause__
         return not (isinstance(cause, OSError) and cause.errno in _MISSING)
+    return is_image_start(start)
+
+
+def may_be_image(name: str, read_start: Callable[[int], bytes]) -> bool:
+    """Whether a file's name says that it is an image, or else its first bytes, of which `read_start` reads so many."""
+    return Path(name).suffix.lower() in _SUFFIXES or is_image_start(read_start(_SNIFFED_BYTES))
+
+
+def is_image_start(start: bytes) -> bool:
+    """Whether a file that begins so is of a format that is read."""
     Image.init()
     accepts = [Image.OPEN[name][1] for name in FORMATS]
     # A plugin that cannot read what it knows answers with a text.
@@ -180,10 +210,15 @@ def read_image_file(path: Path, minutes: float) -> bytes:
 
     Raises UnreadableImageError for a file that cannot be read, and StorageError when its folder is away too.
     """
-    return _read_patiently(path.read_bytes, path, minutes)
+    return read_patiently(path.read_bytes, path, minutes)
 
 
-def _read_patiently(read: Callable[[], bytes], path: Path, minutes: float) -> bytes:
+def read_patiently(read: Callable[[], bytes], path: Path, minutes: float) -> bytes:
+    """What `read` reads of a file; what storage does not give is tried again for `minutes`.
+
+    Raises UnreadableImageError for a file that cannot be read, and StorageError when its folder is away too.
+    """
+
     def attempt() -> bytes:
         try:
             return read()
@@ -252,8 +287,3 @@ def _check_classes(source: Path, names: Collection[str], field: str) -> None:
             f"{field} = {str(source)!r}: its folders ({', '.join(sorted(names))}) look like splits, "
             f"not classes; give one of them, such as {str(source / sorted(names)[0])!r}"
         )
-
-
-def _text(name: str) -> str:
-    # File names may hold bytes that are no UTF-8, which neither Parquet nor JSON can store.
-    return name.encode("utf-8", "backslashreplace").decode()

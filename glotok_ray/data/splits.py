@@ -1,4 +1,4 @@
-"""The split of a class-folder tree into training and validation: a rule of the seed, the names and the listing alone.
+"""The split of a source into training and validation: a rule of the seed, the names and the listing alone.
 
 Read next: glotok_ray/data/folders.py
 """
@@ -6,8 +6,8 @@ Read next: glotok_ray/data/folders.py
 import logging
 from collections.abc import Sequence
 
-from glotok_ray.data.folders import ImageFile, ImageTree
 from glotok_ray.data.left_out import among, first
+from glotok_ray.data.listing import Listing, Row
 from glotok_ray.data.shard_plan import seeded_generator
 
 logger = logging.getLogger(__name__)
@@ -17,8 +17,8 @@ _ENOUGH_FOR_TWO = 6
 
 
 def split_image_files(
-    tree: ImageTree, *, fraction: float, seed: int, as_found: bool = False
-) -> dict[str, list[ImageFile]]:
+    tree: Listing[Row], *, fraction: float, seed: int, as_found: bool = False
+) -> dict[str, list[Row]]:
     """Training and validation images, from the listing alone.
 
     Each class gives `fraction` of its sorted images, at least one, drawn by the seed and its name.
@@ -26,10 +26,10 @@ def split_image_files(
     the image of a class that has one is trained on, a warning names such classes, and it is refused alone that no class
     has two.
     """
-    by_class: list[list[ImageFile]] = [[] for _ in tree.classes]
+    by_class: list[list[Row]] = [[] for _ in tree.classes]
     for image in tree.images:
         by_class[image.label].append(image)
-    splits: dict[str, list[ImageFile]] = {"train": [], "validation": []}
+    splits: dict[str, list[Row]] = {"train": [], "validation": []}
     if as_found:
         _check_lone(tree, [len(images) for images in by_class])
     for name, images in zip(tree.classes, by_class, strict=True):
@@ -50,7 +50,7 @@ def split_image_files(
     return splits
 
 
-def whole_tree(tree: ImageTree, *, field: str) -> list[ImageFile]:
+def whole_tree(tree: Listing[Row], *, field: str) -> list[Row]:
     """The images of a split with a tree of its own, the config's `field`; raises ValueError for a class of none."""
     found = {image.label for image in tree.images}
     for label, name in enumerate(tree.classes):
@@ -62,7 +62,7 @@ def whole_tree(tree: ImageTree, *, field: str) -> list[ImageFile]:
     return list(tree.images)
 
 
-def _check_lone(tree: ImageTree, counts: Sequence[int]) -> None:
+def _check_lone(tree: Listing[Row], counts: Sequence[int]) -> None:
     """Warn of classes of one image; raise ValueError where there are no others."""
     lone = [name for name, count in zip(tree.classes, counts, strict=True) if count == 1]
     if lone and len(lone) == len(counts):
@@ -79,6 +79,6 @@ def _check_lone(tree: ImageTree, counts: Sequence[int]) -> None:
         )
 
 
-def _left_out_of(tree: ImageTree, name: str) -> str:
+def _left_out_of(tree: Listing[Row], name: str) -> str:
     """What was left out of a class."""
     return among(file for file in tree.left_out if file.class_name == name)

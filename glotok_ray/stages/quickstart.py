@@ -13,8 +13,8 @@ from glotok_ray import faults
 from glotok_ray.config.overrides import to_dict, with_absolute_paths
 from glotok_ray.config.sweeps import QuickstartRun
 from glotok_ray.console import CONSOLE, NOTE
+from glotok_ray.data.listing import SPLITS
 from glotok_ray.data.records import read_dataset
-from glotok_ray.data.sources import SPLITS
 from glotok_ray.recipes.quickstart import EXPECTED_SECONDS, STAGES, chain
 from glotok_ray.report.inputs import collect, read_metrics
 from glotok_ray.report.page import write_report

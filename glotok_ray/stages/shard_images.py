@@ -1,6 +1,6 @@
-"""Image shards: photographs or a class-folder tree in, Parquet shards of training and validation images out.
+"""Image shards: photographs, a class-folder tree or archives in, Parquet shards of training and validation images out.
 
-One Ray Data task reads, encodes and writes one shard; bytes depend on the config and the images alone. A image that
+One Ray Data task reads, encodes and writes one shard; bytes depend on the config and the images alone. An image that
 cannot be read costs itself: the split was drawn from the listing, and its shard gets a row less.
 Read next: glotok_ray/data/sources.py
 """
@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 from glotok_ray.config.jobs import ShardRun
 from glotok_ray.config.overrides import with_absolute_paths
 from glotok_ray.data.image_files import UnreadableImageError
-from glotok_ray.data.left_out import left_out_text
+from glotok_ray.data.left_out import Losses, left_out_text
+from glotok_ray.data.listing import SPLITS, RowSource
 from glotok_ray.data.records import (
     DATASET,
     Row,
@@ -23,11 +24,13 @@ from glotok_ray.data.records import (
     write_dataset,
     write_shard,
 )
-from glotok_ray.data.sources import SPLITS, ImageSource, Losses, RowSource
+from glotok_ray.data.sources import ImageSource
 from glotok_ray.storage import artefact, ownership
 from glotok_ray.storage.output import Unfinished, look_at_all
 
 logger = logging.getLogger(__name__)
+
+_NAMED_CLASSES = 5
 
 
 class ShardTask(NamedTuple):
@@ -56,6 +59,7 @@ def describe(config: ShardRun) -> dict[str, Any]:
     """What would run, from the listing alone: no image of a folder is opened."""
     source = ImageSource.of(config)
     shards = source.shards()
+    _name_classes(source)
     _name_left_out(source)
     return {
         "source": config.source,
@@ -84,6 +88,7 @@ def run(config: ShardRun, *, fresh: bool = False) -> dict[str, Any]:
         return _summary(top)
     # Nothing that stands is touched before it is known that the new rows can be drawn.
     shards = source.shards()
+    _name_classes(source)
     _name_left_out(source)
     for output in outputs:
         output.check_startable()
@@ -99,7 +104,7 @@ def run(config: ShardRun, *, fresh: bool = False) -> dict[str, Any]:
             form=source.form,
             image_size=config.image_size,
             shards=[shard.info for shard in written[split] if shard.info.rows],
-            details=source.details(losses, split),
+            details=source.images.details(losses, split),
         )
     for split, output in zip(SPLITS, outputs, strict=True):
         output.finish(
@@ -194,10 +199,21 @@ def _losses(
     return Losses(unreadable, changed, num_turned, num_changed, empty)
 
 
+def _name_classes(source: ImageSource) -> None:
+    names = source.classes
+    logger.info(
+        "%d classes, labels in this order: %s%s",
+        len(names),
+        ", ".join(names[:_NAMED_CLASSES]),
+        f", ..., {names[-1]}" if len(names) > _NAMED_CLASSES else "",
+    )
+
+
 def _name_left_out(source: ImageSource) -> None:
     if source.left_out:
         logger.warning(
-            "%d files hold no image of a format that is read, or lie outside of the class folders; left out are %s",
+            "%d files hold no image of a format that is read, or lie outside of the class folders, or are refused; "
+            "left out are %s",
             sum(item.files for item in source.left_out),
             left_out_text(source.left_out),
         )

@@ -52,7 +52,7 @@ def test_hidden_entries_links_and_other_files_are_left_out(
     found = list_image_files(source)
     assert found.classes == ("a",)
     assert [item.key for item in found.images] == ["a/00.png", "a/01.png", "a/linked.png"]
-    assert found.left_out == (("cover.png", ""), ("a/notes.txt", "a"))
+    assert found.left_out == (("cover.png", "", ""), ("a/notes.txt", "a", ""))
     assert "s/link: links to folders are not followed" in caplog.text
     assert "a/loop: links to folders are not followed" in caplog.text
 
@@ -290,3 +290,6 @@ def test_the_output_may_not_lie_inside_the_source(tmp_path: Path) -> None:
         source(folder, folder / "shards")
     with pytest.raises(ValueError, match="source = ''"):
         ImageSource.of(ShardRun(source=""))
+    # An empty validation_source is no folder, whatever the source is.
+    with pytest.raises(ValueError, match=r"lies inside source = '/'"):
+        source(Path("/"), tmp_path)
