@@ -51,8 +51,8 @@ def with_crops(metrics: Metrics, crops: str) -> Metrics:
 
 
 def with_samples(metrics: Metrics, sentence: str, sha256: str) -> Metrics:
-    """The metrics, those of samples with a sentence in their protocols on what the samples of others are, and with their
-    digest among the facts.
+    """The metrics, those of samples with a sentence in their protocols on what the samples of others are, and with
+    their digest among the facts.
     """
     return {
         name: {
