@@ -49,7 +49,10 @@ class EfficientNetLite0(FrozenNetwork):
         on a CPU. The tensors have other names and values then, so digests and weights come before.
         """
         network = self.network
-        pairs = [(network, "_conv_stem", "_bn0"), (network, "_conv_head", "_bn1")]
+        pairs: list[tuple[nn.Module, str, str]] = [
+            (network, "_conv_stem", "_bn0"),
+            (network, "_conv_head", "_bn1"),
+        ]
         for block in network._blocks:
             if hasattr(block, "_expand_conv"):
                 pairs.append((block, "_expand_conv", "_bn0"))

@@ -54,10 +54,8 @@ def _sweep(name: str, samples: XARSampleRun | FARSampleRun) -> GuidanceSweep:
 def _evaluation(name: str) -> EvaluateRun:
     """That of the row, or of the row that it is a faster sampling of, without what does not depend on guidance."""
     row = name if name in evaluate_images.RECIPES else name.removesuffix("_fast")
-    samples_alone = dict.fromkeys(
-        ("tokenizer_path", "codes_path", "generator_path", "samples_path"), ""
-    )
-    return override(evaluate_images.RECIPES[row](), samples_alone)
+    fields = ("tokenizer_path", "codes_path", "generator_path", "samples_path")
+    return override(evaluate_images.RECIPES[row](), {field: "" for field in fields})
 
 
 RECIPES: dict[str, Callable[[], GuidanceSweep]] = {

@@ -128,6 +128,7 @@ def run(config: EvaluateRun, *, fresh: bool = False) -> dict[str, Any]:
     for name, entry in metrics.items():
         logger.info("%s = %s", name, entry["value"])
     values = {name: entry["value"] for name, entry in metrics.items()}
+    facts: dict[str, Any] = {FOREIGN_SAMPLES: foreign.text} if foreign else {}
     manifest = evaluation.finish(
         exclude=(PARTS_FOLDER,),
         metrics=values,
@@ -136,7 +137,7 @@ def run(config: EvaluateRun, *, fresh: bool = False) -> dict[str, Any]:
         num_classes=len(images.classes),
         crops=crops_text(images),
         config=to_dict(config),
-        **({FOREIGN_SAMPLES: foreign.text} if foreign else {}),
+        **facts,
     )
     shutil.rmtree(parts_folder, ignore_errors=True)
     return manifest
