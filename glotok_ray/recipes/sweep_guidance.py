@@ -55,7 +55,7 @@ def _evaluation(name: str) -> EvaluateRun:
     """That of the row, or of the row that it is a faster sampling of, without what does not depend on guidance."""
     row = name if name in evaluate_images.RECIPES else name.removesuffix("_fast")
     fields = ("tokenizer_path", "codes_path", "generator_path", "samples_path")
-    return override(evaluate_images.RECIPES[row](), {field: "" for field in fields})
+    return override(evaluate_images.RECIPES[row](), dict.fromkeys(fields, ""))
 
 
 RECIPES: dict[str, Callable[[], GuidanceSweep]] = {
