@@ -1,13 +1,15 @@
 """Image shards: photographs, a class-folder tree or archives in, Parquet shards of training and validation images out.
 
 One Ray Data task reads, encodes and writes one shard; bytes depend on the config and the images alone. An image that
-cannot be read costs itself: the split was drawn from the listing, and its shard gets a row less.
+cannot be read costs itself: the split was drawn from the listing, and its shard gets a row less. A job that was killed
+goes on behind the shards that are written.
 Read next: glotok_ray/data/sources.py
 """
 
 import functools
 import logging
-from collections.abc import Iterator, Mapping
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,12 +21,18 @@ from glotok_ray.data.listing import SPLITS, RowSource
 from glotok_ray.data.records import (
     DATASET,
     Row,
-    ShardInfo,
     read_dataset,
     write_dataset,
     write_shard,
 )
 from glotok_ray.data.sources import ImageSource
+from glotok_ray.data.written_shards import (
+    RECEIPTS,
+    WrittenShard,
+    finished_shard,
+    receipt_of,
+    write_receipt,
+)
 from glotok_ray.storage import artefact, ownership
 from glotok_ray.storage.output import Unfinished, look_at_all
 
@@ -39,20 +47,6 @@ class ShardTask(NamedTuple):
     folder: str
     file: str
     sources: list[RowSource]
-
-
-class WrittenShard(NamedTuple):
-    """Facts of a written shard; `bytes` is the file's size, `unreadable` and `changed` map keys to reasons and to what
-    was done, and `turned` counts images that were turned by their EXIF orientation.
-
-    One without a readable image has no rows and no file.
-    """
-
-    info: ShardInfo
-    bytes: int
-    unreadable: dict[str, str]
-    changed: dict[str, str]
-    turned: int
 
 
 def describe(config: ShardRun) -> dict[str, Any]:
@@ -85,6 +79,7 @@ def run(config: ShardRun, *, fresh: bool = False) -> dict[str, Any]:
     outputs = look_at_all(folders, "shards", source.bound_settings(), fresh=fresh)
     if all(output.finished is not None for output in outputs):
         logger.info("already finished: %s", top)
+        _remove_receipts(folders)
         return _summary(top)
     # Nothing that stands is touched before it is known that the new rows can be drawn.
     shards = source.shards()
@@ -93,7 +88,9 @@ def run(config: ShardRun, *, fresh: bool = False) -> dict[str, Any]:
     for output in outputs:
         output.check_startable()
     for output in outputs:
-        output.begin(Unfinished.REPLACE)
+        folder = output.begin(Unfinished.SAME_OR_REPLACE)
+        for torn in folder.glob(".part-*.tmp"):
+            torn.unlink()
     written = _write(shards, config)
     losses = _losses(source, shards, written)
     _name_losses(source, losses, top)
@@ -108,17 +105,23 @@ def run(config: ShardRun, *, fresh: bool = False) -> dict[str, Any]:
         )
     for split, output in zip(SPLITS, outputs, strict=True):
         output.finish(
+            exclude=(RECEIPTS,),
             known={
                 shard.info.file: (shard.bytes, shard.info.sha256)
                 for shard in written[split]
                 if shard.info.rows
-            }
+            },
         )
+    # Not before both splits are finished: a job that was killed between them needs the receipts of both.
+    _remove_receipts(folders)
     return _summary(top)
 
 
 def write_task(task: ShardTask, config: ShardRun) -> WrittenShard:
-    """Write one shard with the readable ones among its sources."""
+    """Write one shard with the readable ones among its sources, unless it is there already."""
+    path = Path(task.folder) / task.file
+    if (found := finished_shard(path)) is not None:
+        return found
     unreadable: dict[str, str] = {}
     changed: dict[str, str] = {}
     turned = 0
@@ -136,12 +139,13 @@ def write_task(task: ShardTask, config: ShardRun) -> WrittenShard:
             turned += stored.turned
             yield Row(source.key, stored.encoded, source.label)
 
-    path = Path(task.folder) / task.file
     info = write_shard(path, rows())
     size = path.stat().st_size
     if not info.rows:
         path.unlink()
-    return WrittenShard(info, size, unreadable, changed, turned)
+    written = WrittenShard(info, size, unreadable, changed, turned)
+    write_receipt(path, written)
+    return written
 
 
 def _write(
@@ -156,6 +160,11 @@ def _write(
         for split in SPLITS
         for index, rows in enumerate(shards[split])
     ]
+    there = sum(receipt_of(Path(task.folder) / task.file).is_file() for task in tasks)
+    if there:
+        logger.info(
+            "%d of %d shards are finished already; their bytes are checked", there, len(tasks)
+        )
     written: dict[str, list[WrittenShard]] = {split: [] for split in SPLITS}
     found_shards = map_tasks(
         functools.partial(write_task, config=config),
@@ -166,6 +175,11 @@ def _write(
     for task, found in zip(tasks, found_shards, strict=True):
         written[Path(task.folder).name].append(found)
     return written
+
+
+def _remove_receipts(folders: Sequence[Path]) -> None:
+    for folder in folders:
+        shutil.rmtree(folder / RECEIPTS, ignore_errors=True)
 
 
 def _losses(

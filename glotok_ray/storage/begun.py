@@ -92,12 +92,19 @@ def check_startable(folder: Path, *, fresh: bool) -> None:
         )
 
 
-def start_folder(folder: Path, *, fresh: bool, keep: bool = False, fingerprint: str = "") -> Path:
+def start_folder(
+    folder: Path,
+    *,
+    fresh: bool,
+    keep: bool = False,
+    fingerprint: str = "",
+    replace: bool = False,
+) -> Path:
     """Make `folder` ready for a job, its owner this process; with `fresh` a finished one is kept as NAME.previous.
 
     Unfinished remains are removed, or with `keep` left to a job that goes on with them, and with a `fingerprint`
     left when they have the same. Raises what `check_startable` raises, and ArtefactError for remains of another
-    fingerprint.
+    fingerprint, which `replace` removes.
     """
     check_startable(folder, fresh=fresh)
     own(folder)
@@ -108,7 +115,7 @@ def start_folder(folder: Path, *, fresh: bool, keep: bool = False, fingerprint: 
         set_aside(folder)
         own(folder)
     asked = begun_fingerprint(folder)
-    if fingerprint and not fresh and asked not in ("", fingerprint):
+    if fingerprint and not (fresh or replace) and asked not in ("", fingerprint):
         raise ArtefactError(_other_fingerprint(folder))
     if fresh or not (keep or (fingerprint and asked == fingerprint)):
         _empty(folder)

@@ -29,6 +29,8 @@ class Unfinished(enum.Enum):
     """Keep all of it: the job finds its own parts, whose names hold a fingerprint."""
     SAME_ONLY = enum.auto()
     """Keep it when it is of the same fingerprint, refuse to start otherwise."""
+    SAME_OR_REPLACE = enum.auto()
+    """Keep it when it is of the same fingerprint, remove it and start over otherwise."""
 
 
 @dataclass(frozen=True)
@@ -53,12 +55,13 @@ class Output:
         Raises ArtefactError for a finished folder without `fresh`, for files that no job of this package began, and for
         what `unfinished` refuses; FolderInUseError when another job works on it.
         """
-        is_bound = unfinished is Unfinished.SAME_ONLY
+        is_bound = unfinished in (Unfinished.SAME_ONLY, Unfinished.SAME_OR_REPLACE)
         return begun.start_folder(
             self.folder,
             fresh=self.fresh,
             keep=unfinished is Unfinished.KEEP,
             fingerprint=self.begun_fingerprint if is_bound else "",
+            replace=unfinished is Unfinished.SAME_OR_REPLACE,
         )
 
     def check_startable(self) -> None:
@@ -135,7 +138,7 @@ def look_at_all(
         return outputs
     for output in outputs:
         if output.finished is not None:
-            begun.reopen(output.folder)
+            begun.reopen(output.folder, output.begun_fingerprint)
     return [look(folder, kind, settings, fresh=fresh) for folder in folders]
 
 

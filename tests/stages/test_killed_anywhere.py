@@ -106,7 +106,7 @@ def test_killed_at_every_boundary_a_stage_ends_as_if_undisturbed(
             working = [
                 path.name
                 for path in folder.iterdir()
-                if path.name in ("features", "blocks", "parts")
+                if path.name in ("features", "blocks", "parts", "receipts")
             ]
             assert hidden + working == []
             undisturbed = reference / folder.relative_to(tmp_path)
@@ -116,7 +116,7 @@ def test_killed_at_every_boundary_a_stage_ends_as_if_undisturbed(
     for fault in faults:
         kill(fault)
     check()
-    if name in ("codes", "samples", "far_evaluation"):
+    if name in ("shards", "codes", "samples", "far_evaluation"):
         assert "are finished already" in (tmp_path / "drivers.log").read_text()
     # Behind the end of the mark, before what is left over is removed.
     for folder in folders:

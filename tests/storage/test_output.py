@@ -67,6 +67,7 @@ def test_fresh_keeps_the_finished_folder_beside_the_new_one_once_that_is_begun(f
         (Unfinished.REPLACE, False, False),
         (Unfinished.KEEP, True, True),
         (Unfinished.SAME_ONLY, True, None),
+        (Unfinished.SAME_OR_REPLACE, True, False),
     ],
 )
 def test_what_an_unfinished_job_left_is_kept_removed_or_refused(folder, unfinished, same, other):
