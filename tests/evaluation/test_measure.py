@@ -167,7 +167,7 @@ def test_a_diverged_tokenizer_has_no_psnr(inputs: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="image 0 of 5 holds NaN"):
         measure([Block(VALIDATION, 2, 7, 2, file="part-00000.parquet")])
     network = measurement(settings(inputs, tmp_path), kept_images=0)
-    network._extractors[0]._network.network._bn1.bias.data[3] = torch.nan
+    network._extractors[0]._network.network._conv_head.bias.data[3] = torch.nan
     found = in_parts([Block(VALIDATION, 0, 5, file="part-00000.parquet")], network, tmp_path)
     with pytest.raises(ValueError, match="features hold values that are not finite"):
         metrics_of(
