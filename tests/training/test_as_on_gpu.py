@@ -100,7 +100,12 @@ def compare(name: str, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
 @pytest.mark.parametrize("name", SMALL)
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"precision": "bf16", "zero_stage": 2}, {"precision": "fp32"}, {"activation_checkpointing": True}],
+    [
+        {},
+        {"precision": "bf16", "zero_stage": 2},
+        {"precision": "fp32"},
+        {"activation_checkpointing": True},
+    ],
 )
 def test_small_models_keep_what_fake_tensors_keep(name, changes, monkeypatch):
     compare(name, monkeypatch, **changes)
