@@ -45,6 +45,8 @@ RUN = TokenizerRun(
     discriminator=DiscriminatorConfig(base_channels=8, num_layers=2),
     loss=TokenizerLossConfig(
         perceptual_network="efficientnet_lite0",
+        # Its gradient jumps where a feature lies at the corner of a ReLU6, and these tests compare roundings.
+        perceptual_weight=0.01,
         adversarial_weight=0.0,
         adversarial_start_step=0,
         restart_every_steps=5,
