@@ -64,3 +64,12 @@ def with_samples(metrics: Metrics, sentence: str, sha256: str) -> Metrics:
         else entry
         for name, entry in metrics.items()
     }
+
+
+def truncation_texts(facts: Mapping[str, Any]) -> list[str]:
+    """Top-k and top-p of samples in a few words each, from a metric's facts; empty where neither cuts anything off."""
+    return [
+        f"{name} {facts[fact]:g}"
+        for fact, name, off in (("top_k", "top-k", 0), ("top_p", "top-p", 1))
+        if facts.get(fact, off) != off
+    ]

@@ -11,7 +11,7 @@ from typing import Any
 
 from glotok_ray.config.evaluation import EvaluateRun
 from glotok_ray.data.records import DATASET
-from glotok_ray.evaluation.entries import Metrics
+from glotok_ray.evaluation.entries import Metrics, truncation_texts
 from glotok_ray.evaluation.extractors import EFFNET, Network
 from glotok_ray.evaluation.inputs import measured_tokenizer
 from glotok_ray.evaluation.plan import SAMPLES, VALIDATION
@@ -125,11 +125,7 @@ def sampling_text(facts: Mapping[str, Any]) -> str:
         parts.append(f"solver {solver} with {facts['steps']} steps per entity")
     if "temperature" in facts:
         parts.append(f"temperature {facts['temperature']:g}")
-    parts += [
-        f"{name} {facts[fact]:g}"
-        for fact, name, off in (("top_k", "top-k", 0), ("top_p", "top-p", 1))
-        if facts.get(fact, off) != off
-    ]
+    parts += truncation_texts(facts)
     seed = f"seed {facts['sampling_seed']}" if "sampling_seed" in facts else "seed not stated"
     return f"Samples were drawn with {', '.join(parts)}, {seed}, classes {facts['class_sampling']}."
 

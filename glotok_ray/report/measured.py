@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from glotok_ray.data.recorded import ADM_CROPS
+from glotok_ray.evaluation.entries import truncation_texts
 from glotok_ray.report.finished_runs import FinishedRun
 from glotok_ray.report.protocols import TSNE, Protocol
 
@@ -135,11 +136,7 @@ def sampler_text(facts: Mapping[str, Any]) -> str:
             parts[0] += f" to {facts['last_steps']}"
     if "temperature" in facts:
         parts.append(f"temperature {facts['temperature']:g}")
-    parts += [
-        f"{name} {facts[fact]:g}"
-        for fact, name, off in (("top_k", "top-k", 0), ("top_p", "top-p", 1))
-        if facts.get(fact, off) != off
-    ]
+    parts += truncation_texts(facts)
     return ", ".join(parts)
 
 
