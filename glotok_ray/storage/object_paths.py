@@ -5,6 +5,7 @@ appears whole or not at all: what is written collects in a temporary file and is
 it is large. Read next: glotok_ray/storage/places.py
 """
 
+import datetime
 import fnmatch
 import io
 from collections.abc import Iterator
@@ -309,7 +310,7 @@ class _Download(io.RawIOBase):
 def status_of(facts: dict[str, Any]) -> ObjectStatus:
     """The status in what a client tells of an object."""
     time = facts.get("LastModified") or facts.get("mtime") or facts.get("updated")
-    seconds = time.timestamp() if hasattr(time, "timestamp") else float(time or 0)
+    seconds = time.timestamp() if isinstance(time, datetime.datetime) else float(time or 0)
     etag = str(facts.get("ETag") or facts.get("etag") or "").strip('"')
     # A listing may tell more digits than the object itself does.
     return ObjectStatus(int(facts.get("size") or 0), int(seconds) * 1_000_000_000, etag)

@@ -10,7 +10,6 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Iterator
-from os import PathLike
 from pathlib import Path, PurePath
 from typing import Any, cast
 
@@ -22,7 +21,7 @@ _LAST = ("manifest.json",)
 """Copied last and removed first, so that a folder that is half moved never looks finished."""
 
 
-def to_path(text: str | PathLike[str]) -> Path:
+def to_path(text: str | Path) -> Path:
     """The path that a config's text, or a path, means: a `Path`, or for an address an `ObjectPath`, which stands for
     one in all annotations. Raises ValueError for a scheme that is not known and for a missing package.
     """

@@ -213,7 +213,10 @@ def read_tensors(path: Path, *, purpose: str, suffixes: Sequence[str]) -> Any:
             return load_file(str(at_hand(path)))
         # torch.load trusts its pickle_module, and this one imports nothing but tensors.
         return torch.load(
-            at_hand(path), map_location="cpu", weights_only=False, pickle_module=restricted_unpickler
+            at_hand(path),
+            map_location="cpu",
+            weights_only=False,
+            pickle_module=restricted_unpickler,
         )
     except _UNREADABLE as error:
         raise ArtefactError(

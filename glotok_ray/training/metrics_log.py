@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from glotok_ray.storage import artefact
+from glotok_ray.storage.node_cache import at_hand
 from glotok_ray.storage.retries import patiently
 from glotok_ray.training.metrics_file import EVENT, METRICS_FILE, metric_lines
 from glotok_ray.training.plan import RunPlan
@@ -85,7 +86,9 @@ class MetricsLog:
 
     def load(self, folder: Path) -> None:
         """Restore what `snapshot` added."""
-        state = torch.load(folder / self._file, weights_only=True, map_location=self._worker.device)
+        state = torch.load(
+            at_hand(folder / self._file), weights_only=True, map_location=self._worker.device
+        )
         self._sums, self._steps = state["sums"], state["steps"]
         self._counts = collections.Counter(state["counts"])
 
