@@ -19,7 +19,7 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 from glotok_ray.on_ray.failures import Failure, chain, explain, one_line
 from glotok_ray.storage import artefact, ownership
 from glotok_ray.storage.artefact import ArtefactError
-from glotok_ray.storage.places import remove_tree
+from glotok_ray.storage.places import local_twin, remove_tree
 from glotok_ray.storage.retries import StorageError, patiently
 from glotok_ray.training import checkpoint
 from glotok_ray.training.checkpoint import CHECKPOINT_FOLDER
@@ -233,7 +233,7 @@ class Attempts:
 
     def _remove_old_attempts(self) -> None:
         """What Ray Train kept of earlier attempts; nothing of ours lies there."""
-        for path in (self._folder / RAY_FOLDER).glob("attempt-*"):
+        for path in local_twin(self._folder / RAY_FOLDER).glob("attempt-*"):
             if not path.name.startswith(_name_prefix(self._number)):
                 remove_tree(path, ignore_errors=True)
 

@@ -6,6 +6,7 @@ Read next: glotok_ray/storage/object_paths.py
 
 import contextlib
 import io
+import logging
 import os
 import tempfile
 from pathlib import Path
@@ -27,30 +28,47 @@ def fetch(source: Any, file: Path) -> None:
         client(source.scheme).get_file(source.key, str(file))
 
 
+class ObjectLog(logging.Handler):
+    """Appends each line of a log to an object, which it sends as a whole: for the few lines of warnings."""
+
+    def __init__(self, target: Any) -> None:
+        super().__init__()
+        self._target, self._is_busy = target, False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Append a line; what the store's own client logs meanwhile is left out."""
+        if self._is_busy:
+            return
+        self._is_busy = True
+        try:
+            with self._target.open("a") as stream:
+                stream.write(self.format(record) + "\n")
+        except OSError:
+            self.handleError(record)
+        finally:
+            self._is_busy = False
+
+
 class Upload(io.FileIO):
     """A local file that becomes the object `target` when it is closed."""
 
     def __init__(self, target: Any, *, exclusive: bool = False, append: bool = False) -> None:
-        self._target, self._exclusive, self._is_failed = target, exclusive, False
+        self._target, self._exclusive, self._append = target, exclusive, append
+        self._is_failed = False
         handle, name = tempfile.mkstemp(prefix="glotok-upload-")
         os.close(handle)
         self._file = Path(name)
         try:
             if exclusive and target.is_file():
                 raise FileExistsError(f"{target}: exists already")
-            if append:
-                with contextlib.suppress(FileNotFoundError):
-                    fetch(target, self._file)
             super().__init__(name, "r+b")
         except BaseException:
             self._file.unlink(missing_ok=True)
             raise
-        if append:
-            self.seek(0, os.SEEK_END)
 
     def fail(self) -> None:
-        """Send nothing."""
-        self._is_failed = True
+        """Send nothing, unless it was to be appended: a log keeps what came before an error."""
+        self._is_failed = not self._append
 
     def close(self) -> None:
         """Send what was written, once; raises OSError."""
@@ -60,10 +78,19 @@ class Upload(io.FileIO):
         try:
             if not self._is_failed and self._exclusive:
                 self._target.create(self._file.read_bytes())
+            elif self._append:
+                self._send_appended()
             elif not self._is_failed:
                 send(self._file, self._target)
         finally:
             self._file.unlink(missing_ok=True)
+
+    def _send_appended(self) -> None:
+        """Send the object as it is by now with what was written behind it."""
+        before = b""
+        with contextlib.suppress(FileNotFoundError):
+            before = self._target.read_bytes()
+        self._target.write_bytes(before + self._file.read_bytes())
 
 
 class BinaryUpload(io.BufferedWriter):

@@ -6,7 +6,9 @@ has a function here or in node_cache.py. Read next: glotok_ray/storage/object_pa
 """
 
 import contextlib
+import hashlib
 import logging
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -61,6 +63,51 @@ def writing(path: Path) -> Iterator[Path]:
         local = Path(folder) / path.name
         yield local
         send(local, path)
+
+
+@contextlib.contextmanager
+def reading_tree(folder: Path) -> Iterator[Path]:
+    """A local folder with the files of `folder`: itself, or of objects a temporary copy of all."""
+    if not is_remote(folder):
+        yield folder
+        return
+    from glotok_ray.storage.object_streams import fetch
+
+    with tempfile.TemporaryDirectory(prefix="glotok-read-") as name:
+        for path in folder.rglob("*"):
+            local = Path(name) / path.relative_to(folder)
+            local.parent.mkdir(parents=True, exist_ok=True)
+            fetch(path, local)
+        yield Path(name)
+
+
+@contextlib.contextmanager
+def writing_tree(folder: Path) -> Iterator[Path]:
+    """A local folder to write files in: `folder` itself, or of objects a temporary one whose files are sent at the
+    end, whatever that is.
+    """
+    if not is_remote(folder):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="glotok-upload-") as name:
+        try:
+            yield Path(name)
+        finally:
+            for path in sorted(Path(name).rglob("*")):
+                if path.is_file():
+                    copy_file(path, folder / path.relative_to(name).as_posix())
+
+
+def local_twin(path: Path) -> Path:
+    """A local path for what no store can hold, such as a file that C code writes: `path` itself, or of an object one
+    in this node's temporary folder, the same for every process of the node.
+    """
+    if not is_remote(path):
+        return path
+    digest = hashlib.sha256(str(path.parent).encode()).hexdigest()[:16]
+    folder = Path(tempfile.gettempdir()) / f"glotok-{os.getuid()}-{digest}"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return folder / path.name
 
 
 def remove_tree(folder: Path, *, ignore_errors: bool = False) -> None:

@@ -112,7 +112,9 @@ def test_a_folder_of_a_job_that_lives_elsewhere_is_refused(folder: Any, monkeypa
     thread = threading.Thread(target=beat)
     thread.start()
     try:
-        with pytest.raises(FolderInUseError, match="another job works on it: process 1 on elsewhere"):
+        with pytest.raises(
+            FolderInUseError, match="another job works on it: process 1 on elsewhere"
+        ):
             begun.own(folder)
     finally:
         ended.set()
@@ -127,9 +129,7 @@ def test_a_folder_of_a_job_that_stopped_beating_is_taken_over_by_one(
     mark = marks.Mark(token="theirs", fingerprint="f", owner=stranger())
     assert marks.succeed(folder, None, mark)
     results: list[bool] = []
-    takers = [
-        marks.Mark(token=f"taker{number}", owner=stranger(number)) for number in range(2, 6)
-    ]
+    takers = [marks.Mark(token=f"taker{number}", owner=stranger(number)) for number in range(2, 6)]
 
     def take(taker: marks.Mark) -> None:
         results.append(marks.succeed(folder, mark, taker))
@@ -147,7 +147,10 @@ def test_a_folder_of_a_job_that_stopped_beating_is_taken_over_by_one(
 
 
 def test_a_job_that_lost_its_folder_writes_no_manifest(folder: Any) -> None:
-    with pytest.raises(FolderLostError, match="taken over by process 1 on elsewhere"), ownership.holding():
+    with (
+        pytest.raises(FolderLostError, match="taken over by process 1 on elsewhere"),
+        ownership.holding(),
+    ):
         output = look(folder, "things", {"x": 1})
         output.begin(Unfinished.REPLACE)
         found = marks.read_mark(folder)
