@@ -29,7 +29,7 @@ from glotok_ray.on_ray.interruption import AbortedWithDriver, wait_for
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.storage.object_streams import ObjectLog
-from glotok_ray.storage.places import is_remote, local_twin
+from glotok_ray.storage.places import appending, is_remote, local_twin
 from glotok_ray.training.batches import MicroBatch
 from glotok_ray.training.heartbeat import (
     FIRST_STEP_FACTOR,
@@ -155,7 +155,11 @@ def _torch_config(scaling: ScalingConfig) -> TorchConfig:
 @contextlib.contextmanager
 def _ray_prints_to(path: Path) -> Iterator[None]:
     """Ray prints the end of every worker to stdout, where the job's answer belongs."""
-    with path.open("a", buffering=1) as stream, contextlib.redirect_stdout(stream):
+    with (
+        appending(path) as local,
+        local.open("a", buffering=1) as stream,
+        contextlib.redirect_stdout(stream),
+    ):
         yield
 
 

@@ -31,7 +31,7 @@ from glotok_ray.stages import (
 from glotok_ray.stages.quickstart_fit import fit_to_data
 from glotok_ray.storage import artefact, ownership
 from glotok_ray.storage.output import collection
-from glotok_ray.storage.places import to_path
+from glotok_ray.storage.places import appending, to_path
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +82,11 @@ def run(quickstart: QuickstartRun, *, fresh: bool = False) -> dict[str, Any]:
     root = to_path(quickstart.output_path)
     report = root / REPORT_FILE
     known = _known_seconds(root)
-    with collection(root, fresh=fresh), CONSOLE.alone(root / artefact.LOG_FILE):
+    with (
+        collection(root, fresh=fresh),
+        appending(root / artefact.LOG_FILE) as log,
+        CONSOLE.alone(log),
+    ):
         with _lines(quickstart, known) as lines:
             records = _run_stages(quickstart, lines)
             with lines.stage(_REPORT) as elapsed:

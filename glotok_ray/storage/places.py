@@ -98,6 +98,24 @@ def writing_tree(folder: Path) -> Iterator[Path]:
                     copy_file(path, folder / path.relative_to(name).as_posix())
 
 
+@contextlib.contextmanager
+def appending(path: Path) -> Iterator[Path]:
+    """A local path to append a log to: `path` itself, or of an object a temporary one, whose text is added to the
+    object at the end, whatever that is.
+    """
+    if not is_remote(path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="glotok-upload-") as name:
+        local = Path(name) / path.name
+        try:
+            yield local
+        finally:
+            if local.is_file():
+                with path.open("ab") as stream:
+                    stream.write(local.read_bytes())
+
+
 def local_twin(path: Path) -> Path:
     """A local path for what no store can hold, such as a file that C code writes: `path` itself, or of an object one
     in this node's temporary folder, the same for every process of the node.

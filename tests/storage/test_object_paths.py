@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.s3_server import BUCKET, S3Server, s3_server
 from glotok_ray.storage import object_stores
 from glotok_ray.storage.artefact import append_line, hashed_writer, write_json
 from glotok_ray.storage.object_paths import ObjectPath
@@ -21,7 +22,6 @@ from glotok_ray.storage.places import (
     to_path,
     writing,
 )
-from tests.s3_server import BUCKET, S3Server, s3_server
 
 
 @pytest.fixture(scope="module")

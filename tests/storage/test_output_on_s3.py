@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.s3_server import BUCKET, s3_server
 from glotok_ray.storage import artefact, begun, marks, node_cache, owners, ownership
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.storage.begun import FolderInUseError
@@ -19,7 +20,6 @@ from glotok_ray.storage.output import Unfinished, look
 from glotok_ray.storage.ownership import FolderLostError
 from glotok_ray.storage.places import to_path
 from glotok_ray.storage.weights import load_weights, save_weights
-from tests.s3_server import BUCKET, s3_server
 
 
 @pytest.fixture(scope="module", autouse=True)
