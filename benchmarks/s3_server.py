@@ -1,5 +1,6 @@
 """An S3 server on loopback for tests and drills: moto's, in this process, which may be stopped and come back."""
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ class S3Server:
     def __init__(self) -> None:
         from moto.moto_server.threaded_moto_server import ThreadedMotoServer
 
+        logging.getLogger("werkzeug").setLevel(logging.WARNING)  # a line per request
         self._make = ThreadedMotoServer
         self._server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
         self._server.start()

@@ -19,6 +19,22 @@ from glotok_ray.storage.object_stores import check_client, scheme_of
 from glotok_ray.storage.places import is_remote, to_path
 
 VARIABLE = "GLOTOK_STORAGE_ROOT"
+# What nobody has made work, or tried, with object stores: sweeps, reports, and sources that others wrote.
+_LOCAL_JOBS = (
+    "FARGuidanceRun",
+    "GeneratorAblationRun",
+    "ReportRun",
+    "SweepRun",
+    "TokenizerAblationRun",
+    "XARGuidanceRun",
+)
+_LOCAL_FIELDS = (
+    "class_names_path",
+    "ground_truth_path",
+    "source",
+    "source_path",
+    "validation_source",
+)
 
 
 def add_flag(parser: argparse.ArgumentParser) -> None:
@@ -62,8 +78,22 @@ def located(config: Any, root: Path) -> Any:
         )
     found = with_absolute_paths(config, root)
     for name, value in addresses(found).items():
+        _check_supported(type(found).__name__, name, value)
         check_client(scheme_of(value), f"{name} = {value!r}")
     return found
+
+
+def _check_supported(kind: str, name: str, value: str) -> None:
+    """Raise ValueError, before anything starts, for what is not read from or written to object stores yet."""
+    if kind in _LOCAL_JOBS:
+        what = "this job reads and writes local folders alone"
+    elif name.rpartition(".")[2] in _LOCAL_FIELDS:
+        what = "what this field names is read from local storage alone"
+    else:
+        return
+    raise ValueError(
+        f"{name} = {value!r}: {what}, not object stores yet; give the absolute path of a folder that every node sees"
+    )
 
 
 def ray_copy(folder: Path) -> Path | None:

@@ -118,7 +118,7 @@ def absolute_path(name: str, value: str, root: str | Path) -> str:
 
 def _check_address(name: str, value: str) -> None:
     scheme, _, rest = value.partition(":")
-    bucket = rest.lstrip("/").partition("/")[0]
+    bucket = rest[2:].partition("/")[0]
     if not rest.startswith("//") or not bucket:
         raise ValueError(f"{name} = {value!r}: an address is written {scheme}://BUCKET/PREFIX")
     if "@" in bucket:

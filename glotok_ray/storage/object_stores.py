@@ -120,8 +120,13 @@ def answering(where: object) -> Iterator[None]:
         if not (isinstance(error, OSError) or _is_of_a_client(error)):
             raise
         kind = PermissionError if _is_refusal(error) else OSError
+        text = f"{where}: {error}"
+        if type(error).__name__ == "NoCredentialsError":
+            text += (
+                "; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, on every node"
+            )
         # The cause might print a request with its headers.
-        raise kind(_without_secrets(f"{where}: {error}")) from None
+        raise kind(_without_secrets(text)) from None
 
 
 def is_conflict(error: BaseException) -> bool:
