@@ -75,7 +75,7 @@ def test_rows_are_read_in_every_way(folder: Any) -> None:
     assert read_labels(folder, shard).tolist() == [0, 1, 0, 1, 0, 1]
 
 
-def test_what_is_damaged_is_named(folder: Any) -> None:
+def test_what_is_damaged_is_named(folder: Any, tmp_path: Path, monkeypatch: Any) -> None:
     shard = build(folder)
     assert manifest_folders(folder.parent) == [folder]
     assert not verify_folder(folder).damage
@@ -84,5 +84,8 @@ def test_what_is_damaged_is_named(folder: Any) -> None:
     (folder / shard.file).write_bytes(bytes(content))
     (line,) = verify_folder(folder).damage
     assert line.startswith(f"{folder / shard.file}: differs from its sha256")
+    # This node has the bytes of the manifest already, another one has not.
+    assert read_shard(folder, shard, minutes=0).num_rows == 6
+    monkeypatch.setenv(node_cache.FOLDER_VARIABLE, str(tmp_path / "another"))
     with pytest.raises(ArtefactError, match=r"part-0\.parquet: differs from its sha256"):
         read_shard(folder, shard, minutes=0)
