@@ -213,7 +213,11 @@ BROKEN: list[tuple[str, Edit, str]] = [
     ("raycluster", put("spec.headGroupSpec.serviceType", "LoadBalancer"), "opens Ray's ports"),
     ("raycluster", drop("spec.authOptions"), "authOptions.mode: must be token"),
     ("raycluster", rename("spec.workerGroupSpecs", "workerGroupSpec"), "'workerGroupSpec' was"),
-    ("raycluster", put("spec.workerGroupSpecs.0.minReplicas", 9), "ingest.minReplicas = 9: exceeds"),
+    (
+        "raycluster",
+        put("spec.workerGroupSpecs.0.minReplicas", 9),
+        "ingest.minReplicas = 9: exceeds",
+    ),
     (
         "raycluster",
         put("spec.workerGroupSpecs.2.template.spec.restartPolicy", "Always"),
@@ -225,12 +229,19 @@ BROKEN: list[tuple[str, Edit, str]] = [
         "gpu-on-demand.image = g:2.60.0-py311-cpu: its tag names no CUDA",
     ),
     ("raycluster", put("spec.autoscalerOptions.version", "v1"), "version: must be v2"),
-    ("raycluster", put("spec.autoscalerOptions.idleTimeoutSeconds", 20), "idleTimeoutSeconds = 20: shorter"),
+    (
+        "raycluster",
+        put("spec.autoscalerOptions.idleTimeoutSeconds", 20),
+        "idleTimeoutSeconds = 20: shorter",
+    ),
     ("raycluster", put("spec.rayVersion", "2.59.0"), "rayVersion = 2.59.0"),
     ("rayjob", drop("spec.entrypoint"), "'entrypoint' is a required property"),
     ("rayjob", rename("spec.shutdownAfterJobFinishes", "shutdownAfterJob"), "shutdownAfterJob"),
 ]
-BROKEN = [(name, edit, text.replace("idleTimeoutSeconds = 20: shorter", "Seconds = 20: shorter")) for name, edit, text in BROKEN]
+BROKEN = [
+    (name, edit, text.replace("idleTimeoutSeconds = 20: shorter", "Seconds = 20: shorter"))
+    for name, edit, text in BROKEN
+]
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -68,7 +68,10 @@ BROKEN = [
         "gpu_spot.docker.worker_image",
     ),
     (
-        _set("worker_start_ray_commands", ["ray start --address=$RAY_HEAD_IP:6379 --object-manager-port=8076"]),
+        _set(
+            "worker_start_ray_commands",
+            ["ray start --address=$RAY_HEAD_IP:6379 --object-manager-port=8076"],
+        ),
         "worker_start_ray_commands: must",
     ),
     (

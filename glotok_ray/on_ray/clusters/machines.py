@@ -139,9 +139,7 @@ _AZURE_REGIONS = (
 )
 ZONES = {
     "aws": {region: [region + zone for zone in zones] for region, zones in _AWS_ZONES.items()},
-    "gcp": {
-        region: [f"{region}-{zone}" for zone in zones] for region, zones in _GCP_ZONES.items()
-    },
+    "gcp": {region: [f"{region}-{zone}" for zone in zones] for region, zones in _GCP_ZONES.items()},
     "azure": {region: ["1", "2", "3"] for region in _AZURE_REGIONS},
 }
 """By the provider's type and the region (of Azure: the location)."""
