@@ -238,10 +238,6 @@ BROKEN: list[tuple[str, Edit, str]] = [
     ("rayjob", drop("spec.entrypoint"), "'entrypoint' is a required property"),
     ("rayjob", rename("spec.shutdownAfterJobFinishes", "shutdownAfterJob"), "shutdownAfterJob"),
 ]
-BROKEN = [
-    (name, edit, text.replace("idleTimeoutSeconds = 20: shorter", "Seconds = 20: shorter"))
-    for name, edit, text in BROKEN
-]
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -68,7 +68,7 @@ def _access(spec: dict[str, Any]) -> Iterator[str]:
     service = spec["headGroupSpec"].get("serviceType", "ClusterIP")
     if service != "ClusterIP":
         yield (
-            f"headGroupSpec.serviceType = {service}: opens Ray's ports outside the Kubernetes cluster; use ClusterIP and"
+            f"headGroupSpec.serviceType = {service}: opens Ray's ports to the outside; use ClusterIP and"
             " kubectl port-forward"
         )
     if spec.get("rayVersion") != ray.__version__:

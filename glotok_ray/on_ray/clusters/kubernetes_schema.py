@@ -24,6 +24,10 @@ _ANY: dict[str, Any] = {}
 _TEXT = {"type": "string"}
 _TEXTS = {"type": "object", "additionalProperties": _TEXT}
 _FLAG = {"type": "boolean"}
+_MAPPING: dict[str, Any] = {"type": "object"}
+_TEXT_LIST = _list(_TEXT)
+_MAPPINGS = _list(_MAPPING)
+_NUMBER = {"type": "number"}
 _COUNT = {"type": "integer", "minimum": 0}
 _QUANTITY = {"type": ["string", "integer"], "pattern": r"^\d+(\.\d+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$"}
 _QUANTITIES = {"type": "object", "additionalProperties": _QUANTITY}
@@ -34,9 +38,9 @@ _RESOURCES = _object({"requests": _QUANTITIES, "limits": _QUANTITIES, "claims": 
 _CONTAINER = _object(
     {
         **dict.fromkeys(("name", "image", "imagePullPolicy", "workingDir"), _TEXT),
-        **dict.fromkeys(("command", "args"), _list(_TEXT)),
+        **dict.fromkeys(("command", "args"), _TEXT_LIST),
         "env": _list(_object({"name": _TEXT, "value": _TEXT, "valueFrom": _ANY}, ("name",))),
-        **dict.fromkeys(("envFrom", "ports", "volumeDevices"), _list({"type": "object"})),
+        **dict.fromkeys(("envFrom", "ports", "volumeDevices"), _MAPPINGS),
         "resources": _RESOURCES,
         "volumeMounts": _list(
             _object(
@@ -49,7 +53,7 @@ _CONTAINER = _object(
         ),
         **dict.fromkeys(
             ("lifecycle", "livenessProbe", "readinessProbe", "startupProbe", "securityContext"),
-            {"type": "object"},
+            _MAPPING,
         ),
     },
     ("name", "image"),
@@ -73,9 +77,9 @@ _POD = _object(
                         }
                     )
                 ),
-                **dict.fromkeys(("affinity", "securityContext", "dnsConfig"), {"type": "object"}),
-                "topologySpreadConstraints": _list({"type": "object"}),
-                "imagePullSecrets": _list({"type": "object"}),
+                **dict.fromkeys(("affinity", "securityContext", "dnsConfig"), _MAPPING),
+                "topologySpreadConstraints": _MAPPINGS,
+                "imagePullSecrets": _MAPPINGS,
                 **dict.fromkeys(
                     ("serviceAccountName", "priorityClassName", "runtimeClassName", "dnsPolicy"),
                     _TEXT,
@@ -95,7 +99,7 @@ _HEAD = _object(
         "rayStartParams": _TEXTS,
         "serviceType": {"enum": ["ClusterIP", "NodePort", "LoadBalancer"]},
         "enableIngress": _FLAG,
-        "headService": {"type": "object"},
+        "headService": _MAPPING,
         "resources": _TEXTS,
         "labels": _TEXTS,
     },
@@ -108,7 +112,7 @@ _WORKERS = _object(
         "numOfHosts": {"type": "integer", "minimum": 1},
         "rayStartParams": _TEXTS,
         "template": _POD,
-        "scaleStrategy": {"type": "object"},
+        "scaleStrategy": _MAPPING,
         "suspend": _FLAG,
         "resources": _TEXTS,
         "labels": _TEXTS,
@@ -122,8 +126,8 @@ _AUTOSCALER = _object(
         "idleTimeoutSeconds": _COUNT,
         "resources": _RESOURCES,
         **dict.fromkeys(("image", "imagePullPolicy"), _TEXT),
-        **dict.fromkeys(("env", "envFrom", "volumeMounts"), _list({"type": "object"})),
-        "securityContext": {"type": "object"},
+        **dict.fromkeys(("env", "envFrom", "volumeMounts"), _MAPPINGS),
+        "securityContext": _MAPPING,
     }
 )
 _CLUSTER = _object(
@@ -132,11 +136,11 @@ _CLUSTER = _object(
         "enableInTreeAutoscaling": _FLAG,
         "autoscalerOptions": _AUTOSCALER,
         "authOptions": _object({"mode": {"enum": ["disabled", "token"]}}, ("mode",)),
-        "gcsFaultToleranceOptions": {"type": "object"},
+        "gcsFaultToleranceOptions": _MAPPING,
         "headServiceAnnotations": _TEXTS,
         "managedBy": _TEXT,
         "suspend": _FLAG,
-        "upgradeStrategy": {"type": "object"},
+        "upgradeStrategy": _MAPPING,
         "headGroupSpec": _HEAD,
         "workerGroupSpecs": _list(_WORKERS),
     },
@@ -152,9 +156,9 @@ _JOB = _object(
             ("backoffLimit", "ttlSecondsAfterFinished", "activeDeadlineSeconds"), _COUNT
         ),
         **dict.fromkeys(("shutdownAfterJobFinishes", "suspend"), _FLAG),
-        **dict.fromkeys(("entrypointNumCpus", "entrypointNumGpus"), {"type": "number"}),
+        **dict.fromkeys(("entrypointNumCpus", "entrypointNumGpus"), _NUMBER),
         **dict.fromkeys(("metadata", "clusterSelector"), _TEXTS),
-        **dict.fromkeys(("submitterConfig", "deletionStrategy"), {"type": "object"}),
+        **dict.fromkeys(("submitterConfig", "deletionStrategy"), _MAPPING),
         "submitterPodTemplate": _POD,
         "rayClusterSpec": _CLUSTER,
     },
@@ -162,9 +166,9 @@ _JOB = _object(
 )
 _POLICY = _object(
     {
-        "podSelector": {"type": "object"},
+        "podSelector": _MAPPING,
         "policyTypes": _list({"enum": ["Ingress", "Egress"]}),
-        **dict.fromkeys(("ingress", "egress"), _list({"type": "object"})),
+        **dict.fromkeys(("ingress", "egress"), _MAPPINGS),
     },
     ("podSelector",),
 )

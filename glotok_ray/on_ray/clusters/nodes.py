@@ -10,40 +10,112 @@ from pathlib import Path
 from typing import Any
 
 # Parameters of EC2's RunInstances, Ray's own SubnetIds among them.
-_AWS_KEYS = set(
-    "AdditionalInfo BlockDeviceMappings CapacityReservationSpecification CpuOptions CreditSpecification "
-    "DisableApiStop DisableApiTermination EbsOptimized EnclaveOptions HibernationOptions IamInstanceProfile "
-    "ImageId InstanceInitiatedShutdownBehavior InstanceMarketOptions InstanceType KeyName LaunchTemplate "
-    "LicenseSpecifications MaintenanceOptions MetadataOptions Monitoring NetworkInterfaces Placement "
-    "PrivateDnsNameOptions PrivateIpAddress SecurityGroupIds SecurityGroups SubnetId SubnetIds "
-    "TagSpecifications UserData".split()
-)
+_AWS_KEYS = {
+    "AdditionalInfo",
+    "BlockDeviceMappings",
+    "CapacityReservationSpecification",
+    "CpuOptions",
+    "CreditSpecification",
+    "DisableApiStop",
+    "DisableApiTermination",
+    "EbsOptimized",
+    "EnclaveOptions",
+    "HibernationOptions",
+    "IamInstanceProfile",
+    "ImageId",
+    "InstanceInitiatedShutdownBehavior",
+    "InstanceMarketOptions",
+    "InstanceType",
+    "KeyName",
+    "LaunchTemplate",
+    "LicenseSpecifications",
+    "MaintenanceOptions",
+    "MetadataOptions",
+    "Monitoring",
+    "NetworkInterfaces",
+    "Placement",
+    "PrivateDnsNameOptions",
+    "PrivateIpAddress",
+    "SecurityGroupIds",
+    "SecurityGroups",
+    "SubnetId",
+    "SubnetIds",
+    "TagSpecifications",
+    "UserData",
+}
 _AWS_NESTED = {
-    "Ebs": set(
-        "DeleteOnTermination Encrypted Iops KmsKeyId SnapshotId Throughput VolumeSize VolumeType".split()
-    ),
+    "Ebs": {
+        "DeleteOnTermination",
+        "Encrypted",
+        "Iops",
+        "KmsKeyId",
+        "SnapshotId",
+        "Throughput",
+        "VolumeSize",
+        "VolumeType",
+    },
     "InstanceMarketOptions": {"MarketType", "SpotOptions"},
-    "NetworkInterfaces": set(
-        "AssociatePublicIpAddress DeleteOnTermination Description DeviceIndex Groups InterfaceType "
-        "NetworkCardIndex NetworkInterfaceId PrivateIpAddress SubnetId".split()
-    ),
+    "NetworkInterfaces": {
+        "AssociatePublicIpAddress",
+        "DeleteOnTermination",
+        "Description",
+        "DeviceIndex",
+        "Groups",
+        "InterfaceType",
+        "NetworkCardIndex",
+        "NetworkInterfaceId",
+        "PrivateIpAddress",
+        "SubnetId",
+    },
 }
 # Fields of Compute Engine's instances.insert.
-_GCP_KEYS = set(
-    "advancedMachineFeatures canIpForward confidentialInstanceConfig deletionProtection description disks "
-    "displayDevice guestAccelerators hostname labels machineType metadata minCpuPlatform name "
-    "networkInterfaces networkPerformanceConfig params reservationAffinity resourcePolicies scheduling "
-    "serviceAccounts shieldedInstanceConfig sourceInstanceTemplate sourceMachineImage tags zone".split()
-)
+_GCP_KEYS = {
+    "advancedMachineFeatures",
+    "canIpForward",
+    "confidentialInstanceConfig",
+    "deletionProtection",
+    "description",
+    "disks",
+    "displayDevice",
+    "guestAccelerators",
+    "hostname",
+    "labels",
+    "machineType",
+    "metadata",
+    "minCpuPlatform",
+    "name",
+    "networkInterfaces",
+    "networkPerformanceConfig",
+    "params",
+    "reservationAffinity",
+    "resourcePolicies",
+    "scheduling",
+    "serviceAccounts",
+    "shieldedInstanceConfig",
+    "sourceInstanceTemplate",
+    "sourceMachineImage",
+    "tags",
+    "zone",
+}
 _GCP_NESTED = {
-    "initializeParams": set("diskName diskSizeGb diskType labels sourceImage".split()),
-    "scheduling": set(
-        "automaticRestart instanceTerminationAction maxRunDuration onHostMaintenance preemptible "
-        "provisioningModel".split()
-    ),
-    "networkInterfaces": set(
-        "accessConfigs aliasIpRanges network networkIP nicType stackType subnetwork".split()
-    ),
+    "initializeParams": {"diskName", "diskSizeGb", "diskType", "labels", "sourceImage"},
+    "scheduling": {
+        "automaticRestart",
+        "instanceTerminationAction",
+        "maxRunDuration",
+        "onHostMaintenance",
+        "preemptible",
+        "provisioningModel",
+    },
+    "networkInterfaces": {
+        "accessConfigs",
+        "aliasIpRanges",
+        "network",
+        "networkIP",
+        "nicType",
+        "stackType",
+        "subnetwork",
+    },
 }
 
 

@@ -100,7 +100,7 @@ def closed(config: dict[str, Any]) -> Iterator[str]:
         yield from _own_group(config)
     elif not provider.get("use_internal_ips"):
         yield (
-            "provider.use_internal_ips: is not set; nodes get public addresses, and SSH is open to everyone there; set it"
+            "provider.use_internal_ips: is not set; nodes get public addresses, and SSH is open to everyone; set it"
             " to true and call `ray up` from within the network"
         )
     for name, group in config["available_node_types"].items():
@@ -120,6 +120,6 @@ def _own_group(config: dict[str, Any]) -> Iterator[str]:
         named = all(item.get("Groups") for item in interfaces) if interfaces else False
         if not named and not node.get("SecurityGroupIds"):
             yield (
-                f"available_node_types.{name}.node_config.SecurityGroupIds: is not set; Ray would make a group that lets"
-                " everyone reach SSH; name one of yours"
+                f"available_node_types.{name}.node_config.SecurityGroupIds: is not set; Ray would make a group that"
+                " lets everyone reach SSH; name one of yours"
             )

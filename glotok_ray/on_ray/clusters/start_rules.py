@@ -117,8 +117,8 @@ def access(config: dict[str, Any]) -> Iterator[str]:
             yield f"{key}: must start Ray with RAY_AUTH_MODE=token, as cluster/aws.yaml does"
         if re.search(r"--node-ip-address[= ]0\.0\.0\.0", command):
             yield (
-                f"{key}: --node-ip-address=0.0.0.0 is no address that other nodes can reach; leave the flag out, so that"
-                " Ray takes the node's own"
+                f"{key}: --node-ip-address=0.0.0.0 is no address that other nodes can reach; leave the flag out, so"
+                " that Ray takes the node's own"
             )
     host = _flag(config, _HEAD, "dashboard-host")
     if host not in ("127.0.0.1", "localhost", "::1"):
