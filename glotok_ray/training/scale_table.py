@@ -46,7 +46,8 @@ def _facts(needs: Needs, row: Row) -> str:
     sizes = " + ".join(f"{size:,}" for size in needs.counted.sizes)
     return (
         f"{sizes} parameters, {needs.operations / 1e9:,.0f} GFLOP per image;"
-        f" {schedule.epochs} epochs of {needs.run.data.num_train_images:,} images in batches of {schedule.global_batch_size:,}: {row.steps:,} steps;"
+        f" {schedule.epochs} epochs of {needs.run.data.num_train_images:,} images in batches of"
+        f" {schedule.global_batch_size:,}: {row.steps:,} steps;"
         f" ZeRO stage {scaling.zero_stage}, {scaling.precision}; a checkpoint has {row.checkpoint_gib:.1f} GiB."
     )
 
