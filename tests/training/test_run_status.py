@@ -108,7 +108,7 @@ def test_a_failed_run_tells_its_cause_and_log(run: Path) -> None:
 
 
 def test_a_finished_run_has_no_problems(run: Path) -> None:
-    write(run / artefact.MANIFEST, {"kind": "generator", "files": {}})
+    write(run / artefact.MANIFEST, {"kind": "generator", "fingerprint": "f", "files": {}})
     (run / marks.MARK).unlink()
     found = status_of(run, now=NOW)
     assert found.state == "finished"
