@@ -15,7 +15,7 @@ from glotok_ray.on_ray.clusters.node_rules import node_types
 
 _HEAD, _WORKER = "head_start_ray_commands", "worker_start_ray_commands"
 _TOKEN = "/.ray/auth_token"
-_URI = re.compile(r"GLOTOK_STORAGE_ROOT=['\"]?(?:s3|gs|abfss?|hdfs)://\S+")
+_URI = re.compile(r"GLOTOK_STORAGE_ROOT=['\"]?(?:s3|gs|abfs)://\S+")
 _NETWORK_MOUNT = re.compile(r"\bmount\b.*-t\s*(?:nfs4?|efs|lustre|cifs|fuse\S*)\b")
 
 
@@ -104,7 +104,7 @@ def storage(config: dict[str, Any]) -> Iterator[str]:
     mounted = any(_NETWORK_MOUNT.search(line) for line in config.get("initialization_commands", []))
     if not _URI.search(starts) and not mounted:
         yield (
-            f"{_HEAD}: no shared storage; set GLOTOK_STORAGE_ROOT to an object store (s3://, gs://, abfss://), or mount"
+            f"{_HEAD}: no shared storage; set GLOTOK_STORAGE_ROOT to an object store (s3://, gs://, abfs://), or mount"
             " a file system of the network in initialization_commands"
         )
 
