@@ -3,7 +3,6 @@
 Read next: glotok_ray/training/counted.py
 """
 
-from pathlib import Path
 from typing import Any
 
 from glotok_ray.config.runs import FARRun, GeneratorRun, TokenizerRun, XARRun
@@ -11,6 +10,7 @@ from glotok_ray.data.recorded import crops_text
 from glotok_ray.data.records import DatasetInfo, read_dataset
 from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.storage.artefact import MANIFEST, ArtefactError
+from glotok_ray.storage.places import to_path
 from glotok_ray.training.counted import Counted, count_generator, count_tokenizer
 from glotok_ray.training.inputs import check_present_inputs
 from glotok_ray.training.memory import GIB, count_parameters, expected_memory
@@ -52,7 +52,7 @@ def describe_generator(run: XARRun | FARRun) -> dict[str, Any]:
 
 def _present_dataset(run: TokenizerRun | GeneratorRun) -> DatasetInfo | None:
     """The facts of the data to train on; None as long as there are none."""
-    folder = Path(run.data.train_path)
+    folder = to_path(run.data.train_path)
     return read_dataset(folder) if (folder / MANIFEST).is_file() else None
 
 
@@ -61,7 +61,7 @@ def _images(run: TokenizerRun | GeneratorRun, dataset: DatasetInfo | None) -> in
         return run.data.num_train_images
     if dataset is None:
         raise ArtefactError(
-            f"data.num_train_images = 0 and {Path(run.data.train_path)} holds no data yet; give the number, or build "
+            f"data.num_train_images = 0 and {run.data.train_path} holds no data yet; give the number, or build "
             "the data first"
         )
     return dataset.num_images

@@ -3,7 +3,6 @@
 Read next: glotok_ray/training/run_problems.py
 """
 
-import os
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -58,16 +57,18 @@ class Status(NamedTuple):
 
 def runs_under(root: Path) -> Iterator[Path]:
     """Folders of trainings, and other folders that a job has begun and not finished, `root` among them, by name."""
-    for place, folders, files in os.walk(root):
-        folder = Path(place)
-        depth = len(folder.relative_to(root).parts)
-        folders[:] = sorted(
-            name
-            for name in folders
-            if name not in _SKIPPED and not name.startswith(".") and depth < _DEEPEST
-        )
-        if _is_training(folder) or (marks.MARK in files and not artefact.is_finished(folder)):
-            yield folder
+    yield from _runs_within(root, _DEEPEST)
+
+
+def _runs_within(folder: Path, depth: int) -> Iterator[Path]:
+    begun = (folder / marks.MARK).is_file() and not artefact.is_finished(folder)
+    if begun or _is_training(folder):
+        yield folder
+    if not depth or not folder.is_dir():
+        return
+    for inner in sorted(folder.iterdir()):
+        if inner.is_dir() and inner.name not in _SKIPPED and not inner.name.startswith("."):
+            yield from _runs_within(inner, depth - 1)
 
 
 def _is_training(folder: Path) -> bool:
