@@ -38,7 +38,7 @@ def launcher_file(kind: str, description: Description) -> dict[str, Any]:
         "head_setup_commands": [],
         "worker_setup_commands": [],
         "head_start_ray_commands": ["ray stop", _start(cloud, _head_start())],
-        "worker_start_ray_commands": ["ray stop", _start(cloud, _worker_start())],
+        "worker_start_ray_commands": ["ray stop", _start(cloud, _worker_start(kind))],
     }
 
 
@@ -97,5 +97,10 @@ def _head_start() -> str:
     )
 
 
-def _worker_start() -> str:
-    return f"ray start --address=$RAY_HEAD_IP:{GCS_PORT} --object-manager-port={OBJECT_PORT}"
+def _worker_start(kind: str) -> str:
+    """Ray, and beside it what asks whether the node is taken back; on-demand nodes never are."""
+    agent = f"python -m glotok_ray.on_ray.preemption_agent --cloud {kind}"
+    return (
+        f"ray start --address=$RAY_HEAD_IP:{GCS_PORT} --object-manager-port={OBJECT_PORT};"
+        f" nohup {agent} > /tmp/preemption_agent.log 2>&1 &"
+    )
