@@ -150,5 +150,5 @@ def ports(config: dict[str, Any]) -> Iterator[str]:
 
 
 def _flag(config: dict[str, Any], key: str, name: str) -> str:
-    found = re.search(rf"--{name}[= ](\S+)", " ".join(config.get(key, [])))
+    found = re.search(rf"--{name}[= ]([^\s;&]+)", " ".join(config.get(key, [])))
     return found.group(1) if found else ""
