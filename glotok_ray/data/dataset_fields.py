@@ -48,6 +48,8 @@ def image_fields(path: Path, values: dict[str, Any]) -> dict[str, Any]:
                 "not as their files are; run the job that wrote it again with --fresh"
             )
         facts[name] = field_of(path, values, name, int)
+    if "jpeg_quality" in values:
+        facts["jpeg_quality"] = field_of(path, values, "jpeg_quality", int)
     return facts
 
 

@@ -72,7 +72,8 @@ class DatasetInfo:
     shards: tuple[ShardInfo, ...]
     form: str = ""
     """Of images: "original" (whole images at their own size), "crop" (squares of side image_size, which are the data
-    set itself) or "reduced" (whole images, short side brought into [image_size, 1.25 * image_size]). Codes have none.
+    set itself) or "reduced" (whole images, short side brought into [image_size, 1.25 * image_size], or, with a
+    jpeg_quality, down to image_size where it was larger). Codes have none.
     """
     num_unreadable: int = 0
     """Of images: files of both splits that could not be read, which dataset.json names."""
@@ -81,6 +82,10 @@ class DatasetInfo:
     num_changed: int = 0
     """Of images: those of this folder that are not stored as they were: laid on white, brought from 16 bits to 8, cut
     or halved; dataset.json names them.
+    """
+    jpeg_quality: int = 0
+    """Of reduced images: that of the JPEGs which `ShardRun.resize_short_side` made, to whose side image_size then is;
+    0 where another rule reduced them.
     """
     num_views: int = 1
     """Adjacent rows per image."""
