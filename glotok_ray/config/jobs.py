@@ -63,6 +63,12 @@ class ShardRun:
     """Turn a folder's images by their EXIF orientation, as phones mean it, and lay transparent ones on white. Off
     leaves the pixels as they lie and drops alpha, as guided-diffusion and all published ImageNet numbers do.
     """
+    output_form: Literal["parquet", "webdataset"] = field(
+        default="parquet", metadata={ADDED_LATER: "parquet"}
+    )
+    """Files of the shards. "parquet" is what all jobs read. "webdataset" writes tars of the same rows (000000.tar;
+    KEY.jpg, KEY.cls, KEY.json) for other programs; here `shard_images` alone reads them, as a source.
+    """
     resize_short_side: int = field(default=0, metadata={ADDED_LATER: 0})
     """With image_size 0: reduce a folder's images whose short side is larger to this one, pixels, and store them as
     JPEG; smaller ones keep their bytes, and none is enlarged. 0 keeps all originals. Crops are then no longer ADM's of

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from glotok_ray.config.jobs import ShardRun
+from glotok_ray.data.forms import PARQUET, WEBDATASET
 from glotok_ray.data.image_files import StoredImage, UnreadableImageError
 from glotok_ray.data.listing import RowSource
 from glotok_ray.data.records import Row, write_shard
 from glotok_ray.data.reduction import squared_error
+from glotok_ray.data.tar_shards import write_tar_shard
 from glotok_ray.data.written_shards import WrittenShard, finished_shard, write_receipt
 
 
@@ -54,13 +56,22 @@ class _Rows:
         self.resized += stored.resized
 
 
+_WRITERS = {PARQUET: write_shard, WEBDATASET: write_tar_shard}
+_FILES = {PARQUET: "part-{:05d}.parquet", WEBDATASET: "{:06d}.tar"}
+
+
+def shard_file(config: ShardRun, index: int) -> str:
+    """The file name of a split's shard."""
+    return _FILES[config.output_form].format(index)
+
+
 def write_task(task: ShardTask, config: ShardRun) -> WrittenShard:
     """Write one shard with the readable ones among its sources, unless it is there already."""
     path = Path(task.folder) / task.file
     if (found := finished_shard(path)) is not None:
         return found
     rows = _Rows(task, config)
-    info = write_shard(path, rows)
+    info = _WRITERS[config.output_form](path, rows)
     size = path.stat().st_size
     if not info.rows:
         path.unlink()

@@ -15,11 +15,12 @@ from typing import Any
 
 from glotok_ray.config.jobs import ShardRun
 from glotok_ray.config.overrides import with_absolute_paths
+from glotok_ray.data.forms import PARQUET
 from glotok_ray.data.left_out import Losses, left_out_text
 from glotok_ray.data.listing import SPLITS, RowSource
 from glotok_ray.data.records import DATASET, read_dataset, write_dataset
 from glotok_ray.data.reduction import MEASURED_IMAGES, reduction_facts
-from glotok_ray.data.shard_writing import ShardTask, write_task
+from glotok_ray.data.shard_writing import ShardTask, shard_file, write_task
 from glotok_ray.data.sources import ImageSource
 from glotok_ray.data.written_shards import RECEIPTS, WrittenShard, receipt_of
 from glotok_ray.storage import artefact, ownership
@@ -70,8 +71,9 @@ def run(config: ShardRun, *, fresh: bool = False) -> dict[str, Any]:
         output.check_startable()
     for output in outputs:
         folder = output.begin(Unfinished.SAME_OR_REPLACE)
-        for torn in folder.glob(".part-*.tmp"):
-            torn.unlink()
+        for pattern in (".*.parquet.*.tmp", ".*.tar.*.tmp"):
+            for torn in folder.glob(pattern):
+                torn.unlink()
     written = _write(shards, config)
     losses = _losses(source, shards, written, config)
     _name_losses(source, losses, top)
@@ -83,7 +85,7 @@ def run(config: ShardRun, *, fresh: bool = False) -> dict[str, Any]:
             form=source.form,
             image_size=config.image_size or config.resize_short_side,
             shards=[shard.info for shard in written[split] if shard.info.rows],
-            details=source.images.details(losses, split),
+            details={**source.images.details(losses, split), **_format_facts(config)},
         )
     for split, output in zip(SPLITS, outputs, strict=True):
         output.finish(
@@ -110,7 +112,7 @@ def _write(
     tasks = [
         ShardTask(
             str(Path(config.output_path) / split),
-            f"part-{index:05d}.parquet",
+            shard_file(config, index),
             rows,
             -(-MEASURED_IMAGES // len(shards[split])),
         )
@@ -132,6 +134,11 @@ def _write(
     for task, found in zip(tasks, found_shards, strict=True):
         written[Path(task.folder).name].append(found)
     return written
+
+
+def _format_facts(config: ShardRun) -> dict[str, str]:
+    """Said of tars alone, so that Parquet's dataset.json stays as it was."""
+    return {} if config.output_form == PARQUET else {"shard_format": config.output_form}
 
 
 def _remove_receipts(folders: Sequence[Path]) -> None:
@@ -240,7 +247,7 @@ def _name_cost(losses: Losses) -> None:
 def _summary(output: Path) -> dict[str, Any]:
     answer: dict[str, Any] = {"output_path": str(output)}
     for split in SPLITS:
-        dataset = read_dataset(output / split)
+        dataset = read_dataset(output / split, tars=True)
         answer["classes"] = len(dataset.classes)
         answer["form"] = dataset.form
         answer[split] = {"images": dataset.num_images, "shards": len(dataset.shards)}
