@@ -2,7 +2,9 @@
 
 import io
 import json
+import struct
 import tarfile
+import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -27,6 +29,18 @@ def jpeg(seed: int, size: tuple[int, int] = (9, 7)) -> bytes:
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, "JPEG")
     return stream.getvalue()
+
+
+def bomb() -> bytes:
+    """The head of a PNG of 30,000 x 30,000 pixels."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        body = kind + content
+        return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
+
+    head = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
+    parts = (chunk(b"IHDR", head), chunk(b"IDAT", zlib.compress(bytes(100))), chunk(b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
 def training_images(per_class: int, synsets: Iterable[str] = SYNSETS) -> Images:

@@ -138,6 +138,11 @@ def write_shard(path: Path, rows: Iterable[Row]) -> ShardInfo:
         "compression": "NONE",
         "use_dictionary": False,
         "write_statistics": ["key", "label"],
+        # A checksum for every page, and a page for every image: who reads a few rows need not trust the rest, and
+        # damage is one row's.
+        "write_page_checksum": True,
+        "write_batch_size": 1,
+        "data_page_size": 1024,
     }
     with (
         artefact.hashed_writer(path) as stream,
@@ -159,7 +164,7 @@ def read_rows(path: Path) -> Iterator[Row]:
             f"{path}: cannot be read as Parquet ({_reason(error)}); rebuild it with --fresh"
         ) from None
     with file:
-        _check_columns(path, file.schema_arrow)
+        check_columns(path, file.schema_arrow)
         for batch in file.iter_batches(batch_size=_ROWS_PER_GROUP, columns=list(Row._fields)):
             yield from (Row(**values) for values in batch.to_pylist())
 
@@ -187,11 +192,28 @@ def write_dataset(
 
 
 def read_dataset(folder: Path, *, verify: bool = False, tars: bool = False) -> DatasetInfo:
-    """Read and check dataset.json; `verify` also reads every shard: its sha256 and, of Parquet, columns and rows.
-    Shards that are tars are refused without `tars`: who reads rows reads Parquet.
-
-    Raises ArtefactError that names the file or field, the rule and the remedy.
+    """`read_description`, with every shard there; `verify` also reads them: sha256 and, of Parquet, columns and rows.
+    Shards that are tars are refused without `tars`: who reads rows reads Parquet. Raises ArtefactError.
     """
+    info = read_description(folder)
+    if info.shard_format == WEBDATASET and not tars:
+        raise ArtefactError(
+            f"{folder / DATASET}: shard_format = {WEBDATASET!r}: these tars are for other programs, and this job reads "
+            f"Parquet shards: make them by python -m jobs.shard_images with --source {folder} and --output-form parquet"
+        )
+    for shard in info.shards:
+        path = folder / shard.file
+        if not path.is_file():
+            raise ArtefactError(
+                f"{path}: listed in {DATASET} but missing; restore it or rebuild the folder with --fresh"
+            )
+        if verify:
+            _check_shard(path, shard, info)
+    return info
+
+
+def read_description(folder: Path) -> DatasetInfo:
+    """Read and check dataset.json; raises ArtefactError that names the file or field, the rule and the remedy."""
     path = folder / DATASET
     values = artefact.read_json(path)
     if not isinstance(values, dict):
@@ -210,15 +232,6 @@ def read_dataset(folder: Path, *, verify: bool = False, tars: bool = False) -> D
         **(image_fields if kind == "shards" else code_fields)(path, values),
     )
     _check_counts(path, info)
-    if info.shard_format == WEBDATASET and not tars:
-        raise ArtefactError(
-            f"{path}: shard_format = {WEBDATASET!r}: these tars are for other programs; this job reads Parquet shards: "
-            f"make them by python -m jobs.shard_images with --source {folder} and --output-form parquet"
-        )
-    for shard in info.shards:
-        _check_shard(
-            folder / shard.file, shard, kind, verify=verify, tar=info.shard_format == WEBDATASET
-        )
     return info
 
 
@@ -262,26 +275,20 @@ def _check_counts(path: Path, info: DatasetInfo) -> None:
         )
 
 
-def _check_shard(path: Path, shard: ShardInfo, kind: str, *, verify: bool, tar: bool) -> None:
-    if not path.is_file():
-        raise ArtefactError(
-            f"{path}: listed in {DATASET} but missing; restore it or rebuild the folder with --fresh"
-        )
-    if not verify:
-        return
+def _check_shard(path: Path, shard: ShardInfo, info: DatasetInfo) -> None:
     if artefact.sha256_of(path) != shard.sha256:
         raise ArtefactError(
             f"{path}: differs from its sha256 in {DATASET}; restore it or rebuild with --fresh"
         )
-    if not tar:
-        check_contents(path, shard, kind)
+    if info.shard_format == PARQUET:
+        check_contents(path, shard, info.kind)
 
 
 def check_contents(path: Path, shard: ShardInfo, kind: str) -> None:
     """Check a shard's columns and number of rows, which its end tells; raises ArtefactError."""
     with pyarrow.parquet.ParquetFile(path) as file:
         if kind == "shards":
-            _check_columns(path, file.schema_arrow)
+            check_columns(path, file.schema_arrow)
         if file.metadata.num_rows != shard.rows:
             raise ArtefactError(
                 f"{path}: holds {file.metadata.num_rows} rows, but {DATASET} says {shard.rows}; "
@@ -289,7 +296,8 @@ def check_contents(path: Path, shard: ShardInfo, kind: str) -> None:
             )
 
 
-def _check_columns(path: Path, schema: pyarrow.Schema) -> None:
+def check_columns(path: Path, schema: pyarrow.Schema) -> None:
+    """Raise ArtefactError for a shard of other columns, or of other types."""
     for wanted in SCHEMA:
         index = schema.get_field_index(wanted.name)
         if index < 0 or schema.field(index).type != wanted.type:
