@@ -19,6 +19,7 @@ from PIL import Image, UnidentifiedImageError
 
 from glotok_ray.data.dataset_fields import code_fields, field_of, image_fields
 from glotok_ray.data.forms import PARQUET, WEBDATASET
+from glotok_ray.data.image_places import PlacingStream
 from glotok_ray.data.shard_plan import CHUNK_ROWS
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
@@ -144,14 +145,15 @@ def write_shard(path: Path, rows: Iterable[Row]) -> ShardInfo:
         "write_batch_size": 1,
         "data_page_size": 1024,
     }
-    with (
-        artefact.hashed_writer(path) as stream,
-        pyarrow.parquet.ParquetWriter(stream, SCHEMA, **options) as writer,
-    ):
-        for group in _groups(rows):
-            columns = dict(zip(Row._fields, zip(*group, strict=True), strict=True))
-            writer.write_table(pyarrow.table(columns, schema=SCHEMA))
-            count += len(group)
+    with artefact.hashed_writer(path) as stream:
+        placing = PlacingStream(stream)
+        with pyarrow.parquet.ParquetWriter(placing, SCHEMA, **options) as writer:
+            for group in _groups(rows):
+                columns = dict(zip(Row._fields, zip(*group, strict=True), strict=True))
+                writer.write_table(pyarrow.table(columns, schema=SCHEMA))
+                placing.end_group([row.image for row in group])
+                count += len(group)
+            writer.add_key_value_metadata(placing.metadata())
     return ShardInfo(path.name, count, stream.sha256)
 
 
