@@ -31,7 +31,8 @@ from glotok_ray.data.reduction import stored_for
 from glotok_ray.storage.retries import patiently
 
 _BYTES, _PATH, _LABEL = "image.bytes", "image.path", "label"
-_HELD_GROUPS = 4
+# Rows of one group come one after another (glotok_ray/data/encoding_order.py), and groups may be large.
+_HELD_GROUPS = 1
 
 
 Result = TypeVar("Result")

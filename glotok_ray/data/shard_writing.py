@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from glotok_ray.config.jobs import ShardRun
+from glotok_ray.data.encoding_order import encoded_rows
 from glotok_ray.data.forms import PARQUET, WEBDATASET
-from glotok_ray.data.image_files import StoredImage, UnreadableImageError
+from glotok_ray.data.image_files import StoredImage
 from glotok_ray.data.listing import RowSource
 from glotok_ray.data.records import Row, write_shard
 from glotok_ray.data.reduction import squared_error
@@ -38,13 +39,11 @@ class _Rows:
         self.squared_errors: list[float] = []
 
     def __iter__(self) -> Iterator[Row]:
-        for source in self._task.sources:
-            try:
-                stored = source.encode(self._run)
-                self._note(source, stored)
-            except UnreadableImageError as error:
-                self.unreadable[source.key] = str(error)
+        for source, stored, error in encoded_rows(self._task.sources, self._run):
+            if stored is None:
+                self.unreadable[source.key] = error
                 continue
+            self._note(source, stored)
             yield Row(source.key, stored.encoded, source.label)
 
     def _note(self, source: RowSource, stored: StoredImage) -> None:
