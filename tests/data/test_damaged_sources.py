@@ -10,12 +10,12 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from benchmarks import five_forms
+from benchmarks.five_forms import bomb, jpeg, training_images, write_tar
 from glotok_ray.config import ShardRun
 from glotok_ray.data.sources import ImageSource
 from glotok_ray.stages import shard_images
 from glotok_ray.stages.shard_images import ShardTask, WrittenShard, write_task
-from tests import five_forms
-from tests.five_forms import bomb, jpeg, training_images, write_tar
 
 
 def source_of(**fields: Any) -> ImageSource:

@@ -11,6 +11,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from benchmarks.five_forms import bomb, jpeg, write_tar
 from glotok_ray.config import ShardRun
 from glotok_ray.data.records import Row, read_rows, write_dataset, write_shard
 from glotok_ray.data.shard_writing import ShardTask, write_task
@@ -18,7 +19,6 @@ from glotok_ray.data.sources import ImageSource
 from glotok_ray.data.tar_shards import read_tar_rows, write_tar_shard
 from glotok_ray.storage import artefact, begun
 from jobs import verify
-from tests.five_forms import bomb, jpeg, write_tar
 
 ROWS = [Row(f"a/{row:02d}.jpg", jpeg(row, (40, 30)), row % 3) for row in range(40)]
 PARQUET, TAR = "part-00001.parquet", "000001.tar"

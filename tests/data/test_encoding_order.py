@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 
+from benchmarks import five_forms
+from benchmarks.five_forms import training_images
 from glotok_ray.config import ShardRun
 from glotok_ray.data import encoding_order, parquet_images
 from glotok_ray.data.encoding_order import encoded_rows
 from glotok_ray.data.image_files import StoredImage, UnreadableImageError
 from glotok_ray.data.sources import ImageSource
-from tests import five_forms
-from tests.five_forms import training_images
 
 
 class Source:

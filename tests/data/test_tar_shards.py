@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from benchmarks import five_forms
+from benchmarks.five_forms import jpeg, training_images, validation_images, write_tar
 from glotok_ray.config import ShardRun
 from glotok_ray.data.listing import SPLITS
 from glotok_ray.data.records import Row, read_dataset, read_rows, write_dataset
@@ -19,8 +21,6 @@ from glotok_ray.data.sources import ImageSource
 from glotok_ray.data.tar_shards import TarShardError, read_tar_rows, write_tar_shard
 from glotok_ray.data.written_shards import RECEIPTS, finished_shard
 from glotok_ray.storage.artefact import ArtefactError
-from tests import five_forms
-from tests.five_forms import jpeg, training_images, validation_images, write_tar
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"x" * 50
 ROWS = [
