@@ -28,6 +28,7 @@ from glotok_ray.data.image_files import StoredImage, UnreadableImageError
 from glotok_ray.data.left_out import OtherFile
 from glotok_ray.data.listing import Listing, list_in_threads, printable
 from glotok_ray.data.reduction import stored_for
+from glotok_ray.storage.places import to_path
 from glotok_ray.storage.retries import patiently
 
 _BYTES, _PATH, _LABEL = "image.bytes", "image.path", "label"
@@ -71,7 +72,7 @@ class ParquetImage(NamedTuple):
 
     def encode(self, run: ShardRun) -> StoredImage:
         """What to store; raises UnreadableImageError."""
-        path = Path(self.path)
+        path = to_path(self.path)
 
         def read() -> bytes:
             try:

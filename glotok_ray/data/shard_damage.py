@@ -4,7 +4,9 @@ Every page of a shard's column has a checksum, and a page holds one image, so a 
 checksums hold (or that an older version wrote without) are decoded. Read next: glotok_ray/data/verification.py
 """
 
+import contextlib
 import hashlib
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +18,7 @@ from glotok_ray.data.records import check_columns, decode_image
 from glotok_ray.data.tar_archives import DamagedArchiveError, Span, TarMember, tar_members
 from glotok_ray.data.tar_shards import TarShardError, tar_samples
 from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.places import copy_file, is_remote
 
 _NAMED = 3
 _COLUMNS = ("key", "label", "image")
@@ -40,8 +43,8 @@ def damaged_rows_text(path: Path, num_classes: int, *, tar: bool) -> str:
     find = _in_tar if tar else _in_parquet
     found: list[str] = []
     try:
-        for damaged in find(path, num_classes):
-            found.append(str(damaged))
+        with _local_copy(path) as local:
+            found += map(str, find(local, num_classes))
     except (DamagedArchiveError, ArtefactError) as error:
         found.append(str(error).removeprefix(f"{path}: "))
     except (OSError, pyarrow.ArrowException) as error:
@@ -50,6 +53,18 @@ def damaged_rows_text(path: Path, num_classes: int, *, tar: bool) -> str:
         return "all of its rows can be read and decoded"
     more = len(found) - _NAMED
     return "; ".join(found[:_NAMED]) + (f"; and {more} more" if more > 0 else "")
+
+
+@contextlib.contextmanager
+def _local_copy(path: Path) -> Iterator[Path]:
+    """The file itself, or of an object a temporary copy: the node's cache takes no damaged ones."""
+    if not is_remote(path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="glotok-read-") as folder:
+        local = Path(folder) / path.name
+        copy_file(path, local)
+        yield local
 
 
 # ------------------------------------------------------------------------------------------ Parquet

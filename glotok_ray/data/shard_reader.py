@@ -20,6 +20,7 @@ from jaxtyping import Integer, UInt8
 from glotok_ray.data.image_places import DamagedImageError, places_of, read_images
 from glotok_ray.data.records import DATASET, ShardInfo, decode_image
 from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.node_cache import at_hand
 from glotok_ray.storage.retries import patiently
 
 _COLUMNS = ("key", "image", "label")
@@ -41,7 +42,7 @@ def read_shard(folder: Path, shard: ShardInfo, *, minutes: float) -> pyarrow.Tab
     the file cannot be reached for `minutes`.
     """
     path = folder / shard.file
-    encoded = patiently(path.read_bytes, path, minutes=minutes)
+    encoded = patiently(lambda: at_hand(path).read_bytes(), path, minutes=minutes)
     if hashlib.sha256(encoded).hexdigest() != shard.sha256:
         raise ArtefactError(
             f"{path}: differs from its sha256 in {DATASET}; restore it, or shard the images again with --fresh"
@@ -120,19 +121,20 @@ def _damaged(path: Path, error: Exception) -> ArtefactError:
 
 def _read_placed(path: Path, rows: Integer[np.ndarray, " n"]) -> pyarrow.Table | None:
     """The rows by their images' places; None where the file does not say them."""
-    with pyarrow.parquet.ParquetFile(path, page_checksum_verification=True) as file:
+    local = at_hand(path)
+    with pyarrow.parquet.ParquetFile(local, page_checksum_verification=True) as file:
         places = places_of(file.metadata.metadata, file.metadata.num_rows)
         if places is None:
             return None
         table = _rows_of_groups(file, rows, [name for name in _COLUMNS if name != "image"])
-    images = pyarrow.array(read_images(path, places, rows), pyarrow.binary())
+    images = pyarrow.array(read_images(local, places, rows), pyarrow.binary())
     return table.add_column(1, "image", images)
 
 
 def _read_groups(
     path: Path, rows: Integer[np.ndarray, " n"], columns: Sequence[str]
 ) -> pyarrow.Table:
-    with pyarrow.parquet.ParquetFile(path, page_checksum_verification=True) as file:
+    with pyarrow.parquet.ParquetFile(at_hand(path), page_checksum_verification=True) as file:
         return _rows_of_groups(file, rows, columns)
 
 
@@ -154,7 +156,9 @@ def _rows_of_groups(
 
 def read_labels(folder: Path, shard: ShardInfo) -> np.ndarray:
     """The labels of all rows of a shard, in order."""
-    return pyarrow.parquet.read_table(folder / shard.file, columns=["label"])["label"].to_numpy()
+    return pyarrow.parquet.read_table(at_hand(folder / shard.file), columns=["label"])[
+        "label"
+    ].to_numpy()
 
 
 def decoded_rows(

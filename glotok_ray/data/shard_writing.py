@@ -4,7 +4,6 @@ Read next: glotok_ray/data/written_shards.py
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 from glotok_ray.config.jobs import ShardRun
@@ -16,6 +15,7 @@ from glotok_ray.data.records import Row, write_shard
 from glotok_ray.data.reduction import squared_error
 from glotok_ray.data.tar_shards import write_tar_shard
 from glotok_ray.data.written_shards import WrittenShard, finished_shard, write_receipt
+from glotok_ray.storage.places import to_path
 
 
 class ShardTask(NamedTuple):
@@ -66,7 +66,7 @@ def shard_file(config: ShardRun, index: int) -> str:
 
 def write_task(task: ShardTask, config: ShardRun) -> WrittenShard:
     """Write one shard with the readable ones among its sources, unless it is there already."""
-    path = Path(task.folder) / task.file
+    path = to_path(task.folder) / task.file
     if (found := finished_shard(path)) is not None:
         return found
     rows = _Rows(task, config)

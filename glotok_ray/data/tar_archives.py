@@ -15,6 +15,7 @@ from glotok_ray.data.folders import read_patiently
 from glotok_ray.data.image_files import StoredImage, UnreadableImageError
 from glotok_ray.data.listing import printable
 from glotok_ray.data.reduction import stored_for
+from glotok_ray.storage.places import to_path
 from glotok_ray.storage.retries import patiently
 
 UNSAFE = "with an unsafe path"
@@ -39,7 +40,7 @@ class TarImage(NamedTuple):
 
     def encode(self, run: ShardRun) -> StoredImage:
         """What to store; raises UnreadableImageError."""
-        path = Path(self.path)
+        path = to_path(self.path)
 
         def read() -> bytes:
             with path.open("rb", buffering=0) as stream:
