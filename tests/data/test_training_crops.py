@@ -1,4 +1,4 @@
-"""Crops for training: the exact way is Pillow's bit for bit, the fast way within its tolerance, of every kind of file."""
+"""Crops for training: exactly Pillow's bit for bit, or fast within a tolerance, of every kind of file."""
 
 import io
 
