@@ -27,6 +27,7 @@ from glotok_ray.on_ray.attempts import Attempts, attempt_name
 from glotok_ray.on_ray.checkpoint_evaluation import evaluating_checkpoints
 from glotok_ray.on_ray.data import Feed, start_ingest, worker_batches
 from glotok_ray.on_ray.interruption import AbortedWithDriver, wait_for
+from glotok_ray.on_ray.store_watch import StoreWatch
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.training.batches import MicroBatch
@@ -208,6 +209,9 @@ def train_worker(loop_config: dict[str, Any]) -> None:
     attempt = Attempt(**loop_config["attempt"])
     plan: RunPlan = loop_config["plan"]
     worker = RayWorker(plan.folder, attempt, config.scaling.stall_minutes)
+    watch = StoreWatch() if worker.rank == 0 else None
+    if watch is not None:
+        worker.data_facts.add(watch.facts)
     _keep_warnings(plan.folder / LOG_FOLDER / f"rank-{worker.rank:04d}.txt")
 
     def batches(first_step: int) -> Iterator[MicroBatch]:
@@ -228,6 +232,8 @@ def train_worker(loop_config: dict[str, Any]) -> None:
         raise
     finally:
         worker.heartbeat.close()
+        if watch is not None:
+            watch.close()
 
 
 def _batches(
