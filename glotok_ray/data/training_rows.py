@@ -28,6 +28,8 @@ from glotok_ray.data.training_crops import (
 )
 from glotok_ray.data.transforms import row_generator
 from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.node_cache import at_hand
+from glotok_ray.storage.places import to_path
 from glotok_ray.storage.retries import patiently
 
 
@@ -83,7 +85,7 @@ class ImageRows:
     ) -> "ImageRows":
         """The reader of a run's training shards."""
         return cls(
-            Path(data.train_path).absolute(),
+            to_path(data.train_path).absolute(),
             seed,
             image_size,
             data.crop,
@@ -243,7 +245,7 @@ def read_part(
 
 def _read_part(path: Path, num_rows: int, rows: ndarray, columns: list[str]) -> pyarrow.Table:
     try:
-        with pyarrow.parquet.ParquetFile(path) as file:
+        with pyarrow.parquet.ParquetFile(at_hand(path)) as file:
             found = file.metadata.num_rows
             if found != num_rows:
                 raise ArtefactError(
