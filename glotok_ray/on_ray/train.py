@@ -30,6 +30,7 @@ from glotok_ray.on_ray.interruption import AbortedWithDriver, wait_for
 from glotok_ray.on_ray.store_watch import StoreWatch
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.node_cache import cache_facts
 from glotok_ray.storage.object_streams import ObjectLog
 from glotok_ray.storage.places import appending, is_remote, local_twin
 from glotok_ray.training.batches import MicroBatch
@@ -216,6 +217,7 @@ def train_worker(loop_config: dict[str, Any]) -> None:
     attempt = Attempt(**loop_config["attempt"])
     plan: RunPlan = loop_config["plan"]
     worker = RayWorker(plan.folder, attempt, config.scaling.stall_minutes)
+    worker.data_facts.add(cache_facts)
     watch = StoreWatch() if worker.rank == 0 else None
     if watch is not None:
         worker.data_facts.add(watch.facts)

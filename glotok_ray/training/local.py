@@ -10,6 +10,7 @@ import torch
 
 from glotok_ray.config.runs import FARRun, GeneratorRun, TokenizerRun, XARRun
 from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.node_cache import cache_facts
 from glotok_ray.training.batches import MicroBatch
 from glotok_ray.training.decode_place import decode_threads
 from glotok_ray.training.generator_run import train_generator
@@ -31,6 +32,7 @@ def fit(config: TokenizerRun | GeneratorRun, plan: RunPlan) -> None:
             "is, or pass --scaling.no-use-gpu"
         )
     worker = only_worker(config.scaling)
+    worker.data_facts.add(cache_facts)
     with ShownProgress(config.name, plan):
         try:
             train(config, plan, worker, local_batches(config, plan, worker.device))
