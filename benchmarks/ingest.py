@@ -39,7 +39,7 @@ from benchmarks.ingest_loaders import (
     trainer_batches,
 )
 
-# Units of 256 rows are four batches, which arrive together: whole units are timed.
+# Units of 256 rows are four batches, which arrive together: whole units are skipped and timed.
 SKIPPED, TIMED = 8, 24
 COPIES = 10
 
@@ -52,20 +52,20 @@ class Turn(NamedTuple):
     images_per_s: float
 
 
-def take_turn(case: Case, folder: Path) -> Turn:
-    """Seconds to the first batch, and the rate behind the first eight."""
+def take_turn(case: Case, folder: Path, skipped: int, timed: int) -> Turn:
+    """Seconds to the first batch, and the rate of `timed` batches behind `skipped` more."""
     started = time.perf_counter()
     stream = batches(case, folder)
     next(stream)
     first = time.perf_counter() - started
-    for _ in range(SKIPPED):
+    for _ in range(skipped):
         next(stream)
     begun = time.perf_counter()
-    for _ in range(TIMED):
+    for _ in range(timed):
         next(stream)
     seconds = time.perf_counter() - begun
     del stream
-    return Turn(first, TIMED * BATCH / seconds)
+    return Turn(first, timed * BATCH / seconds)
 
 
 class Player:
@@ -79,9 +79,9 @@ class Player:
         other.close()
         self._receive(loader)
 
-    def turn(self, case: Case) -> Turn:
+    def turn(self, case: Case, *numbers: int) -> Turn:
         """A turn of `case`, while the others wait."""
-        self._pipe.send(case)
+        self._pipe.send((case, *numbers))
         return self._receive(case.name)
 
     def _receive(self, name: str) -> Any:
@@ -103,11 +103,12 @@ def _serve(pipe: Any, loader: str, folder: Path) -> None:
     if prepare:
         prepare()
     pipe.send(None)
-    while (case := pipe.recv()) is not None:
-        pipe.send(take_turn(case, folder))
+    while (asked := pipe.recv()) is not None:
+        case, *numbers = asked
+        pipe.send(take_turn(case, folder, *numbers))
 
 
-def play(cases: list[Case], folder: Path, rounds: int) -> dict[Case, list[Turn]]:
+def play(cases: list[Case], folder: Path, rounds: int, timed: int) -> dict[Case, list[Turn]]:
     """All turns; odd rounds go backwards."""
     turns: dict[Case, list[Turn]] = {case: [] for case in cases}
     with contextlib.ExitStack() as stack:
@@ -117,7 +118,7 @@ def play(cases: list[Case], folder: Path, rounds: int) -> dict[Case, list[Turn]]
             stack.callback(players[name].end)
         for number in range(rounds):
             for case in cases[:: 1 if number % 2 == 0 else -1]:
-                turns[case].append(players[case.loader].turn(case))
+                turns[case].append(players[case.loader].turn(case, min(SKIPPED, timed), timed))
     return turns
 
 
@@ -179,6 +180,7 @@ def main() -> None:
     """Compare the loaders and print the table."""
     parser = measured.parser(__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--timed", type=int, default=TIMED, help="batches; a multiple of four")
     parser.add_argument("--only", nargs="+", choices=LOADERS, default=list(LOADERS))
     parser.add_argument(
         "--folder", type=Path, help="where the images stay; else they are made anew"
@@ -192,7 +194,9 @@ def main() -> None:
         folder = options.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         make_images(folder, COPIES)
         cases = [case for case in CASES if case.loader in options.only]
-        turns = play([case for case in cases if is_installed(case)], folder, options.rounds)
+        turns = play(
+            [case for case in cases if is_installed(case)], folder, options.rounds, options.timed
+        )
         peaks = {} if options.no_memory else _peaks(folder)
     rates = {
         case: statistics.median(turn.images_per_s for turn in found)

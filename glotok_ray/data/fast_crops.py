@@ -51,7 +51,7 @@ def _jpeg_size(encoded: bytes) -> ImageSize | None:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(encoded, strict=True)
     except ValueError:
         return None
-    return ImageSize(width, height) if colours in _COLOURS else None
+    return ImageSize(int(width), int(height)) if colours in _COLOURS else None
 
 
 def _decoded(encoded: bytes, picture: ImageSize, side: int) -> np.ndarray | None:
