@@ -58,12 +58,18 @@ def encode_png(pixels: UInt8[np.ndarray, "h w 3"]) -> bytes:
 
 def decode_image(encoded: bytes, key: str) -> UInt8[np.ndarray, "h w 3"]:
     """Decode a row's image to RGB; raises ArtefactError that names the row's key."""
+    return np.array(open_image(encoded, key))
+
+
+def open_image(encoded: bytes, key: str) -> Image.Image:
+    """A row's image, decoded to RGB; raises ArtefactError that names the row's key."""
     try:
         # Not in a `with`, which would hold the file's pixels beside their copy.
         image = Image.open(io.BytesIO(encoded))
         if image.mode != "RGB":
-            image = image.convert("RGB")
-        return np.array(image)
+            return image.convert("RGB")
+        image.load()
+        return image
     except UnidentifiedImageError:
         # Pillow's own text has the address of a stream, another one at each reading.
         reason = "no image of a format that Pillow knows"
