@@ -22,6 +22,11 @@ class EvaluateRun:
     """Folder that jobs.sample_images wrote; or images of others: an npz in ADM's layout (arr_0, and labels as arr_1 or
     label, where it has them), or a folder of PNG or JPEG files. Empty measures reconstructions only.
     """
+    samples_paths: tuple[str, ...] = field(default=(), metadata={ADDED_LATER: ()})
+    """Two or more of what samples_path takes: each is measured into a folder of its own below output_path, real images
+    once for all, and a table compares them. samples_path, tokenizer_path, codes_path and generator_path are not read
+    then: samples alone are measured. Empty measures samples_path.
+    """
     codes_path: str = ""
     """Training codes, from which the two baselines of the samples are drawn; empty computes none."""
     training_path: str = field(default="", metadata={ADDED_LATER: ""})
@@ -86,6 +91,13 @@ class EvaluateRun:
     pool: PoolConfig = field(default_factory=PoolConfig, metadata=FREE)
 
     def __post_init__(self) -> None:
+        require(
+            len(self.samples_paths) != 1
+            and len(set(self.samples_paths)) == len(self.samples_paths),
+            "samples_paths",
+            self.samples_paths,
+            "must be two or more different paths; give a single one as samples_path",
+        )
         require(
             self.training_images >= 0,
             "training_images",

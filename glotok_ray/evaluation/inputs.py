@@ -4,6 +4,7 @@ docs/recorded_facts.md lists the facts that folders record. Read next: glotok_ra
 """
 
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,6 +36,11 @@ from glotok_ray.storage.artefact import ArtefactError
 
 def check_inputs(config: EvaluateRun) -> None:
     """Raise ValueError for paths that leave nothing to evaluate or nothing to compare with."""
+    if config.samples_paths:
+        raise ValueError(
+            f"samples_paths = {', '.join(config.samples_paths)}: several are compared by jobs.evaluate_images alone; "
+            "leave it empty here"
+        )
     if not (config.tokenizer_path or config.samples_path or config.generator_path):
         raise ValueError(
             "tokenizer_path, samples_path and generator_path are empty: there is nothing to evaluate; give one"
@@ -124,6 +130,34 @@ def check_present_inputs(config: EvaluateRun) -> Present:
     if is_there(config.codes_path) and has_tokenizer:
         baseline_codes(config)
     return Present(images, samples, training)
+
+
+def check_alike(evaluations: Iterable[EvaluateRun]) -> list[Present]:
+    """Check each evaluation of a set of samples, and that all sets that are there can be compared.
+
+    Raises ArtefactError, with both paths, for another number of images or another side than the first set has: such
+    numbers would be of different protocols.
+    """
+    first: tuple[str, Samples] | None = None
+    found = []
+    for config in evaluations:
+        check_inputs(config)
+        present = check_present_inputs(config)
+        found.append(present)
+        samples = present.samples
+        if samples is None:
+            continue
+        first = first or (config.samples_path, samples)
+        if _counts_text(samples) != _counts_text(first[1]):
+            raise ArtefactError(
+                f"{config.samples_path} holds {_counts_text(samples)}, and {first[0]} {_counts_text(first[1])}: "
+                "distances of different counts or sizes are not compared; leave one out of samples_paths"
+            )
+    return found
+
+
+def _counts_text(samples: Samples) -> str:
+    return f"{samples.num_images} images of {samples.image_size} x {samples.image_size} pixels"
 
 
 def measured_images(config: EvaluateRun) -> DatasetInfo:
