@@ -29,7 +29,8 @@ def describe(config: EvaluateRun) -> dict[str, Any]:
     """What would run: images per kind where the inputs are there, null where they are not yet; of several sets of
     samples those of each.
     """
-    from glotok_ray.evaluation.inputs import check_alike, check_inputs, check_present_inputs
+    from glotok_ray.evaluation.compared_samples import check_alike
+    from glotok_ray.evaluation.inputs import check_inputs, check_present_inputs
     from glotok_ray.recipes.sweep_parts import samples_evaluations
 
     if not config.samples_paths:

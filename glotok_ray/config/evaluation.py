@@ -31,11 +31,12 @@ class EvaluateRun:
     """Training codes, from which the two baselines of the samples are drawn; empty computes none."""
     training_path: str = field(default="", metadata={ADDED_LATER: ""})
     """Folder of the training shards: how near samples come to their nearest training crop is measured, beside the same
-    of the validation crops. Empty measures none.
+    of the validation crops. Without samples and with tokenizer_path, its crops are those on whose codes the classifier
+    of `probe_images` is fitted. Empty measures none.
     """
     training_images: int = field(default=0, metadata={ADDED_LATER: 0})
-    """Training crops that are compared with, drawn by the seed; 0 takes all. Their features lie in the output folder
-    until the end of the job, 5 kB per crop.
+    """Training crops that are compared with or encoded, drawn by the seed; 0 takes all. Their features lie in the
+    output folder until the end of the job, 5 kB per crop.
     """
     generator_path: str = field(default="", metadata={ADDED_LATER: ""})
     """Folder of a finished generator: its loss on the codes of the validation crops is measured, with their labels and

@@ -4,7 +4,6 @@ docs/recorded_facts.md lists the facts that folders record. Read next: glotok_ra
 """
 
 import zipfile
-from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -55,10 +54,11 @@ def check_inputs(config: EvaluateRun) -> None:
             "them, and samples_path, which they are compared with; give both, or leave codes_path "
             "empty"
         )
-    if config.training_path and not config.samples_path:
+    if config.training_path and not (config.samples_path or takes_training_codes(config)):
         raise ValueError(
             f"training_path = {config.training_path!r}: needs samples_path, whose nearest training crops are looked "
-            "for; give it, or leave training_path empty"
+            "for, or tokenizer_path and probe_images above 0, for a classifier on its codes; give one, or leave "
+            "training_path empty"
         )
     if config.training_path and Path(config.training_path) == Path(config.data_path):
         raise ValueError(
@@ -66,6 +66,16 @@ def check_inputs(config: EvaluateRun) -> None:
             "own nearest training crop; give the shards that the generator was trained on"
         )
     check_weight_files(config)
+
+
+def takes_training_codes(config: EvaluateRun) -> bool:
+    """Whether the training crops that are measured must be encoded for the probe."""
+    return bool(
+        config.tokenizer_path
+        and config.training_path
+        and not config.codes_path
+        and config.probe_images
+    )
 
 
 def check_weight_files(config: EvaluateRun) -> None:
@@ -130,34 +140,6 @@ def check_present_inputs(config: EvaluateRun) -> Present:
     if is_there(config.codes_path) and has_tokenizer:
         baseline_codes(config)
     return Present(images, samples, training)
-
-
-def check_alike(evaluations: Iterable[EvaluateRun]) -> list[Present]:
-    """Check each evaluation of a set of samples, and that all sets that are there can be compared.
-
-    Raises ArtefactError, with both paths, for another number of images or another side than the first set has: such
-    numbers would be of different protocols.
-    """
-    first: tuple[str, Samples] | None = None
-    found = []
-    for config in evaluations:
-        check_inputs(config)
-        present = check_present_inputs(config)
-        found.append(present)
-        samples = present.samples
-        if samples is None:
-            continue
-        first = first or (config.samples_path, samples)
-        if _counts_text(samples) != _counts_text(first[1]):
-            raise ArtefactError(
-                f"{config.samples_path} holds {_counts_text(samples)}, and {first[0]} {_counts_text(first[1])}: "
-                "distances of different counts or sizes are not compared; leave one out of samples_paths"
-            )
-    return found
-
-
-def _counts_text(samples: Samples) -> str:
-    return f"{samples.num_images} images of {samples.image_size} x {samples.image_size} pixels"
 
 
 def measured_images(config: EvaluateRun) -> DatasetInfo:

@@ -18,10 +18,9 @@ from glotok_ray.config.evaluation import EvaluateRun
 from glotok_ray.data.recorded import crops_text
 from glotok_ray.data.records import DatasetInfo, read_dataset
 from glotok_ray.evaluation.extractors import Network
-from glotok_ray.evaluation.inputs import encoding_tokenizer
+from glotok_ray.evaluation.inputs import encoding_tokenizer, takes_training_codes
 from glotok_ray.evaluation.parts import finished_parts, planned_part
 from glotok_ray.evaluation.plan import REFERENCE, TRAINING, VALIDATION, Block
-from glotok_ray.evaluation.probe_metrics import takes_training_codes
 from glotok_ray.evaluation.statistics_cache import (
     StatisticsKey,
     read_statistics,
@@ -60,7 +59,8 @@ def kept_networks(
         return []
     by_kind: dict[str, list[Block]] = {}
     for block in blocks:
-        if block.kind in _KINDS:
+        has_features = block.kind != TRAINING or config.samples_path
+        if block.kind in _KINDS and has_features:
             by_kind.setdefault(block.kind, []).append(block)
     kept = []
     for kind, own in by_kind.items():

@@ -67,13 +67,13 @@ def plan(config: EvaluateRun) -> tuple[list[Block], int]:
             for kind in kinds
             for start in range(0, num_samples, size)
         ]
-        if config.training_path:
-            blocks += _training_blocks(training_images(config, dataset, image_size), config)
         if config.reference_path and (reference_images := stored_count(config.reference_path)):
             blocks += [
                 Block(REFERENCE, start, min(start + size, reference_images), start)
                 for start in range(0, reference_images, size)
             ]
+    if config.training_path:
+        blocks += _training_blocks(training_images(config, dataset, image_size), config)
     if config.generator_path:
         check_generator(config, dataset)
     return blocks, image_size
@@ -102,10 +102,13 @@ def _validation_blocks(dataset: DatasetInfo, config: EvaluateRun) -> Iterator[Bl
 
 def _training_blocks(training: DatasetInfo, config: EvaluateRun) -> Iterator[Block]:
     """The drawn rows in shard order; blocks do not cross shards."""
+    most = config.training_images
+    if not config.samples_path:  # then the probe alone takes them
+        most = min(most or config.probe_images, config.probe_images)
     drawn = draw_images(
         training,
         Path(config.training_path),
-        max_images=config.training_images,
+        max_images=most,
         stratified=False,
         seed=config.seed,
     )

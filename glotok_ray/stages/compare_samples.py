@@ -12,7 +12,7 @@ from typing import Any
 
 from glotok_ray.config.evaluation import EvaluateRun
 from glotok_ray.config.overrides import bound_settings, to_dict, with_absolute_paths
-from glotok_ray.evaluation.inputs import check_alike
+from glotok_ray.evaluation.compared_samples import check_alike
 from glotok_ray.recipes.sweep_parts import STATISTICS_FOLDER, VALUES_FOLDER, samples_evaluations
 from glotok_ray.report.samples_table import COMPARISON, write_comparison
 from glotok_ray.stages import evaluate_images
