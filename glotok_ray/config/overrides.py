@@ -73,7 +73,7 @@ def _override_paths(
     paths: tuple[str, ...], changes: dict[tuple[str, ...], Any], prefix: str
 ) -> tuple[str, ...]:
     """Change members of a list of paths, which are addressed by their place: "samples_paths.0"."""
-    places = {(str(place),): place for place in range(len(paths))}
+    places: dict[tuple[str, ...], int] = {(str(place),): place for place in range(len(paths))}
     changed = list(paths)
     for parts, value in changes.items():
         if parts not in places:

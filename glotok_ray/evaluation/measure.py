@@ -239,7 +239,9 @@ class BlockMeasurement:
     def _samples(self) -> SampleReader:
         """Opened at the first block of samples, which not every actor meets."""
         if self._sample_reader is None:
-            self._sample_reader = SampleReader(self._config, self._folder)
+            self._sample_reader = SampleReader(
+                self._config, self._folder, image_size=self._image_size
+            )
         return self._sample_reader
 
     def _stored(self, codes: Int64[Tensor, "b k h w"]) -> dict[str, np.ndarray]:

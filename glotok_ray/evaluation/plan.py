@@ -24,7 +24,7 @@ from glotok_ray.evaluation.inputs import (
     stored_count,
     training_images,
 )
-from glotok_ray.evaluation.sample_inputs import measured_samples
+from glotok_ray.evaluation.sample_inputs import Samples, measured_samples
 from glotok_ray.pretrained.tokenizer import tokenizer_config
 
 VALIDATION, SAMPLES, TRAINING = "validation", "samples", "training"
@@ -48,15 +48,17 @@ class Block(NamedTuple):
     """Rows of the shard that a block of training crops holds, which need not be adjacent."""
 
 
-def plan(config: EvaluateRun) -> tuple[list[Block], int]:
-    """The blocks of an evaluation, and the side in pixels of the validation crops."""
+def plan(config: EvaluateRun, samples: Samples | None = None) -> tuple[list[Block], int]:
+    """The blocks of an evaluation, and the side in pixels of the validation crops; `samples` are the facts of its
+    samples, where they were read already.
+    """
     size = config.pool.batch_size
     dataset = measured_images(config)
     blocks = list(_validation_blocks(dataset, config))
     encoding = encoding_tokenizer(config)
     image_size = tokenizer_config(encoding).autoencoder.image_size if encoding else 0
     if config.samples_path:
-        samples = measured_samples(config, dataset)
+        samples = samples or measured_samples(config, dataset)
         image_size, num_samples = samples.image_size, samples.num_images
         kinds = [SAMPLES]
         if config.codes_path and config.tokenizer_path:

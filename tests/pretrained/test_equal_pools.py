@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch.nn import functional
 
+from benchmarks.calibrated_inception import calibrated_images
 from glotok_ray.pretrained import equal_pools
 from glotok_ray.pretrained.equal_pools import EqualPools
 from glotok_ray.pretrained.inception import load_inception
-from tests.calibrated_inception import calibrated_images
 
 
 @pytest.mark.parametrize("side", [8, 17, 35])
