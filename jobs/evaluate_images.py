@@ -14,7 +14,6 @@ samples.csv, samples.json and samples.md compare them.
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from glotok_ray.config.evaluation import EvaluateRun
@@ -85,10 +84,11 @@ def show(manifest: dict[str, Any]) -> str:
     """The table of several sets of samples; of one evaluation its manifest as JSON."""
     from glotok_ray.report.samples_table import COMPARISON, JSON_FILE, comparison_table
     from glotok_ray.storage import artefact
+    from glotok_ray.storage.places import to_path
 
     if manifest["kind"] != COMPARISON:
         return json.dumps(manifest, indent=2, default=str) + "\n"
-    folder = Path(manifest["config"]["output_path"])
+    folder = to_path(manifest["config"]["output_path"])
     return comparison_table(artefact.read_json(folder / JSON_FILE)) + f"\nfolder: {folder}\n"
 
 

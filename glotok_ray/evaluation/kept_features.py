@@ -31,6 +31,7 @@ from glotok_ray.evaluation.streams import MeasuredImages, PartSet
 from glotok_ray.evaluation.units import KeptPart, Unit
 from glotok_ray.metrics.frechet import FeatureSummary, summarize
 from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.places import to_path
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +80,7 @@ def kept_networks(
                 dataset=source.sha256,
                 computed=_computed(config),
             )
-            folder = Path(config.statistics_path) / f"features-{key.sha256[:16]}"
+            folder = to_path(config.statistics_path) / f"features-{key.sha256[:16]}"
             kept.append(KeptNetwork(kind, network, key, folder))
     return kept
 
@@ -94,7 +95,7 @@ class _Source(NamedTuple):
 def _source(kind: str, config: EvaluateRun, image_size: int, digests: Mapping[str, str]) -> _Source:
     if kind == REFERENCE:
         return _Source(digests[REFERENCE_SHA256], "as stored")
-    folder = Path(config.data_path if kind == VALIDATION else config.training_path)
+    folder = to_path(config.data_path if kind == VALIDATION else config.training_path)
     dataset = read_dataset(folder)
     return _Source(_dataset_sha256(dataset), f"{crops_text(dataset)}, {image_size} pixels")
 

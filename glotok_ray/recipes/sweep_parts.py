@@ -22,6 +22,7 @@ from glotok_ray.config.sweeps import (
     XARGuidanceRun,
 )
 from glotok_ray.recipes import generator_ablations, tokenizer_rows
+from glotok_ray.storage.places import to_path
 
 GeneratorParts = tuple[XARRun, XARSampleRun, EvaluateRun]
 """Training, sampling and evaluation of one row of xAR's ablations."""
@@ -105,7 +106,7 @@ def guidance_value(config: XARGuidanceRun | FARGuidanceRun, scale: float) -> Gui
     """Sampling and evaluation at `scale`, each in a folder of its own; raises ValueError for a field that they cannot
     have.
     """
-    top = Path(config.output_path)
+    top = to_path(config.output_path)
     name = f"guidance_{scale:g}"
     samples = str(top / VALUES_FOLDER / f"{name}_samples")
     evaluation = {
@@ -138,8 +139,8 @@ def chosen_metric(config: XARGuidanceRun | FARGuidanceRun) -> str:
 
 def samples_evaluations(config: EvaluateRun) -> dict[str, EvaluateRun]:
     """The evaluation of each of samples_paths, in a folder of its own, by a short name that no other one has."""
-    top = Path(config.output_path)
-    names = _short_names([Path(path) for path in config.samples_paths])
+    top = to_path(config.output_path)
+    names = _short_names(config.samples_paths)
     alone = {"samples_paths": (), "tokenizer_path": "", "codes_path": "", "generator_path": ""}
     kept = config.statistics_path or str(top / STATISTICS_FOLDER)
     return {
@@ -156,11 +157,11 @@ def samples_evaluations(config: EvaluateRun) -> dict[str, EvaluateRun]:
     }
 
 
-def _short_names(paths: Sequence[Path]) -> list[str]:
-    """The last part of each path, with as many parts before it as tell all of them apart."""
-    parts = [path.absolute().parts[1:] for path in paths]
-    for depth in range(1, max(map(len, parts))):
+def _short_names(paths: Sequence[str]) -> list[str]:
+    """The last part of each path or address, with as many parts before it as tell all of them apart."""
+    parts = [[part for part in path.split("/") if part] for path in paths]
+    for depth in range(1, max(map(len, parts)) + 1):
         names = ["_".join(own[-depth:]) for own in parts]
         if len(set(names)) == len(names):
             return names
-    return [f"{number}_{path.name}" for number, path in enumerate(paths, 1)]
+    return [f"{number}_{own[-1]}" for number, own in enumerate(parts, 1)]

@@ -7,7 +7,6 @@ interrupted comparison goes on. Read next: glotok_ray/stages/evaluate_images.py,
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from glotok_ray.config.evaluation import EvaluateRun
@@ -18,6 +17,7 @@ from glotok_ray.report.samples_table import COMPARISON, write_comparison
 from glotok_ray.stages import evaluate_images
 from glotok_ray.storage import artefact, ownership
 from glotok_ray.storage.output import Output, check_finished, look
+from glotok_ray.storage.places import to_path
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ def run(config: EvaluateRun, *, fresh: bool = False) -> dict[str, Any]:
     for place, (name, evaluation) in enumerate(evaluations.items(), 1):
         logger.info("samples %d of %d: %s", place, len(evaluations), evaluation.samples_path)
         measured[name] = evaluate_images.run(evaluation)
-        metrics[name] = artefact.read_json(Path(evaluation.output_path) / "metrics.json")
+        metrics[name] = artefact.read_json(to_path(evaluation.output_path) / "metrics.json")
     sets = {name: _identity(manifest) for name, manifest in measured.items()}
     if output.finished is not None and output.finished["sets"] == sets:
         logger.info("already finished: %s", output.folder)
@@ -58,8 +58,8 @@ def _look(config: EvaluateRun, *, fresh: bool) -> Output:
     shared = replace(config, samples_paths=(), **dict.fromkeys(not_read, ""))
     inputs = [path for path in (config.data_path, config.training_path) if path]
     check_finished(inputs)
-    folder, settings = Path(config.output_path), bound_settings(shared)
-    return look(folder, COMPARISON, settings, [Path(path) for path in inputs], fresh=fresh)
+    folder, settings = to_path(config.output_path), bound_settings(shared)
+    return look(folder, COMPARISON, settings, [to_path(path) for path in inputs], fresh=fresh)
 
 
 def _identity(manifest: Mapping[str, Any]) -> str:

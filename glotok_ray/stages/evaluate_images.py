@@ -6,9 +6,7 @@ Read next: glotok_ray/evaluation/plan.py
 """
 
 import logging
-import shutil
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -54,6 +52,7 @@ from glotok_ray.stages.evaluation_images import write_kept_images
 from glotok_ray.stages.image_measurement import measure_images
 from glotok_ray.storage import artefact, output, ownership
 from glotok_ray.storage.output import Output, Unfinished
+from glotok_ray.storage.places import remove_tree, to_path
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +87,7 @@ def run(config: EvaluateRun, *, fresh: bool = False) -> dict[str, Any]:
     manifest = evaluation.finished or _evaluate(
         evaluation, config, inputs, loaded or _load(config, inputs)
     )
-    shutil.rmtree(evaluation.folder / PARTS_FOLDER, ignore_errors=True)
+    remove_tree(evaluation.folder / PARTS_FOLDER, ignore_errors=True)
     return manifest
 
 
@@ -125,7 +124,7 @@ def _read_inputs(config: EvaluateRun) -> _Inputs:
     """Raises ValueError and ArtefactError for what does not fit."""
     check_inputs(config)
     present = check_present_inputs(config)
-    is_others = bool(config.samples_path) and is_foreign(Path(config.samples_path))
+    is_others = bool(config.samples_path) and is_foreign(to_path(config.samples_path))
     paths = (
         config.tokenizer_path,
         config.data_path,
@@ -149,7 +148,7 @@ def _load(config: EvaluateRun, inputs: _Inputs) -> _Loaded:
     reference = None
     if config.reference_path:
         (inception,) = (network for network in networks if network.key == INCEPTION)
-        reference = read_reference(Path(config.reference_path), inception)
+        reference = read_reference(to_path(config.reference_path), inception)
     if inputs.foreign:
         warn_of_few(inputs.foreign, networks)
     return _Loaded(networks, reference)
@@ -224,6 +223,6 @@ def _is_finished(
 ) -> bool:
     """Whether the folder holds this evaluation already; raises ArtefactError as `output.begin` does."""
     output.check_finished(inputs)
-    paths = [Path(path) for path in inputs]
-    found = output.look(Path(config.output_path), "evaluation", settings, paths, fresh=fresh)
+    paths = [to_path(path) for path in inputs]
+    found = output.look(to_path(config.output_path), "evaluation", settings, paths, fresh=fresh)
     return found.finished is not None

@@ -22,6 +22,7 @@ from glotok_ray.evaluation.retention import has_retention
 from glotok_ray.evaluation.streams import MeasuredImages
 from glotok_ray.metrics.codebook import count_blocks
 from glotok_ray.report import grids
+from glotok_ray.storage.places import writing
 
 _GRID_COLUMNS = 8
 
@@ -40,14 +41,16 @@ def _write_images(folder: Path, measured: Mapping[str, MeasuredImages]) -> None:
     validation = measured[VALIDATION]
     if "inputs" in validation:
         inputs, reconstructions = map(validation.pictures, ("inputs", "reconstructions"))
-        np.savez(folder / RECONSTRUCTIONS_FILE, inputs=inputs, reconstructions=reconstructions)
+        with writing(folder / RECONSTRUCTIONS_FILE) as local:
+            np.savez(local, inputs=inputs, reconstructions=reconstructions)
         pairs = grids.side_by_side(inputs, reconstructions)
         grids.write_grid(
             folder / "reconstructions.png", pairs, columns=4, title="input | reconstruction"
         )
     baselines = {name: measured[name].pictures("images") for name in BASELINES if name in measured}
     for name, images in baselines.items():
-        np.savez(folder / f"{name}.npz", images=images)
+        with writing(folder / f"{name}.npz") as local:
+            np.savez(local, images=images)
     if baselines:
         rows = [images[:_GRID_COLUMNS] for images in baselines.values()]
         labels = [name.removeprefix("baseline_") for name in baselines]
@@ -65,7 +68,8 @@ def _write_retention(
         pictures = measured[VALIDATION].pictures
         alone = {name: pictures(retention_pictures(name)) for name in model.names}
         whole = {"inputs": pictures("inputs"), "both": pictures("reconstructions")}
-        np.savez(folder / RETENTION_FILE, **(alone | whole))  # type: ignore[arg-type]
+        with writing(folder / RETENTION_FILE) as local:
+            np.savez(local, **(alone | whole))  # type: ignore[arg-type]
 
 
 def _write_counts(
@@ -79,4 +83,5 @@ def _write_counts(
             codebook.name: count_blocks(codes(codebook.name), codebook.size)
             for codebook in model.codebooks
         }
-        np.savez(folder / CODE_COUNTS_FILE, **counts)  # type: ignore[arg-type]
+        with writing(folder / CODE_COUNTS_FILE) as local:
+            np.savez(local, **counts)  # type: ignore[arg-type]
