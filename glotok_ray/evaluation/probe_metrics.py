@@ -49,16 +49,6 @@ class LabelledCodes(NamedTuple):
     labels: Integer[ndarray, " n"]
 
 
-def takes_training_codes(config: EvaluateRun) -> bool:
-    """Whether the training crops that are measured must be encoded for the probe."""
-    return bool(
-        config.tokenizer_path
-        and config.training_path
-        and not config.codes_path
-        and config.probe_images
-    )
-
-
 def probe_metrics(
     measured: Mapping[str, MeasuredImages],
     config: EvaluateRun,

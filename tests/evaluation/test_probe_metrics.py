@@ -14,6 +14,8 @@ from glotok_ray.config import EvaluateRun
 from glotok_ray.data.records import DatasetInfo, ShardInfo
 from glotok_ray.evaluation import probe_metrics as probe_module
 from glotok_ray.evaluation.extractors import build_extractors
+from glotok_ray.evaluation.features import EfficientNetLite0Features
+from glotok_ray.evaluation.inputs import takes_training_codes
 from glotok_ray.evaluation.measure import BlockMeasurement
 from glotok_ray.evaluation.plan import plan
 from glotok_ray.evaluation.probe_metrics import (
@@ -22,8 +24,8 @@ from glotok_ray.evaluation.probe_metrics import (
     codebook_probes,
     probe_metrics,
     stored_training_codes,
-    takes_training_codes,
 )
+from glotok_ray.stages import evaluate_images, image_measurement
 from glotok_ray.storage import artefact
 from tests.evaluation.stored_parts import in_parts
 from tests.evaluation.tiny_inputs import settings, write_inputs
@@ -93,6 +95,48 @@ def test_training_crops_are_encoded_where_there_are_no_codes(inputs: Path, tmp_p
     without = {kind: images for kind, images in measured.items() if kind != "training"}
     assert probe_metrics(without, config, 2) == {}
     assert probe_metrics(measured, dataclasses.replace(config, probe_images=0), 2) == {}
+
+
+def test_reconstructions_alone_have_a_probe(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    compute = EfficientNetLite0Features.__call__
+    monkeypatch.setattr(
+        EfficientNetLite0Features,
+        "__call__",
+        lambda network, images: seen.append(len(images)) or compute(network, images),
+    )
+    monkeypatch.setattr(
+        image_measurement,
+        "map_shards",
+        lambda units, actor, arguments, pool, **_: map(actor(**arguments), units),
+    )
+    monkeypatch.setattr(
+        evaluate_images, "run_at_once", lambda draw, draws: [draw(one) for one in draws]
+    )
+    config = settings(
+        inputs,
+        tmp_path / "out",
+        samples_path="",
+        codes_path="",
+        generator_path="",
+        probe_images=5,
+        statistics_path=str(tmp_path / "statistics"),
+    )
+    evaluate_images.run(config)
+    # Validation crops and their reconstructions: of training crops the codes alone are taken, of as many as are fitted.
+    assert sum(seen) == 11 + 11
+    metrics = artefact.read_json(tmp_path / "out" / "metrics.json")
+    assert "fitted on 5 training crops" in metrics["probe_semantic"]["protocol"]
+    assert not any("training" in name or name.startswith("samples") for name in metrics)
+    without = dataclasses.replace(config, output_path=str(tmp_path / "other"), training_path="")
+    evaluate_images.run(without)
+    others = artefact.read_json(tmp_path / "other" / "metrics.json")
+    assert others == {name: metrics[name] for name in others}
+    assert {name for name in metrics if name not in others} == {
+        f"probe_{name}{kind}" for name in ("visual", "semantic") for kind in ("", "_histogram")
+    }
 
 
 def probes(num_classes: int, labels: np.ndarray) -> dict:
