@@ -90,7 +90,7 @@ def _build(
     if isinstance(config, FARRun):
         return (
             FAR(config.model),
-            TokenObjective(config.model, config.label_dropout),
+            TokenObjective(config.model, config.label_dropout, config.code_noise),
             {"architecture": "far"},
         )
     tokenizer = load_tokenizer(Path(config.tokenizer_path))
