@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from glotok_ray.config import FARConfig, VocabularyConfig
+from glotok_ray.config import ExportGeneratorRun, FARConfig, VocabularyConfig
 from glotok_ray.config.causal import CausalVariantConfig
+from glotok_ray.export import generator as export
 from glotok_ray.interop import generator_layouts
 from glotok_ray.interop.generators import export_generator, import_generator, layout_of
 from glotok_ray.nn.far import FAR
@@ -261,3 +263,28 @@ def test_what_no_peer_computes_is_refused(tmp_path: Path) -> None:
     torch.save(in_checkpoint(IBQ, peers_of(IBQ)), tmp_path / "peer.ckpt")
     with pytest.raises(ArtefactError, match=r"layout ibq_ar, but the config.* taming_gpt \("):
         import_generator(tmp_path / "peer.ckpt", TAMING)
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [(IBQ, "Apache-2.0"), (TAMING, "MIT"), (VQGAN_LC, "states none"), (small("llama"), "MIT")],
+    ids=["ibq", "taming", "vqgan_lc", "llamagen"],
+)
+def test_the_card_of_an_import_tells_the_weights_licence(
+    config: FARConfig, words: str, tmp_path: Path
+) -> None:
+    torch.save({"state_dict": peers_of(config)}, tmp_path / "peer.ckpt")
+    manifest = export.run(
+        ExportGeneratorRun(
+            source_path=str(tmp_path / "peer.ckpt"),
+            output_path=str(tmp_path / "out"),
+            weights="model",
+            layout="peer",
+            architecture="far",
+            far=config,
+        )
+    )
+    card = (tmp_path / "out/README.md").read_text()
+    assert re.search(rf"Licence of the weights: .*{words}", card)
+    assert f"{manifest['parameters']:,} parameters" in card
+    assert "generator_peer.safetensors" in manifest["files"]
