@@ -74,3 +74,29 @@ class TokenSamplerConfig:
             self.top_k >= 0, "sampler.top_k", self.top_k, "must be at least 0 (0 draws among all)"
         )
         require(0 < self.top_p <= 1, "sampler.top_p", self.top_p, "must be in (0, 1]")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScaleSamplerConfig:
+    """Scale-by-scale sampling of VAR."""
+
+    guidance_scale: float = 1.5
+    """VAR's t: logits of scale i of n are (1 + t_i) c - t_i u with t_i = t * i / (n - 1), c with the class and u
+    without it; 0 is unguided, and the first scale is so always. The last scale's is t + 1 in the other samplers'
+    convention.
+    """
+    temperature: float = 1.0
+    """Divides the logits; below 1 sharpens."""
+    top_k: int = 900
+    """Draw among the k most likely codes; 0 draws among all."""
+    top_p: float = 0.96
+    """Then draw among the most likely of these that together reach this probability; 1 draws among all."""
+
+    def __post_init__(self) -> None:
+        scale = self.guidance_scale
+        require(scale >= 0, "sampler.guidance_scale", scale, "must be at least 0 (0 is unguided)")
+        require(self.temperature > 0, "sampler.temperature", self.temperature, "must be positive")
+        require(
+            self.top_k >= 0, "sampler.top_k", self.top_k, "must be at least 0 (0 draws among all)"
+        )
+        require(0 < self.top_p <= 1, "sampler.top_p", self.top_p, "must be in (0, 1]")

@@ -12,7 +12,7 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from glotok_ray.config.generator import FARConfig
-from glotok_ray.config.samplers import TokenSamplerConfig
+from glotok_ray.config.samplers import ScaleSamplerConfig, TokenSamplerConfig
 from glotok_ray.nn.far import FAR
 from glotok_ray.nn.quantizer import NO_CODE
 from glotok_ray.sampling.image_random import check_sampling, image_generator
@@ -60,7 +60,7 @@ def keep_top_p(logits: Float[Tensor, "b size"], top_p: float) -> Float[Tensor, "
 
 
 def filter_logits(
-    logits: Float[Tensor, "b size"], config: TokenSamplerConfig
+    logits: Float[Tensor, "b size"], config: TokenSamplerConfig | ScaleSamplerConfig
 ) -> Float[Tensor, "b size"]:
     """Divide by the temperature, then keep the top k codes, then of these the top p."""
     logits = logits / config.temperature
