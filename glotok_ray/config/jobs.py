@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from glotok_ray.config.generator import FARConfig, FlowSamplerConfig, TokenSamplerConfig, XARConfig
+from glotok_ray.config.generator import FARConfig, XARConfig
 from glotok_ray.config.pool import PoolConfig
 from glotok_ray.config.rules import (
     ADDED_LATER,
@@ -13,6 +13,7 @@ from glotok_ray.config.rules import (
     require,
     require_finite,
 )
+from glotok_ray.config.samplers import FlowSamplerConfig, TokenSamplerConfig
 from glotok_ray.config.teacher import FeatureNetworkConfig, KMeansConfig
 from glotok_ray.config.tokenizer import TokenizerConfig
 
