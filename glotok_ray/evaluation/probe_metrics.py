@@ -230,7 +230,7 @@ def _groups_of(
 ) -> tuple[list[int], Int[ndarray, " m"]]:
     """The row groups that hold these rows, and the numbers of all rows in them."""
     sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
-    ends = np.cumsum(sizes)
+    ends = np.cumsum(sizes).tolist()
     groups = np.unique(np.searchsorted(ends, rows, side="right")).tolist()
     return groups, np.concatenate([np.arange(ends[g] - sizes[g], ends[g]) for g in groups])
 
