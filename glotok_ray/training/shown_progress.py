@@ -19,7 +19,12 @@ _SHOWN = (
     ("time/step_median_s", "step {:.3g} s"),
     ("time/data_share", "data {:.0%}"),
     ("time/mfu", "MFU {:.0%}"),
+    ("data/bad_rows", "bad rows {:.0f}"),
+    ("data/cache_hit_share", "cache {:.0%}"),
+    ("data/spilled_gib", "spilled {:.3g} GiB"),
     ("memory/peak_gib", "{:.3g} GiB"),
+    ("data/store_peak_gib", "store {:.2g} GiB"),
+    ("time/first_batch_s", "first batch {:.3g} s"),
     ("eval/psnr", "PSNR {:.4g}"),
     ("eval/relation_kl", "relation KL {:.4g}"),
 )
