@@ -101,11 +101,12 @@ def check_weight_files(config: EvaluateRun) -> None:
 
 def stored_count(path: str) -> int:
     """Images that lie beside the statistics in a file; 0 where it has statistics alone."""
-    if not zipfile.is_zipfile(at_hand(path)):
+    file = at_hand(to_path(path))
+    if not zipfile.is_zipfile(file):
         return 0
-    with zipfile.ZipFile(at_hand(path)) as archive:
+    with zipfile.ZipFile(file) as archive:
         has_images = f"{IMAGES_ARRAY}.npy" in archive.namelist()
-    return stored_images(to_path(path)).shape[0] if has_images else 0
+    return stored_images(file).shape[0] if has_images else 0
 
 
 class Present(NamedTuple):

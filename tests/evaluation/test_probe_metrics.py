@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow
@@ -10,6 +11,8 @@ import pytest
 import torch
 
 from glotok_ray.config import EvaluateRun
+from glotok_ray.data.records import DatasetInfo, ShardInfo
+from glotok_ray.evaluation import probe_metrics as probe_module
 from glotok_ray.evaluation.extractors import build_extractors
 from glotok_ray.evaluation.features import EfficientNetLite0Features
 from glotok_ray.evaluation.inputs import takes_training_codes
@@ -160,3 +163,30 @@ def test_settings_outside_their_range_are_refused() -> None:
         EvaluateRun(probe_images=-1)
     with pytest.raises(ValueError, match="probe_l2 = 0: must be above 0"):
         EvaluateRun(probe_l2=0)
+
+
+def test_codes_of_drawn_images_come_from_the_row_groups_that_hold_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards, read = [], []
+    for number, rows in enumerate((50, 7, 64)):
+        table = pyarrow.table(
+            {"label": np.arange(rows), "c": [[number, row] for row in range(rows)]}
+        )
+        pyarrow.parquet.write_table(table, tmp_path / f"{number}.parquet", row_group_size=8)
+        shards.append(ShardInfo(f"{number}.parquet", rows, ""))
+    iter_batches = pyarrow.parquet.ParquetFile.iter_batches
+
+    def counted(self: Any, size: int, *, row_groups: list[int], **options: Any) -> Any:
+        read.append(row_groups)
+        return iter_batches(self, size, row_groups=row_groups, **options)
+
+    monkeypatch.setattr(pyarrow.parquet.ParquetFile, "iter_batches", counted)
+    monkeypatch.setattr(probe_module, "_ROWS_PER_READ", 5)
+    dataset = DatasetInfo("codes", ("a",), 121, 0, tuple(shards))
+    chosen = np.array([3, 9, 40, 49, 57, 120])
+    parts = list(probe_module._chosen_rows(tmp_path, dataset, chosen, ["c"]))
+    found = [row for part in parts for row in part["c"].to_pylist()]
+    assert found == [[0, 3], [0, 9], [0, 40], [0, 49], [2, 0], [2, 63]]
+    assert [label for part in parts for label in part["label"].to_pylist()] == [3, 9, 40, 49, 0, 63]
+    assert read == [[0, 1, 5, 6], [0, 7]]
