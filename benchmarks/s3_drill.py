@@ -1,16 +1,19 @@
-"""The quickstart through an S3 server that goes away for a while and a training that is killed: the same results.
+"""A chain of jobs through an S3 server that goes away for a while, with a training that is killed: the same results.
 
     python -m benchmarks.s3_drill
     python -m benchmarks.s3_drill --away 30 --folder runs/s3_drill
 
-All stages at tiny size, by the command that a user types: once with a local folder as storage root, and once with
-s3://glotok/drill on moto's server (extra dev). There the tokenizer's training is killed after its first checkpoint and
-the same command goes on; in the middle of that the server is stopped for --away seconds. Exit code 0 when shards,
-codes, samples, metrics and weights are the same. Needs 2 cores and about 4 GiB; writes results as JSON to stdout.
+Shards, teacher, tokenizer, codes, xAR generator, samples and evaluation of the quickstart, at tiny size, in a process
+with a Ray cluster of its own: once with a local folder as storage root, and once with s3://glotok/drill on moto's
+server (extra dev). There the tokenizer's training is killed after its first checkpoint and goes on in a new process; in
+the middle of that the server is stopped for --away seconds. Exit code 0 when shards, codes, samples, weights and
+metrics are the same. Needs 2 cores and about 4 GiB; writes times and differences as JSON to stdout. With --folder what
+was finished locally is not done again.
 """
 
 import argparse
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -22,12 +25,18 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.s3_server import BUCKET, S3Server, s3_server
-from glotok_ray.config import override, to_dict
-from glotok_ray.recipes.quickstart import quickstart
-from glotok_ray.storage import artefact
+from glotok_ray.config import QuickstartRun, from_dict, override, to_dict
+from glotok_ray.recipes.quickstart import chain, quickstart
+from glotok_ray.stages.quickstart import stages
+from glotok_ray.storage import artefact, ownership
 from glotok_ray.storage.places import to_path
+from jobs import storage_root
+from jobs.command_line import start_logging
+
+logger = logging.getLogger(__name__)
 
 ROOT = Path(__file__).parents[1]
+CHAIN = ("data", "teacher", "tokenizer", "codes", "generator", "samples", "evaluation")
 OUTPUT = "runs/drill"
 _LOOK_S = 0.5
 _LONGEST_S = 1800.0
@@ -53,14 +62,14 @@ TINY = {
     "tokenizer.model.codebooks.0.size": 48,
     "tokenizer.model.residual.width": 16,
     "tokenizer.model.residual.num_heads": 2,
-    "tokenizer.loss.adversarial_start_step": 4,
+    "tokenizer.loss.adversarial_start_step": 3,
     "tokenizer.data.num_train_images": 120,
     "tokenizer.data.num_validation_images": 16,
     "tokenizer.schedule.global_batch_size": 24,
     "tokenizer.schedule.micro_batch_size": 12,
-    "tokenizer.schedule.epochs": 4,
+    "tokenizer.schedule.epochs": 2,
     "tokenizer.schedule.log_every_steps": 1,
-    "tokenizer.schedule.checkpoint_every_steps": 4,
+    "tokenizer.schedule.checkpoint_every_steps": 2,
     "generator.model.grid_size": 8,
     "generator.model.cell_size": 4,
     "generator.model.width": 32,
@@ -73,19 +82,6 @@ TINY = {
     "generator.schedule.log_every_steps": 1,
     "samples.num_images": 20,
     "samples.sampler.num_steps": 3,
-    "far.model.grid_size": 8,
-    "far.model.codebooks.0.size": 48,
-    "far.model.codebooks.1.size": 32,
-    "far.model.width": 32,
-    "far.model.depth": 2,
-    "far.model.num_heads": 2,
-    "far.data.num_train_images": 120,
-    "far.schedule.global_batch_size": 24,
-    "far.schedule.micro_batch_size": 12,
-    "far.schedule.epochs": 2,
-    "far.schedule.log_every_steps": 1,
-    "far_samples.num_images": 20,
-    "far_evaluation.feature_size": 64,
     "evaluation.feature_size": 64,
     "evaluation.uniformity_repeats": 1,
 }
@@ -95,9 +91,20 @@ class DrillFailed(Exception):  # noqa: N818 - what failed is the drill
     """The drill saw what must not be."""
 
 
+def run_chain(recipe: Path, root: str) -> None:
+    """Run the stages of the drill in this process."""
+    config = from_dict(QuickstartRun, artefact.read_json(recipe))
+    config = storage_root.located(chain(config), storage_root.chosen(root))
+    with ownership.holding():
+        for stage in stages(config):
+            if stage.name in CHAIN:
+                start = time.monotonic()
+                stage.run(stage.settings)
+                logger.info("%s: %.1f s: %s", stage.name, time.monotonic() - start, stage.folder)
+
+
 def _start(recipe: Path, root: str, log: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "jobs.quickstart", str(recipe), "--storage-root", root]
-    # With a session of its own, so that a kill reaches Ray's processes too.
+    command = [sys.executable, "-m", "benchmarks.s3_drill", "--recipe", str(recipe), "--root", root]
     with log.open("ab") as stream:
         return subprocess.Popen(
             command,
@@ -162,7 +169,7 @@ def _through_the_store(
 
 
 def _differences(local: Path, remote: Path) -> tuple[list[str], int]:
-    """The files whose sha256 in the manifests differ, and how many were compared."""
+    """The files and metrics that differ, and how many were compared."""
     wrong, count = [], 0
     for manifest in sorted(local.rglob(artefact.MANIFEST)):
         folder = manifest.parent.relative_to(local).as_posix()
@@ -176,7 +183,23 @@ def _differences(local: Path, remote: Path) -> tuple[list[str], int]:
             count += 1
             if ours[name]["sha256"] != theirs[name]["sha256"]:
                 wrong.append(f"{folder}/{name}")
+    for name in ("tokenizer", "generator", "evaluation"):
+        ours, theirs = (_metrics(root / name / artefact.MANIFEST) for root in (local, remote))
+        wrong += [
+            f"{name}: {key}: {ours.get(key)} and {theirs.get(key)}"
+            for key in sorted(ours.keys() | theirs.keys())
+            if ours.get(key) != theirs.get(key)
+        ]
+        count += len(ours)
     return wrong, count
+
+
+def _metrics(manifest: Path) -> dict[str, Any]:
+    """The metrics of a result, without times and memory."""
+    found = artefact.metrics_of(artefact.read_json(manifest))
+    return {
+        name: value for name, value in found.items() if not name.startswith(("time/", "memory/"))
+    }
 
 
 def drill(folder: Path, away_s: float) -> dict[str, Any]:
@@ -184,17 +207,17 @@ def drill(folder: Path, away_s: float) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     recipe = folder / "recipe.json"
     artefact.write_json(recipe, to_dict(override(quickstart(), dict(TINY))))
+    start = time.monotonic()
+    _finish(_start(recipe, str(folder / "local"), folder / "local.log"), folder / "local.log")
+    local_s = round(time.monotonic() - start, 1)
     with s3_server() as server:
-        times = _through_the_store(server, recipe, folder, away_s)
-        start = time.monotonic()
-        _finish(_start(recipe, str(folder / "local"), folder / "local.log"), folder / "local.log")
-        times["local_s"] = round(time.monotonic() - start, 1)
+        times = {"local_s": local_s, **_through_the_store(server, recipe, folder, away_s)}
         wrong, count = _differences(
             folder / "local" / OUTPUT, to_path(f"s3://{BUCKET}/drill/{OUTPUT}")
         )
         objects = to_path(f"s3://{BUCKET}/drill").rglob("*")
         times["objects"] = sum(1 for _ in objects)
-    return {**times, "files_compared": count, "different": wrong}
+    return {**times, "compared": count, "different": wrong}
 
 
 def main() -> int:
@@ -202,7 +225,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="The quickstart through an S3 server.")
     parser.add_argument("--away", type=float, default=30.0, metavar="SECONDS")
     parser.add_argument("--folder", type=Path, help="an empty folder (else a temporary one)")
+    parser.add_argument("--recipe", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--root", help=argparse.SUPPRESS)
     flags = parser.parse_args()
+    if flags.recipe:
+        start_logging()
+        run_chain(flags.recipe, flags.root)
+        return 0
     with tempfile.TemporaryDirectory() as temporary:
         found = drill(flags.folder or Path(temporary), flags.away)
     sys.stdout.write(json.dumps(found, indent=2) + "\n")

@@ -1,5 +1,6 @@
 """An S3 server on loopback for tests and drills: moto's, in this process, which may be stopped and come back."""
 
+import contextlib
 import logging
 import os
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ _KEYS = {
 
 
 class S3Server:
-    """Moto's server on a port of its own, with an empty bucket; what it holds outlives a stop."""
+    """Moto's server on a port of its own, with a bucket; what it holds outlives a stop."""
 
     def __init__(self) -> None:
         from moto.moto_server.threaded_moto_server import ThreadedMotoServer
@@ -46,7 +47,9 @@ def s3_server() -> Iterator[S3Server]:
     os.environ.update(_KEYS, GLOTOK_S3_ENDPOINT=server.address)
     from glotok_ray.storage.object_stores import client
 
-    client("s3").mkdir(BUCKET)
+    # What moto holds outlives its servers of this process.
+    with contextlib.suppress(FileExistsError):
+        client("s3").mkdir(BUCKET)
     try:
         yield server
     finally:

@@ -16,14 +16,7 @@ from glotok_ray.config.checkpoint_evaluation import (
     XARCheckpointsConfig,
 )
 from glotok_ray.config.evaluation import EvaluateRun
-from glotok_ray.config.generator import (
-    FARConfig,
-    FlowConfig,
-    FlowSamplerConfig,
-    TokenSamplerConfig,
-    VocabularyConfig,
-    XARConfig,
-)
+from glotok_ray.config.generator import FARConfig, FlowConfig, VocabularyConfig, XARConfig
 from glotok_ray.config.jobs import (
     EMBEDDED_SOURCE,
     EncodeRun,
@@ -47,6 +40,7 @@ from glotok_ray.config.overrides import (
 )
 from glotok_ray.config.pool import PoolConfig
 from glotok_ray.config.runs import FARRun, GeneratorRun, TokenizerRun, XARRun
+from glotok_ray.config.samplers import FlowSamplerConfig, TokenSamplerConfig
 from glotok_ray.config.sweeps import (
     AblationRun,
     FARGuidanceRun,

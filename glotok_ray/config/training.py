@@ -20,14 +20,16 @@ class OptimizerConfig:
     """Applied to parameters of two or more dimensions."""
     gradient_clip: float = 1.0
     """Largest global gradient norm; 0 switches clipping off."""
-    schedule: Literal["constant", "warmup_hold_cosine", "warmup_cosine"] = "constant"
+    schedule: Literal["constant", "warmup_hold_cosine", "warmup_hold_linear", "warmup_cosine"] = (
+        "constant"
+    )
     """Shape of the learning rate over the run."""
     warmup_fraction: float = 0.0
     """Share of all steps with linear warm-up from 0."""
     hold_fraction: float = 0.0
-    """Share of all steps at which "warmup_hold_cosine" starts to fall."""
+    """Share of all steps at which "warmup_hold_cosine" and "warmup_hold_linear" start to fall."""
     final_learning_rate: float = 0.0
-    """Learning rate at the last step of a cosine schedule."""
+    """Learning rate at the last step of a schedule that falls."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

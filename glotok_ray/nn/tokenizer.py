@@ -133,13 +133,13 @@ class GloTokTokenizer(nn.Module):
         # A door of the class for its users; files are read one floor up, and nothing here needs them.
         from glotok_ray.pretrained.tokenizer import read_tokenizer
 
-        return read_tokenizer(Path(folder))
+        return read_tokenizer(folder)
 
     def save_pretrained(self, folder: str | Path, **facts: object) -> None:
         """Write what `from_pretrained` reads; `facts` go into config.json beside the model's config."""
         from glotok_ray.pretrained.tokenizer import write_tokenizer
 
-        write_tokenizer(Path(folder), self, facts)
+        write_tokenizer(folder, self, facts)
 
     @property
     def decoder_last_layer(self) -> nn.Conv2d:

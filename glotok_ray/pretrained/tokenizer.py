@@ -13,6 +13,7 @@ from glotok_ray.config.tokenizer import TokenizerConfig
 from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.places import to_path
 from glotok_ray.storage.weights import load_weights, save_weights
 
 WEIGHTS_FILE = "tokenizer.safetensors"
@@ -43,17 +44,21 @@ def tokenizer_config(folder: Path) -> TokenizerConfig:
         ) from error
 
 
-def read_tokenizer(folder: Path) -> GloTokTokenizer:
+def read_tokenizer(folder: str | Path) -> GloTokTokenizer:
     """The frozen tokenizer in a folder, with or without a manifest; raises ArtefactError when files are missing or do
     not fit.
     """
+    folder = to_path(folder)
     model = GloTokTokenizer(tokenizer_config(folder))
     load_weights(model, folder / WEIGHTS_FILE)
     return model.requires_grad_(False).eval().to(memory_format=torch.channels_last)
 
 
-def write_tokenizer(folder: Path, model: GloTokTokenizer, facts: Mapping[str, object]) -> None:
+def write_tokenizer(
+    folder: str | Path, model: GloTokTokenizer, facts: Mapping[str, object]
+) -> None:
     """Write what `read_tokenizer` reads; `facts` go into config.json beside the model's config."""
+    folder = to_path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     save_weights(folder / WEIGHTS_FILE, model.state_dict())
     artefact.write_json(folder / CONFIG_FILE, {**facts, "model": to_dict(model.config)})

@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 from glotok_ray.storage.object_stores import answering, client, listing
-from glotok_ray.storage.object_streams import BinaryUpload, TextUpload, Upload
+from glotok_ray.storage.object_streams import BinaryUpload, Download, TextUpload, Upload
 
 
 class ObjectStatus(NamedTuple):
@@ -220,7 +220,7 @@ class ObjectPath:
             if "b" not in mode:
                 return io.StringIO(self.read_text(encoding or "utf-8"))
             with answering(self):
-                return _Download(client(self._scheme).open(self.key, "rb"), self)
+                return Download(client(self._scheme).open(self.key, "rb"), self)
         upload = Upload(self, exclusive="x" in mode, append="a" in mode)
         return BinaryUpload(upload) if "b" in mode else TextUpload(upload, encoding or "utf-8")
 
@@ -268,43 +268,6 @@ class ObjectPath:
             raise FileNotFoundError(f"{self}: no such object")
         with answering(self):
             client(self._scheme).rm_file(self.key)
-
-
-class _Download(io.RawIOBase):
-    """A stream for reading whose errors are OSError."""
-
-    def __init__(self, stream: Any, path: ObjectPath) -> None:
-        self._stream, self._path = stream, path
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = 0, /) -> int:
-        return self._stream.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._stream.tell()
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        with answering(self._path):
-            return self._stream.read(-1 if size is None else size)
-
-    def readinto(self, buffer: Any, /) -> int:
-        content = self.read(len(buffer))
-        buffer[: len(content)] = content
-        return len(content)
-
-    def readall(self) -> bytes:
-        return self.read()
-
-    def close(self) -> None:
-        try:
-            super().close()
-        finally:
-            self._stream.close()
 
 
 def status_of(facts: dict[str, Any]) -> ObjectStatus:

@@ -1,4 +1,4 @@
-"""Streams for writing objects: they collect in a temporary file, which is sent when the stream is closed.
+"""Streams of objects. Those for writing collect in a temporary file, which is sent when the stream is closed.
 
 So writers may seek, a failed one leaves nothing, and large objects are sent in parts.
 Read next: glotok_ray/storage/object_paths.py
@@ -127,3 +127,40 @@ class TextUpload(io.TextIOWrapper):
         if kind is not None:
             self._upload.fail()
         super().__exit__(kind, error, trace)
+
+
+class Download(io.RawIOBase):
+    """A stream for reading whose errors are OSError."""
+
+    def __init__(self, stream: Any, path: Any) -> None:
+        self._stream, self._path = stream, path
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        return self._stream.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._stream.tell()
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        with answering(self._path):
+            return self._stream.read(-1 if size is None else size)
+
+    def readinto(self, buffer: Any, /) -> int:
+        content = self.read(len(buffer))
+        buffer[: len(content)] = content
+        return len(content)
+
+    def readall(self) -> bytes:
+        return self.read()
+
+    def close(self) -> None:
+        try:
+            super().close()
+        finally:
+            self._stream.close()

@@ -28,6 +28,8 @@ from glotok_ray.training.worker import Worker
 logger = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 0.1
+# Each look is two requests per worker, which stores charge for.
+_LOOK_IN_STORE_EVERY_S = 1.0
 
 Files = dict[str, dict[str, Any]]
 """Bytes and sha256 by file name, as in a manifest."""
@@ -204,7 +206,7 @@ class CheckpointWriter:
                     f"{2 * self._minutes:g} minutes of rank 0's; look at its log and at the storage on its node"
                 )
             if missing:
-                time.sleep(_LOOK_EVERY_S)
+                time.sleep(_LOOK_IN_STORE_EVERY_S if is_remote(partial) else _LOOK_EVERY_S)
         return files
 
     def _remove_old(self, newest: Path) -> None:

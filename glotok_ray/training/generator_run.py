@@ -91,7 +91,7 @@ def _build(
     if isinstance(config, FARRun):
         return (
             FAR(config.model),
-            TokenObjective(config.model, config.label_dropout),
+            TokenObjective(config.model, config.label_dropout, config.code_noise),
             {"architecture": "far"},
         )
     tokenizer = load_tokenizer(to_path(config.tokenizer_path))

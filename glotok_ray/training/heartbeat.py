@@ -9,7 +9,6 @@ import faulthandler
 import json
 import logging
 import os
-import shutil
 import socket
 import threading
 import time
@@ -20,6 +19,7 @@ from typing import Any, NamedTuple, TextIO
 
 from glotok_ray.faults import parse_faults, strike
 from glotok_ray.storage import artefact
+from glotok_ray.storage.places import copy_file
 from glotok_ray.storage.retries import patiently
 from glotok_ray.training.stalls import (
     FINISHED,
@@ -217,7 +217,7 @@ class WatchedHeartbeat(Heartbeat):
             for rank, stack in zip(stall.ranks, stacks, strict=True):
                 held = held_stack_path(self._folder, rank)
                 if held.is_file() and held.stat().st_size:
-                    shutil.copyfile(held, stack)
+                    copy_file(held, stack)
         written = [str(path) for path in stacks if path.is_file()]
         path = stall_path(self._folder, number)
         artefact.write_json(path, asdict(stall) | {"stacks": written})

@@ -4,6 +4,7 @@ Read next: glotok_ray/progress.py
 """
 
 import threading
+from collections.abc import Mapping
 from typing import Any
 
 from glotok_ray.progress import ProgressLine
@@ -59,7 +60,7 @@ class ShownProgress:
             self._line.update(int(metrics["step"]), describe_metrics(metrics))
 
 
-def describe_metrics(metrics: dict[str, Any]) -> str:
+def describe_metrics(metrics: Mapping[str, Any]) -> str:
     """The main ones of those that are there, in one line."""
     found = [text.format(metrics[name]) for name, text in _SHOWN if metrics.get(name) is not None]
     return "  ".join(found)

@@ -121,6 +121,12 @@ def commands(quickstart: QuickstartRun) -> dict[str, tuple[str, ...]]:
             *("jobs.report_results", f"{TOP}/evaluation", "--output-path", "runs/report"),
         ),
         "verify": ("jobs.verify", "runs"),
+        "status": ("jobs.status", "runs"),
+        "plan": ("jobs.plan", "quickstart_far", "--gpus", "1"),
+        "write_cluster": (
+            *("jobs.write_cluster", "--description", str(ROOT / "cluster" / "description.yaml")),
+            *("--output", "runs/cluster"),
+        ),
     }
 
 
@@ -161,7 +167,7 @@ def test_every_job_is_here(tiny_quickstart: Callable[[Path], QuickstartRun]) -> 
     assert {command[0] for command in commands(tiny_quickstart(Path(TOP))).values()} == {
         f"jobs.{job}" for job in jobs
     }
-    assert len(jobs) == 16
+    assert len(jobs) == 19
 
 
 def test_every_job_runs_with_relative_paths(called: Called) -> None:
@@ -169,7 +175,7 @@ def test_every_job_runs_with_relative_paths(called: Called) -> None:
         name: done.stderr[-3000:] for name, done in called.answers.items() if done.returncode != 0
     }
     assert not failed, "\n\n".join(f"{name}: {text}" for name, text in failed.items())
-    assert len(called.answers) == 17
+    assert len(called.answers) == 20
 
 
 def test_all_results_lie_below_the_folder_of_the_call(called: Called) -> None:

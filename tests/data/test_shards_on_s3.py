@@ -1,0 +1,91 @@
+"""Shards of images and of codes in an object store: written, read in each of the ways that jobs read them, verified."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks.s3_server import BUCKET, s3_server
+from glotok_ray.data.records import (
+    Row,
+    encode_png,
+    read_dataset,
+    read_rows,
+    write_dataset,
+    write_shard,
+)
+from glotok_ray.data.shard_reader import (
+    read_chosen_rows,
+    read_labels,
+    read_shard,
+    read_shard_rows,
+)
+from glotok_ray.data.verification import manifest_folders, verify_folder
+from glotok_ray.storage import artefact, node_cache
+from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.places import to_path
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _server() -> Iterator[None]:
+    with s3_server():
+        yield
+
+
+@pytest.fixture
+def folder(request: Any, tmp_path: Path, monkeypatch: Any) -> Any:
+    monkeypatch.setenv(node_cache.FOLDER_VARIABLE, str(tmp_path / "cache"))
+    node_cache._known_digests.clear()
+    return to_path(f"s3://{BUCKET}/{request.node.name}/train")
+
+
+def rows(count: int = 6) -> list[Row]:
+    picture = encode_png(np.zeros((8, 8, 3), dtype=np.uint8))
+    return [Row(f"key{number}", picture, number % 2) for number in range(count)]
+
+
+def build(folder: Any) -> Any:
+    shards = [write_shard(folder / f"part-{number}.parquet", rows()) for number in range(2)]
+    write_dataset(
+        folder, classes=["a", "b"], form="crop", image_size=8, shards=shards, details={"left": []}
+    )
+    artefact.write_manifest(folder, "shards")
+    return shards[0]
+
+
+def test_a_shard_has_the_bytes_of_a_local_one(folder: Any, tmp_path: Path) -> None:
+    shard = build(folder)
+    assert write_shard(tmp_path / shard.file, rows()) == shard
+    assert (folder / shard.file).read_bytes() == (tmp_path / shard.file).read_bytes()
+
+
+def test_rows_are_read_in_every_way(folder: Any) -> None:
+    shard = build(folder)
+    assert read_dataset(folder, verify=True).num_images == 12
+    assert list(read_rows(folder / shard.file)) == rows()
+    assert read_shard(folder, shard, minutes=0).num_rows == 6
+    assert read_shard_rows(folder / shard.file, 2, 4, minutes=0)["key"].to_pylist() == [
+        "key2",
+        "key3",
+    ]
+    chosen = read_chosen_rows(folder / shard.file, np.array([1, 5]), minutes=0)
+    assert chosen["label"].to_pylist() == [1, 1]
+    assert read_labels(folder, shard).tolist() == [0, 1, 0, 1, 0, 1]
+
+
+def test_what_is_damaged_is_named(folder: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    shard = build(folder)
+    assert manifest_folders(folder.parent) == [folder]
+    assert not verify_folder(folder).damage
+    content = bytearray((folder / shard.file).read_bytes())
+    content[100] ^= 1
+    (folder / shard.file).write_bytes(bytes(content))
+    (line,) = verify_folder(folder).damage
+    assert line.startswith(f"{folder / shard.file}: differs from its sha256")
+    # This node has the bytes of the manifest already, another one has not.
+    assert read_shard(folder, shard, minutes=0).num_rows == 6
+    monkeypatch.setenv(node_cache.FOLDER_VARIABLE, str(tmp_path / "another"))
+    with pytest.raises(ArtefactError, match=r"part-0\.parquet: differs from its sha256"):
+        read_shard(folder, shard, minutes=0)
