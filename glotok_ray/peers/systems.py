@@ -3,9 +3,16 @@
 Read next: glotok_ray/peers/released.py
 """
 
+from glotok_ray.peers import ibq, open_magvit2, rq_vae, var, vqgan_lc
 from glotok_ray.peers.released import Released, System
 
-SYSTEMS: dict[str, System] = {}
+SYSTEMS: dict[str, System] = {
+    "ibq": ibq.SYSTEM,
+    "open_magvit2": open_magvit2.SYSTEM,
+    "rq_vae": rq_vae.SYSTEM,
+    "var": var.SYSTEM,
+    "vqgan_lc": vqgan_lc.SYSTEM,
+}
 
 
 def released(name: str) -> tuple[str, Released]:
