@@ -46,6 +46,20 @@ class Rate(NamedTuple):
         """Bits per image when every code of a grid is equally long."""
         return sum(grid.num_indices * math.log2(grid.num_codes) for grid in self.grids)
 
+    def scaled(self, factor: float) -> "Rate":
+        """That of an image `factor` times as wide and as high, for tokenizers whose grids grow with it; a grid's depth
+        stays.
+        """
+        return Rate(
+            tuple(
+                Grid(
+                    (*(round(side * factor) for side in grid.shape[:2]), *grid.shape[2:]),
+                    grid.num_codes,
+                )
+                for grid in self.grids
+            )
+        )
+
 
 @runtime_checkable
 class Tokenizer(Protocol):

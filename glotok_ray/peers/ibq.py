@@ -96,4 +96,5 @@ SYSTEM = System(
     },
     names=_names,
     licence="Apache-2.0 (code and weights)",
+    psnr_protocol="truncated",
 )

@@ -5,12 +5,14 @@ Read next: glotok_ray/peers/systems.py
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
 from glotok_ray.peers.base import PeerTokenizer
 
+PSNRProtocol = Literal["rounded", "truncated", "unrounded", "luminance"]
+"""PSNR of 8-bit pixels, rounded or truncated, of un-rounded ones, or of the luminance of these."""
 Table = tuple[tuple[str, str | None], ...]
 """(regular expression, replacement); every row is applied, in order. None leaves a tensor out whose name matches."""
 
@@ -52,6 +54,8 @@ class System(NamedTuple):
     """From a file's tensors under its names to those that `names` renames: splits, merges and drops what no row of
     names can say. Raises ValueError for tensors that are not as they must be.
     """
+    psnr_protocol: PSNRProtocol = "rounded"
+    """What the authors take PSNR of, where they take it."""
 
 
 def rename(name: str, table: Table) -> str | None:

@@ -102,4 +102,5 @@ SYSTEM = System(
     },
     names=_names,
     licence="none given (code and weights), so nothing of it may be passed on",
+    psnr_protocol="luminance",
 )

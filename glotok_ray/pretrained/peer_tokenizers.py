@@ -24,9 +24,9 @@ def built(system: str, config: Any) -> PeerTokenizer:
         return SYSTEMS[system].tokenizer(config).eval()
 
 
-def read_peer(folder: Path, stored: Mapping[str, Any]) -> PeerTokenizer:
-    """The frozen tokenizer in a folder whose config.json holds `stored`, on the CPU, in evaluation mode; raises
-    ArtefactError for a system or a config that this version does not know, and for weights that do not fit.
+def empty_peer(folder: Path, stored: Mapping[str, Any]) -> PeerTokenizer:
+    """The tokenizer in a folder whose config.json holds `stored`, without numbers; raises ArtefactError for a system or
+    a config that this version does not know.
     """
     system, named_in = stored["system"], folder / CONFIG_FILE
     if system not in SYSTEMS:
@@ -34,12 +34,18 @@ def read_peer(folder: Path, stored: Mapping[str, Any]) -> PeerTokenizer:
             f"{named_in}: system = {system!r}: this version knows {', '.join(SYSTEMS)}; export the tokenizer again"
         )
     try:
-        model = built(system, from_dict(SYSTEMS[system].config, stored["model"]))
+        return built(system, from_dict(SYSTEMS[system].config, stored["model"]))
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise ArtefactError(
             f"{named_in}: its model section is no {system} of this version ({error}); export the tokenizer again"
         ) from error
-    model.to_empty(device="cpu")
+
+
+def read_peer(folder: Path, stored: Mapping[str, Any]) -> PeerTokenizer:
+    """The frozen tokenizer in such a folder, on the CPU, in evaluation mode; raises ArtefactError as `empty_peer`, and
+    for weights that do not fit.
+    """
+    model = empty_peer(folder, stored).to_empty(device="cpu")
     load_weights(model, folder / WEIGHTS_FILE)
     return model.requires_grad_(False).to(memory_format=torch.channels_last)
 

@@ -5,7 +5,7 @@ Read next: glotok_ray/nn/tokenizer.py
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -16,6 +16,9 @@ from glotok_ray.nn.tokenizer_protocol import Tokenizer
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.storage.weights import load_weights, save_weights
+
+if TYPE_CHECKING:
+    from glotok_ray.peers.base import PeerTokenizer
 
 WEIGHTS_FILE = "tokenizer.safetensors"
 CONFIG_FILE = "config.json"
@@ -36,6 +39,17 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     from glotok_ray.pretrained.peer_tokenizers import read_peer
 
     return read_peer(folder, stored)
+
+
+def empty_tokenizer(folder: Path) -> "GloTokTokenizer | PeerTokenizer":
+    """The tokenizer of a folder without numbers, on the meta device: for its rate and its size."""
+    stored = _stored(folder)
+    if SYSTEM in stored:
+        from glotok_ray.pretrained.peer_tokenizers import empty_peer
+
+        return empty_peer(folder, stored)
+    with torch.device("meta"):
+        return GloTokTokenizer(tokenizer_config(folder)).eval()
 
 
 def load_glotok_tokenizer(folder: Path) -> GloTokTokenizer:

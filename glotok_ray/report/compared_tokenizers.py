@@ -1,0 +1,113 @@
+"""What is known of a tokenizer's folder beside what is measured: its system, rate, size, and published numbers.
+
+Read next: glotok_ray/report/tokenizer_table.py
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from glotok_ray.nn.tokenizer import GloTokTokenizer
+from glotok_ray.nn.tokenizer_protocol import Rate
+from glotok_ray.peers.base import PeerTokenizer
+from glotok_ray.peers.released import PSNRProtocol, Released
+from glotok_ray.peers.systems import SYSTEMS
+from glotok_ray.pretrained.tokenizer import CONFIG_FILE, SYSTEM, empty_tokenizer
+from glotok_ray.report.published import published_numbers
+from glotok_ray.report.tokenizer_table import TokenizerRow
+from glotok_ray.storage import artefact
+from glotok_ray.storage.artefact import ArtefactError
+
+# Layouts of imported files of our own kind, and the rows of the paper's Table 1 that quote their authors' numbers.
+_METHODS = {"llamagen": "LlamaGen", "fqgan": "FQGAN-Dual"}
+_LAYOUT = re.compile(r"\((\w+) names")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparedTokenizer:
+    """A finished tokenizer's folder."""
+
+    folder: Path
+    name: str
+    system: str
+    """As in `TokenizerRow`."""
+    model: GloTokTokenizer | PeerTokenizer
+    """Without numbers."""
+    psnr_protocol: PSNRProtocol
+    published: Released | None
+    licence: str
+
+
+def read_compared(folder: Path) -> ComparedTokenizer:
+    """Read config.json; raises ArtefactError for a folder that holds no tokenizer of this version."""
+    artefact.read_manifest(folder, "tokenizer")
+    stored = artefact.read_json(folder / CONFIG_FILE)
+    model = empty_tokenizer(folder)
+    if SYSTEM in stored:
+        entry = SYSTEMS[stored[SYSTEM]]
+        return ComparedTokenizer(
+            folder=folder,
+            name=folder.name,
+            system=stored[SYSTEM],
+            model=model,
+            psnr_protocol=entry.psnr_protocol,
+            published=entry.released.get(stored.get("released", "")),
+            licence=entry.licence,
+        )
+    layout = _LAYOUT.search(str(stored.get("source", "")))
+    system = layout[1] if layout else ""
+    return ComparedTokenizer(
+        folder=folder,
+        name=folder.name,
+        system=system,
+        model=model,
+        psnr_protocol="rounded",
+        published=_quoted(system, model),
+        licence="",
+    )
+
+
+def fitting_rate(one: ComparedTokenizer, side: int) -> Rate:
+    """What crops of that side cost; raises ArtefactError where the tokenizer does not take them."""
+    model = one.model
+    if side == model.image_size:
+        return model.rate
+    multiple = model.side_multiple
+    if multiple is None or side % multiple:
+        rule = f"multiples of {multiple}" if multiple else f"{model.image_size} alone"
+        raise ArtefactError(
+            f"image_size = {side}: {one.folder} takes {rule}; give another, or 0 for each one's own"
+        )
+    return model.rate.scaled(side / model.image_size)
+
+
+def row_of(one: ComparedTokenizer, side: int, metrics: Mapping[str, float]) -> TokenizerRow:
+    """The tokenizer's row."""
+    rate, published = fitting_rate(one, side), one.published
+    return TokenizerRow(
+        name=one.name,
+        system=one.system,
+        image_size=side,
+        indices=rate.num_indices,
+        bits=rate.bits,
+        parameters=sum(value.numel() for value in one.model.parameters()),
+        published_rfid=published.rfid if published else None,
+        published_psnr=published.psnr if published else None,
+        published_in=published.source if published else "",
+        psnr_protocol=one.psnr_protocol,
+        licence=one.licence,
+        metrics=dict(metrics),
+    )
+
+
+def _quoted(system: str, model: GloTokTokenizer | PeerTokenizer) -> Released | None:
+    """The numbers that the paper quotes of an imported tokenizer; None for a model of another size than the paper's."""
+    if system not in _METHODS or (model.image_size, model.side_multiple) != (256, 16):
+        return None
+    found = {
+        number.column: number
+        for number in published_numbers()
+        if number.table == 1 and number.method == _METHODS[system]
+    }
+    return Released(None, "", found["rFID"].value, found["PSNR"].value, found["rFID"].source)

@@ -1,0 +1,215 @@
+"""Tokenizers of any system on the same crops, one after the other in one process: a table and a grid.
+
+What was measured of a tokenizer lies in the output folder at once, so that a killed job goes on with the next.
+Read next: glotok_ray/evaluation/tokenizer_comparison.py
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from glotok_ray.config.evaluation import EvaluateRun
+from glotok_ray.config.overrides import bound_settings, to_dict, with_absolute_paths
+from glotok_ray.config.tokenizer_comparison import EvaluateTokenizersRun
+from glotok_ray.data.recorded import check_side, crops_text, read_image_dataset
+from glotok_ray.data.records import DatasetInfo
+from glotok_ray.devices import chosen_device
+from glotok_ray.evaluation.extractors import (
+    Network,
+    build_extractors,
+    build_lpips,
+    file_digests,
+    networks_of,
+)
+from glotok_ray.evaluation.tokenizer_comparison import RealCrops, measure_tokenizer
+from glotok_ray.nn.tokenizer_protocol import Tokenizer
+from glotok_ray.pretrained.tokenizer import WEIGHTS_FILE, load_tokenizer
+from glotok_ray.report import grids
+from glotok_ray.report.compared_tokenizers import (
+    ComparedTokenizer,
+    fitting_rate,
+    read_compared,
+    row_of,
+)
+from glotok_ray.report.tokenizer_table import TokenizerRow, comma_separated, markdown
+from glotok_ray.storage import artefact, output, ownership
+from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.output import Unfinished
+
+logger = logging.getLogger(__name__)
+
+KIND = "tokenizer_comparison"
+TABLE_FILE, CSV_FILE, METRICS_FILE = "table.md", "table.csv", "metrics.json"
+GRID_FILE, PARTS_FOLDER = "reconstructions.png", "parts"
+
+
+class _Part(NamedTuple):
+    """The files of one tokenizer's measurement."""
+
+    row: Path
+    pictures: Path
+
+
+@ownership.holding()
+def run(config: EvaluateTokenizersRun, *, fresh: bool = False) -> dict[str, Any]:
+    """Measure all, write table, CSV, metrics and grid; returns the manifest. Raises ArtefactError and ValueError for
+    what cannot be measured, before anything is.
+    """
+    folders = tuple(str(Path(name).absolute()) for name in config.tokenizers)
+    config = replace(with_absolute_paths(config), tokenizers=folders)
+    compared, dataset = check_inputs(config)
+    inputs = [*config.tokenizers, config.data_path]
+    # Parts are numbered in this order.
+    weights = {"weights_sha256": [_weights_digest(one.folder) for one in compared]}
+    settings = bound_settings(config) | file_digests(_networks_config(config)) | weights
+    found = output.begin(
+        config.output_path, KIND, settings, inputs, fresh=fresh, unfinished=Unfinished.SAME_ONLY
+    )
+    if found.finished is not None:
+        return found.finished
+    device = chosen_device(use_gpu=config.use_gpu)
+    networks = _measure_missing(config, compared, dataset, found.folder, device)
+    parts = [_part(found.folder, place) for place in range(len(compared))]
+    rows = [TokenizerRow(**artefact.read_json(part.row)) for part in parts]
+    _write(found.folder, rows, parts, _protocol(config, dataset, networks, device))
+    return found.finish(
+        rows=len(rows), num_images=config.num_images or dataset.num_images, config=to_dict(config)
+    )
+
+
+def check_inputs(config: EvaluateTokenizersRun) -> tuple[list[ComparedTokenizer], DatasetInfo]:
+    """What is known of the tokenizers without their weights, and the facts of the shards; raises ArtefactError for
+    folders that are none, that come twice, or that do not take the crops.
+    """
+    output.check_finished([*config.tokenizers, config.data_path])
+    dataset = read_image_dataset(Path(config.data_path))
+    if config.num_images > dataset.num_images:
+        raise ArtefactError(
+            f"num_images = {config.num_images}: {config.data_path} holds {dataset.num_images} images; lower it, 0 "
+            "takes all"
+        )
+    if len(set(config.tokenizers)) < len(config.tokenizers):
+        raise ArtefactError("tokenizers: one folder is given twice; name each once")
+    compared = [read_compared(Path(folder)) for folder in config.tokenizers]
+    for one in compared:
+        side = config.image_size or one.model.image_size
+        fitting_rate(one, side)
+        check_side(dataset, Path(config.data_path), side)
+    return compared, dataset
+
+
+def _measure_missing(
+    config: EvaluateTokenizersRun,
+    compared: Sequence[ComparedTokenizer],
+    dataset: DatasetInfo,
+    folder: Path,
+    device: torch.device,
+) -> list[Network]:
+    """Measure what is not measured yet; returns what is said of the feature networks."""
+    networks = _networks_config(config)
+    extractors = build_extractors(networks, device)
+    lpips = build_lpips(networks, device)
+    crops = RealCrops(config, dataset, extractors)
+    for place, one in enumerate(compared):
+        part = _part(folder, place)
+        if part.row.is_file():
+            logger.info("%s is measured already", one.name)
+            continue
+        measured = measure_tokenizer(
+            _loaded(one.folder, device),
+            crops,
+            protocol=one.psnr_protocol,
+            lpips=lpips,
+            device=device,
+        )
+        part.row.parent.mkdir(exist_ok=True)
+        side = config.image_size or one.model.image_size
+        inputs = crops.first(side)
+        np.savez(part.pictures, inputs=inputs, reconstructions=measured.pictures)
+        # Last: it says that the part is whole.
+        artefact.write_json(part.row, vars(row_of(one, side, measured.metrics)))
+        logger.info("%s: %s", one.name, measured.metrics)
+    return networks_of(extractors)
+
+
+def _loaded(folder: Path, device: torch.device) -> Tokenizer:
+    tokenizer = load_tokenizer(folder)
+    assert isinstance(tokenizer, nn.Module)
+    return tokenizer.to(device)  # type: ignore[return-value]
+
+
+def _weights_digest(folder: Path) -> str:
+    return artefact.read_json(folder / artefact.MANIFEST)["files"][WEIGHTS_FILE]["sha256"]
+
+
+def _part(folder: Path, place: int) -> _Part:
+    parts = folder / PARTS_FOLDER
+    return _Part(parts / f"{place:03d}.json", parts / f"{place:03d}.npz")
+
+
+def _networks_config(config: EvaluateTokenizersRun) -> EvaluateRun:
+    """The feature networks' settings as evaluations have them."""
+    return EvaluateRun(
+        feature_size=config.feature_size,
+        inception_path=config.inception_path,
+        lpips_path=config.lpips_path,
+        lpips_backbone=config.lpips_backbone,
+    )
+
+
+def _protocol(
+    config: EvaluateTokenizersRun,
+    dataset: DatasetInfo,
+    networks: Sequence[Network],
+    device: torch.device,
+) -> str:
+    """How all of the table was measured, in sentences."""
+    count = config.num_images or dataset.num_images
+    names = ", ".join(f"{network.name} ({network.input_contract})" for network in networks)
+    place = torch.cuda.get_device_name(device) if device.type == "cuda" else "the CPU"
+    return (
+        f"All rows: the same {count:,} validation images, {crops_text(dataset)}, in fp32. Reconstructions are clipped "
+        "and rounded to 8 bits; PSNR and SSIM are per image on RGB, averaged; Frechet distances are between "
+        f"reconstructions and the same crops, in {names}. Speeds are images per second in batches of "
+        f"{config.batch_size} on {place}, without the first batch. Bits per image are indices times the logarithm of "
+        "the number of codes."
+    )
+
+
+def _write(
+    folder: Path, rows: Sequence[TokenizerRow], parts: Sequence[_Part], protocol: str
+) -> None:
+    title = "Tokenizers under one protocol"
+    text = markdown(rows, title=title, protocol=protocol)
+    (folder / TABLE_FILE).write_text(text, encoding="utf-8")
+    (folder / CSV_FILE).write_text(comma_separated(rows), encoding="utf-8")
+    metrics = {row.name: {**row.metrics, "indices": row.indices, "bits": row.bits} for row in rows}
+    artefact.write_json(folder / METRICS_FILE, metrics)
+    images, labels = _grid(rows, parts)
+    grids.write_grid(
+        folder / GRID_FILE,
+        np.concatenate(images),
+        columns=len(images[0]),
+        row_labels=labels,
+        title=title,
+    )
+
+
+def _grid(
+    rows: Sequence[TokenizerRow], parts: Sequence[_Part]
+) -> tuple[list[np.ndarray], list[str]]:
+    """The same crops through every tokenizer, one row each; all at the side of the first."""
+    with np.load(parts[0].pictures) as first:
+        images, labels = [first["inputs"]], ["crops"]
+    side = images[0].shape[1]
+    for row, part in zip(rows, parts, strict=True):
+        with np.load(part.pictures) as found:
+            images.append(grids.resized(found["reconstructions"], side))
+        labels.append(row.name)
+    return images, labels
