@@ -1,0 +1,88 @@
+"""Residual quantization over scales (VAR, Tian et al. 2024): each scale codes what the smaller ones left over.
+
+VAR, ImageFolder and TokenFlow differ in how a vector finds its code and in what a code adds to the map.
+Read next: glotok_ray/peers/imagefolder.py
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from glotok_ray.nn.quantizer import Lookup, nearest_codes
+
+Find = Callable[[Float[Tensor, "b d p p"]], Int[Tensor, "b p p"]]
+"""The code of every position of a map."""
+Contribution = Callable[[Int[Tensor, "b p p"], int], Float[Tensor, "b d h w"]]
+"""What the codes of a scale, given by its number, add to the map of the last scale's size."""
+
+# Which of the four convolutions smooths which of ten scales. The peers find it by rounding in fp64, and two of the
+# ties fall differently in other arithmetic, so the table is what counts.
+_SMOOTHING_OF_SCALE = (0, 0, 1, 1, 1, 2, 2, 3, 3, 3)
+
+
+def encode_scales(
+    latents: Float[Tensor, "b d h w"], sides: Sequence[int], find: Find, contribution: Contribution
+) -> Int[Tensor, "b t"]:
+    """The codes of all scales, small to large, each in row-major order; `sides` end with that of the latents."""
+    rest, found = latents, []
+    for scale, side in enumerate(sides):
+        indices = find(F.interpolate(rest, (side, side), mode="area"))
+        rest = rest - contribution(indices, scale)
+        found.append(indices.flatten(1))
+    return torch.cat(found, dim=1)
+
+
+def decode_scales(
+    indices: Int[Tensor, "b t"], sides: Sequence[int], contribution: Contribution
+) -> Float[Tensor, "b d h w"]:
+    """The sum of what all codes add, as `encode_scales` orders them."""
+    scales = indices.split([side * side for side in sides], dim=1)
+    parts = [
+        contribution(part.unflatten(1, (side, side)), scale)
+        for scale, (part, side) in enumerate(zip(scales, sides, strict=True))
+    ]
+    return functools.reduce(torch.add, parts)
+
+
+def upsampled(vectors: Float[Tensor, "b d p p"], side: int) -> Float[Tensor, "b d h w"]:
+    """A map at the last scale's side, by bicubic interpolation; unchanged where it has that side."""
+    return F.interpolate(vectors, (side, side), mode="bicubic", align_corners=False)
+
+
+class MultiScaleQuantizer(nn.Module):
+    """One codebook for ten scales, and four convolutions which smooth what is added; inference alone.
+
+    `lookup` is Euclidean in VAR and by cosine in ImageFolder; the rows that are added are the codebook's own in both.
+    """
+
+    def __init__(self, num_codes: int, width: int, sides: Sequence[int], lookup: Lookup) -> None:
+        super().__init__()
+        assert len(sides) == len(_SMOOTHING_OF_SCALE)
+        self.sides = tuple(sides)
+        self.lookup: Lookup = lookup
+        self.codebook = nn.Parameter(torch.empty(num_codes, width))
+        self.smoothings = nn.ModuleList(
+            nn.Conv2d(width, width, 3, padding=1) for _ in range(max(_SMOOTHING_OF_SCALE) + 1)
+        )
+
+    def encode(self, latents: Float[Tensor, "b d h w"]) -> Int[Tensor, "b t"]:
+        """The codes of all scales, small to large."""
+        return encode_scales(latents, self.sides, self._find, self._contribution)
+
+    def decode(self, indices: Int[Tensor, "b t"]) -> Float[Tensor, "b d h w"]:
+        """The latents that the codes stand for."""
+        return decode_scales(indices, self.sides, self._contribution)
+
+    def _find(self, latents: Float[Tensor, "b d p p"]) -> Int[Tensor, "b p p"]:
+        tokens = latents.permute(0, 2, 3, 1)
+        found = nearest_codes(tokens.flatten(0, 2), self.codebook, self.lookup)
+        return found.unflatten(0, tokens.shape[:3])
+
+    def _contribution(self, indices: Int[Tensor, "b p p"], scale: int) -> Float[Tensor, "b d h w"]:
+        vectors = F.embedding(indices, self.codebook).permute(0, 3, 1, 2)
+        vectors = upsampled(vectors, self.sides[-1])
+        return 0.5 * vectors + 0.5 * self.smoothings[_SMOOTHING_OF_SCALE[scale]](vectors)

@@ -1,0 +1,147 @@
+"""TokenFlow (Qu et al. 2024): CLIP's features and VQGAN's share one index per position, over nine scales.
+
+Each code has a semantic and a pixel part in two codebooks; the decoder of images reads the pixel part alone.
+Read next: glotok_ray/peers/multi_scale.py
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from glotok_ray.config.tokenizer import AutoencoderConfig
+from glotok_ray.nn.autoencoder import PixelDecoder, PixelEncoder
+from glotok_ray.nn.blocks import to_map
+from glotok_ray.nn.quantizer import nearest_codes
+from glotok_ray.peers.multi_scale import decode_scales, encode_scales, upsampled
+from glotok_ray.peers.vision_transformer import CLIP, PatchEmbedding, blocks
+
+IMAGE_SIZE = 256
+SIDES = (1, 2, 4, 6, 8, 10, 12, 14, 16)
+_PATCH_SIZE = 16
+# The release adds it to the grid's side and resamples by the factor, which also shifts where samples are taken.
+_POSITION_OFFSET = 0.1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenFlowConfig:
+    """CLIP's tower, the two convolutional trunks and the codes."""
+
+    encoder: AutoencoderConfig = AutoencoderConfig()
+    """Of pixels."""
+    decoder: AutoencoderConfig = AutoencoderConfig(base_channels=256, num_res_blocks=4)
+    """Of pixels; the "enhanced" one."""
+    width: int = 768
+    """Channels of a token of CLIP's tower."""
+    depth: int = 12
+    """Blocks of CLIP's tower."""
+    num_heads: int = 12
+    """Attention heads; must divide the width."""
+    trained_grid: int = 14
+    """Positions along a side that the tower has learned."""
+    num_codes: int = 32_768
+    """Rows of both codebooks."""
+    semantic_width: int = 32
+    """Numbers of the semantic part of a code."""
+    pixel_width: int = 8
+    """Numbers of the pixel part of a code."""
+
+
+class CLIPTower(nn.Module):
+    """The vision tower of OpenAI's CLIP without its projection; it takes images in [-1, 1] as they are."""
+
+    def __init__(self, config: TokenFlowConfig) -> None:
+        super().__init__()
+        width = config.width
+        self.patches = PatchEmbedding(width, _PATCH_SIZE, bias=False)
+        self.class_token = nn.Parameter(torch.empty(width))
+        self.positions = nn.Parameter(torch.empty(1 + config.trained_grid**2, width))
+        self.norm_in = nn.LayerNorm(width)
+        self.blocks = blocks(config.depth, width, config.num_heads, CLIP)
+        self.norm_out = nn.LayerNorm(width)
+
+    def forward(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b t c"]:
+        """The tokens of all squares of 16 pixels in row-major order, without the class token."""
+        patches = self.patches(images)
+        first = (self.class_token + self.positions[0]).expand(len(patches), 1, -1)
+        patches = patches + self._grid_positions(images.shape[-1] // _PATCH_SIZE)
+        tokens = self.blocks(self.norm_in(torch.cat([first, patches], dim=1)))
+        return self.norm_out(tokens)[:, 1:]
+
+    def _grid_positions(self, side: int) -> Float[Tensor, "t c"]:
+        learned = self.positions[1:]
+        trained = math.isqrt(len(learned))
+        if side == trained:
+            return learned
+        grid = learned.T.unflatten(1, (trained, trained)).unsqueeze(0)
+        factor = (side + _POSITION_OFFSET) / trained
+        return F.interpolate(grid, scale_factor=(factor, factor), mode="bicubic")[0].flatten(1).T
+
+
+class TokenFlow(nn.Module):
+    """Both encoders, the joint codebook and the decoder of pixels."""
+
+    def __init__(self, config: TokenFlowConfig) -> None:
+        super().__init__()
+        self.config = config
+        width, latent = config.width, config.encoder.latent_channels
+        self.semantic_encoder = CLIPTower(config)
+        self.semantic_projection = nn.Sequential(
+            nn.Linear(width, width), nn.Tanh(), nn.Linear(width, config.semantic_width)
+        )
+        self.pixel_encoder = PixelEncoder(config.encoder)
+        self.pixel_projection = nn.Conv2d(latent, config.pixel_width, 1)
+        self.semantic_codebook = nn.Parameter(torch.empty(config.num_codes, config.semantic_width))
+        self.pixel_codebook = nn.Parameter(torch.empty(config.num_codes, config.pixel_width))
+        self.decoder_projection = nn.Conv2d(config.pixel_width, config.decoder.latent_channels, 1)
+        self.decoder = PixelDecoder(config.decoder)
+
+    def latents(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b d h w"]:
+        """Semantic channels, then pixel channels; images are in [-1, 1]."""
+        tokens = self.semantic_projection(self.semantic_encoder(images))
+        side = images.shape[-1] // _PATCH_SIZE
+        pixels = self.pixel_projection(self.pixel_encoder(images))
+        return torch.cat([to_map(tokens, side, side), pixels], dim=1)
+
+    def codes(self, latents: Float[Tensor, "b d h w"]) -> Int[Tensor, "b t"]:
+        """The codes of all scales, small to large."""
+        joint = self._joint_codebook()
+        return encode_scales(
+            latents,
+            SIDES,
+            lambda part: self._find(part, joint),
+            lambda indices, _: _placed(indices, joint),
+        )
+
+    def code_maps(self, codes: Int[Tensor, "b t"]) -> Float[Tensor, "b d h w"]:
+        """What the codes stand for, in the channels of `latents`."""
+        joint = self._joint_codebook()
+        return decode_scales(codes, SIDES, lambda indices, _: _placed(indices, joint))
+
+    def pixels(self, code_maps: Float[Tensor, "b d h w"]) -> Float[Tensor, "b 3 H W"]:
+        """Images of about [-1, 1], not clamped, from the pixel channels."""
+        return self.decoder(self.decoder_projection(code_maps[:, self.config.semantic_width :]))
+
+    def _joint_codebook(self) -> Float[Tensor, "n d"]:
+        """Both parts of each code, each of unit length."""
+        parts = (self.semantic_codebook, self.pixel_codebook)
+        return torch.cat([F.normalize(part, dim=1) for part in parts], dim=1)
+
+    def _find(
+        self, latents: Float[Tensor, "b d p p"], joint: Float[Tensor, "n d"]
+    ) -> Int[Tensor, "b p p"]:
+        semantic, pixel = latents.split([self.config.semantic_width, self.config.pixel_width], dim=1)
+        parts = torch.cat([F.normalize(semantic, dim=1), F.normalize(pixel, dim=1)], dim=1)
+        tokens = parts.permute(0, 2, 3, 1)
+        # All joint codes have one length, so the least sum of both distances is the greatest cosine.
+        found = nearest_codes(tokens.flatten(0, 2), joint)
+        return found.unflatten(0, tokens.shape[:3])
+
+
+def _placed(
+    indices: Int[Tensor, "b p p"], joint: Float[Tensor, "n d"]
+) -> Float[Tensor, "b d h w"]:
+    return upsampled(F.embedding(indices, joint).permute(0, 3, 1, 2), SIDES[-1])
