@@ -7,25 +7,30 @@ for non-commercial research alone. Read next: glotok_ray/peers/multi_scale.py
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from glotok_ray.nn.blocks import positions_on_grid, to_map, to_tokens
-from glotok_ray.peers.multi_scale import MultiScaleQuantizer
-from glotok_ray.peers.vision_transformer import DINOV2, PatchEmbedding, blocks
+from glotok_ray.config.rules import require
+from glotok_ray.nn.blocks import positions_on_grid, to_tokens
+from glotok_ray.nn.tokenizer_protocol import Codes, Rate, grids_of
+from glotok_ray.peers.base import PeerTokenizer
+from glotok_ray.peers.multi_scale import MultiScaleQuantizer, Scales, scale_grids
+from glotok_ray.peers.released import Released, System, Table
+from glotok_ray.peers.vision_transformer import DINOV2, TIMM_NAMES, PatchEmbedding, blocks
 
-IMAGE_SIZE = 256
 SIDES = (1, 1, 2, 3, 3, 4, 5, 6, 8, 11)
+"""Of the maps of codes, small to large."""
 NUM_BRANCHES = 2
 _PATCH_SIZE = 16
-_GRID = IMAGE_SIZE // _PATCH_SIZE
 _SIDE = SIDES[-1]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageFolderConfig:
-    """The size of both transformers, and of the codes."""
+    """A tokenizer of `lxa9867/ImageFolder` with two branches of ten scales (MSVR10P2)."""
 
+    image_size: int = 256
+    """Side of the square input image, pixels: positions are learned for this size alone."""
     num_codes: int = 4096
     """Rows of each branch's codebook."""
     code_width: int = 32
@@ -37,6 +42,25 @@ class ImageFolderConfig:
     num_heads: int = 12
     """Attention heads; must divide the width."""
 
+    def __post_init__(self) -> None:
+        require(
+            self.image_size >= 1 and self.image_size % _PATCH_SIZE == 0,
+            "image_size",
+            self.image_size,
+            f"must be a multiple of {_PATCH_SIZE}",
+        )
+        require(
+            self.num_heads >= 1 and self.width % self.num_heads == 0,
+            "num_heads",
+            self.num_heads,
+            f"must divide width = {self.width}",
+        )
+
+    @property
+    def grid_size(self) -> int:
+        """Positions of the image along one side."""
+        return self.image_size // _PATCH_SIZE
+
 
 class DINOv2Trunk(nn.Module):
     """What encoder and decoder share: the class token, positions of the image's grid, blocks and the last norm."""
@@ -44,7 +68,7 @@ class DINOv2Trunk(nn.Module):
     def __init__(self, config: ImageFolderConfig, num_kinds: int) -> None:
         super().__init__()
         self.class_token = nn.Parameter(torch.empty(1, 1, config.width))
-        self.positions = nn.Parameter(torch.empty(1, 1 + _GRID**2, config.width))
+        self.positions = nn.Parameter(torch.empty(1, 1 + config.grid_size**2, config.width))
         self.kinds = nn.Parameter(torch.empty(num_kinds, config.width))
         """Added to the tokens of the image and to those of the latents."""
         self.blocks = blocks(config.depth, config.width, config.num_heads, DINOV2)
@@ -88,6 +112,7 @@ class ImageFolderDecoder(nn.Module):
 
     def __init__(self, config: ImageFolderConfig) -> None:
         super().__init__()
+        self.grid_size = config.grid_size
         self.mask_token = nn.Parameter(torch.empty(1, 1, config.width))
         self.trunk = DINOv2Trunk(config, 2)
         self.to_pixels = nn.Linear(config.width, 3 * _PATCH_SIZE**2)
@@ -95,15 +120,16 @@ class ImageFolderDecoder(nn.Module):
     def forward(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 H W"]:
         """Images of about [-1, 1], not clamped."""
         trunk, batch = self.trunk, len(latents)
-        masks = self.mask_token.expand(batch, _GRID**2, -1)
+        masks = self.mask_token.expand(batch, self.grid_size**2, -1)
         # The latents have a class token of their own, with the position of the first one.
         again = (trunk.class_token + trunk.positions[:, :1]).expand(batch, -1, -1)
         given = torch.cat([again, to_tokens(latents) + trunk.latent_positions()], dim=1)
         tokens = trunk(torch.cat([trunk.on_image(masks), given + trunk.kinds[1]], dim=1))
-        return _unfolded(self.to_pixels(tokens[:, 1 : 1 + _GRID**2]))
+        asked = tokens[:, 1 : 1 + self.grid_size**2]
+        return _unfolded(self.to_pixels(asked), self.grid_size)
 
 
-class ImageFolder(nn.Module):
+class ImageFolder(PeerTokenizer):
     """Both transformers, a codebook per branch, and the projections between."""
 
     def __init__(self, config: ImageFolderConfig) -> None:
@@ -119,30 +145,98 @@ class ImageFolder(nn.Module):
         self.decoder_projection = nn.Conv2d(NUM_BRANCHES * code_width, width, 1)
         self.decoder = ImageFolderDecoder(config)
 
+    @property
+    def side_multiple(self) -> None:
+        """Images of `image_size` alone."""
+        return None
+
+    @property
+    def rate(self) -> Rate:
+        """The scales of branch 0, then those of branch 1."""
+        return Rate(NUM_BRANCHES * scale_grids(SIDES, self.config.num_codes))
+
+    def look_up(self, images: Float[Tensor, "b 3 H W"]) -> Codes:
+        """Twice ten maps of codes (b, p, p)."""
+        return self.match(self.latents(images))
+
+    def images_of(self, codes: Codes) -> Float[Tensor, "b 3 H W"]:
+        """Images of about [-1, 1]."""
+        return self.pixels(self.code_maps(grids_of(codes, self.rate)))
+
     def latents(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b d t 1"]:
-        """Both branches' latents, one after the other; images are in [-1, 1]."""
+        """Both branches' latents, one after the other."""
         return self.encoder_projection(self.encoder(images).transpose(1, 2).unsqueeze(3))
 
-    def codes(self, latents: Float[Tensor, "b d t 1"]) -> tuple[Int[Tensor, "b t2"], ...]:
-        """The codes of each branch, its scales small to large."""
-        maps = latents.unflatten(2, (NUM_BRANCHES, _SIDE, _SIDE)).squeeze(5).unbind(2)
-        return tuple(
-            quantizer.encode(branch) for quantizer, branch in zip(self.quantizers, maps, strict=True)
-        )
+    def match(self, latents: Float[Tensor, "b d t 1"]) -> Scales:
+        """The codes of branch 0, then those of branch 1, scales small to large."""
+        maps = latents.squeeze(3).unflatten(2, (NUM_BRANCHES, _SIDE, _SIDE)).unbind(2)
+        found = [self._quantizer(index).encode(branch) for index, branch in enumerate(maps)]
+        return tuple(scale for branch in found for scale in branch)
 
-    def code_maps(self, codes: tuple[Int[Tensor, "b t"], ...]) -> Float[Tensor, "b d2 h w"]:
+    def code_maps(self, scales: Scales) -> Float[Tensor, "b d2 h w"]:
         """What the codes stand for, branch 0 in the first channels."""
-        return torch.cat(
-            [quantizer.decode(part) for quantizer, part in zip(self.quantizers, codes, strict=True)],
-            dim=1,
-        )
+        branches = (scales[: len(SIDES)], scales[len(SIDES) :])
+        maps = [self._quantizer(index).decode(branch) for index, branch in enumerate(branches)]
+        return torch.cat(maps, dim=1)
 
     def pixels(self, code_maps: Float[Tensor, "b d2 h w"]) -> Float[Tensor, "b 3 H W"]:
-        """Images of about [-1, 1], not clamped."""
+        """Images of what codes stand for."""
         return self.decoder(self.decoder_projection(code_maps))
 
+    def _quantizer(self, branch: int) -> MultiScaleQuantizer:
+        quantizer = self.quantizers[branch]
+        assert isinstance(quantizer, MultiScaleQuantizer)
+        return quantizer
 
-def _unfolded(squares: Float[Tensor, "b t c"]) -> Float[Tensor, "b 3 H W"]:
+
+def _unfolded(squares: Float[Tensor, "b t c"], grid_size: int) -> Float[Tensor, "b 3 H W"]:
     """Squares in row-major order, each row by row with the colours last, as an image."""
-    grid = squares.unflatten(2, (_PATCH_SIZE, _PATCH_SIZE, 3)).unflatten(1, (_GRID, _GRID))
+    grid = squares.unflatten(2, (_PATCH_SIZE, _PATCH_SIZE, 3)).unflatten(1, (grid_size, grid_size))
     return grid.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
+
+
+def _names(config: ImageFolderConfig) -> Table:
+    # The frozen teacher of the semantic branch, statistics of used codes, and the kinds of tokens as a list.
+    left_out = (
+        r"^(semantic_model|detail_model|sem_linear)\.",
+        r"\.ema_vocab_hit_SV$",
+        r"\.lvl1LC$",
+    )
+    return (
+        *((pattern, None) for pattern in left_out),
+        (r"^(encoder|decoder)\.model\.blocks\.", r"\1.trunk.blocks."),
+        *TIMM_NAMES,
+        (r"^(encoder|decoder)\.model\.cls_token$", r"\1.trunk.class_token"),
+        (r"^(encoder|decoder)\.model\.pos_embed$", r"\1.trunk.positions"),
+        (r"^(encoder|decoder)\.model\.norm\.", r"\1.trunk.norm_out."),
+        (r"^(encoder|decoder)\.lvl_embed\.weight$", r"\1.trunk.kinds"),
+        (r"^encoder\.model\.patch_embed\.proj\.", r"encoder.patches.conv."),
+        (r"^decoder\.to_pixel\.model\.", r"decoder.to_pixels."),
+        (r"^quant_conv\.", r"encoder_projection."),
+        (r"^post_quant_conv\.", r"decoder_projection."),
+        (r"^quantizes\.(\d+)\.quant_resi\.qresi_ls\.", r"quantizers.\1.smoothings."),
+        (r"^quantizes\.(\d+)\.embedding\.weight$", r"quantizers.\1.codebook"),
+    )
+
+
+def _released(num_codes: int, rfid: float) -> Released:
+    return Released(
+        ImageFolderConfig(num_codes=num_codes),
+        f"Hugging Face qiuk6/XQ-GAN, MSVR10P2-{num_codes}/best_ckpt.pt",
+        rfid,
+        source="README of lxa9867/ImageFolder: ADM's crops and evaluator, truncated 8-bit images, with the weights of "
+        "training, not their moving average; no PSNR is published",
+    )
+
+
+SYSTEM = System(
+    ImageFolder,
+    ImageFolderConfig,
+    {
+        "imagefolder_4096": _released(4096, 0.80),
+        "imagefolder_8192": _released(8192, 0.70),
+        "imagefolder_16384": _released(16_384, 0.67),
+    },
+    _names,
+    "Adobe Research License: non-commercial research only",
+)

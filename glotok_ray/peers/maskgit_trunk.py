@@ -10,12 +10,15 @@ from torch import Tensor, nn
 
 from glotok_ray.nn.autoencoder import Level
 from glotok_ray.nn.blocks import Downsample, Upsample, group_norm
+from glotok_ray.peers.released import Table
 
-NUM_LEVELS = 5
 _GROUPS = 32
 _NUM_BLOCKS = 2
 _WIDTHS = (128, 128, 256, 256, 512)
 """Channels per level, from the image's resolution down."""
+
+DOWNSAMPLE_FACTOR = 2 ** (len(_WIDTHS) - 1)
+"""Pixels per latent along one side."""
 
 Pooling = Literal["convolution", "average"]
 
@@ -78,7 +81,7 @@ class MaskGITDecoder(nn.Module):
             _level(
                 widths[max(index - 1, 0)],
                 width,
-                Upsample(width) if index < NUM_LEVELS - 1 else nn.Identity(),
+                Upsample(width) if index < len(widths) - 1 else nn.Identity(),
             )
             for index, width in enumerate(widths)
         )
@@ -105,6 +108,37 @@ def _middle() -> nn.Sequential:
 
 
 def _halving(index: int, width: int, pooling: Pooling) -> nn.Module:
-    if index == NUM_LEVELS - 1:
+    if index == len(_WIDTHS) - 1:
         return nn.Identity()
     return Downsample(width) if pooling == "convolution" else nn.AvgPool2d(2)
+
+
+def encoder_names() -> Table:
+    """Names of `MaskGITEncoder` in the files of MaskBit and MaskGIT, whose prefix is "encoder", and ours."""
+    return (
+        (r"^encoder\.down\.(\d+)\.res_blocks\.", r"encoder.levels.\1.blocks."),
+        (r"^encoder\.down\.(\d+)\.down_conv\.", r"encoder.levels.\1.resample.conv."),
+        (r"^encoder\.mid\.res_blocks\.", r"encoder.middle."),
+        (r"^(encoder\..*)\.nin_shortcut\.", r"\1.mixing."),
+    )
+
+
+def decoder_names(
+    *, full_resolution_first: bool, prefix: str = "decoder", mid: str = r"mid\.res_blocks"
+) -> Table:
+    """Names of `MaskGITDecoder` in files, and ours. `full_resolution_first`: the file counts levels from the image's
+    resolution; `mid` is the file's name of the middle blocks.
+    """
+    last = len(_WIDTHS) - 1
+    rows = []
+    for level in range(len(_WIDTHS)):
+        ours = f"{prefix}.levels.{last - level if full_resolution_first else level}"
+        rows += [
+            (rf"^{prefix}\.up\.{level}\.(?:res_blocks|block)\.", f"{ours}.blocks."),
+            (rf"^{prefix}\.up\.{level}\.upsample_conv\.", f"{ours}.resample.conv."),
+        ]
+    rows += [
+        (rf"^{prefix}\.{mid}\.", f"{prefix}.middle."),
+        (rf"^({prefix}\..*)\.nin_shortcut\.", r"\1.mixing."),
+    ]
+    return tuple(rows)

@@ -13,7 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from glotok_ray.nn.quantizer import Lookup, nearest_codes
+from glotok_ray.nn.tokenizer_protocol import Grid
+from glotok_ray.peers.look_up import rows_on_map
 
+Scales = tuple[Int[Tensor, "b p p"], ...]
+"""The codes of all scales, small to large."""
 Find = Callable[[Float[Tensor, "b d p p"]], Int[Tensor, "b p p"]]
 """The code of every position of a map."""
 Contribution = Callable[[Int[Tensor, "b p p"], int], Float[Tensor, "b d h w"]]
@@ -26,26 +30,25 @@ _SMOOTHING_OF_SCALE = (0, 0, 1, 1, 1, 2, 2, 3, 3, 3)
 
 def encode_scales(
     latents: Float[Tensor, "b d h w"], sides: Sequence[int], find: Find, contribution: Contribution
-) -> Int[Tensor, "b t"]:
-    """The codes of all scales, small to large, each in row-major order; `sides` end with that of the latents."""
+) -> Scales:
+    """The codes of all scales; `sides` end with that of the latents."""
     rest, found = latents, []
     for scale, side in enumerate(sides):
         indices = find(F.interpolate(rest, (side, side), mode="area"))
         rest = rest - contribution(indices, scale)
-        found.append(indices.flatten(1))
-    return torch.cat(found, dim=1)
+        found.append(indices)
+    return tuple(found)
 
 
-def decode_scales(
-    indices: Int[Tensor, "b t"], sides: Sequence[int], contribution: Contribution
-) -> Float[Tensor, "b d h w"]:
-    """The sum of what all codes add, as `encode_scales` orders them."""
-    scales = indices.split([side * side for side in sides], dim=1)
-    parts = [
-        contribution(part.unflatten(1, (side, side)), scale)
-        for scale, (part, side) in enumerate(zip(scales, sides, strict=True))
-    ]
+def decode_scales(scales: Scales, contribution: Contribution) -> Float[Tensor, "b d h w"]:
+    """The sum of what the codes of all scales add."""
+    parts = [contribution(indices, scale) for scale, indices in enumerate(scales)]
     return functools.reduce(torch.add, parts)
+
+
+def scale_grids(sides: Sequence[int], num_codes: int) -> tuple[Grid, ...]:
+    """One grid of codes per scale."""
+    return tuple(Grid((side, side), num_codes) for side in sides)
 
 
 def upsampled(vectors: Float[Tensor, "b d p p"], side: int) -> Float[Tensor, "b d h w"]:
@@ -69,13 +72,13 @@ class MultiScaleQuantizer(nn.Module):
             nn.Conv2d(width, width, 3, padding=1) for _ in range(max(_SMOOTHING_OF_SCALE) + 1)
         )
 
-    def encode(self, latents: Float[Tensor, "b d h w"]) -> Int[Tensor, "b t"]:
-        """The codes of all scales, small to large."""
+    def encode(self, latents: Float[Tensor, "b d h w"]) -> Scales:
+        """The codes of all scales."""
         return encode_scales(latents, self.sides, self._find, self._contribution)
 
-    def decode(self, indices: Int[Tensor, "b t"]) -> Float[Tensor, "b d h w"]:
+    def decode(self, scales: Scales) -> Float[Tensor, "b d h w"]:
         """The latents that the codes stand for."""
-        return decode_scales(indices, self.sides, self._contribution)
+        return decode_scales(scales, self._contribution)
 
     def _find(self, latents: Float[Tensor, "b d p p"]) -> Int[Tensor, "b p p"]:
         tokens = latents.permute(0, 2, 3, 1)
@@ -83,6 +86,5 @@ class MultiScaleQuantizer(nn.Module):
         return found.unflatten(0, tokens.shape[:3])
 
     def _contribution(self, indices: Int[Tensor, "b p p"], scale: int) -> Float[Tensor, "b d h w"]:
-        vectors = F.embedding(indices, self.codebook).permute(0, 3, 1, 2)
-        vectors = upsampled(vectors, self.sides[-1])
+        vectors = upsampled(rows_on_map(indices, self.codebook), self.sides[-1])
         return 0.5 * vectors + 0.5 * self.smoothings[_SMOOTHING_OF_SCALE[scale]](vectors)

@@ -3,9 +3,16 @@
 Read next: glotok_ray/peers/released.py
 """
 
+from glotok_ray.peers import imagefolder, maskbit, titok, tokenflow, vqgan_plus
 from glotok_ray.peers.released import Released, System
 
-SYSTEMS: dict[str, System] = {}
+SYSTEMS: dict[str, System] = {
+    "imagefolder": imagefolder.SYSTEM,
+    "maskbit": maskbit.SYSTEM,
+    "titok": titok.SYSTEM,
+    "tokenflow": tokenflow.SYSTEM,
+    "vqgan_plus": vqgan_plus.SYSTEM,
+}
 
 
 def released(name: str) -> tuple[str, Released]:

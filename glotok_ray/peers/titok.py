@@ -1,7 +1,7 @@
 """TiTok (Yu et al. 2024): an image as a short row of tokens, which a vision transformer reads off learned latents.
 
 Its decoder predicts MaskGIT's codes and mixes their vectors, which MaskGIT's decoder turns into pixels.
-Facts about the released models S-128, B-64 and L-32; they work on images of 256 pixels in [0, 1].
+Here are the released models S-128, B-64 and L-32.
 Read next: glotok_ray/peers/vision_transformer.py
 """
 
@@ -12,21 +12,24 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from glotok_ray.config.rules import require
 from glotok_ray.nn.blocks import to_map
 from glotok_ray.nn.quantizer import nearest_codes
-from glotok_ray.peers.maskgit_trunk import MaskGITDecoder
-from glotok_ray.peers.vision_transformer import TITOK, PatchEmbedding, blocks
+from glotok_ray.nn.tokenizer_protocol import Codes, Grid, Rate, grids_of
+from glotok_ray.peers.base import PeerTokenizer
+from glotok_ray.peers.maskgit_trunk import DOWNSAMPLE_FACTOR, MaskGITDecoder, decoder_names
+from glotok_ray.peers.released import Released, System, Table
+from glotok_ray.peers.vision_transformer import CLIP_NAMES, TITOK, PatchEmbedding, blocks
 
-IMAGE_SIZE = 256
-_PATCH_SIZE = 16
-_GRID = IMAGE_SIZE // _PATCH_SIZE
 _PIXEL_CODES, _PIXEL_CODE_WIDTH = 1024, 256
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TiTokConfig:
-    """The size of both transformers, and of the codes."""
+    """A tokenizer of `bytedance/1d-tokenizer` whose codes are decoded by way of MaskGIT's."""
 
+    image_size: int = 256
+    """Side of the square input image, pixels: positions are learned for this size alone."""
     width: int = 512
     """Channels of a token."""
     depth: int = 8
@@ -40,10 +43,24 @@ class TiTokConfig:
     code_width: int = 12
     """Numbers per code."""
 
+    def __post_init__(self) -> None:
+        require(
+            self.image_size >= 1 and self.image_size % DOWNSAMPLE_FACTOR == 0,
+            "image_size",
+            self.image_size,
+            f"must be a multiple of {DOWNSAMPLE_FACTOR}",
+        )
+        require(
+            self.num_heads >= 1 and self.width % self.num_heads == 0,
+            "num_heads",
+            self.num_heads,
+            f"must divide width = {self.width}",
+        )
 
-S128 = TiTokConfig()
-B64 = TiTokConfig(width=768, depth=12, num_heads=12, num_latents=64)
-L32 = TiTokConfig(width=1024, depth=24, num_heads=16, num_latents=32)
+    @property
+    def grid_size(self) -> int:
+        """Positions along one side."""
+        return self.image_size // DOWNSAMPLE_FACTOR
 
 
 class TiTokEncoder(nn.Module):
@@ -52,9 +69,9 @@ class TiTokEncoder(nn.Module):
     def __init__(self, config: TiTokConfig) -> None:
         super().__init__()
         width = config.width
-        self.patches = PatchEmbedding(width, _PATCH_SIZE)
+        self.patches = PatchEmbedding(width, DOWNSAMPLE_FACTOR)
         self.class_token = nn.Parameter(torch.empty(1, width))
-        self.positions = nn.Parameter(torch.empty(1 + _GRID**2, width))
+        self.positions = nn.Parameter(torch.empty(1 + config.grid_size**2, width))
         self.latent_tokens = nn.Parameter(torch.empty(config.num_latents, width))
         self.latent_positions = nn.Parameter(torch.empty(config.num_latents, width))
         self.norm_in = nn.LayerNorm(width)
@@ -81,9 +98,10 @@ class TiTokDecoder(nn.Module):
     def __init__(self, config: TiTokConfig) -> None:
         super().__init__()
         width = config.width
+        self.grid_size = config.grid_size
         self.expand = nn.Linear(config.code_width, width)
         self.class_token = nn.Parameter(torch.empty(1, width))
-        self.positions = nn.Parameter(torch.empty(1 + _GRID**2, width))
+        self.positions = nn.Parameter(torch.empty(1 + config.grid_size**2, width))
         self.mask_token = nn.Parameter(torch.empty(1, 1, width))
         self.latent_positions = nn.Parameter(torch.empty(config.num_latents, width))
         self.norm_in = nn.LayerNorm(width)
@@ -97,14 +115,15 @@ class TiTokDecoder(nn.Module):
         """Logits over MaskGIT's 1,024 codes at 16 x 16 positions."""
         batch = len(vectors)
         latents = self.expand(vectors) + self.latent_positions
-        masks = self.mask_token.expand(batch, _GRID**2, -1)
+        masks = self.mask_token.expand(batch, self.grid_size**2, -1)
         asked = torch.cat([_repeated(self.class_token, batch), masks], dim=1) + self.positions
         tokens = self.blocks(self.norm_in(torch.cat([asked, latents], dim=1)))
-        return self.head(to_map(self.norm_out(tokens[:, 1 : 1 + _GRID**2]), _GRID, _GRID))
+        asked = self.norm_out(tokens[:, 1 : 1 + self.grid_size**2])
+        return self.head(to_map(asked, self.grid_size, self.grid_size))
 
 
-class TiTok(nn.Module):
-    """A row of codes, matched by cosine; their unit vectors are decoded."""
+class TiTok(PeerTokenizer):
+    """A sequence of codes, matched by cosine; their unit vectors are decoded. Images are in [0, 1] inside."""
 
     def __init__(self, config: TiTokConfig) -> None:
         super().__init__()
@@ -115,7 +134,26 @@ class TiTok(nn.Module):
         self.pixel_codebook = nn.Parameter(torch.empty(_PIXEL_CODES, _PIXEL_CODE_WIDTH))
         self.pixel_decoder = MaskGITDecoder(_PIXEL_CODE_WIDTH)
 
-    def codes(self, latents: Float[Tensor, "b d 1 t"]) -> Int[Tensor, "b t"]:
+    @property
+    def side_multiple(self) -> None:
+        """Images of `image_size` alone."""
+        return None
+
+    @property
+    def rate(self) -> Rate:
+        """One sequence."""
+        return Rate((Grid((self.config.num_latents,), self.config.num_codes),))
+
+    def look_up(self, images: Float[Tensor, "b 3 H W"]) -> Codes:
+        """Codes (b, t)."""
+        return self.match(self.encoder(images / 2 + 0.5))
+
+    def images_of(self, codes: Codes) -> Float[Tensor, "b 3 H W"]:
+        """Images of about [-1, 1]."""
+        (sequence,) = grids_of(codes, self.rate)
+        return 2 * self.pixels(self.logits(sequence)) - 1
+
+    def match(self, latents: Float[Tensor, "b d 1 t"]) -> Int[Tensor, "b t"]:
         """The nearest code of every latent."""
         tokens = latents.squeeze(2).transpose(1, 2)
         found = nearest_codes(F.normalize(tokens, dim=2).flatten(0, 1), self.codebook)
@@ -126,10 +164,59 @@ class TiTok(nn.Module):
         return self.decoder(F.embedding(codes, F.normalize(self.codebook, dim=1)))
 
     def pixels(self, logits: Float[Tensor, "b n h w"]) -> Float[Tensor, "b 3 H W"]:
-        """Images of about [0, 1], not clamped: MaskGIT's code vectors are mixed by their probabilities."""
+        """Images of about [0, 1]: MaskGIT's code vectors are mixed by their probabilities."""
         mixed = torch.einsum("bnhw,nd->bdhw", logits.softmax(dim=1), self.pixel_codebook)
         return self.pixel_decoder(mixed)
 
 
 def _repeated(tokens: Float[Tensor, "t c"], batch: int) -> Float[Tensor, "b t c"]:
     return tokens.unsqueeze(0).expand(batch, -1, -1)
+
+
+def _names(config: TiTokConfig) -> Table:
+    return (
+        *decoder_names(full_resolution_first=True, prefix="pixel_decoder", mid="mid"),
+        (r"^latent_tokens$", r"encoder.latent_tokens"),
+        (r"^encoder\.patch_embed\.", r"encoder.patches.conv."),
+        (r"^(encoder|decoder)\.class_embedding$", r"\1.class_token"),
+        (r"^(encoder|decoder)\.positional_embedding$", r"\1.positions"),
+        (r"^(encoder|decoder)\.latent_token_positional_embedding$", r"\1.latent_positions"),
+        (r"^decoder\.decoder_embed\.", r"decoder.expand."),
+        (r"^decoder\.ffn\.", r"decoder.head."),
+        (r"^quantize\.embedding\.weight$", r"codebook"),
+        (r"^pixel_quantize\.embedding\.weight$", r"pixel_codebook"),
+        *CLIP_NAMES,
+    )
+
+
+def _released(config: TiTokConfig, name: str, rfid: float, note: str = "") -> Released:
+    return Released(
+        config,
+        f"Hugging Face yucornetto/tokenizer_titok_{name}_imagenet, model.safetensors; or fun-research/TiTok, "
+        f"tokenizer_titok_{name}.bin",
+        rfid,
+        source="README of bytedance/1d-tokenizer: validation images after Resize(256, bicubic) and "
+        f"CenterCrop, 8-bit images; no PSNR is published{note}",
+    )
+
+
+SYSTEM = System(
+    TiTok,
+    TiTokConfig,
+    {
+        "titok_s128": _released(
+            TiTokConfig(),
+            "s128",
+            1.71,
+            "; a user measured 3.91 with the released file (1d-tokenizer issue 105)",
+        ),
+        "titok_b64": _released(
+            TiTokConfig(width=768, depth=12, num_heads=12, num_latents=64), "b64", 1.70
+        ),
+        "titok_l32": _released(
+            TiTokConfig(width=1024, depth=24, num_heads=16, num_latents=32), "l32", 2.21
+        ),
+    },
+    _names,
+    "Apache-2.0",
+)

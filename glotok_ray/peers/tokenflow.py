@@ -5,22 +5,34 @@ Read next: glotok_ray/peers/multi_scale.py
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from glotok_ray.config.rules import require
 from glotok_ray.config.tokenizer import AutoencoderConfig
 from glotok_ray.nn.autoencoder import PixelDecoder, PixelEncoder
 from glotok_ray.nn.blocks import to_map
 from glotok_ray.nn.quantizer import nearest_codes
-from glotok_ray.peers.multi_scale import decode_scales, encode_scales, upsampled
-from glotok_ray.peers.vision_transformer import CLIP, PatchEmbedding, blocks
+from glotok_ray.nn.tokenizer_protocol import Codes, Rate, grids_of
+from glotok_ray.peers.base import PeerTokenizer
+from glotok_ray.peers.look_up import rows_on_map
+from glotok_ray.peers.multi_scale import (
+    Scales,
+    decode_scales,
+    encode_scales,
+    scale_grids,
+    upsampled,
+)
+from glotok_ray.peers.released import Released, System, Table
+from glotok_ray.peers.taming_names import ONE_LATENT, TRUNK
+from glotok_ray.peers.vision_transformer import CLIP, CLIP_NAMES, PatchEmbedding, blocks
 
-IMAGE_SIZE = 256
 SIDES = (1, 2, 4, 6, 8, 10, 12, 14, 16)
+"""Of the maps of codes, small to large; at 256 pixels."""
 _PATCH_SIZE = 16
 # The release adds it to the grid's side and resamples by the factor, which also shifts where samples are taken.
 _POSITION_OFFSET = 0.1
@@ -28,12 +40,14 @@ _POSITION_OFFSET = 0.1
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenFlowConfig:
-    """CLIP's tower, the two convolutional trunks and the codes."""
+    """The "enhanced" tokenizer of `ByteFlow-AI/TokenFlow` with CLIP-B at 256 pixels."""
 
-    encoder: AutoencoderConfig = AutoencoderConfig()
-    """Of pixels."""
-    decoder: AutoencoderConfig = AutoencoderConfig(base_channels=256, num_res_blocks=4)
-    """Of pixels; the "enhanced" one."""
+    encoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    """The trunk that reads pixels; its image_size is the tokenizer's."""
+    decoder: AutoencoderConfig = field(
+        default_factory=lambda: AutoencoderConfig(base_channels=256, num_res_blocks=4)
+    )
+    """The trunk that writes pixels; its encoder is not built."""
     width: int = 768
     """Channels of a token of CLIP's tower."""
     depth: int = 12
@@ -48,6 +62,25 @@ class TokenFlowConfig:
     """Numbers of the semantic part of a code."""
     pixel_width: int = 8
     """Numbers of the pixel part of a code."""
+
+    def __post_init__(self) -> None:
+        require(
+            self.encoder.grid_size == SIDES[-1] == self.image_size // _PATCH_SIZE,
+            "encoder.image_size",
+            self.image_size,
+            f"must give {SIDES[-1]} x {SIDES[-1]} positions, in the trunk and in patches of {_PATCH_SIZE} pixels",
+        )
+        require(
+            self.num_heads >= 1 and self.width % self.num_heads == 0,
+            "num_heads",
+            self.num_heads,
+            f"must divide width = {self.width}",
+        )
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square images, pixels."""
+        return self.encoder.image_size
 
 
 class CLIPTower(nn.Module):
@@ -81,7 +114,7 @@ class CLIPTower(nn.Module):
         return F.interpolate(grid, scale_factor=(factor, factor), mode="bicubic")[0].flatten(1).T
 
 
-class TokenFlow(nn.Module):
+class TokenFlow(PeerTokenizer):
     """Both encoders, the joint codebook and the decoder of pixels."""
 
     def __init__(self, config: TokenFlowConfig) -> None:
@@ -92,37 +125,56 @@ class TokenFlow(nn.Module):
         self.semantic_projection = nn.Sequential(
             nn.Linear(width, width), nn.Tanh(), nn.Linear(width, config.semantic_width)
         )
-        self.pixel_encoder = PixelEncoder(config.encoder)
-        self.pixel_projection = nn.Conv2d(latent, config.pixel_width, 1)
+        self.encoder = PixelEncoder(config.encoder)
+        self.projection = nn.Conv2d(latent, config.pixel_width, 1)
         self.semantic_codebook = nn.Parameter(torch.empty(config.num_codes, config.semantic_width))
         self.pixel_codebook = nn.Parameter(torch.empty(config.num_codes, config.pixel_width))
         self.decoder_projection = nn.Conv2d(config.pixel_width, config.decoder.latent_channels, 1)
         self.decoder = PixelDecoder(config.decoder)
 
-    def latents(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b d h w"]:
-        """Semantic channels, then pixel channels; images are in [-1, 1]."""
-        tokens = self.semantic_projection(self.semantic_encoder(images))
-        side = images.shape[-1] // _PATCH_SIZE
-        pixels = self.pixel_projection(self.pixel_encoder(images))
-        return torch.cat([to_map(tokens, side, side), pixels], dim=1)
+    @property
+    def side_multiple(self) -> None:
+        """Images of `image_size` alone."""
+        return None
 
-    def codes(self, latents: Float[Tensor, "b d h w"]) -> Int[Tensor, "b t"]:
+    @property
+    def rate(self) -> Rate:
+        """One map of codes per scale; each code is an index into both codebooks."""
+        return Rate(scale_grids(SIDES, self.config.num_codes))
+
+    def look_up(self, images: Float[Tensor, "b 3 H W"]) -> Codes:
+        """Nine maps of codes (b, p, p)."""
+        return self.match(self.latents(images))
+
+    def images_of(self, codes: Codes) -> Float[Tensor, "b 3 H W"]:
+        """Images of about [-1, 1]."""
+        return self.pixels(self.code_maps(grids_of(codes, self.rate)))
+
+    def latents(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b d h w"]:
+        """Semantic channels, then pixel channels."""
+        semantic = self.semantic_projection(self.semantic_encoder(images))
+        pixels = self.projection(self.encoder(images))
+        return torch.cat([to_map(semantic, *pixels.shape[2:]), pixels], dim=1)
+
+    def match(self, latents: Float[Tensor, "b d h w"]) -> Scales:
         """The codes of all scales, small to large."""
         joint = self._joint_codebook()
         return encode_scales(
             latents,
             SIDES,
             lambda part: self._find(part, joint),
-            lambda indices, _: _placed(indices, joint),
+            lambda indices, _: upsampled(rows_on_map(indices, joint), SIDES[-1]),
         )
 
-    def code_maps(self, codes: Int[Tensor, "b t"]) -> Float[Tensor, "b d h w"]:
+    def code_maps(self, scales: Scales) -> Float[Tensor, "b d h w"]:
         """What the codes stand for, in the channels of `latents`."""
         joint = self._joint_codebook()
-        return decode_scales(codes, SIDES, lambda indices, _: _placed(indices, joint))
+        return decode_scales(
+            scales, lambda indices, _: upsampled(rows_on_map(indices, joint), SIDES[-1])
+        )
 
     def pixels(self, code_maps: Float[Tensor, "b d h w"]) -> Float[Tensor, "b 3 H W"]:
-        """Images of about [-1, 1], not clamped, from the pixel channels."""
+        """Images of what codes stand for; the semantic channels are not read."""
         return self.decoder(self.decoder_projection(code_maps[:, self.config.semantic_width :]))
 
     def _joint_codebook(self) -> Float[Tensor, "n d"]:
@@ -133,7 +185,9 @@ class TokenFlow(nn.Module):
     def _find(
         self, latents: Float[Tensor, "b d p p"], joint: Float[Tensor, "n d"]
     ) -> Int[Tensor, "b p p"]:
-        semantic, pixel = latents.split([self.config.semantic_width, self.config.pixel_width], dim=1)
+        semantic, pixel = latents.split(
+            [self.config.semantic_width, self.config.pixel_width], dim=1
+        )
         parts = torch.cat([F.normalize(semantic, dim=1), F.normalize(pixel, dim=1)], dim=1)
         tokens = parts.permute(0, 2, 3, 1)
         # All joint codes have one length, so the least sum of both distances is the greatest cosine.
@@ -141,7 +195,34 @@ class TokenFlow(nn.Module):
         return found.unflatten(0, tokens.shape[:3])
 
 
-def _placed(
-    indices: Int[Tensor, "b p p"], joint: Float[Tensor, "n d"]
-) -> Float[Tensor, "b d h w"]:
-    return upsampled(F.embedding(indices, joint).permute(0, 3, 1, 2), SIDES[-1])
+def _names(config: TokenFlowConfig) -> Table:
+    # Rows of the semantic decoder, which no image needs, and statistics of used codes.
+    left_out = (r"^decoder_vqkd\.", r"^decode_task_layer\.", r"^quantize\.codebook_used$")
+    return (
+        *((pattern, None) for pattern in left_out),
+        (r"^encoder_vqkd\.conv1\.", r"semantic_encoder.patches.conv."),
+        (r"^encoder_vqkd\.class_embedding$", r"semantic_encoder.class_token"),
+        (r"^encoder_vqkd\.positional_embedding$", r"semantic_encoder.positions"),
+        (r"^encoder_vqkd\.", r"semantic_encoder."),
+        *CLIP_NAMES,
+        (r"^encode_task_layer\.", r"semantic_projection."),
+        (r"^quantize\.embedding_vqkd\.weight$", r"semantic_codebook"),
+        (r"^quantize\.embedding_vqgan\.weight$", r"pixel_codebook"),
+        *TRUNK,
+        *ONE_LATENT,
+    )
+
+
+SYSTEM = System(
+    TokenFlow,
+    TokenFlowConfig,
+    {
+        "tokenflow": Released(
+            TokenFlowConfig(),
+            "Hugging Face ByteFlow-AI/TokenFlow, tokenflow_clipb_32k_enhanced.pt",
+            source="not in the repository; GloTok's Table 1 has 1.37 / 21.4 and does not say of which file",
+        )
+    },
+    _names,
+    "MIT (code: Apache-2.0)",
+)

@@ -10,8 +10,33 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from glotok_ray.nn.blocks import TransformerBlock
+from glotok_ray.peers.released import Table
 
 _MLP_RATIO = 4
+
+CLIP_NAMES: Table = (
+    (r"\.transformer\.(?:resblocks\.)?(\d+)\.", r".blocks.\1."),
+    (r"\.ln_1\.", r".attention_norm."),
+    (r"\.attn\.in_proj_", r".query_key_value."),
+    (r"\.attn\.out_proj\.", r".projection."),
+    (r"\.ln_2\.", r".mlp_norm."),
+    (r"\.mlp\.c_fc\.", r".mlp.0."),
+    (r"\.mlp\.c_proj\.", r".mlp.2."),
+    (r"\.ln_pre\.", r".norm_in."),
+    (r"\.ln_post\.", r".norm_out."),
+)
+"""Names inside the transformers of CLIP and TiTok, and ours."""
+TIMM_NAMES: Table = (
+    (r"\.norm1\.", r".attention_norm."),
+    (r"\.attn\.qkv\.", r".query_key_value."),
+    (r"\.attn\.proj\.", r".projection.0."),
+    (r"\.ls1\.", r".projection.1."),
+    (r"\.norm2\.", r".mlp_norm."),
+    (r"\.mlp\.fc1\.", r".mlp.0."),
+    (r"\.mlp\.fc2\.", r".mlp.2."),
+    (r"\.ls2\.", r".mlp.3."),
+)
+"""Names inside the blocks of DINOv2, as timm has them, and ours."""
 
 
 class LayerScale(nn.Module):
