@@ -14,7 +14,12 @@ from glotok_ray.config.rules import require
 from glotok_ray.nn.blocks import positions_on_grid, to_tokens
 from glotok_ray.nn.tokenizer_protocol import Codes, Rate, grids_of
 from glotok_ray.peers.base import PeerTokenizer
-from glotok_ray.peers.multi_scale import MultiScaleQuantizer, Scales, scale_grids
+from glotok_ray.peers.multi_scale import (
+    SMOOTHING_OF_SCALE,
+    MultiScaleQuantizer,
+    Scales,
+    scale_grids,
+)
 from glotok_ray.peers.released import Released, System, Table
 from glotok_ray.peers.vision_transformer import DINOV2, TIMM_NAMES, PatchEmbedding, blocks
 
@@ -139,7 +144,7 @@ class ImageFolder(PeerTokenizer):
         self.encoder = ImageFolderEncoder(config)
         self.encoder_projection = nn.Conv2d(width, code_width, 1)
         self.quantizers = nn.ModuleList(
-            MultiScaleQuantizer(config.num_codes, code_width, SIDES, "cosine")
+            MultiScaleQuantizer((config.num_codes, code_width), "cosine", SIDES, SMOOTHING_OF_SCALE)
             for _ in range(NUM_BRANCHES)
         )
         self.decoder_projection = nn.Conv2d(NUM_BRANCHES * code_width, width, 1)
@@ -157,31 +162,31 @@ class ImageFolder(PeerTokenizer):
 
     def look_up(self, images: Float[Tensor, "b 3 H W"]) -> Codes:
         """Twice ten maps of codes (b, p, p)."""
-        return self.match(self.latents(images))
+        return self.find(self.unquantized(images))
 
     def images_of(self, codes: Codes) -> Float[Tensor, "b 3 H W"]:
         """Images of about [-1, 1]."""
-        return self.pixels(self.code_maps(grids_of(codes, self.rate)))
+        return self.decode_latents(self.latents(grids_of(codes, self.rate)))
 
-    def latents(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b d t 1"]:
+    def unquantized(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b d t 1"]:
         """Both branches' latents, one after the other."""
         return self.encoder_projection(self.encoder(images).transpose(1, 2).unsqueeze(3))
 
-    def match(self, latents: Float[Tensor, "b d t 1"]) -> Scales:
+    def find(self, z: Float[Tensor, "b d t 1"]) -> Scales:
         """The codes of branch 0, then those of branch 1, scales small to large."""
-        maps = latents.squeeze(3).unflatten(2, (NUM_BRANCHES, _SIDE, _SIDE)).unbind(2)
+        maps = z.squeeze(3).unflatten(2, (NUM_BRANCHES, _SIDE, _SIDE)).unbind(2)
         found = [self._quantizer(index).encode(branch) for index, branch in enumerate(maps)]
         return tuple(scale for branch in found for scale in branch)
 
-    def code_maps(self, scales: Scales) -> Float[Tensor, "b d2 h w"]:
+    def latents(self, scales: Scales) -> Float[Tensor, "b d2 h w"]:
         """What the codes stand for, branch 0 in the first channels."""
         branches = (scales[: len(SIDES)], scales[len(SIDES) :])
         maps = [self._quantizer(index).decode(branch) for index, branch in enumerate(branches)]
         return torch.cat(maps, dim=1)
 
-    def pixels(self, code_maps: Float[Tensor, "b d2 h w"]) -> Float[Tensor, "b 3 H W"]:
+    def decode_latents(self, latents: Float[Tensor, "b d2 h w"]) -> Float[Tensor, "b 3 H W"]:
         """Images of what codes stand for."""
-        return self.decoder(self.decoder_projection(code_maps))
+        return self.decoder(self.decoder_projection(latents))
 
     def _quantizer(self, branch: int) -> MultiScaleQuantizer:
         quantizer = self.quantizers[branch]

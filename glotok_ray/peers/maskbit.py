@@ -16,6 +16,7 @@ from glotok_ray.peers.maskgit_trunk import (
     DOWNSAMPLE_FACTOR,
     MaskGITDecoder,
     MaskGITEncoder,
+    check_base_channels,
     decoder_names,
     encoder_names,
 )
@@ -32,8 +33,11 @@ class MaskBitConfig:
     """Side of the square input image, pixels."""
     num_bits: int = 14
     """Channels of the latents: bits of a code, from 1 to 32."""
+    base_channels: int = 128
+    """Channels at the image's resolution; a multiple of 32. The lowest level has four times as many."""
 
     def __post_init__(self) -> None:
+        check_base_channels(self.base_channels)
         require(
             1 <= self.num_bits <= _MOST_BITS,
             "num_bits",
@@ -48,8 +52,8 @@ class MaskBit(PeerTokenizer):
     def __init__(self, config: MaskBitConfig) -> None:
         super().__init__()
         self.config = config
-        self.encoder = MaskGITEncoder(config.num_bits, "convolution")
-        self.decoder = MaskGITDecoder(config.num_bits)
+        self.encoder = MaskGITEncoder(config.num_bits, "convolution", config.base_channels)
+        self.decoder = MaskGITDecoder(config.num_bits, config.base_channels)
 
     @property
     def side_multiple(self) -> int:

@@ -8,16 +8,18 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from glotok_ray.config.rules import require
 from glotok_ray.nn.autoencoder import Level
 from glotok_ray.nn.blocks import Downsample, Upsample, group_norm
 from glotok_ray.peers.released import Table
 
 _GROUPS = 32
 _NUM_BLOCKS = 2
-_WIDTHS = (128, 128, 256, 256, 512)
-"""Channels per level, from the image's resolution down."""
+_MULTIPLIERS = (1, 1, 2, 2, 4)
+"""Of the channels, per level, from the image's resolution down."""
+_LAST = len(_MULTIPLIERS) - 1
 
-DOWNSAMPLE_FACTOR = 2 ** (len(_WIDTHS) - 1)
+DOWNSAMPLE_FACTOR = 2**_LAST
 """Pixels per latent along one side."""
 
 Pooling = Literal["convolution", "average"]
@@ -50,16 +52,17 @@ class MaskGITEncoder(nn.Module):
     or by the mean of 2x2 values (MaskGIT).
     """
 
-    def __init__(self, latent_channels: int, pooling: Pooling) -> None:
+    def __init__(self, latent_channels: int, pooling: Pooling, base_channels: int) -> None:
         super().__init__()
-        self.conv_in = nn.Conv2d(3, _WIDTHS[0], 3, padding=1, bias=False)
+        widths = _widths(base_channels)
+        self.conv_in = nn.Conv2d(3, widths[0], 3, padding=1, bias=False)
         self.levels = nn.ModuleList(
-            _level(_WIDTHS[max(index - 1, 0)], width, _halving(index, width, pooling))
-            for index, width in enumerate(_WIDTHS)
+            _level(widths[max(index - 1, 0)], width, _halving(index, width, pooling))
+            for index, width in enumerate(widths)
         )
-        self.middle = _middle()
-        self.norm_out = group_norm(_WIDTHS[-1], _GROUPS)
-        self.conv_out = nn.Conv2d(_WIDTHS[-1], latent_channels, 1)
+        self.middle = _middle(widths[-1])
+        self.norm_out = group_norm(widths[-1], _GROUPS)
+        self.conv_out = nn.Conv2d(widths[-1], latent_channels, 1)
 
     def forward(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b c h w"]:
         """Images are in [0, 1], their sides multiples of 16."""
@@ -72,16 +75,16 @@ class MaskGITEncoder(nn.Module):
 class MaskGITDecoder(nn.Module):
     """Latents to image; level 0 has the lowest resolution."""
 
-    def __init__(self, latent_channels: int) -> None:
+    def __init__(self, latent_channels: int, base_channels: int) -> None:
         super().__init__()
-        widths = _WIDTHS[::-1]
+        widths = _widths(base_channels)[::-1]
         self.conv_in = nn.Conv2d(latent_channels, widths[0], 3, padding=1)
-        self.middle = _middle()
+        self.middle = _middle(widths[0])
         self.levels = nn.ModuleList(
             _level(
                 widths[max(index - 1, 0)],
                 width,
-                Upsample(width) if index < len(widths) - 1 else nn.Identity(),
+                Upsample(width) if index < _LAST else nn.Identity(),
             )
             for index, width in enumerate(widths)
         )
@@ -103,14 +106,28 @@ def _level(entering: int, width: int, resample: nn.Module) -> Level:
     return Level(blocks, [], resample)
 
 
-def _middle() -> nn.Sequential:
-    return nn.Sequential(*(MaskGITBlock(_WIDTHS[-1], _WIDTHS[-1]) for _ in range(_NUM_BLOCKS)))
+def _widths(base_channels: int) -> tuple[int, ...]:
+    return tuple(base_channels * multiplier for multiplier in _MULTIPLIERS)
+
+
+def _middle(width: int) -> nn.Sequential:
+    return nn.Sequential(*(MaskGITBlock(width, width) for _ in range(_NUM_BLOCKS)))
 
 
 def _halving(index: int, width: int, pooling: Pooling) -> nn.Module:
-    if index == len(_WIDTHS) - 1:
+    if index == _LAST:
         return nn.Identity()
     return Downsample(width) if pooling == "convolution" else nn.AvgPool2d(2)
+
+
+def check_base_channels(base_channels: int) -> None:
+    """Raise ValueError unless the groups of the norms divide the channels."""
+    require(
+        base_channels >= 1 and base_channels % _GROUPS == 0,
+        "base_channels",
+        base_channels,
+        f"must be a multiple of {_GROUPS}",
+    )
 
 
 def encoder_names() -> Table:
@@ -129,10 +146,9 @@ def decoder_names(
     """Names of `MaskGITDecoder` in files, and ours. `full_resolution_first`: the file counts levels from the image's
     resolution; `mid` is the file's name of the middle blocks.
     """
-    last = len(_WIDTHS) - 1
     rows = []
-    for level in range(len(_WIDTHS)):
-        ours = f"{prefix}.levels.{last - level if full_resolution_first else level}"
+    for level in range(_LAST + 1):
+        ours = f"{prefix}.levels.{_LAST - level if full_resolution_first else level}"
         rows += [
             (rf"^{prefix}\.up\.{level}\.(?:res_blocks|block)\.", f"{ours}.blocks."),
             (rf"^{prefix}\.up\.{level}\.upsample_conv\.", f"{ours}.resample.conv."),

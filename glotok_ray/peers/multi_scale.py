@@ -23,9 +23,10 @@ Find = Callable[[Float[Tensor, "b d p p"]], Int[Tensor, "b p p"]]
 Contribution = Callable[[Int[Tensor, "b p p"], int], Float[Tensor, "b d h w"]]
 """What the codes of a scale, given by its number, add to the map of the last scale's size."""
 
-# Which of the four convolutions smooths which of ten scales. The peers find it by rounding in fp64, and two of the
-# ties fall differently in other arithmetic, so the table is what counts.
-_SMOOTHING_OF_SCALE = (0, 0, 1, 1, 1, 2, 2, 3, 3, 3)
+SMOOTHING_OF_SCALE = (0, 0, 1, 1, 1, 2, 2, 3, 3, 3)
+"""Which of four convolutions smooths which of ten scales, in the peers' code. It finds the nearest of four ticks and
+breaks two exact ties by the rounding of fp64; other arithmetic gives other tables.
+"""
 
 
 def encode_scales(
@@ -57,19 +58,28 @@ def upsampled(vectors: Float[Tensor, "b d p p"], side: int) -> Float[Tensor, "b 
 
 
 class MultiScaleQuantizer(nn.Module):
-    """One codebook for ten scales, and four convolutions which smooth what is added; inference alone.
+    """One codebook for all scales, and the convolutions which smooth what is added; inference alone.
 
     `lookup` is Euclidean in VAR and by cosine in ImageFolder; the rows that are added are the codebook's own in both.
+    `smoothing_of_scale` gives each scale the number of its convolution.
     """
 
-    def __init__(self, num_codes: int, width: int, sides: Sequence[int], lookup: Lookup) -> None:
+    def __init__(
+        self,
+        codebook_shape: tuple[int, int],
+        lookup: Lookup,
+        sides: Sequence[int],
+        smoothing_of_scale: Sequence[int],
+    ) -> None:
         super().__init__()
-        assert len(sides) == len(_SMOOTHING_OF_SCALE)
-        self.sides = tuple(sides)
+        assert len(sides) == len(smoothing_of_scale)
+        width = codebook_shape[1]
         self.lookup: Lookup = lookup
-        self.codebook = nn.Parameter(torch.empty(num_codes, width))
+        self.sides = tuple(sides)
+        self.smoothing_of_scale = tuple(smoothing_of_scale)
+        self.codebook = nn.Parameter(torch.randn(codebook_shape))
         self.smoothings = nn.ModuleList(
-            nn.Conv2d(width, width, 3, padding=1) for _ in range(max(_SMOOTHING_OF_SCALE) + 1)
+            nn.Conv2d(width, width, 3, padding=1) for _ in range(max(smoothing_of_scale) + 1)
         )
 
     def encode(self, latents: Float[Tensor, "b d h w"]) -> Scales:
@@ -87,4 +97,4 @@ class MultiScaleQuantizer(nn.Module):
 
     def _contribution(self, indices: Int[Tensor, "b p p"], scale: int) -> Float[Tensor, "b d h w"]:
         vectors = upsampled(rows_on_map(indices, self.codebook), self.sides[-1])
-        return 0.5 * vectors + 0.5 * self.smoothings[_SMOOTHING_OF_SCALE[scale]](vectors)
+        return 0.5 * vectors + 0.5 * self.smoothings[self.smoothing_of_scale[scale]](vectors)

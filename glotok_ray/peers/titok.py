@@ -17,7 +17,12 @@ from glotok_ray.nn.blocks import to_map
 from glotok_ray.nn.quantizer import nearest_codes
 from glotok_ray.nn.tokenizer_protocol import Codes, Grid, Rate, grids_of
 from glotok_ray.peers.base import PeerTokenizer
-from glotok_ray.peers.maskgit_trunk import DOWNSAMPLE_FACTOR, MaskGITDecoder, decoder_names
+from glotok_ray.peers.maskgit_trunk import (
+    DOWNSAMPLE_FACTOR,
+    MaskGITDecoder,
+    check_base_channels,
+    decoder_names,
+)
 from glotok_ray.peers.released import Released, System, Table
 from glotok_ray.peers.vision_transformer import CLIP_NAMES, TITOK, PatchEmbedding, blocks
 
@@ -42,8 +47,11 @@ class TiTokConfig:
     """Rows of the codebook."""
     code_width: int = 12
     """Numbers per code."""
+    base_channels: int = 128
+    """Channels of MaskGIT's decoder at the image's resolution; a multiple of 32."""
 
     def __post_init__(self) -> None:
+        check_base_channels(self.base_channels)
         require(
             self.image_size >= 1 and self.image_size % DOWNSAMPLE_FACTOR == 0,
             "image_size",
@@ -132,7 +140,7 @@ class TiTok(PeerTokenizer):
         self.decoder = TiTokDecoder(config)
         self.codebook = nn.Parameter(torch.empty(config.num_codes, config.code_width))
         self.pixel_codebook = nn.Parameter(torch.empty(_PIXEL_CODES, _PIXEL_CODE_WIDTH))
-        self.pixel_decoder = MaskGITDecoder(_PIXEL_CODE_WIDTH)
+        self.pixel_decoder = MaskGITDecoder(_PIXEL_CODE_WIDTH, config.base_channels)
 
     @property
     def side_multiple(self) -> None:
@@ -146,16 +154,16 @@ class TiTok(PeerTokenizer):
 
     def look_up(self, images: Float[Tensor, "b 3 H W"]) -> Codes:
         """Codes (b, t)."""
-        return self.match(self.encoder(images / 2 + 0.5))
+        return self.find(self.encoder(images / 2 + 0.5))
 
     def images_of(self, codes: Codes) -> Float[Tensor, "b 3 H W"]:
         """Images of about [-1, 1]."""
         (sequence,) = grids_of(codes, self.rate)
         return 2 * self.pixels(self.logits(sequence)) - 1
 
-    def match(self, latents: Float[Tensor, "b d 1 t"]) -> Int[Tensor, "b t"]:
+    def find(self, z: Float[Tensor, "b d 1 t"]) -> Int[Tensor, "b t"]:
         """The nearest code of every latent."""
-        tokens = latents.squeeze(2).transpose(1, 2)
+        tokens = z.squeeze(2).transpose(1, 2)
         found = nearest_codes(F.normalize(tokens, dim=2).flatten(0, 1), self.codebook)
         return found.unflatten(0, tokens.shape[:2])
 

@@ -144,38 +144,38 @@ class TokenFlow(PeerTokenizer):
 
     def look_up(self, images: Float[Tensor, "b 3 H W"]) -> Codes:
         """Nine maps of codes (b, p, p)."""
-        return self.match(self.latents(images))
+        return self.find(self.unquantized(images))
 
     def images_of(self, codes: Codes) -> Float[Tensor, "b 3 H W"]:
         """Images of about [-1, 1]."""
-        return self.pixels(self.code_maps(grids_of(codes, self.rate)))
+        return self.decode_latents(self.latents(grids_of(codes, self.rate)))
 
-    def latents(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b d h w"]:
+    def unquantized(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b d h w"]:
         """Semantic channels, then pixel channels."""
         semantic = self.semantic_projection(self.semantic_encoder(images))
         pixels = self.projection(self.encoder(images))
         return torch.cat([to_map(semantic, *pixels.shape[2:]), pixels], dim=1)
 
-    def match(self, latents: Float[Tensor, "b d h w"]) -> Scales:
+    def find(self, z: Float[Tensor, "b d h w"]) -> Scales:
         """The codes of all scales, small to large."""
         joint = self._joint_codebook()
         return encode_scales(
-            latents,
+            z,
             SIDES,
             lambda part: self._find(part, joint),
             lambda indices, _: upsampled(rows_on_map(indices, joint), SIDES[-1]),
         )
 
-    def code_maps(self, scales: Scales) -> Float[Tensor, "b d h w"]:
-        """What the codes stand for, in the channels of `latents`."""
+    def latents(self, scales: Scales) -> Float[Tensor, "b d h w"]:
+        """What the codes stand for, in the channels of `unquantized`."""
         joint = self._joint_codebook()
         return decode_scales(
             scales, lambda indices, _: upsampled(rows_on_map(indices, joint), SIDES[-1])
         )
 
-    def pixels(self, code_maps: Float[Tensor, "b d h w"]) -> Float[Tensor, "b 3 H W"]:
+    def decode_latents(self, latents: Float[Tensor, "b d h w"]) -> Float[Tensor, "b 3 H W"]:
         """Images of what codes stand for; the semantic channels are not read."""
-        return self.decoder(self.decoder_projection(code_maps[:, self.config.semantic_width :]))
+        return self.decoder(self.decoder_projection(latents[:, self.config.semantic_width :]))
 
     def _joint_codebook(self) -> Float[Tensor, "n d"]:
         """Both parts of each code, each of unit length."""

@@ -18,6 +18,7 @@ from glotok_ray.peers.maskgit_trunk import (
     MaskGITDecoder,
     MaskGITEncoder,
     Pooling,
+    check_base_channels,
     decoder_names,
     encoder_names,
 )
@@ -36,8 +37,11 @@ class VQGANPlusConfig:
     """Numbers per code, and channels of the latents."""
     pooling: Pooling = "convolution"
     """How the encoder halves a map; "average" is MaskGIT's."""
+    base_channels: int = 128
+    """Channels at the image's resolution; a multiple of 32. The lowest level has four times as many."""
 
     def __post_init__(self) -> None:
+        check_base_channels(self.base_channels)
         require(self.num_codes >= 1, "num_codes", self.num_codes, "must be at least 1")
         require(self.code_width >= 1, "code_width", self.code_width, "must be at least 1")
 
@@ -48,9 +52,9 @@ class VQGANPlus(PeerTokenizer):
     def __init__(self, config: VQGANPlusConfig) -> None:
         super().__init__()
         self.config = config
-        self.encoder = MaskGITEncoder(config.code_width, config.pooling)
+        self.encoder = MaskGITEncoder(config.code_width, config.pooling, config.base_channels)
         self.codebook = nn.Parameter(torch.empty(config.num_codes, config.code_width))
-        self.decoder = MaskGITDecoder(config.code_width)
+        self.decoder = MaskGITDecoder(config.code_width, config.base_channels)
 
     @property
     def side_multiple(self) -> int:

@@ -93,18 +93,45 @@ def random_codes(high: int, *shapes: tuple[int, ...], seed: int = 1) -> list[Ten
     return [torch.from_numpy(random.randint(0, high, shape).astype(np.int64)) for shape in shapes]
 
 
+def parameter_shapes(name: str) -> dict[str, tuple[int, ...]]:
+    """`released_shapes` without buffers."""
+    buffers = released_buffers(name)
+    return {key: shape for key, shape in released_shapes(name).items() if key not in buffers}
+
+
 def pseudo_model(
     system: System, config: Any, shapes: Mapping[str, tuple[int, ...]]
 ) -> PeerTokenizer:
-    """The system's model with pseudo-weights: made under the released names, then prepared and renamed as an import
-    does. Every tensor of ours must be named by one of theirs; parameters of theirs must be used or left out on purpose.
+    """The system's model with pseudo-weights, made under the released names."""
+    wanted = {name: shape for name, shape in shapes.items() if _is_read(name, system, config)}
+    return model_of(system, config, pseudo_weights(wanted))
+
+
+def model_of(system: System, config: Any, tensors: Mapping[str, Tensor]) -> PeerTokenizer:
+    """The model of a file's tensors, prepared and renamed as an import does. Every tensor of ours must be named by one
+    of theirs; tensors of theirs must be used or left out on purpose.
     """
-    tensors = system.prepare(pseudo_weights(shapes), config)
-    table = system.names(config)
-    renamed = {rename(name, table): value for name, value in tensors.items()}
-    renamed.pop(None, None)
+    renamed = _renamed(system, config, tensors)
     with torch.device("meta"):
         model = system.tokenizer(config)
     assert misfits(renamed, model.state_dict()) == ""
     model.load_state_dict(renamed, assign=True)
     return model.requires_grad_(False).eval()
+
+
+def released_names(system: System, config: Any, name: str) -> dict[str, tuple[int, ...]]:
+    """All tensors of a released file, buffers included, under our names; without those that are left out."""
+    shapes = released_shapes(name)
+    tensors = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
+    renamed = _renamed(system, config, tensors)
+    return {key: tuple(value.shape) for key, value in renamed.items()}
+
+
+def _renamed(system: System, config: Any, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    table = system.names(config)
+    prepared = system.prepare(tensors, config).items()
+    return {new: value for name, value in prepared if (new := rename(name, table)) is not None}
+
+
+def _is_read(name: str, system: System, config: Any) -> bool:
+    return rename(name, system.names(config)) is not None

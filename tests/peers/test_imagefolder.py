@@ -39,9 +39,9 @@ def small_model() -> ImageFolder:
 def test_the_encoder_gives_the_golden_codes(model: ImageFolder) -> None:
     golden = GOLDEN[NAME]
     with torch.no_grad():
-        latents = model.latents(golden_images(-1, 256))
+        latents = model.unquantized(golden_images(-1, 256))
         assert_tensor_matches(latents, golden["latent_after_quant_conv_Bx32x242x1"])
-        scales = model.match(latents)
+        scales = model.find(latents)
     for branch, part in enumerate((scales[:10], scales[10:])):
         flat = torch.cat([scale.flatten(1) for scale in part], dim=1)
         assert_codes_match(flat, golden[f"branch{branch}_indices"])
@@ -54,9 +54,9 @@ def test_the_decoder_gives_the_golden_images(model: ImageFolder) -> None:
         part.unflatten(1, (side, side)) for part, side in zip(drawn, (*SIDES, *SIDES), strict=True)
     )
     with torch.no_grad():
-        maps = model.code_maps(codes)
+        maps = model.latents(codes)
         assert_tensor_matches(maps, golden["f_hat_Bx64x11x11"])
-        assert_tensor_matches(model.pixels(maps), golden["out_before_clamp"])
+        assert_tensor_matches(model.decode_latents(maps), golden["out_before_clamp"])
 
 
 def test_the_methods_of_the_protocol() -> None:

@@ -53,7 +53,7 @@ def test_the_decoder_gives_the_golden_images(s128: TiTok) -> None:
 def test_images_are_in_both_ranges_in_the_right_places() -> None:
     model, images = small_model(), torch.rand(2, 3, 32, 32)
     codes = model.encode(2 * images - 1)
-    assert torch.equal(codes, model.match(model.encoder(images)))
+    assert torch.equal(codes, model.find(model.encoder(images)))
     assert torch.equal(model.decode(codes), 2 * model.pixels(model.logits(codes)) - 1)
     assert model.reconstruct(2 * images - 1).shape == images.shape
 
@@ -64,7 +64,7 @@ def test_the_length_of_a_code_does_not_matter() -> None:
     model.codebook.data = 3 * model.codebook.data
     assert torch.allclose(model.decode(codes), before, atol=1e-5)
     directions = F.normalize(model.codebook[codes], dim=2).transpose(1, 2).unsqueeze(2)
-    assert torch.equal(model.match(7 * directions), codes)
+    assert torch.equal(model.find(7 * directions), codes)
 
 
 @pytest.mark.parametrize(

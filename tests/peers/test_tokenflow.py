@@ -47,14 +47,14 @@ def test_the_encoder_gives_the_golden_codes(model: TokenFlow) -> None:
     with torch.no_grad():
         tokens = model.semantic_encoder(images)
         assert_tensor_matches(tokens, golden["clip_patch_tokens"])
-        latents = model.latents(images)
+        latents = model.unquantized(images)
         assert_tensor_matches(to_tokens(latents[:, :32]), golden["semantic_32d"])
         assert_tensor_matches(latents[:, 32:], golden["pixel_latent_8d"])
-        scales = model.match(latents)
+        scales = model.find(latents)
         assert_codes_match(
             torch.cat([scale.flatten(1) for scale in scales], dim=1), golden["indices_all_scales"]
         )
-        assert_tensor_matches(model.code_maps(scales), golden["quantised_40ch"])
+        assert_tensor_matches(model.latents(scales), golden["quantised_40ch"])
 
 
 def test_the_decoder_gives_the_golden_images(model: TokenFlow) -> None:
@@ -62,9 +62,9 @@ def test_the_decoder_gives_the_golden_images(model: TokenFlow) -> None:
     drawn = random_codes(32_768, *((1, side * side) for side in SIDES))
     codes = tuple(part.unflatten(1, (side, side)) for part, side in zip(drawn, SIDES, strict=True))
     with torch.no_grad():
-        maps = model.code_maps(codes)
+        maps = model.latents(codes)
         assert_tensor_matches(maps, golden["quant_sum_Bx40x16x16"])
-        pixels = model.pixels(maps[:, :, :4, :4])
+        pixels = model.decode_latents(maps[:, :, :4, :4])
     expected = golden["pixel_decoder_on_top_left_4x4_of_last_8_channels_64x64"]
     assert_tensor_matches(pixels, expected)
 
