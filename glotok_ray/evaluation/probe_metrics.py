@@ -33,7 +33,7 @@ from glotok_ray.metrics.linear_probe import (
     pooled_vectors,
     standardised,
 )
-from glotok_ray.pretrained.tokenizer import load_tokenizer
+from glotok_ray.pretrained.tokenizer import load_glotok_tokenizer
 
 _MOST_WEIGHTS = 1 << 22
 """Of a probe: its solver holds some twenty numbers for each, 0.7 GB in all."""
@@ -65,7 +65,7 @@ def probe_metrics(
     """Accuracy of the probes of every codebook; none without a tokenizer, training codes or `probe_images`."""
     if not (config.tokenizer_path and config.probe_images):
         return {}
-    model = load_tokenizer(Path(config.tokenizer_path))
+    model = load_glotok_tokenizer(Path(config.tokenizer_path))
     names = model.config.names
     if config.codes_path:
         training = stored_training_codes(config, names)

@@ -5,7 +5,7 @@ Read next: glotok_ray/peers/base.py
 """
 
 import math
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -72,7 +72,8 @@ class Tokenizer(Protocol):
         """The codes of images in [-1, 1]. Raises ValueError for images of another shape, kind or range."""
         ...
 
-    def decode(self, codes: Codes) -> Float[Tensor, "b 3 H W"]:
+    # Any: each system takes what its own encode gives, one of the forms of Codes.
+    def decode(self, codes: Any) -> Float[Tensor, "b 3 H W"]:
         """Images of codes, about [-1, 1] and not clamped. Raises ValueError for codes that do not exist."""
         ...
 

@@ -33,6 +33,15 @@ class PeerTokenizer(nn.Module):
         """What an image of `image_size` costs."""
         raise NotImplementedError
 
+    def module_parameters(self) -> dict[str, int]:
+        """Parameters per part; they add up to the whole."""
+        own = {name: value.numel() for name, value in self.named_parameters(recurse=False)}
+        parts = {
+            name: sum(value.numel() for value in part.parameters())
+            for name, part in self.named_children()
+        }
+        return own | parts
+
     def look_up(self, images: Float[Tensor, "b 3 H W"]) -> Codes:
         """The codes of checked images in [-1, 1]."""
         raise NotImplementedError

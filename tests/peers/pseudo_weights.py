@@ -122,7 +122,7 @@ def model_of(system: System, config: Any, tensors: Mapping[str, Tensor]) -> Peer
 def released_names(system: System, config: Any, name: str) -> dict[str, tuple[int, ...]]:
     """All tensors of a released file, buffers included, under our names; without those that are left out."""
     shapes = released_shapes(name)
-    tensors = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
+    tensors = {key: torch.zeros(()).expand(shape) for key, shape in shapes.items()}
     renamed = _renamed(system, config, tensors)
     return {key: tuple(value.shape) for key, value in renamed.items()}
 
