@@ -72,9 +72,9 @@ class DINOv2Trunk(nn.Module):
 
     def __init__(self, config: ImageFolderConfig, num_kinds: int) -> None:
         super().__init__()
-        self.class_token = nn.Parameter(torch.empty(1, 1, config.width))
-        self.positions = nn.Parameter(torch.empty(1, 1 + config.grid_size**2, config.width))
-        self.kinds = nn.Parameter(torch.empty(num_kinds, config.width))
+        self.class_token = nn.Parameter(torch.randn(1, 1, config.width))
+        self.positions = nn.Parameter(torch.randn(1, 1 + config.grid_size**2, config.width))
+        self.kinds = nn.Parameter(torch.randn(num_kinds, config.width))
         """Added to the tokens of the image and to those of the latents."""
         self.blocks = blocks(config.depth, config.width, config.num_heads, DINOV2)
         self.norm_out = nn.LayerNorm(config.width, eps=DINOV2.norm_epsilon)
@@ -99,7 +99,7 @@ class ImageFolderEncoder(nn.Module):
     def __init__(self, config: ImageFolderConfig) -> None:
         super().__init__()
         self.patches = PatchEmbedding(config.width, _PATCH_SIZE)
-        self.latent_tokens = nn.Parameter(torch.empty(1, NUM_BRANCHES * _SIDE**2, config.width))
+        self.latent_tokens = nn.Parameter(torch.randn(1, NUM_BRANCHES * _SIDE**2, config.width))
         self.trunk = DINOv2Trunk(config, 1 + NUM_BRANCHES)
 
     def forward(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b t c"]:
@@ -118,7 +118,7 @@ class ImageFolderDecoder(nn.Module):
     def __init__(self, config: ImageFolderConfig) -> None:
         super().__init__()
         self.grid_size = config.grid_size
-        self.mask_token = nn.Parameter(torch.empty(1, 1, config.width))
+        self.mask_token = nn.Parameter(torch.randn(1, 1, config.width))
         self.trunk = DINOv2Trunk(config, 2)
         self.to_pixels = nn.Linear(config.width, 3 * _PATCH_SIZE**2)
 

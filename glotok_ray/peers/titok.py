@@ -78,10 +78,10 @@ class TiTokEncoder(nn.Module):
         super().__init__()
         width = config.width
         self.patches = PatchEmbedding(width, DOWNSAMPLE_FACTOR)
-        self.class_token = nn.Parameter(torch.empty(1, width))
-        self.positions = nn.Parameter(torch.empty(1 + config.grid_size**2, width))
-        self.latent_tokens = nn.Parameter(torch.empty(config.num_latents, width))
-        self.latent_positions = nn.Parameter(torch.empty(config.num_latents, width))
+        self.class_token = nn.Parameter(torch.randn(1, width))
+        self.positions = nn.Parameter(torch.randn(1 + config.grid_size**2, width))
+        self.latent_tokens = nn.Parameter(torch.randn(config.num_latents, width))
+        self.latent_positions = nn.Parameter(torch.randn(config.num_latents, width))
         self.norm_in = nn.LayerNorm(width)
         self.blocks = blocks(config.depth, width, config.num_heads, TITOK)
         self.norm_out = nn.LayerNorm(width)
@@ -108,10 +108,10 @@ class TiTokDecoder(nn.Module):
         width = config.width
         self.grid_size = config.grid_size
         self.expand = nn.Linear(config.code_width, width)
-        self.class_token = nn.Parameter(torch.empty(1, width))
-        self.positions = nn.Parameter(torch.empty(1 + config.grid_size**2, width))
-        self.mask_token = nn.Parameter(torch.empty(1, 1, width))
-        self.latent_positions = nn.Parameter(torch.empty(config.num_latents, width))
+        self.class_token = nn.Parameter(torch.randn(1, width))
+        self.positions = nn.Parameter(torch.randn(1 + config.grid_size**2, width))
+        self.mask_token = nn.Parameter(torch.randn(1, 1, width))
+        self.latent_positions = nn.Parameter(torch.randn(config.num_latents, width))
         self.norm_in = nn.LayerNorm(width)
         self.blocks = blocks(config.depth, width, config.num_heads, TITOK)
         self.norm_out = nn.LayerNorm(width)
@@ -138,8 +138,8 @@ class TiTok(PeerTokenizer):
         self.config = config
         self.encoder = TiTokEncoder(config)
         self.decoder = TiTokDecoder(config)
-        self.codebook = nn.Parameter(torch.empty(config.num_codes, config.code_width))
-        self.pixel_codebook = nn.Parameter(torch.empty(_PIXEL_CODES, _PIXEL_CODE_WIDTH))
+        self.codebook = nn.Parameter(torch.randn(config.num_codes, config.code_width))
+        self.pixel_codebook = nn.Parameter(torch.randn(_PIXEL_CODES, _PIXEL_CODE_WIDTH))
         self.pixel_decoder = MaskGITDecoder(_PIXEL_CODE_WIDTH, config.base_channels)
 
     @property
@@ -169,7 +169,7 @@ class TiTok(PeerTokenizer):
 
     def logits(self, codes: Int[Tensor, "b t"]) -> Float[Tensor, "b n h w"]:
         """Scores of MaskGIT's codes."""
-        return self.decoder(F.embedding(codes, F.normalize(self.codebook, dim=1)))
+        return self.decoder(F.embedding(codes.long(), F.normalize(self.codebook, dim=1)))
 
     def pixels(self, logits: Float[Tensor, "b n h w"]) -> Float[Tensor, "b 3 H W"]:
         """Images of about [0, 1]: MaskGIT's code vectors are mixed by their probabilities."""

@@ -90,8 +90,8 @@ class CLIPTower(nn.Module):
         super().__init__()
         width = config.width
         self.patches = PatchEmbedding(width, _PATCH_SIZE, bias=False)
-        self.class_token = nn.Parameter(torch.empty(width))
-        self.positions = nn.Parameter(torch.empty(1 + config.trained_grid**2, width))
+        self.class_token = nn.Parameter(torch.randn(width))
+        self.positions = nn.Parameter(torch.randn(1 + config.trained_grid**2, width))
         self.norm_in = nn.LayerNorm(width)
         self.blocks = blocks(config.depth, width, config.num_heads, CLIP)
         self.norm_out = nn.LayerNorm(width)
@@ -127,8 +127,8 @@ class TokenFlow(PeerTokenizer):
         )
         self.encoder = PixelEncoder(config.encoder)
         self.projection = nn.Conv2d(latent, config.pixel_width, 1)
-        self.semantic_codebook = nn.Parameter(torch.empty(config.num_codes, config.semantic_width))
-        self.pixel_codebook = nn.Parameter(torch.empty(config.num_codes, config.pixel_width))
+        self.semantic_codebook = nn.Parameter(torch.randn(config.num_codes, config.semantic_width))
+        self.pixel_codebook = nn.Parameter(torch.randn(config.num_codes, config.pixel_width))
         self.decoder_projection = nn.Conv2d(config.pixel_width, config.decoder.latent_channels, 1)
         self.decoder = PixelDecoder(config.decoder)
 

@@ -44,7 +44,7 @@ class LayerScale(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.gamma = nn.Parameter(torch.empty(width))
+        self.gamma = nn.Parameter(torch.ones(width))
 
     def forward(self, tokens: Float[Tensor, "b t c"]) -> Float[Tensor, "b t c"]:
         """Same shape."""

@@ -53,7 +53,7 @@ class VQGANPlus(PeerTokenizer):
         super().__init__()
         self.config = config
         self.encoder = MaskGITEncoder(config.code_width, config.pooling, config.base_channels)
-        self.codebook = nn.Parameter(torch.empty(config.num_codes, config.code_width))
+        self.codebook = nn.Parameter(torch.randn(config.num_codes, config.code_width))
         self.decoder = MaskGITDecoder(config.code_width, config.base_channels)
 
     @property

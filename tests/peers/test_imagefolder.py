@@ -67,6 +67,7 @@ def test_the_methods_of_the_protocol() -> None:
     with torch.device("meta"):
         released = ImageFolder(ImageFolderConfig())
     assert (released.rate.num_indices, released.rate.bits) == (572, 572 * 12)
+    assert sum(released.module_parameters().values()) == 172_327_456
 
 
 def test_heads_that_do_not_divide_the_width_are_refused() -> None:

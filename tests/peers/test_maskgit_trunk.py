@@ -8,6 +8,7 @@ from glotok_ray.nn.tokenizer_protocol import Tokenizer
 from glotok_ray.peers import maskbit, vqgan_plus
 from glotok_ray.peers.maskbit import MaskBitConfig
 from glotok_ray.peers.maskgit_trunk import MaskGITBlock
+from glotok_ray.peers.released import System
 from tests.peers.pseudo_weights import (
     GOLDEN,
     assert_codes_match,
@@ -47,11 +48,26 @@ def _in_unit_range(model: Tokenizer, codes: Tensor) -> Tensor:
     return model.decode(codes) / 2 + 0.5
 
 
-@pytest.mark.parametrize("num_bits", [10, 18])
-def test_a_code_of_maskbit_costs_its_bits(num_bits: int) -> None:
+@pytest.mark.parametrize(
+    ("system", "name", "bits", "parameters"),
+    [
+        (maskbit.SYSTEM, "maskbit_10bit", 10, 54_469_005),
+        (maskbit.SYSTEM, "maskbit_12bit", 12, 54_479_247),
+        (maskbit.SYSTEM, "maskbit_14bit", 14, 54_489_489),
+        (maskbit.SYSTEM, "maskbit_16bit", 16, 54_499_731),
+        (maskbit.SYSTEM, "maskbit_18bit", 18, 54_509_973),
+        (vqgan_plus.SYSTEM, "vqgan_plus_10bit", 10, 55_990_915),
+        (vqgan_plus.SYSTEM, "vqgan_plus_12bit", 12, 55_007_683),
+        (vqgan_plus.SYSTEM, "maskgit_vqgan", 10, 54_515_587),
+    ],
+)
+def test_what_an_image_costs_and_how_large_the_model_is(
+    system: System, name: str, bits: int, parameters: int
+) -> None:
     with torch.device("meta"):
-        model = maskbit.MaskBit(MaskBitConfig(num_bits=num_bits))
-    assert (model.rate.num_indices, model.rate.bits) == (256, 256 * num_bits)
+        model = system.tokenizer(system.released[name].config)
+    assert (model.rate.num_indices, model.rate.bits) == (256, 256 * bits)
+    assert sum(model.module_parameters().values()) == parameters
 
 
 def test_blocks_that_change_the_channels_have_no_skip() -> None:

@@ -68,12 +68,20 @@ def test_the_length_of_a_code_does_not_matter() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "bits"), [("titok_s128", 1536), ("titok_b64", 768), ("titok_l32", 384)]
+    ("name", "bits", "parameters"),
+    [
+        ("titok_s128", 1536, 83_674_639),
+        ("titok_b64", 768, 204_814_095),
+        ("titok_l32", 384, 641_054_735),
+    ],
 )
-def test_what_an_image_costs(name: str, bits: int) -> None:
+def test_what_an_image_costs_and_how_large_the_model_is(
+    name: str, bits: int, parameters: int
+) -> None:
     with torch.device("meta"):
         model = TiTok(titok.SYSTEM.released[name].config)
     assert model.rate.bits == bits
+    assert sum(model.module_parameters().values()) == parameters
 
 
 def test_what_does_not_fit_is_refused() -> None:
