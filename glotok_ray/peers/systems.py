@@ -3,15 +3,31 @@
 Read next: glotok_ray/peers/released.py
 """
 
-from glotok_ray.peers import ibq, open_magvit2, rq_vae, var, vqgan_lc
+from glotok_ray.peers import (
+    ibq,
+    imagefolder,
+    maskbit,
+    open_magvit2,
+    rq_vae,
+    titok,
+    tokenflow,
+    var,
+    vqgan_lc,
+    vqgan_plus,
+)
 from glotok_ray.peers.released import Released, System
 
 SYSTEMS: dict[str, System] = {
     "ibq": ibq.SYSTEM,
+    "imagefolder": imagefolder.SYSTEM,
+    "maskbit": maskbit.SYSTEM,
     "open_magvit2": open_magvit2.SYSTEM,
     "rq_vae": rq_vae.SYSTEM,
+    "titok": titok.SYSTEM,
+    "tokenflow": tokenflow.SYSTEM,
     "var": var.SYSTEM,
     "vqgan_lc": vqgan_lc.SYSTEM,
+    "vqgan_plus": vqgan_plus.SYSTEM,
 }
 
 

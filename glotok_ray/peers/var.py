@@ -1,19 +1,22 @@
 """VAR's multi-scale VQVAE (Tian et al. 2024): a wider trunk, and codes of what is left over at rising resolutions.
 
-Read next: glotok_ray/peers/open_magvit2.py
+Read next: glotok_ray/peers/multi_scale.py
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-import torch
-from jaxtyping import Float, Int
-from torch import Tensor, nn
-from torch.nn import functional as F
+from jaxtyping import Float
+from torch import Tensor
 
 from glotok_ray.config.tokenizer import AutoencoderConfig
-from glotok_ray.nn.tokenizer_protocol import Codes, Grid, Rate
-from glotok_ray.peers.look_up import nearest_on_map, rows_on_map
+from glotok_ray.nn.tokenizer_protocol import Codes, Rate, grids_of
+from glotok_ray.peers.multi_scale import (
+    SMOOTHING_OF_SCALE,
+    MultiScaleQuantizer,
+    Scales,
+    scale_grids,
+)
 from glotok_ray.peers.released import Released, System, Table
 from glotok_ray.peers.taming_names import taming_names
 from glotok_ray.peers.trunk import TrunkTokenizer
@@ -33,10 +36,8 @@ class VARConfig:
     """Rows of the codebook, as wide as the trunk's latent."""
     sides: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
     """Sides of the grids, rising to the trunk's own."""
-    smoothing: tuple[int, ...] = (0, 0, 1, 1, 1, 2, 2, 3, 3, 3)
-    """Which convolution smooths each scale. The authors' code chooses it by the nearest of four ticks and breaks two
-    exact ties by the rounding of fp64; this is what it gives.
-    """
+    smoothing: tuple[int, ...] = SMOOTHING_OF_SCALE
+    """Which convolution smooths each scale."""
 
     @property
     def image_size(self) -> int:
@@ -52,10 +53,8 @@ class VARTokenizer(TrunkTokenizer):
     def __init__(self, config: VARConfig) -> None:
         width = config.autoencoder.latent_channels
         super().__init__(config, code_width=width, kernel_size=3)
-        self.codebook = nn.Parameter(torch.randn(config.num_codes, width))
-        self.smoothing = nn.ModuleList(
-            nn.Conv2d(width, width, 3, padding=1) for _ in range(max(config.smoothing) + 1)
-        )
+        shape = (config.num_codes, width)
+        self.quantizer = MultiScaleQuantizer(shape, "euclidean", config.sides, config.smoothing)
 
     @property
     def side_multiple(self) -> int | None:
@@ -65,29 +64,15 @@ class VARTokenizer(TrunkTokenizer):
     @property
     def rate(self) -> Rate:
         """One grid per scale."""
-        return Rate(tuple(Grid((side, side), self.config.num_codes) for side in self.config.sides))
+        return Rate(scale_grids(self.config.sides, self.config.num_codes))
 
-    def find(self, z: Float[Tensor, "b d h w"]) -> tuple[Int[Tensor, "b h w"], ...]:
+    def find(self, z: Float[Tensor, "b d h w"]) -> Scales:
         """Per scale the nearest codes of what the scales before it left over."""
-        rest, found = z, []
-        for scale, side in enumerate(self.config.sides):
-            last = side == z.shape[2]
-            coarse = rest if last else F.interpolate(rest, (side, side), mode="area")
-            found.append(nearest_on_map(coarse, self.codebook))
-            rest = rest - self._part(found[-1], scale)
-        return tuple(found)
+        return self.quantizer.encode(z)
 
     def latents(self, codes: Codes) -> Float[Tensor, "b d h w"]:
         """The sum of what the scales stand for."""
-        parts = [self._part(each, scale) for scale, each in enumerate(codes)]
-        return torch.stack(parts).sum(dim=0)
-
-    def _part(self, codes: Int[Tensor, "b p q"], scale: int) -> Float[Tensor, "b d h w"]:
-        """One scale's rows at the finest resolution, half of them smoothed."""
-        rows, side = rows_on_map(codes, self.codebook), self.config.sides[-1]
-        if codes.shape[1] != side:
-            rows = F.interpolate(rows, (side, side), mode="bicubic", align_corners=False)
-        return 0.5 * rows + 0.5 * self.smoothing[self.config.smoothing[scale]](rows)
+        return self.quantizer.decode(grids_of(codes, self.rate))
 
 
 def _split_attention(tensors: Mapping[str, Tensor], config: VARConfig) -> dict[str, Tensor]:
@@ -106,8 +91,8 @@ def _names(config: VARConfig) -> Table:
     return (
         (r"\.ema_vocab_hit_SV$", None),
         *taming_names(len(config.autoencoder.channel_multipliers)),
-        (r"^quantize\.quant_resi\.qresi_ls\.", r"smoothing."),
-        (r"^quantize\.embedding\.weight$", r"codebook"),
+        (r"^quantize\.quant_resi\.qresi_ls\.", r"quantizer.smoothings."),
+        (r"^quantize\.embedding\.weight$", r"quantizer.codebook"),
     )
 
 

@@ -8,6 +8,7 @@ import torch
 
 from glotok_ray.interop.peer_tokenizers import import_peer
 from glotok_ray.nn.tokenizer_protocol import Tokenizer, grids_of
+from glotok_ray.peers.released import rename
 from glotok_ray.peers.systems import SYSTEMS, released
 from glotok_ray.pretrained.tokenizer import load_tokenizer, tokenizer_config
 from glotok_ray.recipes.export_tokenizer import PEERS
@@ -68,16 +69,23 @@ def test_all_that_does_not_fit_is_listed_in_one_line(
     name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     tensors = released_tensors(name, small_model(name, monkeypatch))
-    del tensors["encoder.conv_in.weight"]
-    tensors["decoder.conv_out.bias"] = torch.zeros(4)
+    system, _, config = SMALL[name]
+    table = SYSTEMS[system].names(config)
+    missing = next(peer for peer in tensors if peer.startswith("encoder.") and rename(peer, table))
+    misshapen = [
+        peer for peer in tensors if peer.startswith("decoder.") and peer.endswith(".bias")
+    ][-1]
+    del tensors[missing]
+    length = len(tensors[misshapen])
+    tensors[misshapen] = torch.zeros(length + 1)
     tensors["encoder.foreign"] = torch.zeros(1)
     torch.save(tensors, tmp_path / "broken.pth")
     with pytest.raises(ArtefactError) as raised:
         import_peer(tmp_path / "broken.pth", name, weights="model")
     message = str(raised.value)
-    assert "1 missing (encoder.conv_in.weight)" in message
+    assert f"1 missing ({rename(missing, table)})" in message
     assert "1 extra (encoder.foreign)" in message
-    assert "1 misshapen (decoder.conv_out.bias (4,) for (3,))" in message
+    assert f"1 misshapen ({rename(misshapen, table)} ({length + 1},) for ({length},))" in message
     assert "\n" not in message
 
 

@@ -1,5 +1,6 @@
 """Systems in small: files of the released layouts, a thousandth of their size."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,17 @@ from torch import Tensor
 from glotok_ray.config.tokenizer import AutoencoderConfig
 from glotok_ray.peers.base import PeerTokenizer
 from glotok_ray.peers.ibq import IBQConfig
+from glotok_ray.peers.imagefolder import ImageFolderConfig
 from glotok_ray.peers.magvit_trunk import MagvitConfig
+from glotok_ray.peers.maskbit import MaskBitConfig
 from glotok_ray.peers.released import Released, rename
 from glotok_ray.peers.rq_vae import RQVAEConfig
 from glotok_ray.peers.systems import SYSTEMS
+from glotok_ray.peers.titok import TiTokConfig
+from glotok_ray.peers.tokenflow import TokenFlowConfig
 from glotok_ray.peers.var import VARConfig
 from glotok_ray.peers.vqgan_lc import VQGANLCConfig
+from glotok_ray.peers.vqgan_plus import VQGANPlusConfig
 from tests.peers.pseudo_weights import released_shapes
 
 _NARROW = {"base_channels": 8, "norm_groups": 4, "latent_channels": 8, "image_size": 32}
@@ -25,11 +31,27 @@ def _trunk(**changes: Any) -> AutoencoderConfig:
     return AutoencoderConfig(**(_NARROW | changes))
 
 
+_SMALL_VQGAN_PLUS = VQGANPlusConfig(image_size=32, num_codes=32, code_width=4, base_channels=32)
 SMALL: dict[str, tuple[str, str, Any]] = {
     "ibq_16384": (
         "ibq",
         "ibq_16384",
         IBQConfig(autoencoder=_trunk(num_res_blocks=4), num_codes=32),
+    ),
+    "imagefolder_4096": (
+        "imagefolder",
+        "imagefolder_msvr10p2_4096",
+        ImageFolderConfig(image_size=64, num_codes=32, code_width=4, width=32, num_heads=2),
+    ),
+    "maskbit_14bit": (
+        "maskbit",
+        "maskbit_tokenizer_14bit",
+        MaskBitConfig(image_size=32, num_bits=6, base_channels=32),
+    ),
+    "maskgit_vqgan": (
+        "vqgan_plus",
+        "maskgit_vqgan_1024",
+        replace(_SMALL_VQGAN_PLUS, pooling="average"),
     ),
     "open_magvit2_256": (
         "open_magvit2",
@@ -41,6 +63,24 @@ SMALL: dict[str, tuple[str, str, Any]] = {
         "rqvae_imagenet_8x8x4_16384",
         RQVAEConfig(autoencoder=_trunk(channel_multipliers=(1, 1, 2, 2, 4, 4)), num_codes=32),
     ),
+    "titok_s128": (
+        "titok",
+        "titok_s128",
+        TiTokConfig(
+            image_size=32, width=32, num_heads=2, num_latents=5, num_codes=32, base_channels=32
+        ),
+    ),
+    "tokenflow": (
+        "tokenflow",
+        "tokenflow_clipb_32k_enhanced",
+        TokenFlowConfig(
+            encoder=_trunk(image_size=256),
+            decoder=_trunk(image_size=256, num_res_blocks=4),
+            width=16,
+            num_heads=2,
+            num_codes=32,
+        ),
+    ),
     "var_256": (
         "var",
         "var_vqvae_ch160v4096z32",
@@ -51,6 +91,7 @@ SMALL: dict[str, tuple[str, str, Any]] = {
         "vqgan_lc_100k_f16",
         VQGANLCConfig(autoencoder=_trunk(), num_codes=32, feature_width=6, code_width=4),
     ),
+    "vqgan_plus_12bit": ("vqgan_plus", "vqgan_plus_12bit", _SMALL_VQGAN_PLUS),
 }
 """By the released file's name: its system, the name of its shapes, and a narrow config with the same names."""
 
@@ -71,7 +112,7 @@ def released_tensors(name: str, model: PeerTokenizer) -> dict[str, Tensor]:
     ours, table = model.state_dict(), SYSTEMS[system].names(config)
     found = {}
     for peer, shape in released_shapes(shapes).items():
-        if ".qkv." in peer:
+        if system == "var" and ".qkv." in peer:
             parts = [ours[str(rename(peer.replace(".qkv.", f".{x}."), table))] for x in "qkv"]
             found[peer] = torch.cat(parts)
         elif peer.startswith("quantizer.codebooks.") and peer.endswith("weight"):

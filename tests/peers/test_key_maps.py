@@ -10,6 +10,17 @@ from tests.peers.pseudo_weights import released_names, released_shapes
 # By the released file: its list of names, and the beginnings of those that inference has no use for.
 FILES: dict[str, tuple[str, tuple[str, ...]]] = {
     "ibq_16384": ("ibq_16384", ()),
+    "imagefolder_4096": (
+        "imagefolder_msvr10p2_4096",
+        (
+            "encoder.lvl1LC",
+            "decoder.lvl1LC",
+            "quantizes.0.ema_vocab_hit_SV",
+            "quantizes.1.ema_vocab_hit_SV",
+        ),
+    ),
+    "maskbit_14bit": ("maskbit_tokenizer_14bit", ("quantize.",)),
+    "maskgit_vqgan": ("maskgit_vqgan_1024", ()),
     "open_magvit2_256": ("open_magvit2_256_262144", ()),
     "open_magvit2_pretrain_16384": ("open_magvit2_pretrain_16384", ()),
     "rq_vae": (
@@ -20,8 +31,16 @@ FILES: dict[str, tuple[str, tuple[str, ...]]] = {
             for name in ("cluster_size_ema", "embed_ema")
         ),
     ),
+    "titok_s128": ("titok_s128", ()),
+    "titok_b64": ("titok_b64", ()),
+    "titok_l32": ("titok_l32", ()),
+    "tokenflow": (
+        "tokenflow_clipb_32k_enhanced",
+        ("decoder_vqkd.", "decode_task_layer.", "quantize.codebook_used"),
+    ),
     "var_256": ("var_vqvae_ch160v4096z32", ("quantize.ema_vocab_hit_SV",)),
     "vqgan_lc_100k": ("vqgan_lc_100k_f16", ("discriminator.",)),
+    "vqgan_plus_12bit": ("vqgan_plus_12bit", ()),
 }
 
 
