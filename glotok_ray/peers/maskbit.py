@@ -108,4 +108,5 @@ SYSTEM = System(
     },
     _names,
     "Apache-2.0",
+    psnr_protocol="unrounded",
 )

@@ -107,4 +107,5 @@ SYSTEM = System(
     },
     _names,
     "Apache-2.0",
+    psnr_protocol="unrounded",
 )
