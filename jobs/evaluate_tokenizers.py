@@ -3,6 +3,7 @@ same images under the same protocol, with the rate in a column of its own.
 
     python -m jobs.evaluate_tokenizers runs/glotok_16k runs/ibq_16384_imported --data-path data/imagenet/validation \\
         --inception-path download
+    python -m jobs.evaluate_tokenizers table_1
     python -m jobs.evaluate_tokenizers runs/a runs/b --data-path data/shards/validation --no-use-gpu --num-images 64
 
 Machine: one GPU, or the CPU; it starts no Ray. Result: table.md, table.csv, metrics.json and reconstructions.png.
@@ -12,29 +13,33 @@ Read next: glotok_ray/stages/evaluate_tokenizers.py
 import itertools
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from glotok_ray.config.tokenizer_comparison import EvaluateTokenizersRun
+from glotok_ray.recipes.evaluate_tokenizers import RECIPES
 from jobs import storage_root
 from jobs.command_line import run_job
-from jobs.failures import guarded
 
 NAME = "evaluate_tokenizers"
 
 
 def describe(config: EvaluateTokenizersRun) -> dict[str, Any]:
-    """What would be measured: system, indices and bits of each tokenizer, and the number of images."""
-    from glotok_ray.report.compared_tokenizers import row_of
-    from glotok_ray.stages.evaluate_tokenizers import check_inputs
+    """What would be measured: system, indices and bits of each tokenizer that is there, and the number of images; null
+    where the shards are not there yet.
+    """
+    from glotok_ray.report.compared_tokenizers import check_crops, compared_tokenizers, row_of
 
-    compared, dataset = check_inputs(config)
+    there = any(Path(path).is_dir() for path in config.tokenizer_paths)
+    compared = compared_tokenizers(config) if there else []
+    dataset = check_crops(config, compared) if Path(config.data_path).is_dir() else None
     rows = [row_of(one, config.image_size or one.model.image_size, {}) for one in compared]
     return {
         "tokenizers": {
             row.name: {"system": row.system, "indices": row.indices, "bits": row.bits}
             for row in rows
         },
-        "images": config.num_images or dataset.num_images,
+        "images": config.num_images or (dataset.num_images if dataset else None),
         "output_path": config.output_path,
     }
 
@@ -47,30 +52,25 @@ def run(config: EvaluateTokenizersRun, *, fresh: bool = False) -> dict[str, Any]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the job; returns the exit code. Arguments before the first flag are the tokenizers' folders, or one JSON file
-    that holds a resolved config.
+    """Run the job; returns the exit code. Arguments before the first flag are a recipe, a JSON file that holds a
+    resolved config, or the tokenizers' folders.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     named = list(itertools.takewhile(lambda argument: not argument.startswith("-"), arguments))
-    if not named or (len(named) == 1 and named[0].endswith(".json")):
-        return _run(arguments, ())
+    is_recipe = len(named) == 1 and (named[0] in RECIPES or named[0].endswith(".json"))
+    if not named or is_recipe:
+        return run_job(arguments, name=NAME, recipes=RECIPES, dry_run=describe, run=run)
     flags = arguments[len(named) :]
-    root_flag = _value_after("--storage-root", flags)
 
-    def located() -> int:
-        root = storage_root.chosen(root_flag)
-        folders = tuple(str(storage_root.given(name, root, "FOLDER")) for name in named)
-        return _run(["folders", *flags], folders)
-
-    return guarded(NAME, located, [])
-
-
-def _run(arguments: Sequence[str], folders: tuple[str, ...]) -> int:
-    def recipe() -> EvaluateTokenizersRun:
+    def of_folders() -> EvaluateTokenizersRun:
         """The folders that were named."""
-        return EvaluateTokenizersRun(tokenizers=folders)
+        root = storage_root.chosen(_value_after("--storage-root", flags))
+        paths = tuple(str(storage_root.given(name, root, "FOLDER")) for name in named)
+        return EvaluateTokenizersRun(tokenizer_paths=paths)
 
-    return run_job(arguments, name=NAME, recipes={"folders": recipe}, dry_run=describe, run=run)
+    return run_job(
+        ["folders", *flags], name=NAME, recipes={"folders": of_folders}, dry_run=describe, run=run
+    )
 
 
 def _value_after(flag: str, arguments: Sequence[str]) -> str:

@@ -69,22 +69,30 @@ def _override_items(
 
 def with_absolute_paths(config: Config, root: Path | None = None) -> Config:
     """A copy in which every path that is set is absolute, seen from `root` or else from the present folder; "~" is
-    expanded. Paths are the fields named "..._path" and those that are marked by PATH_UNLESS.
+    expanded. Paths are the fields named "..._path", those that are marked by PATH_UNLESS, and all of a tuple
+    "..._paths" beside them.
 
     Raises ValueError for an address of an object store.
     """
     start = (root or Path.cwd()).absolute()
-    changes = {
+    changes: dict[str, Any] = {
         name: str(absolute_path(name, value, start)) for name, value in _paths(config).items()
     }
+    for name, values in _path_tuples(config).items():
+        changes[name] = tuple(str(absolute_path(name, value, start)) for value in values)
     return override(config, changes)
 
 
 def relative_paths(config: Any) -> dict[str, str]:
     """The paths of a config that are set and not absolute, by dotted name."""
+    several = {
+        f"{name}.{place}": value
+        for name, values in _path_tuples(config).items()
+        for place, value in enumerate(values)
+    }
     return {
         name: value
-        for name, value in _paths(config).items()
+        for name, value in (_paths(config) | several).items()
         if not Path(value).is_absolute() and not value.startswith("~")
     }
 
@@ -115,6 +123,12 @@ def _paths(config: Any, prefix: str = "") -> dict[str, str]:
         elif _is_path(config, item) and value:
             found[name] = str(value)
     return found
+
+
+def _path_tuples(config: Any) -> dict[str, tuple[str, ...]]:
+    """The tuples of paths among a run's own fields."""
+    names = [item.name for item in dataclasses.fields(config)]
+    return {name: getattr(config, name) for name in names if name.endswith("_paths")}
 
 
 def _is_path(config: Any, item: dataclasses.Field[Any]) -> bool:

@@ -11,8 +11,10 @@ from glotok_ray.config.rules import FREE, PATH_UNLESS, require, require_positive
 class EvaluateTokenizersRun:
     """All of `jobs.evaluate_tokenizers`."""
 
-    tokenizers: tuple[str, ...] = field(default=(), metadata=FREE)
-    """Finished tokenizers, ours or of other systems; the job makes each absolute. At least one."""
+    tokenizer_paths: tuple[str, ...] = field(default=(), metadata=FREE)
+    """Folders of finished tokenizers, ours or of other systems; at least one. Results are bound to their weights."""
+    skip_missing: bool = field(default=False, metadata=FREE)
+    """Leave out tokenizers that are not there, with a line in the log; off refuses them."""
     data_path: str = ""
     """Folder of validation shards, whose centre crops every tokenizer reconstructs."""
     output_path: str = field(default="runs/tokenizers", metadata=FREE)
@@ -43,7 +45,12 @@ class EvaluateTokenizersRun:
     """Network of LPIPS."""
 
     def __post_init__(self) -> None:
-        require(bool(self.tokenizers), "tokenizers", self.tokenizers, "must name at least one")
+        require(
+            bool(self.tokenizer_paths),
+            "tokenizer_paths",
+            self.tokenizer_paths,
+            "must name at least one",
+        )
         require_positive(
             "evaluate_tokenizers",
             self,

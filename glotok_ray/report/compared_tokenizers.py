@@ -3,11 +3,15 @@
 Read next: glotok_ray/report/tokenizer_table.py
 """
 
+import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from glotok_ray.config.tokenizer_comparison import EvaluateTokenizersRun
+from glotok_ray.data.recorded import check_side, read_image_dataset
+from glotok_ray.data.records import DatasetInfo
 from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.nn.tokenizer_protocol import Rate
 from glotok_ray.peers.base import PeerTokenizer
@@ -16,8 +20,10 @@ from glotok_ray.peers.systems import SYSTEMS
 from glotok_ray.pretrained.tokenizer import CONFIG_FILE, SYSTEM, empty_tokenizer
 from glotok_ray.report.published import published_numbers
 from glotok_ray.report.tokenizer_table import TokenizerRow
-from glotok_ray.storage import artefact
+from glotok_ray.storage import artefact, output
 from glotok_ray.storage.artefact import ArtefactError
+
+logger = logging.getLogger(__name__)
 
 # Layouts of imported files of our own kind, and the rows of the paper's Table 1 that quote their authors' numbers.
 _METHODS = {"llamagen": "LlamaGen", "fqgan": "FQGAN-Dual"}
@@ -37,6 +43,45 @@ class ComparedTokenizer:
     psnr_protocol: PSNRProtocol
     published: Released | None
     licence: str
+
+
+def compared_tokenizers(config: EvaluateTokenizersRun) -> list[ComparedTokenizer]:
+    """What is known of the tokenizers without their weights; raises ArtefactError for folders that are none, unless
+    they are missing and may be, or that come twice.
+    """
+    paths = config.tokenizer_paths
+    if len(set(paths)) < len(paths):
+        raise ArtefactError("tokenizer_paths: one folder is given twice; name each once")
+    missing = [path for path in paths if not Path(path).is_dir()]
+    if config.skip_missing and missing:
+        logger.info("left out, since they are not there: %s", ", ".join(missing))
+        paths = tuple(path for path in paths if path not in missing)
+    if not paths:
+        raise ArtefactError(
+            f"tokenizer_paths: none of {', '.join(missing)} is there; import one with jobs.export_tokenizer"
+        )
+    output.check_finished(paths)
+    return [read_compared(Path(path)) for path in paths]
+
+
+def check_crops(
+    config: EvaluateTokenizersRun, compared: Sequence[ComparedTokenizer]
+) -> DatasetInfo:
+    """The facts of the shards; raises ArtefactError where they are too few, and for crops that a tokenizer does not
+    take or that are larger than the stored images.
+    """
+    folder = Path(config.data_path)
+    output.check_finished([config.data_path])
+    dataset = read_image_dataset(folder)
+    if config.num_images > dataset.num_images:
+        raise ArtefactError(
+            f"num_images = {config.num_images}: {folder} holds {dataset.num_images} images; lower it, 0 takes all"
+        )
+    for one in compared:
+        side = config.image_size or one.model.image_size
+        fitting_rate(one, side)
+        check_side(dataset, folder, side)
+    return dataset
 
 
 def read_compared(folder: Path) -> ComparedTokenizer:

@@ -6,7 +6,6 @@ Read next: glotok_ray/evaluation/tokenizer_comparison.py
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +16,7 @@ from torch import nn
 from glotok_ray.config.evaluation import EvaluateRun
 from glotok_ray.config.overrides import bound_settings, to_dict, with_absolute_paths
 from glotok_ray.config.tokenizer_comparison import EvaluateTokenizersRun
-from glotok_ray.data.recorded import check_side, crops_text, read_image_dataset
+from glotok_ray.data.recorded import crops_text
 from glotok_ray.data.records import DatasetInfo
 from glotok_ray.devices import chosen_device
 from glotok_ray.evaluation.extractors import (
@@ -33,13 +32,12 @@ from glotok_ray.pretrained.tokenizer import WEIGHTS_FILE, load_tokenizer
 from glotok_ray.report import grids
 from glotok_ray.report.compared_tokenizers import (
     ComparedTokenizer,
-    fitting_rate,
-    read_compared,
+    check_crops,
+    compared_tokenizers,
     row_of,
 )
 from glotok_ray.report.tokenizer_table import TokenizerRow, comma_separated, markdown
 from glotok_ray.storage import artefact, output, ownership
-from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.storage.output import Unfinished
 
 logger = logging.getLogger(__name__)
@@ -61,10 +59,10 @@ def run(config: EvaluateTokenizersRun, *, fresh: bool = False) -> dict[str, Any]
     """Measure all, write table, CSV, metrics and grid; returns the manifest. Raises ArtefactError and ValueError for
     what cannot be measured, before anything is.
     """
-    folders = tuple(str(Path(name).absolute()) for name in config.tokenizers)
-    config = replace(with_absolute_paths(config), tokenizers=folders)
-    compared, dataset = check_inputs(config)
-    inputs = [*config.tokenizers, config.data_path]
+    config = with_absolute_paths(config)
+    compared = compared_tokenizers(config)
+    dataset = check_crops(config, compared)
+    inputs = [*(str(one.folder) for one in compared), config.data_path]
     # Parts are numbered in this order.
     weights = {"weights_sha256": [_weights_digest(one.folder) for one in compared]}
     settings = bound_settings(config) | file_digests(_networks_config(config)) | weights
@@ -81,27 +79,6 @@ def run(config: EvaluateTokenizersRun, *, fresh: bool = False) -> dict[str, Any]
     return found.finish(
         rows=len(rows), num_images=config.num_images or dataset.num_images, config=to_dict(config)
     )
-
-
-def check_inputs(config: EvaluateTokenizersRun) -> tuple[list[ComparedTokenizer], DatasetInfo]:
-    """What is known of the tokenizers without their weights, and the facts of the shards; raises ArtefactError for
-    folders that are none, that come twice, or that do not take the crops.
-    """
-    output.check_finished([*config.tokenizers, config.data_path])
-    dataset = read_image_dataset(Path(config.data_path))
-    if config.num_images > dataset.num_images:
-        raise ArtefactError(
-            f"num_images = {config.num_images}: {config.data_path} holds {dataset.num_images} images; lower it, 0 "
-            "takes all"
-        )
-    if len(set(config.tokenizers)) < len(config.tokenizers):
-        raise ArtefactError("tokenizers: one folder is given twice; name each once")
-    compared = [read_compared(Path(folder)) for folder in config.tokenizers]
-    for one in compared:
-        side = config.image_size or one.model.image_size
-        fitting_rate(one, side)
-        check_side(dataset, Path(config.data_path), side)
-    return compared, dataset
 
 
 def _measure_missing(
