@@ -12,11 +12,11 @@ centroids, such as a pretrained codebook, instead of shards. Killed at any time,
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from glotok_ray.config.jobs import TeacherRun
 from glotok_ray.recipes.build_teacher import RECIPES
+from glotok_ray.storage.places import to_path
 from jobs.command_line import run_job
 
 # Shards of a data set that is not here yet, for the estimate of memory.
@@ -29,7 +29,7 @@ def describe(config: TeacherRun) -> dict[str, Any]:
     from glotok_ray.data.records import DATASET
     from glotok_ray.teacher import centroids, features, memory, networks
 
-    source = Path(config.data_path)
+    source = to_path(config.data_path)
     if source.suffix in centroids.SUFFIXES:
         return {
             "source": "centroids",
@@ -54,7 +54,7 @@ def describe(config: TeacherRun) -> dict[str, Any]:
         "source": "features",
         "data_found": dataset is not None,
         "network": network.name,
-        "weights_found": Path(weights).is_file() if weights else None,
+        "weights_found": to_path(weights).is_file() if weights else None,
         "images": images,
         "vectors": vectors,
         "channels": channels,

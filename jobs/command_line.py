@@ -18,6 +18,7 @@ from typing import Any
 from glotok_ray.config.overrides import from_dict, to_dict
 from glotok_ray.console import CONSOLE, ConsoleHandler
 from glotok_ray.storage import artefact
+from glotok_ray.storage.places import to_path
 from jobs import storage_root
 from jobs.failures import DONE, guarded
 
@@ -72,7 +73,7 @@ def _print(answer: dict[str, Any], show: Callable[[dict[str, Any]], str] | None 
 
 def _output_folder(config: Any) -> Path:
     """Where the job writes; training runs have folders of their own below output_path."""
-    folder = Path(config.output_path)
+    folder = to_path(config.output_path)
     return folder / config.name if hasattr(config, "name") else folder
 
 

@@ -15,11 +15,11 @@ counts.npz (uses of each code, over all views).
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from glotok_ray.config.jobs import EncodeRun
 from glotok_ray.recipes.encode_images import RECIPES
+from glotok_ray.storage.places import to_path
 from jobs.command_line import run_job
 
 
@@ -30,8 +30,8 @@ def describe(config: EncodeRun) -> dict[str, Any]:
     from glotok_ray.pretrained.tokenizer import CONFIG_FILE, tokenizer_config
     from glotok_ray.stages import encode_images
 
-    tokenizer = Path(config.tokenizer_path)
-    is_there = (Path(config.data_path) / DATASET).is_file()
+    tokenizer = to_path(config.tokenizer_path)
+    is_there = (to_path(config.data_path) / DATASET).is_file()
     dataset = encode_images.check_inputs(config) if is_there else None
     images = dataset.num_images if dataset else None
     model = tokenizer_config(tokenizer) if (tokenizer / CONFIG_FILE).is_file() else None

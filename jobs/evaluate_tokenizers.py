@@ -13,7 +13,6 @@ Read next: glotok_ray/stages/evaluate_tokenizers.py
 import itertools
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from glotok_ray.config.tokenizer_comparison import EvaluateTokenizersRun
@@ -29,10 +28,11 @@ def describe(config: EvaluateTokenizersRun) -> dict[str, Any]:
     where the shards are not there yet.
     """
     from glotok_ray.report.compared_tokenizers import check_crops, compared_tokenizers, row_of
+    from glotok_ray.storage.places import to_path
 
-    there = any(Path(path).is_dir() for path in config.tokenizer_paths)
+    there = any(to_path(path).is_dir() for path in config.tokenizer_paths)
     compared = compared_tokenizers(config) if there else []
-    dataset = check_crops(config, compared) if Path(config.data_path).is_dir() else None
+    dataset = check_crops(config, compared) if to_path(config.data_path).is_dir() else None
     rows = [row_of(one, config.image_size or one.model.image_size, {}) for one in compared]
     return {
         "tokenizers": {

@@ -9,12 +9,12 @@ Machine: any; it starts no Ray. Result: a folder for `ImageGenerator.from_pretra
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from glotok_ray.config.generator import XARConfig
 from glotok_ray.config.jobs import ExportGeneratorRun
 from glotok_ray.recipes.export_generator import RECIPES
+from glotok_ray.storage.places import to_path
 from jobs.command_line import run_job
 
 
@@ -30,11 +30,11 @@ def describe(export: ExportGeneratorRun) -> dict[str, Any]:
     from glotok_ray.training.memory import count_parameters
     from glotok_ray.training.without_numbers import on_meta_device
 
-    source = Path(export.source_path)
+    source = to_path(export.source_path)
     is_run = bool(export.source_path) and (source / GENERATOR_FILE).is_file()
     peer = export.xar if export.architecture == "xar" else export.far
     model = model_config(source) if is_run else peer
-    tokenizer = Path(export.tokenizer_path or source / TOKENIZER_FOLDER)
+    tokenizer = to_path(export.tokenizer_path or source / TOKENIZER_FOLDER)
     with on_meta_device():
         generator = build_generator(model)
     return {

@@ -12,11 +12,11 @@ Read next: glotok_ray/export/tokenizer.py
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from glotok_ray.config.jobs import ExportRun
 from glotok_ray.recipes.export_tokenizer import RECIPES
+from glotok_ray.storage.places import to_path
 from jobs.command_line import run_job
 
 
@@ -24,7 +24,7 @@ def describe(config: ExportRun) -> dict[str, Any]:
     """What the config says that a peer's file holds; a run brings its own config."""
     modules = _modules(config)
     return {
-        "source_found": bool(config.source_path) and Path(config.source_path).exists(),
+        "source_found": bool(config.source_path) and to_path(config.source_path).exists(),
         "parameters": sum(modules.values()),
         "modules": modules,
     }

@@ -7,11 +7,11 @@ Machine: 2 cores, 24 GiB. Read next: glotok_ray/stages/quickstart.py
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from glotok_ray.config.sweeps import QuickstartRun
 from glotok_ray.recipes.quickstart import RECIPES, STAGES, chain
+from glotok_ray.storage.places import to_path
 from jobs.command_line import run_job
 
 
@@ -20,7 +20,7 @@ def describe(quickstart: QuickstartRun) -> dict[str, Any]:
     from glotok_ray.training.describe import describe_generator, describe_tokenizer
 
     return {
-        "stages": {name: str(Path(quickstart.output_path) / name) for name in STAGES},
+        "stages": {name: str(to_path(quickstart.output_path) / name) for name in STAGES},
         "tokenizer": describe_tokenizer(quickstart.tokenizer),
         "twin": describe_tokenizer(quickstart.twin),
         "generator": describe_generator(quickstart.generator),

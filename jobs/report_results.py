@@ -20,6 +20,7 @@ from typing import Any
 from glotok_ray.config.overrides import to_dict
 from glotok_ray.config.report import ReportRun
 from glotok_ray.recipes.report_results import RECIPES
+from glotok_ray.storage.places import to_path
 from jobs import storage_root
 from jobs.command_line import start_logging
 from jobs.failures import DONE, guarded
@@ -58,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if flags.dry_run:
             answer = {"job": "report_results", **describe(config), "config": to_dict(config)}
         else:
-            output.append(Path(config.output_path))
+            output.append(to_path(config.output_path))
             answer = run(config, fresh=flags.fresh)
         sys.stdout.write(json.dumps(answer, indent=2) + "\n")
         return DONE

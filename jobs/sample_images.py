@@ -9,11 +9,11 @@ grid.png, equal for any number of actors. A job that was killed goes on when it 
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from glotok_ray.config.jobs import FARSampleRun, XARSampleRun
 from glotok_ray.recipes.sample_images import RECIPES
+from glotok_ray.storage.places import to_path
 from jobs.command_line import run_job
 
 
@@ -27,11 +27,11 @@ def describe(config: XARSampleRun | FARSampleRun) -> dict[str, Any]:
     from glotok_ray.stages import sample_images
     from glotok_ray.storage import artefact
 
-    generator = Path(config.generator_path)
+    generator = to_path(config.generator_path)
     model = model_config(generator) if (generator / GENERATOR_FILE).is_file() else None
     if (generator / artefact.MANIFEST).is_file():
         sample_images.check_inputs(config)
-    tokenizer = Path(config.tokenizer_path or generator / TOKENIZER_FOLDER)
+    tokenizer = to_path(config.tokenizer_path or generator / TOKENIZER_FOLDER)
     return {
         "generator_found": model is not None,
         "tokenizer_found": (tokenizer / CONFIG_FILE).is_file(),

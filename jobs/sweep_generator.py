@@ -8,11 +8,11 @@ and table.md with FD-EffNet beside the published FID. Read next: glotok_ray/stag
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from glotok_ray.config.sweeps import GeneratorAblationRun
 from glotok_ray.recipes.generator_ablations import RECIPES
+from glotok_ray.storage.places import to_path
 from jobs.command_line import run_job
 
 
@@ -24,7 +24,7 @@ def describe(config: GeneratorAblationRun) -> dict[str, Any]:
 
     rows = {}
     for row in chosen_rows(config):
-        training, samples, _ = generator_row(config, Path(config.output_path), row)
+        training, samples, _ = generator_row(config, to_path(config.output_path), row)
         rows[row] = {
             "entity": training.model.entity,
             "entities": training.model.num_entities,
@@ -37,7 +37,7 @@ def describe(config: GeneratorAblationRun) -> dict[str, Any]:
 
 def show(manifest: dict[str, Any]) -> str:
     """The tables."""
-    return Path(manifest["table"]).read_text()
+    return to_path(manifest["table"]).read_text()
 
 
 def run(config: GeneratorAblationRun, *, fresh: bool = False) -> dict[str, Any]:

@@ -10,11 +10,11 @@ FD-EffNet and own class. Read next: glotok_ray/stages/sweep_guidance.py
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from glotok_ray.config.sweeps import FARGuidanceRun, XARGuidanceRun
 from glotok_ray.recipes.sweep_guidance import RECIPES
+from glotok_ray.storage.places import to_path
 from jobs.command_line import run_job
 
 
@@ -27,7 +27,7 @@ def describe(config: XARGuidanceRun | FARGuidanceRun) -> dict[str, Any]:
     from glotok_ray.stages import sample_images
     from glotok_ray.storage import artefact
 
-    generator = Path(config.samples.generator_path)
+    generator = to_path(config.samples.generator_path)
     model = model_config(generator) if (generator / GENERATOR_FILE).is_file() else None
     if (generator / artefact.MANIFEST).is_file():
         sample_images.check_inputs(config.samples)
@@ -56,7 +56,7 @@ def show(manifest: dict[str, Any]) -> str:
     from glotok_ray.report.guidance import JSON_FILE, guidance_table
     from glotok_ray.storage import artefact
 
-    folder = Path(manifest["config"]["output_path"])
+    folder = to_path(manifest["config"]["output_path"])
     return (
         guidance_table(artefact.read_json(folder / JSON_FILE))
         + f"\nchart: {folder / 'guidance.png'}\n"

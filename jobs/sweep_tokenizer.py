@@ -8,12 +8,12 @@ Read next: glotok_ray/stages/sweep_tokenizer.py, glotok_ray/stages/ablations.py
 """
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from glotok_ray.config.sweeps import SweepRun, TokenizerAblationRun
 from glotok_ray.recipes import sweep_tokenizer as searches
 from glotok_ray.recipes import tokenizer_ablations
+from glotok_ray.storage.places import to_path
 from jobs.command_line import run_job
 
 RECIPES: dict[str, Callable[[], SweepRun | TokenizerAblationRun]] = {
@@ -41,7 +41,7 @@ def describe(config: SweepRun | TokenizerAblationRun) -> dict[str, Any]:
 
 def show(manifest: dict[str, Any]) -> str:
     """The tables, and of a search the file of the best recipe."""
-    table = Path(manifest["table"])
+    table = to_path(manifest["table"])
     best = table.with_name("best_recipe.json")
     return table.read_text() + (f"\nbest recipe: {best}\n" if best.is_file() else "")
 

@@ -12,6 +12,10 @@ from glotok_ray.config.rules import ADDED_LATER, CHANGES_NO_RESULT, FORMER_NAMES
 
 Config = TypeVar("Config")
 
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+# One slash will do: what was a Path has one where there were two.
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
+
 
 def override(config: Config, changes: dict[str, Any]) -> Config:
     """Return a copy with dotted fields replaced, all at once; raises ValueError for an unknown
@@ -67,20 +71,30 @@ def _override_items(
     )
 
 
-def with_absolute_paths(config: Config, root: Path | None = None) -> Config:
-    """A copy in which every path that is set is absolute, seen from `root` or else from the present folder; "~" is
-    expanded. Paths are the fields named "..._path", those that are marked by PATH_UNLESS, and all of a tuple
-    "..._paths" beside them.
+def with_absolute_paths(config: Config, root: str | Path | None = None) -> Config:
+    """A copy in which every path that is set is absolute, seen from `root` (a folder, or the address of one in an
+    object store) or else from the present folder; "~" is expanded, and addresses stay. Paths are the fields named
+    "..._path", those that are marked by PATH_UNLESS, and all of a run's own tuples "..._paths".
 
-    Raises ValueError for an address of an object store.
+    Raises ValueError for an address that cannot be one.
     """
-    start = (root or Path.cwd()).absolute()
+    start = str(root) if root and is_address(str(root)) else (Path(root or "")).absolute()
     changes: dict[str, Any] = {
-        name: str(absolute_path(name, value, start)) for name, value in _paths(config).items()
+        name: absolute_path(name, value, start) for name, value in _paths(config).items()
     }
     for name, values in _path_tuples(config).items():
-        changes[name] = tuple(str(absolute_path(name, value, start)) for value in values)
+        changes[name] = tuple(absolute_path(name, value, start) for value in values)
     return override(config, changes)
+
+
+def addresses(config: Any) -> dict[str, str]:
+    """The paths of a config that lie in object stores, by dotted name."""
+    return {name: value for name, value in _paths(config).items() if is_address(value)}
+
+
+def is_address(value: str) -> bool:
+    """Whether a path is an address in an object store, such as s3://bucket/prefix."""
+    return bool(_ADDRESS.match(value))
 
 
 def relative_paths(config: Any) -> dict[str, str]:
@@ -93,21 +107,35 @@ def relative_paths(config: Any) -> dict[str, str]:
     return {
         name: value
         for name, value in (_paths(config) | several).items()
-        if not Path(value).is_absolute() and not value.startswith("~")
+        if not (Path(value).is_absolute() or value.startswith("~") or _SCHEME.match(value))
     }
 
 
-def absolute_path(name: str, value: str, root: Path) -> Path:
+def absolute_path(name: str, value: str, root: str | Path) -> str:
     """`value` seen from `root`, "~" expanded; raises ValueError, in the name of the field, for what is no path."""
-    # One slash will do: Path makes one of two.
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", value):
-        raise ValueError(
-            f"{name} = {value!r}: object stores are not supported yet; mount it on every node and give that folder"
-        )
+    if _SCHEME.match(value):
+        _check_address(name, value)
+        return value.rstrip("/")
     try:
-        return root / Path(value).expanduser()
+        path = Path(value).expanduser()
     except RuntimeError as error:
         raise ValueError(f"{name} = {value!r}: {error}; write the path out") from None
+    if is_address(str(root)) and not path.is_absolute():
+        return f"{str(root).rstrip('/')}/{path.as_posix()}"
+    return str(Path(root) / path)
+
+
+def _check_address(name: str, value: str) -> None:
+    scheme, _, rest = value.partition(":")
+    bucket = rest[2:].partition("/")[0]
+    if not rest.startswith("//") or not bucket:
+        raise ValueError(f"{name} = {value!r}: an address is written {scheme}://BUCKET/PREFIX")
+    if "@" in bucket:
+        # Without the value: what stands before the sign is secret.
+        raise ValueError(
+            f"{name}: an address holds no credentials; give them in the environment (AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY) or in the store's own files"
+        )
 
 
 def _paths(config: Any, prefix: str = "") -> dict[str, str]:

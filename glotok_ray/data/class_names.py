@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from glotok_ray.storage.places import to_path
+
 _SYNSET = re.compile(r"n\d{8}\b")
 _NUMBER = re.compile(r"\d+")
 _DEVKIT_IDS = "ILSVRC2012_validation_ground_truth.txt"
@@ -90,7 +92,7 @@ def read_image_classes(path: str, *, images: str) -> ImageClasses:
         raise ValueError(
             f"ground_truth_path = '': {images} does not say the classes of its images; give {_LABEL_FORMS}"
         )
-    place = Path(path)
+    place = to_path(path)
     if place.is_dir():
         place = next((each for each in _devkit_places(place) if each.is_file()), place)
     if place.is_dir():
@@ -149,7 +151,7 @@ def _devkit_synsets(path: Path) -> dict[int, str]:
 
 def _text(path: str, field: str = "ground_truth_path") -> str:
     try:
-        return Path(path).read_text(encoding="utf-8")
+        return to_path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(
             f"{field} = {path!r}: cannot be read as text ({error}); correct the path"

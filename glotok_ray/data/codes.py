@@ -19,6 +19,8 @@ from glotok_ray.config.tokenizer import TokenizerConfig
 from glotok_ray.data.records import DATASET, ShardInfo
 from glotok_ray.data.shard_plan import CHUNK_ROWS
 from glotok_ray.storage import artefact
+from glotok_ray.storage.node_cache import at_hand
+from glotok_ray.storage.places import writing
 
 COUNTS_FILE = "counts.npz"
 """Uses of each code by codebook, all views counted: for the latent scale."""
@@ -88,7 +90,7 @@ def write_code_shard(
 
 def read_code_shard(path: Path, model: TokenizerConfig) -> CodeShard:
     """What `write_code_shard` returned when it wrote the file at `path`; raises ValueError for codes in no codebook."""
-    table = pyarrow.parquet.read_table(path, columns=list(model.names))
+    table = pyarrow.parquet.read_table(at_hand(path), columns=list(model.names))
     counts = {
         name: _counted(table[name].combine_chunks().flatten().to_numpy(), name, size)
         for name, size in model.code_counts.items()
@@ -112,7 +114,8 @@ def write_code_dataset(
         name: np.sum([shard.counts[name] for shard in shards], axis=0) for name in model.names
     }
     # The names are keys of our own config, never savez's `file`.
-    np.savez(folder / COUNTS_FILE, **counts)  # type: ignore[arg-type]
+    with writing(folder / COUNTS_FILE) as local:
+        np.savez(local, **counts)  # type: ignore[arg-type]
     facts = {
         "kind": "codes",
         "num_images": sum(shard.info.rows for shard in shards) // num_views,

@@ -27,6 +27,7 @@ from glotok_ray.data.folders import read_patiently
 from glotok_ray.data.image_files import StoredImage, UnreadableImageError, stored_image
 from glotok_ray.data.left_out import OtherFile
 from glotok_ray.data.listing import Listing, list_in_threads, printable
+from glotok_ray.storage.places import to_path
 from glotok_ray.storage.retries import patiently
 
 _BYTES, _PATH, _LABEL = "image.bytes", "image.path", "label"
@@ -69,7 +70,7 @@ class ParquetImage(NamedTuple):
 
     def encode(self, run: ShardRun) -> StoredImage:
         """What to store; raises UnreadableImageError."""
-        path = Path(self.path)
+        path = to_path(self.path)
 
         def read() -> bytes:
             try:

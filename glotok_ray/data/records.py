@@ -21,6 +21,7 @@ from glotok_ray.data.dataset_fields import code_fields, field_of, image_fields
 from glotok_ray.data.shard_plan import CHUNK_ROWS
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.node_cache import at_hand
 
 # Originals keep their metadata; what Pillow thinks of odd blocks says nothing about the pixels.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
@@ -145,7 +146,7 @@ def write_shard(path: Path, rows: Iterable[Row]) -> ShardInfo:
 def read_rows(path: Path) -> Iterator[Row]:
     """The rows of one shard in order; raises ArtefactError for a file that is not such a shard."""
     try:
-        file = pyarrow.parquet.ParquetFile(path)
+        file = pyarrow.parquet.ParquetFile(at_hand(path))
     except (OSError, pyarrow.ArrowException) as error:
         raise ArtefactError(
             f"{path}: cannot be read as Parquet ({_reason(error)}); rebuild it with --fresh"
@@ -262,7 +263,7 @@ def _check_shard(path: Path, shard: ShardInfo, kind: str, *, verify: bool) -> No
 
 def check_contents(path: Path, shard: ShardInfo, kind: str) -> None:
     """Check a shard's columns and number of rows, which its end tells; raises ArtefactError."""
-    with pyarrow.parquet.ParquetFile(path) as file:
+    with pyarrow.parquet.ParquetFile(at_hand(path)) as file:
         if kind == "shards":
             _check_columns(path, file.schema_arrow)
         if file.metadata.num_rows != shard.rows:

@@ -19,6 +19,7 @@ from jaxtyping import Integer, UInt8
 
 from glotok_ray.data.records import DATASET, ShardInfo, decode_image
 from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.node_cache import at_hand
 from glotok_ray.storage.retries import patiently
 
 ViewsOf = Callable[[UInt8[np.ndarray, "h w 3"]], UInt8[np.ndarray, "views height width 3"]]
@@ -37,7 +38,7 @@ def read_shard(folder: Path, shard: ShardInfo, *, minutes: float) -> pyarrow.Tab
     the file cannot be reached for `minutes`.
     """
     path = folder / shard.file
-    encoded = patiently(path.read_bytes, path, minutes=minutes)
+    encoded = patiently(lambda: at_hand(path).read_bytes(), path, minutes=minutes)
     if hashlib.sha256(encoded).hexdigest() != shard.sha256:
         raise ArtefactError(
             f"{path}: differs from its sha256 in {DATASET}; restore it, or shard the images again with --fresh"
@@ -74,7 +75,7 @@ def read_chosen_rows(
 def _read_groups(
     path: Path, rows: Integer[np.ndarray, " n"], columns: Sequence[str]
 ) -> pyarrow.Table:
-    with pyarrow.parquet.ParquetFile(path) as file:
+    with pyarrow.parquet.ParquetFile(at_hand(path)) as file:
         groups = range(file.num_row_groups)
         sizes = np.array([file.metadata.row_group(index).num_rows for index in groups])
         ends = np.cumsum(sizes)
@@ -90,7 +91,9 @@ def _read_groups(
 
 def read_labels(folder: Path, shard: ShardInfo) -> np.ndarray:
     """The labels of all rows of a shard, in order."""
-    return pyarrow.parquet.read_table(folder / shard.file, columns=["label"])["label"].to_numpy()
+    return pyarrow.parquet.read_table(at_hand(folder / shard.file), columns=["label"])[
+        "label"
+    ].to_numpy()
 
 
 def decoded_rows(

@@ -24,6 +24,7 @@ from glotok_ray.data.tar_listings import (
     list_validation_tar,
     list_webdataset,
 )
+from glotok_ray.storage.places import to_path
 
 _PEEKED_MEMBERS = 20
 _SPLIT_NAMES = {
@@ -89,12 +90,12 @@ KINDS = {
 def list_source(run: ShardRun) -> tuple[Listing[RowSource], Listing[RowSource] | None]:
     """The listing of a run's source, and that of its validation images where they lie apart; raises ValueError."""
     # Workers may have another working directory.
-    path = Path(run.source).absolute()
+    path = to_path(run.source).absolute()
     name = _kind_of(path, run, "source") if run.source_kind == AUTO_SOURCE else run.source_kind
     parts, used = _parts(path, name), [name]
     validation = None
     if run.validation_source:
-        other = Path(run.validation_source).absolute()
+        other = to_path(run.validation_source).absolute()
         used.append(_kind_of(other, run, "validation_source"))
         validation = _Part(other, "validation_source", used[1], _parts(other, used[1]))
     elif parts.has_both:

@@ -5,7 +5,6 @@ Read next: glotok_ray/data/listing.py, glotok_ray/data/source_kinds.py
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from glotok_ray.config.jobs import EMBEDDED_SOURCE, ShardRun
@@ -16,6 +15,7 @@ from glotok_ray.data.listed_source import CROP_FIELDS, ListedImages
 from glotok_ray.data.listing import RowSource, SourceImages
 from glotok_ray.data.shard_plan import seeded_generator
 from glotok_ray.data.source_kinds import list_source
+from glotok_ray.storage.places import to_path
 
 
 @dataclass(frozen=True)
@@ -102,15 +102,15 @@ def _check(run: ShardRun) -> None:
 
 def _check_places(run: ShardRun) -> None:
     validation = run.validation_source
-    if validation and Path(run.source).resolve() == Path(validation).resolve():
+    if validation and to_path(run.source).resolve() == to_path(validation).resolve():
         raise ValueError(
             f"validation_source = {validation!r}: is the source, so nothing would be held out; give another "
             "folder, or leave it empty, which takes a share of source"
         )
-    output = Path(run.output_path).resolve()
+    output = to_path(run.output_path).resolve()
     for name in ("source", "validation_source"):
         folder = getattr(run, name)
-        if folder and output.is_relative_to(Path(folder).resolve()):
+        if folder and output.is_relative_to(to_path(folder).resolve()):
             raise ValueError(
                 f"output_path = {run.output_path!r}: lies inside {name} = {folder!r} and would be "
                 "taken for a class; choose another folder"

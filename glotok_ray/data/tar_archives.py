@@ -14,6 +14,7 @@ from glotok_ray.config.jobs import ShardRun
 from glotok_ray.data.folders import read_patiently
 from glotok_ray.data.image_files import StoredImage, UnreadableImageError, stored_image
 from glotok_ray.data.listing import printable
+from glotok_ray.storage.places import to_path
 from glotok_ray.storage.retries import patiently
 
 UNSAFE = "with an unsafe path"
@@ -38,7 +39,7 @@ class TarImage(NamedTuple):
 
     def encode(self, run: ShardRun) -> StoredImage:
         """What to store; raises UnreadableImageError."""
-        path = Path(self.path)
+        path = to_path(self.path)
 
         def read() -> bytes:
             with path.open("rb", buffering=0) as stream:

@@ -21,6 +21,8 @@ from glotok_ray.data.records import DatasetInfo, decode_image
 from glotok_ray.data.shard_plan import PlanUnit, ShardRows
 from glotok_ray.data.transforms import center_crop, random_crop, row_generator
 from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.node_cache import at_hand
+from glotok_ray.storage.places import to_path
 from glotok_ray.storage.retries import patiently
 
 
@@ -65,7 +67,7 @@ class ImageRows:
     ) -> "ImageRows":
         """The reader of a run's training shards."""
         return cls(
-            Path(data.train_path).absolute(),
+            to_path(data.train_path).absolute(),
             seed,
             image_size,
             data.crop,
@@ -204,7 +206,7 @@ def read_part(
 
 def _read_part(path: Path, num_rows: int, rows: ndarray, columns: list[str]) -> pyarrow.Table:
     try:
-        with pyarrow.parquet.ParquetFile(path) as file:
+        with pyarrow.parquet.ParquetFile(at_hand(path)) as file:
             found = file.metadata.num_rows
             if found != num_rows:
                 raise ArtefactError(

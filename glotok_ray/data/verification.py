@@ -17,6 +17,7 @@ from glotok_ray.progress import ProgressLine
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.storage.digests import ReadFile, read_files
+from glotok_ray.storage.places import is_remote
 
 logger = logging.getLogger(__name__)
 
@@ -38,16 +39,29 @@ def manifest_folders(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise ArtefactError(f"{folder}: no such folder; correct the path")
-    found = []
-    for place, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        if artefact.MANIFEST in files and _is_ours(Path(place)):
-            found.append(Path(place))
+    found = [place for place in _with_manifest(folder) if _is_ours(place)]
     if not found:
         raise ArtefactError(
             f"{folder}: holds nothing finished (no {artefact.MANIFEST} in it or below it); correct the path, or run "
             "the job that writes it"
         )
+    return found
+
+
+def _with_manifest(folder: Path) -> list[Path]:
+    if is_remote(folder):
+        manifests = folder.rglob(artefact.MANIFEST)
+        seen = [path.parent for path in manifests]
+        return [
+            place
+            for place in sorted(seen)
+            if not any(part.startswith(".") for part in place.relative_to(folder).parts)
+        ]
+    found = []
+    for place, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        if artefact.MANIFEST in files:
+            found.append(Path(place))
     return found
 
 

@@ -17,6 +17,8 @@ from glotok_ray.evaluation.inputs import baseline_codes
 from glotok_ray.evaluation.plan import Block
 from glotok_ray.metrics.baselines import PositionCounts, draw_uniform
 from glotok_ray.storage import artefact
+from glotok_ray.storage.node_cache import at_hand
+from glotok_ray.storage.places import to_path
 
 COUNTS_FILE = "position_counts.npz"
 """Occurrences of each code at each position in the training codes, an array per codebook."""
@@ -52,10 +54,10 @@ class BaselineCodes(NamedTuple):
 
 def count_training_codes(config: EvaluateRun, model: TokenizerConfig) -> BaselineCodes:
     """Codes per position of each branch over the whole training set, all views."""
-    folder, dataset = Path(config.codes_path), baseline_codes(config)
+    folder, dataset = to_path(config.codes_path), baseline_codes(config)
     counts = [PositionCounts(model.num_tokens, codebook.size) for codebook in model.codebooks]
     for shard in dataset.shards:
-        table = pyarrow.parquet.read_table(folder / shard.file, columns=list(model.names))
+        table = pyarrow.parquet.read_table(at_hand(folder / shard.file), columns=list(model.names))
         for branch, count in zip(model.names, counts, strict=True):
             flat = table[branch].combine_chunks().flatten().to_numpy(zero_copy_only=False)
             count.add(flat.reshape(table.num_rows, -1))
@@ -71,6 +73,6 @@ def write_counts(folder: Path, codes: BaselineCodes, model: TokenizerConfig) -> 
 
 def read_counts(folder: Path, config: EvaluateRun, model: TokenizerConfig) -> BaselineCodes:
     """The counts that `write_counts` left."""
-    with np.load(folder / COUNTS_FILE) as arrays:
+    with np.load(at_hand(folder / COUNTS_FILE)) as arrays:
         counts = [PositionCounts.of(arrays[name]) for name in model.names]
     return BaselineCodes(counts, config.seed)

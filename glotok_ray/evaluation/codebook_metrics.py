@@ -4,7 +4,6 @@ Read next: glotok_ray/evaluation/uniformity_metrics.py
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +27,7 @@ from glotok_ray.evaluation.uniformity_metrics import (
 from glotok_ray.metrics.codebook import codebook_use, count_blocks, duplicate_fraction
 from glotok_ray.metrics.uniformity import UndefinedDensityError, Uniformity, code_uniformity
 from glotok_ray.pretrained.tokenizer import load_glotok_tokenizer
+from glotok_ray.storage.places import to_path
 
 _USE = {
     "usage": ("Usage", "share of the {n} codes that occur at least once"),
@@ -46,7 +46,7 @@ def code_metrics(
 
     `codes` are those of all images under their codebook's name; they come in blocks.
     """
-    model = load_glotok_tokenizer(Path(config.tokenizer_path))
+    model = load_glotok_tokenizer(to_path(config.tokenizer_path))
     metrics: Metrics = {}
     for branch in model.config.names:
         quantizer = model.quantizer(branch)

@@ -4,7 +4,6 @@ Read next: glotok_ray/evaluation/features.py
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -20,6 +19,7 @@ from glotok_ray.evaluation.inception_check import check_published_weights
 from glotok_ray.evaluation.lpips_distance import LPIPSDistance
 from glotok_ray.pretrained.inception import PUBLISHED_SHA256
 from glotok_ray.storage.artefact import sha256_of
+from glotok_ray.storage.places import to_path
 
 EFFNET, INCEPTION, DINOV2 = "effnet", "inception", "dinov2"
 """Keys of the networks."""
@@ -85,7 +85,7 @@ def file_digests(config: EvaluateRun) -> dict[str, str]:
     }
     # A download is refused unless its digest begins as the published one does.
     return {
-        name: PUBLISHED_SHA256 if path == DOWNLOAD else sha256_of(Path(path))
+        name: PUBLISHED_SHA256 if path == DOWNLOAD else sha256_of(to_path(path))
         for name, path in paths.items()
         if path
     }

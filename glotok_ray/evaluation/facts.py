@@ -6,7 +6,6 @@ Read next: glotok_ray/report/measured.py
 
 import importlib.metadata
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from glotok_ray.config.evaluation import EvaluateRun
@@ -19,6 +18,7 @@ from glotok_ray.pretrained.generator import WEIGHTS_FILE as GENERATOR_WEIGHTS
 from glotok_ray.pretrained.tokenizer import WEIGHTS_FILE
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import MANIFEST
+from glotok_ray.storage.places import to_path
 
 PACKAGE = "glotok-ray"
 EQUALLY_OFTEN = "equally often"
@@ -63,7 +63,9 @@ def with_facts(
     tokenizer = _digest("tokenizer_sha256", config.tokenizer_path, WEIGHTS_FILE)
     generator = _digest("generator_sha256", config.generator_path, GENERATOR_WEIGHTS)
     lpips = (
-        {"weights_sha256": artefact.sha256_of(Path(config.lpips_path))} if config.lpips_path else {}
+        {"weights_sha256": artefact.sha256_of(to_path(config.lpips_path))}
+        if config.lpips_path
+        else {}
     )
     own_tokenizer = (*_OF_TOKENIZER, *(f"{name}_" for name in _codebooks(config)))
     found: Metrics = {}
@@ -97,7 +99,7 @@ def code_facts() -> dict[str, str]:
 
 def sampling_facts(samples_path: str) -> dict[str, Any]:
     """How samples were drawn, as their folder's manifest says; empty for images of others, which have none."""
-    path = Path(samples_path) / MANIFEST
+    path = to_path(samples_path) / MANIFEST
     if not samples_path or not path.is_file():
         return {}
     manifest = artefact.read_json(path)
@@ -142,7 +144,7 @@ def _common(config: EvaluateRun, crops: str) -> dict[str, Any]:
 
 def _digest(fact: str, folder: str, file: str) -> dict[str, str]:
     """The sha256 of a file in a folder; nothing where it is not there."""
-    path = Path(folder) / file
+    path = to_path(folder) / file
     return {fact: artefact.sha256_of(path)} if folder and path.is_file() else {}
 
 

@@ -7,7 +7,6 @@ Read next: glotok_ray/losses/flow_matching.py, glotok_ray/losses/token_predictio
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +24,7 @@ from glotok_ray.nn.far import FAR
 from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.nn.xar import XAR
 from glotok_ray.pretrained.generator import flow_config, load_generator
+from glotok_ray.storage.places import to_path
 
 LOSS, SHUFFLED, UNLEARNED = "generator_loss", "generator_loss_shuffled_labels", "unlearned_loss"
 """Arrays of one number per image: the loss with its label, with another one, and of a model that learned nothing."""
@@ -158,7 +158,7 @@ def build_generator_loss(config: EvaluateRun, tokenizer: GloTokTokenizer) -> Gen
     """The loss of the generator at `generator_path`, with its averaged weights where it has them, on the device of
     `tokenizer`, which is the one whose codes it was trained on.
     """
-    folder = Path(config.generator_path)
+    folder = to_path(config.generator_path)
     device = next(tokenizer.parameters()).device
     generator = load_generator(folder, use_ema=True).to(device)
     if isinstance(generator, XAR):

@@ -4,7 +4,6 @@ Read next: glotok_ray/evaluation/generator_loss.py
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
@@ -14,6 +13,7 @@ from glotok_ray.config.evaluation import EvaluateRun
 from glotok_ray.evaluation.entries import Metrics, metric_entry
 from glotok_ray.evaluation.generator_loss import LOSS, SHUFFLED, UNLEARNED
 from glotok_ray.pretrained.generator import read_facts
+from glotok_ray.storage.places import to_path
 
 _LABELS = {"xar": "Flow-matching loss", "far": "Cross-entropy of codes"}
 
@@ -22,7 +22,7 @@ def generator_loss_metrics(
     arrays: Mapping[str, Float[ndarray, " n"]], config: EvaluateRun
 ) -> Metrics:
     """Mean losses over the validation crops with their standard errors; `arrays` are those of GeneratorLoss."""
-    architecture = read_facts(Path(config.generator_path))["architecture"]
+    architecture = read_facts(to_path(config.generator_path))["architecture"]
     return loss_metrics(arrays, architecture, config.generator_draws)
 
 

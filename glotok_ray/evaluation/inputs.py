@@ -31,6 +31,8 @@ from glotok_ray.pretrained.generator import (
 from glotok_ray.pretrained.tokenizer import CONFIG_FILE, WEIGHTS_FILE, tokenizer_config
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.node_cache import at_hand
+from glotok_ray.storage.places import to_path
 
 
 def check_inputs(config: EvaluateRun) -> None:
@@ -54,7 +56,7 @@ def check_inputs(config: EvaluateRun) -> None:
             f"training_path = {config.training_path!r}: needs samples_path, whose nearest training crops are looked "
             "for; give it, or leave training_path empty"
         )
-    if config.training_path and Path(config.training_path) == Path(config.data_path):
+    if config.training_path and to_path(config.training_path) == to_path(config.data_path):
         raise ValueError(
             f"training_path = {config.training_path!r}: is data_path too, so that each validation crop would be its "
             "own nearest training crop; give the shards that the generator was trained on"
@@ -67,7 +69,7 @@ def check_weight_files(config: EvaluateRun) -> None:
     for name in ("inception_path", "reference_path", "dinov2_path", "lpips_path"):
         path = getattr(config, name)
         downloaded = name == "inception_path" and path == DOWNLOAD
-        if path and not downloaded and not Path(path).is_file():
+        if path and not downloaded and not to_path(path).is_file():
             raise ValueError(f"{name} = {path!r}: is no file; give the file, or leave it empty")
     if config.reference_path and not (config.inception_path and config.samples_path):
         raise ValueError(
@@ -83,11 +85,11 @@ def check_weight_files(config: EvaluateRun) -> None:
 
 def stored_count(path: str) -> int:
     """Images that lie beside the statistics in a file; 0 where it has statistics alone."""
-    if not zipfile.is_zipfile(path):
+    if not zipfile.is_zipfile(at_hand(path)):
         return 0
-    with zipfile.ZipFile(path) as archive:
+    with zipfile.ZipFile(at_hand(path)) as archive:
         has_images = f"{IMAGES_ARRAY}.npy" in archive.namelist()
-    return stored_images(Path(path)).shape[0] if has_images else 0
+    return stored_images(to_path(path)).shape[0] if has_images else 0
 
 
 class Present(NamedTuple):
@@ -102,7 +104,7 @@ def check_present_inputs(config: EvaluateRun) -> Present:
     """Check those inputs of an evaluation that are there, for a dry run; raises ArtefactError."""
 
     def is_there(path: str) -> bool:
-        return bool(path) and (Path(path) / artefact.MANIFEST).is_file()
+        return bool(path) and (to_path(path) / artefact.MANIFEST).is_file()
 
     if not is_there(config.data_path):
         return Present(None, None, None)
@@ -112,8 +114,8 @@ def check_present_inputs(config: EvaluateRun) -> Present:
     samples = training = None
     has_samples = is_there(config.samples_path) or (
         bool(config.samples_path)
-        and Path(config.samples_path).exists()
-        and is_foreign(Path(config.samples_path))
+        and to_path(config.samples_path).exists()
+        and is_foreign(to_path(config.samples_path))
     )
     if has_samples and has_tokenizer and has_generator:
         samples = measured_samples(config, images)
@@ -141,15 +143,15 @@ def encoding_tokenizer(config: EvaluateRun) -> Path | None:
     the generator; None where nothing is encoded.
     """
     if config.tokenizer_path:
-        return Path(config.tokenizer_path)
-    return Path(config.generator_path) / TOKENIZER_FOLDER if config.generator_path else None
+        return to_path(config.tokenizer_path)
+    return to_path(config.generator_path) / TOKENIZER_FOLDER if config.generator_path else None
 
 
 def check_generator(config: EvaluateRun, dataset: DatasetInfo) -> None:
     """Raise ArtefactError when the generator is unfinished, of other classes than the validation images of `dataset`,
     or made on codes of another tokenizer than the one that encodes them.
     """
-    folder = Path(config.generator_path)
+    folder = to_path(config.generator_path)
     artefact.read_manifest(folder, "generator")
     check_classes(read_facts(folder)["classes"], str(folder), dataset.classes, config.data_path)
     tokenizer = find_tokenizer(folder, config.tokenizer_path)
@@ -161,7 +163,7 @@ def check_images(config: EvaluateRun, tokenizer: TokenizerConfig | None) -> Data
     """The facts of the validation shards; raises ArtefactError when they are too few, too small for the tokenizer, or
     not what the config asks for.
     """
-    folder = Path(config.data_path)
+    folder = to_path(config.data_path)
     images = read_image_dataset(folder)
     if config.adm_protocol:
         check_adm_protocol(images, folder=folder, field="adm_protocol")
@@ -178,7 +180,7 @@ def training_images(config: EvaluateRun, dataset: DatasetInfo, image_size: int) 
     """The facts of the training shards; raises ArtefactError when they are of other classes than the validation images
     of `dataset`, too small for crops of `image_size`, too few, or not what the config asks for.
     """
-    folder = Path(config.training_path)
+    folder = to_path(config.training_path)
     artefact.read_manifest(folder, "shards")
     training = read_image_dataset(folder)
     if config.adm_protocol:
@@ -195,16 +197,16 @@ def training_images(config: EvaluateRun, dataset: DatasetInfo, image_size: int) 
 
 def measured_tokenizer(config: EvaluateRun) -> TokenizerConfig | None:
     """The measured tokenizer's config; None when only samples are measured."""
-    return tokenizer_config(Path(config.tokenizer_path)) if config.tokenizer_path else None
+    return tokenizer_config(to_path(config.tokenizer_path)) if config.tokenizer_path else None
 
 
 def baseline_codes(config: EvaluateRun) -> DatasetInfo:
     """The facts of the codes that baselines are drawn from; raises ArtefactError when another tokenizer made them."""
-    folder, tokenizer = Path(config.codes_path), Path(config.tokenizer_path)
+    folder, tokenizer = to_path(config.codes_path), to_path(config.tokenizer_path)
     artefact.read_manifest(folder, "codes")
     codes = read_dataset(folder)
     digest = artefact.sha256_of(tokenizer / WEIGHTS_FILE)
     check_codes(codes, folder, tokenizer_config(tokenizer), tokenizer, digest)
-    images = read_image_dataset(Path(config.data_path))
+    images = read_image_dataset(to_path(config.data_path))
     check_classes(codes.classes, str(folder), images.classes, config.data_path)
     return codes

@@ -33,6 +33,7 @@ from glotok_ray.evaluation.units import KeptPart, Unit
 from glotok_ray.metrics.frechet import FeatureSummary, summarize
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.storage.digests import sha256_of
+from glotok_ray.storage.places import to_path
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +75,7 @@ def kept_networks(
                 dataset=source.sha256,
                 computed=_computed(config),
             )
-            folder = Path(config.statistics_path) / f"features-{key.sha256[:16]}"
+            folder = to_path(config.statistics_path) / f"features-{key.sha256[:16]}"
             kept.append(KeptNetwork(kind, network, key, folder))
     return kept
 
@@ -88,8 +89,8 @@ class _Source(NamedTuple):
 
 def _source(kind: str, config: EvaluateRun, image_size: int) -> _Source:
     if kind == REFERENCE:
-        return _Source(sha256_of(Path(config.reference_path)), "as stored")
-    folder = Path(config.data_path if kind == VALIDATION else config.training_path)
+        return _Source(sha256_of(to_path(config.reference_path)), "as stored")
+    folder = to_path(config.data_path if kind == VALIDATION else config.training_path)
     dataset = read_dataset(folder)
     return _Source(_dataset_sha256(dataset), f"{crops_text(dataset)}, {image_size} pixels")
 

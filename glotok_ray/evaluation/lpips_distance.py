@@ -3,7 +3,6 @@
 Its heads come with the package, the backbone's weights from a file. Read next: glotok_ray/pretrained/lpips_weights.py
 """
 
-from pathlib import Path
 from typing import get_args
 
 import numpy as np
@@ -21,6 +20,7 @@ from glotok_ray.pretrained.lpips_weights import (
     read_plain_tensors,
 )
 from glotok_ray.storage.artefact import ArtefactError, sha256_of
+from glotok_ray.storage.places import to_path
 
 _TITLES = {"alex": "AlexNet", "vgg": "VGG16"}
 
@@ -44,13 +44,13 @@ class LPIPSDistance:
             f"bring torchvision's {TORCHVISION_FILES[backbone]} "
             f"(https://download.pytorch.org/models/{TORCHVISION_FILES[backbone]})",
         )
-        if not path or not Path(path).is_file():
+        if not path or not to_path(path).is_file():
             raise ArtefactError(f"{source.name}: is no file; {source.remedy}")
         network = empty_lpips(backbone)
-        fill_lpips(network, read_plain_tensors(Path(path), source), source)
+        fill_lpips(network, read_plain_tensors(to_path(path), source), source)
         self.name = f"LPIPS ({_TITLES[backbone]})"
         """As metrics name it: distances in different backbones are different metrics."""
-        self.weights_sha256 = sha256_of(Path(path))
+        self.weights_sha256 = sha256_of(to_path(path))
         self.device = device
         self._network = network.requires_grad_(False).eval().to(device)
 

@@ -44,6 +44,7 @@ from glotok_ray.evaluation.sample_inputs import SampleReader
 from glotok_ray.metrics.error_parts import squared_error_parts
 from glotok_ray.metrics.reconstruction import psnr, ssim
 from glotok_ray.pretrained.tokenizer import load_glotok_tokenizer, read_tokenizer
+from glotok_ray.storage.places import to_path
 
 logger = logging.getLogger(__name__)
 
@@ -120,7 +121,7 @@ class BlockMeasurement:
         """A block of samples, of the reference's images, or of images decoded from a baseline's codes."""
         if block.kind == REFERENCE:
             assert self._folder is not None
-            stored = unpacked(Path(self._config.reference_path), self._folder)
+            stored = unpacked(to_path(self._config.reference_path), self._folder)
             images = read_images(stored, block.start, block.stop)
             return MeasuredBlock(block.kind, self._features(images, done), {})
         if block.kind == SAMPLES:
@@ -161,7 +162,7 @@ class BlockMeasurement:
         self, blocks: Sequence[Block], done: Collection[str]
     ) -> Iterator[MeasuredBlock]:
         first = blocks[0]
-        path = Path(self._config.data_path) / first.file
+        path = to_path(self._config.data_path) / first.file
         rows = self._rows(path, blocks, ("key", "image", "label"))
         labels = rows["label"].to_numpy()
         crops = self._crops(rows, first.stop - first.start)
@@ -171,7 +172,7 @@ class BlockMeasurement:
             yield self._measured(block, images, {**features, LABELS: own})
 
     def _training(self, blocks: Sequence[Block], done: Collection[str]) -> Iterator[MeasuredBlock]:
-        path = Path(self._config.training_path) / blocks[0].file
+        path = to_path(self._config.training_path) / blocks[0].file
         chosen = np.concatenate([block.rows for block in blocks if block.rows is not None])
         minutes = self._config.pool.storage_retry_minutes
         rows = read_chosen_rows(path, chosen, minutes=minutes)

@@ -6,7 +6,6 @@ Read next: glotok_ray/evaluation/codebook_metrics.py
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from jaxtyping import Float
 from numpy import ndarray
@@ -38,6 +37,7 @@ from glotok_ray.evaluation.streams import MeasuredImages
 from glotok_ray.evaluation.uniformity_metrics import DrawUniformity
 from glotok_ray.metrics.reconstruction import ScoreSum
 from glotok_ray.pretrained.tokenizer import tokenizer_config
+from glotok_ray.storage.places import to_path
 
 
 def metrics_of(
@@ -59,7 +59,7 @@ def metrics_of(
         metrics |= reconstruction_metrics(
             {name: validation.column(name) for name in ("psnr", "ssim")}, image_size
         )
-        names = tokenizer_config(Path(config.tokenizer_path)).names
+        names = tokenizer_config(to_path(config.tokenizer_path)).names
         alone = {name: retention_psnr(name) for name in names if retention_psnr(name) in validation}
         scores = {entry: validation.column(entry) for entry in alone.values()}
         metrics |= retention_metrics(scores, list(alone))
@@ -92,7 +92,7 @@ def metrics_of(
         losses = {name: validation.column(name) for name in (LOSS, SHUFFLED, UNLEARNED)}
         metrics |= generator_loss_metrics(losses, config)
     if config.tokenizer_path:
-        names = tokenizer_config(Path(config.tokenizer_path)).names
+        names = tokenizer_config(to_path(config.tokenizer_path)).names
         codes = {name: validation.blocks(name) for name in names}
         metrics |= code_metrics(codes, config, draw_uniformity)
         metrics |= probe_metrics(measured, config, num_classes)

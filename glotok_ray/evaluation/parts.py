@@ -23,6 +23,7 @@ from glotok_ray.evaluation.plan import Block
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.storage.digests import read_files
+from glotok_ray.storage.node_cache import at_hand
 
 logger = logging.getLogger(__name__)
 
@@ -191,7 +192,7 @@ def _read_receipt(path: Path) -> Receipt | None:
 
 def stored_layout(path: Path) -> Mapping[str, Any]:
     """Type and shape of a row of each array of a part, by name; raises ArtefactError for another file."""
-    metadata = pyarrow.parquet.read_schema(path).metadata or {}
+    metadata = pyarrow.parquet.read_schema(at_hand(path)).metadata or {}
     if _LAYOUT not in metadata:
         raise ArtefactError(f"{path}: is no part of an evaluation; start again with --fresh")
     return json.loads(metadata[_LAYOUT])
@@ -200,7 +201,7 @@ def stored_layout(path: Path) -> Mapping[str, Any]:
 def read_rows(path: Path, name: str) -> Iterator[Shaped[np.ndarray, "b ..."]]:
     """An array of a part, block by block; of pictures, the kept ones."""
     layout = {**stored_layout(path), IMAGE_IDS: {"dtype": "<i8", "shape": []}}[name]
-    with pyarrow.parquet.ParquetFile(path) as file:
+    with pyarrow.parquet.ParquetFile(at_hand(path)) as file:
         for group in range(file.num_row_groups):
             column = file.read_row_group(group, columns=[name])[name].combine_chunks()
             yield _as_array(column, np.dtype(layout["dtype"]), tuple(layout["shape"]))

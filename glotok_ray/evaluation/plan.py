@@ -6,7 +6,6 @@ Read next: glotok_ray/evaluation/measure.py
 
 import itertools
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +25,7 @@ from glotok_ray.evaluation.inputs import (
 )
 from glotok_ray.evaluation.sample_inputs import measured_samples
 from glotok_ray.pretrained.tokenizer import tokenizer_config
+from glotok_ray.storage.places import to_path
 
 VALIDATION, SAMPLES, TRAINING = "validation", "samples", "training"
 REFERENCE = "reference"
@@ -104,7 +104,7 @@ def _training_blocks(training: DatasetInfo, config: EvaluateRun) -> Iterator[Blo
     """The drawn rows in shard order; blocks do not cross shards."""
     drawn = draw_images(
         training,
-        Path(config.training_path),
+        to_path(config.training_path),
         max_images=config.training_images,
         stratified=False,
         seed=config.seed,

@@ -34,6 +34,8 @@ from glotok_ray.metrics.linear_probe import (
     standardised,
 )
 from glotok_ray.pretrained.tokenizer import load_glotok_tokenizer
+from glotok_ray.storage.node_cache import at_hand
+from glotok_ray.storage.places import to_path
 
 _MOST_WEIGHTS = 1 << 22
 """Of a probe: its solver holds some twenty numbers for each, 0.7 GB in all."""
@@ -65,7 +67,7 @@ def probe_metrics(
     """Accuracy of the probes of every codebook; none without a tokenizer, training codes or `probe_images`."""
     if not (config.tokenizer_path and config.probe_images):
         return {}
-    model = load_glotok_tokenizer(Path(config.tokenizer_path))
+    model = load_glotok_tokenizer(to_path(config.tokenizer_path))
     names = model.config.names
     if config.codes_path:
         training = stored_training_codes(config, names)
@@ -195,7 +197,7 @@ def _entry(
 
 def stored_training_codes(config: EvaluateRun, names: Sequence[str]) -> LabelledCodes:
     """The codes at `codes_path` of at most `probe_images` images, drawn by the seed; of each its first view."""
-    folder, dataset = Path(config.codes_path), baseline_codes(config)
+    folder, dataset = to_path(config.codes_path), baseline_codes(config)
     chosen = chosen_images(dataset.num_images, config)
     parts = list(_chosen_rows(folder, dataset, chosen * dataset.num_views, names))
     codes = {name: [_grid(part[name]) for part in parts] for name in names}
@@ -216,7 +218,7 @@ def _chosen_rows(
     """The rows of all shards, in order; a shard is read in parts, so that its size does not matter."""
     start = 0
     for shard in dataset.shards:
-        with pyarrow.parquet.ParquetFile(folder / shard.file) as file:
+        with pyarrow.parquet.ParquetFile(at_hand(folder / shard.file)) as file:
             for batch in file.iter_batches(_ROWS_PER_READ, columns=["label", *names]):
                 first, last = np.searchsorted(rows, [start, start + batch.num_rows])
                 if last > first:

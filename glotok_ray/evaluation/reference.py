@@ -17,6 +17,7 @@ from glotok_ray.evaluation.extractors import Network
 from glotok_ray.evaluation.features import POOLED, SPATIAL
 from glotok_ray.evaluation.sample_files import IMAGES_ARRAY, stored_images
 from glotok_ray.storage.artefact import ArtefactError, sha256_of
+from glotok_ray.storage.node_cache import at_hand
 
 _ARRAYS = {POOLED: ("mu", "sigma"), SPATIAL: ("mu_s", "sigma_s")}
 # Of the largest entry; fp32 arithmetic leaves that much.
@@ -63,7 +64,7 @@ def read_reference(path: Path, extractor: Network) -> Reference:
     """
     if not path.is_file():
         raise ArtefactError(f"{path}: no such file; {_KINDS}")
-    is_npz = zipfile.is_zipfile(path) and path.suffix != ".pt"
+    is_npz = zipfile.is_zipfile(at_hand(path)) and path.suffix != ".pt"
     arrays = _npz_arrays(path) if is_npz else _cache_arrays(path)
     gaussians = {
         output: _gaussian(path, arrays, names)
@@ -94,7 +95,7 @@ def _npz_arrays(path: Path) -> dict[str, Any]:
     """The statistics in an npz, and None for arr_0, which stays on the disk."""
     wanted = {name for names in _ARRAYS.values() for name in names}
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with np.load(at_hand(path), allow_pickle=False) as stored:
             return {
                 name: None if name == IMAGES_ARRAY else stored[name]
                 for name in stored.files
@@ -108,7 +109,7 @@ def _cache_arrays(path: Path) -> dict[str, Any]:
     """The statistics in a file of torch-fidelity's cache: a pickled dictionary of arrays."""
     try:
         with torch.serialization.safe_globals(_numpy_globals()):
-            stored = torch.load(path, map_location="cpu", weights_only=True)
+            stored = torch.load(at_hand(path), map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many untyped errors for foreign files
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ArtefactError(

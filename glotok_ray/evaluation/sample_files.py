@@ -15,6 +15,7 @@ from jaxtyping import Int64, UInt8
 
 from glotok_ray.storage.artefact import ArtefactError, replacing
 from glotok_ray.storage.digests import Stamp
+from glotok_ray.storage.node_cache import at_hand
 
 IMAGES_ARRAY = "arr_0"
 """As numpy.savez calls its first array, and ADM's evaluator reads it."""
@@ -79,7 +80,7 @@ def read_images(path: Path, start: int, stop: int) -> Images:
         with _array(path, IMAGES_ARRAY) as (_, member):
             member.seek(layout.offset + start * layout.bytes_per_image)
             return _read(path, member, max(stop - start, 0), layout)
-    stored = np.memmap(path, np.uint8, "r", offset=layout.offset, shape=layout.shape)
+    stored = np.memmap(at_hand(path), np.uint8, "r", offset=layout.offset, shape=layout.shape)
     return np.array(stored[start:stop])
 
 
@@ -99,7 +100,7 @@ def stored_labels(path: Path) -> Int64[np.ndarray, " n"] | None:
     one whole number per image.
     """
     count = stored_images(path).shape[0]
-    with zipfile.ZipFile(path) as archive:
+    with zipfile.ZipFile(at_hand(path)) as archive:
         there = [name for name in LABEL_ARRAYS if f"{name}.npy" in archive.namelist()]
     if not there:
         return None
@@ -171,7 +172,7 @@ def _read(path: Path, member: IO[bytes], count: int, layout: StoredImages) -> Im
 def _array(path: Path, wanted: str) -> Iterator[tuple[zipfile.ZipInfo, IO[bytes]]]:
     """The entry of an array and a stream of its bytes; raises ArtefactError for a file that has none or is damaged."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(at_hand(path)) as archive:
             names = [name.removesuffix(".npy") for name in archive.namelist()]
             if wanted not in names:
                 raise ArtefactError(

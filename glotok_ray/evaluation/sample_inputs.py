@@ -26,6 +26,7 @@ from glotok_ray.pretrained.generator import read_facts
 from glotok_ray.pretrained.tokenizer import WEIGHTS_FILE, tokenizer_config
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.places import to_path
 
 
 class Samples(NamedTuple):
@@ -41,8 +42,8 @@ def measured_samples(config: EvaluateRun, dataset: DatasetInfo) -> Samples:
     of another size than these or, of our own, drawn through another tokenizer than the one that they are measured
     beside.
     """
-    if is_foreign(Path(config.samples_path)):
-        samples = read_foreign(Path(config.samples_path))
+    if is_foreign(to_path(config.samples_path)):
+        samples = read_foreign(to_path(config.samples_path))
         _check_foreign(samples, config, dataset)
         return Samples(samples.num_images, samples.image_size)
     return _measured_own(config, dataset)
@@ -50,8 +51,8 @@ def measured_samples(config: EvaluateRun, dataset: DatasetInfo) -> Samples:
 
 def unpack_samples(config: EvaluateRun, folder: Path) -> None:
     """Write the images of a compressed npz as a plain one into `folder`, once, before actors ask for it."""
-    if Path(config.samples_path).is_file():
-        unpacked(Path(config.samples_path), folder)
+    if to_path(config.samples_path).is_file():
+        unpacked(to_path(config.samples_path), folder)
 
 
 class ReadSamples(NamedTuple):
@@ -67,7 +68,7 @@ class SampleReader:
 
     def __init__(self, config: EvaluateRun, folder: Path | None) -> None:
         """Raises ArtefactError as `read_foreign` does."""
-        self._path, self._pool = Path(config.samples_path), config.pool
+        self._path, self._pool = to_path(config.samples_path), config.pool
         self._foreign: ForeignSamples | None = None
         self._stored = self._path / IMAGES_FILE
         if is_foreign(self._path):
@@ -106,7 +107,7 @@ def _check_foreign(samples: ForeignSamples, config: EvaluateRun, dataset: Datase
             f"{stored} x {stored} ({DATASET}: form = {dataset.form!r}); bring samples of that size, or shards of this"
         )
     if config.tokenizer_path:
-        made = tokenizer_config(Path(config.tokenizer_path)).autoencoder.image_size
+        made = tokenizer_config(to_path(config.tokenizer_path)).autoencoder.image_size
         if made != side:
             raise ArtefactError(
                 f"{samples.path}: its images have {side} x {side} pixels, and tokenizer_path = {config.tokenizer_path} "
@@ -127,7 +128,7 @@ def _check_labels(samples: ForeignSamples, dataset: DatasetInfo, data_path: str)
 
 
 def _measured_own(config: EvaluateRun, dataset: DatasetInfo) -> Samples:
-    folder = Path(config.samples_path)
+    folder = to_path(config.samples_path)
     manifest, samples = artefact.read_manifest(folder, "samples"), read_image_dataset(folder)
     recorded = (samples.num_images, samples.image_size, samples.image_size, 3)
     found = stored_images(folder / IMAGES_FILE).shape
@@ -137,10 +138,10 @@ def _measured_own(config: EvaluateRun, dataset: DatasetInfo) -> Samples:
             "with --fresh"
         )
     check_classes(samples.classes, str(folder), dataset.classes, config.data_path)
-    check_side(dataset, Path(config.data_path), samples.image_size)
+    check_side(dataset, to_path(config.data_path), samples.image_size)
     decoded_by = manifest["tokenizer_sha256"]
     if config.tokenizer_path:
-        digest = artefact.sha256_of(Path(config.tokenizer_path) / WEIGHTS_FILE)
+        digest = artefact.sha256_of(to_path(config.tokenizer_path) / WEIGHTS_FILE)
         if decoded_by != digest:
             raise ArtefactError(
                 f"{folder}: decoded by tokenizer {decoded_by[:12]}, but tokenizer_path = {config.tokenizer_path} is "
@@ -148,7 +149,7 @@ def _measured_own(config: EvaluateRun, dataset: DatasetInfo) -> Samples:
                 "measure the samples alone, without tokenizer_path and codes_path"
             )
     elif config.generator_path:
-        digest = read_facts(Path(config.generator_path))["tokenizer_sha256"]
+        digest = read_facts(to_path(config.generator_path))["tokenizer_sha256"]
         if decoded_by != digest:
             raise ArtefactError(
                 f"{folder}: decoded by tokenizer {decoded_by[:12]}, but generator_path = {config.generator_path} "

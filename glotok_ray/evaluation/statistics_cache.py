@@ -16,6 +16,7 @@ from glotok_ray.evaluation.extractors import Network
 from glotok_ray.evaluation.features import FeatureExtractor
 from glotok_ray.metrics.frechet import FeatureMoments
 from glotok_ray.storage.artefact import ArtefactError, replacing
+from glotok_ray.storage.node_cache import at_hand
 
 _VERSION = 2
 """Of how features and moments are computed: raise it with any change of their digits."""
@@ -129,7 +130,7 @@ def read_statistics(folder: Path, key: StatisticsKey) -> dict[str, FeatureMoment
     if not path.is_file():
         return None
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with np.load(at_hand(path), allow_pickle=False) as stored:
             found = {name: stored[name] for name in stored.files}
         text = found[_KEY].tobytes().decode()
         if text != key.text():

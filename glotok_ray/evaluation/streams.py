@@ -16,6 +16,7 @@ from glotok_ray.evaluation.parts import PlannedPart
 from glotok_ray.evaluation.statistics_cache import StatisticsKey
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.node_cache import at_hand
 
 
 class StoredArray:
@@ -116,7 +117,7 @@ class MeasuredImages:
                     copy[start : start + len(block)] = block
                     start += len(block)
                 copy.flush()
-        return np.load(path, mmap_mode="r")
+        return np.load(at_hand(path), mmap_mode="r")
 
     def pictures(self, name: str) -> UInt8[np.ndarray, "kept h w 3"]:
         """The pictures that were kept, those of the first images."""

@@ -33,6 +33,7 @@ from glotok_ray.metrics.frechet import (
 from glotok_ray.metrics.reconstruction import psnr, ssim
 from glotok_ray.nn.tokenizer_protocol import Tokenizer
 from glotok_ray.peers.released import PSNRProtocol
+from glotok_ray.storage.places import to_path
 
 Images = UInt8[np.ndarray, "b h w 3"]
 Features = dict[str, list[np.ndarray]]
@@ -61,7 +62,7 @@ class RealCrops:
         """Centre crops of the first images in shard order; raises ArtefactError for shards stored for a smaller
         side.
         """
-        config, folder = self.config, Path(self.config.data_path)
+        config, folder = self.config, to_path(self.config.data_path)
         check_side(self.dataset, folder, side)
         left = config.num_images or self.dataset.num_images
         for shard in self.dataset.shards:

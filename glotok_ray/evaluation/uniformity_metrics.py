@@ -7,7 +7,6 @@ them (Eqs. 8 and 11), and the decoder sees the sum. Read next: glotok_ray/metric
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -28,6 +27,7 @@ from glotok_ray.metrics.uniformity import (
 )
 from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.pretrained.tokenizer import load_glotok_tokenizer
+from glotok_ray.storage.places import to_path
 
 logger = logging.getLogger(__name__)
 
@@ -138,7 +138,7 @@ def tsne_draw(draw: Draw) -> Uniformity | str:
 
 def refined_vectors(draw: RefinedDraw) -> Float[ndarray, "n d"]:
     """The drawn tokens behind the residual predictor, standardised per channel over all tokens of the drawn images."""
-    model = load_glotok_tokenizer(Path(draw.tokenizer_path))
+    model = load_glotok_tokenizer(to_path(draw.tokenizer_path))
     total = squares = np.zeros(())
     chosen = []
     for start in range(0, len(draw.codes), _IMAGES_AT_ONCE):

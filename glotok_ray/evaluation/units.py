@@ -14,6 +14,7 @@ from glotok_ray.evaluation.extractors import build_extractors, build_lpips
 from glotok_ray.evaluation.measure import BlockMeasurement
 from glotok_ray.evaluation.parts import MeasuredBlock, PlannedPart, Receipt, write_part
 from glotok_ray.evaluation.plan import Block
+from glotok_ray.storage.places import to_path
 from glotok_ray.storage.retries import patiently
 
 
@@ -42,7 +43,7 @@ class PartMeasurement:
     """Measures units on the device of this process and writes their parts into `folder`."""
 
     def __init__(self, config: EvaluateRun, *, image_size: int, folder: str) -> None:
-        self._folder, self._minutes = Path(folder), config.pool.storage_retry_minutes
+        self._folder, self._minutes = to_path(folder), config.pool.storage_retry_minutes
         self._measure = build_measurement(config, image_size=image_size, folder=self._folder)
 
     def __call__(self, unit: Unit) -> list[Receipt]:
@@ -50,7 +51,9 @@ class PartMeasurement:
         measured = self._measure(unit.blocks, done=unit.done)
         receipts = [
             self._write(
-                Path(kept.folder), kept.part, [_of_network(kept.network, one) for one in measured]
+                to_path(kept.folder),
+                kept.part,
+                [_of_network(kept.network, one) for one in measured],
             )
             for kept in unit.kept
             if kept.network not in unit.done

@@ -42,6 +42,7 @@ from glotok_ray.sampling.images import ImageGenerator
 from glotok_ray.storage import artefact, ownership
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.storage.output import Output, Unfinished, look
+from glotok_ray.storage.places import to_path
 from glotok_ray.storage.weights import save_weights
 from glotok_ray.training.evaluated_checkpoints import best_text, best_weights
 from glotok_ray.training.metrics_file import last_metrics
@@ -97,12 +98,12 @@ def run(config: ExportGeneratorRun, *, fresh: bool = False) -> dict[str, Any]:
 
 def check_inputs(config: ExportGeneratorRun) -> None:
     """Raise ArtefactError when there is nothing to export, an unfinished run, or no other folder to write."""
-    source = Path(config.source_path)
+    source = to_path(config.source_path)
     if not config.source_path or not source.exists():
         raise ArtefactError(
             f"source_path = {config.source_path!r}: no such run folder or file; correct it"
         )
-    if Path(config.output_path) == source:
+    if to_path(config.output_path) == source:
         raise ArtefactError(
             f"output_path = {config.output_path!r}: is the source_path; choose another folder"
         )
@@ -118,7 +119,7 @@ def check_inputs(config: ExportGeneratorRun) -> None:
 
 def _source(config: ExportGeneratorRun) -> Path:
     """The file, or the folder that holds the chosen weights of a run."""
-    source = Path(config.source_path)
+    source = to_path(config.source_path)
     return best_weights(source) if config.checkpoint == "best" else source
 
 
@@ -133,7 +134,7 @@ def _look(config: ExportGeneratorRun, source: Path, *, fresh: bool) -> Output:
     if source.is_file():
         settings["source_sha256"] = artefact.sha256_of(source)
     return look(
-        Path(config.output_path),
+        to_path(config.output_path),
         "generator",
         settings,
         [] if source.is_file() else [source],
@@ -144,7 +145,7 @@ def _look(config: ExportGeneratorRun, source: Path, *, fresh: bool) -> Output:
 
 def _tokenizer_weights(config: ExportGeneratorRun) -> Path:
     """The given tokenizer's weights, its manifest verified."""
-    folder = Path(config.tokenizer_path)
+    folder = to_path(config.tokenizer_path)
     artefact.read_manifest(folder, "tokenizer")
     return folder / WEIGHTS_FILE
 
@@ -212,7 +213,7 @@ def _tokenizer_of_peer(
             f"tokenizer_path = {config.tokenizer_path!r}: the released xAR draws latents of MAR's KL-16 autoencoder, "
             "which no tokenizer of this package decodes; leave it empty"
         )
-    folder, weights = Path(config.tokenizer_path), _tokenizer_weights(config)
+    folder, weights = to_path(config.tokenizer_path), _tokenizer_weights(config)
     with torch.device("meta"):
         generator = FAR(model)
     # Refuses codebooks of other names or sizes.

@@ -21,6 +21,7 @@ from glotok_ray.pretrained.tokenizer import DISCRIMINATOR_FILE, WEIGHTS_FILE
 from glotok_ray.storage import artefact, ownership
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.storage.output import Output, Unfinished, look
+from glotok_ray.storage.places import to_path
 from glotok_ray.storage.weights import save_weights
 from glotok_ray.training import checkpoint
 from glotok_ray.training.checkpoint import CHECKPOINT_FOLDER
@@ -37,13 +38,13 @@ def run(config: ExportRun, *, fresh: bool = False) -> dict[str, Any]:
     config = with_absolute_paths(config)
     file = check_inputs(config)
     settings = {**bound_settings(config), "source_sha256": artefact.sha256_of(file)}
-    output = look(Path(config.output_path), "tokenizer", settings, fresh=fresh, made_by="export")
+    output = look(to_path(config.output_path), "tokenizer", settings, fresh=fresh, made_by="export")
     if output.finished is not None:
         logger.info("already finished: %s", output.folder)
         return output.finished
     if config.peer:
         return _export_released(config, output)
-    if file == Path(config.source_path):
+    if file == to_path(config.source_path):
         model, origin, metrics = _from_peer(config, output)
     else:
         output.begin(Unfinished.REPLACE)
@@ -56,7 +57,7 @@ def run(config: ExportRun, *, fresh: bool = False) -> dict[str, Any]:
 
 def check_inputs(config: ExportRun) -> Path:
     """The file with the weights to export; raises ArtefactError when there is none."""
-    source = Path(config.source_path)
+    source = to_path(config.source_path)
     if config.peer:
         released(config.peer)
         if not source.is_file():
@@ -116,7 +117,7 @@ def _trained_on(run_folder: Path) -> str:
 
 
 def _from_peer(config: ExportRun, output: Output) -> tuple[GloTokTokenizer, str, dict[str, Any]]:
-    source = Path(config.source_path)
+    source = to_path(config.source_path)
     # Read before the folder is begun: a file that does not fit must leave nothing behind.
     imported = import_tokenizer(source, config.model, weights=config.weights)
     output.begin(Unfinished.REPLACE)
@@ -132,7 +133,7 @@ def _from_peer(config: ExportRun, output: Output) -> tuple[GloTokTokenizer, str,
 
 def _export_released(config: ExportRun, output: Output) -> dict[str, Any]:
     """A released tokenizer of another system; returns the manifest."""
-    source = Path(config.source_path)
+    source = to_path(config.source_path)
     # Read before the folder is begun: a file that does not fit must leave nothing behind.
     imported = import_peer(source, config.peer, weights=config.weights)
     output.begin(Unfinished.REPLACE)

@@ -5,7 +5,6 @@ Read next: glotok_ray/on_ray/failures.py
 
 import contextlib
 import logging
-import shutil
 import tempfile
 import time
 import traceback
@@ -20,6 +19,7 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 from glotok_ray.on_ray.failures import Failure, chain, explain, one_line
 from glotok_ray.storage import artefact, ownership
 from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.places import local_twin, remove_tree
 from glotok_ray.storage.retries import StorageError, patiently
 from glotok_ray.training import checkpoint
 from glotok_ray.training.checkpoint import CHECKPOINT_FOLDER
@@ -233,9 +233,9 @@ class Attempts:
 
     def _remove_old_attempts(self) -> None:
         """What Ray Train kept of earlier attempts; nothing of ours lies there."""
-        for path in (self._folder / RAY_FOLDER).glob("attempt-*"):
+        for path in local_twin(self._folder / RAY_FOLDER).glob("attempt-*"):
             if not path.name.startswith(_name_prefix(self._number)):
-                shutil.rmtree(path, ignore_errors=True)
+                remove_tree(path, ignore_errors=True)
 
 
 def _append(path: Path, text: str) -> None:

@@ -7,7 +7,6 @@ and is given back when they are not any more. Read next: glotok_ray/training/che
 import contextlib
 import logging
 import os
-import shutil
 import threading
 import time
 import traceback
@@ -24,6 +23,7 @@ from glotok_ray.config.runs import FARRun, GeneratorRun, TokenizerRun, XARRun
 from glotok_ray.on_ray.failures import one_line
 from glotok_ray.storage import ownership
 from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.places import remove_tree
 from glotok_ray.training.checkpoint_protocol import Run, protocol_of
 from glotok_ray.training.checkpoint_watch import CheckpointWatch, MeasurementInterrupted
 from glotok_ray.training.evaluated_checkpoints import WORK_FOLDER, Measured
@@ -109,7 +109,7 @@ class _Evaluation:
         self._thread.join(_JOIN_S)
         self._end_actor()
         if self._training_ended.is_set():
-            shutil.rmtree(self._plan.folder / WORK_FOLDER, ignore_errors=True)
+            remove_tree(self._plan.folder / WORK_FOLDER, ignore_errors=True)
 
     def _run(self) -> None:
         try:

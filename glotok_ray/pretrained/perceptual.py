@@ -6,7 +6,6 @@ Read next: glotok_ray/pretrained/lpips_weights.py, glotok_ray/nn/perceptual.py
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +22,7 @@ from glotok_ray.pretrained.lpips_weights import (
     read_plain_tensors,
 )
 from glotok_ray.storage.artefact import ArtefactError, sha256_of
+from glotok_ray.storage.places import to_path
 
 _BRING = (
     "bring torchvision's vgg16-397923af.pth (https://download.pytorch.org/models/vgg16-397923af.pth) and name it in "
@@ -37,14 +37,14 @@ def check_perceptual(loss: TokenizerLossConfig) -> None:
     if loss.perceptual_weight == 0 or loss.perceptual_network != "lpips_vgg":
         return
     path, digest = loss.perceptual_weights_path, loss.perceptual_weights_sha256
-    if path and not Path(path).is_file():
+    if path and not to_path(path).is_file():
         raise ArtefactError(f"loss.perceptual_weights_path = {path!r}: is no file; {_BRING}")
     if digest and not path:
         raise ArtefactError(
             f"loss.perceptual_weights_sha256 = {digest!r}: needs loss.perceptual_weights_path, which is empty; name "
             "the file there, or leave the digest empty (torchvision checks its own download)"
         )
-    if digest and (found := sha256_of(Path(path))) != digest.lower():
+    if digest and (found := sha256_of(to_path(path))) != digest.lower():
         raise ArtefactError(
             f"loss.perceptual_weights_sha256 = {digest!r}: must be the sha256 of loss.perceptual_weights_path = "
             f"{path!r}, which is {found!r}; bring the file you mean, or correct the digest"
@@ -64,7 +64,7 @@ def build_perceptual(loss: TokenizerLossConfig) -> nn.Module:
     if loss.perceptual_weights_path:
         source = f"loss.perceptual_weights_path = {loss.perceptual_weights_path!r}"
         weights = read_plain_tensors(
-            Path(loss.perceptual_weights_path), WeightsSource(source, _BRING)
+            to_path(loss.perceptual_weights_path), WeightsSource(source, _BRING)
         )
         return learned_distance(weights, source)
     return learned_distance(_torchvision_weights(), "torchvision's VGG16")

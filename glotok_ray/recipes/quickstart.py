@@ -1,7 +1,5 @@
 """The stages of the quickstart: every job's own quickstart recipe, chained by folders."""
 
-from pathlib import Path
-
 from glotok_ray.config.overrides import override
 from glotok_ray.config.sweeps import QuickstartRun
 from glotok_ray.recipes import (
@@ -13,6 +11,7 @@ from glotok_ray.recipes import (
     train_generator,
     train_tokenizer,
 )
+from glotok_ray.storage.places import to_path
 
 
 def quickstart() -> QuickstartRun:
@@ -69,7 +68,7 @@ first stages take corrects the others.
 
 def chain(quickstart: QuickstartRun) -> QuickstartRun:
     """The same run with every stage's folders under `output_path`, each reading what the one before wrote."""
-    root = Path(quickstart.output_path)
+    root = to_path(quickstart.output_path)
     data, tokenizer, codes = str(root / "data"), str(root / "tokenizer"), str(root / "codes")
     train_data, validation_data = f"{data}/train", f"{data}/validation"
     return override(

@@ -125,24 +125,24 @@ _QUICKSTART_POOL = PoolConfig(
 
 
 def quickstart() -> XARSampleRun:
-    """400 images of the quickstart's xAR."""
+    """800 images of the quickstart's xAR."""
     return XARSampleRun(
         generator_path="runs/quickstart/generator",
         tokenizer_path="runs/quickstart/tokenizer",
         output_path="runs/quickstart/samples",
-        num_images=400,
+        num_images=800,
         sampler=FlowSamplerConfig(num_steps=10, guidance_scale=6.0, snap="on"),
         pool=_QUICKSTART_POOL,
     )
 
 
 def quickstart_far() -> FARSampleRun:
-    """400 images of the quickstart's FAR."""
+    """800 images of the quickstart's FAR."""
     return FARSampleRun(
         generator_path="runs/quickstart/far",
         tokenizer_path="runs/quickstart/tokenizer",
         output_path="runs/quickstart/far_samples",
-        num_images=400,
+        num_images=800,
         sampler=TokenSamplerConfig(guidance_scale=2.5, temperature=0.9),
         pool=_QUICKSTART_POOL,
     )

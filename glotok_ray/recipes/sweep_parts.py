@@ -20,6 +20,7 @@ from glotok_ray.config.sweeps import (
     XARGuidanceRun,
 )
 from glotok_ray.recipes import generator_ablations, tokenizer_rows
+from glotok_ray.storage.places import to_path
 
 GeneratorParts = tuple[XARRun, XARSampleRun, EvaluateRun]
 """Training, sampling and evaluation of one row of xAR's ablations."""
@@ -103,7 +104,7 @@ def guidance_value(config: XARGuidanceRun | FARGuidanceRun, scale: float) -> Gui
     """Sampling and evaluation at `scale`, each in a folder of its own; raises ValueError for a field that they cannot
     have.
     """
-    top = Path(config.output_path)
+    top = to_path(config.output_path)
     name = f"guidance_{scale:g}"
     samples = str(top / VALUES_FOLDER / f"{name}_samples")
     evaluation = {

@@ -22,6 +22,7 @@ from glotok_ray.report.published import published_numbers
 from glotok_ray.report.tokenizer_table import TokenizerRow
 from glotok_ray.storage import artefact, output
 from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.places import to_path
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ def compared_tokenizers(config: EvaluateTokenizersRun) -> list[ComparedTokenizer
     paths = config.tokenizer_paths
     if len(set(paths)) < len(paths):
         raise ArtefactError("tokenizer_paths: one folder is given twice; name each once")
-    missing = [path for path in paths if not Path(path).is_dir()]
+    missing = [path for path in paths if not to_path(path).is_dir()]
     if config.skip_missing and missing:
         logger.info("left out, since they are not there: %s", ", ".join(missing))
         paths = tuple(path for path in paths if path not in missing)
@@ -61,7 +62,7 @@ def compared_tokenizers(config: EvaluateTokenizersRun) -> list[ComparedTokenizer
             f"tokenizer_paths: none of {', '.join(missing)} is there; import one with jobs.export_tokenizer"
         )
     output.check_finished(paths)
-    return [read_compared(Path(path)) for path in paths]
+    return [read_compared(to_path(path)) for path in paths]
 
 
 def check_crops(
@@ -70,7 +71,7 @@ def check_crops(
     """The facts of the shards; raises ArtefactError where they are too few, and for crops that a tokenizer does not
     take or that are larger than the stored images.
     """
-    folder = Path(config.data_path)
+    folder = to_path(config.data_path)
     output.check_finished([config.data_path])
     dataset = read_image_dataset(folder)
     if config.num_images > dataset.num_images:

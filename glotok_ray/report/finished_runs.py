@@ -21,6 +21,7 @@ from glotok_ray.report.linked_models import (
 )
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import MANIFEST, ArtefactError
+from glotok_ray.storage.places import to_path
 
 logger = logging.getLogger(__name__)
 
@@ -164,7 +165,7 @@ def _linked(path: str | None, read: Callable[[Path], Linked], missing: list[str]
     if not path:
         return None
     try:
-        return read(Path(path))
+        return read(to_path(path))
     except ArtefactError as error:
         missing.append(str(error))
         return None

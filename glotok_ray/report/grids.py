@@ -11,6 +11,8 @@ from jaxtyping import UInt8
 from numpy import ndarray
 from PIL import Image, ImageDraw, ImageFont
 
+from glotok_ray.storage.places import writing
+
 _GAP = 2
 _FONT_SIZE = 13
 _LABEL_MARGIN = 8
@@ -72,7 +74,8 @@ def write_grid(
 ) -> None:
     """Write `image_grid` as a PNG file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    image_grid(images, columns=columns, row_labels=row_labels, title=title).save(path)
+    with writing(path) as local:
+        image_grid(images, columns=columns, row_labels=row_labels, title=title).save(local)
 
 
 def side_by_side(

@@ -20,6 +20,7 @@ from glotok_ray.report.images import ImagePairs, LabelledImages, Retention
 from glotok_ray.report.metric_log import MetricLog, read_metric_lines
 from glotok_ray.report.real_crops import read_real_crops
 from glotok_ray.storage import artefact
+from glotok_ray.storage.node_cache import at_hand
 from glotok_ray.storage.retries import StorageError
 
 MOST_CLASSES = 24
@@ -144,7 +145,7 @@ def _shown_classes(*samples: LabelledImages | None) -> list[int]:
 
 
 def _read_arrays(path: Path) -> dict[str, ndarray]:
-    with np.load(path, allow_pickle=False) as stored:
+    with np.load(at_hand(path), allow_pickle=False) as stored:
         return {name: stored[name] for name in stored.files}
 
 

@@ -14,6 +14,7 @@ from glotok_ray.pretrained.tokenizer import CONFIG_FILE, tokenizer_config
 from glotok_ray.pretrained.tokenizer import WEIGHTS_FILE as TOKENIZER_WEIGHTS
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import MANIFEST
+from glotok_ray.storage.places import to_path
 from glotok_ray.storage.weights import stored_shapes
 from glotok_ray.teacher.histogram import FACTS_FILE
 
@@ -146,10 +147,10 @@ def _training(manifest: Mapping[str, Any], config: Mapping[str, Any]) -> Trainin
 
 
 def _teacher(path: str) -> str:
-    if not path or not (Path(path) / FACTS_FILE).is_file():
+    if not path or not (to_path(path) / FACTS_FILE).is_file():
         return ""
-    provenance = artefact.read_json(Path(path) / FACTS_FILE)["provenance"]
-    return str(provenance.get("network") or Path(path).name)
+    provenance = artefact.read_json(to_path(path) / FACTS_FILE)["provenance"]
+    return str(provenance.get("network") or to_path(path).name)
 
 
 def _architecture(name: str, model: XARConfig | FARConfig) -> str:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from glotok_ray.report.markup import text
 from glotok_ray.report.paper_tables import PaperTable, TableRow
 from glotok_ray.report.protocols import comparable
+from glotok_ray.storage.places import writing
 
 BARS = {1: "rFID", 2: "gFID"}
 """Column that is drawn, by table."""
@@ -106,4 +107,5 @@ def draw_bars(charts: Sequence[BarChart], path: Path) -> None:
         axes.set_xlim(0, 1.2 * max(values))
         axes.set_title(f"{chart.column}, lower is better (pale: another protocol)", fontsize=10)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=110, format="png")
+    with writing(path) as local:
+        figure.savefig(local, dpi=110, format="png")

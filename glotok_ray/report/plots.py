@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from glotok_ray.config.losses import RelationConfig
 from glotok_ray.losses.relation import histogram_bins, rebin
 from glotok_ray.report.guidance import Curve
+from glotok_ray.storage.places import writing
 from glotok_ray.teacher.histogram import TeacherHistogram
 
 # Mid greys and saturated mid tones keep contrast on white and on near-black alike.
@@ -74,7 +75,8 @@ def plot_sweep(ranked: pandas.DataFrame, path: Path) -> None:
         axes.set_xlabel("PSNR of validation reconstructions (dB), higher is better")
         axes.set_ylabel("FD-EffNet, lower is better")
         figure.patch.set(facecolor="white", alpha=1)
-        figure.savefig(path, dpi=150, format="png")
+        with writing(path) as local:
+            figure.savefig(local, dpi=150, format="png")
 
 
 def plot_guidance(curve: Curve, across: str, up: str, best: float | None, path: Path) -> None:
@@ -114,7 +116,8 @@ def plot_guidance(curve: Curve, across: str, up: str, best: float | None, path: 
         for axes in (left, right):
             axes.grid(alpha=0.25, linewidth=0.6)
             axes.set_ylabel(f"{entries[up]['label']}, lower is better")
-        figure.savefig(path, dpi=150, format="png")
+        with writing(path) as local:
+            figure.savefig(local, dpi=150, format="png")
 
 
 def draw_teacher(
@@ -165,7 +168,8 @@ def draw_teacher(
         axes.set_ylabel("density")
         figure.legend(frameon=False, fontsize=8, loc="outside lower center", ncols=2)
         figure.patch.set(facecolor="white", alpha=1)
-        figure.savefig(path, dpi=150, format="png")
+        with writing(path) as local:
+            figure.savefig(local, dpi=150, format="png")
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:

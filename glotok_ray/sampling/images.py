@@ -30,6 +30,7 @@ from glotok_ray.pretrained.generator import (
 from glotok_ray.sampling.flow import count_evaluations, sample_latents
 from glotok_ray.sampling.image_random import whole_number
 from glotok_ray.sampling.tokens import guided_positions, sample_codes
+from glotok_ray.storage.places import to_path
 
 SAMPLERS: dict[str, type[FlowSamplerConfig] | type[TokenSamplerConfig]] = {
     "xar": FlowSamplerConfig,
@@ -70,7 +71,7 @@ class ImageGenerator:
         `use_ema` takes the averaged weights where the run kept an average. Raises ArtefactError when a file is missing,
         and when the tokenizer is not the one whose codes the generator was trained on.
         """
-        folder = Path(folder)
+        folder = to_path(folder)
         facts = read_facts(folder)
         tokenizer = find_tokenizer(folder, tokenizer_path)
         # FAR's codes are decoded as codes, which refines them always.

@@ -23,6 +23,7 @@ from glotok_ray.stages.rows import run_rows
 from glotok_ray.stages.tokenizer_rows import TokenizerRows
 from glotok_ray.storage import ownership
 from glotok_ray.storage.output import Output, look
+from glotok_ray.storage.places import to_path
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +75,7 @@ class Rows(Protocol):
 
 def rows_of(config: AblationRun) -> Rows:
     """What the rows of this run are."""
-    folder = Path(config.output_path) / ROWS_FOLDER
+    folder = to_path(config.output_path) / ROWS_FOLDER
     if isinstance(config, TokenizerAblationRun):
         return TokenizerRows(config, folder)
     assert isinstance(config, GeneratorAblationRun)
@@ -92,7 +93,7 @@ def run(config: AblationRun, *, fresh: bool = False) -> dict[str, Any]:
     if config.inputs == "quickstart":
         rows.make_inputs()
     inputs = rows.check_inputs(names)
-    output = look(Path(config.output_path), _KIND, rows.bound_settings(), inputs, fresh=fresh)
+    output = look(to_path(config.output_path), _KIND, rows.bound_settings(), inputs, fresh=fresh)
     if output.finished is not None:
         missing = _missing_rows(output.finished, names, retry_failed=config.retry_failed)
         if not missing:

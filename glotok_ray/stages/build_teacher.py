@@ -7,7 +7,6 @@ Read next: glotok_ray/stages/feature_extraction.py
 
 import itertools
 import logging
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +25,7 @@ from glotok_ray.on_ray.persistent_actors import PersistentActors
 from glotok_ray.stages.feature_extraction import extract
 from glotok_ray.storage import artefact, output, ownership
 from glotok_ray.storage.output import Output, Unfinished
+from glotok_ray.storage.places import remove_tree, to_path
 from glotok_ray.teacher import centroids, clustering, features, histogram, memory, networks
 from glotok_ray.teacher.clustering import Clusters
 from glotok_ray.teacher.feature_parts import Part, read_vectors
@@ -55,7 +55,7 @@ def run(config: TeacherRun, *, fresh: bool = False) -> dict[str, Any]:
     """
     # Actors run in working directories of their own.
     config = with_absolute_paths(config)
-    if Path(config.data_path).suffix in centroids.SUFFIXES:
+    if to_path(config.data_path).suffix in centroids.SUFFIXES:
         return _from_centroids(config, fresh=fresh)
     dataset, units = check_inputs(config)
     network = features.feature_facts(config.network)
@@ -69,7 +69,7 @@ def run(config: TeacherRun, *, fresh: bool = False) -> dict[str, Any]:
     )
     work_folder = teacher.folder / WORK_FOLDER
     if teacher.finished is not None:
-        shutil.rmtree(work_folder, ignore_errors=True)
+        remove_tree(work_folder, ignore_errors=True)
         return teacher.finished
     work = _work_folder(teacher, config, network)
     parts = extract(units, config, work.parts)
@@ -77,7 +77,7 @@ def run(config: TeacherRun, *, fresh: bool = False) -> dict[str, Any]:
     provenance = {
         "source": "features",
         **network,
-        "data_manifest_sha256": artefact.sha256_of(Path(config.data_path) / artefact.MANIFEST),
+        "data_manifest_sha256": artefact.sha256_of(to_path(config.data_path) / artefact.MANIFEST),
         "seed": config.seed,
         "crops": crops_text(dataset),
         **_data_facts(parts, units, config),
@@ -87,7 +87,7 @@ def run(config: TeacherRun, *, fresh: bool = False) -> dict[str, Any]:
         torch.tensor(clusters.centroids), fine_bins=config.fine_bins, provenance=provenance
     )
     manifest = _save(teacher, found)
-    shutil.rmtree(work_folder, ignore_errors=True)
+    remove_tree(work_folder, ignore_errors=True)
     return manifest
 
 
@@ -96,7 +96,7 @@ def check_inputs(config: TeacherRun) -> tuple[DatasetInfo, list[DrawnRows]]:
     vectors than clusters.
     """
     networks.check_network(config.network)
-    folder = Path(config.data_path)
+    folder = to_path(config.data_path)
     dataset = read_image_dataset(folder)
     units = draw_images(
         dataset,
@@ -115,7 +115,7 @@ def check_inputs(config: TeacherRun) -> tuple[DatasetInfo, list[DrawnRows]]:
 
 def _from_centroids(config: TeacherRun, *, fresh: bool) -> dict[str, Any]:
     found = centroids.from_centroids(
-        Path(config.data_path),
+        to_path(config.data_path),
         key=config.centroids_key,
         project_width=config.project_width,
         fine_bins=config.fine_bins,
@@ -144,7 +144,7 @@ class WorkFolder(NamedTuple):
 def _work_folder(teacher: Output, config: TeacherRun, network: dict[str, Any]) -> WorkFolder:
     names = ("vectors_per_image", "max_images", "stratified", "seed")
     settings = {**network, **{name: getattr(config, name) for name in names}}
-    fingerprint = artefact.fingerprint("features", settings, [Path(config.data_path)])
+    fingerprint = artefact.fingerprint("features", settings, [to_path(config.data_path)])
     parts = teacher.folder / WORK_FOLDER / fingerprint[:16]
     states = parts / f"k-means-{teacher.fingerprint[:16]}"
     states.mkdir(parents=True, exist_ok=True)

@@ -41,7 +41,9 @@ from glotok_ray.pretrained.tokenizer import (
 )
 from glotok_ray.storage import artefact, output, ownership
 from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.node_cache import at_hand
 from glotok_ray.storage.output import Unfinished
+from glotok_ray.storage.places import to_path
 from glotok_ray.storage.retries import patiently
 
 logger = logging.getLogger(__name__)
@@ -69,15 +71,15 @@ class EncodeActor:
 
     def __init__(self, config: EncodeRun) -> None:
         self._config = config
-        self._num_classes = len(read_dataset(Path(config.data_path)).classes)
+        self._num_classes = len(read_dataset(to_path(config.data_path)).classes)
         self._device = chosen_device(use_gpu=config.pool.use_gpu)
-        self._tokenizer = load_glotok_tokenizer(Path(config.tokenizer_path)).to(self._device)
+        self._tokenizer = load_glotok_tokenizer(to_path(config.tokenizer_path)).to(self._device)
 
     def __call__(self, shard: ShardInfo) -> CodeShard:
         """Write the shard's codes; the rows of an image are adjacent, in the order of its views."""
         config, model, pool = self._config, self._tokenizer.config, self._config.pool
         size = model.autoencoder.image_size
-        table = read_shard(Path(config.data_path), shard, minutes=pool.storage_retry_minutes)
+        table = read_shard(to_path(config.data_path), shard, minutes=pool.storage_retry_minutes)
         self._check_labels(table["label"], shard)
         batches = view_batches(
             table,
@@ -88,7 +90,7 @@ class EncodeActor:
         )
         found = np.concatenate([self._encode(images) for images in batches], axis=1)
         codes = dict(zip(model.names, found, strict=True))
-        path = Path(config.output_path) / shard.file
+        path = to_path(config.output_path) / shard.file
         keys, labels = table["key"].to_numpy(), table["label"].to_numpy()
         return patiently(
             lambda: write_code_shard(path, keys, labels, codes, model),
@@ -102,7 +104,7 @@ class EncodeActor:
         least, most = numbers.min(), numbers.max()
         if least < 0 or most >= self._num_classes:
             raise ArtefactError(
-                f"{Path(self._config.data_path) / shard.file}: labels {least} to {most}, and {DATASET} has "
+                f"{to_path(self._config.data_path) / shard.file}: labels {least} to {most}, and {DATASET} has "
                 f"{self._num_classes} classes; shard the images again with --fresh"
             )
 
@@ -117,7 +119,7 @@ def check_inputs(config: EncodeRun) -> DatasetInfo:
     """The facts of the shards to encode; raises ArtefactError where the config asks for ADM's crops and the images have
     others, and when the tokenizer at tokenizer_path, if it is there, takes larger images.
     """
-    folder, tokenizer = Path(config.data_path), Path(config.tokenizer_path)
+    folder, tokenizer = to_path(config.data_path), to_path(config.tokenizer_path)
     dataset = read_image_dataset(folder)
     if config.adm_protocol:
         check_adm_protocol(dataset, folder=folder, field="adm_protocol")
@@ -164,7 +166,7 @@ def _encode_shards(config: EncodeRun, dataset: DatasetInfo) -> list[CodeShard]:
     # Here, not above: Ray takes seconds to import, and --dry-run needs this module without it.
     from glotok_ray.on_ray.actor_pool import map_shards
 
-    folder = Path(config.output_path)
+    folder = to_path(config.output_path)
     missing = [
         shard
         for shard in dataset.shards
@@ -196,7 +198,7 @@ def _encode_shards(config: EncodeRun, dataset: DatasetInfo) -> list[CodeShard]:
         found[shard.info.file] = shard
     if failed:
         raise _incomplete(folder, failed, len(dataset.shards))
-    model = tokenizer_config(Path(config.tokenizer_path))
+    model = tokenizer_config(to_path(config.tokenizer_path))
     return [
         found.get(shard.file) or _read_again(folder / shard.file, model, config.pool)
         for shard in dataset.shards
@@ -220,7 +222,7 @@ def _read_again(path: Path, model: TokenizerConfig, pool: PoolConfig) -> CodeSha
 def _is_finished(path: Path, rows: int) -> bool:
     """Whether a whole file of so many rows lies there; its end holds their number."""
     try:
-        return pyarrow.parquet.read_metadata(path).num_rows == rows
+        return pyarrow.parquet.read_metadata(at_hand(path)).num_rows == rows
     except (OSError, pyarrow.ArrowInvalid):
         return False
 
@@ -228,7 +230,7 @@ def _is_finished(path: Path, rows: int) -> bool:
 def _write_facts(
     folder: Path, config: EncodeRun, dataset: DatasetInfo, shards: list[CodeShard]
 ) -> None:
-    tokenizer = Path(config.tokenizer_path)
+    tokenizer = to_path(config.tokenizer_path)
     counts = write_code_dataset(
         folder,
         shards,

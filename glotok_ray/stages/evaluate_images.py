@@ -6,7 +6,6 @@ Read next: glotok_ray/evaluation/plan.py
 """
 
 import logging
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -63,6 +62,7 @@ from glotok_ray.report import grids
 from glotok_ray.stages.image_measurement import measure_images
 from glotok_ray.storage import artefact, output, ownership
 from glotok_ray.storage.output import Unfinished
+from glotok_ray.storage.places import remove_tree, to_path, writing
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ def run(config: EvaluateRun, *, fresh: bool = False) -> dict[str, Any]:
     )
     parts_folder = evaluation.folder / PARTS_FOLDER
     if evaluation.finished is not None:
-        shutil.rmtree(parts_folder, ignore_errors=True)
+        remove_tree(parts_folder, ignore_errors=True)
         return evaluation.finished
     # Again, where what was finished has been removed meanwhile.
     loaded = loaded or _load(config, foreign)
@@ -139,7 +139,7 @@ def run(config: EvaluateRun, *, fresh: bool = False) -> dict[str, Any]:
         config=to_dict(config),
         **facts,
     )
-    shutil.rmtree(parts_folder, ignore_errors=True)
+    remove_tree(parts_folder, ignore_errors=True)
     return manifest
 
 
@@ -165,9 +165,9 @@ class _Foreign(NamedTuple):
 
 def _foreign_samples(config: EvaluateRun) -> _Foreign | None:
     """None where samples are ours, or where there are none."""
-    if not config.samples_path or not is_foreign(Path(config.samples_path)):
+    if not config.samples_path or not is_foreign(to_path(config.samples_path)):
         return None
-    samples = read_foreign(Path(config.samples_path))
+    samples = read_foreign(to_path(config.samples_path))
     return _Foreign(samples, samples.sha256)
 
 
@@ -179,7 +179,7 @@ def _load(config: EvaluateRun, foreign: _Foreign | None) -> _Loaded:
     reference = None
     if config.reference_path:
         (inception,) = (network for network in networks if network.key == INCEPTION)
-        reference = read_reference(Path(config.reference_path), inception)
+        reference = read_reference(to_path(config.reference_path), inception)
     if foreign:
         warn_of_few(foreign.samples, networks)
     return _Loaded(networks, reference)
@@ -216,8 +216,8 @@ def _is_finished(
 ) -> bool:
     """Whether the folder holds this evaluation already; raises ArtefactError as `output.begin` does."""
     output.check_finished(inputs)
-    paths = [Path(path) for path in inputs]
-    found = output.look(Path(config.output_path), "evaluation", settings, paths, fresh=fresh)
+    paths = [to_path(path) for path in inputs]
+    found = output.look(to_path(config.output_path), "evaluation", settings, paths, fresh=fresh)
     return found.finished is not None
 
 
@@ -226,14 +226,16 @@ def _write_images(folder: Path, measured: Mapping[str, MeasuredImages]) -> None:
     validation = measured[VALIDATION]
     if "inputs" in validation:
         inputs, reconstructions = map(validation.pictures, ("inputs", "reconstructions"))
-        np.savez(folder / RECONSTRUCTIONS_FILE, inputs=inputs, reconstructions=reconstructions)
+        with writing(folder / RECONSTRUCTIONS_FILE) as local:
+            np.savez(local, inputs=inputs, reconstructions=reconstructions)
         pairs = grids.side_by_side(inputs, reconstructions)
         grids.write_grid(
             folder / "reconstructions.png", pairs, columns=4, title="input | reconstruction"
         )
     baselines = {name: measured[name].pictures("images") for name in BASELINES if name in measured}
     for name, images in baselines.items():
-        np.savez(folder / f"{name}.npz", images=images)
+        with writing(folder / f"{name}.npz") as local:
+            np.savez(local, images=images)
     if baselines:
         rows = [images[:_GRID_COLUMNS] for images in baselines.values()]
         labels = [name.removeprefix("baseline_") for name in baselines]
@@ -251,7 +253,8 @@ def _write_retention(
         pictures = measured[VALIDATION].pictures
         alone = {name: pictures(retention_pictures(name)) for name in model.names}
         whole = {"inputs": pictures("inputs"), "both": pictures("reconstructions")}
-        np.savez(folder / RETENTION_FILE, **(alone | whole))  # type: ignore[arg-type]
+        with writing(folder / RETENTION_FILE) as local:
+            np.savez(local, **(alone | whole))  # type: ignore[arg-type]
 
 
 def _write_counts(
@@ -265,4 +268,5 @@ def _write_counts(
             codebook.name: count_blocks(codes(codebook.name), codebook.size)
             for codebook in model.codebooks
         }
-        np.savez(folder / CODE_COUNTS_FILE, **counts)  # type: ignore[arg-type]
+        with writing(folder / CODE_COUNTS_FILE) as local:
+            np.savez(local, **counts)  # type: ignore[arg-type]

@@ -38,7 +38,9 @@ from glotok_ray.report.compared_tokenizers import (
 )
 from glotok_ray.report.tokenizer_table import TokenizerRow, comma_separated, markdown
 from glotok_ray.storage import artefact, output, ownership
+from glotok_ray.storage.node_cache import at_hand
 from glotok_ray.storage.output import Unfinished
+from glotok_ray.storage.places import writing
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +110,8 @@ def _measure_missing(
         part.row.parent.mkdir(exist_ok=True)
         side = config.image_size or one.model.image_size
         inputs = crops.first(side)
-        np.savez(part.pictures, inputs=inputs, reconstructions=measured.pictures)
+        with writing(part.pictures) as local:
+            np.savez(local, inputs=inputs, reconstructions=measured.pictures)
         # Last: it says that the part is whole.
         artefact.write_json(part.row, vars(row_of(one, side, measured.metrics)))
         logger.info("%s: %s", one.name, measured.metrics)
@@ -182,11 +185,11 @@ def _grid(
     rows: Sequence[TokenizerRow], parts: Sequence[_Part]
 ) -> tuple[list[np.ndarray], list[str]]:
     """The same crops through every tokenizer, one row each; all at the side of the first."""
-    with np.load(parts[0].pictures) as first:
+    with np.load(at_hand(parts[0].pictures)) as first:
         images, labels = [first["inputs"]], ["crops"]
     side = images[0].shape[1]
     for row, part in zip(rows, parts, strict=True):
-        with np.load(part.pictures) as found:
+        with np.load(at_hand(part.pictures)) as found:
             images.append(grids.resized(found["reconstructions"], side))
         labels.append(row.name)
     return images, labels

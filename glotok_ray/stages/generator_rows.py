@@ -28,6 +28,7 @@ from glotok_ray.sampling.images import network_evaluations
 from glotok_ray.stages import evaluate_images, quickstart, sample_images, train_generator
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.places import to_path
 from glotok_ray.training.inputs import fitting_codes
 from glotok_ray.training.plan import run_plan
 
@@ -121,7 +122,7 @@ def make_quickstart_inputs(config: GeneratorAblationRun) -> None:
     """The quickstart's shards, teacher, tokenizer and codes, in the folders where the rows read them, each where it is
     not finished yet.
     """
-    folder = Path(config.generator.tokenizer_path).parent
+    folder = to_path(config.generator.tokenizer_path).parent
     chained = chain(override(quickstart_recipe(), {"output_path": str(folder)}))
     for name, given, made in (
         (
@@ -136,7 +137,7 @@ def make_quickstart_inputs(config: GeneratorAblationRun) -> None:
         ),
         ("evaluation.data_path", config.evaluation.data_path, chained.evaluation.data_path),
     ):
-        if Path(given) != Path(made):
+        if to_path(given) != to_path(made):
             raise ArtefactError(
                 f'{name} = {given!r}: with inputs = "quickstart" it must be {made!r}, beside the tokenizer; correct '
                 "it, or give inputs of your own and --inputs given"
@@ -163,7 +164,7 @@ def check_inputs(config: GeneratorAblationRun, parts: Sequence[GeneratorParts]) 
         "shards": config.evaluation.data_path,
     }
     for kind, path in found.items():
-        artefact.verify_once(Path(path), kind)
+        artefact.verify_once(to_path(path), kind)
     for training, _, evaluation in parts:
         fitting_codes(training)
         inputs.check_inputs(evaluation)
@@ -177,15 +178,15 @@ def check_inputs(config: GeneratorAblationRun, parts: Sequence[GeneratorParts]) 
     if evaluation.codes_path:
         inputs.baseline_codes(evaluation)
     # The samples are yet to come; their classes will be the codes', and their side the tokenizer's.
-    images = inputs.check_images(evaluation, tokenizer_config(Path(found["tokenizer"])))
-    codes = read_dataset(Path(found["codes"]))
+    images = inputs.check_images(evaluation, tokenizer_config(to_path(found["tokenizer"])))
+    codes = read_dataset(to_path(found["codes"]))
     check_classes(codes.classes, found["codes"], images.classes, evaluation.data_path)
-    return [Path(path) for path in found.values()]
+    return [to_path(path) for path in found.values()]
 
 
 def _check_same_tokenizer(field: str, path: str, of_the_codes: str) -> None:
-    artefact.read_manifest(Path(path), "tokenizer")
-    weights = (Path(each) / WEIGHTS_FILE for each in (path, of_the_codes))
+    artefact.read_manifest(to_path(path), "tokenizer")
+    weights = (to_path(each) / WEIGHTS_FILE for each in (path, of_the_codes))
     if len({artefact.sha256_of(file) for file in weights}) > 1:
         raise ArtefactError(
             f"{field} = {path!r}: has other weights than generator.tokenizer_path = {of_the_codes!r}, whose codes the "

@@ -19,6 +19,7 @@ from glotok_ray.evaluation.sample_inputs import unpack_samples
 from glotok_ray.evaluation.streams import MeasuredImages, open_measured
 from glotok_ray.evaluation.units import PartMeasurement, Unit
 from glotok_ray.on_ray.actor_pool import map_shards
+from glotok_ray.storage.places import to_path
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +63,6 @@ def _prepare(missing: Sequence[Unit], config: EvaluateRun, folder: Path) -> None
     if model and not kinds.isdisjoint(BASELINES):
         write_counts(folder, count_training_codes(config, model), model)
     if REFERENCE in kinds:
-        unpacked(Path(config.reference_path), folder)
+        unpacked(to_path(config.reference_path), folder)
     if SAMPLES in kinds:
         unpack_samples(config, folder)

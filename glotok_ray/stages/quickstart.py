@@ -31,6 +31,7 @@ from glotok_ray.stages import (
 from glotok_ray.stages.quickstart_fit import fit_to_data
 from glotok_ray.storage import artefact, ownership
 from glotok_ray.storage.output import collection
+from glotok_ray.storage.places import appending, to_path
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ class Stage:
 
 def stages(quickstart: QuickstartRun) -> list[Stage]:
     """The stages before the report, in order."""
-    root = Path(quickstart.output_path)
+    root = to_path(quickstart.output_path)
     functions: dict[str, Callable[..., dict[str, Any]]] = {
         "data": shard_images.run,
         "teacher": build_teacher.run,
@@ -78,10 +79,14 @@ def run(quickstart: QuickstartRun, *, fresh: bool = False) -> dict[str, Any]:
     histograms (None where there is one alone) and the report's path.
     """
     quickstart = with_absolute_paths(chain(quickstart))
-    root = Path(quickstart.output_path)
+    root = to_path(quickstart.output_path)
     report = root / REPORT_FILE
     known = _known_seconds(root)
-    with collection(root, fresh=fresh), CONSOLE.alone(root / artefact.LOG_FILE):
+    with (
+        collection(root, fresh=fresh),
+        appending(root / artefact.LOG_FILE) as log,
+        CONSOLE.alone(log),
+    ):
         with _lines(quickstart, known) as lines:
             records = _run_stages(quickstart, lines)
             with lines.stage(_REPORT) as elapsed:
@@ -121,7 +126,7 @@ def _known_seconds(root: Path) -> dict[str, float]:
 
 def _run_stages(quickstart: QuickstartRun, lines: StageLines) -> list[dict[str, Any]]:
     """Run all stages; those behind the data are fitted to what the data turned out to be."""
-    root = Path(quickstart.output_path)
+    root = to_path(quickstart.output_path)
     records = []
     adapted = quickstart
     names = [stage.name for stage in stages(quickstart)]

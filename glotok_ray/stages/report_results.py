@@ -21,6 +21,7 @@ from glotok_ray.report.published import FILE, published_numbers
 from glotok_ray.report.run_images import read_run_images
 from glotok_ray.storage import output, ownership
 from glotok_ray.storage.output import Unfinished
+from glotok_ray.storage.places import to_path
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ def run(config: ReportRun, *, fresh: bool = False) -> dict[str, Any]:
     """Write the report and return its manifest, with the number of our rows per table under "rows"."""
     runs = finished_runs(config)
     report = output.look(
-        Path(config.output_path), "report", _settings(), linked_folders(runs), fresh=fresh
+        to_path(config.output_path), "report", _settings(), linked_folders(runs), fresh=fresh
     )
     if report.finished is not None:
         logger.info("already finished: %s", report.folder)
@@ -56,7 +57,7 @@ def run(config: ReportRun, *, fresh: bool = False) -> dict[str, Any]:
 
 def finished_runs(config: ReportRun) -> list[FinishedRun]:
     """The evaluations of the config, read; raises ArtefactError for what is none or is damaged."""
-    folders = [Path(name) for name in config.evaluations]
+    folders = [to_path(name) for name in config.evaluations]
     found = evaluation_folders(folders, skip_missing=config.skip_missing)
     return [read_run(folder) for folder in found]
 

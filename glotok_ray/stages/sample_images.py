@@ -6,7 +6,6 @@ Read next: glotok_ray/sampling/images.py
 """
 
 import logging
-import shutil
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -35,7 +34,9 @@ from glotok_ray.pretrained.tokenizer import tokenizer_config
 from glotok_ray.sampling.images import SAMPLERS, ImageGenerator
 from glotok_ray.storage import artefact, output, ownership
 from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.node_cache import at_hand
 from glotok_ray.storage.output import Unfinished
+from glotok_ray.storage.places import remove_tree, to_path, writing
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ class SampleActor:
     """Samples and decodes blocks of consecutive image ids, and writes them into `folder`."""
 
     def __init__(self, config: XARSampleRun | FARSampleRun, folder: str) -> None:
-        self._config, self._folder = config, Path(folder)
+        self._config, self._folder = config, to_path(folder)
         self._images = ImageGenerator.from_pretrained(
             config.generator_path,
             tokenizer_path=config.tokenizer_path or None,
@@ -96,7 +97,7 @@ def run(config: XARSampleRun | FARSampleRun, *, fresh: bool = False) -> dict[str
     )
     blocks_folder = samples.folder / BLOCKS_FOLDER
     if samples.finished is not None:
-        shutil.rmtree(blocks_folder, ignore_errors=True)
+        remove_tree(blocks_folder, ignore_errors=True)
         return samples.finished
     # Blocks of other settings in the same output folder must not be taken for these.
     blocks = _blocks(blocks_folder / samples.fingerprint[:16], config)
@@ -120,7 +121,7 @@ def run(config: XARSampleRun | FARSampleRun, *, fresh: bool = False) -> dict[str
         tokenizer_sha256=facts["tokenizer_sha256"],
         config=to_dict(config),
     )
-    shutil.rmtree(blocks_folder, ignore_errors=True)
+    remove_tree(blocks_folder, ignore_errors=True)
     return manifest
 
 
@@ -128,7 +129,7 @@ def check_inputs(config: XARSampleRun | FARSampleRun) -> dict[str, Any]:
     """The generator's facts; raises ArtefactError when it is unfinished, of another architecture than the recipe's
     sampler, or made on codes of another tokenizer.
     """
-    generator = Path(config.generator_path)
+    generator = to_path(config.generator_path)
     artefact.read_manifest(generator, "generator")
     facts = read_facts(generator)
     architecture, sampler = facts["architecture"], type(config.sampler).__name__
@@ -139,7 +140,7 @@ def check_inputs(config: XARSampleRun | FARSampleRun) -> dict[str, Any]:
             f"a {needed.__name__}; take a recipe of that architecture, or correct generator_path"
         )
     if config.tokenizer_path:
-        artefact.read_manifest(Path(config.tokenizer_path), "tokenizer")
+        artefact.read_manifest(to_path(config.tokenizer_path), "tokenizer")
     tokenizer = find_tokenizer(generator, config.tokenizer_path)
     check_fit(model_config(generator), tokenizer_config(tokenizer))
     check_scale(generator)
@@ -178,7 +179,7 @@ def _in_order(
     for unit in units:
         if unit in missing:
             next(made)
-        yield np.load(block_path(folder, unit), allow_pickle=False)
+        yield np.load(at_hand(block_path(folder, unit)), allow_pickle=False)
     # Past its last block the pool ends by itself instead of being cut off.
     next(made, None)
 
@@ -186,7 +187,7 @@ def _in_order(
 def _is_finished(path: Path, count: int) -> bool:
     """Whether a block of so many images lies there; one of another `pool.batch_size` has another number."""
     try:
-        return len(np.load(path, mmap_mode="r", allow_pickle=False)) == count
+        return len(np.load(at_hand(path), mmap_mode="r", allow_pickle=False)) == count
     except (OSError, ValueError):
         return False
 
@@ -207,10 +208,12 @@ def _write_samples(
     grid, start, side = SampleGrid(num_classes), 0, 0
     # PNGs are what takes the driver's time; threads share it while the next block is sampled.
     with (
-        zipfile.ZipFile(folder / IMAGES_FILE, "w", zipfile.ZIP_STORED) as archive,
+        writing(folder / IMAGES_FILE) as images_file,
+        writing(folder / TABLE_FILE) as table_file,
+        zipfile.ZipFile(images_file, "w", zipfile.ZIP_STORED) as archive,
         archive.open("arr_0.npy", "w", force_zip64=True) as stream,
         pyarrow.parquet.ParquetWriter(
-            folder / TABLE_FILE, TABLE_SCHEMA, compression="NONE", use_dictionary=False
+            table_file, TABLE_SCHEMA, compression="NONE", use_dictionary=False
         ) as table,
         ThreadPoolExecutor() as threads,
     ):
@@ -225,7 +228,8 @@ def _write_samples(
             table.write_table(_rows(ids, block, num_classes, config.seed, threads))
             grid.add(start, block)
             start = ids.stop
-    Image.fromarray(grid.image()).save(folder / "grid.png")
+    with writing(folder / "grid.png") as local:
+        Image.fromarray(grid.image()).save(local)
     return side
 
 

@@ -8,7 +8,6 @@ Read next: glotok_ray/data/sources.py
 
 import functools
 import logging
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,6 +34,7 @@ from glotok_ray.data.written_shards import (
 )
 from glotok_ray.storage import artefact, ownership
 from glotok_ray.storage.output import Unfinished, look_at_all
+from glotok_ray.storage.places import remove_tree, to_path
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ def run(config: ShardRun, *, fresh: bool = False) -> dict[str, Any]:
     """
     config = with_absolute_paths(config)
     source = ImageSource.of(config)
-    top = Path(config.output_path)
+    top = to_path(config.output_path)
     folders = [top / split for split in SPLITS]
     outputs = look_at_all(folders, "shards", source.bound_settings(), fresh=fresh)
     if all(output.finished is not None for output in outputs):
@@ -119,7 +119,7 @@ def run(config: ShardRun, *, fresh: bool = False) -> dict[str, Any]:
 
 def write_task(task: ShardTask, config: ShardRun) -> WrittenShard:
     """Write one shard with the readable ones among its sources, unless it is there already."""
-    path = Path(task.folder) / task.file
+    path = to_path(task.folder) / task.file
     if (found := finished_shard(path)) is not None:
         return found
     unreadable: dict[str, str] = {}
@@ -156,11 +156,11 @@ def _write(
     from glotok_ray.on_ray.tasks import map_tasks
 
     tasks = [
-        ShardTask(str(Path(config.output_path) / split), f"part-{index:05d}.parquet", rows)
+        ShardTask(str(to_path(config.output_path) / split), f"part-{index:05d}.parquet", rows)
         for split in SPLITS
         for index, rows in enumerate(shards[split])
     ]
-    there = sum(receipt_of(Path(task.folder) / task.file).is_file() for task in tasks)
+    there = sum(receipt_of(to_path(task.folder) / task.file).is_file() for task in tasks)
     if there:
         logger.info(
             "%d of %d shards are finished already; their bytes are checked", there, len(tasks)
@@ -173,13 +173,13 @@ def _write(
         sizes=[len(task.sources) for task in tasks],
     )
     for task, found in zip(tasks, found_shards, strict=True):
-        written[Path(task.folder).name].append(found)
+        written[to_path(task.folder).name].append(found)
     return written
 
 
 def _remove_receipts(folders: Sequence[Path]) -> None:
     for folder in folders:
-        shutil.rmtree(folder / RECEIPTS, ignore_errors=True)
+        remove_tree(folder / RECEIPTS, ignore_errors=True)
 
 
 def _losses(

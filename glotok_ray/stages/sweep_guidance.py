@@ -25,6 +25,7 @@ from glotok_ray.report.guidance import Curve, best_value, write_curve
 from glotok_ray.stages import evaluate_images, sample_images
 from glotok_ray.storage import artefact, ownership
 from glotok_ray.storage.output import Output, check_finished, look
+from glotok_ray.storage.places import to_path
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ def run(config: XARGuidanceRun | FARGuidanceRun, *, fresh: bool = False) -> dict
     paths = _check_inputs(config)
     # Every value replaces it, so no other value of it may part a sweep from its finished values.
     settings = bound_settings(override(config, {"samples.sampler.guidance_scale": 1.0}))
-    output = look(Path(config.output_path), _KIND, settings, paths, fresh=fresh)
+    output = look(to_path(config.output_path), _KIND, settings, paths, fresh=fresh)
     scales = set(config.guidance_scales)
     if output.finished is not None:
         finished = set(output.finished["guidance_scales"])
@@ -64,7 +65,7 @@ def _measure(
     """The metrics of the samples at one value, with their protocols."""
     sample_images.run(value.samples)
     evaluate_images.run(value.evaluation)
-    metrics = artefact.read_json(Path(value.evaluation.output_path) / "metrics.json")
+    metrics = artefact.read_json(to_path(value.evaluation.output_path) / "metrics.json")
     logger.info(
         "guidance %g (%d of %d): %s = %s", scale, place, count, metric, metrics[metric]["value"]
     )
@@ -110,4 +111,4 @@ def _check_inputs(config: XARGuidanceRun | FARGuidanceRun) -> list[Path]:
     ]
     given = [path for path in paths if path]
     check_finished(given)
-    return [Path(path) for path in given]
+    return [to_path(path) for path in given]

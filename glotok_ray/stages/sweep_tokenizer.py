@@ -21,6 +21,7 @@ from glotok_ray.stages.rows import run_rows
 from glotok_ray.stages.sweep_results import SWEPT, write_results
 from glotok_ray.storage import ownership
 from glotok_ray.storage.output import look
+from glotok_ray.storage.places import to_path
 from glotok_ray.training.trials import Trial, draw_trials
 
 logger = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ TRIALS_FOLDER = "trials"
 
 def trial_recipe(config: SweepRun, trial: Trial) -> TokenizerRun:
     """The tokenizer run of a trial: the base recipe with the trial's changes and the sweep's length."""
-    folder = Path(config.output_path) / TRIALS_FOLDER
+    folder = to_path(config.output_path) / TRIALS_FOLDER
     return sweep_parts.trial(config, folder, trial.name, trial.changes)
 
 
@@ -45,7 +46,7 @@ def run(config: SweepRun, *, fresh: bool = False) -> dict[str, Any]:
         tokenizer_trials.make_inputs(config)
     settings = bound_settings(config)
     output = look(
-        Path(config.output_path),
+        to_path(config.output_path),
         "sweep",
         settings,
         check_inputs(config, trials),

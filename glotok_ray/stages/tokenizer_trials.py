@@ -19,6 +19,7 @@ from glotok_ray.recipes import shard_images as shard_recipes
 from glotok_ray.recipes.sweep_parts import evaluation_path
 from glotok_ray.stages import build_teacher, evaluate_images, shard_images, train_tokenizer
 from glotok_ray.storage import artefact
+from glotok_ray.storage.places import to_path
 from glotok_ray.training import inputs
 
 METRICS = ("psnr", "fd_effnet", "semantic_usage", "visual_usage")
@@ -27,10 +28,10 @@ METRICS = ("psnr", "fd_effnet", "semantic_usage", "visual_usage")
 def train_and_measure(recipe: TokenizerRun, evaluation: EvaluateRun) -> dict[str, Any]:
     """The metrics of one training, which lies beside its evaluation."""
     train_tokenizer.run(recipe)
-    folder = Path(recipe.output_path)
+    folder = to_path(recipe.output_path)
     measured = _evaluation_of(recipe, evaluation)
     evaluate_images.run(measured)
-    entries = artefact.read_json(Path(measured.output_path) / "metrics.json")
+    entries = artefact.read_json(to_path(measured.output_path) / "metrics.json")
     logged = artefact.metrics_of(artefact.read_manifest(folder / recipe.name, "tokenizer"))
     metrics = {
         short: logged[name]
@@ -61,7 +62,7 @@ def shown_metrics(metrics: Mapping[str, Any]) -> str:
 
 
 def _evaluation_of(recipe: TokenizerRun, evaluation: EvaluateRun) -> EvaluateRun:
-    folder = Path(recipe.output_path)
+    folder = to_path(recipe.output_path)
     paths = {
         "tokenizer_path": str(folder / recipe.name),
         "output_path": str(evaluation_path(folder, recipe.name)),
@@ -71,16 +72,16 @@ def _evaluation_of(recipe: TokenizerRun, evaluation: EvaluateRun) -> EvaluateRun
 
 def make_inputs(config: SweepRun | TokenizerAblationRun) -> None:
     """The quickstart's shards and teacher, in the folders where they are read; finished ones are recognised."""
-    train_path = Path(config.tokenizer.data.train_path)
+    train_path = to_path(config.tokenizer.data.train_path)
     folder = train_path.parent
     validation_path = config.evaluation.data_path
-    if train_path != folder / "train" or Path(validation_path) != folder / "validation":
+    if train_path != folder / "train" or to_path(validation_path) != folder / "validation":
         raise ValueError(
             f"evaluation.data_path = {validation_path!r}, tokenizer.data.train_path = {str(train_path)!r}: "
             'with inputs = "quickstart" they must be validation and train of one folder, which receives the shards; '
             "correct them, or give shards of your own and --inputs given"
         )
-    made = (train_path, Path(validation_path), Path(config.tokenizer.teacher_path))
+    made = (train_path, to_path(validation_path), to_path(config.tokenizer.teacher_path))
     if not all(map(artefact.is_finished, made)):
         tune.connect()  # a cluster without what trials need is told before the inputs are made, too
     shard_images.run(override(shard_recipes.quickstart(), {"output_path": str(folder)}))
@@ -95,9 +96,9 @@ def check_inputs(
     one of them later.
     """
     found = [
-        Path(config.tokenizer.data.train_path),
-        Path(config.tokenizer.teacher_path),
-        Path(config.evaluation.data_path),
+        to_path(config.tokenizer.data.train_path),
+        to_path(config.tokenizer.teacher_path),
+        to_path(config.evaluation.data_path),
     ]
     trainings = list(recipes)
     for recipe in trainings:
@@ -105,7 +106,7 @@ def check_inputs(
     for path, kind in zip(found, ("shards", "teacher", "shards"), strict=True):
         artefact.verify_once(path, kind)
     if config.tokenizer.data.validation_path:
-        artefact.verify_once(Path(config.tokenizer.data.validation_path), "shards")
+        artefact.verify_once(to_path(config.tokenizer.data.validation_path), "shards")
     for recipe in trainings:
         inputs.check_inputs(recipe)
     evaluation_inputs.check_images(config.evaluation, config.tokenizer.model)

@@ -10,6 +10,7 @@ from glotok_ray.config.overrides import bound_settings, with_absolute_paths
 from glotok_ray.config.runs import FARRun, XARRun
 from glotok_ray.stages import training
 from glotok_ray.storage import artefact, ownership
+from glotok_ray.storage.places import to_path
 from glotok_ray.training import inputs
 from glotok_ray.training.checkpoint_protocol import check_checkpoint_evaluation
 from glotok_ray.training.plan import run_plan
@@ -33,7 +34,7 @@ def run(config: XARRun | FARRun, *, fresh: bool = False) -> dict[str, Any]:
 
 def check_inputs(config: XARRun | FARRun) -> list[Path]:
     """The folders that decide the run; raises ValueError for one that is damaged, or that does not fit the run."""
-    found = {"codes": Path(config.data.train_path), "tokenizer": Path(config.tokenizer_path)}
+    found = {"codes": to_path(config.data.train_path), "tokenizer": to_path(config.tokenizer_path)}
     for kind, folder in found.items():
         artefact.read_manifest(folder, kind)
     inputs.check_inputs(config)

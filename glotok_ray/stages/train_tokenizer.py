@@ -14,6 +14,7 @@ from glotok_ray.data.recorded import crops_text
 from glotok_ray.pretrained.tokenizer import DISCRIMINATOR_FILE, WEIGHTS_FILE
 from glotok_ray.stages import training
 from glotok_ray.storage import artefact, ownership
+from glotok_ray.storage.places import to_path
 from glotok_ray.training import inputs
 from glotok_ray.training.checkpoint_protocol import check_checkpoint_evaluation
 from glotok_ray.training.plan import run_plan
@@ -44,7 +45,7 @@ def bound_settings(config: TokenizerRun) -> dict[str, Any]:
     """The settings of a run that decide its weights and the order of its data: it goes on with these alone."""
     settings = overrides.bound_settings(config)
     if config.initial_path:
-        files = (Path(config.initial_path) / name for name in (WEIGHTS_FILE, DISCRIMINATOR_FILE))
+        files = (to_path(config.initial_path) / name for name in (WEIGHTS_FILE, DISCRIMINATOR_FILE))
         settings["initial_path"] = [artefact.sha256_of(path) for path in files if path.is_file()]
     return settings
 
@@ -57,7 +58,7 @@ def check_inputs(config: TokenizerRun) -> list[Path]:
     if config.data.validation_path:
         found.append(("shards", config.data.validation_path))
     for kind, path in found:
-        artefact.read_manifest(Path(path), kind)
+        artefact.read_manifest(to_path(path), kind)
     inputs.check_inputs(config)
     check_checkpoint_evaluation(config)
-    return [Path(path) for _, path in found]
+    return [to_path(path) for _, path in found]

@@ -23,7 +23,8 @@ from typing import Any
 
 from glotok_ray import faults
 from glotok_ray.storage import ownership
-from glotok_ray.storage.digests import HashingFile, Stamp, read_files, sha256_of
+from glotok_ray.storage.digests import HashingFile, Stamp, read_files, sha256_of, stamps_below
+from glotok_ray.storage.places import is_remote, to_path, writing
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +51,12 @@ def replacing(path: Path) -> Iterator[Path]:
     """A path beside `path` to write to; at the end it takes the place of `path`, so that readers never see half a file.
 
     Of several processes that write the same file, the last one's stays. After an exception nothing of it is left.
+    Of an object it is a local file, which is sent at the end; the store shows it whole or not at all.
     """
+    if is_remote(path):
+        with writing(path) as local:
+            yield local
+        return
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
@@ -81,9 +87,12 @@ def append_line(path: Path, values: Any) -> None:
     Numbers that are not finite become null, since JSON has none such, and "not_finite" names them.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    line = (json.dumps(_without_broken(values)) + "\n").encode()
+    if is_remote(path):
+        _append_whole(path, line)
+        return
     with path.open("a+b", buffering=0) as stream:
         size = stream.seek(0, os.SEEK_END)
-        line = (json.dumps(_without_broken(values)) + "\n").encode()
         if size:
             # A process that was killed may have left half a line, which must not swallow this one.
             stream.seek(-1, os.SEEK_END)
@@ -94,6 +103,15 @@ def append_line(path: Path, values: Any) -> None:
         except OSError:
             stream.truncate(size)
             raise
+
+
+def _append_whole(path: Path, line: bytes) -> None:
+    """An object cannot grow: it is sent again as a whole, so that it must have one writer at a time."""
+    try:
+        before = path.read_bytes()
+    except FileNotFoundError:
+        before = b""
+    path.write_bytes(before + line)
 
 
 def json_bytes(values: Any) -> bytes:
@@ -173,7 +191,7 @@ def fingerprint(kind: str, config: Mapping[str, Any], inputs: Iterable[Path] = (
 
     An input counts by its manifest, wherever it lies: its absolute path, where a field of `config` holds it, does not.
     """
-    folders = [Path(folder).absolute() for folder in inputs]
+    folders = [to_path(folder).absolute() for folder in inputs]
     manifests = [sha256_of(folder / MANIFEST) for folder in folders]
     settings = _without_paths(config, {str(folder) for folder in folders})
     text = json.dumps([kind, settings, manifests], sort_keys=True, default=str)
@@ -214,8 +232,12 @@ def write_manifest(
     known = known or {}
     found = {path.relative_to(folder).as_posix(): path for path in _listed(folder, exclude)}
     files = {name: {"bytes": facts[0], "sha256": facts[1]} for name, facts in known.items()}
+    sizes = stamps_below(folder) if is_remote(folder) else {}
     for name, (size, _) in known.items():
-        there = found[name].stat().st_size if name in found else 0
+        if is_remote(folder):
+            there = sizes[name].bytes if name in sizes else 0
+        else:
+            there = found[name].stat().st_size if name in found else 0
         if there != size:
             raise ArtefactError(
                 f"{folder / name}: {size} bytes were written and {there} are there; check the storage and redo the job"
@@ -247,7 +269,7 @@ def _listed(folder: Path, exclude: tuple[str, ...]) -> list[Path]:
     return [
         path
         for path in sorted(folder.rglob("*"))
-        if path.is_file()
+        if (is_remote(path) or path.is_file())
         and path.name not in _UNLISTED
         and not path.name.startswith(".")
         and path.relative_to(folder).parts[0] not in exclude
@@ -305,11 +327,13 @@ def check_sizes(folder: Path) -> None:
 def _check_sizes(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> dict[str, Stamp]:
     """The stamps of all listed files; raises ArtefactError for the first that is missing or of another size."""
     stamps = {}
+    # Of objects, one listing in the place of a request for each.
+    there = stamps_below(folder) if is_remote(folder) else None
     for name, facts in files.items():
         path = folder / name
         try:
-            stamps[name] = Stamp.of(path)
-        except (FileNotFoundError, NotADirectoryError):
+            stamps[name] = Stamp.of(path) if there is None else there[name]
+        except (FileNotFoundError, NotADirectoryError, KeyError):
             raise ArtefactError(damage_text(path, missing=True)) from None
         if stamps[name].bytes != facts["bytes"]:
             raise ArtefactError(damage_text(path))

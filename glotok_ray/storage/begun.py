@@ -5,11 +5,11 @@ anything else in it is a user's own.
 """
 
 import os
-import shutil
 from pathlib import Path
 
 from glotok_ray.storage import artefact, marks, ownership
 from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.places import is_remote, remove_tree
 
 
 class FolderInUseError(ArtefactError):
@@ -36,6 +36,8 @@ def check_free(folder: Path) -> None:
 
 
 def _check_place(folder: Path) -> None:
+    if is_remote(folder):  # whose folders need no making
+        return
     there = next((path for path in (folder, *folder.parents) if os.path.lexists(path)), None)
     if there is not None and not there.is_dir():
         what = "" if there == folder else f", so that {folder} cannot be made"
@@ -60,7 +62,7 @@ def set_aside(folder: Path) -> None:
     if folder.exists():
         own(folder)
         previous = folder.with_name(folder.name + ".previous")
-        shutil.rmtree(previous, ignore_errors=True)
+        remove_tree(previous, ignore_errors=True)
         ownership.move(folder, previous)
         if artefact.is_finished(previous):
             ownership.clear(previous)
@@ -176,6 +178,6 @@ def _empty(folder: Path) -> None:
     """Remove everything but the mark, so that after a kill in between the files still belong to a job."""
     for path in folder.iterdir():
         if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
+            remove_tree(path)
         elif _is_no_mark(path):
             path.unlink()

@@ -40,6 +40,15 @@ class Stamp(NamedTuple):
         return cls(status.st_size, status.st_mtime_ns)
 
 
+def stamps_below(folder: Path) -> dict[str, Stamp]:
+    """The present stamps of all objects below a prefix of a store, by their names in it; raises OSError."""
+    remote: Any = folder
+    return {
+        path.relative_to(remote).as_posix(): Stamp(status.st_size, status.st_mtime_ns)
+        for path, status in remote.below().items()
+    }
+
+
 class ReadFile(NamedTuple):
     """A file that was read from end to end; `sha256` is empty, and `error` says why, when that was not possible."""
 

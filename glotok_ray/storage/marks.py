@@ -1,7 +1,8 @@
 """Marks of begun folders: who owns one and the fingerprint of its files, replaced by exactly one of all who try.
 
 A mark is replaced by its successor alone, made exclusively under `.begun.TOKEN.json` with the token of the one before;
-tokens are never used twice. Read next: glotok_ray/storage/ownership.py
+tokens are never used twice. On an object store it is made by a conditional write (If-None-Match), which one of all who
+try gets, and the mark's own object is written over by its newest content. Read next: glotok_ray/storage/ownership.py
 """
 
 import errno
@@ -10,6 +11,9 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
+
+from glotok_ray.storage.places import is_remote
 
 MARK = ".begun.json"
 # Of file systems without hard links.
@@ -80,11 +84,13 @@ def _successor(folder: Path, mark: Mark) -> Path:
 
 def succeed(folder: Path, before: Mark | None, mark: Mark) -> bool:
     """Put `mark` in the place of `before`; False when another process has been faster."""
+    if is_remote(folder):
+        return _succeed_in_store(folder, before, mark)
     folder.mkdir(parents=True, exist_ok=True)
     draft = folder / f".begun.draft.{mark.token}.json"
     path = folder / MARK if before is None else _successor(folder, before)
     try:
-        draft.write_text(json.dumps(asdict(mark), indent=2) + "\n")
+        draft.write_text(_text(mark))
         if not _link(draft, path):
             return False
         if read_mark(folder) != mark:  # `before` was replaced while we wrote
@@ -99,6 +105,42 @@ def succeed(folder: Path, before: Mark | None, mark: Mark) -> bool:
         return False
     finally:
         draft.unlink(missing_ok=True)
+
+
+def _text(mark: Mark) -> str:
+    return json.dumps(asdict(mark), indent=2) + "\n"
+
+
+def _succeed_in_store(folder: Path, before: Mark | None, mark: Mark) -> bool:
+    path: Any = folder / MARK if before is None else _successor(folder, before)
+    try:
+        path.create(_text(mark).encode())
+    except FileExistsError:
+        # The answer to our own write may have been lost, and the write sent again.
+        if _read(path) != mark:
+            return False
+    if read_mark(folder) != mark:  # `before` was replaced while we wrote
+        path.unlink(missing_ok=True)
+        return False
+    if before is not None:
+        (folder / MARK).write_text(_text(mark))
+        _remove_old(folder, mark)
+    return True
+
+
+def touch(folder: Path, mark: Mark) -> None:
+    """Show that the mark's owner lives; raises OSError. An object is not touched but written, beside the mark, so that
+    a late touch never undoes a takeover.
+    """
+    if is_remote(folder):
+        beat_path(folder, mark).write_text("")
+    else:
+        os.utime(folder / MARK)
+
+
+def beat_path(folder: Path, mark: Mark) -> Path:
+    """The file whose time says when the mark's owner lived."""
+    return folder / f".begun.beat.{mark.token}.json" if is_remote(folder) else folder / MARK
 
 
 def remove(folder: Path, mark: Mark) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from glotok_ray.storage import artefact, begun, ownership
 from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.places import to_path
 from glotok_ray.storage.weights import check_stored
 
 logger = logging.getLogger(__name__)
@@ -157,8 +158,8 @@ def begin(
     weights that are not finite.
     """
     check_finished(inputs)
-    paths = [Path(path) for path in inputs]
-    output = look(Path(folder), kind, settings, paths, fresh=fresh)
+    paths = [to_path(path) for path in inputs]
+    output = look(to_path(folder), kind, settings, paths, fresh=fresh)
     if output.finished is not None:
         logger.info("already finished: %s", output.folder)
         return output
@@ -171,12 +172,12 @@ def begin(
 def check_finished(inputs: Sequence[str]) -> None:
     """Raise ArtefactError for an input folder without a manifest, or with a file that is missing or of another size."""
     for path in inputs:
-        if not (Path(path) / artefact.MANIFEST).is_file():
+        if not (to_path(path) / artefact.MANIFEST).is_file():
             raise ArtefactError(
                 f"{path or '(empty path)'}: holds no {artefact.MANIFEST}; run the job that writes "
                 "it, or correct the path"
             )
-        artefact.check_sizes(Path(path))
+        artefact.check_sizes(to_path(path))
 
 
 def _check_weights(folder: Path) -> None:

@@ -12,7 +12,8 @@ import socket
 import time
 from pathlib import Path
 
-from glotok_ray.storage.marks import MARK, Mark, Owner, read_mark
+from glotok_ray.storage.marks import Mark, Owner, beat_path, read_mark
+from glotok_ray.storage.places import is_remote
 
 logger = logging.getLogger(__name__)
 
@@ -108,20 +109,23 @@ def _start(pid: int) -> str | None:
 
 def _is_touched(folder: Path, mark: Mark) -> bool:
     logger.info("%s: begun by %s; watching its mark for up to %g s", folder, mark.owner, LEASE_S)
-    deadline, first = time.monotonic() + LEASE_S, _touched(folder)
+    deadline, first = time.monotonic() + LEASE_S, _touched(folder, mark)
     while time.monotonic() < deadline:
         time.sleep(_LOOK_S)
         if read_mark(folder) != mark:
             return False
-        if _touched(folder) != first:
+        if _touched(folder, mark) != first:
             return True
     return False
 
 
-def _touched(folder: Path) -> int:
+def _touched(folder: Path, mark: Mark) -> int:
     """When the mark was touched last; opened first, so that a client of NFS asks its server."""
+    path = beat_path(folder, mark)
     try:
-        with (folder / MARK).open("rb") as stream:
+        if is_remote(path):
+            return path.stat().st_mtime_ns
+        with path.open("rb") as stream:
             return os.fstat(stream.fileno()).st_mtime_ns
     except OSError:
         return 0

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from glotok_ray.storage import marks, owners
 from glotok_ray.storage.marks import MARK, Mark, Owner, read_mark, succeed
+from glotok_ray.storage.places import move_tree
 
 logger = logging.getLogger(__name__)
 
@@ -168,7 +169,7 @@ def move(folder: Path, place: Path) -> None:
     """Rename a folder of this process, and give it back there; raises FolderLostError."""
     with _lock:  # between the two a beat would find the mark gone, or that of the next owner
         check_held(folder)
-        folder.rename(place)
+        move_tree(folder, place)
         held = _let_go(folder.absolute())
     _free(place, held)
 
@@ -293,7 +294,7 @@ def _beat(folder: Path, mark: Mark) -> None:
             return  # given back meanwhile
         in_thread = folder in _in_threads
         if _look(folder):
-            os.utime(folder / MARK)
+            marks.touch(folder, mark)
         elif folder in _lost and not in_thread and callable(signal.getsignal(signal.SIGTERM)):
             # SIGINT is blocked in what Ray starts, ignored in the background, and caught by Ray Train.
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)

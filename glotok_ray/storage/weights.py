@@ -19,6 +19,8 @@ from torch import Tensor, nn
 
 from glotok_ray.storage import restricted_unpickler
 from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.node_cache import at_hand
+from glotok_ray.storage.places import writing
 
 # Where training scripts put a model's tensors, in the order of trust: raw weights first, since an average lags behind.
 NESTS = ("model", "state_dict", "module", "ema")
@@ -78,7 +80,8 @@ def save_weights(path: Path, state: Mapping[str, Tensor], *, masks: Collection[s
     }
     check_finite(used(tensors, masks), path, NOT_WRITTEN)
     try:
-        save_file(tensors, str(path))
+        with writing(path) as local:
+            save_file(tensors, str(local))
     except SafetensorError as error:
         raise OSError(f"{path}: cannot be written ({error})") from error
 
@@ -116,7 +119,7 @@ def write_weights(
 def load_weights(module: nn.Module, path: Path) -> None:
     """Read a state dict into `module`; raises ArtefactError that lists what does not fit."""
     try:
-        state = load_file(str(path))
+        state = load_file(str(at_hand(path)))
     except Exception as error:  # safetensors raises its own untyped errors for damaged headers
         raise _not_readable(path, error) from error
     problems = misfits(state, module.state_dict())
@@ -131,7 +134,7 @@ def load_weights(module: nn.Module, path: Path) -> None:
 def stored_shapes(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file on the meta device: shapes alone, without reading the values."""
     try:
-        with safe_open(str(path), framework="pt") as file:
+        with safe_open(str(at_hand(path)), framework="pt") as file:
             names = list(file.keys())
             shapes = {name: file.get_slice(name).get_shape() for name in names}
     except (SafetensorError, OSError) as error:
@@ -142,7 +145,7 @@ def stored_shapes(path: Path) -> dict[str, Tensor]:
 def stored_tensor(path: Path, name: str) -> Tensor | None:
     """One tensor of a safetensors file, without reading the others; None when it holds none of that name."""
     try:
-        with safe_open(str(path), framework="pt") as file:
+        with safe_open(str(at_hand(path)), framework="pt") as file:
             return file.get_tensor(name) if name in file.keys() else None  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise _not_readable(path, error) from error
@@ -153,7 +156,7 @@ def check_stored(path: Path) -> None:
     read, so that a driver can look before it starts a cluster.
     """
     try:
-        with safe_open(str(path), framework="pt") as file:
+        with safe_open(str(at_hand(path)), framework="pt") as file:
             broken = _not_finite((name, file.get_tensor(name)) for name in file.keys())  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise _not_readable(path, error) from error
@@ -207,10 +210,13 @@ def read_tensors(path: Path, *, purpose: str, suffixes: Sequence[str]) -> Any:
     """
     try:
         if path.suffix == ".safetensors":
-            return load_file(str(path))
+            return load_file(str(at_hand(path)))
         # torch.load trusts its pickle_module, and this one imports nothing but tensors.
         return torch.load(
-            path, map_location="cpu", weights_only=False, pickle_module=restricted_unpickler
+            at_hand(path),
+            map_location="cpu",
+            weights_only=False,
+            pickle_module=restricted_unpickler,
         )
     except _UNREADABLE as error:
         raise ArtefactError(

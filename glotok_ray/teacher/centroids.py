@@ -15,6 +15,7 @@ from torch import Tensor
 
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.node_cache import at_hand
 from glotok_ray.storage.weights import BRING_ANOTHER, check_finite, read_tensors, unnested
 from glotok_ray.teacher import histogram
 from glotok_ray.teacher.histogram import TeacherHistogram
@@ -116,7 +117,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
 
 def _read_matrix(path: Path) -> Tensor:
     try:
-        matrix = np.load(path, allow_pickle=False)
+        matrix = np.load(at_hand(path), allow_pickle=False)
     except (ValueError, TypeError, OSError, EOFError, LookupError) as error:
         raise ArtefactError(
             f"{path}: not readable as centroids ({error}); bring one of {', '.join(SUFFIXES)}"

@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from glotok_ray.config.teacher import KMeansConfig
 from glotok_ray.progress import ProgressLine
 from glotok_ray.storage import artefact
+from glotok_ray.storage.node_cache import at_hand
 from glotok_ray.teacher.partial_sums import PartialSums, Vectors
 from glotok_ray.teacher.preparation import normalize_rows
 
@@ -215,7 +216,7 @@ def load_state(path: Path) -> State | None:
     """The state that `save_state` wrote, or None when there is none."""
     if not path.is_file():
         return None
-    with np.load(path, allow_pickle=False) as stored:
+    with np.load(at_hand(path), allow_pickle=False) as stored:
         best = None
         if "best_centroids" in stored:
             objective = stored["best_objective"].tolist()

@@ -22,6 +22,7 @@ from glotok_ray.data.shard_plan import seeded_generator
 from glotok_ray.data.shard_reader import decoded_rows, read_shard
 from glotok_ray.data.transforms import center_crop
 from glotok_ray.devices import chosen_device
+from glotok_ray.storage.places import to_path
 from glotok_ray.teacher import features
 from glotok_ray.teacher.feature_parts import Part, write_part
 
@@ -48,7 +49,7 @@ class FeatureActor:
         pool: PoolConfig,
     ) -> None:
         self._config, self._pool = network, pool
-        self._data_path, self._folder = Path(data_path), Path(folder)
+        self._data_path, self._folder = to_path(data_path), to_path(folder)
         self._vectors_per_image, self._seed = vectors_per_image, seed
         self._device = chosen_device(use_gpu=pool.use_gpu)
         self._network = features.build_feature_network(network, self._device)

@@ -13,6 +13,8 @@ import pyarrow.parquet
 from jaxtyping import Float, Int
 
 from glotok_ray.storage import artefact
+from glotok_ray.storage.node_cache import at_hand
+from glotok_ray.storage.places import to_path
 
 _ROWS_PER_GROUP = 4096
 
@@ -88,14 +90,18 @@ def finished_part(path: Path) -> Part | None:
 
 def read_vectors(part: Part) -> Float[np.ndarray, "n channels"]:
     """A part's vectors, fp32."""
-    column = pyarrow.parquet.read_table(part.path, columns=["vector"])["vector"].combine_chunks()
+    column = pyarrow.parquet.read_table(at_hand(to_path(part.path)), columns=["vector"])[
+        "vector"
+    ].combine_chunks()
     width = column.type.list_size
     return column.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
 
 
 def read_labels(part: Part) -> Int[np.ndarray, " n"]:
     """The label of each vector of a part."""
-    return pyarrow.parquet.read_table(part.path, columns=["label"])["label"].to_numpy()
+    return pyarrow.parquet.read_table(at_hand(to_path(part.path)), columns=["label"])[
+        "label"
+    ].to_numpy()
 
 
 def _facts_path(path: Path) -> Path:

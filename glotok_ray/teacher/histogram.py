@@ -22,6 +22,8 @@ from glotok_ray.config.tokenizer import CodebookConfig
 from glotok_ray.losses import relation as relation_loss
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.node_cache import at_hand
+from glotok_ray.storage.places import writing
 from glotok_ray.storage.weights import check_finite
 from glotok_ray.teacher.preparation import principal_axes
 
@@ -193,7 +195,8 @@ def build_histogram(
 
 def save_teacher(folder: Path, teacher: TeacherHistogram) -> None:
     """Write teacher.safetensors and teacher.json; the caller writes the manifest."""
-    save_file({"centroids": teacher.centroids}, str(folder / CENTROIDS_FILE))
+    with writing(folder / CENTROIDS_FILE) as local:
+        save_file({"centroids": teacher.centroids}, str(local))
     facts, student = teacher.similarity(), CodebookConfig()
     artefact.write_json(
         folder / FACTS_FILE,
@@ -255,7 +258,7 @@ def _read_facts(path: Path) -> dict[str, Any]:
 
 def _read_centroids(path: Path) -> Tensor:
     try:
-        centroids = load_file(str(path))["centroids"]
+        centroids = load_file(str(at_hand(path)))["centroids"]
     except (SafetensorError, KeyError) as error:
         raise ArtefactError(
             f"{path}: holds no tensor 'centroids' that can be read ({error}); restore the file, or {_REBUILD}"

@@ -5,7 +5,6 @@ Everything that can be told without reading weights is checked first. Read next:
 
 import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -16,6 +15,8 @@ from glotok_ray.config.teacher import FeatureNetworkConfig
 from glotok_ray.pretrained.feature_networks import EfficientNetLite0, tensors_sha256
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.node_cache import at_hand
+from glotok_ray.storage.places import to_path
 from glotok_ray.storage.weights import BRING_ANOTHER, check_finite, misfits
 from glotok_ray.teacher.clip_names import from_hugging_face, is_hugging_face
 
@@ -135,7 +136,7 @@ def _check_transformer(config: FeatureNetworkConfig) -> None:
 
 
 def _check_file(config: FeatureNetworkConfig) -> None:
-    path = Path(config.weights_path)
+    path = to_path(config.weights_path)
     if not path.is_file():
         raise ArtefactError(f"{weights_source(config)}: no such file; {file_to_bring(config)}")
     if config.weights_sha256 and artefact.sha256_of(path) != config.weights_sha256.lower():
@@ -149,7 +150,9 @@ def _check_file(config: FeatureNetworkConfig) -> None:
 def file_to_bring(config: FeatureNetworkConfig) -> str:
     """The remedy where the weights file is another than the network's."""
     facts = timm_facts(config)
-    release = f" or the original release's {Path(facts['url']).name}" if facts["url"] else ""
+    release = (
+        f" or the original release's {facts['url'].rpartition('/')[2]}" if facts["url"] else ""
+    )
     return (
         f"for {config.name} bring model.safetensors of the Hugging Face repository "
         f"{facts['hf_hub_id']}{release}, and name the file in {config.full_name('weights_path')}"
@@ -180,7 +183,7 @@ def weights_digest(config: FeatureNetworkConfig) -> str:
     """
     check_network(config)
     if config.weights_path:
-        return artefact.sha256_of(Path(config.weights_path))
+        return artefact.sha256_of(to_path(config.weights_path))
     embedded = config.name == EMBEDDED
     tensors = EfficientNetLite0().state_dict() if embedded else stored_tensors(config)
     return tensors_sha256(tensors)
@@ -214,12 +217,12 @@ def stored_tensors(config: FeatureNetworkConfig) -> dict[str, Tensor]:
                 f"{config.full_name('weights_path')} is empty, and timm could not download the weights ({error}); "
                 f"{file_to_bring(config)}"
             ) from error
-    path = Path(config.weights_path)
+    path = to_path(config.weights_path)
     try:
         if path.suffix == ".safetensors":
-            stored = load_file(path)
+            stored = load_file(at_hand(path))
         else:
-            stored = torch.load(path, map_location="cpu", weights_only=True)
+            stored = torch.load(at_hand(path), map_location="cpu", weights_only=True)
     except Exception as error:  # both readers raise many untyped errors for foreign files
         raise ArtefactError(
             f"{weights_source(config)}: cannot be read as .safetensors or as tensors "

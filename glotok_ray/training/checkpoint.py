@@ -5,7 +5,6 @@ one that is unfinished or damaged is passed over with a warning. Read next: glot
 """
 
 import logging
-import shutil
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.places import remove_tree
 from glotok_ray.storage.retries import patiently
 from glotok_ray.training.plan import RunPlan
 from glotok_ray.training.worker import Worker
@@ -59,7 +59,7 @@ def agreed_checkpoint(folder: Path, worker: Worker, *, retry_minutes: float) -> 
     before: int | None = None
     if worker.rank == 0:
         for path in folder.glob(".step-*.partial"):
-            shutil.rmtree(path)
+            remove_tree(path)
     while True:
         # Rank 0 alone lists the folder: a shared file system may show another list elsewhere.
         step = _step_before(folder, before, retry_minutes) if worker.rank == 0 else 0

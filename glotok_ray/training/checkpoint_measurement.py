@@ -5,7 +5,6 @@ the features of the crops that these are compared with are measured once. Runs i
 Read next: glotok_ray/evaluation/measure.py
 """
 
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -30,6 +29,7 @@ from glotok_ray.evaluation.plan import SAMPLES, VALIDATION, Block, plan, units_o
 from glotok_ray.evaluation.sample_metrics import Labelled, own_class_metrics
 from glotok_ray.evaluation.streams import MeasuredImages, open_measured
 from glotok_ray.sampling.images import ImageGenerator
+from glotok_ray.storage.places import remove_tree, to_path
 from glotok_ray.training.checkpoint import checkpoint_step
 from glotok_ray.training.checkpoint_protocol import Run, evaluation_of, protocol_of
 from glotok_ray.training.checkpoint_weights import copy_weights
@@ -46,9 +46,9 @@ class CheckpointMeasurement:
         """`folder` is the run's; copies and parts lie in a sub-folder of it."""
         self._config, self._work = config, folder / WORK_FOLDER
         for left in self._work.glob("step-*"):
-            shutil.rmtree(left)
+            remove_tree(left)
         self._evaluation = evaluation_of(config)
-        self._images = read_image_dataset(Path(self._evaluation.data_path))
+        self._images = read_image_dataset(to_path(self._evaluation.data_path))
         self._protocol = protocol_of(config).fingerprint
         device = chosen_device(use_gpu=config.checkpoint_evaluation.use_gpu)
         self._extractors = build_extractors(self._evaluation, device)
@@ -61,13 +61,13 @@ class CheckpointMeasurement:
         if weights is None:
             return None
         parts = self._work / f"{checkpoint.name}.parts"
-        shutil.rmtree(parts, ignore_errors=True)
+        remove_tree(parts, ignore_errors=True)
         parts.mkdir()
         if isinstance(self._config, TokenizerRun):
             metrics = self._tokenizer(weights, parts)
         else:
             metrics = self._generator(weights, parts, self._config.checkpoint_evaluation)
-        shutil.rmtree(parts)
+        remove_tree(parts)
         return Measured(
             step=checkpoint_step(checkpoint),
             metrics=with_crops(metrics, crops_text(self._images)),

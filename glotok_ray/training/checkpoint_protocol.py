@@ -3,7 +3,6 @@
 Read next: glotok_ray/training/checkpoint_measurement.py
 """
 
-from pathlib import Path
 from typing import Any
 
 from glotok_ray.config.checkpoint_evaluation import SECTION
@@ -16,6 +15,7 @@ from glotok_ray.data.records import read_dataset
 from glotok_ray.evaluation.inputs import check_weight_files
 from glotok_ray.pretrained.tokenizer import tokenizer_config
 from glotok_ray.storage import artefact
+from glotok_ray.storage.places import to_path
 from glotok_ray.training.evaluated_checkpoints import Protocol
 
 Run = TokenizerRun | XARRun | FARRun
@@ -27,7 +27,7 @@ def evaluation_of(config: Run) -> EvaluateRun:
     wanted = section.num_images
     if not isinstance(config, TokenizerRun):
         wanted = config.checkpoint_evaluation.num_reference_images
-    found = read_image_dataset(Path(path)).num_images
+    found = read_image_dataset(to_path(path)).num_images
     return EvaluateRun(
         data_path=path,
         num_images=min(wanted, found),
@@ -52,7 +52,7 @@ def protocol_of(config: Run) -> Protocol:
         "inception": section.inception_path,
     }
     if section.inception_path not in ("", DOWNLOAD):
-        settings["inception"] = artefact.sha256_of(Path(section.inception_path))
+        settings["inception"] = artefact.sha256_of(to_path(section.inception_path))
     if not isinstance(config, TokenizerRun):
         sampled = config.checkpoint_evaluation
         settings |= {
@@ -60,7 +60,7 @@ def protocol_of(config: Run) -> Protocol:
             "seed": sampled.seed,
             "sampler": to_dict(sampled.sampler),
         }
-    fingerprint = artefact.fingerprint(SECTION, settings, [Path(evaluation.data_path)])
+    fingerprint = artefact.fingerprint(SECTION, settings, [to_path(evaluation.data_path)])
     return Protocol(settings=settings, fingerprint=fingerprint)
 
 
@@ -74,15 +74,15 @@ def check_checkpoint_evaluation(config: Run) -> None:
             f"{SECTION}.data_path is empty: give the validation shards that checkpoints are evaluated on, or set "
             f"{SECTION}.every_steps to 0"
         )
-    folder = Path(path)
+    folder = to_path(path)
     artefact.read_manifest(folder, "shards")
     images = read_image_dataset(folder)
     if isinstance(config, TokenizerRun):
         model = config.model
     else:
-        model = tokenizer_config(Path(config.tokenizer_path))
+        model = tokenizer_config(to_path(config.tokenizer_path))
         codes = config.data.train_path
-        check_classes(read_dataset(Path(codes)).classes, codes, images.classes, path)
+        check_classes(read_dataset(to_path(codes)).classes, codes, images.classes, path)
     check_side(images, folder, model.autoencoder.image_size)
     check_weight_files(evaluation_of(config))
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from glotok_ray.config.checkpoint_evaluation import CheckpointEvaluationConfig
 from glotok_ray.storage import artefact
+from glotok_ray.storage.places import writing_tree
 from glotok_ray.training.checkpoint import CHECKPOINT_FOLDER, checkpoint_step
 from glotok_ray.training.evaluated_checkpoints import (
     EvaluatedCheckpoints,
@@ -139,7 +140,10 @@ def _draw(folder: Path, step: int, values: dict[str, float | None]) -> None:
     try:
         from torch.utils.tensorboard import SummaryWriter
 
-        with SummaryWriter(str(folder / TENSORBOARD_FOLDER / "checkpoints")) as points:
+        with (
+            writing_tree(folder / TENSORBOARD_FOLDER / "checkpoints") as local,
+            SummaryWriter(str(local)) as points,
+        ):
             for name, value in values.items():
                 if value is not None:
                     points.add_scalar(f"checkpoint/{name}", value, step)

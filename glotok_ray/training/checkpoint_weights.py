@@ -3,7 +3,6 @@
 Read next: glotok_ray/training/checkpoint_measurement.py
 """
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from glotok_ray.config.runs import FARRun, TokenizerRun, XARRun
 from glotok_ray.pretrained import generator, tokenizer
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.places import copy_file, remove_tree, to_path
 
 _OF_TOKENIZER = (tokenizer.WEIGHTS_FILE, tokenizer.CONFIG_FILE, tokenizer.DISCRIMINATOR_FILE)
 _OF_GENERATOR = (generator.GENERATOR_FILE, generator.AVERAGE_FILE, generator.WEIGHTS_FILE)
@@ -26,16 +26,16 @@ def copy_weights(
     without weights of its own.
     """
     place = folder / checkpoint.name
-    shutil.rmtree(place, ignore_errors=True)
+    remove_tree(place, ignore_errors=True)
     place.mkdir(parents=True)
     is_tokenizer = isinstance(config, TokenizerRun)
     try:
         _copy(checkpoint, place, _OF_TOKENIZER if is_tokenizer else _OF_GENERATOR)
     except FileNotFoundError:
-        shutil.rmtree(place)
+        remove_tree(place)
         return None
     if not is_tokenizer:
-        generator.copy_tokenizer(Path(config.tokenizer_path), place)
+        generator.copy_tokenizer(to_path(config.tokenizer_path), place)
     kind = "tokenizer" if is_tokenizer else "generator"
     step = artefact.read_json(checkpoint / artefact.MANIFEST)["step"]
     artefact.write_manifest(place, kind, step=step, checkpoint_of=config.name)
@@ -52,7 +52,7 @@ def _copy(checkpoint: Path, place: Path, names: Sequence[str]) -> None:
     for name in names:
         if name not in listed:
             continue
-        shutil.copyfile(checkpoint / name, place / name)
+        copy_file(checkpoint / name, place / name)
         if artefact.sha256_of(place / name) != listed[name]["sha256"]:
             raise ArtefactError(
                 f"{checkpoint / name}: differs from its sha256 in {artefact.MANIFEST}"

@@ -8,7 +8,6 @@ Read next: glotok_ray/training/checkpoint.py
 import contextlib
 import logging
 import os
-import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from typing import Any
 import torch
 
 from glotok_ray.storage import artefact
+from glotok_ray.storage.places import is_remote, move_tree, remove_tree
 from glotok_ray.storage.retries import StorageError, patiently
 from glotok_ray.training.checkpoint import checkpoint_path, partial_path
 from glotok_ray.training.memory import GIB
@@ -173,8 +173,8 @@ class CheckpointWriter:
                 report.unlink()
             for path in (partial / artefact.MANIFEST, *_folders(partial)):
                 _sync(path)
-            shutil.rmtree(final, ignore_errors=True)
-            partial.rename(final)
+            remove_tree(final, ignore_errors=True)
+            move_tree(partial, final)
             _sync(self._folder)
             self._worker.heartbeat.fault_point("checkpoint_committed", step)
 
@@ -212,7 +212,7 @@ class CheckpointWriter:
         found = sorted(self._folder.glob("step-*"))
         place = found.index(newest) + 1
         for other in found[: max(0, place - self._keep)] + found[place:]:
-            shutil.rmtree(other)
+            remove_tree(other)
 
     def _patiently(self, action: Callable[[], Any], path: Path) -> Any:
         return patiently(action, path, minutes=self._minutes, doing="writing")
@@ -237,7 +237,9 @@ def _folders(path: Path) -> list[Path]:
 
 
 def _sync(path: Path) -> None:
-    """Wait until a file, or the entries of a folder, are on the disk."""
+    """Wait until a file, or the entries of a folder, are on the disk; what a store has answered to is."""
+    if is_remote(path):
+        return
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -17,6 +17,7 @@ from glotok_ray.config.tokenizer import TokenizerConfig
 from glotok_ray.metrics.codebook import codebook_use, duplicate_fraction
 from glotok_ray.nn.quantizer import Lookup
 from glotok_ray.nn.tokenizer import BranchOutput
+from glotok_ray.storage.node_cache import at_hand
 from glotok_ray.training.snapshot import Snapshot
 from glotok_ray.training.worker import Worker
 
@@ -114,7 +115,7 @@ class CodebookWatch:
     def load(self, folder: Path) -> None:
         """Restore what `snapshot` added."""
         stored = torch.load(
-            folder / self._file, weights_only=True, map_location=self._worker.device
+            at_hand(folder / self._file), weights_only=True, map_location=self._worker.device
         )
         self.counts, self._since_restart = stored["evaluation"], stored["restart"]
 

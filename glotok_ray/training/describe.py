@@ -5,7 +5,6 @@ Read next: glotok_ray/training/activations.py
 
 import functools
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.nn.xar import XAR
 from glotok_ray.pretrained.perceptual import perceptual_without_weights
 from glotok_ray.storage.artefact import MANIFEST, ArtefactError
+from glotok_ray.storage.places import to_path
 from glotok_ray.training.activations import Inputs, kept_by_forward, saved_bytes
 from glotok_ray.training.example_inputs import generator_inputs
 from glotok_ray.training.inputs import check_present_inputs
@@ -119,7 +119,7 @@ def _cross_entropy_bytes(run: FARRun) -> int:
 
 def _present_dataset(run: TokenizerRun | GeneratorRun) -> DatasetInfo | None:
     """The facts of the data to train on; None as long as there are none."""
-    folder = Path(run.data.train_path)
+    folder = to_path(run.data.train_path)
     return read_dataset(folder) if (folder / MANIFEST).is_file() else None
 
 
@@ -128,7 +128,7 @@ def _images(run: TokenizerRun | GeneratorRun, dataset: DatasetInfo | None) -> in
         return run.data.num_train_images
     if dataset is None:
         raise ArtefactError(
-            f"data.num_train_images = 0 and {Path(run.data.train_path)} holds no data yet; give the number, or build "
+            f"data.num_train_images = 0 and {run.data.train_path} holds no data yet; give the number, or build "
             "the data first"
         )
     return dataset.num_images

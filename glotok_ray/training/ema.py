@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from glotok_ray.storage.node_cache import at_hand
 from glotok_ray.storage.weights import DROP_CHECKPOINT, check_finite
 from glotok_ray.training.engine import Engine
 from glotok_ray.training.snapshot import Snapshot
@@ -69,7 +70,7 @@ class ExponentialMovingAverage:
     def load(self, folder: Path, rank: int) -> None:
         """Restore what `snapshot` added."""
         path = folder / _file(rank)
-        stored = torch.load(path, weights_only=True, map_location="cpu")
+        stored = torch.load(at_hand(path), weights_only=True, map_location="cpu")
         check_finite(_named(stored), path, DROP_CHECKPOINT)
         for average, value in zip(self._shards, stored, strict=True):
             average.copy_(value)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from glotok_ray.config.training import OptimizerConfig, ScalingConfig
 from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.places import reading_tree
 from glotok_ray.storage.weights import DROP_CHECKPOINT, check_finite
 from glotok_ray.training.deepspeed_config import deepspeed_config
 from glotok_ray.training.snapshot import Snapshot
@@ -177,7 +178,8 @@ class DeepSpeedEngine:
 
     def load(self, folder: Path) -> None:
         """Restore what `snapshot` added; DeepSpeed answers a missing checkpoint with None, which is an error here."""
-        path, _ = self._engine.load_checkpoint(str(folder), tag="state")
+        with reading_tree(folder) as local:
+            path, _ = self._engine.load_checkpoint(str(local), tag="state")
         if path is None:
             raise ArtefactError(
                 f"{folder}: DeepSpeed finds no checkpoint there; it was saved by another engine or worker count"

@@ -4,7 +4,6 @@ The best weights are a copy, so that the removal of old checkpoints never touche
 Read next: glotok_ray/training/checkpoint_watch.py
 """
 
-import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 from glotok_ray.config.checkpoint_evaluation import ChosenMetric
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.places import move_tree, remove_tree
 from glotok_ray.training.metrics_file import metric_lines
 
 ROWS_FILE = "checkpoint_metrics.jsonl"
@@ -80,7 +80,7 @@ class EvaluatedCheckpoints:
         }
         artefact.append_line(self._folder / ROWS_FILE, row)
         self.steps.add(measured.step)
-        shutil.rmtree(measured.weights, ignore_errors=True)
+        remove_tree(measured.weights, ignore_errors=True)
         return is_best
 
     def value_of(self, measured: Measured) -> float | None:
@@ -97,8 +97,8 @@ class EvaluatedCheckpoints:
         place = self._folder / BEST_FOLDER / measured.weights.name
         place.parent.mkdir(exist_ok=True)
         if place.exists():
-            shutil.rmtree(place)
-        measured.weights.rename(place)
+            remove_tree(place)
+        move_tree(measured.weights, place)
         best = {
             "step": measured.step,
             "metric": self._chosen.entry,
@@ -110,7 +110,7 @@ class EvaluatedCheckpoints:
         self._best = best
         for other in place.parent.iterdir():
             if other.is_dir() and other != place:
-                shutil.rmtree(other)
+                remove_tree(other)
 
     def _read_best(self) -> dict[str, Any] | None:
         """The best of an earlier start; None where it was chosen by another metric or protocol."""

@@ -19,6 +19,7 @@ from glotok_ray.nn.xar import XAR
 from glotok_ray.pretrained.generator import copy_tokenizer, save_generator
 from glotok_ray.pretrained.tokenizer import load_glotok_tokenizer
 from glotok_ray.sampling.latents import latent_scale, latent_scale_from_counts
+from glotok_ray.storage.places import to_path
 from glotok_ray.training.ema import make_average, whole_state
 from glotok_ray.training.engine import make_engine
 from glotok_ray.training.generator_state import GeneratorState
@@ -78,7 +79,7 @@ def train_generator(
                 state["latent_scale"] = torch.tensor(facts["latent_scale"])
         with exporting(worker, plan):
             save_generator(plan.folder, raw, averaged, facts)
-            copy_tokenizer(Path(config.tokenizer_path), plan.folder)
+            copy_tokenizer(to_path(config.tokenizer_path), plan.folder)
     worker.barrier()
     return metrics
 
@@ -93,9 +94,9 @@ def _build(
             TokenObjective(config.model, config.label_dropout),
             {"architecture": "far"},
         )
-    tokenizer = load_glotok_tokenizer(Path(config.tokenizer_path))
+    tokenizer = load_glotok_tokenizer(to_path(config.tokenizer_path))
     model = XAR(config.model)
-    scale = _measured_scale(tokenizer, Path(config.data.train_path), codes)
+    scale = _measured_scale(tokenizer, to_path(config.data.train_path), codes)
     model.latent_scale.copy_(scale)
     # Codes become latents on the device; encoder and decoder have no part in it and stay where they are.
     tokenizer.branches.to(worker.device)

@@ -28,6 +28,8 @@ from glotok_ray.pretrained.tokenizer import (
 )
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.node_cache import at_hand
+from glotok_ray.storage.places import to_path
 from glotok_ray.storage.weights import check_stored, misfits, stored_shapes
 from glotok_ray.teacher.histogram import TeacherHistogram, load_teacher
 
@@ -50,7 +52,7 @@ def check_inputs(run: TokenizerRun | XARRun | FARRun) -> None:
             _check_initial(run)
     else:
         fitting_codes(run)
-        check_stored(Path(run.tokenizer_path) / WEIGHTS_FILE)
+        check_stored(to_path(run.tokenizer_path) / WEIGHTS_FILE)
 
 
 def check_present_inputs(run: TokenizerRun | XARRun | FARRun) -> None:
@@ -66,7 +68,7 @@ def check_present_inputs(run: TokenizerRun | XARRun | FARRun) -> None:
 
 
 def _is_finished(path: str) -> bool:
-    return (Path(path) / artefact.MANIFEST).is_file()
+    return (to_path(path) / artefact.MANIFEST).is_file()
 
 
 # ---------------------------------------------------------------------------------------- a tokenizer's
@@ -76,9 +78,9 @@ def _check_image_files(run: TokenizerRun) -> None:
     """Side and classes of the images to train on and to validate with, those that are there."""
     paths = filter(None, (run.data.train_path, run.data.validation_path))
     found = {
-        Path(path): read_image_dataset(Path(path))
+        to_path(path): read_image_dataset(to_path(path))
         for path in paths
-        if (Path(path) / DATASET).is_file()
+        if (to_path(path) / DATASET).is_file()
     }
     for folder, dataset in found.items():
         if run.data.adm_protocol:
@@ -121,7 +123,7 @@ def _check_teacher(run: TokenizerRun) -> None:
 
 def teacher_of(run: TokenizerRun) -> TeacherHistogram:
     """The run's teacher, projected to the codebook's width where `relation.project_teacher` says so."""
-    teacher = load_teacher(Path(run.teacher_path))
+    teacher = load_teacher(to_path(run.teacher_path))
     relation = run.loss.relation
     if relation.project_teacher:
         return teacher.projected(run.model.codebook(relation.codebook).width)
@@ -130,7 +132,7 @@ def teacher_of(run: TokenizerRun) -> TeacherHistogram:
 
 def _check_initial(run: TokenizerRun) -> None:
     """Weights of equal shapes under another config, such as another look-up, would be another model's."""
-    path = Path(run.initial_path) / WEIGHTS_FILE
+    path = to_path(run.initial_path) / WEIGHTS_FILE
     if not path.is_file():
         raise ArtefactError(
             f"initial_path = {run.initial_path!r}: holds no {WEIGHTS_FILE}; correct it, or leave it empty"
@@ -183,7 +185,7 @@ def fitting_codes(run: XARRun | FARRun) -> DatasetInfo:
     That no file has changed is the launcher's to verify, once: ten crops of ImageNet are 13 GB of codes, too many to
     be read by every worker before it begins.
     """
-    folder, tokenizer = Path(run.data.train_path), Path(run.tokenizer_path)
+    folder, tokenizer = to_path(run.data.train_path), to_path(run.tokenizer_path)
     codes, made_by = read_dataset(folder), tokenizer_config(tokenizer)
     check_codes(codes, folder, made_by, tokenizer, artefact.sha256_of(tokenizer / WEIGHTS_FILE))
     for name, (have, need) in _expected(run, codes, made_by).items():
@@ -208,7 +210,7 @@ def read_counts(folder: Path, codes: DatasetInfo) -> dict[str, np.ndarray]:
     path = folder / COUNTS_FILE
     if not path.is_file():
         raise ArtefactError(f"{path}: no such file; encode the images again with --fresh")
-    with np.load(path, allow_pickle=False) as stored:
+    with np.load(at_hand(path), allow_pickle=False) as stored:
         return {name: _checked_counts(stored, name, path, codes) for name in codes.code_counts}
 
 

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 
 from glotok_ray.storage import artefact
+from glotok_ray.storage.node_cache import at_hand
+from glotok_ray.storage.places import writing_tree
 from glotok_ray.storage.retries import patiently
 from glotok_ray.training.metrics_file import EVENT, METRICS_FILE, metric_lines
 from glotok_ray.training.plan import RunPlan
@@ -50,6 +52,8 @@ class MetricsLog:
         self.times = StepTimes(plan.schedule.global_batch_size, utilization)
         self.latest: dict[str, Any] = {}
         self._points: Any = None
+        # Of a run in an object store TensorBoard's files are sent at the end.
+        self._files = contextlib.ExitStack()
         self._purge_step = first_step
         if worker.rank == 0:
             self._patiently(lambda: self._drop_lines_after(first_step))
@@ -85,7 +89,9 @@ class MetricsLog:
 
     def load(self, folder: Path) -> None:
         """Restore what `snapshot` added."""
-        state = torch.load(folder / self._file, weights_only=True, map_location=self._worker.device)
+        state = torch.load(
+            at_hand(folder / self._file), weights_only=True, map_location=self._worker.device
+        )
         self._sums, self._steps = state["sums"], state["steps"]
         self._counts = collections.Counter(state["counts"])
 
@@ -134,8 +140,10 @@ class MetricsLog:
             if self._points is None:
                 from torch.utils.tensorboard import SummaryWriter
 
-                folder = str(self._plan.folder / TENSORBOARD_FOLDER)
-                self._points = SummaryWriter(folder, purge_step=self._purge_step)
+                folder = self._files.enter_context(
+                    writing_tree(self._plan.folder / TENSORBOARD_FOLDER)
+                )
+                self._points = SummaryWriter(str(folder), purge_step=self._purge_step)
             for name, value in values.items():
                 self._points.add_scalar(name, value, step)
         except OSError as error:
@@ -160,3 +168,5 @@ class MetricsLog:
         if self._points is not None:
             with contextlib.suppress(OSError):
                 self._points.close()
+        with contextlib.suppress(OSError):
+            self._files.close()

@@ -12,6 +12,7 @@ from glotok_ray.config.training import OptimizerConfig, ScalingConfig, ScheduleC
 from glotok_ray.data.records import DatasetInfo, read_dataset
 from glotok_ray.data.shard_plan import Division, ShardPlan
 from glotok_ray.data.training_rows import CodeRows, ImageRows, expect_images, shard_rows
+from glotok_ray.storage.places import to_path
 
 LOG_FOLDER = "logs"
 """In a run's folder: what the launcher and the workers tell of attempts."""
@@ -65,12 +66,12 @@ class RunPlan:
 
 def run_folder(config: TokenizerRun | GeneratorRun) -> Path:
     """The folder of a run."""
-    return (Path(config.output_path) / config.name).absolute()
+    return (to_path(config.output_path) / config.name).absolute()
 
 
 def run_plan(config: TokenizerRun | GeneratorRun) -> RunPlan:
     """The plan of a run; reads dataset.json, and raises ArtefactError when the data are not what the recipe expects."""
-    dataset = read_dataset(Path(config.data.train_path))
+    dataset = read_dataset(to_path(config.data.train_path))
     images = expect_images(dataset, config.data.train_path, config.data.num_train_images)
     return RunPlan(
         folder=run_folder(config),
@@ -96,7 +97,7 @@ def row_reader(config: TokenizerRun | GeneratorRun, plan: RunPlan) -> ImageRows 
         )
     dataset = plan.dataset
     return CodeRows(
-        Path(config.data.train_path).absolute(),
+        to_path(config.data.train_path).absolute(),
         config.seed,
         dataset.num_views,
         dataset.code_counts,

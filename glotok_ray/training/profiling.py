@@ -10,6 +10,7 @@ from typing import Any, Self
 
 import torch
 
+from glotok_ray.storage.places import writing
 from glotok_ray.training.plan import RunPlan
 from glotok_ray.training.step_times import WARMUP_STEPS
 from glotok_ray.training.worker import Worker
@@ -83,7 +84,8 @@ class StepProfiler:
             return
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            profiler.export_chrome_trace(str(self._path))
+            with writing(self._path) as local:
+                profiler.export_chrome_trace(str(local))
         except OSError as error:
             logger.warning("the trace of schedule.profile_steps is lost: %s", error)
             return

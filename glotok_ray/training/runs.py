@@ -5,7 +5,6 @@ The same for tokenizers and generators. Read next: glotok_ray/training/tokenizer
 
 import contextlib
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -15,6 +14,7 @@ from glotok_ray.config.runs import GeneratorRun, TokenizerRun
 from glotok_ray.config.training import ScalingConfig
 from glotok_ray.nn.recompute import recompute_activations
 from glotok_ray.storage import artefact
+from glotok_ray.storage.places import to_path
 from glotok_ray.storage.retries import StorageError, patiently
 from glotok_ray.training.batches import MicroBatch
 from glotok_ray.training.plan import RunPlan
@@ -36,8 +36,8 @@ def wait_for_inputs(config: TokenizerRun | GeneratorRun) -> None:
     else:
         paths.append(config.tokenizer_path)
     for path in filter(None, paths):
-        manifest = Path(path) / artefact.MANIFEST
-        patiently(manifest.stat, Path(path), minutes=config.scaling.storage_retry_minutes)
+        manifest = to_path(path) / artefact.MANIFEST
+        patiently(manifest.stat, to_path(path), minutes=config.scaling.storage_retry_minutes)
 
 
 def place(module: Module, worker: Worker, scaling: ScalingConfig) -> Module:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from glotok_ray.storage import artefact
+from glotok_ray.storage.places import local_twin
 
 HEARTBEAT_FOLDER = "heartbeats"
 STALL_FOLDER = "stalls"
@@ -102,7 +103,8 @@ def stack_path(folder: Path, attempt: int, rank: int) -> Path:
 
 
 def held_stack_path(folder: Path, rank: int) -> Path:
-    return heartbeat_path(folder, rank).with_suffix(".stack.txt")
+    # Of a run in an object store it lies on the rank's own node.
+    return local_twin(heartbeat_path(folder, rank).with_suffix(".stack.txt"))
 
 
 def read_beats(folder: Path) -> list[Beat]:

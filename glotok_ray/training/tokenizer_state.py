@@ -15,6 +15,7 @@ from glotok_ray.config.runs import TokenizerRun
 from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.pretrained.tokenizer import CONFIG_FILE, DISCRIMINATOR_FILE, WEIGHTS_FILE
 from glotok_ray.storage import artefact
+from glotok_ray.storage.node_cache import at_hand
 from glotok_ray.training.codebook_watch import CodebookWatch
 from glotok_ray.training.ema import make_average, whole_tensors
 from glotok_ray.training.engine import Engine
@@ -91,5 +92,5 @@ class TokenizerState:
             self.average.load(folder, self._worker.rank)
         if self.lecam_anchors is not None:
             self.lecam_anchors = torch.load(
-                folder / _LECAM_FILE, weights_only=True, map_location=self._worker.device
+                at_hand(folder / _LECAM_FILE), weights_only=True, map_location=self._worker.device
             )

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from glotok_ray.config.training import OptimizerConfig
 from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.node_cache import at_hand
 from glotok_ray.storage.weights import DROP_CHECKPOINT, check_finite
 from glotok_ray.training.snapshot import Snapshot
 
@@ -184,7 +185,7 @@ class TorchEngine:
             raise ArtefactError(
                 f"{path}: no such file; it was saved by another engine (scaling.engine)"
             )
-        state = torch.load(path, weights_only=True, map_location="cpu")
+        state = torch.load(at_hand(path), weights_only=True, map_location="cpu")
         check_finite(state["module"], path, DROP_CHECKPOINT)
         self.module.load_state_dict(state["module"])
         self._optimizer.load_state_dict(state["optimizer"])

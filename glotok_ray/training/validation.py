@@ -22,6 +22,7 @@ from glotok_ray.data.transforms import center_crop
 from glotok_ray.losses import objective
 from glotok_ray.metrics.reconstruction import ScoreSum, psnr
 from glotok_ray.nn.tokenizer import GloTokTokenizer, TokenizerOutput
+from glotok_ray.storage.places import to_path
 from glotok_ray.training.tokenizer_state import TokenizerState
 from glotok_ray.training.worker import Worker
 
@@ -122,7 +123,7 @@ def validation_images(config: TokenizerRun, worker: Worker) -> Tensor:
     size = config.model.autoencoder.image_size
     images: list[np.ndarray] = []
     if config.data.validation_path and config.data.num_validation_images:
-        folder = Path(config.data.validation_path)
+        folder = to_path(config.data.validation_path)
         minutes = config.scaling.storage_retry_minutes
         rows = _first_rows(folder, config.data.num_validation_images, minutes)
         for index, (key, encoded) in enumerate(rows):

@@ -98,12 +98,50 @@ def test_absolute_paths_stay_and_the_home_is_expanded(tmp_path: Path, monkeypatc
     assert config.with_absolute_paths(found, Path("/other")) == found
 
 
-@pytest.mark.parametrize("job", [train_tokenizer, quickstart])
-def test_addresses_of_object_stores_are_refused_in_one_line(job: Any, caplog: Any) -> None:
-    assert job.main(["quickstart", "--output-path", "s3://bucket/runs", "--dry-run"]) == 2
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("s3:/bucket/runs", "an address is written s3://BUCKET/PREFIX"),
+        ("s3:///runs", "an address is written s3://BUCKET/PREFIX"),
+        ("s3://KEY:SECRET@bucket/runs", "an address holds no credentials; give them in the"),
+        ("ftp://bucket/runs", "ftp:// is not supported; there is s3, gs, abfs"),
+    ],
+)
+def test_what_is_no_address_of_a_store_is_refused_in_one_line(
+    value: str, said: str, caplog: Any
+) -> None:
+    assert train_tokenizer.main(["quickstart", "--output-path", value, "--dry-run"]) == 2
     (message,) = caplog.messages
-    assert "output_path = 's3:/" in message
-    assert "object stores are not supported yet; mount it" in message
+    assert "output_path" in message
+    assert said in message
+    assert "SECRET@" not in caplog.text
+
+
+def test_addresses_stay_and_a_root_may_be_one(tmp_path: Path) -> None:
+    run = TokenizerRun(output_path="runs", teacher_path="s3://other/teacher/", initial_path="/x")
+    found = storage_root.located(run, storage_root.chosen("s3://bucket/prefix"))
+    assert (found.output_path, found.teacher_path, found.initial_path) == (
+        "s3://bucket/prefix/runs",
+        "s3://other/teacher",
+        "/x",
+    )
+    assert config.with_absolute_paths(found) == found
+    assert storage_root.located(run, tmp_path).teacher_path == "s3://other/teacher"
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda: ShardRun(source="s3://bucket/train"), "source = 's3://bucket/train': what this"),
+        (lambda: config.SweepRun(), "output_path = 's3://bucket/runs/sweep': this job reads"),
+    ],
+)
+def test_what_stores_cannot_serve_yet_is_refused_before_anything_starts(
+    make: Any, name: str
+) -> None:
+    with pytest.raises(ValueError, match=r"give the absolute path of a folder") as caught:
+        storage_root.located(make(), storage_root.chosen("s3://bucket"))
+    assert name in str(caught.value)
 
 
 def resolved(capsys: Any, *flags: str) -> str:
