@@ -77,20 +77,29 @@ def markdown(rows: Sequence[TokenizerRow], *, title: str, protocol: str) -> str:
     """The table with its protocol, the sources of published numbers, and footnotes to the paper's Table 1."""
     heads = columns(rows)
     table = markdown_table(heads, [cells(row, heads) for row in rows])
-    sources = [
-        f"- {row.name}: published by {row.published_in}; own protocol of PSNR: {row.psnr_protocol}. "
-        f"Licence: {row.licence}."
+    parts = [f"# {title}", protocol, table]
+    if sources := sources_of(rows):
+        parts.append("## Sources\n\n" + "\n".join(f"- {line}" for line in sources))
+    if notes := notes_of(rows):
+        heading = "## What the paper's Table 1 says of them\n\n"
+        parts.append(heading + "\n".join(f"- {line}" for line in notes))
+    return "\n\n".join(parts) + "\n"
+
+
+def sources_of(rows: Sequence[TokenizerRow]) -> list[str]:
+    """Where published numbers are from, how their authors take PSNR, and licences; one sentence or more per row."""
+    return [
+        f"{row.name}: published by {row.published_in or 'nobody'}; own protocol of PSNR: {row.psnr_protocol} pixels."
+        f"{f' Licence: {row.licence}.' if row.licence else ''}"
         for row in rows
         if row.published_in or row.licence
     ]
+
+
+def notes_of(rows: Sequence[TokenizerRow]) -> list[str]:
+    """Footnotes to the paper's Table 1, one per system that needs one."""
     systems = dict.fromkeys(row.system for row in rows)
-    notes = [f"- {FOOTNOTES[system]}" for system in systems if system in FOOTNOTES]
-    parts = [f"# {title}", protocol, table]
-    if sources:
-        parts.append("## Sources\n\n" + "\n".join(sources))
-    if notes:
-        parts.append("## What the paper's Table 1 says of them\n\n" + "\n".join(notes))
-    return "\n\n".join(parts) + "\n"
+    return [FOOTNOTES[system] for system in systems if system in FOOTNOTES]
 
 
 def comma_separated(rows: Sequence[TokenizerRow]) -> str:

@@ -7,7 +7,7 @@ Read next: glotok_ray/evaluation/tokenizer_comparison.py
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,6 +36,15 @@ from glotok_ray.report.compared_tokenizers import (
     compared_tokenizers,
     row_of,
 )
+from glotok_ray.report.comparisons import (
+    CSV_FILE,
+    GRID_FILE,
+    KIND,
+    METRICS_FILE,
+    TABLE_FILE,
+    Part,
+    part,
+)
 from glotok_ray.report.tokenizer_table import TokenizerRow, comma_separated, markdown
 from glotok_ray.storage import artefact, output, ownership
 from glotok_ray.storage.node_cache import at_hand
@@ -43,17 +52,6 @@ from glotok_ray.storage.output import Unfinished
 from glotok_ray.storage.places import writing
 
 logger = logging.getLogger(__name__)
-
-KIND = "tokenizer_comparison"
-TABLE_FILE, CSV_FILE, METRICS_FILE = "table.md", "table.csv", "metrics.json"
-GRID_FILE, PARTS_FOLDER = "reconstructions.png", "parts"
-
-
-class _Part(NamedTuple):
-    """The files of one tokenizer's measurement."""
-
-    row: Path
-    pictures: Path
 
 
 @ownership.holding()
@@ -75,11 +73,15 @@ def run(config: EvaluateTokenizersRun, *, fresh: bool = False) -> dict[str, Any]
         return found.finished
     device = chosen_device(use_gpu=config.use_gpu)
     networks = _measure_missing(config, compared, dataset, found.folder, device)
-    parts = [_part(found.folder, place) for place in range(len(compared))]
-    rows = [TokenizerRow(**artefact.read_json(part.row)) for part in parts]
-    _write(found.folder, rows, parts, _protocol(config, dataset, networks, device))
+    parts = [part(found.folder, place) for place in range(len(compared))]
+    rows = [TokenizerRow(**artefact.read_json(one.row)) for one in parts]
+    protocol = _protocol(config, dataset, networks, device)
+    _write(found.folder, rows, parts, protocol)
     return found.finish(
-        rows=len(rows), num_images=config.num_images or dataset.num_images, config=to_dict(config)
+        rows=len(rows),
+        num_images=config.num_images or dataset.num_images,
+        protocol=protocol,
+        config=to_dict(config),
     )
 
 
@@ -96,8 +98,8 @@ def _measure_missing(
     lpips = build_lpips(networks, device)
     crops = RealCrops(config, dataset, extractors)
     for place, one in enumerate(compared):
-        part = _part(folder, place)
-        if part.row.is_file():
+        files = part(folder, place)
+        if files.row.is_file():
             logger.info("%s is measured already", one.name)
             continue
         measured = measure_tokenizer(
@@ -107,13 +109,13 @@ def _measure_missing(
             lpips=lpips,
             device=device,
         )
-        part.row.parent.mkdir(exist_ok=True)
+        files.row.parent.mkdir(exist_ok=True)
         side = config.image_size or one.model.image_size
         inputs = crops.first(side)
-        with writing(part.pictures) as local:
+        with writing(files.pictures) as local:
             np.savez(local, inputs=inputs, reconstructions=measured.pictures)
         # Last: it says that the part is whole.
-        artefact.write_json(part.row, vars(row_of(one, side, measured.metrics)))
+        artefact.write_json(files.row, vars(row_of(one, side, measured.metrics)))
         logger.info("%s: %s", one.name, measured.metrics)
     return networks_of(extractors)
 
@@ -126,11 +128,6 @@ def _loaded(folder: Path, device: torch.device) -> Tokenizer:
 
 def _weights_digest(folder: Path) -> str:
     return artefact.read_json(folder / artefact.MANIFEST)["files"][WEIGHTS_FILE]["sha256"]
-
-
-def _part(folder: Path, place: int) -> _Part:
-    parts = folder / PARTS_FOLDER
-    return _Part(parts / f"{place:03d}.json", parts / f"{place:03d}.npz")
 
 
 def _networks_config(config: EvaluateTokenizersRun) -> EvaluateRun:
@@ -163,7 +160,7 @@ def _protocol(
 
 
 def _write(
-    folder: Path, rows: Sequence[TokenizerRow], parts: Sequence[_Part], protocol: str
+    folder: Path, rows: Sequence[TokenizerRow], parts: Sequence[Part], protocol: str
 ) -> None:
     title = "Tokenizers under one protocol"
     text = markdown(rows, title=title, protocol=protocol)
@@ -182,14 +179,14 @@ def _write(
 
 
 def _grid(
-    rows: Sequence[TokenizerRow], parts: Sequence[_Part]
+    rows: Sequence[TokenizerRow], parts: Sequence[Part]
 ) -> tuple[list[np.ndarray], list[str]]:
     """The same crops through every tokenizer, one row each; all at the side of the first."""
     with np.load(at_hand(parts[0].pictures)) as first:
         images, labels = [first["inputs"]], ["crops"]
     side = images[0].shape[1]
-    for row, part in zip(rows, parts, strict=True):
-        with np.load(at_hand(part.pictures)) as found:
+    for row, one in zip(rows, parts, strict=True):
+        with np.load(at_hand(one.pictures)) as found:
             images.append(grids.resized(found["reconstructions"], side))
         labels.append(row.name)
     return images, labels

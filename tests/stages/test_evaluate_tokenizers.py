@@ -16,7 +16,7 @@ from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.pretrained.peer_tokenizers import write_peer
 from glotok_ray.stages import evaluate_tokenizers as stage
 from glotok_ray.storage import artefact
-from jobs import evaluate_tokenizers
+from jobs import evaluate_tokenizers, report_results
 from tests.peers.small_systems import SMALL, small_model
 from tests.small_data import write_shards
 from tests.small_models import NO_RESIDUAL, tiny_tokenizer
@@ -72,6 +72,12 @@ def test_all_systems_come_into_one_table_and_one_grid(
     assert Image.open("out/reconstructions.png").height > 6 * 96
     metrics = artefact.read_json(Path("out/metrics.json"))
     assert set(metrics) == set(folders)
+    assert report_results.main(["out", "--output-path", "report"]) == 0
+    assert "| rq_vae | 32 | 4 | 20 |" in Path("report/tables.md").read_text()
+    page = Path("report/index.html").read_text()
+    assert "<h2>Tokenizers, out: all under one protocol</h2>" in page
+    assert page.count("<th>rq_vae</th>") == 1
+    assert page.count('alt="rq_vae"') == 2
 
 
 def test_a_killed_comparison_goes_on_with_the_next_tokenizer(
