@@ -1,7 +1,7 @@
 """TiTok (Yu et al. 2024): an image as a short row of tokens, which a vision transformer reads off learned latents.
 
 Its decoder predicts MaskGIT's codes and mixes their vectors, which MaskGIT's decoder turns into pixels.
-Here are the released models S-128, B-64 and L-32.
+It comes in the sizes S-128, B-64 and L-32, which say the number of tokens.
 Read next: glotok_ray/peers/vision_transformer.py
 """
 

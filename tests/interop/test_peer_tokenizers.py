@@ -105,6 +105,30 @@ def test_an_average_among_the_weights_is_found_without_its_dots(
         )
 
 
+def test_a_training_file_of_imagefolder_gives_its_weights_or_their_average_without_the_teacher(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    model = small_model("imagefolder_4096", monkeypatch)
+    live = released_tensors("imagefolder_4096", model)
+    live |= {
+        "semantic_model.blocks.0.norm1.weight": torch.ones(3),
+        "sem_linear.weight": torch.ones(2),
+    }
+    content = {
+        "model": live,
+        "ema": {name: value + 1 for name, value in live.items()},
+        "args": argparse.Namespace(vq_model="VQ-16"),
+        "steps": 7,
+    }
+    torch.save(content, tmp_path / "best_ckpt.pt")
+    expected = model.get_parameter("encoder.latent_tokens")
+    for weights, added in (("model", 0), ("ema", 1)):
+        found = import_peer(tmp_path / "best_ckpt.pt", "imagefolder_4096", weights=weights)
+        tokens = found.model.get_parameter("encoder.latent_tokens")
+        torch.testing.assert_close(tokens, expected + added)
+        assert {"sem_linear.weight", "encoder.lvl1LC"} <= set(found.left_out)
+
+
 def test_a_file_without_the_average_that_is_asked_for_is_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
