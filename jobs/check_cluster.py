@@ -1,4 +1,4 @@
-"""Check a cluster file for `ray up` without any cloud.
+"""Check a cluster file, for `ray up` or for KubeRay, without any cloud.
 
     python -m jobs.check_cluster cluster/aws.yaml [RECIPE]
 
@@ -24,14 +24,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
     logging.getLogger("ray").setLevel(logging.WARNING)
     parser = argparse.ArgumentParser(prog="python -m jobs.check_cluster", description=__doc__)
-    parser.add_argument("file", type=Path, help="the YAML that `ray up` would get")
+    parser.add_argument("file", type=Path, help="the YAML that `ray up` or `kubectl` would get")
     parser.add_argument("recipe", nargs="?", default="glotok_16k", choices=sorted(RECIPES))
     flags = parser.parse_args(argv)
     return guarded("check_cluster", lambda: _check(flags.file, flags.recipe))
 
 
 def _check(file: Path, recipe: str) -> int:
-    from glotok_ray.on_ray.preflight import validate_cluster
+    from glotok_ray.on_ray.preflight import placeholders, validate_cluster
 
     problems = validate_cluster(file, RECIPES[recipe]().scaling)
     for problem in problems:
@@ -39,6 +39,9 @@ def _check(file: Path, recipe: str) -> int:
     if problems:
         return BAD_INPUT
     logger.info("%s: no problem found; the workers of %s fit", file, recipe)
+    left = placeholders(file)
+    if left:
+        logger.info("%s: still to be filled in: %s", file, ", ".join(left))
     return DONE
 
 

@@ -147,6 +147,6 @@ def finished(
 @pytest.fixture(scope="session")
 def inception_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Random weights of Inception-v3, calibrated, in the layout of the published file."""
-    from tests.calibrated_inception import write_calibrated_inception
+    from benchmarks.calibrated_inception import write_calibrated_inception
 
     return write_calibrated_inception(tmp_path_factory.mktemp("inception") / "inception.pth")

@@ -1,7 +1,7 @@
 """Every tunable of every job, once, as frozen dataclasses; the docstring under a field is its meaning.
 
 One file per floor: rules, tokenizer, losses, generator, teacher, training, runs, pool, jobs, evaluation,
-checkpoint_evaluation, sweeps; `overrides`
+checkpoint_evaluation, tokenizer_comparison, sweeps; `overrides`
 applies dotted names (`{"loss.relation_weight": 0.1}`), which the command line and Ray Tune use too. Constructors only
 check: they raise ValueError with the field, its value, the rule and the remedy. All names can be had from here; modules
 of this package import them from their own file, so that a floor reaches no config above it. Imports nothing else of
@@ -16,14 +16,7 @@ from glotok_ray.config.checkpoint_evaluation import (
     XARCheckpointsConfig,
 )
 from glotok_ray.config.evaluation import EvaluateRun
-from glotok_ray.config.generator import (
-    FARConfig,
-    FlowConfig,
-    FlowSamplerConfig,
-    TokenSamplerConfig,
-    VocabularyConfig,
-    XARConfig,
-)
+from glotok_ray.config.generator import FARConfig, FlowConfig, VocabularyConfig, XARConfig
 from glotok_ray.config.jobs import (
     EMBEDDED_SOURCE,
     EncodeRun,
@@ -47,6 +40,7 @@ from glotok_ray.config.overrides import (
 )
 from glotok_ray.config.pool import PoolConfig
 from glotok_ray.config.runs import FARRun, GeneratorRun, TokenizerRun, XARRun
+from glotok_ray.config.samplers import FlowSamplerConfig, TokenSamplerConfig
 from glotok_ray.config.sweeps import (
     AblationRun,
     FARGuidanceRun,
@@ -67,6 +61,7 @@ from glotok_ray.config.tokenizer import (
     ResidualConfig,
     TokenizerConfig,
 )
+from glotok_ray.config.tokenizer_comparison import EvaluateTokenizersRun
 from glotok_ray.config.training import (
     CodeDataConfig,
     ImageDataConfig,
@@ -87,6 +82,7 @@ __all__ = [
     "DiscriminatorConfig",
     "EncodeRun",
     "EvaluateRun",
+    "EvaluateTokenizersRun",
     "ExportGeneratorRun",
     "ExportRun",
     "FARCheckpointsConfig",

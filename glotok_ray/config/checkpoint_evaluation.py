@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from glotok_ray.config.evaluation import DOWNLOAD
-from glotok_ray.config.generator import FlowSamplerConfig, TokenSamplerConfig
 from glotok_ray.config.rules import PATH_UNLESS, require, require_finite, require_positive
+from glotok_ray.config.samplers import FlowSamplerConfig, TokenSamplerConfig
 
 SECTION = "checkpoint_evaluation"
 """The section's name in a run."""

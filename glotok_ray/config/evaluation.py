@@ -22,15 +22,21 @@ class EvaluateRun:
     """Folder that jobs.sample_images wrote; or images of others: an npz in ADM's layout (arr_0, and labels as arr_1 or
     label, where it has them), or a folder of PNG or JPEG files. Empty measures reconstructions only.
     """
+    samples_paths: tuple[str, ...] = field(default=(), metadata={ADDED_LATER: ()})
+    """Two or more of what samples_path takes: each is measured into a folder of its own below output_path, real images
+    once for all, and a table compares them. samples_path, tokenizer_path, codes_path and generator_path are not read
+    then: samples alone are measured. Empty measures samples_path.
+    """
     codes_path: str = ""
     """Training codes, from which the two baselines of the samples are drawn; empty computes none."""
     training_path: str = field(default="", metadata={ADDED_LATER: ""})
     """Folder of the training shards: how near samples come to their nearest training crop is measured, beside the same
-    of the validation crops. Empty measures none.
+    of the validation crops. Without samples and with tokenizer_path, its crops are those on whose codes the classifier
+    of `probe_images` is fitted. Empty measures none.
     """
     training_images: int = field(default=0, metadata={ADDED_LATER: 0})
-    """Training crops that are compared with, drawn by the seed; 0 takes all. Their features lie in the output folder
-    until the end of the job, 5 kB per crop.
+    """Training crops that are compared with or encoded, drawn by the seed; 0 takes all. Their features lie in the
+    output folder until the end of the job, 5 kB per crop.
     """
     generator_path: str = field(default="", metadata={ADDED_LATER: ""})
     """Folder of a finished generator: its loss on the codes of the validation crops is measured, with their labels and
@@ -86,6 +92,13 @@ class EvaluateRun:
     pool: PoolConfig = field(default_factory=PoolConfig, metadata=FREE)
 
     def __post_init__(self) -> None:
+        require(
+            len(self.samples_paths) != 1
+            and len(set(self.samples_paths)) == len(self.samples_paths),
+            "samples_paths",
+            self.samples_paths,
+            "must be two or more different paths; give a single one as samples_path",
+        )
         require(
             self.training_images >= 0,
             "training_images",

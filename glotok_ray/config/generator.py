@@ -1,14 +1,17 @@
-"""The generator models, xAR and FAR, with flow matching, and how they are sampled."""
+"""The generator models, xAR and FAR, with flow matching.
 
-from dataclasses import dataclass
+Read next: glotok_ray/config/samplers.py
+"""
+
+from dataclasses import dataclass, field
 from typing import Literal
 
+from glotok_ray.config.causal import CausalVariantConfig
 from glotok_ray.config.rules import (
+    ADDED_LATER,
     gated_hidden,
     require,
-    require_code_count,
     require_distinct,
-    require_guidance,
     require_positive,
     require_probability,
     require_rotary_heads,
@@ -126,6 +129,10 @@ class FlowConfig:
         require_probability("flow.label_dropout", self.label_dropout)
 
 
+# VQGAN-LC has 100,000 codes, IBQ up to 262,144. Files of codes hold up to 65,536, which the tokenizer's config checks.
+_LARGEST_VOCABULARY = 1 << 20
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VocabularyConfig:
     """The codes of one codebook, as a token generator predicts them."""
@@ -136,14 +143,20 @@ class VocabularyConfig:
     """Number of codes."""
 
     def __post_init__(self) -> None:
-        require_code_count("vocabulary.size", self.size)
+        require(
+            2 <= self.size <= _LARGEST_VOCABULARY,
+            "vocabulary.size",
+            self.size,
+            f"must be in [2, {_LARGEST_VOCABULARY}]",
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FARConfig:
     """FAR, a causal transformer over positions with a factorised head over codebooks (FQGAN; defaults are FAR-B).
 
-    With one codebook and no head it is LlamaGen's GPT.
+    With one codebook and no head it is LlamaGen's GPT, and with another `variant` the transformer of IBQ, of
+    taming-transformers or of VQGAN-LC.
     """
 
     grid_size: int = 16
@@ -169,6 +182,9 @@ class FARConfig:
     """Dropout after attention and after the MLP of every block."""
     token_dropout: float = 0.1
     """Dropout on the embedded input tokens."""
+    variant: CausalVariantConfig = field(
+        default_factory=CausalVariantConfig, metadata={ADDED_LATER: CausalVariantConfig()}
+    )
 
     def __post_init__(self) -> None:
         require_distinct("model.codebooks", list(self.names))
@@ -182,12 +198,26 @@ class FARConfig:
         )
         require_rotary_heads(self.width, self.num_heads)
         for name in ("dropout", "token_dropout"):
-            require(
-                0 <= getattr(self, name) < 1,
-                f"model.{name}",
-                getattr(self, name),
-                "must be in [0, 1)",
-            )
+            value = getattr(self, name)
+            require(0 <= value < 1, f"model.{name}", value, "must be in [0, 1)")
+        require(
+            self.variant.block != "gpt" or len(self.codebooks) == 1,
+            "model.codebooks",
+            list(self.names),
+            'must hold a single codebook with model.variant.block = "gpt"',
+        )
+        require(
+            self.variant.class_input != "among_codes" or self.num_classes <= self.codebooks[0].size,
+            "model.num_classes",
+            self.num_classes,
+            f"must be at most the {self.codebooks[0].size} codes, whose embeddings the classes share",
+        )
+
+    @property
+    def num_entries(self) -> tuple[int, ...]:
+        """Rows of every codebook's table and output: its codes, and its classes where they lie behind the codes."""
+        classes = self.num_classes if self.variant.class_input == "after_codes" else 0
+        return tuple(item.size + classes for item in self.codebooks)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -206,73 +236,7 @@ class FARConfig:
 
     @property
     def mlp_hidden(self) -> int:
-        """Hidden width of the gated MLP."""
+        """Hidden width of the MLP; `mlp_multiple` is for gated ones alone."""
+        if self.variant.block == "gpt":
+            return 4 * self.width
         return gated_hidden(self.width, self.mlp_multiple)
-
-
-Precision = Literal["fp32", "bf16_autocast"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FlowSamplerConfig:
-    """Entity-by-entity sampling of xAR."""
-
-    num_steps: int = 50
-    """Network evaluations per entity S: S - 1 stochastic steps and one noise-free step."""
-    last_num_steps: int = 0
-    """Evaluations in the last entity, to which num_steps falls linearly over the entities; 0 keeps num_steps."""
-    final_time: float = 0.04
-    """Last grid point before the noise-free step."""
-    solver: Literal["euler_maruyama", "euler"] = "euler_maruyama"
-    """Stochastic (published) or deterministic steps."""
-    guidance_scale: float = 2.7
-    """Classifier-free guidance w in the last entity; 1 is unguided."""
-    guidance_schedule: Literal["linear", "constant"] = "linear"
-    """"linear" grows from 1 in the first entity to w in the last."""
-    guidance_interval: tuple[float, float] = (0.0, 1.0)
-    """Times, from low to high, between which guidance acts; t = 1 is noise."""
-    snap: Literal["off", "on"] = "off"
-    """"on" replaces each codebook's part by its nearest code before decoding."""
-    precision: Precision = "fp32"
-    """The network's products; under bf16_autocast the solver's state and the decoder stay as they are."""
-    use_ema: bool = True
-    """Sample from the averaged weights."""
-
-    def __post_init__(self) -> None:
-        require(self.num_steps >= 2, "sampler.num_steps", self.num_steps, "must be at least 2")
-        require(
-            self.last_num_steps == 0 or self.last_num_steps >= 2,
-            "sampler.last_num_steps",
-            self.last_num_steps,
-            "must be at least 2, or 0 for as many as in the first entity",
-        )
-        require(0 < self.final_time < 1, "sampler.final_time", self.final_time, "must be in (0, 1)")
-        require_guidance(self.guidance_scale, self.guidance_interval)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TokenSamplerConfig:
-    """Token-by-token sampling of FAR and of LlamaGen's GPT."""
-
-    guidance_scale: float = 2.0
-    """Classifier-free guidance s on the logits of every codebook; 1 is unguided."""
-    guidance_interval: tuple[float, float] = (0.0, 1.0)
-    """Share of the positions, from first to last, between which guidance acts."""
-    temperature: float = 1.0
-    """Divides the logits; below 1 sharpens."""
-    top_k: int = 0
-    """Draw among the k most likely codes; 0 draws among all."""
-    top_p: float = 1.0
-    """Draw among the most likely codes that together reach this probability; 1 draws among all."""
-    precision: Precision = "fp32"
-    """The network's products; under bf16_autocast the weights and the decoder stay in fp32."""
-    use_ema: bool = True
-    """Sample from the averaged weights, where the run kept an average."""
-
-    def __post_init__(self) -> None:
-        require_guidance(self.guidance_scale, self.guidance_interval)
-        require(self.temperature > 0, "sampler.temperature", self.temperature, "must be positive")
-        require(
-            self.top_k >= 0, "sampler.top_k", self.top_k, "must be at least 0 (0 draws among all)"
-        )
-        require(0 < self.top_p <= 1, "sampler.top_p", self.top_p, "must be in (0, 1]")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from glotok_ray.config.generator import FARConfig, FlowSamplerConfig, TokenSamplerConfig, XARConfig
+from glotok_ray.config.generator import FARConfig, XARConfig
 from glotok_ray.config.pool import PoolConfig
 from glotok_ray.config.rules import (
     ADDED_LATER,
@@ -13,6 +13,7 @@ from glotok_ray.config.rules import (
     require,
     require_finite,
 )
+from glotok_ray.config.samplers import FlowSamplerConfig, TokenSamplerConfig
 from glotok_ray.config.teacher import FeatureNetworkConfig, KMeansConfig
 from glotok_ray.config.tokenizer import TokenizerConfig
 
@@ -63,6 +64,19 @@ class ShardRun:
     """Turn a folder's images by their EXIF orientation, as phones mean it, and lay transparent ones on white. Off
     leaves the pixels as they lie and drops alpha, as guided-diffusion and all published ImageNet numbers do.
     """
+    output_form: Literal["parquet", "webdataset"] = field(
+        default="parquet", metadata={ADDED_LATER: "parquet"}
+    )
+    """Files of the shards. "parquet" is what all jobs read. "webdataset" writes tars of the same rows (000000.tar;
+    KEY.jpg, KEY.cls, KEY.json) for other programs; here `shard_images` alone reads them, as a source.
+    """
+    resize_short_side: int = field(default=0, metadata={ADDED_LATER: 0})
+    """With image_size 0: reduce a folder's images whose short side is larger to this one, pixels, and store them as
+    JPEG; smaller ones keep their bytes, and none is enlarged. 0 keeps all originals. Crops are then no longer ADM's of
+    the originals; the log, dataset.json and the manifest say by how much (PSNR of the centre crops).
+    """
+    jpeg_quality: int = field(default=95, metadata={ADDED_LATER: 95})
+    """Quality of the JPEGs (4:2:0) that resize_short_side makes, in [1, 100]; not read without it."""
     crops_per_class: int = 500
     """Training crops per embedded photograph."""
     validation_crops_per_class: int = 60
@@ -102,6 +116,22 @@ class ShardRun:
             "validation_fraction",
             self.validation_fraction,
             "must be in (0, 1)",
+        )
+        require(
+            self.resize_short_side >= 0,
+            "resize_short_side",
+            self.resize_short_side,
+            "must be a side in pixels, or 0, which keeps the originals",
+        )
+        require(
+            not self.resize_short_side or self.image_size == 0,
+            "resize_short_side",
+            self.resize_short_side,
+            f"reduces originals, and image_size = {self.image_size} reduces (or enlarges) all images by another rule; "
+            "give --image-size 0, or leave it at 0",
+        )
+        require(
+            1 <= self.jpeg_quality <= 100, "jpeg_quality", self.jpeg_quality, "must be in [1, 100]"
         )
 
 
@@ -175,7 +205,9 @@ class ExportRun:
     """All of `jobs.export_tokenizer`."""
 
     source_path: str = field(default="", metadata=FREE)
-    """Run folder, one of its checkpoints' folders, or a checkpoint file of LlamaGen, FQGAN or taming-transformers."""
+    """Run folder, one of its checkpoints' folders, or a checkpoint file of LlamaGen, FQGAN or taming-transformers; with
+    `peer`, the released file.
+    """
     output_path: str = field(default="runs/exported", metadata=FREE)
     """Folder that receives tokenizer.safetensors, config.json and README.md."""
     checkpoint: Literal["last", "best"] = field(default="last", metadata={ADDED_LATER: "last"})
@@ -186,6 +218,10 @@ class ExportRun:
     """Of a peer's file: its raw weights or their moving average. A run exports its average where it keeps one."""
     model: TokenizerConfig = field(default_factory=TokenizerConfig)
     """Of a peer's file: the tokenizer that it holds. A run brings its own."""
+    peer: str = field(default="", metadata={ADDED_LATER: ""})
+    """Released tokenizer of another system, a name of `glotok_ray.peers.systems`: it says what source_path holds, and
+    `model` is not read. Empty for runs and for files of GloTokTokenizer's own kind.
+    """
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -38,7 +38,7 @@ def _override(config: Any, changes: dict[tuple[str, ...], Any], prefix: str) -> 
             )
         if len(parts) == 1:
             values[parts[0]] = value
-        elif _is_section(getattr(config, parts[0])):
+        elif _is_section(getattr(config, parts[0])) or parts[0].endswith("_paths"):
             nested.setdefault(parts[0], {})[parts[1:]] = value
         else:
             raise ValueError(f"{path}: {parts[0]!r} is a value, not a section; set it as a whole")
@@ -58,6 +58,8 @@ def _override_items(
     items: tuple[Any, ...], changes: dict[tuple[str, ...], Any], prefix: str
 ) -> tuple[Any, ...]:
     """Change members of a tuple of sections, which are addressed by their place: "model.codebooks.0.size"."""
+    if not _is_section(items):
+        return _override_paths(items, changes, prefix)
     nested: dict[int, dict[tuple[str, ...], Any]] = {}
     for parts, value in changes.items():
         if len(parts) < 2 or parts[0] not in {str(place) for place in range(len(items))}:
@@ -71,10 +73,25 @@ def _override_items(
     )
 
 
+def _override_paths(
+    paths: tuple[str, ...], changes: dict[tuple[str, ...], Any], prefix: str
+) -> tuple[str, ...]:
+    """Change members of a list of paths, which are addressed by their place: "samples_paths.0"."""
+    places: dict[tuple[str, ...], int] = {(str(place),): place for place in range(len(paths))}
+    changed = list(paths)
+    for parts, value in changes.items():
+        if parts not in places:
+            raise ValueError(
+                f"{prefix}{'.'.join(parts)}: name one of its {len(paths)} paths, as in {prefix}0"
+            )
+        changed[places[parts]] = value
+    return tuple(changed)
+
+
 def with_absolute_paths(config: Config, root: str | Path | None = None) -> Config:
     """A copy in which every path that is set is absolute, seen from `root` (a folder, or the address of one in an
     object store) or else from the present folder; "~" is expanded, and addresses stay. Paths are the fields named
-    "..._path" and those that are marked by PATH_UNLESS.
+    "..._path", the members of those named "..._paths", and those that are marked by PATH_UNLESS.
 
     Raises ValueError for an address that cannot be one.
     """
@@ -139,6 +156,8 @@ def _paths(config: Any, prefix: str = "") -> dict[str, str]:
         elif isinstance(value, tuple) and _is_section(value):
             for place, part in enumerate(value):
                 found |= _paths(part, f"{name}.{place}.")
+        elif item.name.endswith("_paths"):
+            found |= {f"{name}.{place}": str(part) for place, part in enumerate(value)}
         elif _is_path(config, item) and value:
             found[name] = str(value)
     return found

@@ -11,7 +11,7 @@ from glotok_ray.config.checkpoint_evaluation import (
 )
 from glotok_ray.config.generator import FARConfig, FlowConfig, XARConfig
 from glotok_ray.config.losses import TokenizerLossConfig
-from glotok_ray.config.rules import FREE, require, require_finite, require_probability
+from glotok_ray.config.rules import ADDED_LATER, FREE, require, require_finite, require_probability
 from glotok_ray.config.tokenizer import DiscriminatorConfig, TokenizerConfig
 from glotok_ray.config.training import (
     CodeDataConfig,
@@ -145,11 +145,15 @@ class XARRun(GeneratorRun):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FARRun(GeneratorRun):
-    """All of a training of FAR, or of LlamaGen's GPT."""
+    """All of a training of FAR, or of a GPT."""
 
     model: FARConfig = field(default_factory=FARConfig)
     label_dropout: float = 0.1
     """Probability that a label becomes the null label."""
+    code_noise: float = field(default=0.0, metadata={ADDED_LATER: 0.0})
+    """Probability that an input code becomes a random one of the table, classes behind the codes included; what is to
+    be predicted stays (1 - pkeep of taming-transformers and VQGAN-LC).
+    """
     checkpoint_evaluation: FARCheckpointsConfig = field(
         default_factory=FARCheckpointsConfig, metadata=FREE
     )
@@ -158,3 +162,10 @@ class FARRun(GeneratorRun):
         # Without arguments `super` does not know a class with slots.
         GeneratorRun.__post_init__(self)
         require_probability("label_dropout", self.label_dropout)
+        require(
+            self.label_dropout == 0 or self.model.variant.has_null_label,
+            "label_dropout",
+            self.label_dropout,
+            f"must be 0 with model.variant.class_input = {self.model.variant.class_input!r}, which has no null label",
+        )
+        require_probability("code_noise", self.code_noise)

@@ -64,15 +64,16 @@ def listing_of(
     archives: Sequence[FoundArchive],
     make: Callable[..., Row],
     *,
-    classes: Iterable[str] = (),
+    classes: Iterable[int | str] = (),
     names: Mapping[str, str] | None = None,
     class_in_names: bool = False,
+    whole_keys: bool = False,
 ) -> Listing[Row]:
     """One listing of all archives; `make` makes a row of key, label and place.
 
     Classes are those of the images and `classes`, sorted: as text, or as numbers where all are. `names` gives them
     other names. With `class_in_names` files are called NAME_CLASS, as in Hugging Face's ImageNet, and their keys are
-    without the class. Raises ValueError.
+    without the class; with `whole_keys` they are called by their keys, prefix included. Raises ValueError.
     """
     _check_whole(request, archives)
     own = {image.own_class for archive in archives for image in archive.images} | set(classes)
@@ -92,10 +93,10 @@ def listing_of(
             f"{request.field} = {str(request.path)!r}: no images of a format that is read ({', '.join(FORMATS)}) in "
             f"its {len(archives)} archives{among(left_out)}"
         )
-    images = [
-        make(key, labels[named[image.own_class]], *image.place)
-        for key, image in _with_keys(request, archives, named, class_in_names)
-    ]
+    keyed = (
+        _by_name(archives) if whole_keys else _with_keys(request, archives, named, class_in_names)
+    )
+    images = [make(key, labels[named[image.own_class]], *image.place) for key, image in keyed]
     images.sort(key=lambda image: image.key)
     digest = hashlib.sha256(repr(list(labels)).encode())
     for archive in archives:
@@ -169,6 +170,12 @@ def _with_keys(
             yield request.key_prefix + key, image
         archive.images.clear()
         each.clear()
+
+
+def _by_name(archives: Sequence[FoundArchive]) -> Iterator[tuple[str, Found]]:
+    for archive in archives:
+        yield from ((image.name, image) for image in archive.images)
+        archive.images.clear()
 
 
 def _key(class_name: str, name: str, class_in_names: bool) -> str:

@@ -6,7 +6,7 @@ All raise ArtefactError that names the file, the field and the remedy. Read next
 from pathlib import Path
 from typing import Any
 
-from glotok_ray.data.forms import FORMS, ORIGINAL
+from glotok_ray.data.forms import FORMS, ORIGINAL, PARQUET, SHARD_FORMATS
 from glotok_ray.storage.artefact import ArtefactError
 
 
@@ -37,7 +37,11 @@ def image_fields(path: Path, values: dict[str, Any]) -> dict[str, Any]:
             f"{', '.join(FORMS)} with a side in pixels; rebuild the folder with --fresh"
         )
     left_out = field_of(path, values, "unreadable", list) if "unreadable" in values else []
-    facts = {"form": form, "num_unreadable": len(left_out)}
+    facts = {
+        "form": form,
+        "num_unreadable": len(left_out),
+        "shard_format": _shard_format(path, values),
+    }
     # Images of a folder; crops that are the data set itself know no tags.
     if "upright" not in values:
         return facts
@@ -48,7 +52,22 @@ def image_fields(path: Path, values: dict[str, Any]) -> dict[str, Any]:
                 "not as their files are; run the job that wrote it again with --fresh"
             )
         facts[name] = field_of(path, values, name, int)
+    if "jpeg_quality" in values:
+        facts["jpeg_quality"] = field_of(path, values, "jpeg_quality", int)
     return facts
+
+
+def _shard_format(path: Path, values: dict[str, Any]) -> str:
+    # Older versions wrote Parquet alone, and did not say so.
+    if "shard_format" not in values:
+        return PARQUET
+    found = field_of(path, values, "shard_format", str)
+    if found not in SHARD_FORMATS:
+        raise ArtefactError(
+            f"{path}: shard_format = {found!r}: must be one of {', '.join(SHARD_FORMATS)}; rebuild the folder with "
+            "--fresh"
+        )
+    return found
 
 
 def code_fields(path: Path, values: dict[str, Any]) -> dict[str, Any]:

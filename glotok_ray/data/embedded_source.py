@@ -24,7 +24,12 @@ class EmbeddedImages:
     """Crops of the photographs that ship with installed packages."""
 
     run: ShardRun
-    unread_fields: tuple[str, ...] = ("validation_fraction", "shard_mib", "class_folders")
+    unread_fields: tuple[str, ...] = (
+        "validation_fraction",
+        "shard_mib",
+        "class_folders",
+        "jpeg_quality",
+    )
     form: str = CROP
     num_images: int = len(PHOTOGRAPHS)
 
@@ -76,6 +81,11 @@ def check_embedded_images(run: ShardRun) -> None:
         raise ValueError(
             f"validation_source = {run.validation_source!r}: the embedded photographs have validation crops of "
             "their own; leave it empty, or give a folder as source"
+        )
+    if run.resize_short_side:
+        raise ValueError(
+            f"resize_short_side = {run.resize_short_side}: reduces a folder's originals; the embedded photographs are "
+            "cut into crops of image_size, so leave it at 0, or give a folder as source"
         )
     for name, unset in (
         ("source_kind", AUTO_SOURCE),

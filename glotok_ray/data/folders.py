@@ -15,14 +15,10 @@ from typing import NamedTuple
 from PIL import Image
 
 from glotok_ray.config.jobs import ShardRun
-from glotok_ray.data.image_files import (
-    FORMATS,
-    StoredImage,
-    UnreadableImageError,
-    stored_image,
-)
+from glotok_ray.data.image_files import FORMATS, StoredImage, UnreadableImageError
 from glotok_ray.data.left_out import OtherFile, among, first
 from glotok_ray.data.listing import Listing, list_in_threads, printable
+from glotok_ray.data.reduction import stored_for
 from glotok_ray.storage.retries import StorageError, patiently
 
 logger = logging.getLogger(__name__)
@@ -55,7 +51,7 @@ class ImageFile(NamedTuple):
     def encode(self, run: ShardRun) -> StoredImage:
         """What to store; raises UnreadableImageError."""
         original = read_image_file(Path(self.path), run.storage_retry_minutes)
-        return stored_image(original, image_size=run.image_size, upright=run.upright)
+        return stored_for(run, original)
 
 
 def list_image_files(

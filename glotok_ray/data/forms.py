@@ -12,6 +12,11 @@ REDUCED = "reduced"
 """Whole images whose short side was brought near a training side."""
 FORMS = (ORIGINAL, CROP, REDUCED)
 
+PARQUET = "parquet"
+WEBDATASET = "webdataset"
+SHARD_FORMATS = (PARQUET, WEBDATASET)
+"""Files that shards are stored as."""
+
 
 def largest_short_side(image_size: int) -> int:
     """1.25 * image_size, rounded up: the most that ADM's random crop can use, and that a reduced image keeps."""

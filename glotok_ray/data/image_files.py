@@ -51,6 +51,15 @@ class StoredImage(NamedTuple):
     encoded: bytes
     change: str = ""
     turned: bool = False
+    resized: bool = False
+    """Whether its short side was reduced as `Reduction` says."""
+
+
+class Reduction(NamedTuple):
+    """Images with a larger short side are reduced to `short_side` pixels and stored as JPEG of `quality`."""
+
+    short_side: int
+    quality: int
 
 
 class RgbImage(NamedTuple):
@@ -69,15 +78,18 @@ class _Decoded(NamedTuple):
     turned: bool
 
 
-def stored_image(original: bytes, *, image_size: int, upright: bool) -> StoredImage:
+def stored_image(
+    original: bytes, *, image_size: int, upright: bool, reduction: Reduction | None = None
+) -> StoredImage:
     """A file's image, whole, as PNG, or its very bytes where RGB conversion is all that a reader must do.
 
     With `image_size` 0 at its own size, up to READER_PIXELS and 64 : 1; else with its short side brought into
     [image_size, 1.25 * image_size], up to 8 : 1. `upright` turns it by its EXIF orientation and lays transparent
-    pixels on white; off, pixels stay as they lie and alpha is dropped. Raises UnreadableImageError.
+    pixels on white; off, pixels stay as they lie and alpha is dropped. A `reduction` goes with `image_size` 0.
+    Raises UnreadableImageError.
     """
     try:
-        return _stored(original, image_size=image_size, upright=upright)
+        return _stored(original, image_size=image_size, upright=upright, reduction=reduction)
     except UnreadableImageError:
         raise
     # No file stops the job: what goes wrong with one is its own.
@@ -118,7 +130,9 @@ def resize_short_side(image: Image.Image, side: int) -> Image.Image:
     return image.resize(size, Image.Resampling.BICUBIC)
 
 
-def _stored(original: bytes, *, image_size: int, upright: bool) -> StoredImage:
+def _stored(
+    original: bytes, *, image_size: int, upright: bool, reduction: Reduction | None
+) -> StoredImage:
     aspect = _REDUCED_ASPECT if image_size else _ORIGINAL_ASPECT
     source, whole, changes, turned = _read(original, aspect, upright=upright)
     if whole.width * whole.height > READER_PIXELS:
@@ -130,6 +144,9 @@ def _stored(original: bytes, *, image_size: int, upright: bool) -> StoredImage:
     if image_size:
         size, whole = whole.size, fit_image(whole, image_size)
         source = source if whole.size == size else b""
+    if reduction and min(whole.size) > reduction.short_side:
+        smaller = resize_short_side(whole, reduction.short_side)
+        return StoredImage(_jpeg(smaller, reduction.quality), ", ".join(changes), turned, True)
     return StoredImage(source or _png(whole), ", ".join(changes), turned)
 
 
@@ -244,6 +261,13 @@ def _png(image: Image.Image) -> bytes:
     image.info = {}
     stream = io.BytesIO()
     image.save(stream, "PNG")
+    return stream.getvalue()
+
+
+def _jpeg(image: Image.Image, quality: int) -> bytes:
+    image.info = {}
+    stream = io.BytesIO()
+    image.save(stream, "JPEG", quality=quality)
     return stream.getvalue()
 
 

@@ -6,7 +6,7 @@ Read next: glotok_ray/data/folders.py
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 _OUTSIDE = "outside of the class folders"
 _EXAMPLES = 20
@@ -45,6 +45,8 @@ class Losses:
     """By split, images that were turned by their EXIF orientation."""
     num_changed: Mapping[str, int]
     """By split, how many of its images are in `changed`."""
+    reduction: Mapping[str, Mapping[str, Any]]
+    """By split, `glotok_ray.data.reduction.reduction_facts`."""
     empty_classes: Mapping[str, Mapping[str, str]]
     """By split, the classes of which it has no image left, each with a file of it and the reason."""
 

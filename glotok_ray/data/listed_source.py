@@ -43,12 +43,13 @@ class ListedImages:
     @property
     def form(self) -> str:
         """Originals, or reduced where a side is given."""
-        return REDUCED if self.run.image_size else ORIGINAL
+        return REDUCED if self.run.image_size or self.run.resize_short_side else ORIGINAL
 
     @property
     def unread_fields(self) -> tuple[str, ...]:
         """What photographs alone need, and the rules of a split that is not drawn."""
-        return (*CROP_FIELDS, *_SPLIT_FIELDS) if self.validation else CROP_FIELDS
+        unread = (*CROP_FIELDS, *_SPLIT_FIELDS) if self.validation else CROP_FIELDS
+        return unread if self.run.resize_short_side else (*unread, "jpeg_quality")
 
     @property
     def num_images(self) -> int:
@@ -105,6 +106,7 @@ class ListedImages:
                 {"file": key, "change": change} for key, change in sorted(losses.changed.items())
             ],
             "empty_classes": losses.empty_classes,
+            **losses.reduction[split],
         }
 
     def _split_rule(self) -> dict[str, Any]:

@@ -24,14 +24,16 @@ from glotok_ray.data.archive_listing import (
 )
 from glotok_ray.data.class_names import read_class_names
 from glotok_ray.data.folders import read_patiently
-from glotok_ray.data.image_files import StoredImage, UnreadableImageError, stored_image
+from glotok_ray.data.image_files import StoredImage, UnreadableImageError
 from glotok_ray.data.left_out import OtherFile
 from glotok_ray.data.listing import Listing, list_in_threads, printable
+from glotok_ray.data.reduction import stored_for
 from glotok_ray.storage.places import to_path
 from glotok_ray.storage.retries import patiently
 
 _BYTES, _PATH, _LABEL = "image.bytes", "image.path", "label"
-_HELD_GROUPS = 4
+# Rows of one group come one after another (glotok_ray/data/encoding_order.py), and groups may be large.
+_HELD_GROUPS = 1
 
 
 Result = TypeVar("Result")
@@ -86,7 +88,7 @@ class ParquetImage(NamedTuple):
             return found
 
         original = read_patiently(read, path, run.storage_retry_minutes)
-        return stored_image(original, image_size=run.image_size, upright=run.upright)
+        return stored_for(run, original)
 
 
 @functools.lru_cache(maxsize=_HELD_GROUPS)

@@ -46,6 +46,11 @@ def _form_text(dataset: DatasetInfo) -> str:
         return ADM_CROPS
     if dataset.form == CROP:
         return f"crops of the data set, as stored at {side} x {side} pixels"
+    if dataset.jpeg_quality:
+        return (
+            f"ADM's crop of images whose short side was reduced to {side} pixels where it was larger, as JPEG of "
+            f"quality {dataset.jpeg_quality}, which is not ADM's protocol"
+        )
     return (
         f"ADM's crop of images that were reduced to a short side of {side} to {largest_short_side(side)} pixels "
         "before, which is not ADM's protocol"
@@ -59,7 +64,11 @@ def check_adm_protocol(dataset: DatasetInfo, *, folder: Path, field: str) -> Non
     facts, remedies = [], []
     if dataset.form == REDUCED:
         facts.append(f"form = {dataset.form!r}")
-        remedies.append("--image-size 0, which keeps originals")
+        remedies.append(
+            "--resize-short-side 0, which keeps originals"
+            if dataset.jpeg_quality
+            else "--image-size 0, which keeps originals"
+        )
     if dataset.num_turned:
         facts.append(f"num_turned = {dataset.num_turned}")
         remedies.append("--no-upright, which leaves pixels as they lie")

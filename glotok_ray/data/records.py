@@ -7,7 +7,6 @@ Read next: glotok_ray/data/training_rows.py
 import io
 import warnings
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +17,9 @@ from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
 from glotok_ray.data.dataset_fields import code_fields, field_of, image_fields
+from glotok_ray.data.dataset_info import DatasetInfo, ShardInfo
+from glotok_ray.data.forms import PARQUET, WEBDATASET
+from glotok_ray.data.image_places import PlacingStream
 from glotok_ray.data.shard_plan import CHUNK_ROWS
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
@@ -47,54 +49,6 @@ class Row(NamedTuple):
     label: int
 
 
-@dataclass(frozen=True)
-class ShardInfo:
-    """A shard's file name inside its folder, its number of rows and the sha256 of its bytes."""
-
-    file: str
-    rows: int
-    sha256: str
-
-
-@dataclass(frozen=True)
-class DatasetInfo:
-    """What dataset.json says; the last four fields describe codes alone."""
-
-    kind: str
-    """ "shards" (images) or "codes"."""
-    classes: tuple[str, ...]
-    """Class names; a label is an index into them."""
-    num_images: int
-    """Images, views apart."""
-    image_size: int
-    """Pixels: the side of crops; the side that reduced images were stored for; 0 for originals; of codes, the side of
-    the tokenizer's images.
-    """
-    shards: tuple[ShardInfo, ...]
-    form: str = ""
-    """Of images: "original" (whole images at their own size), "crop" (squares of side image_size, which are the data
-    set itself) or "reduced" (whole images, short side brought into [image_size, 1.25 * image_size]). Codes have none.
-    """
-    num_unreadable: int = 0
-    """Of images: files of both splits that could not be read, which dataset.json names."""
-    num_turned: int = 0
-    """Of images: those of this folder that were turned by their EXIF orientation."""
-    num_changed: int = 0
-    """Of images: those of this folder that are not stored as they were: laid on white, brought from 16 bits to 8, cut
-    or halved; dataset.json names them.
-    """
-    num_views: int = 1
-    """Adjacent rows per image."""
-    views: str = ""
-    """Of codes: what was encoded of an image, a value of `EncodeRun.views`; empty where that is not recorded."""
-    grid_size: int = 0
-    """Code positions along one side."""
-    tokenizer_sha256: str = ""
-    """Digest of the tokenizer that made the codes."""
-    code_counts: dict[str, int] = field(default_factory=dict)
-    """Number of codes in each codebook, by the name of its column, in the order of the latent's channels."""
-
-
 def encode_png(pixels: UInt8[np.ndarray, "h w 3"]) -> bytes:
     """Lossless bytes of an RGB image."""
     stream = io.BytesIO()
@@ -104,12 +58,18 @@ def encode_png(pixels: UInt8[np.ndarray, "h w 3"]) -> bytes:
 
 def decode_image(encoded: bytes, key: str) -> UInt8[np.ndarray, "h w 3"]:
     """Decode a row's image to RGB; raises ArtefactError that names the row's key."""
+    return np.array(open_image(encoded, key))
+
+
+def open_image(encoded: bytes, key: str) -> Image.Image:
+    """A row's image, decoded to RGB; raises ArtefactError that names the row's key."""
     try:
         # Not in a `with`, which would hold the file's pixels beside their copy.
         image = Image.open(io.BytesIO(encoded))
         if image.mode != "RGB":
-            image = image.convert("RGB")
-        return np.array(image)
+            return image.convert("RGB")
+        image.load()
+        return image
     except UnidentifiedImageError:
         # Pillow's own text has the address of a stream, another one at each reading.
         reason = "no image of a format that Pillow knows"
@@ -131,15 +91,21 @@ def write_shard(path: Path, rows: Iterable[Row]) -> ShardInfo:
         "compression": "NONE",
         "use_dictionary": False,
         "write_statistics": ["key", "label"],
+        # A checksum for every page, and a page for every image: who reads a few rows need not trust the rest, and
+        # damage is one row's.
+        "write_page_checksum": True,
+        "write_batch_size": 1,
+        "data_page_size": 1024,
     }
-    with (
-        artefact.hashed_writer(path) as stream,
-        pyarrow.parquet.ParquetWriter(stream, SCHEMA, **options) as writer,
-    ):
-        for group in _groups(rows):
-            columns = dict(zip(Row._fields, zip(*group, strict=True), strict=True))
-            writer.write_table(pyarrow.table(columns, schema=SCHEMA))
-            count += len(group)
+    with artefact.hashed_writer(path) as stream:
+        placing = PlacingStream(stream)
+        with pyarrow.parquet.ParquetWriter(placing, SCHEMA, **options) as writer:
+            for group in _groups(rows):
+                columns = dict(zip(Row._fields, zip(*group, strict=True), strict=True))
+                writer.write_table(pyarrow.table(columns, schema=SCHEMA))
+                placing.end_group([row.image for row in group])
+                count += len(group)
+            writer.add_key_value_metadata(placing.metadata())
     return ShardInfo(path.name, count, stream.sha256)
 
 
@@ -152,7 +118,7 @@ def read_rows(path: Path) -> Iterator[Row]:
             f"{path}: cannot be read as Parquet ({_reason(error)}); rebuild it with --fresh"
         ) from None
     with file:
-        _check_columns(path, file.schema_arrow)
+        check_columns(path, file.schema_arrow)
         for batch in file.iter_batches(batch_size=_ROWS_PER_GROUP, columns=list(Row._fields)):
             yield from (Row(**values) for values in batch.to_pylist())
 
@@ -179,11 +145,29 @@ def write_dataset(
     artefact.write_json(folder / DATASET, {**details, **facts})
 
 
-def read_dataset(folder: Path, *, verify: bool = False) -> DatasetInfo:
-    """Read and check dataset.json; `verify` also reads every shard: its sha256, columns and rows.
-
-    Raises ArtefactError that names the file or field, the rule and the remedy.
+def read_dataset(folder: Path, *, verify: bool = False, tars: bool = False) -> DatasetInfo:
+    """`read_description`, with every shard there; `verify` also reads them: sha256 and, of Parquet, columns and rows.
+    Shards that are tars are refused without `tars`: who reads rows reads Parquet. Raises ArtefactError.
     """
+    info = read_description(folder)
+    if info.shard_format == WEBDATASET and not tars:
+        raise ArtefactError(
+            f"{folder / DATASET}: shard_format = {WEBDATASET!r}: these tars are for other programs, and this job reads "
+            f"Parquet shards: make them by python -m jobs.shard_images with --source {folder} and --output-form parquet"
+        )
+    for shard in info.shards:
+        path = folder / shard.file
+        if not path.is_file():
+            raise ArtefactError(
+                f"{path}: listed in {DATASET} but missing; restore it or rebuild the folder with --fresh"
+            )
+        if verify:
+            _check_shard(path, shard, info)
+    return info
+
+
+def read_description(folder: Path) -> DatasetInfo:
+    """Read and check dataset.json; raises ArtefactError that names the file or field, the rule and the remedy."""
     path = folder / DATASET
     values = artefact.read_json(path)
     if not isinstance(values, dict):
@@ -202,8 +186,6 @@ def read_dataset(folder: Path, *, verify: bool = False) -> DatasetInfo:
         **(image_fields if kind == "shards" else code_fields)(path, values),
     )
     _check_counts(path, info)
-    for shard in info.shards:
-        _check_shard(folder / shard.file, shard, kind, verify=verify)
     return info
 
 
@@ -247,25 +229,20 @@ def _check_counts(path: Path, info: DatasetInfo) -> None:
         )
 
 
-def _check_shard(path: Path, shard: ShardInfo, kind: str, *, verify: bool) -> None:
-    if not path.is_file():
-        raise ArtefactError(
-            f"{path}: listed in {DATASET} but missing; restore it or rebuild the folder with --fresh"
-        )
-    if not verify:
-        return
+def _check_shard(path: Path, shard: ShardInfo, info: DatasetInfo) -> None:
     if artefact.sha256_of(path) != shard.sha256:
         raise ArtefactError(
             f"{path}: differs from its sha256 in {DATASET}; restore it or rebuild with --fresh"
         )
-    check_contents(path, shard, kind)
+    if info.shard_format == PARQUET:
+        check_contents(path, shard, info.kind)
 
 
 def check_contents(path: Path, shard: ShardInfo, kind: str) -> None:
     """Check a shard's columns and number of rows, which its end tells; raises ArtefactError."""
     with pyarrow.parquet.ParquetFile(at_hand(path)) as file:
         if kind == "shards":
-            _check_columns(path, file.schema_arrow)
+            check_columns(path, file.schema_arrow)
         if file.metadata.num_rows != shard.rows:
             raise ArtefactError(
                 f"{path}: holds {file.metadata.num_rows} rows, but {DATASET} says {shard.rows}; "
@@ -273,7 +250,8 @@ def check_contents(path: Path, shard: ShardInfo, kind: str) -> None:
             )
 
 
-def _check_columns(path: Path, schema: pyarrow.Schema) -> None:
+def check_columns(path: Path, schema: pyarrow.Schema) -> None:
+    """Raise ArtefactError for a shard of other columns, or of other types."""
     for wanted in SCHEMA:
         index = schema.get_field_index(wanted.name)
         if index < 0 or schema.field(index).type != wanted.type:

@@ -10,18 +10,22 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow
 import pyarrow.parquet
 from jaxtyping import Integer, UInt8
 
+from glotok_ray.data.image_places import DamagedImageError, places_of, read_images
 from glotok_ray.data.records import DATASET, ShardInfo, decode_image
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.storage.node_cache import at_hand
 from glotok_ray.storage.retries import patiently
 
+_COLUMNS = ("key", "image", "label")
+
+Result = TypeVar("Result")
 ViewsOf = Callable[[UInt8[np.ndarray, "h w 3"]], UInt8[np.ndarray, "views height width 3"]]
 
 
@@ -54,34 +58,95 @@ def read_shard_rows(
     minutes: float,
     columns: Sequence[str] = ("key", "image"),
 ) -> pyarrow.Table:
-    """Rows start .. stop, from the row groups that hold them; raises StorageError when the file cannot be reached for
-    `minutes`.
+    """Rows start .. stop, from the row groups that hold them; raises ArtefactError for one that is damaged, and
+    StorageError when the file cannot be reached for `minutes`.
     """
     rows = np.arange(start, stop)
-    return patiently(lambda: _read_groups(path, rows, columns), path, minutes=minutes)
+    return _from_storage(lambda: _read_groups(path, rows, columns), path, minutes)
 
 
 def read_chosen_rows(
     path: Path, rows: Integer[np.ndarray, " n"], *, minutes: float
 ) -> pyarrow.Table:
-    """Keys, encoded images and labels of these rows, which must ascend, from the row groups that hold them; raises
-    StorageError as `read_shard_rows`.
+    """Keys, encoded images and labels of these rows, which must ascend: their images alone where the file says where
+    they lie, else the row groups that hold them. Raises as `read_shard_rows`.
     """
-    return patiently(
-        lambda: _read_groups(path, rows, ("key", "image", "label")), path, minutes=minutes
+
+    def read() -> pyarrow.Table:
+        found = _read_placed(path, rows)
+        return _read_groups(path, rows, _COLUMNS) if found is None else found
+
+    return _from_storage(read, path, minutes)
+
+
+def read_drawn_rows(
+    folder: Path, shard: ShardInfo, rows: Sequence[int], *, minutes: float
+) -> pyarrow.Table:
+    """`read_chosen_rows`, with all bytes checked: against checksums of their own, or, of a shard of an older version,
+    as `read_shard` does.
+    """
+    path, chosen = folder / shard.file, np.asarray(rows)
+    try:
+        found = _from_storage(lambda: _read_placed(path, chosen), path, minutes)
+    except ArtefactError as error:
+        reason = str(error).removeprefix(f"{path}: ")
+        raise ArtefactError(f"{path}: differs from its sha256 in {DATASET}: {reason}") from error
+    return read_shard(folder, shard, minutes=minutes).take(chosen) if found is None else found
+
+
+def _from_storage(read: Callable[[], Result], path: Path, minutes: float) -> Result:
+    """What `read` reads, with patience for storage and none for damage, which stays."""
+
+    def attempt() -> Result:
+        try:
+            return read()
+        except (pyarrow.ArrowException, DamagedImageError) as error:
+            raise _damaged(path, error) from error
+        except OSError as error:
+            # pyarrow's own, of bytes that it cannot decode, have no number.
+            if error.errno is not None:
+                raise
+            raise _damaged(path, error) from error
+
+    return patiently(attempt, path, minutes=minutes)
+
+
+def _damaged(path: Path, error: Exception) -> ArtefactError:
+    reason = " ".join(str(error).split())
+    return ArtefactError(
+        f"{path}: is damaged ({reason}); python -m jobs.verify {path.parent} names the rows; restore it, or rebuild "
+        "the folder with --fresh"
     )
+
+
+def _read_placed(path: Path, rows: Integer[np.ndarray, " n"]) -> pyarrow.Table | None:
+    """The rows by their images' places; None where the file does not say them."""
+    local = at_hand(path)
+    with pyarrow.parquet.ParquetFile(local, page_checksum_verification=True) as file:
+        places = places_of(file.metadata.metadata, file.metadata.num_rows)
+        if places is None:
+            return None
+        table = _rows_of_groups(file, rows, [name for name in _COLUMNS if name != "image"])
+    images = pyarrow.array(read_images(local, places, rows), pyarrow.binary())
+    return table.add_column(1, "image", images)
 
 
 def _read_groups(
     path: Path, rows: Integer[np.ndarray, " n"], columns: Sequence[str]
 ) -> pyarrow.Table:
-    with pyarrow.parquet.ParquetFile(at_hand(path)) as file:
-        groups = range(file.num_row_groups)
-        sizes = np.array([file.metadata.row_group(index).num_rows for index in groups])
-        ends = np.cumsum(sizes)
-        own = np.searchsorted(ends, rows, side="right")
-        read, place = np.unique(own, return_inverse=True)
-        table = file.read_row_groups(read.tolist(), columns=list(columns))
+    with pyarrow.parquet.ParquetFile(at_hand(path), page_checksum_verification=True) as file:
+        return _rows_of_groups(file, rows, columns)
+
+
+def _rows_of_groups(
+    file: pyarrow.parquet.ParquetFile, rows: Integer[np.ndarray, " n"], columns: Sequence[str]
+) -> pyarrow.Table:
+    groups = range(file.num_row_groups)
+    sizes = np.array([file.metadata.row_group(index).num_rows for index in groups])
+    ends = np.cumsum(sizes)
+    own = np.searchsorted(ends, rows, side="right")
+    read, place = np.unique(own, return_inverse=True)
+    table = file.read_row_groups(read.tolist(), columns=list(columns))
     begins = np.cumsum(sizes[read]) - sizes[read]
     places = rows - (ends - sizes)[own] + begins[place]
     if places[-1] - places[0] + 1 == len(places):  # without a copy

@@ -106,7 +106,22 @@ def list_source(run: ShardRun) -> tuple[Listing[RowSource], Listing[RowSource] |
     listing = training.listing(run, "train", "", as_found=as_found)
     if validation is None:
         return listing, None
-    return listing, validation.listing(run, "validation", VALIDATION_PREFIX)
+    held_out = validation.listing(run, "validation", VALIDATION_PREFIX)
+    _check_keys(listing, held_out, run)
+    return listing, held_out
+
+
+def _check_keys(
+    training: Listing[RowSource], validation: Listing[RowSource], run: ShardRun
+) -> None:
+    """Tars of this package keep their keys, which may be those of another source's images."""
+    bare = {image.key for image in validation.images if not image.key.startswith(VALIDATION_PREFIX)}
+    twice = next((image.key for image in training.images if image.key in bare), "") if bare else ""
+    if twice:
+        raise ValueError(
+            f"validation_source = {run.validation_source!r}: has the key {twice!r} of a training image; bring the "
+            "validation tars that were written with the training ones"
+        )
 
 
 class _Part(NamedTuple):

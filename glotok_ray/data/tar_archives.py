@@ -12,8 +12,9 @@ from typing import NamedTuple
 
 from glotok_ray.config.jobs import ShardRun
 from glotok_ray.data.folders import read_patiently
-from glotok_ray.data.image_files import StoredImage, UnreadableImageError, stored_image
+from glotok_ray.data.image_files import StoredImage, UnreadableImageError
 from glotok_ray.data.listing import printable
+from glotok_ray.data.reduction import stored_for
 from glotok_ray.storage.places import to_path
 from glotok_ray.storage.retries import patiently
 
@@ -48,7 +49,7 @@ class TarImage(NamedTuple):
         original = read_patiently(read, path, run.storage_retry_minutes)
         if len(original) < self.size:
             raise UnreadableImageError(f"{path.name} ends within it")
-        return stored_image(original, image_size=run.image_size, upright=run.upright)
+        return stored_for(run, original)
 
 
 class TarMember(NamedTuple):

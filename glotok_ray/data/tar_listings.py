@@ -30,6 +30,7 @@ from glotok_ray.data.tar_archives import (
     TarMember,
     tar_members,
 )
+from glotok_ray.data.tar_shards import TarShardError, own_classes, tar_samples
 
 IMAGE_SUFFIXES = frozenset({"jpg", "jpeg", "png", "webp"})
 LABEL_SUFFIXES = ("cls", "json", "txt")
@@ -87,10 +88,20 @@ def list_validation_tar(request: Request, files: list[Path]) -> Listing[TarImage
 
 
 def list_webdataset(request: Request, files: list[Path]) -> Listing[TarImage]:
-    """Tars of samples: an image, and its class in a file of the same name; raises ValueError."""
+    """Tars of samples: an image, and its class in a file of the same name; raises ValueError.
+
+    Tars that this package wrote bring their classes' names and their keys, unless class_names_path names the classes.
+    """
     names_path = request.run.class_names_path
     names = read_class_names(names_path) if names_path else None
     stretches = [_Stretch(path, path.name) for path in files]
+    if names is None and (own := own_classes(files[0].parent)):
+        read = partial(_own_samples, len(own))
+        found = list_in_threads(partial(_listed, read, request.minutes), stretches, unit="archives")
+        names = {str(label): name for label, name in enumerate(own)}
+        return listing_of(
+            request, found, TarImage, classes=range(len(own)), names=names, whole_keys=True
+        )
     found = list_in_threads(partial(_listed, _samples, request.minutes), stretches, unit="archives")
     return listing_of(request, found, TarImage, names=names)
 
@@ -179,6 +190,20 @@ def _samples(span: Span, members: Iterable[TarMember], contents: _Contents) -> N
         for member in sample:
             if not images or _suffix(member) not in IMAGE_SUFFIXES.union(LABEL_SUFFIXES):
                 contents.leave_out(member.name, contents.name)
+
+
+def _own_samples(
+    num_classes: int, span: Span, members: Iterable[TarMember], contents: _Contents
+) -> None:
+    try:
+        for sample in tar_samples(span, members):
+            if not 0 <= sample.label < num_classes:
+                raise TarShardError(
+                    f"row {sample.key!r}: its label {sample.label} is none of {num_classes} classes"
+                )
+            contents.images.append(Found(sample.label, sample.key, _place(span, sample.image)))
+    except TarShardError as error:
+        raise DamagedArchiveError(f"{contents.name}: {error}; restore it") from None
 
 
 def _sample_of(member: TarMember) -> str:

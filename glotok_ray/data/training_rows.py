@@ -8,7 +8,7 @@ could not be used; another row of the unit then stands in its place.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow
@@ -17,9 +17,16 @@ from jaxtyping import Int
 from numpy import ndarray
 
 from glotok_ray.config.training import ImageDataConfig
-from glotok_ray.data.records import DatasetInfo, decode_image
+from glotok_ray.data.records import DatasetInfo
 from glotok_ray.data.shard_plan import PlanUnit, ShardRows
-from glotok_ray.data.transforms import center_crop, random_crop, row_generator
+from glotok_ray.data.training_crops import (
+    CropPlace,
+    CropRule,
+    Decoding,
+    ImageSize,
+    crop_function,
+)
+from glotok_ray.data.transforms import row_generator
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.storage.node_cache import at_hand
 from glotok_ray.storage.places import to_path
@@ -47,6 +54,16 @@ def expect_images(dataset: DatasetInfo, folder: str, expected: int) -> int:
     return dataset.num_images
 
 
+class EncodedRows(NamedTuple):
+    """The rows of a unit as they are stored, in its order."""
+
+    unit: PlanUnit
+    images: list[bytes]
+    keys: list[str]
+    paths: list[Path]
+    """The file of each row."""
+
+
 @dataclass(frozen=True)
 class ImageRows:
     """Reads image shards: decoded, cropped, perhaps mirrored, uint8 "image" (n, 3, size, size)."""
@@ -60,6 +77,7 @@ class ImageRows:
     """Put another row in the place of one that cannot be decoded; off raises ArtefactError for it."""
     retry_minutes: float = 0.0
     """Minutes for which a file that cannot be read is tried again."""
+    decoding: Decoding = "exact"
 
     @classmethod
     def of(
@@ -74,6 +92,7 @@ class ImageRows:
             data.horizontal_flip,
             data.max_bad_rows > 0,
             retry_minutes,
+            data.decoding,
         )
 
     @property
@@ -83,9 +102,15 @@ class ImageRows:
 
     def __call__(self, unit: PlanUnit) -> dict[str, Any]:
         """The unit's rows in its order."""
+        rows = self.read(unit)
+        images = self.empty(rows)
+        broken = [self.decode_into(images, rows, place) for place in range(len(images))]
+        return self.columns(rows, images, broken)
+
+    def read(self, unit: PlanUnit) -> EncodedRows:
+        """The unit's rows, encoded."""
         count = len(unit.positions)
-        images = np.zeros((count, 3, self.image_size, self.image_size), dtype=np.uint8)
-        keys, broken = [""] * count, [""] * count
+        rows = EncodedRows(unit, [b""] * count, [""] * count, [self.folder] * count)
         for part in unit.parts:
             path = self.folder / part.shard.file
             table = read_part(
@@ -94,25 +119,39 @@ class ImageRows:
             for place, key, encoded in zip(
                 part.places.tolist(), table["key"].to_pylist(), table["image"], strict=True
             ):
-                keys[place] = key
-                try:
-                    decoded = self._augment(decode_image(encoded.as_py(), key), unit.epoch, key)
-                    images[place] = decoded.transpose(2, 0, 1)
-                except ArtefactError as error:
-                    if not self.skip_broken:
-                        raise ArtefactError(f"{path}: {error}") from None
-                    broken[place] = f"{path}: {error}"
-        _stand_in(images, broken)
-        return {"image": images, "position": unit.positions, "key": keys, "broken": broken}
+                rows.keys[place], rows.images[place] = key, encoded.as_py()
+                rows.paths[place] = path
+        return rows
 
-    def _augment(self, image: ndarray, epoch: int, key: str) -> ndarray:
-        generator = row_generator(self.seed, epoch, key)
-        cropped = (
-            random_crop(image, self.image_size, generator)
-            if self.crop == "random"
-            else center_crop(image, self.image_size)
-        )
-        return cropped[:, ::-1] if self.horizontal_flip and generator.random() < 0.5 else cropped
+    def empty(self, rows: EncodedRows) -> ndarray:
+        """Room for the images of `rows`."""
+        return np.zeros((len(rows.keys), 3, self.image_size, self.image_size), dtype=np.uint8)
+
+    def decode_into(self, images: ndarray, rows: EncodedRows, place: int) -> str:
+        """Decode one row to its place; returns why it is broken, empty where it is not. Threads may do so at once."""
+        key = rows.keys[place]
+        rule = CropRule(self.image_size, self.crop, self.horizontal_flip)
+
+        def place_of(picture: ImageSize) -> CropPlace:
+            return rule.place(picture, row_generator(self.seed, rows.unit.epoch, key))
+
+        try:
+            images[place] = crop_function(self.decoding)(rows.images[place], key, place_of)
+        except ArtefactError as error:
+            if not self.skip_broken:
+                raise ArtefactError(f"{rows.paths[place]}: {error}") from None
+            return f"{rows.paths[place]}: {error}"
+        return ""
+
+    def columns(self, rows: EncodedRows, images: ndarray, broken: list[str]) -> dict[str, Any]:
+        """The columns of decoded rows; others stand in the places of broken ones."""
+        _stand_in(images, broken)
+        return {
+            "image": images,
+            "position": rows.unit.positions,
+            "key": rows.keys,
+            "broken": broken,
+        }
 
 
 def _stand_in(images: ndarray, broken: list[str]) -> None:

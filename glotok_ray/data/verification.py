@@ -12,7 +12,16 @@ from typing import NamedTuple
 
 import pyarrow
 
-from glotok_ray.data.records import DATASET, ShardInfo, check_contents, read_dataset
+from glotok_ray.data.forms import WEBDATASET
+from glotok_ray.data.records import (
+    DATASET,
+    DatasetInfo,
+    ShardInfo,
+    check_contents,
+    read_dataset,
+    read_description,
+)
+from glotok_ray.data.shard_damage import damaged_rows_text
 from glotok_ray.progress import ProgressLine
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
@@ -94,9 +103,28 @@ def verify_folder(folder: Path) -> Verdict:
         if (read.stamp.bytes, read.sha256) != listed[name]
     }
     if DATASET in listed and DATASET not in damage:
+        damage = _with_rows(folder, damage)
         damage |= _dataset_damage(folder, found, damage)
     verdict = Verdict(folder, str(manifest["kind"]), len(listed), size, list(damage.values()))
     return _measured(folder, verdict, found)
+
+
+def _with_rows(folder: Path, damage: Mapping[str, str]) -> dict[str, str]:
+    """The texts, and for shards of images that are there, which rows are damaged."""
+    if not damage:
+        return {}
+    try:
+        dataset = read_description(folder)
+    except ArtefactError:
+        return dict(damage)
+    shards = {shard.file for shard in dataset.shards if dataset.kind == "shards"}
+    tar = dataset.shard_format == WEBDATASET
+    return {
+        name: f"{text}; damaged: {damaged_rows_text(folder / name, len(dataset.classes), tar=tar)}"
+        if name in shards and (folder / name).is_file()
+        else text
+        for name, text in damage.items()
+    }
 
 
 def _measured(folder: Path, verdict: Verdict, found: Mapping[str, ReadFile]) -> Verdict:
@@ -115,25 +143,29 @@ def _dataset_damage(
 ) -> dict[str, str]:
     """Where dataset.json and the shards differ, by file; shards of `known` damage are left out."""
     try:
-        dataset = read_dataset(folder)
+        dataset = read_dataset(folder, tars=True)
     except ArtefactError as error:
         return {} if known else {DATASET: str(error)}
     texts = {
-        shard.file: _shard_damage(folder, shard, found.get(shard.file), dataset.kind)
+        shard.file: _shard_damage(folder, shard, found.get(shard.file), dataset)
         for shard in dataset.shards
         if shard.file not in known
     }
     return {name: text for name, text in texts.items() if text}
 
 
-def _shard_damage(folder: Path, shard: ShardInfo, read: ReadFile | None, kind: str) -> str:
+def _shard_damage(
+    folder: Path, shard: ShardInfo, read: ReadFile | None, dataset: DatasetInfo
+) -> str:
     path = folder / shard.file
     if read is None:
         return f"{path}: listed in {DATASET} but not in {artefact.MANIFEST}; rebuild the folder with --fresh"
     if read.sha256 != shard.sha256:
         return f"{path}: differs from its sha256 in {DATASET}; restore it or rebuild the folder with --fresh"
+    if dataset.shard_format == WEBDATASET:
+        return ""
     try:
-        check_contents(path, shard, kind)
+        check_contents(path, shard, dataset.kind)
     except ArtefactError as error:
         return str(error)
     except (OSError, pyarrow.ArrowException) as error:

@@ -3,6 +3,7 @@
 Read next: glotok_ray/data/records.py
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +17,8 @@ RECEIPTS = "receipts"
 
 class WrittenShard(NamedTuple):
     """Facts of a written shard; `bytes` is the file's size, `unreadable` and `changed` map keys to reasons and to what
-    was done, and `turned` counts images that were turned by their EXIF orientation.
+    was done, `turned` counts images that were turned by their EXIF orientation, `resized` those that were reduced, and
+    `squared_errors` are those of the reduced ones that were compared with their originals.
 
     One without a readable image has no rows and no file.
     """
@@ -26,6 +28,8 @@ class WrittenShard(NamedTuple):
     unreadable: dict[str, str]
     changed: dict[str, str]
     turned: int
+    resized: int = 0
+    squared_errors: Sequence[float] = ()
 
 
 def receipt_of(shard: Path) -> Path:

@@ -118,7 +118,7 @@ def _of_network(
         return {}
     real = summary_of(measured[VALIDATION], array)
     metrics = _distances(reconstructed | made, real, network, distance, TO_VALIDATION)
-    if TRAINING in measured:
+    if TRAINING in measured and made:
         training = summary_of(measured[TRAINING], array)
         compared = made | {VALIDATION: real}
         metrics |= _distances(compared, training, network, distance, TO_TRAINING)

@@ -23,6 +23,8 @@ from glotok_ray.storage.places import to_path
 
 EFFNET, INCEPTION, DINOV2 = "effnet", "inception", "dinov2"
 """Keys of the networks."""
+LPIPS_SHA256, REFERENCE_SHA256 = "lpips_sha256", "reference_sha256"
+"""Of `file_digests`."""
 ADM_INCEPTION = "ADM's Inception"
 """What FID's published weights are called beside published numbers: the port agrees with ADM's graph."""
 
@@ -80,8 +82,8 @@ def file_digests(config: EvaluateRun) -> dict[str, str]:
     paths = {
         "inception_sha256": config.inception_path,
         "dinov2_sha256": config.dinov2_path,
-        "lpips_sha256": config.lpips_path,
-        "reference_sha256": config.reference_path,
+        LPIPS_SHA256: config.lpips_path,
+        REFERENCE_SHA256: config.reference_path,
     }
     # A download is refused unless its digest begins as the published one does.
     return {

@@ -11,7 +11,7 @@ from typing import Any
 from glotok_ray.config.evaluation import EvaluateRun
 from glotok_ray.data.records import DATASET
 from glotok_ray.evaluation.entries import Metrics, truncation_texts
-from glotok_ray.evaluation.extractors import EFFNET, Network
+from glotok_ray.evaluation.extractors import EFFNET, LPIPS_SHA256, Network
 from glotok_ray.evaluation.inputs import measured_tokenizer
 from glotok_ray.evaluation.plan import SAMPLES, VALIDATION
 from glotok_ray.pretrained.generator import WEIGHTS_FILE as GENERATOR_WEIGHTS
@@ -51,22 +51,20 @@ def with_facts(
     *,
     crops: str,
     counts: Mapping[str, int],
+    digests: Mapping[str, str],
 ) -> Metrics:
     """The metrics, each with its protocol as data: facts of its own before those that all share.
 
     Those of samples also have, as data and as a sentence, what their folder says of how they were drawn. `crops` says
-    what the validation crops are, `counts` how many images there are of each kind.
+    what the validation crops are, `counts` how many images there are of each kind, `digests` are those of
+    `file_digests`.
     """
     common = _common(config, crops)
     sampling = sampling_facts(config.samples_path)
     (effnet,) = (network for network in networks if network.key == EFFNET)
     tokenizer = _digest("tokenizer_sha256", config.tokenizer_path, WEIGHTS_FILE)
     generator = _digest("generator_sha256", config.generator_path, GENERATOR_WEIGHTS)
-    lpips = (
-        {"weights_sha256": artefact.sha256_of(to_path(config.lpips_path))}
-        if config.lpips_path
-        else {}
-    )
+    lpips = {"weights_sha256": digests[LPIPS_SHA256]} if config.lpips_path else {}
     own_tokenizer = (*_OF_TOKENIZER, *(f"{name}_" for name in _codebooks(config)))
     found: Metrics = {}
     for name, entry in metrics.items():

@@ -3,8 +3,8 @@
 Another network is another class here with the same members. Read next: glotok_ray/evaluation/measure.py
 """
 
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from glotok_ray.data.pixel_range import to_model_range
 from glotok_ray.devices import full_precision
 from glotok_ray.pretrained.dinov2 import SIDE, DINOv2, load_dinov2
 from glotok_ray.pretrained.feature_networks import EfficientNetLite0, tensors_sha256
-from glotok_ray.pretrained.inception import Inception, load_inception
+from glotok_ray.pretrained.inception import load_inception
 
 POOLED = "pooled"
 """The output that every extractor has: one vector per image, of which Frechet distances are taken."""
@@ -81,7 +81,29 @@ class EfficientNetLite0Features:
         return {POOLED: self._network.pooled(resized).float().cpu().numpy()}
 
 
-class InceptionFeatures:
+class _FromFile:
+    """An extractor whose weights a file brings."""
+
+    key: str
+    _read: Callable[..., Any]
+    """Takes a path and the setting's name; returns `network` and `weights_sha256`."""
+
+    def __init__(self, network: Any, *, weights_sha256: str, device: torch.device) -> None:
+        self.weights_sha256, self.device = weights_sha256, device
+        self._network = network.to(device)
+
+    @classmethod
+    def load(cls, path: str, *, device: torch.device, field: str = "") -> Self:
+        """With the weights of the file that the setting `field` names, KEY_path unless it is given; an empty path
+        downloads the published ones, where the network has such.
+
+        Raises ArtefactError for what the reader of the file refuses.
+        """
+        loaded = cls._read(path, field=field or f"{cls.key}_path")
+        return cls(loaded.network, weights_sha256=loaded.weights_sha256, device=device)
+
+
+class InceptionFeatures(_FromFile):
     """Features and class scores of FID's Inception-v3, all of one forward pass in full fp32."""
 
     name = "Inception-v3"
@@ -89,20 +111,7 @@ class InceptionFeatures:
     outputs: Mapping[str, int] = {POOLED: 2048, LOGITS: 1008, SPATIAL: 2023}
     input_contract = "images resized to 299 x 299, bilinear as TensorFlow 1 does it (no antialiasing), in [-1, 1)"
 
-    def __init__(self, network: Inception, *, weights_sha256: str, device: torch.device) -> None:
-        self.weights_sha256, self.device = weights_sha256, device
-        self._network = network.to(device)
-
-    @classmethod
-    def load(
-        cls, path: str, *, device: torch.device, field: str = "inception_path"
-    ) -> "InceptionFeatures":
-        """With the weights of the file that the setting `field` names; empty downloads the published ones.
-
-        Raises ArtefactError for what `load_inception` refuses.
-        """
-        loaded = load_inception(path, field=field)
-        return cls(loaded.network, weights_sha256=loaded.weights_sha256, device=device)
+    _read = staticmethod(load_inception)
 
     @torch.inference_mode()
     def __call__(self, images: Images) -> Features:
@@ -118,28 +127,17 @@ class InceptionFeatures:
         }
 
 
-class DINOv2Features:
+class DINOv2Features(_FromFile):
     """The class token of DINOv2's ViT-L/14 as dgm-eval takes it, in full fp32."""
 
     name = "DINOv2 ViT-L/14"
     key = "dinov2"
     input_contract = f"images resized to {SIDE} x {SIDE} by PIL, bicubic on 8 bits, ImageNet's mean and deviation"
+    _read = staticmethod(load_dinov2)
 
     def __init__(self, network: DINOv2, *, weights_sha256: str, device: torch.device) -> None:
+        super().__init__(network, weights_sha256=weights_sha256, device=device)
         self.outputs: Mapping[str, int] = {POOLED: network.transformer.num_features}
-        self.weights_sha256, self.device = weights_sha256, device
-        self._network = network.to(device)
-
-    @classmethod
-    def load(
-        cls, path: str, *, device: torch.device, field: str = "dinov2_path"
-    ) -> "DINOv2Features":
-        """With the weights of the file that the setting `field` names.
-
-        Raises ArtefactError for what `load_dinov2` refuses.
-        """
-        loaded = load_dinov2(path, field=field)
-        return cls(loaded.network, weights_sha256=loaded.weights_sha256, device=device)
 
     @torch.inference_mode()
     def __call__(self, images: Images) -> Features:

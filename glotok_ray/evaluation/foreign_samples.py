@@ -82,9 +82,12 @@ def is_foreign(path: Path) -> bool:
     return path.is_dir() and not any((path / name).exists() for name in own)
 
 
-def read_foreign(path: Path) -> ForeignSamples:
-    """What lies at `path`, of images their headers alone; raises ArtefactError for what cannot be measured."""
-    found = _in_folder(path) if path.is_dir() else _in_npz(path)
+def read_foreign(path: Path, *, image_size: int = 0) -> ForeignSamples:
+    """What lies at `path`, of images their headers alone, and not even these where the side of all is known.
+
+    Raises ArtefactError for what cannot be measured.
+    """
+    found = _in_folder(path, image_size) if path.is_dir() else _in_npz(path)
     if found.num_images == 0:
         raise ArtefactError(f"{path}: holds no image; correct the path")
     return found
@@ -119,7 +122,7 @@ def _in_npz(path: Path) -> ForeignSamples:
     return ForeignSamples(path, (), count, height, stored_labels(path))
 
 
-def _in_folder(path: Path) -> ForeignSamples:
+def _in_folder(path: Path, known_side: int) -> ForeignSamples:
     entries = list(path.iterdir())
     files = sorted(
         (entry.name for entry in entries if entry.suffix.lower() in _SUFFIXES), key=_by_number
@@ -131,13 +134,19 @@ def _in_folder(path: Path) -> ForeignSamples:
             f"{path}: holds no PNG or JPEG image{folders}; give the folder that the images lie in, or an npz with "
             f"{IMAGES_ARRAY}"
         )
+    side = known_side or _common_side(path, files)
+    return ForeignSamples(path, tuple(files), len(files), side, None)
+
+
+def _common_side(path: Path, files: Sequence[str]) -> int:
+    """The side of all images, from their headers; raises ArtefactError for one of another."""
+    side = 0
     with ThreadPoolExecutor(_THREADS) as threads:
         sizes = threads.map(lambda name: _size(path / name), files)
-        side = 0
         for name, size in zip(files, sizes, strict=True):
             side = side or size[0]
             _check_side(path / name, size, side, files[0])
-    return ForeignSamples(path, tuple(files), len(files), side, None)
+    return side
 
 
 def _by_number(name: str) -> list[tuple[int, str]]:

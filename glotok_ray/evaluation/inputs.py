@@ -37,6 +37,11 @@ from glotok_ray.storage.places import to_path
 
 def check_inputs(config: EvaluateRun) -> None:
     """Raise ValueError for paths that leave nothing to evaluate or nothing to compare with."""
+    if config.samples_paths:
+        raise ValueError(
+            f"samples_paths = {', '.join(config.samples_paths)}: several are compared by jobs.evaluate_images alone; "
+            "leave it empty here"
+        )
     if not (config.tokenizer_path or config.samples_path or config.generator_path):
         raise ValueError(
             "tokenizer_path, samples_path and generator_path are empty: there is nothing to evaluate; give one"
@@ -51,10 +56,11 @@ def check_inputs(config: EvaluateRun) -> None:
             "them, and samples_path, which they are compared with; give both, or leave codes_path "
             "empty"
         )
-    if config.training_path and not config.samples_path:
+    if config.training_path and not (config.samples_path or takes_training_codes(config)):
         raise ValueError(
             f"training_path = {config.training_path!r}: needs samples_path, whose nearest training crops are looked "
-            "for; give it, or leave training_path empty"
+            "for, or tokenizer_path and probe_images above 0, for a classifier on its codes; give one, or leave "
+            "training_path empty"
         )
     if config.training_path and to_path(config.training_path) == to_path(config.data_path):
         raise ValueError(
@@ -62,6 +68,16 @@ def check_inputs(config: EvaluateRun) -> None:
             "own nearest training crop; give the shards that the generator was trained on"
         )
     check_weight_files(config)
+
+
+def takes_training_codes(config: EvaluateRun) -> bool:
+    """Whether the training crops that are measured must be encoded for the probe."""
+    return bool(
+        config.tokenizer_path
+        and config.training_path
+        and not config.codes_path
+        and config.probe_images
+    )
 
 
 def check_weight_files(config: EvaluateRun) -> None:

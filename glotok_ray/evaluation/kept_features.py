@@ -7,7 +7,7 @@ their moments alone. Read next: glotok_ray/evaluation/statistics_cache.py
 
 import hashlib
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,11 +17,10 @@ import torch
 from glotok_ray.config.evaluation import EvaluateRun
 from glotok_ray.data.recorded import crops_text
 from glotok_ray.data.records import DatasetInfo, read_dataset
-from glotok_ray.evaluation.extractors import Network
-from glotok_ray.evaluation.inputs import encoding_tokenizer
+from glotok_ray.evaluation.extractors import REFERENCE_SHA256, Network
+from glotok_ray.evaluation.inputs import encoding_tokenizer, takes_training_codes
 from glotok_ray.evaluation.parts import finished_parts, planned_part
 from glotok_ray.evaluation.plan import REFERENCE, TRAINING, VALIDATION, Block
-from glotok_ray.evaluation.probe_metrics import takes_training_codes
 from glotok_ray.evaluation.statistics_cache import (
     StatisticsKey,
     read_statistics,
@@ -32,7 +31,6 @@ from glotok_ray.evaluation.streams import MeasuredImages, PartSet
 from glotok_ray.evaluation.units import KeptPart, Unit
 from glotok_ray.metrics.frechet import FeatureSummary, summarize
 from glotok_ray.storage.artefact import ArtefactError
-from glotok_ray.storage.digests import sha256_of
 from glotok_ray.storage.places import to_path
 
 logger = logging.getLogger(__name__)
@@ -54,18 +52,25 @@ class KeptNetwork(NamedTuple):
 
 
 def kept_networks(
-    config: EvaluateRun, networks: Sequence[Network], blocks: Sequence[Block], image_size: int
+    config: EvaluateRun,
+    networks: Sequence[Network],
+    blocks: Sequence[Block],
+    image_size: int,
+    digests: Mapping[str, str],
 ) -> list[KeptNetwork]:
-    """What is kept of an evaluation in its statistics_path; nothing where that is empty."""
+    """What is kept of an evaluation in its statistics_path; nothing where that is empty. `digests` are those of
+    `file_digests`.
+    """
     if not config.statistics_path:
         return []
     by_kind: dict[str, list[Block]] = {}
     for block in blocks:
-        if block.kind in _KINDS:
+        has_features = block.kind != TRAINING or config.samples_path
+        if block.kind in _KINDS and has_features:
             by_kind.setdefault(block.kind, []).append(block)
     kept = []
     for kind, own in by_kind.items():
-        source = _source(kind, config, image_size)
+        source = _source(kind, config, image_size, digests)
         names = _image_ids(own)
         for network in networks:
             key = StatisticsKey.of(
@@ -87,9 +92,9 @@ class _Source(NamedTuple):
     crop: str
 
 
-def _source(kind: str, config: EvaluateRun, image_size: int) -> _Source:
+def _source(kind: str, config: EvaluateRun, image_size: int, digests: Mapping[str, str]) -> _Source:
     if kind == REFERENCE:
-        return _Source(sha256_of(to_path(config.reference_path)), "as stored")
+        return _Source(digests[REFERENCE_SHA256], "as stored")
     folder = to_path(config.data_path if kind == VALIDATION else config.training_path)
     dataset = read_dataset(folder)
     return _Source(_dataset_sha256(dataset), f"{crops_text(dataset)}, {image_size} pixels")

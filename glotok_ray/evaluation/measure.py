@@ -33,17 +33,16 @@ from glotok_ray.evaluation.baseline_images import BaselineCodes, read_counts
 from glotok_ray.evaluation.error_metrics import MID_GREY
 from glotok_ray.evaluation.features import FeatureExtractor
 from glotok_ray.evaluation.generator_loss import Codes, build_generator_loss
-from glotok_ray.evaluation.inputs import encoding_tokenizer
+from glotok_ray.evaluation.inputs import encoding_tokenizer, takes_training_codes
 from glotok_ray.evaluation.lpips_distance import LPIPSDistance
 from glotok_ray.evaluation.parts import MeasuredBlock
 from glotok_ray.evaluation.plan import REFERENCE, SAMPLES, TRAINING, VALIDATION, Block
-from glotok_ray.evaluation.probe_metrics import takes_training_codes
 from glotok_ray.evaluation.retention import decoded_alone, has_retention
 from glotok_ray.evaluation.sample_files import read_images, unpacked
 from glotok_ray.evaluation.sample_inputs import SampleReader
 from glotok_ray.metrics.error_parts import squared_error_parts
 from glotok_ray.metrics.reconstruction import psnr, ssim
-from glotok_ray.pretrained.tokenizer import load_tokenizer, read_tokenizer
+from glotok_ray.pretrained.tokenizer import load_glotok_tokenizer, read_tokenizer
 from glotok_ray.storage.places import to_path
 
 logger = logging.getLogger(__name__)
@@ -90,7 +89,7 @@ class BlockMeasurement:
         self._tokenizer = self._generator_loss = None
         if encoding := encoding_tokenizer(config):
             # The copy that lies with a generator is a part of the generator's folder.
-            load = load_tokenizer if config.tokenizer_path else read_tokenizer
+            load = load_glotok_tokenizer if config.tokenizer_path else read_tokenizer
             self._tokenizer = load(encoding).to(self._device)
         if config.generator_path:
             assert self._tokenizer is not None
@@ -180,7 +179,9 @@ class BlockMeasurement:
         size = blocks[0].stop - blocks[0].start
         for number, images in enumerate(self._crops(rows, size)):
             own = labels[number * size :][: len(images)]
-            arrays = {**self._features(images, done), LABELS: own}
+            # Without samples nothing is compared with these crops: their codes alone are asked for.
+            features = self._features(images, done) if self._config.samples_path else {}
+            arrays = {**features, LABELS: own}
             if takes_training_codes(self._config):
                 assert self._tokenizer is not None
                 arrays |= self._stored(
@@ -239,7 +240,9 @@ class BlockMeasurement:
     def _samples(self) -> SampleReader:
         """Opened at the first block of samples, which not every actor meets."""
         if self._sample_reader is None:
-            self._sample_reader = SampleReader(self._config, self._folder)
+            self._sample_reader = SampleReader(
+                self._config, self._folder, image_size=self._image_size
+            )
         return self._sample_reader
 
     def _stored(self, codes: Int64[Tensor, "b k h w"]) -> dict[str, np.ndarray]:

@@ -72,7 +72,8 @@ def metrics_of(
             metrics |= inception_metrics(
                 measured, network, reconstructs=bool(config.tokenizer_path)
             )
-    training = measured.get(TRAINING)
+    # Without samples training crops have codes alone, for the probe.
+    training = measured.get(TRAINING) if SAMPLES in measured else None
     if SAMPLES in measured:
         metrics |= own_class_metrics(
             _labelled(measured[SAMPLES]) if LABELS in measured[SAMPLES] else None,

@@ -23,7 +23,7 @@ from glotok_ray.evaluation.inputs import (
     stored_count,
     training_images,
 )
-from glotok_ray.evaluation.sample_inputs import measured_samples
+from glotok_ray.evaluation.sample_inputs import Samples, measured_samples
 from glotok_ray.pretrained.tokenizer import tokenizer_config
 from glotok_ray.storage.places import to_path
 
@@ -48,15 +48,17 @@ class Block(NamedTuple):
     """Rows of the shard that a block of training crops holds, which need not be adjacent."""
 
 
-def plan(config: EvaluateRun) -> tuple[list[Block], int]:
-    """The blocks of an evaluation, and the side in pixels of the validation crops."""
+def plan(config: EvaluateRun, samples: Samples | None = None) -> tuple[list[Block], int]:
+    """The blocks of an evaluation, and the side in pixels of the validation crops; `samples` are the facts of its
+    samples, where they were read already.
+    """
     size = config.pool.batch_size
     dataset = measured_images(config)
     blocks = list(_validation_blocks(dataset, config))
     encoding = encoding_tokenizer(config)
     image_size = tokenizer_config(encoding).autoencoder.image_size if encoding else 0
     if config.samples_path:
-        samples = measured_samples(config, dataset)
+        samples = samples or measured_samples(config, dataset)
         image_size, num_samples = samples.image_size, samples.num_images
         kinds = [SAMPLES]
         if config.codes_path and config.tokenizer_path:
@@ -67,13 +69,13 @@ def plan(config: EvaluateRun) -> tuple[list[Block], int]:
             for kind in kinds
             for start in range(0, num_samples, size)
         ]
-        if config.training_path:
-            blocks += _training_blocks(training_images(config, dataset, image_size), config)
         if config.reference_path and (reference_images := stored_count(config.reference_path)):
             blocks += [
                 Block(REFERENCE, start, min(start + size, reference_images), start)
                 for start in range(0, reference_images, size)
             ]
+    if config.training_path:
+        blocks += _training_blocks(training_images(config, dataset, image_size), config)
     if config.generator_path:
         check_generator(config, dataset)
     return blocks, image_size
@@ -102,10 +104,13 @@ def _validation_blocks(dataset: DatasetInfo, config: EvaluateRun) -> Iterator[Bl
 
 def _training_blocks(training: DatasetInfo, config: EvaluateRun) -> Iterator[Block]:
     """The drawn rows in shard order; blocks do not cross shards."""
+    most = config.training_images
+    if not config.samples_path:  # then the probe alone takes them
+        most = min(most or config.probe_images, config.probe_images)
     drawn = draw_images(
         training,
         to_path(config.training_path),
-        max_images=config.training_images,
+        max_images=most,
         stratified=False,
         seed=config.seed,
     )

@@ -33,7 +33,7 @@ from glotok_ray.metrics.linear_probe import (
     pooled_vectors,
     standardised,
 )
-from glotok_ray.pretrained.tokenizer import load_tokenizer
+from glotok_ray.pretrained.tokenizer import load_glotok_tokenizer
 from glotok_ray.storage.node_cache import at_hand
 from glotok_ray.storage.places import to_path
 
@@ -49,16 +49,6 @@ class LabelledCodes(NamedTuple):
     labels: Integer[ndarray, " n"]
 
 
-def takes_training_codes(config: EvaluateRun) -> bool:
-    """Whether the training crops that are measured must be encoded for the probe."""
-    return bool(
-        config.tokenizer_path
-        and config.training_path
-        and not config.codes_path
-        and config.probe_images
-    )
-
-
 def probe_metrics(
     measured: Mapping[str, MeasuredImages],
     config: EvaluateRun,
@@ -67,7 +57,7 @@ def probe_metrics(
     """Accuracy of the probes of every codebook; none without a tokenizer, training codes or `probe_images`."""
     if not (config.tokenizer_path and config.probe_images):
         return {}
-    model = load_tokenizer(to_path(config.tokenizer_path))
+    model = load_glotok_tokenizer(to_path(config.tokenizer_path))
     names = model.config.names
     if config.codes_path:
         training = stored_training_codes(config, names)
@@ -215,15 +205,34 @@ def chosen_images(num_images: int, config: EvaluateRun) -> Int[ndarray, " n"]:
 def _chosen_rows(
     folder: Path, dataset: DatasetInfo, rows: Int[ndarray, " n"], names: Sequence[str]
 ) -> Iterator[pyarrow.RecordBatch]:
-    """The rows of all shards, in order; a shard is read in parts, so that its size does not matter."""
-    start = 0
-    for shard in dataset.shards:
+    """The rows of all shards, in order: of each shard the row groups that hold some, in parts, so that its size does
+    not matter.
+    """
+    ends = np.cumsum([shard.rows for shard in dataset.shards])
+    for shard, end in zip(dataset.shards, ends, strict=True):
+        first, last = np.searchsorted(rows, [end - shard.rows, end])
+        own = rows[first:last] - (end - shard.rows)
+        if not len(own):
+            continue
         with pyarrow.parquet.ParquetFile(at_hand(folder / shard.file)) as file:
-            for batch in file.iter_batches(_ROWS_PER_READ, columns=["label", *names]):
-                first, last = np.searchsorted(rows, [start, start + batch.num_rows])
-                if last > first:
-                    yield batch.take(pyarrow.array(rows[first:last] - start))
-                start += batch.num_rows
+            groups, numbers = _groups_of(file, own)
+            for batch in file.iter_batches(
+                _ROWS_PER_READ, row_groups=groups, columns=["label", *names]
+            ):
+                here, numbers = numbers[: batch.num_rows], numbers[batch.num_rows :]
+                wanted = np.flatnonzero(np.isin(here, own))
+                if len(wanted):
+                    yield batch.take(pyarrow.array(wanted))
+
+
+def _groups_of(
+    file: pyarrow.parquet.ParquetFile, rows: Int[ndarray, " n"]
+) -> tuple[list[int], Int[ndarray, " m"]]:
+    """The row groups that hold these rows, and the numbers of all rows in them."""
+    sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+    ends = np.cumsum(sizes).tolist()
+    groups = np.unique(np.searchsorted(ends, rows, side="right")).tolist()
+    return groups, np.concatenate([np.arange(ends[g] - sizes[g], ends[g]) for g in groups])
 
 
 def _grid(codes: pyarrow.Array) -> UInt16[ndarray, "b positions"]:

@@ -35,6 +35,8 @@ class Samples(NamedTuple):
     num_images: int
     image_size: int
     """Side, pixels."""
+    foreign: ForeignSamples | None = None
+    """What lies at the path of samples of others; None of our own."""
 
 
 def measured_samples(config: EvaluateRun, dataset: DatasetInfo) -> Samples:
@@ -45,7 +47,7 @@ def measured_samples(config: EvaluateRun, dataset: DatasetInfo) -> Samples:
     if is_foreign(to_path(config.samples_path)):
         samples = read_foreign(to_path(config.samples_path))
         _check_foreign(samples, config, dataset)
-        return Samples(samples.num_images, samples.image_size)
+        return Samples(samples.num_images, samples.image_size, samples)
     return _measured_own(config, dataset)
 
 
@@ -66,13 +68,16 @@ class ReadSamples(NamedTuple):
 class SampleReader:
     """The images of samples_path by their numbers; `folder` holds the plain copy of a compressed npz."""
 
-    def __init__(self, config: EvaluateRun, folder: Path | None) -> None:
-        """Raises ArtefactError as `read_foreign` does."""
+    def __init__(self, config: EvaluateRun, folder: Path | None, *, image_size: int = 0) -> None:
+        """With the side of the samples, where it is known, headers of images are not read once more.
+
+        Raises ArtefactError as `read_foreign` does.
+        """
         self._path, self._pool = to_path(config.samples_path), config.pool
         self._foreign: ForeignSamples | None = None
         self._stored = self._path / IMAGES_FILE
         if is_foreign(self._path):
-            self._foreign = read_foreign(self._path)
+            self._foreign = read_foreign(self._path, image_size=image_size)
             if self._path.is_file():
                 self._stored = unpacked(self._path, folder) if folder else self._path
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from glotok_ray.config.generator import FARConfig, FlowConfig, XARConfig
 from glotok_ray.config.jobs import ExportGeneratorRun
 from glotok_ray.config.overrides import bound_settings, to_dict, with_absolute_paths
-from glotok_ray.interop.generator_card import PEER_FILE, Card, generator_card
+from glotok_ray.interop.generator_card import PEER_FILE, Card, generator_card, licence_of
 from glotok_ray.interop.generators import (
     PEER_MASKS,
     XAR_LATENT_SCALE,
@@ -63,6 +63,8 @@ class _Source:
     metrics: Mapping[str, Any]
     tokenizer: Path | None
     """Folder of the tokenizer to copy."""
+    licence: str = ""
+    """Of a peer's weights."""
 
 
 @ownership.holding()
@@ -91,6 +93,7 @@ def run(config: ExportGeneratorRun, *, fresh: bool = False) -> dict[str, Any]:
         parameters=parameters,
         has_tokenizer=found.tokenizer is not None,
         peer_layout=layout_of(found.model) if peers else "",
+        licence=found.licence,
     )
     (folder / CARD_FILE).write_text(generator_card(card, found.facts, found.metrics))
     return output.finish(source=found.origin, parameters=parameters)
@@ -196,6 +199,7 @@ def _from_peer(config: ExportGeneratorRun, source: Path) -> _Source:
         origin=f"imported from {source.name} ({imported.layout} names, sha256 {imported.sha256})",
         metrics={},
         tokenizer=tokenizer,
+        licence=licence_of(imported.layout, model),
     )
 
 

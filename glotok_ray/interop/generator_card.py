@@ -35,7 +35,22 @@ _NO_TOKENIZER = {
         "folder of the tokenizer that made the codes."
     ),
 }
-_PEERS = {"xar": "xAR's", "far": "FQGAN's", "llamagen_gpt": "LlamaGen's"}
+_PEERS = {
+    "xar": "xAR's",
+    "far": "FQGAN's",
+    "llamagen_gpt": "LlamaGen's",
+    "ibq_ar": "IBQ's",
+    "taming_gpt": "taming-transformers'",
+}
+# Of the repositories that publish the weights, as they stated it when the importers were written.
+_LICENCES = {
+    "xar": "xAR's repository states none; ask its authors before weights are passed on",
+    "far": "see FQGAN's repository",
+    "llamagen_gpt": "MIT (LlamaGen)",
+    "ibq_ar": "Apache-2.0 (SEED-Voken)",
+    "taming_gpt": "MIT (taming-transformers)",
+}
+_NO_LICENCE = "VQGAN-LC's repository states none; ask its authors before weights are passed on"
 _SHOWN_CLASSES = 8
 
 
@@ -50,6 +65,16 @@ class Card(NamedTuple):
     has_tokenizer: bool
     peer_layout: str = ""
     """A name of `glotok_ray.interop.generator_layouts.LAYOUTS` where the peer's file lies there too."""
+    licence: str = ""
+    """Of a peer's weights: `licence_of` their layout."""
+
+
+def licence_of(layout: str, model: XARConfig | FARConfig) -> str:
+    """The licence of the weights that a peer publishes in this layout, in words."""
+    # VQGAN-LC has the layout of taming-transformers, and classes behind the codes.
+    if isinstance(model, FARConfig) and model.variant.class_input == "after_codes":
+        return _NO_LICENCE
+    return _LICENCES[layout]
 
 
 def generator_card(card: Card, facts: Mapping[str, Any], metrics: Mapping[str, object]) -> str:
@@ -63,6 +88,7 @@ def generator_card(card: Card, facts: Mapping[str, Any], metrics: Mapping[str, o
         f"# Image generator {card.folder}",
         f"Weights: {card.source}, with glotok-ray {artefact.versions()['git_commit'][:12] or '(no commit known)'}.",
         f"{_described(model, facts)} {card.parameters:,} parameters.",
+        f"Licence of the weights: {card.licence}." if card.licence else "",
         f"Classes: {model.num_classes}, labels from 0 in the order {', '.join(names[:_SHOWN_CLASSES])}{more}.",
         f"## Use\n\n{_use(card, architecture, labels)}",
         _peer_file(card.peer_layout, model),
@@ -129,6 +155,8 @@ def _fixed_in_peer(model: XARConfig | FARConfig) -> dict[str, tuple[object, obje
             "mlp_multiple": (model.mlp_multiple, 1),
         }
     sizes = list(model.code_counts.values())
+    if model.variant.block == "gpt":
+        return {}
     return {
         "codebook sizes": (", ".join(map(str, sizes)), ", ".join([str(sizes[0])] * len(sizes))),
         "mlp_multiple": (model.mlp_multiple, 256),

@@ -1,6 +1,7 @@
 """Names of tensors in other projects' generator checkpoints, and the same under this package's, as tables.
 
-The layouts are xAR's, FAR's (FQGAN) and LlamaGen's GPT. Every row names one thing twice, so a table reads both ways.
+The layouts are those of xAR, FAR (FQGAN), LlamaGen's GPT, IBQ's transformer, and the GPT of taming-transformers, which
+is VQGAN-LC's too. Every row names one thing twice, so a table reads both ways.
 Read next: glotok_ray/interop/generators.py
 """
 
@@ -62,8 +63,44 @@ _FAR: Table = (
     *((f"output_{number}", f"outputs.{number - 1}") for number in (1, 2, 3)),
 )
 
-# xAR's tables of rotary angles and its mask, which the code computes anew, and LlamaGen's angles where saved.
-_LEFT_OUT = re.compile(r"^mask$|\.rope\.freqs(_cos|_sin)?$|^freqs_cis$")
+_IBQ: Table = (
+    ("tok_emb", "embeddings.0"),
+    ("class_emb.embedding_table", "class_embedding"),
+    *(
+        (peer.replace("layers.", "blocks."), ours)
+        for peer, ours in _LLAMA
+        if peer.startswith("layers.")
+    ),
+    # Number 0 of the peer's sequence is the SiLU.
+    ("blocks.#.ada_lin.1", "modulation.blocks.#"),
+    ("head_nm.rmsnorm", "norm"),
+    ("head_nm.ada_lin.1", "modulation.final"),
+    ("head", "outputs.0"),
+)
+_TAMING: Table = (
+    ("tok_emb", "embeddings.0"),
+    ("pos_emb", "positions"),
+    ("blocks.#.ln1", "blocks.#.attention_norm"),
+    ("blocks.#.attn.query", "blocks.#.attention.query"),
+    ("blocks.#.attn.key", "blocks.#.attention.key"),
+    ("blocks.#.attn.value", "blocks.#.attention.value"),
+    ("blocks.#.attn.proj", "blocks.#.attention.projection"),
+    ("blocks.#.ln2", "blocks.#.mlp_norm"),
+    ("blocks.#.mlp.0", "blocks.#.mlp.first"),
+    ("blocks.#.mlp.2", "blocks.#.mlp.second"),
+    ("ln_f", "norm"),
+    ("head", "outputs.0"),
+)
+
+# xAR's tables of rotary angles and its mask, which the code computes anew, as it does taming's masks, and LlamaGen's
+# angles where saved. IBQ's sampler leaves its caches behind.
+_LEFT_OUT = re.compile(
+    r"^mask$|\.rope\.freqs(_cos|_sin)?$|^freqs_cis$|^blocks\.\d+\.attn\.mask$|\.kv_cache\."
+    # The tokenizer, which lies in the same file.
+    r"|^first_stage_model\.|^vqgan\."
+)
+# What Lightning modules and VQGAN-LC's call the network.
+_PREFIX = "transformer."
 _PEER_BLOCK = re.compile(r"^(encoder|decoder)_blocks\.(\d+)\.")
 
 
@@ -79,12 +116,14 @@ LAYOUTS: Mapping[str, Layout] = {
     "xar": Layout(("time_embed.mlp.", "encoder_blocks.0.ada_lin."), _XAR),
     "far": Layout(("tok_embeddings_1.", "ar_head."), _FAR),
     "llamagen_gpt": Layout(("tok_embeddings.", "cls_embedding.embedding_table."), _GPT),
+    "ibq_ar": Layout(("tok_emb.", "class_emb.embedding_table."), _IBQ),
+    "taming_gpt": Layout(("tok_emb.", "pos_emb", "blocks.0.ln1."), _TAMING),
 }
 
 
 def detect(names: Iterable[str]) -> str | None:
     """The layout that a checkpoint's names follow; None for an unknown one."""
-    known = tuple(names)
+    known = tuple(name.removeprefix(_PREFIX) for name in names)
     for layout, (marks, _) in LAYOUTS.items():
         if all(any(name.startswith(mark) for name in known) for mark in marks):
             return layout
@@ -96,6 +135,7 @@ def our_name(name: str, layout: str, first_half: int) -> str | None:
 
     `first_half` blocks are what xAR calls its encoder; the other layouts count all blocks through and do not read it.
     """
+    name = name.removeprefix(_PREFIX)
     if _LEFT_OUT.search(name):
         return None
     found = _renamed(_joined(name, first_half), LAYOUTS[layout].table)

@@ -1,7 +1,7 @@
-"""Import a generator that xAR, FQGAN or LlamaGen trained, and export one so that their code loads it.
+"""Import a generator that a project of Table 2 trained, and export one so that their code loads it.
 
-Names and shapes are checked, and xAR's mask: the number of attention heads, and of FAR and GPT the grid's size, leave
-no trace in a checkpoint, and the config must state them. Read next: glotok_ray/interop/generator_layouts.py
+Names and shapes are checked, and xAR's mask: the number of attention heads, and of FAR and the GPTs the grid's size,
+leave no trace in a checkpoint, and the config must state them. Read next: glotok_ray/interop/generator_layouts.py
 """
 
 from collections.abc import Mapping
@@ -29,7 +29,10 @@ from glotok_ray.storage.weights import (
     weights_in,
 )
 
-RECIPES = "xar_b, xar_l, xar_h, far_b_fqgan, far_l_fqgan, gpt_b or gpt_l"
+RECIPES = (
+    "xar_b, xar_l, xar_h, far_b_fqgan, far_l_fqgan, gpt_b, gpt_l, gpt_xl, gpt_xxl, gpt_3b, ibq_b, ibq_l, ibq_xl, "
+    "ibq_xxl, taming_gpt or vqgan_lc_gpt"
+)
 # The scale of MAR's KL-16 autoencoder, with which the released xAR was trained; its code multiplies outside the model.
 XAR_LATENT_SCALE = 0.2325
 
@@ -41,7 +44,7 @@ _ORDERS = {
     2: ("visual", "semantic"),
     3: ("visual", "semantic_mid", "semantic_high"),
 }
-_POSITIONS = ("first_position", "second_position")
+_POSITIONS = ("first_position", "second_position", "positions")
 
 
 class ImportedGenerator(NamedTuple):
@@ -104,7 +107,9 @@ def export_generator(
 
     xAR's code keeps its mask and its rotary angles in the file, so these are added; it multiplies latents outside the
     model, so `latent_scale` is left out and must replace its 0.2325 there. FQGAN's code knows one size for all
-    codebooks. Raises ValueError where no peer's code computes what the config describes.
+    codebooks. Names of IBQ's and taming's transformer are those of the network alone, without the "transformer." of
+    their checkpoints; taming's masks are added. Raises ValueError where no peer's code computes what the config
+    describes.
     """
     layout = layout_of(config)
     problems = misfits(state, _expected(config))
@@ -118,7 +123,9 @@ def export_generator(
         peer = generator_layouts.peer_name(name, layout, config.depth // 2)
         if peer is not None:
             peers[peer] = value.unsqueeze(0) if name in _POSITIONS else value
-    return peers | (_xar_buffers(config) if isinstance(config, XARConfig) else {})
+    if isinstance(config, XARConfig):
+        return peers | _xar_buffers(config)
+    return peers | (_taming_masks(config) if layout == "taming_gpt" else {})
 
 
 def layout_of(config: XARConfig | FARConfig) -> str:
@@ -131,8 +138,19 @@ def layout_of(config: XARConfig | FARConfig) -> str:
                 f"{config.grid_size}"
             )
         return "xar"
+    if config.variant.block == "gpt":
+        if config.variant.has_null_label:
+            raise ValueError(
+                f"model.variant.class_input = {config.variant.class_input!r}: the peers' GPTs embed classes in the "
+                'table of the codes; set it to "among_codes" or "after_codes"'
+            )
+        return "taming_gpt"
     if len(config.codebooks) == 1:
-        return "llamagen_gpt"
+        return "ibq_ar" if config.variant.block == "ibq" else "llamagen_gpt"
+    if config.variant.block != "llama":
+        raise ValueError(
+            f"model.codebooks = {', '.join(config.names)}: IBQ's code knows a single codebook; give one"
+        )
     # Names and shapes alone would let two codebooks of one size change places.
     order = _ORDERS.get(len(config.codebooks))
     if config.names != order:
@@ -181,6 +199,12 @@ def _mask(config: XARConfig) -> Tensor:
     return torch.zeros(hidden.shape).masked_fill(hidden, -torch.inf)[None, None]
 
 
+def _taming_masks(config: FARConfig) -> dict[str, Tensor]:
+    rows = config.num_positions + config.variant.unread_positions
+    mask = torch.ones(rows, rows).tril()[None, None]
+    return {f"blocks.{block}.attn.mask": mask for block in range(config.depth)}
+
+
 def _xar_buffers(config: XARConfig) -> dict[str, Tensor]:
     head_width = config.width // config.num_heads
     rotation = grid_rotation(token_places(config, torch.device("cpu")), head_width)
@@ -202,4 +226,8 @@ def _described(config: XARConfig | FARConfig) -> str:
     if isinstance(config, XARConfig):
         return f"xAR: {sizes}, channels {config.channels}, grid_size {config.grid_size}"
     books = ", ".join(f"{item.name} {item.size}" for item in config.codebooks)
-    return f"codebooks {books}; {sizes}, head_depth {config.head_depth}"
+    variant = config.variant
+    return (
+        f"codebooks {books}; {sizes}, head_depth {config.head_depth}, variant {variant.block} with "
+        f"{variant.class_input}"
+    )

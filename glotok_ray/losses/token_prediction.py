@@ -12,6 +12,22 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 
+def replace_codes(
+    codes: Int64[Tensor, "b k n"],
+    sizes: Sequence[int],
+    probability: float,
+    generator: torch.Generator,
+) -> Int64[Tensor, "b k n"]:
+    """Each code becomes with `probability` a random one below its codebook's of `sizes`, all equally likely."""
+    device = generator.device
+    replaced = torch.rand(codes.shape, generator=generator, device=device) < probability
+    others = [
+        torch.randint(size, codes[:, index].shape, generator=generator, device=device)
+        for index, size in enumerate(sizes)
+    ]
+    return torch.where(replaced.to(codes.device), torch.stack(others, 1).to(codes.device), codes)
+
+
 def codebook_cross_entropies(
     logits: Sequence[Float[Tensor, "b n size"]], codes: Int64[Tensor, "b k n"]
 ) -> tuple[Float[Tensor, ""], ...]:

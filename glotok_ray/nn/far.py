@@ -1,7 +1,7 @@
 """FAR: a causal transformer over positions whose head predicts the codebooks of a position one after another.
 
-With one codebook and no head it is LlamaGen's GPT.
-Source: FQGAN (Bai et al. 2024), section 3.3; LlamaGen (Sun et al. 2024), section 2.2.
+With one codebook and no head it is LlamaGen's GPT, and with another variant that of IBQ, taming-transformers, VQGAN-LC.
+Source: FQGAN (Bai et al. 2024), section 3.3; LlamaGen (Sun et al. 2024), section 2.2; IBQ (Shi et al. 2024).
 Read next: glotok_ray/losses/token_prediction.py (training), glotok_ray/sampling/tokens.py (sampling)
 """
 
@@ -12,7 +12,14 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from glotok_ray.config.generator import FARConfig
+from glotok_ray.nn.biased_blocks import BiasedAttention
 from glotok_ray.nn.blocks import empty_keys_and_values
+from glotok_ray.nn.class_modulation import (
+    ClassModulation,
+    Modulations,
+    modulated_norm,
+    unmodulated,
+)
 from glotok_ray.nn.dropout import Dropout
 from glotok_ray.nn.far_blocks import (
     CodebookAttention,
@@ -20,7 +27,7 @@ from glotok_ray.nn.far_blocks import (
     FARBlock,
     PositionAttention,
     PositionMemory,
-    learned_norm,
+    norm_of,
 )
 from glotok_ray.nn.rotary import Rotation, grid_rotation
 
@@ -28,9 +35,10 @@ from glotok_ray.nn.rotary import Rotation, grid_rotation
 class HeadMemory:
     """What the head remembers of the codebooks of the position at hand."""
 
-    def __init__(self, depth: int, rotation: Rotation) -> None:
-        self.blocks = [CodebookMemory() for _ in range(depth)]
+    def __init__(self, rotation: Rotation, modulations: Modulations) -> None:
+        self.blocks = [CodebookMemory() for _ in modulations.head_blocks]
         self.rotation = rotation
+        self.modulations = modulations
 
 
 class CodeCache:
@@ -42,16 +50,20 @@ class CodeCache:
         values: Float[Tensor, "depth b heads positions width"],
         rotation: Rotation,
         head_rotation: Rotation,
+        modulations: Modulations,
     ) -> None:
+        """`modulations` are the class's, which the first position brings."""
         self.keys = keys
         self.values = values
         self.rotation = rotation
         self.head_rotation = head_rotation
+        self.modulations = modulations
 
     def rows(self, count: int) -> "CodeCache":
         """A view of the first `count` images; writing to it writes here."""
         keys, values = self.keys[:, :count], self.values[:, :count]
-        return CodeCache(keys, values, self.rotation, self.head_rotation)
+        modulations = self.modulations.rows(count)
+        return CodeCache(keys, values, self.rotation, self.head_rotation, modulations)
 
     def memory(self, block: int, position: int) -> PositionMemory:
         """What one block reads and writes at one position."""
@@ -69,20 +81,26 @@ class FAR(nn.Module):
         super().__init__()
         self.config = config
         width, count = config.width, len(config.codebooks)
-        self.class_embedding = nn.Embedding(config.num_classes + 1, width)
-        self.embeddings = nn.ModuleList(nn.Embedding(each.size, width) for each in config.codebooks)
+        if config.variant.class_input == "own_table":
+            self.class_embedding = nn.Embedding(config.num_classes + 1, width)
+        self.embeddings = nn.ModuleList(nn.Embedding(rows, width) for rows in config.num_entries)
         self.aggregation = nn.Linear(count * width, width) if count > 1 else nn.Identity()
         self.token_dropout = Dropout(config.token_dropout)
-        self.blocks = nn.ModuleList(
-            FARBlock(config, PositionAttention) for _ in range(config.depth)
-        )
+        is_gpt = config.variant.block == "gpt"
+        attention = BiasedAttention if is_gpt else PositionAttention
+        self.blocks = nn.ModuleList(FARBlock(config, attention) for _ in range(config.depth))
         self.head_blocks = nn.ModuleList(
             FARBlock(config, CodebookAttention) for _ in range(config.head_depth)
         )
-        self.norm = learned_norm(width)
+        self.norm = norm_of(config)
         self.outputs = nn.ModuleList(
-            nn.Linear(width, each.size, bias=False) for each in config.codebooks
+            nn.Linear(width, rows, bias=False) for rows in config.num_entries
         )
+        if is_gpt:
+            rows = config.num_positions + config.variant.unread_positions
+            self.positions = nn.Parameter(torch.zeros(rows, width))
+        if config.variant.block == "ibq":
+            self.modulation = ClassModulation(config)
         self._initialize()
 
     def _initialize(self) -> None:
@@ -91,12 +109,15 @@ class FAR(nn.Module):
                 nn.init.normal_(module.weight, std=0.02)
             if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
-        for output in self.outputs.children():
+        # minGPT draws its output like all others.
+        for output in self.outputs.children() if self.config.variant.block != "gpt" else ():
             nn.init.zeros_(output.get_parameter("weight"))
+        if self.config.variant.block == "ibq":
+            self.modulation.rescale(self.config.variant.gate_scale)
 
     @property
     def null_label(self) -> int:
-        """The label that stands for no class; the last row of the embedding."""
+        """The label that stands for no class, the last row of the classes' own table; others have none."""
         return self.config.num_classes
 
     def forward(
@@ -104,7 +125,8 @@ class FAR(nn.Module):
     ) -> tuple[Float[Tensor, "b n size"], ...]:
         """Teacher-forced logits, one tensor per codebook, in the model's dtype.
 
-        `codes` are in the order of the config's codebooks and may hold fewer than all positions: the first ones.
+        `codes` are in the order of the config's codebooks and may hold fewer than all positions: the first ones. Logits
+        of a model whose classes lie behind its codes hold the classes' too.
         Logits of codebook i at position p depend on all codes of positions before p and on codebooks before i at p.
         Raises ValueError for another number of codebooks or too many positions.
         """
@@ -116,22 +138,26 @@ class FAR(nn.Module):
             )
         embedded = [table(codes[:, index]) for index, table in enumerate(self.embeddings)]
         previous = self._aggregate([each[:, :-1] for each in embedded])
-        tokens = torch.cat([self.class_embedding(labels).unsqueeze(1), previous], dim=1)
-        tokens = self.token_dropout(tokens)
+        condition = self._class_vectors(labels)
+        tokens = torch.cat([condition.unsqueeze(1), previous], dim=1)
+        tokens = self.token_dropout(self._placed(tokens, 0))
+        modulations = self._modulations(condition)
         rotation = self._rotation(length, tokens.device)
-        for block in self.blocks:
-            tokens = block(tokens, rotation)
+        for block, modulation in zip(self.blocks, modulations.blocks, strict=True):
+            tokens = block(tokens, rotation, None, modulation)
         # One short sequence per position: the trunk's output, then all codes but the last codebook's.
         sequences = torch.stack([tokens, *embedded[:-1]], dim=2).flatten(0, 1)
         rotation = self._rotation(count, tokens.device)
-        for block in self.head_blocks:
-            sequences = block(sequences, rotation)
-        normed = self.norm(sequences).unflatten(0, tokens.shape[:2]).unbind(2)
+        modulations = modulations.per_position(length)
+        for block, modulation in zip(self.head_blocks, modulations.head_blocks, strict=True):
+            sequences = block(sequences, rotation, None, modulation)
+        normed = modulated_norm(self.norm(sequences), modulations.final)
+        normed = normed.unflatten(0, tokens.shape[:2]).unbind(2)
         return tuple(output(each) for output, each in zip(self.outputs, normed, strict=True))
 
     def new_cache(self, batch_size: int) -> CodeCache:
         """An empty cache for sampling, on the model's device, in its attention's dtype."""
-        config, weight = self.config, self.class_embedding.weight
+        config, weight = self.config, self.outputs[0].get_parameter("weight")
         head_width = config.width // config.num_heads
         shape = (config.depth, batch_size, config.num_heads, config.num_positions, head_width)
         keys, values = empty_keys_and_values(shape, weight)
@@ -140,12 +166,17 @@ class FAR(nn.Module):
             values,
             rotation=self._rotation(config.num_positions, weight.device),
             head_rotation=self._rotation(len(config.codebooks), weight.device),
+            modulations=unmodulated(config),
         )
 
     @torch.no_grad()
     def first_position(self, labels: Int64[Tensor, " b"], cache: CodeCache) -> Float[Tensor, "b d"]:
-        """The trunk's output at position 0, without gradients; the position is written to `cache`."""
-        return self._position(self.class_embedding(labels), 0, cache)
+        """The trunk's output at position 0, without gradients; the position is written to `cache`, and what the class
+        modulates.
+        """
+        condition = self._class_vectors(labels)
+        cache.modulations = self._modulations(condition)
+        return self._position(condition, 0, cache)
 
     @torch.no_grad()
     def next_position(
@@ -162,8 +193,10 @@ class FAR(nn.Module):
     def first_codebook(
         self, hidden: Float[Tensor, "b d"], cache: CodeCache
     ) -> tuple[Float[Tensor, "b size"], HeadMemory]:
-        """Logits of the first codebook given the trunk's output, and the memory that `next_codebook` needs."""
-        memory = HeadMemory(self.config.head_depth, cache.head_rotation)
+        """Logits of the first codebook's codes, without classes, given the trunk's output of the cache's first images,
+        and the memory that `next_codebook` needs.
+        """
+        memory = HeadMemory(cache.head_rotation, cache.modulations.rows(len(hidden)))
         return self._codebook(hidden, 0, memory), memory
 
     @torch.no_grad()
@@ -177,17 +210,38 @@ class FAR(nn.Module):
         return self._codebook(self.embeddings[codebook - 1](codes), codebook, memory)
 
     def _position(self, token: Tensor, position: int, cache: CodeCache) -> Tensor:
-        token = token.unsqueeze(1)
+        token = self._placed(token.unsqueeze(1), position)
         rotation = cache.rotation.part(slice(position, position + 1))
-        for index, block in enumerate(self.blocks):
-            token = block(token, rotation, cache.memory(index, position))
+        parts = zip(self.blocks, cache.modulations.blocks, strict=True)
+        for index, (block, modulation) in enumerate(parts):
+            token = block(token, rotation, cache.memory(index, position), modulation)
         return token.squeeze(1)
 
     def _codebook(self, token: Tensor, codebook: int, memory: HeadMemory) -> Tensor:
         token = token.unsqueeze(1)
-        for block, remembered in zip(self.head_blocks, memory.blocks, strict=True):
-            token = block(token, memory.rotation, remembered)
-        return self.outputs[codebook](self.norm(token.squeeze(1)))
+        modulations = memory.modulations
+        parts = zip(self.head_blocks, memory.blocks, modulations.head_blocks, strict=True)
+        for block, remembered, modulation in parts:
+            token = block(token, memory.rotation, remembered, modulation)
+        normed = modulated_norm(self.norm(token), modulations.final).squeeze(1)
+        return self.outputs[codebook](normed)[..., : self.config.codebooks[codebook].size]
+
+    def _class_vectors(self, labels: Tensor) -> Tensor:
+        if self.config.variant.class_input == "own_table":
+            return self.class_embedding(labels)
+        behind = self.config.variant.class_input == "after_codes"
+        return self.embeddings[0](labels + self.config.codebooks[0].size * behind)
+
+    def _placed(self, tokens: Tensor, position: int) -> Tensor:
+        """With the learned positions of consecutive tokens from `position` on, where there are such."""
+        if self.config.variant.block != "gpt":
+            return tokens
+        return tokens + self.positions[position : position + tokens.shape[1]]
+
+    def _modulations(self, condition: Tensor) -> Modulations:
+        if self.config.variant.block != "ibq":
+            return unmodulated(self.config)
+        return self.modulation(condition)
 
     def _aggregate(self, embedded: Sequence[Tensor]) -> Tensor:
         # Autocast must not round the residual stream, which is of the embeddings' dtype.
@@ -195,8 +249,10 @@ class FAR(nn.Module):
 
     def _rotation(self, length: int, device: torch.device) -> Rotation:
         """Zeros for what leads a sequence, so that its query and key are zero; then places of the grid in raster
-        order. Positions and the head's codebooks share the table.
+        order. Positions and the head's codebooks share the table. Where positions are learned, no pairs are turned.
         """
+        if self.config.variant.block == "gpt":
+            return Rotation(*torch.empty(2, length, 0, device=device))
         steps = torch.arange(length - 1, device=device)
         size = self.config.grid_size
         places = torch.stack([steps // size, steps % size], dim=-1)

@@ -1,4 +1,4 @@
-"""The transformer block of FAR and of LlamaGen's GPT, with its two kinds of causal attention.
+"""The transformer block of FAR and of the GPTs, with its two kinds of causal attention.
 
 One attends over the positions of an image, the other over the few codebooks of one position.
 Source: LlamaGen (Sun et al. 2024), section 2.2; FQGAN (Bai et al. 2024) for the factorised head.
@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from glotok_ray.config.generator import FARConfig
+from glotok_ray.nn.biased_blocks import BiasedMLP
 from glotok_ray.nn.dropout import Dropout
 from glotok_ray.nn.rotary import Rotation, rotate
 
@@ -23,6 +24,13 @@ _NORM_EPSILON = 1e-5
 def learned_norm(width: int) -> nn.RMSNorm:
     """The RMSNorm with a weight that stands before attention, before the MLP and before the outputs."""
     return nn.RMSNorm(width, eps=_NORM_EPSILON)
+
+
+def norm_of(config: FARConfig) -> nn.Module:
+    """The norm of a config's blocks and before its outputs."""
+    if config.variant.block == "gpt":
+        return nn.LayerNorm(config.width, eps=_NORM_EPSILON)
+    return learned_norm(config.width)
 
 
 class PositionMemory(NamedTuple):
@@ -162,17 +170,27 @@ class SwiGLU(nn.Module):
         return self.down(F.silu(self.gate(tokens)) * self.value(tokens))
 
 
-class FARBlock(nn.Module):
-    """Pre-norm: x += attention(norm(x)), then x += mlp(norm(x)), with dropout on what is added."""
+class Modulation(NamedTuple):
+    """What the class does to one half of a block: scale and shift of its input, and the gate of its output."""
 
-    def __init__(
-        self, config: FARConfig, attention: type[PositionAttention] | type[CodebookAttention]
-    ) -> None:
+    gate: Float[Tensor, "b 1 d"]
+    scale: Float[Tensor, "b 1 d"]
+    shift: Float[Tensor, "b 1 d"]
+
+
+class FARBlock(nn.Module):
+    """Pre-norm: x += attention(norm(x)), then x += mlp(norm(x)), with dropout on what is added.
+
+    With a modulation of the class, x += gate * f(norm(x) * (1 + scale) + shift) for both (AdaLN).
+    """
+
+    def __init__(self, config: FARConfig, attention: type[nn.Module]) -> None:
         super().__init__()
-        self.attention_norm = learned_norm(config.width)
+        is_gpt = config.variant.block == "gpt"
+        self.attention_norm = norm_of(config)
         self.attention = attention(config)
-        self.mlp_norm = learned_norm(config.width)
-        self.mlp = SwiGLU(config)
+        self.mlp_norm = norm_of(config)
+        self.mlp = BiasedMLP(config.width, config.mlp_hidden) if is_gpt else SwiGLU(config)
         self.dropout = Dropout(config.dropout)
 
     def forward(
@@ -180,8 +198,20 @@ class FARBlock(nn.Module):
         tokens: Float[Tensor, "b n d"],
         rotation: Rotation,
         memory: PositionMemory | CodebookMemory | None = None,
+        modulation: Float[Tensor, "b 1 six_d"] | None = None,
     ) -> Float[Tensor, "b n d"]:
-        """Transform tokens, given those that `memory` holds, where there is one."""
-        mixed = self.attention(self.attention_norm(tokens), rotation, memory)
-        tokens = tokens + self.dropout(mixed)
-        return tokens + self.dropout(self.mlp(self.mlp_norm(tokens)))
+        """Transform tokens, given those that `memory` holds, where there is one.
+
+        `modulation` is the gates of attention and MLP, then their scales, then their shifts.
+        """
+        if modulation is None:
+            mixed = self.attention(self.attention_norm(tokens), rotation, memory)
+            tokens = tokens + self.dropout(mixed)
+            return tokens + self.dropout(self.mlp(self.mlp_norm(tokens)))
+        halves = modulation.unflatten(-1, (3, 2, -1)).unbind(-2)
+        attention, mlp = (Modulation(*half.unbind(-2)) for half in halves)
+        inner = self.attention_norm(tokens) * (1 + attention.scale) + attention.shift
+        mixed = self.attention(inner, rotation, memory)
+        tokens = tokens + attention.gate * self.dropout(mixed)
+        inner = self.mlp_norm(tokens) * (1 + mlp.scale) + mlp.shift
+        return tokens + mlp.gate * self.dropout(self.mlp(inner))

@@ -51,6 +51,11 @@ def connect(logical_cpus: int = 0, *, state_api: bool = False) -> None:
     logger.info("started a private Ray cluster on this machine: %s", _resources())
 
 
+def num_cpus() -> float:
+    """Logical CPUs of all nodes that are there now."""
+    return ray.cluster_resources().get("CPU", 0.0)
+
+
 def _keep_handler(before: Any) -> None:
     """Keep the handler of SIGTERM that was there, or Ray's in Python, and not the one of Ray's C++ side: that dumps
     addresses and, three seconds later, aborts the process, in the middle of what ends workers and gives folders back.

@@ -21,16 +21,25 @@ from glotok_ray import faults
 from glotok_ray.config.overrides import from_dict, to_dict
 from glotok_ray.config.runs import FARRun, GeneratorRun, TokenizerRun, XARRun
 from glotok_ray.config.training import ScalingConfig
+from glotok_ray.data.training_rows import CodeRows, ImageRows
 from glotok_ray.on_ray import cluster
 from glotok_ray.on_ray.attempts import Attempts, attempt_name
 from glotok_ray.on_ray.checkpoint_evaluation import evaluating_checkpoints
-from glotok_ray.on_ray.data import Feed, RowReader, start_ingest, worker_batches
+from glotok_ray.on_ray.data import Feed, start_ingest, worker_batches
 from glotok_ray.on_ray.interruption import AbortedWithDriver, wait_for
+from glotok_ray.on_ray.store_watch import StoreWatch
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.node_cache import cache_facts
 from glotok_ray.storage.object_streams import ObjectLog
 from glotok_ray.storage.places import appending, is_remote, local_twin
 from glotok_ray.training.batches import MicroBatch
+from glotok_ray.training.decode_place import (
+    DecodePlace,
+    decode_place,
+    decode_threads,
+    described,
+)
 from glotok_ray.training.heartbeat import (
     FIRST_STEP_FACTOR,
     Attempt,
@@ -49,6 +58,7 @@ from glotok_ray.training.plan import (
 from glotok_ray.training.runs import wait_for_inputs
 from glotok_ray.training.shown_progress import ShownProgress
 from glotok_ray.training.stalls import FINISHED
+from glotok_ray.training.trainer_feed import trainer_batches
 from glotok_ray.training.worker import DistributedWorker
 
 logger = logging.getLogger(__name__)
@@ -84,6 +94,7 @@ def fit(config: TokenizerRun | GeneratorRun, plan: RunPlan) -> None:
     # Read once, while the inputs are known to be there: storage may be away when a later attempt starts.
     feed = Feed(row_plan(config, plan), division(config), plan.last_step)
     reader = row_reader(config, plan)
+    logger.info("%s", described(config.scaling, _decode_place(config), cluster.num_cpus()))
     with (
         ShownProgress(config.name, plan),
         _patient_health_checks(config.scaling.stall_minutes),
@@ -99,7 +110,7 @@ def _train(
     plan: RunPlan,
     attempt: Attempt,
     feed: Feed,
-    reader: RowReader,
+    reader: ImageRows | CodeRows,
 ) -> None:
     """One attempt, its checkpoints evaluated beside it."""
     with evaluating_checkpoints(config, plan, attempt.number, _all_resources(config)):
@@ -111,9 +122,12 @@ def _trainer(
     plan: RunPlan,
     attempt: Attempt,
     feed: Feed,
-    reader: RowReader,
+    reader: ImageRows | CodeRows,
 ) -> AbortedWithDriver:
     scaling = config.scaling
+    # Of each attempt anew: nodes come and go.
+    in_trainer = _decode_place(config) == "trainer"
+    ingest = None if in_trainer else start_ingest(feed, reader, _all_resources(config))
     return AbortedWithDriver(
         train_worker,
         train_loop_config={
@@ -122,7 +136,9 @@ def _trainer(
             "plan": plan,
             "attempt": asdict(attempt),
             "feed": feed,
-            "ingest": start_ingest(feed, reader, _all_resources(config)),
+            # Rows come from Ray Data, or this reader reads them in the worker.
+            "ingest": ingest,
+            "reader": reader if in_trainer else None,
         },
         torch_config=_torch_config(scaling),
         scaling_config=ray.train.ScalingConfig(
@@ -141,6 +157,10 @@ def _trainer(
             logging_config=LoggingConfig(log_level="CRITICAL"),
         ),
     )
+
+
+def _decode_place(config: TokenizerRun | GeneratorRun) -> DecodePlace:
+    return decode_place(config.scaling, cluster.num_cpus())
 
 
 def _torch_config(scaling: ScalingConfig) -> TorchConfig:
@@ -197,16 +217,14 @@ def train_worker(loop_config: dict[str, Any]) -> None:
     attempt = Attempt(**loop_config["attempt"])
     plan: RunPlan = loop_config["plan"]
     worker = RayWorker(plan.folder, attempt, config.scaling.stall_minutes)
+    worker.data_facts.add(cache_facts)
+    watch = StoreWatch() if worker.rank == 0 else None
+    if watch is not None:
+        worker.data_facts.add(watch.facts)
     _keep_warnings(plan.folder / LOG_FOLDER / f"rank-{worker.rank:04d}.txt")
 
     def batches(first_step: int) -> Iterator[MicroBatch]:
-        return worker_batches(
-            loop_config["ingest"],
-            loop_config["feed"],
-            worker=worker.rank,
-            first_step=first_step,
-            device=worker.device,
-        )
+        return _batches(loop_config, config.scaling, worker, first_step)
 
     try:
         wait_for_inputs(config)
@@ -223,6 +241,32 @@ def train_worker(loop_config: dict[str, Any]) -> None:
         raise
     finally:
         worker.heartbeat.close()
+        if watch is not None:
+            watch.close()
+
+
+def _batches(
+    loop_config: dict[str, Any], scaling: ScalingConfig, worker: RayWorker, first_step: int
+) -> Iterator[MicroBatch]:
+    """The worker's micro batches from a step on, by the way that the attempt has."""
+    feed: Feed = loop_config["feed"]
+    if loop_config["ingest"] is None:
+        return trainer_batches(
+            feed.plan,
+            feed.division,
+            loop_config["reader"],
+            worker=worker.rank,
+            steps=range(first_step, feed.last_step),
+            device=worker.device,
+            num_threads=decode_threads(scaling),
+        )
+    return worker_batches(
+        loop_config["ingest"],
+        feed,
+        worker=worker.rank,
+        first_step=first_step,
+        device=worker.device,
+    )
 
 
 def _keep_warnings(path: Path) -> None:

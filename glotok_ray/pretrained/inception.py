@@ -4,6 +4,7 @@ torch-fidelity brings graph and resizing; files are read here, since it would ex
 Read next: glotok_ray/evaluation/features.py
 """
 
+import contextlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from glotok_ray.nn.frozen import FrozenNetwork
 from glotok_ray.pretrained.downloads import impatient_sockets
+from glotok_ray.pretrained.equal_pools import EqualPools
 from glotok_ray.storage.artefact import ArtefactError, sha256_of
 from glotok_ray.storage.places import to_path
 from glotok_ray.storage.weights import (
@@ -63,7 +65,8 @@ class Inception(FrozenNetwork):
 
     def forward(self, images: UInt8[Tensor, "b 3 h w"]) -> InceptionOutputs:
         """All outputs for images of any size, which torch-fidelity resizes to 299 x 299 as TensorFlow 1 did."""
-        pooled, logits = self.network(images)
+        with EqualPools() if images.device.type == "cpu" else contextlib.nullcontext():
+            pooled, logits = self.network(images)
         assert self._map is not None
         spatial = spatial_features(self._map)
         self._map = None

@@ -6,7 +6,7 @@ Read next: jobs/export_generator.py
 from glotok_ray.config.jobs import ExportGeneratorRun
 from glotok_ray.config.overrides import override
 from glotok_ray.config.runs import FARRun, XARRun
-from glotok_ray.recipes import train_generator
+from glotok_ray.recipes import peer_generators, train_generator
 
 
 def run() -> ExportGeneratorRun:
@@ -53,15 +53,82 @@ def far_l_fqgan() -> ExportGeneratorRun:
 
 def gpt_b() -> ExportGeneratorRun:
     """LlamaGen's GPT-B; its tokenizer: --tokenizer-path runs/llamagen_vq16_imported."""
-    return _of(train_generator.gpt_b())
+    return _of(peer_generators.gpt_b())
 
 
 def gpt_l() -> ExportGeneratorRun:
     """LlamaGen's GPT-L; its tokenizer: --tokenizer-path runs/llamagen_vq16_imported."""
-    return _of(train_generator.gpt_l())
+    return _of(peer_generators.gpt_l())
+
+
+def gpt_xl() -> ExportGeneratorRun:
+    """LlamaGen's GPT-XL, of which only a file for 384 pixels is listed: pass --far.grid-size 24 for it; its tokenizer:
+    --tokenizer-path runs/llamagen_vq16_imported.
+    """
+    return _of(peer_generators.gpt_xl())
+
+
+def gpt_xxl() -> ExportGeneratorRun:
+    """LlamaGen's GPT-XXL; file, flag and tokenizer as of gpt_xl."""
+    return _of(peer_generators.gpt_xxl())
+
+
+def gpt_3b() -> ExportGeneratorRun:
+    """LlamaGen's GPT-3B; file, flag and tokenizer as of gpt_xl; takes 40 GB of memory."""
+    return _of(peer_generators.gpt_3b())
+
+
+def ibq_b() -> ExportGeneratorRun:
+    """IBQ's AR_256_B.ckpt; its tokenizer: --tokenizer-path runs/ibq_16384_imported."""
+    return _of(peer_generators.ibq_b())
+
+
+def ibq_l() -> ExportGeneratorRun:
+    """IBQ's AR_256_L.ckpt; its tokenizer: --tokenizer-path runs/ibq_16384_imported."""
+    return _of(peer_generators.ibq_l())
+
+
+def ibq_xl() -> ExportGeneratorRun:
+    """IBQ's AR_256_XL.ckpt; its tokenizer: --tokenizer-path runs/ibq_16384_imported."""
+    return _of(peer_generators.ibq_xl())
+
+
+def ibq_xxl() -> ExportGeneratorRun:
+    """IBQ's AR_256_XXL.ckpt; its tokenizer: --tokenizer-path runs/ibq_16384_imported."""
+    return _of(peer_generators.ibq_xxl())
+
+
+def taming_gpt() -> ExportGeneratorRun:
+    """taming-transformers' cin_transformer, last.ckpt; its tokenizer: --tokenizer-path
+    runs/taming_f16_16384_imported.
+    """
+    return _of(peer_generators.taming_gpt())
+
+
+def vqgan_lc_gpt() -> ExportGeneratorRun:
+    """VQGAN-LC's gpt-lc-100K-f16.pth; its tokenizer: --tokenizer-path runs/vqgan_lc_100k_imported."""
+    return _of(peer_generators.vqgan_lc_gpt())
 
 
 RECIPES = {
     function.__name__: function
-    for function in (run, xar_b, xar_l, xar_h, far_b_fqgan, far_l_fqgan, gpt_b, gpt_l)
+    for function in (
+        run,
+        xar_b,
+        xar_l,
+        xar_h,
+        far_b_fqgan,
+        far_l_fqgan,
+        gpt_b,
+        gpt_l,
+        gpt_xl,
+        gpt_xxl,
+        gpt_3b,
+        ibq_b,
+        ibq_l,
+        ibq_xl,
+        ibq_xxl,
+        taming_gpt,
+        vqgan_lc_gpt,
+    )
 }

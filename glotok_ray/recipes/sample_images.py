@@ -6,9 +6,9 @@ them sample under autocast. Read next: jobs/sample_images.py
 
 from collections.abc import Callable
 
-from glotok_ray.config.generator import FlowSamplerConfig, TokenSamplerConfig
 from glotok_ray.config.jobs import FARSampleRun, PoolConfig, XARSampleRun
 from glotok_ray.config.overrides import override
+from glotok_ray.config.samplers import FlowSamplerConfig, TokenSamplerConfig
 
 
 def xar_b() -> XARSampleRun:
@@ -94,6 +94,62 @@ def gpt_l() -> FARSampleRun:
     return _far("gpt_l", "llamagen_vq16_imported")
 
 
+def gpt_xl() -> FARSampleRun:
+    """gpt_xl: guidance 1.75, the best of LlamaGen's appendix."""
+    return _far("gpt_xl", "llamagen_vq16_imported", 1.75)
+
+
+def gpt_xxl() -> FARSampleRun:
+    """gpt_xxl: guidance 1.75 (LlamaGen's appendix: 3.84 / 195.5 at 1.5, 3.094 / 253.609 at 1.75, 3.64 / 296.5 at 2)."""
+    return _far("gpt_xxl", "llamagen_vq16_imported", 1.75)
+
+
+def gpt_3b() -> FARSampleRun:
+    """gpt_3b: guidance 1.75, Table 2's row; LlamaGen's appendix has a lower FID, 3.050 / 222.33, at 1.5."""
+    return _far("gpt_3b", "llamagen_vq16_imported", 1.75)
+
+
+def ibq_b() -> FARSampleRun:
+    """ibq_b: guidance 2.25, then temperature 1.10."""
+    return _far("ibq_b", "ibq_16384_imported", 2.25, 1.10)
+
+
+def ibq_l() -> FARSampleRun:
+    """ibq_l: guidance 2.0, temperature 1."""
+    return _far("ibq_l", "ibq_16384_imported", 2.0)
+
+
+def ibq_xl() -> FARSampleRun:
+    """ibq_xl: guidance 2.35, then temperature 1.15."""
+    return _far("ibq_xl", "ibq_16384_imported", 2.35, 1.15)
+
+
+def ibq_xxl() -> FARSampleRun:
+    """ibq_xxl: guidance 2.85, then temperature 1.20."""
+    return _far("ibq_xxl", "ibq_16384_imported", 2.85, 1.20)
+
+
+def taming_gpt() -> FARSampleRun:
+    """taming_gpt: top-k 600, top-p 0.92, no guidance (its README's FID without rejection: 15.78, IS 74.3 by others)."""
+    run = _far("taming_gpt", "taming_f16_16384_imported", 1.0)
+    return override(run, {"sampler.top_k": 600, "sampler.top_p": 0.92})
+
+
+def taming_gpt_small() -> FARSampleRun:
+    """taming_gpt_small: as taming_gpt, since how MaskGIT's authors sampled this baseline is not published."""
+    changes = {
+        "generator_path": "runs/taming_gpt_small",
+        "tokenizer_path": "runs/taming_f16_1024_imported",
+        "output_path": "runs/taming_gpt_small_samples",
+    }
+    return override(taming_gpt(), changes)
+
+
+def vqgan_lc_gpt() -> FARSampleRun:
+    """vqgan_lc_gpt: draws among all codes, no guidance."""
+    return _far("vqgan_lc_gpt", "vqgan_lc_100k_imported", 1.0)
+
+
 def _xar(name: str, tokenizer: str, guidance_scale: float) -> XARSampleRun:
     # Guidance 2.7, 2.3, 2.2 for B, L, H: README of OliverRensu/xAR and Table 6 of arXiv 2502.20388, which samples by
     # Euler-Maruyama (the default solver) with 50 steps; the README has 40 for B, and 50 for L and H.
@@ -105,16 +161,23 @@ def _xar(name: str, tokenizer: str, guidance_scale: float) -> XARSampleRun:
     )
 
 
-def _far(name: str, tokenizer: str) -> FARSampleRun:
+def _far(
+    name: str, tokenizer: str, guidance_scale: float = 2.0, temperature: float = 1.0
+) -> FARSampleRun:
     # Guidance 2.0 on all heads, top-k 0, top-p 1, temperature 1: FQGAN's script for FAR-B (its README's 3.38; FAR-L's
     # command is not published), and LlamaGen's README for B and L at 256 tokens. LlamaGen's appendix (Table 8) has its
-    # best FID for L at 1.75 (3.80); for B at 2.0 (5.46). Both draw classes at random, this package takes them in turn.
+    # best FID for L at 1.75 (3.80); for B at 2.0 (5.46). Both draw classes at random, this package takes them in turn,
+    # as IBQ, taming-transformers and VQGAN-LC do. IBQ's README has its scales and temperatures.
     return FARSampleRun(
         generator_path=f"runs/{name}",
         tokenizer_path=f"runs/{tokenizer}",
         output_path=f"runs/{name}_samples",
         sampler=TokenSamplerConfig(
-            guidance_scale=2.0, top_k=0, top_p=1.0, precision="bf16_autocast"
+            guidance_scale=guidance_scale,
+            temperature=temperature,
+            top_k=0,
+            top_p=1.0,
+            precision="bf16_autocast",
         ),
     )
 
@@ -165,6 +228,16 @@ RECIPES: dict[str, Callable[[], XARSampleRun | FARSampleRun]] = {
     "far_l_fqgan": far_l_fqgan,
     "gpt_b": gpt_b,
     "gpt_l": gpt_l,
+    "gpt_xl": gpt_xl,
+    "gpt_xxl": gpt_xxl,
+    "gpt_3b": gpt_3b,
+    "ibq_b": ibq_b,
+    "ibq_l": ibq_l,
+    "ibq_xl": ibq_xl,
+    "ibq_xxl": ibq_xxl,
+    "taming_gpt": taming_gpt,
+    "taming_gpt_small": taming_gpt_small,
+    "vqgan_lc_gpt": vqgan_lc_gpt,
     "quickstart": quickstart,
     "quickstart_far": quickstart_far,
 }

@@ -1,8 +1,10 @@
-"""The runs that sweeps and ablations are made of: of each trial, row or guidance scale its parts.
+"""The runs that sweeps and ablations are made of: of each trial, row, guidance scale or
+set of samples its parts.
 
 Read next: glotok_ray/stages/ablations.py, glotok_ray/stages/sweep_tokenizer.py
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +27,7 @@ from glotok_ray.storage.places import to_path
 GeneratorParts = tuple[XARRun, XARSampleRun, EvaluateRun]
 """Training, sampling and evaluation of one row of xAR's ablations."""
 VALUES_FOLDER, STATISTICS_FOLDER = "values", "statistics"
-"""Of a guidance sweep: samples and evaluation of each value, and what is kept of real images."""
+"""Of a guidance sweep and of a comparison: what each value has, and what is kept of real images."""
 _NEEDED = {
     "samples_fid_reference": ("inception_path", "reference_path"),
     "samples_fid": ("inception_path",),
@@ -130,3 +132,36 @@ def chosen_metric(config: XARGuidanceRun | FARGuidanceRun) -> str:
                 f"take best_by = {AUTOMATIC!r}"
             )
     return config.best_by
+
+
+# ---------------------------------------------------------------------------------------- several sets of samples
+
+
+def samples_evaluations(config: EvaluateRun) -> dict[str, EvaluateRun]:
+    """The evaluation of each of samples_paths, in a folder of its own, by a short name that no other one has."""
+    top = to_path(config.output_path)
+    names = _short_names(config.samples_paths)
+    alone = {"samples_paths": (), "tokenizer_path": "", "codes_path": "", "generator_path": ""}
+    kept = config.statistics_path or str(top / STATISTICS_FOLDER)
+    return {
+        name: override(
+            config,
+            {
+                **alone,
+                "samples_path": path,
+                "output_path": str(evaluation_path(top / VALUES_FOLDER, name)),
+                "statistics_path": kept,
+            },
+        )
+        for name, path in zip(names, config.samples_paths, strict=True)
+    }
+
+
+def _short_names(paths: Sequence[str]) -> list[str]:
+    """The last part of each path or address, with as many parts before it as tell all of them apart."""
+    parts = [[part for part in path.split("/") if part] for path in paths]
+    for depth in range(1, max(map(len, parts)) + 1):
+        names = ["_".join(own[-depth:]) for own in parts]
+        if len(set(names)) == len(names):
+            return names
+    return [f"{number}_{own[-1]}" for number, own in enumerate(parts, 1)]

@@ -1,7 +1,7 @@
-"""Generators of the paper's Table 2 (xAR and FAR on GloTok, xAR and GPT on LlamaGen-VQ), and small ones.
+"""Generators of the paper's Table 2 (xAR and FAR on GloTok, xAR on LlamaGen-VQ, other systems), and small ones.
 
 xAR's training is that of Ren et al. 2025 ("800 epochs following xAR settings", section 3.4), FAR's that of FQGAN's
-script, GPT's that of LlamaGen. Read next: jobs/train_generator.py
+script. Read next: jobs/train_generator.py
 """
 
 import dataclasses
@@ -17,6 +17,7 @@ from glotok_ray.config.training import (
     ScalingConfig,
     ScheduleConfig,
 )
+from glotok_ray.recipes import peer_generators
 
 Run = TypeVar("Run", XARRun, FARRun)
 
@@ -157,25 +158,6 @@ def _far_l(base: FARRun, name: str) -> FARRun:
     return override(base, changes)
 
 
-def gpt_b() -> FARRun:
-    """LlamaGen's GPT-B on its VQ-16, 110,888,448 parameters: 300 epochs; 8 GPUs x 32 images."""
-    run = _on(far_b(), "gpt_b", "llamagen_vq16_imported", "llamagen_vq16_ten_crop_codes")
-    model = FARConfig(
-        codebooks=(VocabularyConfig(name="visual"),),
-        width=768,
-        depth=12,
-        head_depth=0,
-        num_heads=12,
-    )
-    return override(run, {"model": model, "schedule.epochs": 300})
-
-
-def gpt_l() -> FARRun:
-    """LlamaGen's GPT-L on its VQ-16, 342,910,976 parameters (its own paper: gFID 3.80, IS 248 at 256 pixels)."""
-    changes = {"name": "gpt_l", "model.width": 1024, "model.depth": 24, "model.num_heads": 16}
-    return override(gpt_b(), changes)
-
-
 def _on(base: Run, name: str, tokenizer: str, codes: str) -> Run:
     changes = {
         "name": name,
@@ -276,8 +258,7 @@ RECIPES: dict[str, Callable[[], XARRun | FARRun]] = {
     "far_l_2x": far_l_2x,
     "far_b_fqgan": far_b_fqgan,
     "far_l_fqgan": far_l_fqgan,
-    "gpt_b": gpt_b,
-    "gpt_l": gpt_l,
+    **peer_generators.RECIPES,
     "quickstart": quickstart,
     "quickstart_far": quickstart_far,
 }

@@ -1,13 +1,20 @@
 """What a guidance sweep leaves: guidance.csv, guidance.json and the curve as guidance.png.
 
-Read next: glotok_ray/report/plots.py
+Read next: glotok_ray/report/plots.py, glotok_ray/report/sample_rows.py
 """
 
-import csv
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from glotok_ray.report.sample_rows import (
+    Entries,
+    labels_and_protocols,
+    metrics_of_samples,
+    rows_table,
+    sample_rows,
+    write_rows,
+)
 from glotok_ray.storage import artefact
 
 CSV_FILE, JSON_FILE, PLOT_FILE = "guidance.csv", "guidance.json", "guidance.png"
@@ -24,7 +31,7 @@ _PAIRS = (
 class Curve(NamedTuple):
     """The metrics of samples at every guidance scale."""
 
-    measured: Mapping[float, Mapping[str, Mapping[str, Any]]]
+    measured: Mapping[float, Entries]
     """Entries of metrics.json by scale."""
     best_by: str
     """Name of the metric that chooses."""
@@ -32,7 +39,7 @@ class Curve(NamedTuple):
     @property
     def names(self) -> list[str]:
         """Metrics of samples, those of the first value."""
-        return [name for name in next(iter(self.measured.values())) if name.startswith("samples_")]
+        return metrics_of_samples(self.measured)
 
     def values(self, name: str) -> dict[float, float | None]:
         """One metric by scale, in rising order; None where it is undefined."""
@@ -55,12 +62,9 @@ def write_curve(curve: Curve, folder: Path, *, sampler: Mapping[str, Any]) -> No
     # matplotlib takes a second to import, and descriptions of a sweep do without it.
     from glotok_ray.report.plots import plot_guidance
 
-    rows = _rows(curve)
-    with (folder / CSV_FILE).open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
-    first = next(iter(curve.measured.values()))
+    rising = {scale: curve.measured[scale] for scale in sorted(curve.measured)}
+    rows = sample_rows(rising, SCALE)
+    write_rows(rows, folder / CSV_FILE)
     artefact.write_json(
         folder / JSON_FILE,
         {
@@ -69,13 +73,7 @@ def write_curve(curve: Curve, folder: Path, *, sampler: Mapping[str, Any]) -> No
             "higher_is_better": curve.best_by in HIGHER_IS_BETTER,
             "sampler": {name: value for name, value in sampler.items() if name != SCALE},
             "values": rows,
-            "labels": {name: first[name]["label"] for name in curve.names},
-            "protocols": {
-                f"{scale:g}": {
-                    name: curve.measured[scale][name]["protocol"] for name in curve.names
-                }
-                for scale in sorted(curve.measured)
-            },
+            **labels_and_protocols({f"{scale:g}": rising[scale] for scale in rising}),
         },
     )
     across, up = axes_of(curve)
@@ -89,30 +87,10 @@ def axes_of(curve: Curve) -> tuple[str, str]:
 
 def guidance_table(facts: Mapping[str, Any]) -> str:
     """The values of guidance.json as Markdown, the best one marked."""
-    labels = facts["labels"]
-    lines = [
-        f"| guidance | {' | '.join(labels.values())} |",
-        f"|---|{'---|' * len(labels)}",
+    labels, rows = facts["labels"], facts["values"]
+    scales = [
+        f"{row[SCALE]:g}" + (" (best)" if row[SCALE] == facts["best"] else "") for row in rows
     ]
-    for row in facts["values"]:
-        mark = " (best)" if row[SCALE] == facts["best"] else ""
-        numbers = ["-" if row[name] is None else f"{row[name]:.4g}" for name in labels]
-        lines.append(f"| {row[SCALE]:g}{mark} | {' | '.join(numbers)} |")
+    table = rows_table(rows, labels, ["guidance", *scales])
     best = "no value is defined" if facts["best"] is None else f"best guidance {facts['best']:g}"
-    return "\n".join([*lines, "", f"{best} by {labels[facts['best_by']]}", ""])
-
-
-def _rows(curve: Curve) -> list[dict[str, float | None]]:
-    rows = []
-    deviations = [
-        name for name in curve.names if any("std" in each[name] for each in curve.measured.values())
-    ]
-    for scale in sorted(curve.measured):
-        entries = curve.measured[scale]
-        row: dict[str, float | None] = {SCALE: scale}
-        for name in curve.names:
-            row[name] = entries[name]["value"]
-            if name in deviations:
-                row[f"{name}_std"] = entries[name].get("std")
-        rows.append(row)
-    return rows
+    return f"{table}\n\n{best} by {labels[facts['best_by']]}\n"

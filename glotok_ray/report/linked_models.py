@@ -155,7 +155,8 @@ def _teacher(path: str) -> str:
 
 def _architecture(name: str, model: XARConfig | FARConfig) -> str:
     if isinstance(model, FARConfig):
-        return "FAR" if model.head_depth else "GPT"
+        trunk = {"llama": "GPT", "ibq": "IBQ", "gpt": "GPT"}[model.variant.block]
+        return "FAR" if model.head_depth and trunk == "GPT" else trunk
     return {"xar": "xAR"}[name]
 
 

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from glotok_ray.config.generator import FlowSamplerConfig
+from glotok_ray.config.samplers import FlowSamplerConfig
 from glotok_ray.nn.xar import XAR
 from glotok_ray.sampling.image_random import check_sampling, image_generator
 

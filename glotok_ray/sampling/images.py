@@ -15,7 +15,8 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-from glotok_ray.config.generator import FARConfig, FlowSamplerConfig, TokenSamplerConfig, XARConfig
+from glotok_ray.config.generator import FARConfig, XARConfig
+from glotok_ray.config.samplers import FlowSamplerConfig, TokenSamplerConfig
 from glotok_ray.data.pixel_range import to_uint8
 from glotok_ray.nn.far import FAR
 from glotok_ray.nn.tokenizer import GloTokTokenizer
@@ -29,7 +30,7 @@ from glotok_ray.pretrained.generator import (
 )
 from glotok_ray.sampling.flow import count_evaluations, sample_latents
 from glotok_ray.sampling.image_random import whole_number
-from glotok_ray.sampling.tokens import guided_positions, sample_codes
+from glotok_ray.sampling.tokens import check_guidance, guided_positions, sample_codes
 from glotok_ray.storage.places import to_path
 
 SAMPLERS: dict[str, type[FlowSamplerConfig] | type[TokenSamplerConfig]] = {
@@ -196,7 +197,9 @@ def network_evaluations(
     """
     if isinstance(model, XARConfig):
         return count_evaluations(model.num_entities, _fitting(sampler, FlowSamplerConfig))
-    guided = guided_positions(_fitting(sampler, TokenSamplerConfig), model.num_positions)
+    tokens = _fitting(sampler, TokenSamplerConfig)
+    check_guidance(model, tokens)
+    guided = guided_positions(tokens, model.num_positions)
     # Twins without a class run along from the first position to the last guided one.
     return model.num_positions + (guided.stop if guided else 0)
 

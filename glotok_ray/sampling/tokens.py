@@ -1,4 +1,4 @@
-"""Sampling from FAR and LlamaGen's GPT: codes are drawn position by position, and codebook by codebook at each.
+"""Sampling from FAR and the GPTs: codes are drawn position by position, and codebook by codebook at each.
 
 Source: LlamaGen (Sun et al. 2024) and FQGAN (Bai et al. 2024), their released samplers.
 Read next: glotok_ray/nn/far.py
@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-from glotok_ray.config.generator import TokenSamplerConfig
+from glotok_ray.config.generator import FARConfig
+from glotok_ray.config.samplers import ScaleSamplerConfig, TokenSamplerConfig
 from glotok_ray.nn.far import FAR
 from glotok_ray.nn.quantizer import NO_CODE
 from glotok_ray.sampling.image_random import check_sampling, image_generator
@@ -24,6 +25,15 @@ def guided_positions(config: TokenSamplerConfig, num_positions: int) -> range:
     # The tolerance keeps a product such as 0.07 * 100 = 7.000000000000001 from moving a bound.
     low, high = (math.ceil(share * num_positions - 1e-9) for share in config.guidance_interval)
     return range(low, high)
+
+
+def check_guidance(model: FARConfig, config: TokenSamplerConfig) -> None:
+    """Raise ValueError for guidance of a model that knows no null label."""
+    if config.guidance_scale != 1.0 and not model.variant.has_null_label:
+        raise ValueError(
+            f"sampler.guidance_scale = {config.guidance_scale}: must be 1, since this generator has no null label "
+            f"(model.variant.class_input = {model.variant.class_input!r}); pass --sampler.guidance-scale 1"
+        )
 
 
 def guide(
@@ -50,7 +60,7 @@ def keep_top_p(logits: Float[Tensor, "b size"], top_p: float) -> Float[Tensor, "
 
 
 def filter_logits(
-    logits: Float[Tensor, "b size"], config: TokenSamplerConfig
+    logits: Float[Tensor, "b size"], config: TokenSamplerConfig | ScaleSamplerConfig
 ) -> Float[Tensor, "b size"]:
     """Divide by the temperature, then keep the top k codes, then of these the top p."""
     logits = logits / config.temperature
@@ -140,10 +150,12 @@ def sample_codes(
     round otherwise in a batch of another size, a draw at the edge of two codes may fall to the other. The unconditional
     half of the batch is computed only up to the last guided position, and never when the scale is 1. The network
     runs in its own dtype or under autocast. An image of which some logits were not finite has NO_CODE everywhere.
-    Raises ValueError when the model is in training mode and for labels, ids or a seed that do not fit.
+    Raises ValueError when the model is in training mode, for labels, ids or a seed that do not fit, and for guidance of
+    a model without a null label.
     """
     check_sampling(model, labels, image_ids, seed)
-    device = model.class_embedding.weight.device
+    check_guidance(model.config, config)
+    device = next(model.parameters()).device
     size = (model.config.num_positions, len(model.config.codebooks))
     draws = [
         torch.rand(size, generator=image_generator(seed, image_id), dtype=torch.float64)

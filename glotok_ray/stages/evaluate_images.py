@@ -7,10 +7,8 @@ Read next: glotok_ray/evaluation/plan.py
 
 import logging
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 
 from glotok_ray import faults
@@ -18,7 +16,6 @@ from glotok_ray.config.evaluation import EvaluateRun
 from glotok_ray.config.overrides import bound_settings, to_dict, with_absolute_paths
 from glotok_ray.data.recorded import crops_text
 from glotok_ray.data.records import DatasetInfo
-from glotok_ray.evaluation.array_names import retention_pictures
 from glotok_ray.evaluation.entries import Metrics, with_crops, with_samples
 from glotok_ray.evaluation.extractors import (
     INCEPTION,
@@ -30,43 +27,36 @@ from glotok_ray.evaluation.extractors import (
 )
 from glotok_ray.evaluation.facts import with_facts
 from glotok_ray.evaluation.files import (
-    BASELINES,
-    CODE_COUNTS_FILE,
     FOREIGN_SAMPLES,
-    RECONSTRUCTIONS_FILE,
-    RETENTION_FILE,
 )
 from glotok_ray.evaluation.foreign_samples import (
     ForeignSamples,
     is_foreign,
-    read_foreign,
     warn_of_few,
 )
 from glotok_ray.evaluation.inputs import (
     check_inputs,
     check_present_inputs,
     measured_images,
-    measured_tokenizer,
 )
 from glotok_ray.evaluation.kept_features import kept_networks
 from glotok_ray.evaluation.metrics import metrics_of
 from glotok_ray.evaluation.parts import PARTS_FOLDER
 from glotok_ray.evaluation.plan import VALIDATION, plan
 from glotok_ray.evaluation.reference import Reference, read_reference
-from glotok_ray.evaluation.retention import has_retention
+from glotok_ray.evaluation.sample_inputs import Samples
 from glotok_ray.evaluation.streams import MeasuredImages
 from glotok_ray.evaluation.uniformity_metrics import tsne_draw
-from glotok_ray.metrics.codebook import count_blocks
 from glotok_ray.on_ray.tasks import run_at_once
-from glotok_ray.report import grids
+from glotok_ray.stages.evaluation_images import write_kept_images
 from glotok_ray.stages.image_measurement import measure_images
 from glotok_ray.storage import artefact, output, ownership
-from glotok_ray.storage.output import Unfinished
-from glotok_ray.storage.places import remove_tree, to_path, writing
+from glotok_ray.storage.output import Output, Unfinished
+from glotok_ray.storage.places import remove_tree, to_path
 
 logger = logging.getLogger(__name__)
 
-_GRID_COLUMNS = 8
+_SAMPLES_SHA256 = "samples_sha256"
 
 
 @ownership.holding()
@@ -79,68 +69,48 @@ def run(config: EvaluateRun, *, fresh: bool = False) -> dict[str, Any]:
     """
     # Actors run in working directories of their own.
     config = with_absolute_paths(config)
-    check_inputs(config)
     # Before the output folder is begun: what does not fit must leave everything as it is.
-    check_present_inputs(config)
-    images = measured_images(config)
-    foreign = _foreign_samples(config)
-    digests = file_digests(config) | ({"samples_sha256": foreign.sha256} if foreign else {})
-    paths = (
-        config.tokenizer_path,
-        config.data_path,
-        "" if foreign else config.samples_path,
-        config.codes_path,
-        config.training_path,
-        config.generator_path,
-    )
-    inputs, settings = [path for path in paths if path], bound_settings(config) | digests
+    inputs = _read_inputs(config)
+    settings = bound_settings(config) | inputs.digests
     # A finished evaluation needs no network; a wrong file must leave the folder as it is.
-    loaded = None if _is_finished(config, settings, inputs, fresh=fresh) else _load(config, foreign)
+    is_finished = _is_finished(config, settings, inputs.folders, fresh=fresh)
+    loaded = None if is_finished else _load(config, inputs)
     evaluation = output.begin(
         config.output_path,
         "evaluation",
         settings,
-        inputs,
+        inputs.folders,
         fresh=fresh,
         unfinished=Unfinished.SAME_ONLY,
     )
-    parts_folder = evaluation.folder / PARTS_FOLDER
-    if evaluation.finished is not None:
-        remove_tree(parts_folder, ignore_errors=True)
-        return evaluation.finished
     # Again, where what was finished has been removed meanwhile.
-    loaded = loaded or _load(config, foreign)
-    blocks, image_size = plan(config)
-    measured = measure_images(
-        blocks,
-        config,
-        image_size,
-        folder=parts_folder,
-        fingerprint=evaluation.fingerprint,
-        kept=kept_networks(config, loaded.networks, blocks, image_size),
+    manifest = evaluation.finished or _evaluate(
+        evaluation, config, inputs, loaded or _load(config, inputs)
     )
-    faults.boundary("measured")
-    metrics = _metrics(measured, config, image_size, images, loaded, foreign)
-    _write_images(evaluation.folder, measured)
-    _write_retention(evaluation.folder, measured, config)
-    _write_counts(evaluation.folder, measured, config)
-    artefact.write_json(evaluation.folder / "metrics.json", metrics)
-    for name, entry in metrics.items():
-        logger.info("%s = %s", name, entry["value"])
-    values = {name: entry["value"] for name, entry in metrics.items()}
-    facts: dict[str, Any] = {FOREIGN_SAMPLES: foreign.text} if foreign else {}
-    manifest = evaluation.finish(
-        exclude=(PARTS_FOLDER,),
-        metrics=values,
-        num_images=measured[VALIDATION].count,
-        image_size=image_size,
-        num_classes=len(images.classes),
-        crops=crops_text(images),
-        config=to_dict(config),
-        **facts,
-    )
-    remove_tree(parts_folder, ignore_errors=True)
+    remove_tree(evaluation.folder / PARTS_FOLDER, ignore_errors=True)
     return manifest
+
+
+class _Inputs(NamedTuple):
+    """What is known of an evaluation's inputs before anything is measured."""
+
+    images: DatasetInfo
+    """The facts of the validation shards."""
+    samples: Samples | None
+    folders: list[str]
+    """Those that have manifests."""
+    digests: dict[str, str]
+    """sha256 of what lies in no such folder."""
+
+    @property
+    def foreign(self) -> ForeignSamples | None:
+        """Samples of others, which have no manifest."""
+        return self.samples.foreign if self.samples else None
+
+    @property
+    def foreign_text(self) -> str:
+        """What the samples of others are, as a sentence."""
+        return self.foreign.text(self.digests[_SAMPLES_SHA256]) if self.foreign else ""
 
 
 class _Loaded(NamedTuple):
@@ -150,28 +120,27 @@ class _Loaded(NamedTuple):
     reference: Reference | None
 
 
-class _Foreign(NamedTuple):
-    """Samples of others, which have no manifest."""
+def _read_inputs(config: EvaluateRun) -> _Inputs:
+    """Raises ValueError and ArtefactError for what does not fit."""
+    check_inputs(config)
+    present = check_present_inputs(config)
+    is_others = bool(config.samples_path) and is_foreign(to_path(config.samples_path))
+    paths = (
+        config.tokenizer_path,
+        config.data_path,
+        "" if is_others else config.samples_path,
+        config.codes_path,
+        config.training_path,
+        config.generator_path,
+    )
+    digests = file_digests(config)
+    if present.samples and present.samples.foreign:
+        digests[_SAMPLES_SHA256] = present.samples.foreign.sha256
+    images = present.images or measured_images(config)  # or the reason why there are none
+    return _Inputs(images, present.samples, [path for path in paths if path], digests)
 
-    samples: ForeignSamples
-    sha256: str
-    """Of the file, or of the list of a folder's files and their digests."""
 
-    @property
-    def text(self) -> str:
-        """What they are, as a sentence."""
-        return self.samples.text(self.sha256)
-
-
-def _foreign_samples(config: EvaluateRun) -> _Foreign | None:
-    """None where samples are ours, or where there are none."""
-    if not config.samples_path or not is_foreign(to_path(config.samples_path)):
-        return None
-    samples = read_foreign(to_path(config.samples_path))
-    return _Foreign(samples, samples.sha256)
-
-
-def _load(config: EvaluateRun, foreign: _Foreign | None) -> _Loaded:
+def _load(config: EvaluateRun, inputs: _Inputs) -> _Loaded:
     """Read all files once here, where a wrong one costs no cluster time."""
     device = torch.device("cpu")
     networks = networks_of(build_extractors(config, device))
@@ -180,34 +149,72 @@ def _load(config: EvaluateRun, foreign: _Foreign | None) -> _Loaded:
     if config.reference_path:
         (inception,) = (network for network in networks if network.key == INCEPTION)
         reference = read_reference(to_path(config.reference_path), inception)
-    if foreign:
-        warn_of_few(foreign.samples, networks)
+    if inputs.foreign:
+        warn_of_few(inputs.foreign, networks)
     return _Loaded(networks, reference)
+
+
+def _evaluate(
+    evaluation: Output, config: EvaluateRun, inputs: _Inputs, loaded: _Loaded
+) -> dict[str, Any]:
+    """Measure, write all files of the folder and finish it."""
+    blocks, image_size = plan(config, inputs.samples)
+    measured = measure_images(
+        blocks,
+        config,
+        image_size,
+        folder=evaluation.folder / PARTS_FOLDER,
+        fingerprint=evaluation.fingerprint,
+        kept=kept_networks(config, loaded.networks, blocks, image_size, inputs.digests),
+    )
+    faults.boundary("measured")
+    metrics = _metrics(measured, config, image_size, inputs, loaded)
+    write_kept_images(evaluation.folder, measured, config)
+    artefact.write_json(evaluation.folder / "metrics.json", metrics)
+    values = {name: entry["value"] for name, entry in metrics.items()}
+    for name, value in values.items():
+        logger.info("%s = %s", name, value)
+    facts: dict[str, Any] = {FOREIGN_SAMPLES: inputs.foreign_text} if inputs.foreign else {}
+    return evaluation.finish(
+        exclude=(PARTS_FOLDER,),
+        metrics=values,
+        num_images=measured[VALIDATION].count,
+        image_size=image_size,
+        num_classes=len(inputs.images.classes),
+        crops=crops_text(inputs.images),
+        config=to_dict(config),
+        **facts,
+    )
 
 
 def _metrics(
     measured: Mapping[str, MeasuredImages],
     config: EvaluateRun,
     image_size: int,
-    images: DatasetInfo,
+    inputs: _Inputs,
     loaded: _Loaded,
-    foreign: _Foreign | None,
 ) -> Metrics:
-    """All of metrics.json; `images` are the facts of the validation shards."""
+    """All of metrics.json."""
     metrics = metrics_of(
         measured,
         config,
         image_size,
         lambda draws: run_at_once(tsne_draw, draws),
-        num_classes=len(images.classes),
+        num_classes=len(inputs.images.classes),
         networks=loaded.networks,
         reference=loaded.reference,
     )
-    if foreign:
-        metrics = with_samples(metrics, foreign.text, foreign.sha256)
-    crops = crops_text(images)
-    counts = {kind: found.count for kind, found in measured.items()}
-    metrics = with_facts(metrics, config, loaded.networks, crops=crops, counts=counts)
+    if inputs.foreign:
+        metrics = with_samples(metrics, inputs.foreign_text, inputs.digests[_SAMPLES_SHA256])
+    crops = crops_text(inputs.images)
+    metrics = with_facts(
+        metrics,
+        config,
+        loaded.networks,
+        crops=crops,
+        counts={kind: found.count for kind, found in measured.items()},
+        digests=inputs.digests,
+    )
     return with_crops(metrics, crops)
 
 
@@ -219,54 +226,3 @@ def _is_finished(
     paths = [to_path(path) for path in inputs]
     found = output.look(to_path(config.output_path), "evaluation", settings, paths, fresh=fresh)
     return found.finished is not None
-
-
-def _write_images(folder: Path, measured: Mapping[str, MeasuredImages]) -> None:
-    """Grids for people, arrays for the report."""
-    validation = measured[VALIDATION]
-    if "inputs" in validation:
-        inputs, reconstructions = map(validation.pictures, ("inputs", "reconstructions"))
-        with writing(folder / RECONSTRUCTIONS_FILE) as local:
-            np.savez(local, inputs=inputs, reconstructions=reconstructions)
-        pairs = grids.side_by_side(inputs, reconstructions)
-        grids.write_grid(
-            folder / "reconstructions.png", pairs, columns=4, title="input | reconstruction"
-        )
-    baselines = {name: measured[name].pictures("images") for name in BASELINES if name in measured}
-    for name, images in baselines.items():
-        with writing(folder / f"{name}.npz") as local:
-            np.savez(local, images=images)
-    if baselines:
-        rows = [images[:_GRID_COLUMNS] for images in baselines.values()]
-        labels = [name.removeprefix("baseline_") for name in baselines]
-        grids.write_grid(
-            folder / "baselines.png", np.concatenate(rows), columns=len(rows[0]), row_labels=labels
-        )
-
-
-def _write_retention(
-    folder: Path, measured: Mapping[str, MeasuredImages], config: EvaluateRun
-) -> None:
-    """Kept crops from both codebooks and from each alone, for the report."""
-    model = measured_tokenizer(config)
-    if model and has_retention(model):
-        pictures = measured[VALIDATION].pictures
-        alone = {name: pictures(retention_pictures(name)) for name in model.names}
-        whole = {"inputs": pictures("inputs"), "both": pictures("reconstructions")}
-        with writing(folder / RETENTION_FILE) as local:
-            np.savez(local, **(alone | whole))  # type: ignore[arg-type]
-
-
-def _write_counts(
-    folder: Path, measured: Mapping[str, MeasuredImages], config: EvaluateRun
-) -> None:
-    """Occurrences of every code in the validation crops, unused codes included."""
-    model = measured_tokenizer(config)
-    if model:
-        codes = measured[VALIDATION].blocks
-        counts = {
-            codebook.name: count_blocks(codes(codebook.name), codebook.size)
-            for codebook in model.codebooks
-        }
-        with writing(folder / CODE_COUNTS_FILE) as local:
-            np.savez(local, **counts)  # type: ignore[arg-type]

@@ -8,30 +8,20 @@ Read next: glotok_ray/data/sources.py
 
 import functools
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from glotok_ray.config.jobs import ShardRun
 from glotok_ray.config.overrides import with_absolute_paths
-from glotok_ray.data.image_files import UnreadableImageError
+from glotok_ray.data.forms import PARQUET
 from glotok_ray.data.left_out import Losses, left_out_text
 from glotok_ray.data.listing import SPLITS, RowSource
-from glotok_ray.data.records import (
-    DATASET,
-    Row,
-    read_dataset,
-    write_dataset,
-    write_shard,
-)
+from glotok_ray.data.records import DATASET, read_dataset, write_dataset
+from glotok_ray.data.reduction import MEASURED_IMAGES, reduction_facts
+from glotok_ray.data.shard_writing import ShardTask, shard_file, write_task
 from glotok_ray.data.sources import ImageSource
-from glotok_ray.data.written_shards import (
-    RECEIPTS,
-    WrittenShard,
-    finished_shard,
-    receipt_of,
-    write_receipt,
-)
+from glotok_ray.data.written_shards import RECEIPTS, WrittenShard, receipt_of
 from glotok_ray.storage import artefact, ownership
 from glotok_ray.storage.output import Unfinished, look_at_all
 from glotok_ray.storage.places import remove_tree, to_path
@@ -39,14 +29,6 @@ from glotok_ray.storage.places import remove_tree, to_path
 logger = logging.getLogger(__name__)
 
 _NAMED_CLASSES = 5
-
-
-class ShardTask(NamedTuple):
-    """One shard to write: the split's folder, the file name and the rows' sources in their order."""
-
-    folder: str
-    file: str
-    sources: list[RowSource]
 
 
 def describe(config: ShardRun) -> dict[str, Any]:
@@ -89,19 +71,21 @@ def run(config: ShardRun, *, fresh: bool = False) -> dict[str, Any]:
         output.check_startable()
     for output in outputs:
         folder = output.begin(Unfinished.SAME_OR_REPLACE)
-        for torn in folder.glob(".part-*.tmp"):
-            torn.unlink()
+        for pattern in (".*.parquet.*.tmp", ".*.tar.*.tmp"):
+            for torn in folder.glob(pattern):
+                torn.unlink()
     written = _write(shards, config)
-    losses = _losses(source, shards, written)
+    losses = _losses(source, shards, written, config)
     _name_losses(source, losses, top)
+    _name_cost(losses)
     for split in SPLITS:
         write_dataset(
             top / split,
             classes=source.classes,
             form=source.form,
-            image_size=config.image_size,
+            image_size=config.image_size or config.resize_short_side,
             shards=[shard.info for shard in written[split] if shard.info.rows],
-            details=source.images.details(losses, split),
+            details={**source.images.details(losses, split), **_format_facts(config)},
         )
     for split, output in zip(SPLITS, outputs, strict=True):
         output.finish(
@@ -111,41 +95,11 @@ def run(config: ShardRun, *, fresh: bool = False) -> dict[str, Any]:
                 for shard in written[split]
                 if shard.info.rows
             },
+            **losses.reduction[split],
         )
     # Not before both splits are finished: a job that was killed between them needs the receipts of both.
     _remove_receipts(folders)
     return _summary(top)
-
-
-def write_task(task: ShardTask, config: ShardRun) -> WrittenShard:
-    """Write one shard with the readable ones among its sources, unless it is there already."""
-    path = to_path(task.folder) / task.file
-    if (found := finished_shard(path)) is not None:
-        return found
-    unreadable: dict[str, str] = {}
-    changed: dict[str, str] = {}
-    turned = 0
-
-    def rows() -> Iterator[Row]:
-        nonlocal turned
-        for source in task.sources:
-            try:
-                stored = source.encode(config)
-            except UnreadableImageError as error:
-                unreadable[source.key] = str(error)
-                continue
-            if stored.change:
-                changed[source.key] = stored.change
-            turned += stored.turned
-            yield Row(source.key, stored.encoded, source.label)
-
-    info = write_shard(path, rows())
-    size = path.stat().st_size
-    if not info.rows:
-        path.unlink()
-    written = WrittenShard(info, size, unreadable, changed, turned)
-    write_receipt(path, written)
-    return written
 
 
 def _write(
@@ -156,7 +110,12 @@ def _write(
     from glotok_ray.on_ray.tasks import map_tasks
 
     tasks = [
-        ShardTask(str(to_path(config.output_path) / split), f"part-{index:05d}.parquet", rows)
+        ShardTask(
+            str(to_path(config.output_path) / split),
+            shard_file(config, index),
+            rows,
+            -(-MEASURED_IMAGES // len(shards[split])),
+        )
         for split in SPLITS
         for index, rows in enumerate(shards[split])
     ]
@@ -177,6 +136,11 @@ def _write(
     return written
 
 
+def _format_facts(config: ShardRun) -> dict[str, str]:
+    """Said of tars alone, so that Parquet's dataset.json stays as it was."""
+    return {} if config.output_form == PARQUET else {"shard_format": config.output_form}
+
+
 def _remove_receipts(folders: Sequence[Path]) -> None:
     for folder in folders:
         remove_tree(folder / RECEIPTS, ignore_errors=True)
@@ -186,6 +150,7 @@ def _losses(
     source: ImageSource,
     shards: Mapping[str, list[list[RowSource]]],
     written: Mapping[str, list[WrittenShard]],
+    config: ShardRun,
 ) -> Losses:
     """What could not be stored as it was; raises ValueError for a split of which nothing is left."""
     unreadable: dict[str, str] = {}
@@ -210,7 +175,13 @@ def _losses(
         empty[split] = dict(sorted(lost.items()))
     num_turned = {split: sum(shard.turned for shard in written[split]) for split in SPLITS}
     num_changed = {split: sum(len(shard.changed) for shard in written[split]) for split in SPLITS}
-    return Losses(unreadable, changed, num_turned, num_changed, empty)
+    reduction = {split: _reduction(written[split], config) for split in SPLITS}
+    return Losses(unreadable, changed, num_turned, num_changed, reduction, empty)
+
+
+def _reduction(written: Sequence[WrittenShard], config: ShardRun) -> dict[str, Any]:
+    errors = [error for shard in written for error in shard.squared_errors]
+    return reduction_facts(config, sum(shard.resized for shard in written), errors)
 
 
 def _name_classes(source: ImageSource) -> None:
@@ -255,10 +226,28 @@ def _name_losses(source: ImageSource, losses: Losses, output: Path) -> None:
             )
 
 
+def _name_cost(losses: Losses) -> None:
+    for split, facts in losses.reduction.items():
+        if not facts:
+            continue
+        cost = facts.get("resize_cost")
+        logger.info(
+            "%s: %d images reduced to a short side of %d pixels, JPEG of quality %d; %s",
+            split,
+            facts["num_resized"],
+            facts["resize_short_side"],
+            facts["jpeg_quality"],
+            "PSNR of ADM's crops to {crop_side} pixels against those of the originals: {mean_psnr_db} dB on average, "
+            "{lowest_psnr_db} dB at worst, of {images} images".format(**cost)
+            if cost
+            else "none was compared",
+        )
+
+
 def _summary(output: Path) -> dict[str, Any]:
     answer: dict[str, Any] = {"output_path": str(output)}
     for split in SPLITS:
-        dataset = read_dataset(output / split)
+        dataset = read_dataset(output / split, tars=True)
         answer["classes"] = len(dataset.classes)
         answer["form"] = dataset.form
         answer[split] = {"images": dataset.num_images, "shards": len(dataset.shards)}

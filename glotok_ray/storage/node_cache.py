@@ -4,6 +4,7 @@ An entry is kept by the object's address and its content: the sha256 that the ma
 checked, else what the store tells (tag and size). Above the limit the entries that were not used for longest go.
 """
 
+import collections
 import contextlib
 import fcntl
 import hashlib
@@ -34,6 +35,8 @@ _MANIFEST_S = 60.0
 _LOCKS = 64
 _ENTRIES, _LOCK_FOLDER = "entries", "locks"
 
+# Of this process. An increment that two threads lose to each other changes no share that anybody sees.
+_lookups: collections.Counter[str] = collections.Counter()
 _known_digests: dict[str, tuple[float, dict[str, str]]] = {}
 
 
@@ -72,7 +75,9 @@ class NodeCache:
         content = digest or f"{status.etag} {status.st_size} {status.st_mtime_ns}"
         entry = self._entry(path, content)
         if self._is_used(entry):
+            _lookups["hits"] += 1
             return entry
+        _lookups["misses"] += 1
         with self._lock(entry.name[:8]):
             if not self._is_used(entry):
                 self._fill(entry, path, digest)
@@ -123,6 +128,12 @@ class NodeCache:
         with (folder / name).open("w") as stream:
             fcntl.flock(stream, fcntl.LOCK_EX)
             yield
+
+
+def cache_facts() -> dict[str, float]:
+    """Look-ups of this process so far, "cache_hits" and their share "cache_hit_share"; empty before the first."""
+    hits, total = _lookups["hits"], _lookups.total()
+    return {"cache_hits": hits, "cache_hit_share": hits / total} if total else {}
 
 
 def at_hand(path: Path) -> Path:

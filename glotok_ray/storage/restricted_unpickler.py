@@ -5,6 +5,7 @@ refuses such files as a whole. Given to torch.load as its `pickle_module`. Read 
 """
 
 import pickle
+from collections.abc import Callable
 from typing import IO, Any
 
 # What torch.save writes for tensors in dictionaries; `torch.storage` also has a function that would load any pickle.
@@ -41,11 +42,22 @@ class Blank:
         """Or so."""
 
 
+# How torch writes a tensor that carries attributes, as FSDP's consolidated files hold them.
+_TYPED_TENSOR = ("torch._tensor", "_rebuild_from_type_v2")
+
+
+def _without_type(rebuild: Callable[..., Any], _: Any, arguments: Any, __: Any) -> Any:
+    """In place of torch's function: the tensor itself, without the class and the attributes that the file names."""
+    return rebuild(*arguments)
+
+
 class Unpickler(pickle.Unpickler):
     """Imports nothing but what tensors are made of."""
 
     def find_class(self, module: str, name: str) -> Any:
         """The class or function of that name where it is known, else `Blank`."""
+        if (module, name) == _TYPED_TENSOR:
+            return _without_type
         is_storage = module == "torch" and name.endswith("Storage")
         if is_storage or (module, name) in _KNOWN:
             return super().find_class(module, name)

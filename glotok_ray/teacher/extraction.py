@@ -19,7 +19,7 @@ from glotok_ray.data.drawing import DrawnRows
 from glotok_ray.data.pixel_range import to_model_range
 from glotok_ray.data.records import ShardInfo
 from glotok_ray.data.shard_plan import seeded_generator
-from glotok_ray.data.shard_reader import decoded_rows, read_shard
+from glotok_ray.data.shard_reader import decoded_rows, read_drawn_rows
 from glotok_ray.data.transforms import center_crop
 from glotok_ray.devices import chosen_device
 from glotok_ray.storage.places import to_path
@@ -77,8 +77,9 @@ class FeatureActor:
     def _decoded(self, unit: DrawnRows, broken: list[str]) -> Iterator[DrawnImage]:
         """The drawn images in order; keys of those that cannot be decoded are added to `broken`."""
         pool, side = self._pool, self._config.input_size
-        table = read_shard(self._data_path, unit.shard, minutes=pool.storage_retry_minutes)
-        table = table.take(unit.rows)
+        table = read_drawn_rows(
+            self._data_path, unit.shard, unit.rows, minutes=pool.storage_retry_minutes
+        )
         rows = decoded_rows(
             table,
             lambda image: center_crop(image, side)[np.newaxis],

@@ -63,23 +63,30 @@ class DeviceFeed:
 
     def __call__(self, columns: Mapping[str, Any]) -> MicroBatch:
         """The micro batch of all rows in `columns`."""
-        tensors = {
-            # Rows that come out of shared memory may not be written to.
-            name: torch.from_numpy(np.array(values))
-            for name, values in columns.items()
-            if name not in _ACCOUNTED
+        arrays = {
+            name: np.asarray(values) for name, values in columns.items() if name not in _ACCOUNTED
         }
         keys, broken = ([str(text) for text in columns[name]] for name in ("key", "broken"))
         if self._stream is None:
+            # Rows that come out of shared memory may not be written to.
+            tensors = {name: torch.from_numpy(values.copy()) for name, values in arrays.items()}
             return MicroBatch(tensors, keys, broken)
         with torch.cuda.stream(self._stream):
             moved = {
-                name: value.pin_memory().to(self._device, non_blocking=True)
-                for name, value in tensors.items()
+                name: _pinned(values).to(self._device, non_blocking=True)
+                for name, values in arrays.items()
             }
             copied = torch.cuda.Event()
             copied.record(self._stream)
         return MicroBatch(moved, keys, broken, copied)
+
+
+def _pinned(values: ndarray) -> Tensor:
+    """The one copy on this side, in memory from which a GPU copies by itself."""
+    dtype = torch.from_numpy(np.empty(0, values.dtype)).dtype
+    found = torch.empty(values.shape, dtype=dtype, pin_memory=True)
+    np.copyto(found.numpy(), values)
+    return found
 
 
 def ahead(items: Callable[[], Iterator[Item]], depth: int) -> Iterator[Item]:

@@ -11,7 +11,11 @@ from torch import Tensor
 
 from glotok_ray.config.generator import FARConfig, FlowConfig, XARConfig
 from glotok_ray.losses.flow_matching import draw_noisy_batch, drop_labels, flow_matching_loss
-from glotok_ray.losses.token_prediction import codebook_cross_entropies, token_prediction_loss
+from glotok_ray.losses.token_prediction import (
+    codebook_cross_entropies,
+    replace_codes,
+    token_prediction_loss,
+)
 from glotok_ray.nn.entities import code_entities
 from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.training.batches import Batch
@@ -70,10 +74,11 @@ class FlowObjective:
 
 
 class TokenObjective:
-    """Cross-entropy of FAR, and of LlamaGen's GPT, on the codes themselves."""
+    """Cross-entropy of FAR, and of the GPTs, on the codes themselves."""
 
-    def __init__(self, config: FARConfig, label_dropout: float) -> None:
+    def __init__(self, config: FARConfig, label_dropout: float, code_noise: float = 0.0) -> None:
         self._config, self._label_dropout = config, label_dropout
+        self._code_noise = code_noise
 
     def __call__(
         self, engine: Engine, batch: Batch, generator: torch.Generator
@@ -84,7 +89,10 @@ class TokenObjective:
         labels = drop_labels(
             batch["label"].long(), self._label_dropout, config.num_classes, generator
         )
-        terms = codebook_cross_entropies(engine(codes, labels), codes)
+        inputs = codes
+        if self._code_noise > 0:
+            inputs = replace_codes(codes, config.num_entries, self._code_noise, generator)
+        terms = codebook_cross_entropies(engine(inputs, labels), codes)
         own = {
             f"{name}_cross_entropy": term.detach()
             for name, term in zip(config.names, terms, strict=True)

@@ -4,23 +4,22 @@ The run folder is the same as Ray's with one worker, and either goes on where th
 process: it may stand in a debugger for hours, and an error ends it. Read next: glotok_ray/on_ray/train.py
 """
 
-import functools
 from collections.abc import Iterator
 
 import torch
 
 from glotok_ray.config.runs import FARRun, GeneratorRun, TokenizerRun, XARRun
 from glotok_ray.storage.artefact import ArtefactError
-from glotok_ray.training.batches import DeviceFeed, MicroBatch, ahead, check_positions
+from glotok_ray.storage.node_cache import cache_facts
+from glotok_ray.training.batches import MicroBatch
+from glotok_ray.training.decode_place import decode_threads
 from glotok_ray.training.generator_run import train_generator
 from glotok_ray.training.plan import RunPlan, division, row_plan, row_reader
 from glotok_ray.training.runs import BatchSource
 from glotok_ray.training.shown_progress import ShownProgress
 from glotok_ray.training.tokenizer_run import train_tokenizer
+from glotok_ray.training.trainer_feed import trainer_batches
 from glotok_ray.training.worker import Worker, only_worker
-
-# Micro batches that wait on the device for their step.
-_AHEAD = 2
 
 
 def fit(config: TokenizerRun | GeneratorRun, plan: RunPlan) -> None:
@@ -33,6 +32,7 @@ def fit(config: TokenizerRun | GeneratorRun, plan: RunPlan) -> None:
             "is, or pass --scaling.no-use-gpu"
         )
     worker = only_worker(config.scaling)
+    worker.data_facts.add(cache_facts)
     with ShownProgress(config.name, plan):
         try:
             train(config, plan, worker, local_batches(config, plan, worker.device))
@@ -53,22 +53,20 @@ def train(
 def local_batches(
     config: TokenizerRun | GeneratorRun, plan: RunPlan, device: torch.device
 ) -> BatchSource:
-    """Micro batches read in a thread of this process, for one worker: the same rows in the same order as Ray Data deals
+    """Micro batches read by threads of this process, for one worker: the same rows in the same order as Ray Data deals
     them.
     """
     order, parts, reader = row_plan(config, plan), division(config), row_reader(config, plan)
-    make = DeviceFeed(device)
-
-    def read(first_step: int) -> Iterator[MicroBatch]:
-        for unit in order.units(first_step, plan.last_step, parts):
-            columns = reader(unit)
-            check_positions(columns["position"], unit.positions)
-            for start in range(0, len(unit.positions), parts.micro_batch_size):
-                rows = slice(start, start + parts.micro_batch_size)
-                yield make({name: values[rows] for name, values in columns.items()})
 
     def batches(first_step: int) -> Iterator[MicroBatch]:
-        for batch in ahead(functools.partial(read, first_step), _AHEAD):
-            yield batch.ready()
+        return trainer_batches(
+            order,
+            parts,
+            reader,
+            worker=0,
+            steps=range(first_step, plan.last_step),
+            device=device,
+            num_threads=decode_threads(config.scaling),
+        )
 
     return batches

@@ -49,6 +49,7 @@ class MetricsLog:
         self._counts: collections.Counter[str] = collections.Counter()
         self._steps = 0
         self._rate = 0.0
+        self._told_first_batch = False
         self.times = StepTimes(plan.schedule.global_batch_size, utilization)
         self.latest: dict[str, Any] = {}
         self._points: Any = None
@@ -113,12 +114,21 @@ class MetricsLog:
         values["train/learning_rate"] = self._rate
         values |= {f"time/{name}": value for name, value in self.times.take(step).items()}
         values["memory/peak_gib"] = self._largest_peak(stacked.device)
-        bad_rows = self._seen.check_broken()
-        if bad_rows:
-            values["data/bad_rows"] = bad_rows
+        values |= self._data_facts()
         self.write(step + 1, values)
         self._sums, self._steps = {}, 0
         self._counts.clear()
+
+    def _data_facts(self) -> dict[str, float]:
+        """How the rows came; every worker calls it at the same step."""
+        found = self._worker.data_facts.take()
+        bad_rows = self._seen.check_broken()
+        if bad_rows:
+            found["data/bad_rows"] = bad_rows
+        if not self._told_first_batch and self.times.first_wait_s is not None:
+            self._told_first_batch = True
+            found["time/first_batch_s"] = self.times.first_wait_s
+        return found
 
     def _largest_peak(self, device: torch.device) -> float:
         peaks = torch.zeros(self._worker.world_size, dtype=torch.float64, device=device)

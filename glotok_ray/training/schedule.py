@@ -9,7 +9,9 @@ from glotok_ray.config.training import OptimizerConfig
 
 
 def learning_rate(step: int, total_steps: int, optimizer: OptimizerConfig) -> float:
-    """The learning rate of optimizer step `step`, 0-based (xAR: warm-up, hold, cosine in fractions of the run)."""
+    """The learning rate of optimizer step `step`, 0-based in fractions of the run: warm-up, hold, and a
+    fall along a cosine (xAR) or a line (VAR, IBQ).
+    """
     peak, final = optimizer.learning_rate, optimizer.final_learning_rate
     warmup_steps = optimizer.warmup_fraction * total_steps
     if step < warmup_steps:
@@ -18,13 +20,15 @@ def learning_rate(step: int, total_steps: int, optimizer: OptimizerConfig) -> fl
         return peak
     held = (
         optimizer.hold_fraction
-        if optimizer.schedule == "warmup_hold_cosine"
+        if optimizer.schedule.startswith("warmup_hold")
         else optimizer.warmup_fraction
     )
     start = held * total_steps
     if step < start:
         return peak
     progress = min(1.0, (step - start) / max(1.0, total_steps - start))
+    if optimizer.schedule == "warmup_hold_linear":
+        return peak + (final - peak) * progress
     return final + (peak - final) * 0.5 * (1 + math.cos(math.pi * progress))
 
 

@@ -4,6 +4,7 @@ Read next: glotok_ray/progress.py
 """
 
 import threading
+from collections.abc import Mapping
 from typing import Any
 
 from glotok_ray.progress import ProgressLine
@@ -18,7 +19,12 @@ _SHOWN = (
     ("time/step_median_s", "step {:.3g} s"),
     ("time/data_share", "data {:.0%}"),
     ("time/mfu", "MFU {:.0%}"),
+    ("data/bad_rows", "bad rows {:.0f}"),
+    ("data/cache_hit_share", "cache {:.0%}"),
+    ("data/spilled_gib", "spilled {:.3g} GiB"),
     ("memory/peak_gib", "{:.3g} GiB"),
+    ("data/store_peak_gib", "store {:.2g} GiB"),
+    ("time/first_batch_s", "first batch {:.3g} s"),
     ("eval/psnr", "PSNR {:.4g}"),
     ("eval/relation_kl", "relation KL {:.4g}"),
 )
@@ -54,7 +60,7 @@ class ShownProgress:
             self._line.update(int(metrics["step"]), describe_metrics(metrics))
 
 
-def describe_metrics(metrics: dict[str, Any]) -> str:
+def describe_metrics(metrics: Mapping[str, Any]) -> str:
     """The main ones of those that are there, in one line."""
     found = [text.format(metrics[name]) for name, text in _SHOWN if metrics.get(name) is not None]
     return "  ".join(found)

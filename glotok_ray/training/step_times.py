@@ -38,6 +38,7 @@ class StepTimes:
         self._images, self._utilization = images_per_step, utilization
         self._seen = 0
         self._began = time.monotonic()
+        self._first_wait: float | None = None
         self._restart()
 
     def _restart(self) -> None:
@@ -52,8 +53,16 @@ class StepTimes:
         """The result of `action`, whose time counts as waiting for data."""
         started = time.monotonic()
         result = action()
-        self._waited += time.monotonic() - started
+        waited = time.monotonic() - started
+        self._waited += waited
+        if self._first_wait is None:
+            self._first_wait = waited
         return result
+
+    @property
+    def first_wait_s(self) -> float | None:
+        """Seconds that the process's first step waited for its rows; None before it."""
+        return self._first_wait
 
     def end(self) -> None:
         """The step is done; evaluations and checkpoints come after it and do not count."""

@@ -20,6 +20,7 @@ from glotok_ray.training.checkpoint_writer import CheckpointWriter
 from glotok_ray.training.finite import StepFlags
 from glotok_ray.training.metrics_log import MetricsLog
 from glotok_ray.training.plan import RunPlan
+from glotok_ray.training.preemption import PreemptionNotice
 from glotok_ray.training.profiling import StepProfiler
 from glotok_ray.training.rows_seen import RowsSeen
 from glotok_ray.training.schedule import learning_rate, seed_step
@@ -85,6 +86,7 @@ class Trainer:
             retry_minutes=plan.scaling.storage_retry_minutes,
         )
         self._saved_at = time.monotonic()
+        self._notice = PreemptionNotice()
 
     def fit(self, batches: Callable[[int], Iterator[MicroBatch]]) -> dict[str, Any]:
         """Train to `plan.last_step`; `batches(step)` yields this worker's micro batches from that step on.
@@ -205,11 +207,14 @@ class Trainer:
         return bool(every and step % every == 0) or self._minutes_are_up()
 
     def _send_clock(self) -> None:
-        """Rank 0's clock goes to all workers with what a step exchanges in any case."""
+        """Rank 0's clock, and any worker's notice that its node is taken back, go to all workers with what a step
+        exchanges in any case.
+        """
         minutes = self._plan.schedule.checkpoint_every_minutes
         if minutes:
             due = self._worker.rank == 0 and time.monotonic() - self._saved_at >= 60 * minutes
-            self._step.flags.carry(_CLOCK, float(due))
+            noticed = self._notice.is_new()
+            self._step.flags.carry(_CLOCK, float(due or noticed))
 
     def _minutes_are_up(self) -> bool:
         return self._step.flags.sums.get(_CLOCK, 0.0) > 0

@@ -13,6 +13,7 @@ import torch.distributed
 from torch import Tensor
 
 from glotok_ray.config.training import ScalingConfig
+from glotok_ray.training.data_facts import DataFacts
 from glotok_ray.training.heartbeat import Heartbeat
 from glotok_ray.training.memory import PeakMemory
 
@@ -25,6 +26,7 @@ class Worker(Protocol):
     device: torch.device
     memory: PeakMemory
     heartbeat: Heartbeat
+    data_facts: DataFacts
 
     def all_sum(self, tensor: Tensor) -> Tensor:
         """The sum of `tensor` over all workers, on every worker."""
@@ -48,6 +50,7 @@ class LocalWorker:
         self.device = torch.device(device)
         self.memory = PeakMemory(self.device)
         self.heartbeat = Heartbeat()
+        self.data_facts = DataFacts()
         self.reports: list[dict[str, Any]] = []
 
     def all_sum(self, tensor: Tensor) -> Tensor:
@@ -72,6 +75,7 @@ class DistributedWorker:
         # From here on: a worker is made before its model.
         self.memory = PeakMemory(device)
         self.heartbeat = Heartbeat()
+        self.data_facts = DataFacts()
 
     def all_sum(self, tensor: Tensor) -> Tensor:
         """All-reduce a copy, so that the caller's tensor stays as it was."""

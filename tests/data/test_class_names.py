@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.five_forms import validation_images, write_devkit
 from glotok_ray.data.class_names import read_class_names, read_image_classes
-from tests.five_forms import validation_images, write_devkit
 
 
 def written(path: Path, text: str) -> str:

@@ -2,9 +2,7 @@
 
 import io
 import logging
-import struct
 import tarfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +10,12 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from benchmarks import five_forms
+from benchmarks.five_forms import bomb, jpeg, training_images, write_tar
 from glotok_ray.config import ShardRun
 from glotok_ray.data.sources import ImageSource
 from glotok_ray.stages import shard_images
 from glotok_ray.stages.shard_images import ShardTask, WrittenShard, write_task
-from tests import five_forms
-from tests.five_forms import jpeg, training_images, write_tar
 
 
 def source_of(**fields: Any) -> ImageSource:
@@ -27,18 +25,6 @@ def source_of(**fields: Any) -> ImageSource:
 def written(source: ImageSource, folder: Path) -> WrittenShard:
     rows = [row for each in source.rows().values() for row in each]
     return write_task(ShardTask(str(folder), "all.parquet", rows), source.run)
-
-
-def bomb() -> bytes:
-    """The head of a PNG of 30,000 x 30,000 pixels."""
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        body = kind + content
-        return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
-
-    head = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
-    parts = (chunk(b"IHDR", head), chunk(b"IDAT", zlib.compress(bytes(100))), chunk(b"IEND", b""))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
 BAD_IMAGES = {

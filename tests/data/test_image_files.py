@@ -88,7 +88,7 @@ def test_alpha_is_dropped_where_pixels_are_read_as_guided_diffusion_does() -> No
     ):
         original = saved(image, "PNG", **options)
         found = stored_image(original, image_size=0, upright=False)
-        assert found == (original, "", False)
+        assert found == (original, "", False, False)
         expected = Image.open(io.BytesIO(original)).convert("RGB")
         np.testing.assert_array_equal(decode_image(found.encoded, "key"), np.asarray(expected))
     # PNG of the same pixels, where bytes cannot be kept.
@@ -241,7 +241,7 @@ def test_bytes_are_kept_where_rgb_conversion_is_all_that_a_reader_does(
 @pytest.mark.parametrize("size", [(64, 1), (1, 64)])
 def test_a_line_at_the_limit_is_kept(size: tuple[int, int]) -> None:
     line = saved(noise(*size), "PNG")
-    assert stored_image(line, image_size=0, upright=True) == (line, "", False)
+    assert stored_image(line, image_size=0, upright=True) == (line, "", False, False)
 
 
 @pytest.mark.parametrize(("image_size", "aspect"), [(16, 8), (0, 64)])
@@ -279,7 +279,7 @@ def test_pictures_with_too_many_pixels_for_a_reader_are_halved_and_named(
 ) -> None:
     monkeypatch.setattr(image_files, "READER_PIXELS", 41 * 60)
     fitting, large = (saved(noise(width, 60), kind) for width in (41, 81))
-    assert stored_image(fitting, image_size=0, upright=True) == (fitting, "", False)
+    assert stored_image(fitting, image_size=0, upright=True) == (fitting, "", False, False)
     found = stored_image(large, image_size=0, upright=True)
     assert found.change == "halved to 40 x 30 pixels"
     assert stored_image(large, image_size=20, upright=True).change == ""

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
+from benchmarks import five_forms
+from benchmarks.five_forms import SYNSETS, training_images, validation_images
 from glotok_ray.config import ShardRun
 from glotok_ray.data.listing import SPLITS
 from glotok_ray.data.sources import ImageSource
 from glotok_ray.stages.shard_images import ShardTask, write_task
-from tests import five_forms
-from tests.five_forms import SYNSETS, training_images, validation_images
 from tests.small_data import class_tree
 
 FORMS = ("folders", "tars", "webdataset", "parquet", "kaggle")

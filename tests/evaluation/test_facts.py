@@ -34,7 +34,7 @@ def test_every_metric_has_what_all_share_and_what_is_its_own(inputs: Path, tmp_p
     }
     config = settings(inputs, tmp_path, seed=7)
     counts = {"validation": 11, "samples": 6}
-    found = with_facts(metrics, config, [EFFNET], crops="ADM's", counts=counts)
+    found = with_facts(metrics, config, [EFFNET], crops="ADM's", counts=counts, digests={})
     shared = {"commit", "version", "crop", "seed", "data_sha256", "num_images"}
     for name, entry in found.items():
         assert shared <= entry["facts"].keys(), name

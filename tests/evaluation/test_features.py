@@ -115,11 +115,11 @@ def test_the_whole_graph_measures_what_torch_fidelity_measures(inception_file: P
     from torch_fidelity import calculate_metrics
     from torch_fidelity.metric_kid import kid_features_to_metric
 
+    from benchmarks.calibrated_inception import calibrated_images
     from glotok_ray.metrics.frechet import frechet_distance_of_features
     from glotok_ray.metrics.inception_score import inception_score
     from glotok_ray.metrics.kernel_distance import kernel_distance
     from glotok_ray.metrics.precision_recall import precision_recall
-    from tests.calibrated_inception import calibrated_images
 
     class Images(TensorDataset):
         def __getitem__(self, index: int) -> torch.Tensor:

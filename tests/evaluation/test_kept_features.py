@@ -85,7 +85,7 @@ NETWORK = Network("effnet", "EfficientNet-Lite0", {POOLED: 1280}, "resized to 32
 
 def folders(config: EvaluateRun, network: Network = NETWORK) -> dict[str, Path]:
     blocks, image_size = plan(config)
-    kept = kept_features.kept_networks(config, [network], blocks, image_size)
+    kept = kept_features.kept_networks(config, [network], blocks, image_size, {})
     return {one.kind: one.folder for one in kept}
 
 
@@ -167,4 +167,4 @@ def test_moments_are_kept_where_there_are_more_images_than_features(
 def test_nothing_is_kept_where_no_folder_is_named(measured: Measured, tmp_path: Path) -> None:
     blocks, image_size = plan(measured.config)
     assert {block.kind for block in blocks} > {VALIDATION}
-    assert kept_features.kept_networks(measured.config, [], blocks, image_size) == []
+    assert kept_features.kept_networks(measured.config, [], blocks, image_size, {}) == []

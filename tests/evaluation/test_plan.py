@@ -23,7 +23,8 @@ def test_blocks_cover_every_image_once(inputs: Path, tmp_path: Path) -> None:
         ("00001", 0, 4),
     ]
     assert [block.first_image for block in validation] == [0, 5, 7]
-    first, _ = plan(settings(inputs, tmp_path, num_images=8, samples_path="", codes_path=""))
+    alone = {"samples_path": "", "codes_path": "", "training_path": ""}
+    first, _ = plan(settings(inputs, tmp_path, num_images=8, **alone))
     assert sum(block.stop - block.start for block in first) == 8
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow
@@ -10,7 +11,11 @@ import pytest
 import torch
 
 from glotok_ray.config import EvaluateRun
+from glotok_ray.data.records import DatasetInfo, ShardInfo
+from glotok_ray.evaluation import probe_metrics as probe_module
 from glotok_ray.evaluation.extractors import build_extractors
+from glotok_ray.evaluation.features import EfficientNetLite0Features
+from glotok_ray.evaluation.inputs import takes_training_codes
 from glotok_ray.evaluation.measure import BlockMeasurement
 from glotok_ray.evaluation.plan import plan
 from glotok_ray.evaluation.probe_metrics import (
@@ -19,8 +24,8 @@ from glotok_ray.evaluation.probe_metrics import (
     codebook_probes,
     probe_metrics,
     stored_training_codes,
-    takes_training_codes,
 )
+from glotok_ray.stages import evaluate_images, image_measurement
 from glotok_ray.storage import artefact
 from tests.evaluation.stored_parts import in_parts
 from tests.evaluation.tiny_inputs import settings, write_inputs
@@ -92,6 +97,48 @@ def test_training_crops_are_encoded_where_there_are_no_codes(inputs: Path, tmp_p
     assert probe_metrics(measured, dataclasses.replace(config, probe_images=0), 2) == {}
 
 
+def test_reconstructions_alone_have_a_probe(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    compute = EfficientNetLite0Features.__call__
+    monkeypatch.setattr(
+        EfficientNetLite0Features,
+        "__call__",
+        lambda network, images: seen.append(len(images)) or compute(network, images),
+    )
+    monkeypatch.setattr(
+        image_measurement,
+        "map_shards",
+        lambda units, actor, arguments, pool, **_: map(actor(**arguments), units),
+    )
+    monkeypatch.setattr(
+        evaluate_images, "run_at_once", lambda draw, draws: [draw(one) for one in draws]
+    )
+    config = settings(
+        inputs,
+        tmp_path / "out",
+        samples_path="",
+        codes_path="",
+        generator_path="",
+        probe_images=5,
+        statistics_path=str(tmp_path / "statistics"),
+    )
+    evaluate_images.run(config)
+    # Validation crops and their reconstructions: of training crops the codes alone are taken, of as many as are fitted.
+    assert sum(seen) == 11 + 11
+    metrics = artefact.read_json(tmp_path / "out" / "metrics.json")
+    assert "fitted on 5 training crops" in metrics["probe_semantic"]["protocol"]
+    assert not any("training" in name or name.startswith("samples") for name in metrics)
+    without = dataclasses.replace(config, output_path=str(tmp_path / "other"), training_path="")
+    evaluate_images.run(without)
+    others = artefact.read_json(tmp_path / "other" / "metrics.json")
+    assert others == {name: metrics[name] for name in others}
+    assert {name for name in metrics if name not in others} == {
+        f"probe_{name}{kind}" for name in ("visual", "semantic") for kind in ("", "_histogram")
+    }
+
+
 def probes(num_classes: int, labels: np.ndarray) -> dict:
     codes = np.random.default_rng(0).integers(16, size=(20, 4)).astype(np.uint16)
     found = LabelledCodes({"visual": [codes]}, labels)
@@ -116,3 +163,30 @@ def test_settings_outside_their_range_are_refused() -> None:
         EvaluateRun(probe_images=-1)
     with pytest.raises(ValueError, match="probe_l2 = 0: must be above 0"):
         EvaluateRun(probe_l2=0)
+
+
+def test_codes_of_drawn_images_come_from_the_row_groups_that_hold_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards, read = [], []
+    for number, rows in enumerate((50, 7, 64)):
+        table = pyarrow.table(
+            {"label": np.arange(rows), "c": [[number, row] for row in range(rows)]}
+        )
+        pyarrow.parquet.write_table(table, tmp_path / f"{number}.parquet", row_group_size=8)
+        shards.append(ShardInfo(f"{number}.parquet", rows, ""))
+    iter_batches = pyarrow.parquet.ParquetFile.iter_batches
+
+    def counted(self: Any, size: int, *, row_groups: list[int], **options: Any) -> Any:
+        read.append(row_groups)
+        return iter_batches(self, size, row_groups=row_groups, **options)
+
+    monkeypatch.setattr(pyarrow.parquet.ParquetFile, "iter_batches", counted)
+    monkeypatch.setattr(probe_module, "_ROWS_PER_READ", 5)
+    dataset = DatasetInfo("codes", ("a",), 121, 0, tuple(shards))
+    chosen = np.array([3, 9, 40, 49, 57, 120])
+    parts = list(probe_module._chosen_rows(tmp_path, dataset, chosen, ["c"]))
+    found = [row for part in parts for row in part["c"].to_pylist()]
+    assert found == [[0, 3], [0, 9], [0, 40], [0, 49], [2, 0], [2, 63]]
+    assert [label for part in parts for label in part["label"].to_pylist()] == [3, 9, 40, 49, 0, 63]
+    assert read == [[0, 1, 5, 6], [0, 7]]

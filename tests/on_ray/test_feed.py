@@ -11,11 +11,15 @@ import numpy as np
 import pytest
 import torch
 
+from glotok_ray.data.records import Row, encode_png, write_shard
 from glotok_ray.data.shard_plan import Division, PlanUnit, ShardPlan, ShardRows
+from glotok_ray.data.training_rows import ImageRows
 from glotok_ray.on_ray.data import Feed, start_ingest, worker_batches
 from glotok_ray.on_ray.failures import chain, explain
+from glotok_ray.on_ray.store_watch import StoreWatch
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.training.batches import MicroBatch, ahead, check_positions
+from glotok_ray.training.trainer_feed import trainer_batches
 
 SHARDS = tuple(ShardRows(f"part-{number}", 70 + number) for number in range(5))
 PLAN = ShardPlan(SHARDS, seed=3, batch_size=12, steps_per_epoch=29, open_shards=3)
@@ -45,7 +49,9 @@ class NamingReader:
         }
 
 
-def taken(division: Division, first_step: int, reader: NamingReader) -> list[list[MicroBatch]]:
+def taken(
+    division: Division, first_step: int, reader: NamingReader | ImageRows
+) -> list[list[MicroBatch]]:
     """What every worker takes, in threads of this process; windows of 16 units."""
     feed = Feed(PLAN, division, LAST, most_units=16)
     ingest = start_ingest(feed, reader, {})
@@ -112,6 +118,37 @@ def test_a_reader_s_error_reaches_the_worker_and_names_the_file(tmp_path: Path) 
     failure = explain(caught.value, tmp_path, 1)
     assert isinstance(failure.final, ArtefactError), list(chain(caught.value))
     assert failure.cause == "/data/part-2: is damaged; restore it"
+
+
+def test_the_trainer_s_threads_bring_the_same_batches_as_ray_data(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    for shard in SHARDS:
+        pixels = draw.integers(0, 256, (shard.rows, 9, 12, 3), dtype=np.uint8)
+        rows = [
+            Row(f"{shard.file}/{n}", b"nothing" if n % 30 == 7 else encode_png(image), 0)
+            for n, image in enumerate(pixels)
+        ]
+        write_shard(tmp_path / shard.file, rows)
+    division, first = Division(2, 3, 24), 27
+    reader = ImageRows(tmp_path, 5, 8, "random", True, skip_broken=True)
+    watch = StoreWatch(every_s=0.1)
+    for worker, brought in enumerate(taken(division, first, reader)):
+        own = trainer_batches(
+            PLAN,
+            division,
+            reader,
+            worker=worker,
+            steps=range(first, LAST),
+            device=torch.device("cpu"),
+            num_threads=2,
+        )
+        for one, other in zip(brought, own, strict=True):
+            assert one.keys == other.keys
+            assert one.broken == other.broken
+            assert torch.equal(one.tensors["image"], other.tensors["image"])
+        assert any(reason for batch in brought for reason in batch.broken)
+    assert watch.facts()["store_peak_gib"] > 0
+    watch.close()
 
 
 def test_the_feed_does_not_grow_with_what_it_has_brought() -> None:

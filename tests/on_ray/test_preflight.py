@@ -1,4 +1,6 @@
-"""cluster/aws.yaml passes Ray's schema and our rules; each broken copy is refused with its own message."""
+"""cluster/aws.yaml passes Ray's schema and our rules; each broken copy is refused with its own message.
+
+The other files, and more broken copies: test_cluster_files.py."""
 
 import subprocess
 import sys
@@ -33,19 +35,19 @@ BROKEN = [
     # Ray's own schema and rules
     (_set("max_worker", 8), "'max_worker' was unexpected"),
     (
-        _set("available_node_types.gpu.resources.GPU", 0.5),
-        "available_node_types.gpu.resources.GPU: 0.5",
+        _set("available_node_types.gpu_spot.resources.GPU", 0.5),
+        "available_node_types.gpu_spot.resources.GPU: 0.5",
     ),
     (_set("head_node_type", "haed"), "`head_node_type` must be one of"),
     (_set("provider.type", "awss"), "Unsupported node provider: awss"),
     (_set("docker.imagee", "x"), "'imagee' was unexpected"),
     # what Ray accepts and should not
     (
-        _set("available_node_types.cpu.min_workers", 5),
-        "cpu.min_workers = 5: exceeds max_workers = 4",
+        _set("available_node_types.ingest.min_workers", 5),
+        "ingest.min_workers = 5: exceeds max_workers = 4",
     ),
-    (_set("available_node_types.cpu.max_workers", -1), "must not be negative"),
-    (_set("available_node_types.cpu.max_workers", 9), "exceeds the cluster's max_workers = 8"),
+    (_set("available_node_types.ingest.max_workers", -1), "must not be negative"),
+    (_set("available_node_types.ingest.max_workers", 15), "exceeds the cluster's max_workers = 14"),
     (_set("provider.regions", "us-west-2"), "provider.regions: Ray reads no such key of aws"),
     (
         _set("available_node_types.head.node_config.InstanceMarketOptions", {"MarketType": "spot"}),
@@ -53,26 +55,32 @@ BROKEN = [
     ),
     (_set("available_node_types.head.resources.CPU", 8), "head.resources.CPU = 8: set 0"),
     (
-        _set("docker.image", "rayproject/ray:2.59.0-py311-cpu"),
-        "docker.image = rayproject/ray:2.59.0",
+        _set("docker.image", "YOUR-REGISTRY/glotok:2.59.0-py311-cpu"),
+        "docker.image = YOUR-REGISTRY/glotok:2.59.0",
     ),
     (
-        _set("docker.image", "rayproject/ray:latest"),
+        _set("docker.image", "YOUR-REGISTRY/glotok:latest"),
         "its tag must start with the installed Ray version",
     ),
-    (_set("docker.image", "rayproject/ray:2.60.0-py39-cpu"), "has another Python"),
+    (_set("docker.image", "YOUR-REGISTRY/glotok:2.60.0-py39-cpu"), "has another Python"),
     (
-        _set("available_node_types.gpu.docker.worker_image", "rayproject/ray:2.61.0-py311-gpu"),
-        "gpu.docker.worker_image",
+        _set("available_node_types.gpu_spot.docker.worker_image", "glotok:2.61.0-py311-gpu"),
+        "gpu_spot.docker.worker_image",
     ),
     (
-        _set("worker_start_ray_commands", ["ray start --address=$RAY_HEAD_IP:6379"]),
+        _set(
+            "worker_start_ray_commands",
+            ["ray start --address=$RAY_HEAD_IP:6379 --object-manager-port=8076"],
+        ),
         "worker_start_ray_commands: must",
     ),
     (
         _set(
             "head_start_ray_commands",
-            ["RAY_AUTH_MODE=token ray start --head --dashboard-host=0.0.0.0"],
+            [
+                "RAY_AUTH_MODE=token GLOTOK_STORAGE_ROOT=s3://b/g ray start --head --port=6379 "
+                "--object-manager-port=8076 --autoscaling-config=f --dashboard-host=0.0.0.0"
+            ],
         ),
         "--dashboard-host is 0.0.0.0",
     ),
@@ -101,11 +109,12 @@ def test_a_broken_copy_is_refused_with_its_reason(
 
 def test_workers_that_no_group_can_hold_are_counted(tmp_path: Path) -> None:
     assert (
-        "32 of the 40 workers (1 GPU and 8 CPUs each)"
-        in validate_cluster(AWS, ScalingConfig(num_workers=40))[0]
+        "80 of the 88 workers (1 GPU and 8 CPUs each)"
+        in validate_cluster(AWS, ScalingConfig(num_workers=88))[0]
     )
     config = yaml.safe_load(AWS.read_text())
-    del config["available_node_types"]["gpu"]
+    for name in ("gpu_on_demand", "gpu_spot"):
+        del config["available_node_types"][name]
     copy = tmp_path / "cpu_only.yaml"
     copy.write_text(yaml.safe_dump(config))
     assert "hold 0 of the 8 workers" in validate_cluster(copy, ScalingConfig(num_workers=8))[0]

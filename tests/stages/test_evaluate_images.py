@@ -164,8 +164,11 @@ def test_paths_that_do_not_fit_are_refused(inputs: Path, tmp_path: Path) -> None
         evaluate_images.run(settings(inputs, tmp_path, data_path=""))
     with pytest.raises(ValueError, match="baselines need tokenizer_path"):
         evaluate_images.run(settings(inputs, tmp_path, samples_path=""))
-    with pytest.raises(ValueError, match=r"training_path = .*training': needs samples_path"):
-        evaluate_images.run(settings(inputs, tmp_path, samples_path="", codes_path=""))
+    for nothing_to_probe in ({"tokenizer_path": ""}, {"probe_images": 0}):
+        with pytest.raises(ValueError, match=r"training_path = .*training': needs samples_path"):
+            evaluate_images.run(
+                settings(inputs, tmp_path, samples_path="", codes_path="", **nothing_to_probe)
+            )
     same = str(inputs / "validation")
     with pytest.raises(ValueError, match="validation crop would be its own nearest training crop"):
         evaluate_images.run(settings(inputs, tmp_path, training_path=same))

@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from glotok_ray.config import FARGuidanceRun, FARSampleRun, XARGuidanceRun, XARSampleRun, override
 from glotok_ray.evaluation.features import EfficientNetLite0Features
@@ -117,6 +118,28 @@ def test_values_share_what_is_known_of_real_images(
     assert counts["features"] == before["features"] + 6
     with pytest.raises(ArtefactError, match="fresh"):
         sweep_guidance.run(override(config, {"samples.seed": 5}))
+
+
+def test_with_inception_the_curve_is_of_fid_and_its_score(
+    inputs: Path, tmp_path: Path, counts: dict[str, int], inception_file: Path
+) -> None:
+    # The fewest that the score has a value of: each of its ten parts holds one image, and is exactly 1.
+    files = {"inception_path": str(inception_file), "training_path": "", "num_images": 4}
+    config = sweep(inputs, tmp_path / "sweep", **{"samples.num_images": 10})
+    config = override(config, {f"evaluation.{name}": value for name, value in files.items()})
+    manifest = sweep_guidance.run(config)
+    assert counts["features"] == 4 + 10 + 10
+    facts = artefact.read_json(tmp_path / "sweep" / "guidance.json")
+    fids = {row["guidance_scale"]: row["samples_fid"] for row in facts["values"]}
+    assert fids[1] != fids[2]
+    assert manifest["best_by"] == "samples_fid"
+    assert manifest["best"] == min(fids, key=fids.__getitem__)
+    scores = [row["samples_inception_score"] for row in facts["values"]]
+    assert scores == pytest.approx([1, 1])
+    table = sweep_guidance_job.show(manifest)
+    assert f"best guidance {manifest['best']:g} by FID of samples" in table
+    with Image.open(tmp_path / "sweep" / "guidance.png") as chart:
+        assert chart.size == (1350, 630)
 
 
 def test_a_far_is_swept_too(inputs: Path, tmp_path: Path, counts: dict[str, int]) -> None:

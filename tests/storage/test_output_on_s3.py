@@ -171,10 +171,14 @@ def cache(tmp_path: Path, monkeypatch: Any) -> Path:
 def test_the_cache_gives_what_is_there_now(folder: Any, cache: Path, tmp_path: Path) -> None:
     assert at_hand(tmp_path) is tmp_path
     (folder / "x.npy").write_bytes(b"one")
+    before = node_cache.cache_facts().get("cache_hits", 0)
     first = at_hand(folder / "x.npy")
     assert first.read_bytes() == b"one"
     assert first.suffix == ".npy"
     assert at_hand(folder / "x.npy") == first
+    facts = node_cache.cache_facts()
+    assert facts["cache_hits"] == before + 1
+    assert 0 < facts["cache_hit_share"] < 1
     (folder / "x.npy").write_bytes(b"three")
     assert at_hand(folder / "x.npy").read_bytes() == b"three"
     with pytest.raises(FileNotFoundError, match="none: no such object"):

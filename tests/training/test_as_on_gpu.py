@@ -17,7 +17,7 @@ from glotok_ray.nn.discriminator import PatchDiscriminator
 from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.recipes import train_generator, train_tokenizer
 from glotok_ray.training import activations, as_on_gpu
-from glotok_ray.training.describe import _example
+from glotok_ray.training.counted import generator_example
 
 RUNS = {
     f"{recipes.__name__.rsplit('.', 1)[-1]}.{name}": make()
@@ -73,7 +73,7 @@ def fake_cuda(scaling: ScalingConfig) -> Iterator[None]:
 def models(run: Any) -> list[tuple[Callable[[], nn.Module], Callable[[int], tuple[Tensor, ...]]]]:
     """What a run trains, and inputs for it."""
     if not isinstance(run, TokenizerRun):
-        return [_example(run)]
+        return [generator_example(run)]
     side = run.model.autoencoder.image_size
 
     def images(count: int) -> tuple[Tensor, ...]:

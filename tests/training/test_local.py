@@ -76,6 +76,8 @@ def test_a_run_in_one_process_tells_its_times_and_leaves_a_trace(config, monkeyp
     assert timed == [6, 7, 8]
     assert all(line["time/step_p95_s"] >= line["time/step_median_s"] for line in told[5:])
     assert not any("time/mfu" in line for line in told)
+    assert [line["step"] for line in told if "time/first_batch_s" in line] == [1]
+    assert told[0]["time/first_batch_s"] > 0
     with gzip.open(folder / "profile" / "trace.json.gz") as stream:
         events = json.load(stream)["traceEvents"]
     names = {event.get("name") for event in events}
@@ -111,11 +113,17 @@ def test_the_progress_line_has_the_main_metrics() -> None:
         "time/step_median_s": 0.314,
         "time/data_share": 0.042,
         "time/mfu": 0.387,
+        "data/bad_rows": 3,
+        "data/cache_hit_share": 0.912,
+        "data/store_peak_gib": 1.26,
+        "data/spilled_gib": 0.5,
+        "time/first_batch_s": 4.321,
         "memory/peak_gib": None,
         "eval/psnr": 21.337,
     }
     assert describe_metrics(metrics) == (
-        "loss 0.5123  gradient 1.23  step 0.314 s  data 4%  MFU 39%  PSNR 21.34"
+        "loss 0.5123  gradient 1.23  step 0.314 s  data 4%  MFU 39%  bad rows 3  cache 91%  spilled 0.5 GiB  "
+        "store 1.3 GiB  first batch 4.32 s  PSNR 21.34"
     )
 
 

@@ -31,6 +31,18 @@ def test_warmup_cosine_has_no_hold():
     assert learning_rate(100, 100, optimizer) == pytest.approx(0.0)
 
 
+def test_warmup_hold_linear_falls_along_a_line():
+    optimizer = OptimizerConfig(
+        learning_rate=1.0,
+        schedule="warmup_hold_linear",
+        warmup_fraction=0.1,
+        hold_fraction=0.2,
+        final_learning_rate=0.1,
+    )
+    rates = [learning_rate(step, 100, optimizer) for step in (5, 10, 20, 60, 100)]
+    assert rates == pytest.approx([0.5, 1.0, 1.0, 0.55, 0.1])
+
+
 def test_seeds_differ_by_step_rank_and_seed_and_repeat():
     def draw(*key):
         seed_step(*key)

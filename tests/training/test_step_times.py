@@ -53,6 +53,15 @@ def test_median_and_95th_percentile_are_of_steps_alone(clock: Clock) -> None:
     assert "mfu" not in found
 
 
+def test_the_wait_for_the_first_batch_is_kept_apart(clock: Clock) -> None:
+    times = StepTimes(images_per_step=8)
+    assert times.first_wait_s is None
+    for data in (4.5, 0.5):
+        step(times, clock, data=data, work=1.0)
+    times.take(1)
+    assert times.first_wait_s == 4.5
+
+
 def test_mfu_is_the_share_of_the_peak_at_the_median(clock: Clock) -> None:
     times = StepTimes(8, Utilization(lambda number: 100.0 if number > 5 else 50.0, peak=200.0))
     for _ in range(WARMUP_STEPS + 1):

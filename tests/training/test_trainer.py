@@ -202,6 +202,32 @@ def test_minutes_count_on_one_clock_from_the_last_checkpoint(tmp_path, monkeypat
     assert checkpoints(tmp_path / "run") == [4, 5, 9, 10]
 
 
+def test_a_notice_that_the_node_is_taken_back_brings_a_checkpoint_at_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("GLOTOK_PREEMPTION_NOTICE", str(tmp_path / "notice.json"))
+    (tmp_path / "notice.json").write_text("of an earlier process")
+
+    def notice_in_the_seventh(step):
+        learn = step.learn
+
+        def taken_back(batches, number):
+            if number == 6:
+                (tmp_path / "notice.json").unlink()
+                (tmp_path / "notice.json").write_text("taken back")
+            return learn(batches, number)
+
+        step.learn = taken_back
+
+    fit(
+        tmp_path / "run",
+        checkpoint_every_minutes=60,
+        keep=20,
+        change=notice_in_the_seventh,
+        stop=10,
+    )
+    # It is looked at as a step begins: the eighth step brings the checkpoint, the others are evaluations'.
+    assert checkpoints(tmp_path / "run") == [5, 8, 10]
+
+
 def test_each_checkpoint_is_measured_at_its_step(tmp_path):
     fit(tmp_path / "run", checkpoint_every_steps=4, keep=20)
     for name in ("checkpoint/stall_s", "checkpoint/write_s", "checkpoint/gib"):

@@ -1,8 +1,13 @@
-"""The same ImageNet-like images in the five forms in which people have them."""
+"""The same ImageNet-like images in the five forms in which people have them, for a drill and tests.
+
+Read next: benchmarks/source_forms.py
+"""
 
 import io
 import json
+import struct
 import tarfile
+import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -29,21 +34,37 @@ def jpeg(seed: int, size: tuple[int, int] = (9, 7)) -> bytes:
     return stream.getvalue()
 
 
-def training_images(per_class: int, synsets: Iterable[str] = SYNSETS) -> Images:
-    """Named as ImageNet names them."""
+def bomb() -> bytes:
+    """The head of a PNG of 30,000 x 30,000 pixels."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        body = kind + content
+        return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
+
+    head = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
+    parts = (chunk(b"IHDR", head), chunk(b"IDAT", zlib.compress(bytes(100))), chunk(b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def training_images(
+    per_class: int, synsets: Iterable[str] = SYNSETS, size: tuple[int, int] = (9, 7)
+) -> Images:
+    """Named as ImageNet names them; fewer than a thousand of a class."""
     return {
-        synset: {f"{synset}_{10 + i}.JPEG": jpeg(1000 * place + i) for i in range(per_class)}
+        synset: {f"{synset}_{10 + i}.JPEG": jpeg(1000 * place + i, size) for i in range(per_class)}
         for place, synset in enumerate(synsets)
     }
 
 
-def validation_images(per_class: int, synsets: Iterable[str] = SYNSETS) -> Images:
+def validation_images(
+    per_class: int, synsets: Iterable[str] = SYNSETS, size: tuple[int, int] = (9, 7)
+) -> Images:
     """Numbered through all classes, which take turns."""
     names = list(synsets)
     found: dict[str, dict[str, bytes]] = {name: {} for name in names}
     for number in range(per_class * len(names)):
         file = f"ILSVRC2012_val_{number + 1:08d}.JPEG"
-        found[names[number % len(names)]][file] = jpeg(10**7 + number)
+        found[names[number % len(names)]][file] = jpeg(10**7 + number, size)
     return found
 
 

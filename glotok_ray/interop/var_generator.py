@@ -1,0 +1,139 @@
+"""Import VAR's transformer from its released files, and export one under the names that its code loads.
+
+Read next: glotok_ray/nn/var.py
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from glotok_ray.config.var import VARConfig
+from glotok_ray.nn.var import VAR
+from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.weights import (
+    BRING_ANOTHER,
+    check_finite,
+    misfits,
+    read_checkpoint,
+    tensors_of,
+    unnested,
+    used,
+)
+
+_NAMES = (
+    ("pos_start", "start"),
+    ("pos_1LC", "positions"),
+    ("word_embed", "input_projection"),
+    ("class_emb", "class_embedding"),
+    ("lvl_embed", "level_embedding"),
+    # Number 0 of the peer's sequences is the SiLU.
+    ("shared_ada_lin.1", "shared_modulation"),
+    ("blocks.#.ada_lin.1", "blocks.#.modulation"),
+    ("blocks.#.ada_gss", "blocks.#.modulation_offset"),
+    ("blocks.#.attn.mat_qkv", "blocks.#.attention.query_key_value"),
+    ("blocks.#.attn.q_bias", "blocks.#.attention.query_bias"),
+    ("blocks.#.attn.v_bias", "blocks.#.attention.value_bias"),
+    ("blocks.#.attn.scale_mul_1H11", "blocks.#.attention.head_scale"),
+    ("blocks.#.attn.proj", "blocks.#.attention.projection"),
+    ("blocks.#.ffn.fc1", "blocks.#.mlp_first"),
+    ("blocks.#.ffn.fc2", "blocks.#.mlp_second"),
+    ("head_nm.ada_lin.1", "final_modulation"),
+    ("head", "output"),
+)
+"""(VAR's name, our name) of a module or parameter; "#" stands for one number."""
+# Constants that the code has in its buffers.
+_LEFT_OUT = re.compile(r"^lvl_1L$|^attn_bias_for_masking$|\.zero_k_bias$")
+
+
+def our_name(name: str) -> str | None:
+    """Our name of VAR's tensor; None for a constant. Unknown names come back as they are."""
+    return None if _LEFT_OUT.search(name) else _renamed(name, _NAMES) or name
+
+
+def peer_name(name: str) -> str | None:
+    """VAR's name of our tensor; None where it has none."""
+    return _renamed(name, tuple((ours, peer) for peer, ours in _NAMES))
+
+
+def import_var(path: str | Path, config: VARConfig) -> dict[str, Tensor]:
+    """The state dict of `VAR(config)` in fp32 from a released file or a training file; nothing in it is executed.
+
+    The number of heads shows in its shapes. Raises ArtefactError that lists all that does not fit or is not finite.
+    """
+    path = Path(path)
+    loaded = read_checkpoint(path, purpose="a checkpoint of VAR")
+    tensors = tensors_of(unnested(unnested(loaded, ("trainer",)), ("var_wo_ddp", "model")))
+    found: dict[str, Tensor] = {}
+    left_out = [name for name in tensors if our_name(name) is None]
+    expected = expected_state(config)
+    for peer, value in used(tensors, left_out).items():
+        name = our_name(peer) or peer
+        place = f"{name} from {peer}" if name in found else name
+        shape = expected[name].shape if name in expected else value.shape
+        # VAR keeps axes of length 1 in its tables.
+        fits = [size for size in value.shape if size > 1] == [size for size in shape if size > 1]
+        found[place] = value.reshape(shape) if fits else value
+    problems = misfits(found, expected)
+    if problems:
+        raise ArtefactError(
+            f"{path}: its names and shapes do not fit the generator's config (VAR: width {config.width}, depth "
+            f"{config.depth}, {config.num_heads} heads, modulation {config.modulation}): {problems}; choose the config "
+            "that fits: var_d16, var_d20, var_d24 or var_d30"
+        )
+    check_finite(used(tensors, left_out), path, BRING_ANOTHER)
+    return found
+
+
+def export_var(state: Mapping[str, Tensor], config: VARConfig) -> dict[str, Tensor]:
+    """The state dict of `VAR(config)` as VAR's own code loads it, strictly, with the constants that it keeps there.
+
+    Raises ValueError for the state of another model.
+    """
+    problems = misfits(state, expected_state(config))
+    if problems:
+        raise ValueError(f"state: does not fit the generator's config: {problems}")
+    peers: dict[str, Tensor] = {}
+    for name, value in state.items():
+        peer = peer_name(name)
+        assert peer is not None
+        peers[peer] = value.reshape(_peer_shape(peer, value))
+    return peers | _constants(config)
+
+
+def expected_state(config: VARConfig) -> dict[str, Tensor]:
+    """Names and shapes of `VAR(config)`, on the meta device."""
+    with torch.device("meta"):
+        return VAR(config).state_dict()
+
+
+def _peer_shape(peer: str, value: Tensor) -> tuple[int, ...]:
+    last = peer.rpartition(".")[2]
+    if last == "scale_mul_1H11":
+        return (1, len(value), 1, 1)
+    leading = {"pos_start": 2, "pos_1LC": 1, "ada_gss": 2}.get(last, 0)
+    return (1,) * leading + tuple(value.shape)
+
+
+def _constants(config: VARConfig) -> dict[str, Tensor]:
+    lengths = torch.tensor(config.scale_lengths)
+    levels = torch.arange(len(lengths)).repeat_interleave(lengths)
+    hidden = levels[:, None] < levels[None, :]
+    mask = torch.zeros(hidden.shape).masked_fill(hidden, -torch.inf)
+    bias = {
+        f"blocks.{index}.attn.zero_k_bias": torch.zeros(config.width)
+        for index in range(config.depth)
+    }
+    return {"lvl_1L": levels[None], "attn_bias_for_masking": mask[None, None]} | bias
+
+
+def _renamed(name: str, rows: tuple[tuple[str, str], ...]) -> str | None:
+    for old, new in rows:
+        pattern = re.escape(old).replace(r"\#", r"(\d+)")
+        match = re.match(rf"{pattern}(?=\.|$)", name)
+        if match:
+            renamed = new.replace("#", match[1]) if match.groups() else new
+            return renamed + name[match.end() :]
+    return None

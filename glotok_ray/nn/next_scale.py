@@ -1,0 +1,37 @@
+"""What a model over scales sees of the codes so far: the sum of what they add to a map, at the next scale's size.
+
+The part of the tokenizer is a `Contribution`. Source: VAR (Tian et al. 2024), section 3.2.
+Read next: glotok_ray/nn/var.py
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+Contribution = Callable[[Int64[Tensor, "b p p"], int], Float[Tensor, "b c h w"]]
+"""What the codes of a scale, given by its number, add to the map, which has the side of the last scale."""
+
+
+def at_scale(summed: Float[Tensor, "b c h w"], side: int) -> Float[Tensor, "b tokens c"]:
+    """The map averaged down to a scale's side, as tokens in raster order."""
+    small = F.interpolate(summed, (side, side), mode="area")
+    return small.flatten(2).transpose(1, 2)
+
+
+def next_scale_inputs(
+    codes: Sequence[Int64[Tensor, "b tokens"]], sides: Sequence[int], contribution: Contribution
+) -> Float[Tensor, "b n c"]:
+    """The inputs of all scales but the first, one after another, given the codes of all scales but the last one; more
+    codes are not looked at.
+    """
+    summed: Tensor | None = None
+    inputs = []
+    for scale, following in enumerate(sides[1:]):
+        side = sides[scale]
+        added = contribution(codes[scale].unflatten(1, (side, side)), scale)
+        summed = added if summed is None else summed + added
+        inputs.append(at_scale(summed, following))
+    return torch.cat(inputs, dim=1)

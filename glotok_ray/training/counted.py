@@ -1,0 +1,131 @@
+"""What of a run needs no numbers: sizes of its models, what a micro batch keeps, the operations of an image.
+
+Read next: glotok_ray/training/describe.py
+"""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from glotok_ray.config.runs import FARRun, GeneratorRun, TokenizerRun, XARRun
+from glotok_ray.nn.discriminator import PatchDiscriminator
+from glotok_ray.nn.far import FAR
+from glotok_ray.nn.tokenizer import GloTokTokenizer
+from glotok_ray.nn.xar import XAR
+from glotok_ray.pretrained.perceptual import perceptual_without_weights
+from glotok_ray.training.activations import Inputs, kept_by_forward, saved_bytes
+from glotok_ray.training.example_inputs import generator_inputs
+from glotok_ray.training.memory import count_parameters
+from glotok_ray.training.without_numbers import on_meta_device
+
+
+class Counted(NamedTuple):
+    """A run's models, without numbers, and what they need."""
+
+    models: list[nn.Module]
+    """The first is the one that is trained for; a discriminator may follow."""
+    activations: Callable[[int], float]
+    """Bytes that a forward pass over so many images leaves for the backward pass."""
+    averaged: nn.Module | None
+    """The model that has a moving average."""
+    exported: list[nn.Module]
+    """Those that each checkpoint also holds whole."""
+
+    @property
+    def sizes(self) -> list[int]:
+        """Parameters of each model."""
+        return [count_parameters(model) for model in self.models]
+
+
+def count_tokenizer(run: TokenizerRun) -> Counted:
+    """Of a tokenizer and its discriminator."""
+    side = run.model.autoencoder.image_size
+
+    def images(count: int) -> tuple[Tensor, ...]:
+        return (torch.empty(count, 3, side, side).contiguous(memory_format=torch.channels_last),)
+
+    model, kept = kept_by_forward(lambda: GloTokTokenizer(run.model), images, run.scaling)
+    discriminator, measured = kept_by_forward(
+        lambda: PatchDiscriminator(run.discriminator), images, run.scaling
+    )
+    beside = _perceptual_bytes(run)
+    return Counted(
+        models=[model, discriminator],
+        activations=lambda batch: (
+            kept.of_batch(batch) + 2 * measured.of_batch(batch) + batch * beside
+        ),
+        averaged=model if run.ema_decay else None,
+        exported=[model, discriminator],
+    )
+
+
+def _perceptual_bytes(run: TokenizerRun) -> int:
+    """What the perceptual network keeps of one image, beside all that the tokenizer keeps; counted on a GPU alone,
+    where it is not small beside that.
+    """
+    if not run.scaling.use_gpu:
+        return 0
+    side = run.model.autoencoder.image_size
+    network = perceptual_without_weights(run.loss)
+    if run.scaling.precision != "fp32":
+        network = network.to(torch.bfloat16)
+    with on_meta_device():
+        images = torch.empty(1, 3, side, side)
+        return saved_bytes(network, images, torch.empty_like(images, requires_grad=True))
+
+
+def generator_example(config: XARRun | FARRun) -> tuple[Callable[[], nn.Module], Inputs]:
+    """The model of a run and inputs for it."""
+
+    def make() -> nn.Module:
+        return FAR(config.model) if isinstance(config, FARRun) else XAR(config.model)
+
+    return make, functools.partial(generator_inputs, config)
+
+
+def count_generator(run: XARRun | FARRun) -> Counted:
+    """Of a generator."""
+    model, kept = kept_by_forward(*generator_example(run), run.scaling)
+    beside = _cross_entropy_bytes(run) if isinstance(run, FARRun) else 0
+    return Counted(
+        models=[model],
+        activations=lambda batch: kept.of_batch(batch) + batch * beside,
+        averaged=model if run.ema_decay else None,
+        # Checkpoints that are evaluated hold the weights for sampling.
+        exported=[model] if run.checkpoint_evaluation.every_steps else [],
+    )
+
+
+def _cross_entropy_bytes(run: FARRun) -> int:
+    """The logarithms of probabilities, which the loss keeps in fp32, and their gradient, of one image."""
+    return 2 * 4 * run.model.num_positions * sum(item.size for item in run.model.codebooks)
+
+
+def count_run(run: TokenizerRun | GeneratorRun) -> Counted:
+    """Of any training."""
+    if isinstance(run, TokenizerRun):
+        return count_tokenizer(run)
+    assert isinstance(run, XARRun | FARRun)
+    return count_generator(run)
+
+
+def operations_per_image(run: TokenizerRun | GeneratorRun, counted: Counted) -> float:
+    """Floating-point operations of forward and backward passes for one image, with the adversarial game on.
+
+    Networks that contrast heads compare with are left out: their layout is in files.
+    """
+    # They import triton, which a dry run does without.
+    from glotok_ray.training.operations import generator_operations, tokenizer_operations
+    from glotok_ray.training.tokenizer_step import FrozenNetworks
+
+    if isinstance(run, TokenizerRun):
+        model, discriminator = counted.models
+        frozen = FrozenNetworks(perceptual_without_weights(run.loss), None, {})
+        return tokenizer_operations(run, model, discriminator, frozen)(
+            run.loss.adversarial_start_step
+        )
+    assert isinstance(run, XARRun | FARRun)
+    return generator_operations(run, counted.models[0])(0)

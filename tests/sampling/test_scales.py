@@ -1,0 +1,153 @@
+"""Sampling of VAR: the ramp of its guidance, its filters against the published rule, images apart from their batch."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from glotok_ray.config.samplers import ScaleSamplerConfig
+from glotok_ray.nn.next_scale import next_scale_inputs
+from glotok_ray.nn.quantizer import NO_CODE
+from glotok_ray.nn.var import VAR
+from glotok_ray.sampling.image_random import image_generator
+from glotok_ray.sampling.scales import ramped_guidance, sample_scales
+from glotok_ray.sampling.tokens import draw_codes, filter_logits
+from tests.small_pyramid import TINY_VAR, SmallPyramid
+
+LENGTHS = TINY_VAR.scale_lengths
+LABELS = torch.tensor([0, 1, 2, 3])
+
+
+def build() -> VAR:
+    torch.manual_seed(1)
+    model = VAR(TINY_VAR).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    # Many codes are likely, so that draws differ.
+    model.output.weight.detach().mul_(0.1)
+    return model
+
+
+def reference(model: VAR, config: ScaleSamplerConfig, seed: int) -> list[Tensor]:
+    """The same draws by full forward passes of both halves for every scale, without a cache."""
+    pyramid, codes = SmallPyramid(), []
+    uniforms = torch.stack(
+        [
+            torch.rand(sum(LENGTHS), generator=image_generator(seed, i), dtype=torch.float64)
+            for i in range(4)
+        ]
+    )
+    null = torch.full_like(LABELS, 4)
+    for scale, length in enumerate(LENGTHS):
+        rest = [torch.zeros(4, size, dtype=torch.int64) for size in LENGTHS[scale:]]
+        inputs = next_scale_inputs([*codes, *rest], TINY_VAR.scale_sides, pyramid)
+        start = sum(LENGTHS[:scale])
+        place = slice(start, start + length)
+        with torch.no_grad():
+            conditional, plain = (
+                model(inputs[:, : start + length - 1], each)[:, place] for each in (LABELS, null)
+            )
+        t = config.guidance_scale * scale / 3
+        logits = ((1 + t) * conditional - t * plain).flatten(0, 1)
+        drawn = draw_codes(filter_logits(logits, config), uniforms[:, place].flatten())
+        codes.append(drawn.view(4, length))
+    return codes
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        ScaleSamplerConfig(guidance_scale=1.5, top_k=9, top_p=0.9),
+        ScaleSamplerConfig(guidance_scale=0.0, top_k=0, top_p=1.0, temperature=0.8),
+    ],
+    ids=["published", "unguided"],
+)
+def test_codes_are_those_of_full_passes_without_a_cache(config: ScaleSamplerConfig) -> None:
+    model = build()
+    found = sample_scales(model, LABELS, config, SmallPyramid(), image_ids=range(4), seed=7)
+    expected = reference(model, config, 7)
+    assert all(torch.equal(a, b) for a, b in zip(found.codes, expected, strict=True))
+    pyramid = SmallPyramid()
+    total = sum(
+        pyramid(codes.view(4, side, side), scale)
+        for scale, (codes, side) in enumerate(zip(expected, TINY_VAR.scale_sides, strict=True))
+    )
+    torch.testing.assert_close(found.latents, total)
+
+
+def test_guidance_grows_over_the_scales_and_leaves_the_first_alone() -> None:
+    assert [ramped_guidance(1.5, scale, 10) for scale in (0, 3, 9)] == pytest.approx([0, 0.5, 1.5])
+    model = build()
+    drawn = [
+        sample_scales(
+            model,
+            LABELS,
+            ScaleSamplerConfig(guidance_scale=guidance),
+            SmallPyramid(),
+            image_ids=range(4),
+            seed=0,
+        ).codes
+        for guidance in (0.0, 8.0)
+    ]
+    assert torch.equal(drawn[0][0], drawn[1][0])
+    assert not torch.equal(drawn[0][3], drawn[1][3])
+
+
+def test_without_guidance_the_null_label_is_never_read() -> None:
+    model, config = build(), ScaleSamplerConfig(guidance_scale=0.0)
+    with torch.no_grad():
+        model.class_embedding.weight[model.null_label] = math.nan
+    found = sample_scales(model, LABELS, config, SmallPyramid(), image_ids=range(4), seed=0)
+    assert all(int(codes.min()) >= 0 for codes in found.codes)
+
+
+def test_an_image_does_not_depend_on_its_batch_but_on_its_seed() -> None:
+    model, config = build(), ScaleSamplerConfig()
+    whole = sample_scales(model, LABELS, config, SmallPyramid(), image_ids=[5, 6, 7, 8], seed=1)
+    alone = sample_scales(model, LABELS[2:3], config, SmallPyramid(), image_ids=[7], seed=1)
+    other = sample_scales(model, LABELS[2:3], config, SmallPyramid(), image_ids=[7], seed=2)
+    assert all(torch.equal(a[2:3], b) for a, b in zip(whole.codes, alone.codes, strict=True))
+    assert not torch.equal(alone.codes[3], other.codes[3])
+
+
+def test_an_image_whose_logits_are_not_finite_has_no_codes() -> None:
+    model = build()
+    with torch.no_grad():
+        model.class_embedding.weight[2] = math.nan
+    config = ScaleSamplerConfig()
+    found = sample_scales(model, LABELS, config, SmallPyramid(), image_ids=range(4), seed=0)
+    for codes in found.codes:
+        assert (codes[2] == NO_CODE).all()
+        assert (codes[[0, 1, 3]] != NO_CODE).all()
+
+
+def published_filter(logits: Tensor, top_k: int, top_p: float) -> Tensor:
+    """VAR's rule: the k-th value as threshold, then the ascending cumulative probability up to 1 - p goes."""
+    logits = logits.clone()
+    logits[logits < logits.topk(top_k, dim=-1).values[..., -1:]] = -math.inf
+    ordered, order = logits.sort(dim=-1)
+    gone = ordered.softmax(dim=-1).cumsum(dim=-1) <= 1 - top_p
+    gone[..., -1] = False
+    logits[gone.scatter(-1, order, gone)] = -math.inf
+    return logits
+
+
+def test_filters_keep_what_the_published_rule_keeps() -> None:
+    logits = 3 * torch.randn(200, 50, generator=torch.Generator().manual_seed(0))
+    config = ScaleSamplerConfig(top_k=20, top_p=0.8)
+    assert torch.equal(filter_logits(logits, config), published_filter(logits, 20, 0.8))
+
+
+def test_settings_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"guidance_scale = -1: must be at least 0"):
+        ScaleSamplerConfig(guidance_scale=-1)
+    with pytest.raises(ValueError, match="in training mode"):
+        sample_scales(
+            build().train(),
+            LABELS,
+            ScaleSamplerConfig(),
+            SmallPyramid(),
+            image_ids=range(4),
+            seed=0,
+        )
