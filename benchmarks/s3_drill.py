@@ -41,7 +41,7 @@ OUTPUT = "runs/drill"
 _LOOK_S = 0.5
 _LONGEST_S = 1800.0
 # Times and versions differ from run to run, and paths between the two.
-_UNEQUAL = ("time/", "memory/", "checkpoint/")
+_UNEQUAL = ("time/", "memory/", "checkpoint/", "data/cache_")
 _SAME_FILES = (".parquet", ".npz", ".safetensors")
 
 TINY = {
