@@ -6,7 +6,7 @@
 All give random crops of 256 pixels of the same 2,560 JPEGs of 500 x 375, exactly ADM's or by the fast way, read from
 the page cache. Each loader has a process of its own; they take turns in rounds. The first batch is timed apart, the
 rate is that of 24 batches behind the first eight. "bare" decodes from memory in two threads: the bound. The last lines
-are the peak memory of the trainer's way on a third of the images and on all.
+are the peak memory of the trainer's way on half of the images and on all.
 
 webdataset is in the extra `benchmarks`. mosaicml-streaming asks for a numpy below 2.2, which this package cannot have;
 `pip install --no-deps --target DIR mosaicml-streaming xxhash catalogue circuitbreaker python-snappy cramjam zstd brotli
@@ -221,7 +221,7 @@ def main() -> None:
 
 def _peaks(folder: Path) -> dict[str, float]:
     found = {}
-    for num_shards in (COPIES // 3, COPIES):
+    for num_shards in (COPIES // 2, COPIES):
         case = measured.in_own_process(
             memory_case, str(folder), num_shards, repeats=1, warm_up=False
         )
