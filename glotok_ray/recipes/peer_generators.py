@@ -7,9 +7,11 @@ Read next: glotok_ray/recipes/train_generator.py
 from collections.abc import Callable
 
 from glotok_ray.config.causal import CausalVariantConfig
+from glotok_ray.config.checkpoint_evaluation import FARCheckpointsConfig
 from glotok_ray.config.generator import FARConfig, VocabularyConfig
 from glotok_ray.config.overrides import override
 from glotok_ray.config.runs import FARRun
+from glotok_ray.config.samplers import TokenSamplerConfig
 from glotok_ray.config.training import (
     CodeDataConfig,
     OptimizerConfig,
@@ -20,12 +22,17 @@ from glotok_ray.config.training import (
 
 def _run(name: str, tokenizer: str, model: FARConfig) -> FARRun:
     """With the settings of LlamaGen's script: AdamW at a constant 1e-4, decay 0.05, batches of 256, 300 epochs."""
+    has_null_label = model.variant.has_null_label
+    guidance_scale = TokenSamplerConfig().guidance_scale if has_null_label else 1.0
     return FARRun(
         name=name,
         tokenizer_path=f"runs/{tokenizer}_imported",
         ema_decay=0.0,
         model=model,
-        label_dropout=0.1 if model.variant.has_null_label else 0.0,
+        label_dropout=0.1 if has_null_label else 0.0,
+        checkpoint_evaluation=FARCheckpointsConfig(
+            sampler=TokenSamplerConfig(guidance_scale=guidance_scale)
+        ),
         optimizer=OptimizerConfig(
             name="adamw", learning_rate=1e-4, betas=(0.9, 0.95), weight_decay=0.05
         ),

@@ -168,7 +168,9 @@ def test_models_without_a_null_label_refuse_guidance_and_dropped_labels(name: st
         network_evaluations(model.config, guided)
     with pytest.raises(ValueError, match=r"label_dropout = 0\.1: must be 0 with model\.variant"):
         FARRun(model=model.config)
-    FARRun(model=model.config, label_dropout=0.0)
+    run = FARRun(model=model.config, label_dropout=0.0)
+    with pytest.raises(ValueError, match=r"checkpoint_evaluation\.sampler\.guidance_scale = 2\.0"):
+        override(run, {"checkpoint_evaluation.every_steps": 10})
 
 
 def test_code_noise_replaces_a_share_by_all_entries_and_follows_its_generator() -> None:
