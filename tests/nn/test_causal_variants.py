@@ -129,7 +129,7 @@ def test_a_new_ibq_is_the_identity_under_a_zero_output() -> None:
     moved = model.blocks[0](tokens, model.new_cache(1).rotation, None, modulation)
     assert 0 < (moved - tokens).abs().max() < 1e-4
     with torch.no_grad():
-        plain = model.modulation.blocks[1].weight
+        plain = model.modulation.blocks[1].get_parameter("weight")
         assert plain[64:].std().item() == pytest.approx(0.01, rel=0.05)
         assert plain[:64].std().item() == pytest.approx(2e-6, rel=0.05)
 
@@ -138,8 +138,9 @@ def test_a_new_gpt_has_no_positions_and_draws_its_output() -> None:
     model = FAR(VARIANTS["vqgan_lc"])
     assert model.positions.shape == (10, 32)
     assert not model.positions.any()
-    assert model.outputs[0].weight.std().item() == pytest.approx(0.02, rel=0.2)
-    assert model.outputs[0].weight.shape == (SIZES[0] + CLASSES, 32)
+    output = model.outputs[0].get_parameter("weight")
+    assert output.std().item() == pytest.approx(0.02, rel=0.2)
+    assert output.shape == (SIZES[0] + CLASSES, 32)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
