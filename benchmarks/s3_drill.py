@@ -41,6 +41,7 @@ OUTPUT = "runs/drill"
 _LOOK_S = 0.5
 _LONGEST_S = 1800.0
 # Times and versions differ from run to run, and paths between the two.
+_UNEQUAL = ("time/", "memory/", "checkpoint/")
 _SAME_FILES = (".parquet", ".npz", ".safetensors")
 
 TINY = {
@@ -168,7 +169,7 @@ def _through_the_store(
     }
 
 
-def _differences(local: Path, remote: Path) -> tuple[list[str], int]:
+def differences(local: Path, remote: Path) -> tuple[list[str], int]:
     """The files and metrics that differ, and how many were compared."""
     wrong, count = [], 0
     for manifest in sorted(local.rglob(artefact.MANIFEST)):
@@ -195,11 +196,9 @@ def _differences(local: Path, remote: Path) -> tuple[list[str], int]:
 
 
 def _metrics(manifest: Path) -> dict[str, Any]:
-    """The metrics of a result, without times and memory."""
+    """The metrics of a result, without those of time and of memory."""
     found = artefact.metrics_of(artefact.read_json(manifest))
-    return {
-        name: value for name, value in found.items() if not name.startswith(("time/", "memory/"))
-    }
+    return {name: value for name, value in found.items() if not name.startswith(_UNEQUAL)}
 
 
 def drill(folder: Path, away_s: float) -> dict[str, Any]:
@@ -212,7 +211,7 @@ def drill(folder: Path, away_s: float) -> dict[str, Any]:
     local_s = round(time.monotonic() - start, 1)
     with s3_server() as server:
         times = {"local_s": local_s, **_through_the_store(server, recipe, folder, away_s)}
-        wrong, count = _differences(
+        wrong, count = differences(
             folder / "local" / OUTPUT, to_path(f"s3://{BUCKET}/drill/{OUTPUT}")
         )
         objects = to_path(f"s3://{BUCKET}/drill").rglob("*")

@@ -3,9 +3,11 @@
     python -m jobs.export_tokenizer run --source-path runs/glotok_16k --output-path runs/glotok_16k_export
     python -m jobs.export_tokenizer run --source-path runs/glotok_16k --checkpoint best
     python -m jobs.export_tokenizer llamagen_vq16 --source-path vq_ds16_c2i.pt
+    python -m jobs.export_tokenizer ibq_16384 --source-path imagenet256_16384.ckpt
 
 Machine: any; it starts no Ray. Result: a folder for `GloTokTokenizer.from_pretrained`, and for every job that takes a
-tokenizer_path, so that a peer's tokenizer is encoded with, evaluated and trained further like an own one.
+tokenizer_path, so that a peer's tokenizer is encoded with, evaluated and trained further like an own one. Tokenizers of
+glotok_ray/peers are of other classes: `glotok_ray.pretrained.tokenizer.load_tokenizer` reads them.
 Read next: glotok_ray/export/tokenizer.py
 """
 
@@ -20,17 +22,27 @@ from jobs.command_line import run_job
 
 def describe(config: ExportRun) -> dict[str, Any]:
     """What the config says that a peer's file holds; a run brings its own config."""
-    from glotok_ray.nn.tokenizer import GloTokTokenizer
-    from glotok_ray.training.without_numbers import on_meta_device
-
-    with on_meta_device():
-        model = GloTokTokenizer(config.model)
-    modules = model.module_parameters()
+    modules = _modules(config)
     return {
         "source_found": bool(config.source_path) and to_path(config.source_path).exists(),
         "parameters": sum(modules.values()),
         "modules": modules,
     }
+
+
+def _modules(config: ExportRun) -> dict[str, int]:
+    """Parameters per part of the tokenizer in a peer's file."""
+    if config.peer:
+        from glotok_ray.peers.systems import released
+        from glotok_ray.pretrained.peer_tokenizers import built
+
+        system, file = released(config.peer)
+        return built(system, file.config).module_parameters()
+    from glotok_ray.nn.tokenizer import GloTokTokenizer
+    from glotok_ray.training.without_numbers import on_meta_device
+
+    with on_meta_device():
+        return GloTokTokenizer(config.model).module_parameters()
 
 
 def run(config: ExportRun, *, fresh: bool = False) -> dict[str, Any]:

@@ -4,9 +4,10 @@ ones out, as one page, CSV and Markdown.
     python -m jobs.report_results runs/quickstart --output-path runs/report
     python -m jobs.report_results paper
 
-Machine: any; it starts no Ray and takes seconds. A FOLDER is an evaluation, or holds evaluations; a recipe names
-several. Result: index.html, tables.csv, tables.md and figures/ in the output folder. Numbers of different protocols are
-never subtracted; the page says which two were met. Read next: glotok_ray/stages/report_results.py
+Machine: any; it starts no Ray and takes seconds. A FOLDER is an evaluation, holds evaluations, or is what
+jobs.evaluate_tokenizers wrote; a recipe names several. Result: index.html, tables.csv, tables.md and figures/ in the
+output folder. Numbers of different protocols are never subtracted; the page says which two were met.
+Read next: glotok_ray/stages/report_results.py
 """
 
 import argparse
@@ -30,11 +31,12 @@ def describe(config: ReportRun) -> dict[str, Any]:
     """What would be reported: the evaluations, our rows per table, and linked folders that are gone."""
     from glotok_ray.report.paper_tables import paper_tables
     from glotok_ray.report.published import published_numbers
-    from glotok_ray.stages.report_results import finished_runs, rows_of
+    from glotok_ray.stages.report_results import finished_comparisons, finished_runs, rows_of
 
     runs = finished_runs(config)
     return {
         "evaluations": [str(found.folder) for found in runs],
+        "comparisons": [str(found.folder) for found in finished_comparisons(config)],
         "rows": rows_of(paper_tables(runs, published_numbers())),
         "missing": [line for found in runs for line in found.missing],
         "output_path": config.output_path,

@@ -46,7 +46,7 @@ def _modules_below(*packages: str) -> list[str]:
 
 
 def test_models_and_losses_load_neither_ray_nor_deepspeed() -> None:
-    modules = _modules_below("nn", "losses", "sampling")
+    modules = _modules_below("nn", "losses", "sampling", "peers")
     assert "glotok_ray.nn.tokenizer" in modules
     assert "glotok_ray.losses.objective" in modules
     assert not {"ray", "deepspeed"} & _loaded_by(modules)

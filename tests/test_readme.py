@@ -20,7 +20,10 @@ PROSE = {**PAGES, "DECISIONS.md": (ROOT / "DECISIONS.md").read_text()}
 TEXT = "\n".join(PAGES.values())
 JOB_WORDS = {"--section.field", "--dry-run", "--fresh", "--help", "--fields", "--storage-root"}
 # Of Ray's command line.
-FOREIGN_FLAGS = {"--working-dir", "--no-wait", "--num-cpus", "--temp-dir"}
+FOREIGN_FLAGS = {
+    *("--working-dir", "--no-wait", "--num-cpus", "--temp-dir", "--runtime-env"),
+    *("--submission-id", "--address"),
+}
 TREE = PAGES["README.md"].split("\n## The code\n")[1].split("\n## ")[0]
 
 
@@ -97,7 +100,10 @@ def test_a_command_names_a_job_a_recipe_and_fields_that_exist(words: list[str]) 
     if len(words) == 1 or not words[1].isidentifier() or words[1].isupper():
         return
     config = module.RECIPES[words[1]]()
-    for flag in (word for word in words[2:] if word.startswith("--") and word not in JOB_WORDS):
+    # Of the job's own parser.
+    own = set(re.findall(r'"(--[a-z-]+)"', Path(str(module.__file__)).read_text()))
+    known = JOB_WORDS | own
+    for flag in (word for word in words[2:] if word.startswith("--") and word not in known):
         _check_field(config, flag)
 
 

@@ -1,7 +1,7 @@
 """Every tunable of every job, once, as frozen dataclasses; the docstring under a field is its meaning.
 
 One file per floor: rules, tokenizer, losses, generator, teacher, training, runs, pool, jobs, evaluation,
-checkpoint_evaluation, sweeps; `overrides`
+checkpoint_evaluation, tokenizer_comparison, sweeps; `overrides`
 applies dotted names (`{"loss.relation_weight": 0.1}`), which the command line and Ray Tune use too. Constructors only
 check: they raise ValueError with the field, its value, the rule and the remedy. All names can be had from here; modules
 of this package import them from their own file, so that a floor reaches no config above it. Imports nothing else of
@@ -61,6 +61,7 @@ from glotok_ray.config.tokenizer import (
     ResidualConfig,
     TokenizerConfig,
 )
+from glotok_ray.config.tokenizer_comparison import EvaluateTokenizersRun
 from glotok_ray.config.training import (
     CodeDataConfig,
     ImageDataConfig,
@@ -81,6 +82,7 @@ __all__ = [
     "DiscriminatorConfig",
     "EncodeRun",
     "EvaluateRun",
+    "EvaluateTokenizersRun",
     "ExportGeneratorRun",
     "ExportRun",
     "FARCheckpointsConfig",

@@ -205,7 +205,9 @@ class ExportRun:
     """All of `jobs.export_tokenizer`."""
 
     source_path: str = field(default="", metadata=FREE)
-    """Run folder, one of its checkpoints' folders, or a checkpoint file of LlamaGen, FQGAN or taming-transformers."""
+    """Run folder, one of its checkpoints' folders, or a checkpoint file of LlamaGen, FQGAN or taming-transformers; with
+    `peer`, the released file.
+    """
     output_path: str = field(default="runs/exported", metadata=FREE)
     """Folder that receives tokenizer.safetensors, config.json and README.md."""
     checkpoint: Literal["last", "best"] = field(default="last", metadata={ADDED_LATER: "last"})
@@ -216,6 +218,10 @@ class ExportRun:
     """Of a peer's file: its raw weights or their moving average. A run exports its average where it keeps one."""
     model: TokenizerConfig = field(default_factory=TokenizerConfig)
     """Of a peer's file: the tokenizer that it holds. A run brings its own."""
+    peer: str = field(default="", metadata={ADDED_LATER: ""})
+    """Released tokenizer of another system, a name of `glotok_ray.peers.systems`: it says what source_path holds, and
+    `model` is not read. Empty for runs and for files of GloTokTokenizer's own kind.
+    """
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -10,7 +10,9 @@ class ReportRun:
     """All of `jobs.report_results`."""
 
     evaluations: tuple[str, ...] = field(default=(), metadata=FREE)
-    """Finished evaluations, or what holds them; the job makes each absolute. At least one."""
+    """Finished evaluations, or what holds them, and comparisons of tokenizers; the job makes each absolute. At least
+    one.
+    """
     skip_missing: bool = field(default=False, metadata=FREE)
     """Leave out evaluations that are not finished yet, with a line in the log; off refuses them."""
     output_path: str = field(default="runs/report", metadata=FREE)

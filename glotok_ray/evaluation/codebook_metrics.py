@@ -26,7 +26,7 @@ from glotok_ray.evaluation.uniformity_metrics import (
 )
 from glotok_ray.metrics.codebook import codebook_use, count_blocks, duplicate_fraction
 from glotok_ray.metrics.uniformity import UndefinedDensityError, Uniformity, code_uniformity
-from glotok_ray.pretrained.tokenizer import load_tokenizer
+from glotok_ray.pretrained.tokenizer import load_glotok_tokenizer
 from glotok_ray.storage.places import to_path
 
 _USE = {
@@ -46,7 +46,7 @@ def code_metrics(
 
     `codes` are those of all images under their codebook's name; they come in blocks.
     """
-    model = load_tokenizer(to_path(config.tokenizer_path))
+    model = load_glotok_tokenizer(to_path(config.tokenizer_path))
     metrics: Metrics = {}
     for branch in model.config.names:
         quantizer = model.quantizer(branch)

@@ -42,7 +42,7 @@ from glotok_ray.evaluation.sample_files import read_images, unpacked
 from glotok_ray.evaluation.sample_inputs import SampleReader
 from glotok_ray.metrics.error_parts import squared_error_parts
 from glotok_ray.metrics.reconstruction import psnr, ssim
-from glotok_ray.pretrained.tokenizer import load_tokenizer, read_tokenizer
+from glotok_ray.pretrained.tokenizer import load_glotok_tokenizer, read_tokenizer
 from glotok_ray.storage.places import to_path
 
 logger = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ class BlockMeasurement:
         self._tokenizer = self._generator_loss = None
         if encoding := encoding_tokenizer(config):
             # The copy that lies with a generator is a part of the generator's folder.
-            load = load_tokenizer if config.tokenizer_path else read_tokenizer
+            load = load_glotok_tokenizer if config.tokenizer_path else read_tokenizer
             self._tokenizer = load(encoding).to(self._device)
         if config.generator_path:
             assert self._tokenizer is not None

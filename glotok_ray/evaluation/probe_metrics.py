@@ -33,7 +33,7 @@ from glotok_ray.metrics.linear_probe import (
     pooled_vectors,
     standardised,
 )
-from glotok_ray.pretrained.tokenizer import load_tokenizer
+from glotok_ray.pretrained.tokenizer import load_glotok_tokenizer
 from glotok_ray.storage.node_cache import at_hand
 from glotok_ray.storage.places import to_path
 
@@ -57,7 +57,7 @@ def probe_metrics(
     """Accuracy of the probes of every codebook; none without a tokenizer, training codes or `probe_images`."""
     if not (config.tokenizer_path and config.probe_images):
         return {}
-    model = load_tokenizer(to_path(config.tokenizer_path))
+    model = load_glotok_tokenizer(to_path(config.tokenizer_path))
     names = model.config.names
     if config.codes_path:
         training = stored_training_codes(config, names)

@@ -26,7 +26,7 @@ from glotok_ray.metrics.uniformity import (
     tsne_uniformity,
 )
 from glotok_ray.nn.tokenizer import GloTokTokenizer
-from glotok_ray.pretrained.tokenizer import load_tokenizer
+from glotok_ray.pretrained.tokenizer import load_glotok_tokenizer
 from glotok_ray.storage.places import to_path
 
 logger = logging.getLogger(__name__)
@@ -138,7 +138,7 @@ def tsne_draw(draw: Draw) -> Uniformity | str:
 
 def refined_vectors(draw: RefinedDraw) -> Float[ndarray, "n d"]:
     """The drawn tokens behind the residual predictor, standardised per channel over all tokens of the drawn images."""
-    model = load_tokenizer(to_path(draw.tokenizer_path))
+    model = load_glotok_tokenizer(to_path(draw.tokenizer_path))
     total = squares = np.zeros(())
     chosen = []
     for start in range(0, len(draw.codes), _IMAGES_AT_ONCE):

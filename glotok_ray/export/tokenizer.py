@@ -10,9 +10,13 @@ from typing import Any
 
 from glotok_ray.config.jobs import ExportRun
 from glotok_ray.config.overrides import bound_settings, with_absolute_paths
+from glotok_ray.interop.peer_card import write_peer_card
+from glotok_ray.interop.peer_tokenizers import import_peer
 from glotok_ray.interop.tokenizer_card import write_model_card
 from glotok_ray.interop.tokenizers import import_tokenizer
 from glotok_ray.nn.tokenizer import GloTokTokenizer
+from glotok_ray.peers.systems import released
+from glotok_ray.pretrained.peer_tokenizers import write_peer
 from glotok_ray.pretrained.tokenizer import DISCRIMINATOR_FILE, WEIGHTS_FILE
 from glotok_ray.storage import artefact, ownership
 from glotok_ray.storage.artefact import ArtefactError
@@ -38,6 +42,8 @@ def run(config: ExportRun, *, fresh: bool = False) -> dict[str, Any]:
     if output.finished is not None:
         logger.info("already finished: %s", output.folder)
         return output.finished
+    if config.peer:
+        return _export_released(config, output)
     if file == to_path(config.source_path):
         model, origin, metrics = _from_peer(config, output)
     else:
@@ -52,6 +58,12 @@ def run(config: ExportRun, *, fresh: bool = False) -> dict[str, Any]:
 def check_inputs(config: ExportRun) -> Path:
     """The file with the weights to export; raises ArtefactError when there is none."""
     source = to_path(config.source_path)
+    if config.peer:
+        released(config.peer)
+        if not source.is_file():
+            raise ArtefactError(
+                f"source_path = {config.source_path!r}: is no file; give the file of {config.peer}"
+            )
     if not config.source_path or not source.exists():
         raise ArtefactError(
             f"source_path = {config.source_path!r}: no such run folder, checkpoint or file; correct it"
@@ -117,3 +129,18 @@ def _from_peer(config: ExportRun, output: Output) -> tuple[GloTokTokenizer, str,
         logger.info("left out on purpose: %s", ", ".join(imported.left_out))
     origin = f"imported from {source.name} ({imported.layout} names, sha256 {imported.sha256})"
     return model, origin, {}
+
+
+def _export_released(config: ExportRun, output: Output) -> dict[str, Any]:
+    """A released tokenizer of another system; returns the manifest."""
+    source = to_path(config.source_path)
+    # Read before the folder is begun: a file that does not fit must leave nothing behind.
+    imported = import_peer(source, config.peer, weights=config.weights)
+    output.begin(Unfinished.REPLACE)
+    if imported.left_out:
+        logger.info("left out on purpose: %s", ", ".join(imported.left_out))
+    model = imported.model
+    origin = f"imported from {source.name} ({config.peer}, {config.weights} weights, sha256 {imported.sha256})"
+    write_peer_card(output.folder, model, config.peer, source=origin)
+    write_peer(output.folder, model, imported.system, {"source": origin, "released": config.peer})
+    return output.finish(source=origin, parameters=sum(model.module_parameters().values()))

@@ -8,30 +8,12 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from glotok_ray.peers.taming_names import TAMING, TRUNK
+
 Table = tuple[tuple[str, str], ...]
 """(regular expression, replacement); every row is applied, in order."""
 
-# taming's names under LlamaGen's; its decoder's levels count the other way round (`_turned`).
-_TAMING: Table = (
-    (r"^encoder\.down\.", r"encoder.conv_blocks."),
-    (r"\.conv_blocks\.(\d+)\.block\.", r".conv_blocks.\1.res."),
-    (r"\.mid\.block_1\.", r".mid.0."),
-    (r"\.mid\.attn_1\.", r".mid.1."),
-    (r"\.mid\.block_2\.", r".mid.2."),
-)
-
-_TRUNK: Table = (
-    (r"\.conv_blocks\.(\d+)\.res\.", r".levels.\1.blocks."),
-    (r"\.conv_blocks\.(\d+)\.attn\.", r".levels.\1.attentions."),
-    (r"\.conv_blocks\.(\d+)\.(?:down|up)sample\.", r".levels.\1.resample."),
-    (r"^(encoder|decoder)\.mid\.", r"\1.middle."),
-    (r"\.nin_shortcut\.", r".shortcut."),
-    (r"\.q\.", r".query."),
-    (r"\.k\.", r".key."),
-    (r"\.v\.", r".value."),
-    (r"\.proj_out\.", r".projection."),
-    (r"^post_quant_conv\.", r"decoder_projection."),
-)
+_TRUNK: Table = (*TRUNK, (r"^post_quant_conv\.", r"decoder_projection."))
 
 _ONE_BRANCH: Table = (
     (r"^encoder\.(norm|conv)_out\.", r"encoder.head.\1."),
@@ -88,7 +70,7 @@ class Layout(NamedTuple):
 
 # In the order of detection: a triple checkpoint has the marks of a dual one too.
 LAYOUTS = {
-    "taming": Layout(("encoder.down.0.",), ("visual",), (*_TAMING, *_TRUNK, *_ONE_BRANCH)),
+    "taming": Layout(("encoder.down.0.",), ("visual",), (*TAMING, *_TRUNK, *_ONE_BRANCH)),
     "fqgan_triple": Layout(
         ("encoder.visual_head.", "encoder.semantic_head_mid."),
         ("visual", "semantic_mid", "semantic_high"),

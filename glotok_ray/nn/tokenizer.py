@@ -20,6 +20,7 @@ from glotok_ray.nn.contrast import ContrastHead
 from glotok_ray.nn.quantizer import VectorQuantizer
 from glotok_ray.nn.residual import ResidualPredictor, refine
 from glotok_ray.nn.tokenizer_inputs import check_answer, check_codes, check_images
+from glotok_ray.nn.tokenizer_protocol import Grid, Rate
 
 
 class BranchOutput(NamedTuple):
@@ -140,6 +141,22 @@ class GloTokTokenizer(nn.Module):
         from glotok_ray.pretrained.tokenizer import write_tokenizer
 
         write_tokenizer(folder, self, facts)
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square images that it was trained on, pixels."""
+        return self.config.autoencoder.image_size
+
+    @property
+    def side_multiple(self) -> int:
+        """Both sides of an image must be multiples of it."""
+        return self.config.autoencoder.downsample_factor
+
+    @property
+    def rate(self) -> Rate:
+        """What an image of `image_size` costs: one grid per codebook."""
+        side = self.config.autoencoder.grid_size
+        return Rate(tuple(Grid((side, side), item.size) for item in self.config.codebooks))
 
     @property
     def decoder_last_layer(self) -> nn.Conv2d:

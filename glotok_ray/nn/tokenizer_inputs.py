@@ -37,16 +37,27 @@ def check_answer(images: Float[Tensor, "*b 3 H W"], codes: Int[Tensor, "*b k h w
     bounds = [*torch.aminmax(images.detach()), codes.min()]
     # Not in fp64, which MPS lacks; codes are exact in fp32.
     least, greatest, code = torch.stack([bound.float() for bound in bounds]).tolist()
+    _check_bounds(least, greatest)
+    if code < 0:
+        raise ValueError(
+            "images: the encoder's output is not finite, so no code is the nearest; look for a diverged tokenizer, or "
+            "run it in fp32"
+        )
+
+
+def check_range(images: Float[Tensor, "*b 3 H W"]) -> None:
+    """Raise ValueError for images of another range than [-1, 1], which decoders overshoot; one read."""
+    if images.numel():
+        least, greatest = torch.stack(torch.aminmax(images.detach())).tolist()
+        _check_bounds(least, greatest)
+
+
+def _check_bounds(least: float, greatest: float) -> None:
     # Written so that NaN fails too.
     if not (least >= -_LARGEST_PIXEL and greatest <= _LARGEST_PIXEL):
         raise ValueError(
             f"images reach from {least:.4g} to {greatest:.4g}: must lie in [-1, 1], or beyond it by no more than a "
             f"decoder's overshoot, up to {_LARGEST_PIXEL}; of pixels p from 0 to 255 give p / 127.5 - 1"
-        )
-    if code < 0:
-        raise ValueError(
-            "images: the encoder's output is not finite, so no code is the nearest; look for a diverged tokenizer, or "
-            "run it in fp32"
         )
 
 

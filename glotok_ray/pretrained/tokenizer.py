@@ -5,35 +5,71 @@ Read next: glotok_ray/nn/tokenizer.py
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from glotok_ray.config.overrides import from_dict, to_dict
 from glotok_ray.config.tokenizer import TokenizerConfig
 from glotok_ray.nn.tokenizer import GloTokTokenizer
+from glotok_ray.nn.tokenizer_protocol import Tokenizer
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.storage.places import to_path
 from glotok_ray.storage.weights import load_weights, save_weights
 
+if TYPE_CHECKING:
+    from glotok_ray.peers.base import PeerTokenizer
+
 WEIGHTS_FILE = "tokenizer.safetensors"
 CONFIG_FILE = "config.json"
+SYSTEM = "system"
+"""Entry of config.json that names another system; ours has none."""
 DISCRIMINATOR_FILE = "discriminator.safetensors"
 """Beside the weights of a training, which another may start from."""
 
 
-def load_tokenizer(folder: Path) -> GloTokTokenizer:
-    """The frozen tokenizer of a finished tokenizer folder whose manifest verifies, on the CPU, in evaluation mode."""
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """The frozen tokenizer of a finished folder whose manifest verifies, ours or another system's, on the CPU, in
+    evaluation mode.
+    """
+    artefact.read_manifest(folder, "tokenizer")
+    stored = _stored(folder)
+    if SYSTEM not in stored:
+        return read_tokenizer(folder)
+    from glotok_ray.pretrained.peer_tokenizers import read_peer
+
+    return read_peer(folder, stored)
+
+
+def empty_tokenizer(folder: Path) -> "GloTokTokenizer | PeerTokenizer":
+    """The tokenizer of a folder without numbers, on the meta device: for its rate and its size."""
+    stored = _stored(folder)
+    if SYSTEM in stored:
+        from glotok_ray.pretrained.peer_tokenizers import empty_peer
+
+        return empty_peer(folder, stored)
+    with torch.device("meta"):
+        return GloTokTokenizer(tokenizer_config(folder)).eval()
+
+
+def load_glotok_tokenizer(folder: Path) -> GloTokTokenizer:
+    """`load_tokenizer` where the branches of a `GloTokTokenizer` are needed; raises ArtefactError for another
+    system's.
+    """
     artefact.read_manifest(folder, "tokenizer")
     return read_tokenizer(folder)
 
 
 def tokenizer_config(folder: Path) -> TokenizerConfig:
-    """The model's config in a tokenizer's folder; raises ArtefactError when there is none of this version."""
-    stored = artefact.read_json(folder / CONFIG_FILE)
-    if not isinstance(stored, dict) or "model" not in stored:
+    """The model's config in a tokenizer's folder; raises ArtefactError when there is none of this version, and for
+    another system's.
+    """
+    stored = _stored(folder)
+    if SYSTEM in stored:
         raise ArtefactError(
-            f"{folder / CONFIG_FILE}: holds no model section; is {folder} a tokenizer's folder?"
+            f"{folder / CONFIG_FILE}: holds a tokenizer of the system {stored[SYSTEM]}, and this job takes GloTok's, "
+            "LlamaGen's, FQGAN's and taming's alone; jobs.evaluate_tokenizers measures all"
         )
     try:
         return from_dict(TokenizerConfig, stored["model"])
@@ -42,6 +78,15 @@ def tokenizer_config(folder: Path) -> TokenizerConfig:
             f"{folder / CONFIG_FILE}: its model section is no tokenizer of this version ({error}); correct the "
             "path, or export the tokenizer again"
         ) from error
+
+
+def _stored(folder: Path) -> dict[str, Any]:
+    stored = artefact.read_json(folder / CONFIG_FILE)
+    if not isinstance(stored, dict) or "model" not in stored:
+        raise ArtefactError(
+            f"{folder / CONFIG_FILE}: holds no model section; is {folder} a tokenizer's folder?"
+        )
+    return stored
 
 
 def read_tokenizer(folder: str | Path) -> GloTokTokenizer:

@@ -96,3 +96,13 @@ def by_class(
     for index, label in enumerate(labels):
         chosen.setdefault(int(label), []).append(index)
     return {label: chosen[label][:per_class] for label in sorted(chosen)[:most_classes]}
+
+
+def resized(images: UInt8[ndarray, "n h w 3"], side: int) -> UInt8[ndarray, "n side side 3"]:
+    """Squares of another side, bicubic; the same array where they have that side."""
+    if images.shape[1] == side:
+        return images
+    made = [
+        Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC) for image in images
+    ]
+    return np.stack([np.asarray(image) for image in made])

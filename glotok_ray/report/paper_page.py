@@ -5,6 +5,7 @@ All text from configs, metrics and folders is escaped. Read next: glotok_ray/rep
 
 from collections.abc import Sequence
 
+from glotok_ray.report.comparisons import Comparison, comparison_html
 from glotok_ray.report.markup import ImageFormat, text
 from glotok_ray.report.paper_bars import BARS, bar_chart, bars_html
 from glotok_ray.report.paper_figures import reconstructions_html, retention_html, samples_html
@@ -30,23 +31,39 @@ _COMMANDS = {
 """What makes a row of ours, by table."""
 
 
-def render(tables: Sequence[PaperTable], found: Sequence[RunImages]) -> str:
+def render(
+    tables: Sequence[PaperTable],
+    found: Sequence[RunImages],
+    comparisons: Sequence[Comparison] = (),
+) -> str:
     """The page as HTML text, of at most MOST_BYTES unless its text alone is longer."""
     page = ""
     for quality in _QUALITIES:
-        page = _render(tables, found, ImageFormat(quality))
+        page = _render(tables, found, comparisons, ImageFormat(quality))
         if len(page.encode()) <= MOST_BYTES:
             break
     return page
 
 
-def _render(tables: Sequence[PaperTable], found: Sequence[RunImages], images: ImageFormat) -> str:
+def _render(
+    tables: Sequence[PaperTable],
+    found: Sequence[RunImages],
+    comparisons: Sequence[Comparison],
+    images: ImageFormat,
+) -> str:
     charts = "".join(bars_html(bar_chart(table)) for table in tables if table.number in BARS)
     sections = {
         "bars": ("Fig. 1: the methods side by side", _BARS_NOTE + charts),
         **{
             f"table-{table.number}": (f"Table {table.number}: {table.title}", _table(table))
             for table in tables
+        },
+        **{
+            f"tokenizers-{place}": (
+                f"Tokenizers, {one.folder.name}: all under one protocol",
+                comparison_html(one, images),
+            )
+            for place, one in enumerate(comparisons, 1)
         },
         "samples": ("Figs. 3 and 7: samples", samples_html(found, images)),
         "retention": ("Fig. 4: one codebook alone", retention_html(found, images)),

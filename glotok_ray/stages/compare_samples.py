@@ -42,6 +42,7 @@ def run(config: EvaluateRun, *, fresh: bool = False) -> dict[str, Any]:
     sets = {name: _identity(manifest) for name, manifest in measured.items()}
     if output.finished is not None and output.finished["sets"] == sets:
         logger.info("already finished: %s", output.folder)
+        ownership.finish(output.folder)
         return output.finished
     # Only now: a command that is killed before leaves the table of the call before.
     output.reopen()

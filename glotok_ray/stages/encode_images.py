@@ -36,7 +36,7 @@ from glotok_ray.devices import chosen_device
 from glotok_ray.pretrained.tokenizer import (
     CONFIG_FILE,
     WEIGHTS_FILE,
-    load_tokenizer,
+    load_glotok_tokenizer,
     tokenizer_config,
 )
 from glotok_ray.storage import artefact, output, ownership
@@ -73,7 +73,7 @@ class EncodeActor:
         self._config = config
         self._num_classes = len(read_dataset(to_path(config.data_path)).classes)
         self._device = chosen_device(use_gpu=config.pool.use_gpu)
-        self._tokenizer = load_tokenizer(to_path(config.tokenizer_path)).to(self._device)
+        self._tokenizer = load_glotok_tokenizer(to_path(config.tokenizer_path)).to(self._device)
 
     def __call__(self, shard: ShardInfo) -> CodeShard:
         """Write the shard's codes; the rows of an image are adjacent, in the order of its views."""

@@ -12,6 +12,12 @@ from typing import Any
 
 from glotok_ray.config.report import ReportRun
 from glotok_ray.report import paper_page
+from glotok_ray.report.comparisons import (
+    Comparison,
+    comparison_markdown,
+    is_comparison,
+    read_comparison,
+)
 from glotok_ray.report.finished_runs import FinishedRun, evaluation_folders, read_run
 from glotok_ray.report.paper_bars import BARS, bar_chart, draw_bars
 from glotok_ray.report.paper_figures import write_figures
@@ -32,10 +38,9 @@ FIGURES_FOLDER, BARS_FILE = "figures", "figure_1.png"
 @ownership.holding()
 def run(config: ReportRun, *, fresh: bool = False) -> dict[str, Any]:
     """Write the report and return its manifest, with the number of our rows per table under "rows"."""
-    runs = finished_runs(config)
-    report = output.look(
-        to_path(config.output_path), "report", _settings(), linked_folders(runs), fresh=fresh
-    )
+    runs, comparisons = finished_runs(config), finished_comparisons(config)
+    inputs = [*linked_folders(runs), *(one.folder for one in comparisons)]
+    report = output.look(to_path(config.output_path), "report", _settings(), inputs, fresh=fresh)
     if report.finished is not None:
         logger.info("already finished: %s", report.folder)
         return report.finished
@@ -46,20 +51,32 @@ def run(config: ReportRun, *, fresh: bool = False) -> dict[str, Any]:
     charts = [bar_chart(table) for table in tables if table.number in BARS]
     draw_bars(charts, report.folder / FIGURES_FOLDER / BARS_FILE)
     write_csv(report.folder / CSV_FILE, tables)
-    (report.folder / MARKDOWN_FILE).write_text(markdown(tables), encoding="utf-8")
-    page = paper_page.render(tables, found)
+    texts = [markdown(tables), *(comparison_markdown(one) for one in comparisons)]
+    (report.folder / MARKDOWN_FILE).write_text("\n".join(texts), encoding="utf-8")
+    page = paper_page.render(tables, found, comparisons)
     (report.folder / PAGE_FILE).write_text(page, encoding="utf-8")
     logger.info("report: %s", report.folder / PAGE_FILE)
     return report.finish(
-        evaluations=[str(finished.folder) for finished in runs], rows=rows_of(tables)
+        evaluations=[str(finished.folder) for finished in runs],
+        comparisons=[str(one.folder) for one in comparisons],
+        rows=rows_of(tables),
     )
 
 
 def finished_runs(config: ReportRun) -> list[FinishedRun]:
     """The evaluations of the config, read; raises ArtefactError for what is none or is damaged."""
-    folders = [to_path(name) for name in config.evaluations]
+    given = [to_path(name) for name in config.evaluations]
+    folders = [folder for folder in given if not is_comparison(folder)]
+    if not folders:
+        return []
     found = evaluation_folders(folders, skip_missing=config.skip_missing)
     return [read_run(folder) for folder in found]
+
+
+def finished_comparisons(config: ReportRun) -> list[Comparison]:
+    """The comparisons of tokenizers among the config's folders, in their order."""
+    folders = dict.fromkeys(to_path(name) for name in config.evaluations)
+    return [read_comparison(folder) for folder in folders if is_comparison(folder)]
 
 
 def rows_of(tables: Sequence[PaperTable]) -> dict[str, int]:

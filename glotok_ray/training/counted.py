@@ -1,6 +1,6 @@
 """What of a run needs no numbers: sizes of its models, what a micro batch keeps, the operations of an image.
 
-Read next: glotok_ray/training/describe.py, glotok_ray/training/scale.py
+Read next: glotok_ray/training/describe.py
 """
 
 import functools

@@ -17,7 +17,7 @@ from glotok_ray.nn.far import FAR
 from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.nn.xar import XAR
 from glotok_ray.pretrained.generator import copy_tokenizer, save_generator
-from glotok_ray.pretrained.tokenizer import load_tokenizer
+from glotok_ray.pretrained.tokenizer import load_glotok_tokenizer
 from glotok_ray.sampling.latents import latent_scale, latent_scale_from_counts
 from glotok_ray.storage.places import to_path
 from glotok_ray.training.ema import make_average, whole_state
@@ -94,7 +94,7 @@ def _build(
             TokenObjective(config.model, config.label_dropout, config.code_noise),
             {"architecture": "far"},
         )
-    tokenizer = load_tokenizer(to_path(config.tokenizer_path))
+    tokenizer = load_glotok_tokenizer(to_path(config.tokenizer_path))
     model = XAR(config.model)
     scale = _measured_scale(tokenizer, to_path(config.data.train_path), codes)
     model.latent_scale.copy_(scale)

@@ -105,6 +105,11 @@ def commands(quickstart: QuickstartRun) -> dict[str, tuple[str, ...]]:
         "train_generator far": ("jobs.train_generator", "recipes/far.json"),
         "sample_images": ("jobs.sample_images", "recipes/samples.json"),
         "evaluate_images": ("jobs.evaluate_images", "recipes/evaluation.json"),
+        "evaluate_tokenizers": (
+            *("jobs.evaluate_tokenizers", f"{TOP}/tokenizer", "--data-path"),
+            *(f"{TOP}/data/validation", "--output-path", "runs/compared", "--no-use-gpu"),
+            *("--num-images", "2", "--feature-size", "32"),
+        ),
         "export_tokenizer": (
             *("jobs.export_tokenizer", "run", "--source-path", f"{TOP}/tokenizer"),
             *("--output-path", "runs/exported"),
@@ -167,7 +172,7 @@ def test_every_job_is_here(tiny_quickstart: Callable[[Path], QuickstartRun]) -> 
     assert {command[0] for command in commands(tiny_quickstart(Path(TOP))).values()} == {
         f"jobs.{job}" for job in jobs
     }
-    assert len(jobs) == 19
+    assert len(jobs) == 20
 
 
 def test_every_job_runs_with_relative_paths(called: Called) -> None:
@@ -175,7 +180,7 @@ def test_every_job_runs_with_relative_paths(called: Called) -> None:
         name: done.stderr[-3000:] for name, done in called.answers.items() if done.returncode != 0
     }
     assert not failed, "\n\n".join(f"{name}: {text}" for name, text in failed.items())
-    assert len(called.answers) == 20
+    assert len(called.answers) == 21
 
 
 def test_all_results_lie_below_the_folder_of_the_call(called: Called) -> None:

@@ -16,6 +16,7 @@ from glotok_ray.recipes.sweep_parts import samples_evaluations
 from glotok_ray.stages import compare_samples, evaluate_images, image_measurement, sweep_guidance
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.marks import MARK
 from jobs import evaluate_images as evaluate_images_job
 from tests.evaluation.tiny_inputs import settings, write_inputs
 from tests.stages.test_sweep_guidance import sweep
@@ -87,6 +88,7 @@ def test_each_set_has_its_own_numbers_and_real_images_are_measured_once(
     seen.clear()
     assert evaluate_images_job.run(config)["written_unix_s"] == manifest["written_unix_s"]
     assert seen == []
+    assert not (tmp_path / "both" / MARK).exists()
     third = others(tmp_path / "third.npz")
     more = evaluate_images_job.run(compared(inputs, tmp_path / "both", theirs, third))
     assert sum(seen) == 6

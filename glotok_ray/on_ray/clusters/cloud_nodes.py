@@ -1,6 +1,7 @@
 """What a node is on each cloud: its machine, disk, network and price class, in the words of that cloud's API.
 
-Nodes have no public address; whoever calls `ray up` is in their network. Read next: launcher_files.py
+Nodes have no public address; whoever calls `ray up` is in their network.
+Read next: glotok_ray/on_ray/clusters/launcher_files.py
 """
 
 from typing import Any

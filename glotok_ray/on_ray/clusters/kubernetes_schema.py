@@ -1,7 +1,8 @@
 """A JSON schema of the fields of RayCluster, RayJob and NetworkPolicy that manifests may use.
 
 Written by hand from the Go types of KubeRay's API v1 (1.5) and of Kubernetes' pods, since no package brings KubeRay's
-own schema; unknown fields are refused, as Kubernetes' strict validation does. Read next: kubernetes_rules.py
+own schema; unknown fields are refused, as Kubernetes' strict validation does.
+Read next: glotok_ray/on_ray/clusters/kubernetes_rules.py
 """
 
 from typing import Any

@@ -1,0 +1,86 @@
+"""Evaluate tokenizers: finished tokenizers of any system and shards in; one table and one grid out, all rows of the
+same images under the same protocol, with the rate in a column of its own.
+
+    python -m jobs.evaluate_tokenizers runs/glotok_16k runs/ibq_16384_imported --data-path data/imagenet/validation \\
+        --inception-path download
+    python -m jobs.evaluate_tokenizers table_1
+    python -m jobs.evaluate_tokenizers runs/a runs/b --data-path data/shards/validation --no-use-gpu --num-images 64
+
+Machine: one GPU, or the CPU; it starts no Ray. Result: table.md, table.csv, metrics.json and reconstructions.png.
+Read next: glotok_ray/stages/evaluate_tokenizers.py
+"""
+
+import itertools
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from glotok_ray.config.tokenizer_comparison import EvaluateTokenizersRun
+from glotok_ray.recipes.evaluate_tokenizers import RECIPES
+from jobs import storage_root
+from jobs.command_line import run_job
+
+NAME = "evaluate_tokenizers"
+
+
+def describe(config: EvaluateTokenizersRun) -> dict[str, Any]:
+    """What would be measured: system, indices and bits of each tokenizer that is there, and the number of images; null
+    where the shards are not there yet.
+    """
+    from glotok_ray.report.compared_tokenizers import check_crops, compared_tokenizers, row_of
+    from glotok_ray.storage.places import to_path
+
+    there = any(to_path(path).is_dir() for path in config.tokenizer_paths)
+    compared = compared_tokenizers(config) if there else []
+    dataset = check_crops(config, compared) if to_path(config.data_path).is_dir() else None
+    rows = [row_of(one, config.image_size or one.model.image_size, {}) for one in compared]
+    return {
+        "tokenizers": {
+            row.name: {"system": row.system, "indices": row.indices, "bits": row.bits}
+            for row in rows
+        },
+        "images": config.num_images or (dataset.num_images if dataset else None),
+        "output_path": config.output_path,
+    }
+
+
+def run(config: EvaluateTokenizersRun, *, fresh: bool = False) -> dict[str, Any]:
+    """The job itself, imported when it runs."""
+    from glotok_ray.stages import evaluate_tokenizers
+
+    return evaluate_tokenizers.run(config, fresh=fresh)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the job; returns the exit code. Arguments before the first flag are a recipe, a JSON file that holds a
+    resolved config, or the tokenizers' folders.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    named = list(itertools.takewhile(lambda argument: not argument.startswith("-"), arguments))
+    is_recipe = len(named) == 1 and (named[0] in RECIPES or named[0].endswith(".json"))
+    if not named or is_recipe:
+        return run_job(arguments, name=NAME, recipes=RECIPES, dry_run=describe, run=run)
+    flags = arguments[len(named) :]
+
+    def of_folders() -> EvaluateTokenizersRun:
+        """The folders that were named."""
+        root = storage_root.chosen(_value_after("--storage-root", flags))
+        paths = tuple(str(storage_root.given(name, root, "FOLDER")) for name in named)
+        return EvaluateTokenizersRun(tokenizer_paths=paths)
+
+    return run_job(
+        ["folders", *flags], name=NAME, recipes={"folders": of_folders}, dry_run=describe, run=run
+    )
+
+
+def _value_after(flag: str, arguments: Sequence[str]) -> str:
+    for place, argument in enumerate(arguments):
+        if argument == flag and place + 1 < len(arguments):
+            return arguments[place + 1]
+        if argument.startswith(f"{flag}="):
+            return argument.removeprefix(f"{flag}=")
+    return ""
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

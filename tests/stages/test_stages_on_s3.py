@@ -1,0 +1,101 @@
+"""A chain of stages with its folders in an object store gives what it gives on a disk; a training goes on.
+
+Ray's pools are replaced by loops of this process: what Ray does is the same for all storage, and benchmarks/s3_drill.py
+runs it with Ray, kills and a server that goes away.
+"""
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.s3_drill import CHAIN, TINY, differences
+from benchmarks.s3_server import BUCKET, s3_server
+from glotok_ray.config import QuickstartRun, override
+from glotok_ray.on_ray import actor_pool, tasks
+from glotok_ray.recipes.quickstart import chain, quickstart
+from glotok_ray.stages import evaluate_images, feature_extraction, image_measurement
+from glotok_ray.stages.quickstart import Stage, stages
+from glotok_ray.storage import artefact, node_cache, ownership
+from glotok_ray.storage.places import to_path
+
+AWAY_S = 30.0
+LOCAL = {
+    "data.crops_per_class": 3,
+    "data.validation_crops_per_class": 2,
+    "data.rows_per_shard": 20,
+    "teacher.max_images": 30,
+    "teacher.kmeans.num_clusters": 8,
+    "evaluation.feature_size": 32,
+    "samples.num_images": 10,
+}
+TRAINING = {
+    "launcher": "local",
+    "scaling.num_workers": 1,
+    "scaling.engine": "torch",
+    "scaling.zero_stage": 0,
+    "data.num_train_images": 30,
+    "schedule.global_batch_size": 10,
+    "schedule.micro_batch_size": 10,
+    "schedule.epochs": 1,
+    "schedule.checkpoint_every_steps": 1,
+}
+
+
+def each(
+    units: Sequence[Any],
+    actor_class: Callable[..., Any],
+    constructor_kwargs: Mapping[str, Any],
+    *_: Any,
+    **__: Any,
+) -> Iterator[Any]:
+    if units:
+        actor = actor_class(**constructor_kwargs)
+        yield from map(actor, units)
+
+
+@pytest.fixture
+def in_this_process(monkeypatch: Any) -> None:
+    for module in (actor_pool, feature_extraction, image_measurement):
+        monkeypatch.setattr(module, "map_shards", each)
+    monkeypatch.setattr(tasks, "map_tasks", lambda function, units, **_: map(function, units))
+    monkeypatch.setattr(
+        evaluate_images, "run_at_once", lambda function, arguments: [*map(function, arguments)]
+    )
+
+
+def tiny(root: str) -> QuickstartRun:
+    changes = {**TINY, **LOCAL, "output_path": root}
+    for section in ("tokenizer", "generator"):
+        changes |= {f"{section}.{name}": value for name, value in TRAINING.items()}
+    return chain(override(quickstart(), {**changes, "tokenizer.data.num_validation_images": 20}))
+
+
+def run(root: str, name: str, **changes: Any) -> Any:
+    (stage,) = (item for item in stages(tiny(root)) if item.name == name)
+    found: Stage = stage
+    return found.run(override(found.settings, changes) if changes else found.settings)
+
+
+@pytest.mark.slow
+def test_a_chain_of_stages_gives_what_it_gives_on_a_local_disk(
+    in_this_process: None, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setenv(node_cache.FOLDER_VARIABLE, str(tmp_path / "cache"))
+    with s3_server() as server:
+        for root in (str(tmp_path / "local"), f"s3://{BUCKET}/chain"):
+            with ownership.holding():
+                for name in CHAIN:
+                    if name == "tokenizer":
+                        run(root, name, **{"schedule.stop_after_steps": 1})
+                        manifest = artefact.read_json(to_path(root) / name / "manifest.json")
+                        assert manifest["step"] == 1
+                        if root.startswith("s3"):
+                            server.stop()
+                            threading.Timer(AWAY_S, server.start).start()
+                    run(root, name)
+        wrong, count = differences(tmp_path / "local", to_path(f"s3://{BUCKET}/chain"))
+    assert wrong == []
+    assert count > 30
