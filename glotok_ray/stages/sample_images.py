@@ -32,7 +32,7 @@ from glotok_ray.pretrained.generator import (
     model_config,
     read_facts,
 )
-from glotok_ray.pretrained.tokenizer import tokenizer_config
+from glotok_ray.pretrained.tokenizer import what_is_decoded
 from glotok_ray.sampling.images import SAMPLERS, ImageGenerator
 from glotok_ray.sampling.tokens import check_guidance
 from glotok_ray.storage import artefact, output, ownership
@@ -146,7 +146,7 @@ def check_inputs(config: XARSampleRun | FARSampleRun) -> dict[str, Any]:
         artefact.read_manifest(to_path(config.tokenizer_path), "tokenizer")
     tokenizer = find_tokenizer(generator, config.tokenizer_path)
     model = model_config(generator)
-    check_fit(model, tokenizer_config(tokenizer))
+    check_fit(model, what_is_decoded(tokenizer))
     if isinstance(model, FARConfig) and isinstance(config.sampler, TokenSamplerConfig):
         check_guidance(model, config.sampler)
     check_scale(generator)
