@@ -1,6 +1,8 @@
 """Causal transformers of other systems in the paper's Table 2, each on the codes of its own tokenizer.
 
 Sizes and settings are those of their papers, READMEs and configurations; a docstring says where they are not published.
+`jobs.encode_images` makes codes of LlamaGen's and taming's tokenizers, not yet of IBQ's and VQGAN-LC's: those models
+train on any other single codebook, with --tokenizer-path, --data.train-path and --model.codebooks.0.size.
 Read next: glotok_ray/recipes/train_generator.py
 """
 
@@ -186,8 +188,7 @@ def _taming(
 def vqgan_lc_gpt() -> FARRun:
     """VQGAN-LC's GPT on 100,000 codes, 509,422,592 parameters; Table 2: 404M, which leaves out the embedding, gFID 15.4
     by clean-fid against the training images, not by ADM's evaluator. 450,000 steps of 1,024 images; its script also
-    restricts the data to 4 classes. Files of codes hold at most 65,536: until they hold more, train on another
-    tokenizer's, with --model.codebooks.0.size; 32 GPUs x 32 images.
+    restricts the data to 4 classes. Files of codes hold at most 65,536; 32 GPUs x 32 images.
     """
     variant = CausalVariantConfig(block="gpt", class_input="after_codes", unread_positions=1)
     run = _run("vqgan_lc_gpt", "vqgan_lc_100k", _plain(100_000, 1024, 24, 16, variant))
