@@ -9,9 +9,9 @@ r"""Shard images: embedded photographs, a class-folder tree or ImageNet's archiv
 
 Machine: CPUs only, one task per shard. Paths must be readable from every node. Without a validation_source a tenth of
 the source's images becomes validation. A folder's originals are kept with --image-size 0, as `imagenet_256` does (110
-KB an image, 147 GB); another side reduces them. An image that cannot be read costs itself. Result: train/ and
-validation/ under output_path, each with Parquet shards, dataset.json (with all that was left out) and a manifest;
-`quickstart` writes 4,100 and 600 crops of 48 pixels.
+KB an image, 147 GB); another side reduces them, and --resize-short-side 288 reduces large originals alone, to JPEG. An
+image that cannot be read costs itself. Result: train/ and validation/ under output_path, each with Parquet shards,
+dataset.json (with all that was left out) and a manifest; `quickstart` writes 4,100 and 600 crops of 48 pixels.
 """
 
 from collections.abc import Sequence

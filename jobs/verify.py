@@ -5,8 +5,8 @@ r"""Verify finished folders: all bytes against manifest.json, data sets against 
 
 Machine: any; it starts no Ray, and its threads read as fast as storage and cores allow (ImageNet's 147 GB: minutes). A
 run folder is verified with its checkpoints, and `runs` with all that lies in it. Result: verified.json in each folder,
-which launches trust as long as manifest, sizes and times of the files stay; with damage none, a line per damaged file,
-and exit code 2. Read next: glotok_ray/data/verification.py
+which launches trust as long as manifest, sizes and times of the files stay; with damage none, a line per damaged file
+that names the damaged rows of a shard, and exit code 2. Read next: glotok_ray/data/verification.py
 """
 
 import argparse

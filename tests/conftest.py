@@ -67,6 +67,8 @@ TINY = {
     "far.schedule.micro_batch_size": 12,
     "far.schedule.epochs": 2,
     "far.schedule.log_every_steps": 1,
+    # The others read through Ray Data.
+    "far.scaling.decode_on": "trainer",
     "far_samples.num_images": 20,
     "far_evaluation.feature_size": 64,
     "evaluation.feature_size": 64,

@@ -153,7 +153,7 @@ def read_dataset(folder: Path, *, verify: bool = False, tars: bool = False) -> D
     if info.shard_format == WEBDATASET and not tars:
         raise ArtefactError(
             f"{folder / DATASET}: shard_format = {WEBDATASET!r}: these tars are for other programs, and this job reads "
-            f"Parquet shards: make them by python -m jobs.shard_images with --source {folder} and --output-form parquet"
+            f"Parquet shards: make them by `jobs.shard_images`, --source {folder} and --output-form parquet"
         )
     for shard in info.shards:
         path = folder / shard.file

@@ -31,6 +31,7 @@ _RULES = (
     place_rules.provider_keys,
     place_rules.places,
     place_rules.closed,
+    place_rules.identities,
     start_rules.images,
     start_rules.installed,
     start_rules.mounts,

@@ -166,5 +166,7 @@ def read_retention(path: Path) -> Retention:
 
 
 def _read_samples(path: Path) -> LabelledImages | None:
-    labels = pyarrow.parquet.read_table(path.with_name("samples.parquet"), columns=["label"])
+    labels = pyarrow.parquet.read_table(
+        at_hand(path.with_name("samples.parquet")), columns=["label"]
+    )
     return LabelledImages(_read_arrays(path)["arr_0"], labels["label"].to_pylist())

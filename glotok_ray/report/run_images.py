@@ -16,6 +16,7 @@ from glotok_ray.report.finished_runs import FinishedRun
 from glotok_ray.report.grids import by_class
 from glotok_ray.report.images import ImagePairs, LabelledImages, Retention
 from glotok_ray.report.inputs import read_pairs, read_retention
+from glotok_ray.storage.node_cache import at_hand
 
 PER_CLASS = 8
 _MOST_CLASSES = 10
@@ -54,7 +55,7 @@ def read_run_images(runs: Sequence[FinishedRun]) -> list[RunImages]:
 
 
 def _samples(folder: Path) -> LabelledImages:
-    table = pyarrow.parquet.read_table(folder / _TABLE_FILE, columns=["label"])
+    table = pyarrow.parquet.read_table(at_hand(folder / _TABLE_FILE), columns=["label"])
     chosen = by_class(table["label"].to_pylist(), per_class=PER_CLASS)
     labels = _spread(sorted(chosen))
     indices = [index for label in labels for index in chosen[label]]

@@ -31,13 +31,12 @@ LIMIT_VARIABLE = "GLOTOK_CACHE_GIB"
 _DEFAULT_GIB = 50.0
 # An entry that somebody is about to open stays; what is open already outlives its removal.
 _SPARED_S = 60.0
-_MANIFEST_S = 60.0
 _LOCKS = 64
 _ENTRIES, _LOCK_FOLDER = "entries", "locks"
 
 # Of this process. An increment that two threads lose to each other changes no share that anybody sees.
 _lookups: collections.Counter[str] = collections.Counter()
-_known_digests: dict[str, tuple[float, dict[str, str]]] = {}
+_known_digests: dict[str, tuple[Any, dict[str, str]]] = {}
 
 
 @dataclass(frozen=True)
@@ -154,13 +153,19 @@ def _listed_digest(path: Path) -> str:
 
 
 def _digests(folder: Path) -> dict[str, str]:
-    """What the manifest of a folder lists, as of the last minute."""
-    now, key = time.monotonic(), str(folder)
-    if key in _known_digests and now - _known_digests[key][0] < _MANIFEST_S:
-        return _known_digests[key][1]
+    """What the manifest of a folder lists now: it is read again when the store tells another status of it."""
+    path, key = folder / artefact.MANIFEST, str(folder)
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        _known_digests.pop(key, None)
+        return {}
+    known = _known_digests.get(key)
+    if known is not None and known[0] == status:
+        return known[1]
     found: dict[str, str] = {}
     with contextlib.suppress(FileNotFoundError, ValueError, LookupError, TypeError, AttributeError):
-        files = json.loads((folder / artefact.MANIFEST).read_bytes())["files"]
+        files = json.loads(path.read_bytes())["files"]
         found = {name: facts["sha256"] for name, facts in files.items()}
-    _known_digests[key] = now, found
+    _known_digests[key] = status, found
     return found

@@ -209,6 +209,13 @@ BROKEN: list[tuple[str, Edit, str]] = [
         ),
         "gives the node a public address",
     ),
+    # what nodes may do
+    (
+        "aws",
+        drop(f"{GPU}.node_config.IamInstanceProfile"),
+        "gpu_spot.node_config.IamInstanceProfile: is not set",
+    ),
+    ("gcp", drop(f"{INGEST}.node_config.serviceAccounts"), "could not read the storage root"),
     # KubeRay
     ("raycluster", put("spec.headGroupSpec.serviceType", "LoadBalancer"), "opens Ray's ports"),
     ("raycluster", drop("spec.authOptions"), "authOptions.mode: must be token"),

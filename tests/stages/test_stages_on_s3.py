@@ -21,7 +21,7 @@ from glotok_ray.stages.quickstart import Stage, stages
 from glotok_ray.storage import artefact, node_cache, ownership
 from glotok_ray.storage.places import to_path
 
-AWAY_S = 30.0
+AWAY_S = 2.0
 LOCAL = {
     "data.crops_per_class": 3,
     "data.validation_crops_per_class": 2,

@@ -194,6 +194,13 @@ def test_what_a_manifest_lists_is_checked_on_its_way(folder: Any, cache: Path) -
     assert len(list(cache.iterdir())) == 1
 
 
+def test_a_folder_that_is_made_again_is_read_again(folder: Any, cache: Path) -> None:
+    finish(folder)
+    assert at_hand(folder / "sub" / "a.txt").read_text() == "a1"
+    finish(folder, 2, fresh=True)
+    assert at_hand(folder / "sub" / "a.txt").read_text() == "a2"
+
+
 def test_what_was_not_used_for_longest_goes_first(folder: Any, tmp_path: Path) -> None:
     store = NodeCache(tmp_path, 250)
     for number in range(3):

@@ -53,6 +53,16 @@ def node_config(
     return make(cloud, instance, disk_gb, spot)
 
 
+def identity(kind: str, cloud: Cloud) -> dict[str, Any]:
+    """What a worker node may do: Ray gives an identity to the head alone, and on Azure to all nodes."""
+    if kind == "aws":
+        return {"IamInstanceProfile": {"Name": cloud.identity}}
+    if kind == "gcp":
+        scopes = ["https://www.googleapis.com/auth/cloud-platform"]
+        return {"serviceAccounts": [{"email": cloud.identity, "scopes": scopes}]}
+    return {}
+
+
 def _aws_node(cloud: Cloud, instance: str, disk_gb: int, spot: bool) -> dict[str, Any]:
     disk = {"DeviceName": "/dev/sda1", "Ebs": {"VolumeSize": disk_gb, "VolumeType": "gp3"}}
     node: dict[str, Any] = {

@@ -45,6 +45,10 @@ class Cloud:
     """AWS alone: a group that lets nodes talk to each other, and SSH in from your network. Elsewhere nodes have no
     public address.
     """
+    identity: str = ""
+    """What worker nodes may do, above all read and write the storage root: AWS's instance profile, Google's service
+    account. Ray gives the head one of its own, and on Azure one to all nodes.
+    """
     project: str = ""
     """Google's project, Azure's subscription."""
 
@@ -65,6 +69,8 @@ class Kubernetes:
     """Label and value of nodes with these GPUs, as label=value."""
     spot_node_label: str
     """Label and value of spot nodes, which carry a taint of the same name."""
+    service_account: str
+    """Of all pods, which may read and write the storage root; it must be there."""
     entrypoint: str
     """What the RayJob runs."""
 

@@ -7,7 +7,6 @@ from typing import Any
 
 from glotok_ray.on_ray.clusters.description import Description, Kubernetes
 
-# Of the image, which cluster/Dockerfile copies the code to.
 _NAME = "glotok"
 _DAY_S = 86_400
 
@@ -151,6 +150,7 @@ def _pod(
         "spec": {
             # Autoscaler v2 counts pods; one that started again would be another node under an old name.
             "restartPolicy": "Never",
+            "serviceAccountName": description.kubernetes.service_account,
             "containers": [container],
             "volumes": [{"name": "shared-memory", "emptyDir": memory}],
         },

@@ -46,6 +46,7 @@ def _node_types(kind: str, description: Description, cloud: Cloud) -> dict[str, 
     machines = MACHINES[kind]
     head = cloud_nodes.node_config(kind, cloud, cloud.head, description.head_disk_gb)
     ingest = cloud_nodes.node_config(kind, cloud, cloud.ingest, description.ingest.disk_gb)
+    ingest |= cloud_nodes.identity(kind, cloud)
     groups: dict[str, Any] = {
         HEAD: {"max_workers": 0, "resources": {"CPU": 0, "GPU": 0}, "node_config": head},
         INGEST: _group(description.ingest, INGEST)
@@ -78,7 +79,7 @@ def _gpu_group(
             "worker_image": description.image_of("gpu"),
             "worker_run_options": options,
         },
-        "node_config": node,
+        "node_config": node | cloud_nodes.identity(kind, cloud),
     }
 
 

@@ -4,6 +4,7 @@ Each rule yields a sentence per problem, with its remedy. Read next: glotok_ray/
 """
 
 import difflib
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -122,4 +123,18 @@ def _own_group(config: dict[str, Any]) -> Iterator[str]:
             yield (
                 f"available_node_types.{name}.node_config.SecurityGroupIds: is not set; Ray would make a group that"
                 " lets everyone reach SSH; name one of yours"
+            )
+
+
+def identities(config: dict[str, Any]) -> Iterator[str]:
+    """Worker nodes that may read the object store: Ray gives an identity to the head alone."""
+    field = {"aws": "IamInstanceProfile", "gcp": "serviceAccounts"}.get(config["provider"]["type"])
+    start = " ".join(config.get("worker_start_ray_commands", []))
+    if field is None or not re.search(r"GLOTOK_STORAGE_ROOT=['\"]?\w+://", start):
+        return
+    for name, group in config["available_node_types"].items():
+        if name != config["head_node_type"] and not group["node_config"].get(field):
+            yield (
+                f"available_node_types.{name}.node_config.{field}: is not set; the node could not read the storage"
+                " root; name an identity that may"
             )
