@@ -15,6 +15,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from glotok_ray.config import FlowSamplerConfig
+from glotok_ray.nn.biased_blocks import BiasedAttention
 from glotok_ray.nn.entities import token_places
 from glotok_ray.nn.far import FAR
 from glotok_ray.nn.far_blocks import FARBlock
@@ -127,6 +128,7 @@ class PublishedXAR(nn.Module):
         memory: tuple[GrowingMemory | None, int],
     ) -> Tensor:
         attention = block.attention
+        assert not isinstance(attention, BiasedAttention)
         heads = attention.query_key_value(tokens).unflatten(-1, (3, attention.num_heads, -1))
         query, key, value = heads.permute(2, 0, 3, 1, 4).unbind(0)
         query, key = rotate_pairs(query, rotation), rotate_pairs(key, rotation)
@@ -283,6 +285,7 @@ class PublishedFAR:
         memory, index = place
         assert isinstance(block, FARBlock)
         attention = block.attention
+        assert not isinstance(attention, BiasedAttention)
         heads = attention.query_key_value(block.attention_norm(token))
         heads = heads.unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
         query, key, value = heads.unbind(0)
@@ -318,6 +321,7 @@ def published_logits(
 def _teacher_forced(block: nn.Module, tokens: Tensor, rotation: Rotation, rate: float) -> Tensor:
     assert isinstance(block, FARBlock)
     attention = block.attention
+    assert not isinstance(attention, BiasedAttention)
     heads = attention.query_key_value(block.attention_norm(tokens))
     heads = heads.unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
     query, key, value = heads.unbind(0)

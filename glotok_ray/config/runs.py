@@ -169,3 +169,12 @@ class FARRun(GeneratorRun):
             f"must be 0 with model.variant.class_input = {self.model.variant.class_input!r}, which has no null label",
         )
         require_probability("code_noise", self.code_noise)
+        evaluated = self.checkpoint_evaluation
+        require(
+            evaluated.every_steps == 0
+            or evaluated.sampler.guidance_scale == 1
+            or self.model.variant.has_null_label,
+            "checkpoint_evaluation.sampler.guidance_scale",
+            evaluated.sampler.guidance_scale,
+            "must be 1, since this generator has no null label",
+        )

@@ -28,7 +28,6 @@ from glotok_ray.interop.generators import (
 )
 from glotok_ray.interop.tokenizer_card import CARD_FILE
 from glotok_ray.nn.far import FAR
-from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.pretrained.generator import (
     AVERAGE_FILE,
     copy_tokenizer,
@@ -37,7 +36,7 @@ from glotok_ray.pretrained.generator import (
     read_facts,
     save_generator,
 )
-from glotok_ray.pretrained.tokenizer import WEIGHTS_FILE
+from glotok_ray.pretrained.tokenizer import WEIGHTS_FILE, read_any_tokenizer
 from glotok_ray.sampling.images import ImageGenerator
 from glotok_ray.storage import artefact, ownership
 from glotok_ray.storage.artefact import ArtefactError
@@ -221,7 +220,7 @@ def _tokenizer_of_peer(
     with torch.device("meta"):
         generator = FAR(model)
     # Refuses codebooks of other names or sizes.
-    ImageGenerator(generator, GloTokTokenizer.from_pretrained(folder))
+    ImageGenerator(generator, read_any_tokenizer(folder))
     return folder, artefact.sha256_of(weights)
 
 

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from glotok_ray.config.generator import FARConfig
-from glotok_ray.nn.biased_blocks import BiasedMLP
+from glotok_ray.nn.biased_blocks import BiasedAttention, BiasedMLP
 from glotok_ray.nn.dropout import Dropout
 from glotok_ray.nn.rotary import Rotation, rotate
 
@@ -156,6 +156,9 @@ def attend_with_zero_logit(
     return sum(mixed[1:], mixed[0])
 
 
+Attention = PositionAttention | CodebookAttention | BiasedAttention
+
+
 class SwiGLU(nn.Module):
     """down(SiLU(gate(x)) * value(x)), without biases."""
 
@@ -184,7 +187,7 @@ class FARBlock(nn.Module):
     With a modulation of the class, x += gate * f(norm(x) * (1 + scale) + shift) for both (AdaLN).
     """
 
-    def __init__(self, config: FARConfig, attention: type[nn.Module]) -> None:
+    def __init__(self, config: FARConfig, attention: type[Attention]) -> None:
         super().__init__()
         is_gpt = config.variant.block == "gpt"
         self.attention_norm = norm_of(config)

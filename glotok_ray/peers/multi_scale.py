@@ -84,17 +84,18 @@ class MultiScaleQuantizer(nn.Module):
 
     def encode(self, latents: Float[Tensor, "b d h w"]) -> Scales:
         """The codes of all scales."""
-        return encode_scales(latents, self.sides, self._find, self._contribution)
+        return encode_scales(latents, self.sides, self._find, self.contribution)
 
     def decode(self, scales: Scales) -> Float[Tensor, "b d h w"]:
         """The latents that the codes stand for."""
-        return decode_scales(scales, self._contribution)
+        return decode_scales(scales, self.contribution)
 
     def _find(self, latents: Float[Tensor, "b d p p"]) -> Int[Tensor, "b p p"]:
         tokens = latents.permute(0, 2, 3, 1)
         found = nearest_codes(tokens.flatten(0, 2), self.codebook, self.lookup)
         return found.unflatten(0, tokens.shape[:3])
 
-    def _contribution(self, indices: Int[Tensor, "b p p"], scale: int) -> Float[Tensor, "b d h w"]:
+    def contribution(self, indices: Int[Tensor, "b p p"], scale: int) -> Float[Tensor, "b d h w"]:
+        """What the codes of a scale, given by its number, add to the map."""
         vectors = upsampled(rows_on_map(indices, self.codebook), self.sides[-1])
         return 0.5 * vectors + 0.5 * self.smoothings[self.smoothing_of_scale[scale]](vectors)

@@ -15,6 +15,7 @@ from glotok_ray.config.generator import FARConfig, FlowConfig, XARConfig
 from glotok_ray.config.overrides import from_dict
 from glotok_ray.config.tokenizer import TokenizerConfig
 from glotok_ray.nn.far import FAR
+from glotok_ray.nn.tokenizer_protocol import Rate
 from glotok_ray.nn.xar import XAR
 from glotok_ray.pretrained import tokenizer
 from glotok_ray.storage import artefact
@@ -182,8 +183,13 @@ def find_tokenizer(folder: Path, tokenizer_path: str | Path | None = None) -> Pa
     return found
 
 
-def check_fit(generator: XARConfig | FARConfig, decoder: TokenizerConfig) -> None:
-    """Raise ArtefactError when the tokenizer of config `decoder` does not decode what the generator draws."""
+def check_fit(generator: XARConfig | FARConfig, decoder: TokenizerConfig | Rate) -> None:
+    """Raise ArtefactError when the tokenizer of config `decoder`, or another system's of these grids, does not decode
+    what the generator draws.
+    """
+    if isinstance(decoder, Rate):
+        _check_grids(generator, decoder)
+        return
     # On another grid the decoder would give an image of another size, for which neither was trained.
     facts: dict[str, tuple[object, object]] = {
         "grid_size": (generator.grid_size, decoder.autoencoder.grid_size)
@@ -197,6 +203,20 @@ def check_fit(generator: XARConfig | FARConfig, decoder: TokenizerConfig) -> Non
             raise ArtefactError(
                 f"generator.{name} = {have}: the tokenizer has {need}; bring the tokenizer of the generator's codes"
             )
+
+
+def _check_grids(generator: XARConfig | FARConfig, decoder: Rate) -> None:
+    side = generator.grid_size
+    sizes = generator.code_counts.values() if isinstance(generator, FARConfig) else ()
+    drawn = [f"{side} x {side} of {size} codes" for size in sizes] or ["latents"]
+    taken = [
+        f"{' x '.join(map(str, grid.shape))} of {grid.num_codes} codes" for grid in decoder.grids
+    ]
+    if drawn != taken or len(drawn) > 1:
+        raise ArtefactError(
+            f"generator draws {', '.join(drawn)}: the tokenizer decodes {', '.join(taken)}, and of other systems' only "
+            "those of a single grid decode here; bring the tokenizer of the generator's codes"
+        )
 
 
 def _from_facts(folder: Path, section: str, kind: type, facts: Mapping[str, Any]) -> Any:

@@ -12,7 +12,7 @@ import torch
 from glotok_ray.config.overrides import from_dict, to_dict
 from glotok_ray.config.tokenizer import TokenizerConfig
 from glotok_ray.nn.tokenizer import GloTokTokenizer
-from glotok_ray.nn.tokenizer_protocol import Tokenizer
+from glotok_ray.nn.tokenizer_protocol import Rate, Tokenizer
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.storage.places import to_path
@@ -34,12 +34,24 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     evaluation mode.
     """
     artefact.read_manifest(folder, "tokenizer")
+    return read_any_tokenizer(folder)
+
+
+def read_any_tokenizer(folder: Path) -> "GloTokTokenizer | PeerTokenizer":
+    """The same of a folder without a manifest, such as the copy beside a generator."""
     stored = _stored(folder)
     if SYSTEM not in stored:
         return read_tokenizer(folder)
     from glotok_ray.pretrained.peer_tokenizers import read_peer
 
     return read_peer(folder, stored)
+
+
+def what_is_decoded(folder: Path) -> TokenizerConfig | Rate:
+    """What tells whether a tokenizer decodes a generator's codes: of ours its config, of another system's its grids."""
+    if SYSTEM in _stored(folder):
+        return empty_tokenizer(folder).rate
+    return tokenizer_config(folder)
 
 
 def empty_tokenizer(folder: Path) -> "GloTokTokenizer | PeerTokenizer":

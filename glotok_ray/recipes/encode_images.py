@@ -69,12 +69,6 @@ def taming_f16_1024_ten_crop() -> EncodeRun:
     return _ten_crop("taming_f16_1024_ten_crop", run)
 
 
-def ibq_16384_ten_crop() -> EncodeRun:
-    """IBQ's 16,384 codes, ten crops, one codebook: 6.6 GB, for ibq_b to ibq_xxl; 8 GPUs."""
-    run = _imagenet("ibq_16384", "runs/ibq_16384_imported")
-    return _ten_crop("ibq_16384_ten_crop", run)
-
-
 def quickstart() -> EncodeRun:
     """The quickstart's training crops as they are: mirror images would double what its small generators must learn."""
     return EncodeRun(
@@ -100,7 +94,6 @@ RECIPES = {
         llamagen_vq16_ten_crop,
         taming_f16_16384_ten_crop,
         taming_f16_1024_ten_crop,
-        ibq_16384_ten_crop,
         quickstart,
     )
 }

@@ -124,23 +124,23 @@ def gpt_3b() -> EvaluateRun:
 
 
 def ibq_b() -> EvaluateRun:
-    """The samples of ibq_b and their baselines; Table 2, IBQ-B: gFID 2.88, IS 254.73, as in IBQ's README."""
-    return _samples("ibq_b", "ibq_16384_imported", "ibq_16384_ten_crop_codes")
+    """The samples of ibq_b; Table 2, IBQ-B: gFID 2.88, IS 254.73, as in IBQ's README."""
+    return _samples_alone("ibq_b")
 
 
 def ibq_l() -> EvaluateRun:
-    """The samples of ibq_l and their baselines; not in Table 2; IBQ's README: 2.45 / 267.48."""
-    return _samples("ibq_l", "ibq_16384_imported", "ibq_16384_ten_crop_codes")
+    """The samples of ibq_l; not in Table 2; IBQ's README: 2.45 / 267.48."""
+    return _samples_alone("ibq_l")
 
 
 def ibq_xl() -> EvaluateRun:
-    """The samples of ibq_xl and their baselines; not in Table 2; IBQ's README: 2.14 / 278.99."""
-    return _samples("ibq_xl", "ibq_16384_imported", "ibq_16384_ten_crop_codes")
+    """The samples of ibq_xl; not in Table 2; IBQ's README: 2.14 / 278.99."""
+    return _samples_alone("ibq_xl")
 
 
 def ibq_xxl() -> EvaluateRun:
-    """The samples of ibq_xxl and their baselines; Table 2, IBQ-XXL: gFID 2.05, IS 286.73, as in IBQ's README."""
-    return _samples("ibq_xxl", "ibq_16384_imported", "ibq_16384_ten_crop_codes")
+    """The samples of ibq_xxl; Table 2, IBQ-XXL: gFID 2.05, IS 286.73, as in IBQ's README."""
+    return _samples_alone("ibq_xxl")
 
 
 def taming_gpt() -> EvaluateRun:
@@ -160,11 +160,10 @@ def taming_gpt_small() -> EvaluateRun:
 
 
 def vqgan_lc_gpt() -> EvaluateRun:
-    """The samples of vqgan_lc_gpt, without baselines; Table 2, VQGAN-LC: gFID 15.4 by clean-fid against the training
+    """The samples of vqgan_lc_gpt; Table 2, VQGAN-LC: gFID 15.4 by clean-fid against the training
     images, which ADM's evaluator does not reproduce.
     """
-    run = _samples("vqgan_lc_gpt", "vqgan_lc_100k_imported")
-    return override(run, {"codes_path": ""})
+    return _samples_alone("vqgan_lc_gpt")
 
 
 def _samples(name: str, tokenizer: str, codes: str = "") -> EvaluateRun:
@@ -173,6 +172,16 @@ def _samples(name: str, tokenizer: str, codes: str = "") -> EvaluateRun:
         "tokenizer_path": f"runs/{tokenizer}",
         "samples_path": f"runs/{name}_samples",
         "codes_path": f"runs/{codes or f'{tokenizer}_codes'}",
+        "output_path": f"runs/{name}_evaluation",
+    }
+    return override(glotok_16k(), changes)
+
+
+def _samples_alone(name: str) -> EvaluateRun:
+    """Without baselines: evaluations know no tokenizer of these systems."""
+    changes = {
+        "tokenizer_path": "",
+        "samples_path": f"runs/{name}_samples",
         "output_path": f"runs/{name}_evaluation",
     }
     return override(glotok_16k(), changes)

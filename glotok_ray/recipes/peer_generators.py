@@ -1,15 +1,19 @@
 """Causal transformers of other systems in the paper's Table 2, each on the codes of its own tokenizer.
 
 Sizes and settings are those of their papers, READMEs and configurations; a docstring says where they are not published.
+`jobs.encode_images` makes codes of LlamaGen's and taming's tokenizers, not yet of IBQ's and VQGAN-LC's: those models
+train on any other single codebook, with --tokenizer-path, --data.train-path and --model.codebooks.0.size.
 Read next: glotok_ray/recipes/train_generator.py
 """
 
 from collections.abc import Callable
 
 from glotok_ray.config.causal import CausalVariantConfig
+from glotok_ray.config.checkpoint_evaluation import FARCheckpointsConfig
 from glotok_ray.config.generator import FARConfig, VocabularyConfig
 from glotok_ray.config.overrides import override
 from glotok_ray.config.runs import FARRun
+from glotok_ray.config.samplers import TokenSamplerConfig
 from glotok_ray.config.training import (
     CodeDataConfig,
     OptimizerConfig,
@@ -20,12 +24,17 @@ from glotok_ray.config.training import (
 
 def _run(name: str, tokenizer: str, model: FARConfig) -> FARRun:
     """With the settings of LlamaGen's script: AdamW at a constant 1e-4, decay 0.05, batches of 256, 300 epochs."""
+    has_null_label = model.variant.has_null_label
+    guidance_scale = TokenSamplerConfig().guidance_scale if has_null_label else 1.0
     return FARRun(
         name=name,
         tokenizer_path=f"runs/{tokenizer}_imported",
         ema_decay=0.0,
         model=model,
-        label_dropout=0.1 if model.variant.has_null_label else 0.0,
+        label_dropout=0.1 if has_null_label else 0.0,
+        checkpoint_evaluation=FARCheckpointsConfig(
+            sampler=TokenSamplerConfig(guidance_scale=guidance_scale)
+        ),
         optimizer=OptimizerConfig(
             name="adamw", learning_rate=1e-4, betas=(0.9, 0.95), weight_decay=0.05
         ),
@@ -179,8 +188,7 @@ def _taming(
 def vqgan_lc_gpt() -> FARRun:
     """VQGAN-LC's GPT on 100,000 codes, 509,422,592 parameters; Table 2: 404M, which leaves out the embedding, gFID 15.4
     by clean-fid against the training images, not by ADM's evaluator. 450,000 steps of 1,024 images; its script also
-    restricts the data to 4 classes. Files of codes hold at most 65,536: until they hold more, train on another
-    tokenizer's, with --model.codebooks.0.size; 32 GPUs x 32 images.
+    restricts the data to 4 classes. Files of codes hold at most 65,536; 32 GPUs x 32 images.
     """
     variant = CausalVariantConfig(block="gpt", class_input="after_codes", unread_positions=1)
     run = _run("vqgan_lc_gpt", "vqgan_lc_100k", _plain(100_000, 1024, 24, 16, variant))

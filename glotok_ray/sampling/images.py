@@ -21,6 +21,7 @@ from glotok_ray.data.pixel_range import to_uint8
 from glotok_ray.nn.far import FAR
 from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.nn.xar import XAR
+from glotok_ray.peers.base import PeerTokenizer
 from glotok_ray.pretrained.generator import (
     check_fit,
     find_tokenizer,
@@ -28,6 +29,7 @@ from glotok_ray.pretrained.generator import (
     load_generator,
     read_facts,
 )
+from glotok_ray.pretrained.tokenizer import read_any_tokenizer
 from glotok_ray.sampling.flow import count_evaluations, sample_latents
 from glotok_ray.sampling.image_random import whole_number
 from glotok_ray.sampling.tokens import check_guidance, guided_positions, sample_codes
@@ -52,9 +54,14 @@ class ImageGenerator:
     """
 
     def __init__(
-        self, generator: XAR | FAR, tokenizer: GloTokTokenizer, *, refine: bool = True
+        self,
+        generator: XAR | FAR,
+        tokenizer: GloTokTokenizer | PeerTokenizer,
+        *,
+        refine: bool = True,
     ) -> None:
-        check_fit(generator.config, tokenizer.config)
+        is_ours = isinstance(tokenizer, GloTokTokenizer)
+        check_fit(generator.config, tokenizer.config if is_ours else tokenizer.rate)
         self.generator, self.tokenizer, self.refine = generator, tokenizer, refine
         self._device = torch.device("cpu")
 
@@ -79,7 +86,7 @@ class ImageGenerator:
         is_bare = facts["architecture"] == "far" or flow_config(folder).latent_space == "codes"
         return cls(
             load_generator(folder, use_ema=use_ema),
-            GloTokTokenizer.from_pretrained(tokenizer),
+            read_any_tokenizer(tokenizer),
             refine=is_bare,
         )
 
@@ -116,6 +123,7 @@ class ImageGenerator:
         ids = range(len(labels)) if image_ids is None else image_ids
         generator, tokenizer = self.generator, self.tokenizer
         if isinstance(generator, XAR):
+            assert isinstance(tokenizer, GloTokTokenizer)  # no other tokenizer has its latents
             flow = _fitting(sampler, FlowSamplerConfig)
             with self._products(flow):
                 latents = sample_latents(generator, classes, flow, image_ids=ids, seed=seed)
@@ -128,6 +136,8 @@ class ImageGenerator:
         with self._products(tokens):
             codes = sample_codes(generator, classes, tokens, image_ids=ids, seed=seed)
         side = generator.config.grid_size
+        if not isinstance(tokenizer, GloTokTokenizer):
+            return _pixels(tokenizer.decode(codes[:, 0].unflatten(1, (side, side))))
         return _pixels(
             tokenizer.images_of(self._in_tokenizer_order(codes).unflatten(2, (side, side)))
         )
@@ -162,6 +172,7 @@ class ImageGenerator:
     def _in_tokenizer_order(self, codes: Int64[Tensor, "b k n"]) -> Int64[Tensor, "b k n"]:
         """A FAR may predict the codebooks in another order than the decoder's channels have."""
         assert isinstance(self.generator, FAR)
+        assert isinstance(self.tokenizer, GloTokTokenizer)
         predicted = self.generator.config.names
         return codes[:, [predicted.index(name) for name in self.tokenizer.config.names]]
 

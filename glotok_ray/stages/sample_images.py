@@ -18,8 +18,10 @@ import pyarrow.parquet
 from jaxtyping import UInt8
 from PIL import Image
 
+from glotok_ray.config.generator import FARConfig
 from glotok_ray.config.jobs import FARSampleRun, XARSampleRun
 from glotok_ray.config.overrides import bound_settings, to_dict, with_absolute_paths
+from glotok_ray.config.samplers import TokenSamplerConfig
 from glotok_ray.data.forms import CROP
 from glotok_ray.data.records import SCHEMA, ShardInfo, encode_png, write_dataset
 from glotok_ray.devices import chosen_device
@@ -30,8 +32,9 @@ from glotok_ray.pretrained.generator import (
     model_config,
     read_facts,
 )
-from glotok_ray.pretrained.tokenizer import tokenizer_config
+from glotok_ray.pretrained.tokenizer import what_is_decoded
 from glotok_ray.sampling.images import SAMPLERS, ImageGenerator
+from glotok_ray.sampling.tokens import check_guidance
 from glotok_ray.storage import artefact, output, ownership
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.storage.node_cache import at_hand
@@ -127,7 +130,7 @@ def run(config: XARSampleRun | FARSampleRun, *, fresh: bool = False) -> dict[str
 
 def check_inputs(config: XARSampleRun | FARSampleRun) -> dict[str, Any]:
     """The generator's facts; raises ArtefactError when it is unfinished, of another architecture than the recipe's
-    sampler, or made on codes of another tokenizer.
+    sampler, or made on codes of another tokenizer, and ValueError for guidance of a generator without a null label.
     """
     generator = to_path(config.generator_path)
     artefact.read_manifest(generator, "generator")
@@ -142,7 +145,10 @@ def check_inputs(config: XARSampleRun | FARSampleRun) -> dict[str, Any]:
     if config.tokenizer_path:
         artefact.read_manifest(to_path(config.tokenizer_path), "tokenizer")
     tokenizer = find_tokenizer(generator, config.tokenizer_path)
-    check_fit(model_config(generator), tokenizer_config(tokenizer))
+    model = model_config(generator)
+    check_fit(model, what_is_decoded(tokenizer))
+    if isinstance(model, FARConfig) and isinstance(config.sampler, TokenSamplerConfig):
+        check_guidance(model, config.sampler)
     check_scale(generator)
     return facts
 

@@ -129,7 +129,7 @@ def test_a_new_ibq_is_the_identity_under_a_zero_output() -> None:
     moved = model.blocks[0](tokens, model.new_cache(1).rotation, None, modulation)
     assert 0 < (moved - tokens).abs().max() < 1e-4
     with torch.no_grad():
-        plain = model.modulation.blocks[1].weight
+        plain = model.modulation.blocks[1].get_parameter("weight")
         assert plain[64:].std().item() == pytest.approx(0.01, rel=0.05)
         assert plain[:64].std().item() == pytest.approx(2e-6, rel=0.05)
 
@@ -138,8 +138,9 @@ def test_a_new_gpt_has_no_positions_and_draws_its_output() -> None:
     model = FAR(VARIANTS["vqgan_lc"])
     assert model.positions.shape == (10, 32)
     assert not model.positions.any()
-    assert model.outputs[0].weight.std().item() == pytest.approx(0.02, rel=0.2)
-    assert model.outputs[0].weight.shape == (SIZES[0] + CLASSES, 32)
+    output = model.outputs[0].get_parameter("weight")
+    assert output.std().item() == pytest.approx(0.02, rel=0.2)
+    assert output.shape == (SIZES[0] + CLASSES, 32)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -168,7 +169,9 @@ def test_models_without_a_null_label_refuse_guidance_and_dropped_labels(name: st
         network_evaluations(model.config, guided)
     with pytest.raises(ValueError, match=r"label_dropout = 0\.1: must be 0 with model\.variant"):
         FARRun(model=model.config)
-    FARRun(model=model.config, label_dropout=0.0)
+    run = FARRun(model=model.config, label_dropout=0.0)
+    with pytest.raises(ValueError, match=r"checkpoint_evaluation\.sampler\.guidance_scale = 2\.0"):
+        override(run, {"checkpoint_evaluation.every_steps": 10})
 
 
 def test_code_noise_replaces_a_share_by_all_entries_and_follows_its_generator() -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from glotok_ray.config.var import VARConfig
 from glotok_ray.nn.next_scale import next_scale_inputs
 from glotok_ray.nn.var import VAR
+from glotok_ray.nn.var_blocks import VARBlock
 from glotok_ray.recipes.var_generators import MODELS
 from tests.small_pyramid import TINY_VAR, SmallPyramid
 
@@ -26,6 +27,12 @@ def build(config: VARConfig = TINY_VAR) -> VAR:
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     return model
+
+
+def block_of(model: VAR, index: int) -> VARBlock:
+    block = model.blocks[index]
+    assert isinstance(block, VARBlock)
+    return block
 
 
 def drawn_codes(batch: int = 3) -> list[Tensor]:
@@ -110,7 +117,7 @@ def literal_logits(model: VAR, inputs: Tensor, labels: Tensor) -> Tensor:
 def test_logits_equal_a_literal_implementation(config: VARConfig) -> None:
     model, inputs, labels = build(config), inputs_of(drawn_codes()), torch.tensor([0, 3, 4])
     with torch.no_grad():
-        model.blocks[0].attention.head_scale[0] = 9.0  # above the bound
+        block_of(model, 0).attention.head_scale[0] = 9.0  # above the bound
     expected = literal_logits(model, inputs, labels)
     assert expected.std() > 0.1
     torch.testing.assert_close(model(inputs, labels), expected, atol=1e-4, rtol=1e-4)
@@ -190,7 +197,7 @@ def test_a_new_model_starts_as_published() -> None:
     config = VARConfig(width=256, depth=2, num_heads=4, num_codes=512)
     model = VAR(config)
     deviation = math.sqrt(1 / (3 * 256))
-    block = model.blocks[0]
+    block = block_of(model, 0)
 
     def spread(weight: Tensor) -> float:
         return weight.detach().std().item() / deviation
@@ -199,8 +206,8 @@ def test_a_new_model_starts_as_published() -> None:
         "positions": (model.positions, 1.0),
         "output": (model.output.weight, 0.02),
         "final": (model.final_modulation.weight, 0.5),
-        "gates": (block.modulation.weight[:512], 1e-3),
-        "others": (block.modulation.weight[512:], 0.5),
+        "gates": (block.get_parameter("modulation.weight")[:512], 1e-3),
+        "others": (block.get_parameter("modulation.weight")[512:], 0.5),
         "projection": (block.attention.projection.weight, 0.5),
         "mlp": (block.mlp_second.weight, 0.5),
     }
@@ -212,10 +219,10 @@ def test_a_new_model_starts_as_published() -> None:
 def test_blocks_are_left_out_for_some_images_in_training_alone() -> None:
     config = dataclasses.replace(TINY_VAR, stochastic_depth=0.5)
     model, inputs, labels = build(config), inputs_of(drawn_codes()), torch.tensor([0, 1, 2])
-    assert [block.skip_probability for block in model.blocks] == [0.0, 0.25, 0.5]
+    assert [block_of(model, index).skip_probability for index in range(3)] == [0.0, 0.25, 0.5]
     still = model(inputs, labels)
     assert torch.equal(model(inputs, labels), still)
-    block, tokens = model.blocks[2].train(), torch.randn(400, 2, 32)
+    block, tokens = block_of(model, 2).train(), torch.randn(400, 2, 32)
     modulation = torch.randn(1, 6, 32).expand(400, -1, -1)
     first = tokens[:1].expand(400, -1, -1)
     kept = block._kept(first)

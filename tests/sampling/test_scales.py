@@ -10,6 +10,7 @@ from glotok_ray.config.samplers import ScaleSamplerConfig
 from glotok_ray.nn.next_scale import next_scale_inputs
 from glotok_ray.nn.quantizer import NO_CODE
 from glotok_ray.nn.var import VAR
+from glotok_ray.peers.multi_scale import MultiScaleQuantizer
 from glotok_ray.sampling.image_random import image_generator
 from glotok_ray.sampling.scales import ramped_guidance, sample_scales
 from glotok_ray.sampling.tokens import draw_codes, filter_logits
@@ -151,3 +152,15 @@ def test_settings_that_do_not_fit_are_refused() -> None:
             image_ids=range(4),
             seed=0,
         )
+
+
+def test_what_is_drawn_adds_up_to_what_vars_tokenizer_decodes() -> None:
+    torch.manual_seed(2)
+    quantizer = MultiScaleQuantizer((24, 6), "euclidean", TINY_VAR.scale_sides, (0, 0, 1, 1))
+    config = ScaleSamplerConfig()
+    found = sample_scales(
+        build(), LABELS, config, quantizer.contribution, image_ids=range(4), seed=0
+    )
+    grids = zip(found.codes, TINY_VAR.scale_sides, strict=True)
+    scales = tuple(codes.unflatten(1, (side, side)) for codes, side in grids)
+    torch.testing.assert_close(found.latents, quantizer.decode(scales))
