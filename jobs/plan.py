@@ -33,21 +33,26 @@ def plan(recipes: Sequence[str], gpus: Sequence[int], kind: str, price: float) -
     return "\n\n".join([*parts, "Assumptions:", assumptions(counted, gpu, price)]) + "\n"
 
 
+def parser() -> argparse.ArgumentParser:
+    """The job's own flags."""
+    made = argparse.ArgumentParser(
+        prog="python -m jobs.plan", description="Plan trainings on paper."
+    )
+    made.add_argument(
+        "recipes", nargs="+", metavar="RECIPE", choices=sorted(RECIPES), help="of a training"
+    )
+    made.add_argument("--gpus", default="8,64,256", help="numbers of GPUs, with commas")
+    made.add_argument("--gpu", default="h100", choices=KINDS)
+    made.add_argument(
+        "--price", type=float, default=0.0, help="per GPU and hour; without it no cost is printed"
+    )
+    return made
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the job; returns the exit code."""
     start_logging()
-    parser = argparse.ArgumentParser(
-        prog="python -m jobs.plan", description="Plan trainings on paper."
-    )
-    parser.add_argument(
-        "recipes", nargs="+", metavar="RECIPE", choices=sorted(RECIPES), help="of a training"
-    )
-    parser.add_argument("--gpus", default="8,64,256", help="numbers of GPUs, with commas")
-    parser.add_argument("--gpu", default="h100", choices=KINDS)
-    parser.add_argument(
-        "--price", type=float, default=0.0, help="per GPU and hour; without it no cost is printed"
-    )
-    flags = parser.parse_args(argv)
+    flags = parser().parse_args(argv)
 
     def job() -> int:
         sys.stdout.write(plan(flags.recipes, _numbers(flags.gpus), flags.gpu, flags.price))
