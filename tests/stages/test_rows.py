@@ -96,7 +96,7 @@ def test_finished_tables_lack_new_rows_and_those_to_try_again(names, retry_faile
 
 def test_an_evaluation_that_no_trial_could_finish_is_refused_before_the_first_trains() -> None:
     sweep = override(
-        sweep_tokenizer.quickstart(), {"evaluation.training_path": "runs/quickstart/data/train"}
+        sweep_tokenizer.quickstart(), {"evaluation.codes_path": "runs/quickstart/codes"}
     )
-    with pytest.raises(ValueError, match=r"training_path = .*: needs samples_path"):
+    with pytest.raises(ValueError, match=r"codes_path = .*: baselines need"):
         tokenizer_trials.check_inputs(sweep, [sweep.tokenizer])
