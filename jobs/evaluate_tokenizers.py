@@ -51,6 +51,14 @@ def run(config: EvaluateTokenizersRun, *, fresh: bool = False) -> dict[str, Any]
     return evaluate_tokenizers.run(config, fresh=fresh)
 
 
+def show(manifest: dict[str, Any]) -> str:
+    """The table, and where the pictures are."""
+    from glotok_ray.storage.places import to_path
+
+    folder = to_path(manifest["config"]["output_path"])
+    return (folder / "table.md").read_text() + f"\nimages: {folder / 'reconstructions.png'}\n"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the job; returns the exit code. Arguments before the first flag are a recipe, a JSON file that holds a
     resolved config, or the tokenizers' folders.
@@ -59,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     named = list(itertools.takewhile(lambda argument: not argument.startswith("-"), arguments))
     is_recipe = len(named) == 1 and (named[0] in RECIPES or named[0].endswith(".json"))
     if not named or is_recipe:
-        return run_job(arguments, name=NAME, recipes=RECIPES, dry_run=describe, run=run)
+        return run_job(arguments, name=NAME, recipes=RECIPES, dry_run=describe, run=run, show=show)
     flags = arguments[len(named) :]
 
     def of_folders() -> EvaluateTokenizersRun:
@@ -69,7 +77,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EvaluateTokenizersRun(tokenizer_paths=paths)
 
     return run_job(
-        ["folders", *flags], name=NAME, recipes={"folders": of_folders}, dry_run=describe, run=run
+        ["folders", *flags],
+        name=NAME,
+        recipes={"folders": of_folders},
+        dry_run=describe,
+        run=run,
+        show=show,
     )
 
 
