@@ -15,7 +15,7 @@ from glotok_ray.storage.places import to_path
 
 
 def quickstart() -> QuickstartRun:
-    """All stages on photographs that ship with the packages, 15 to 18 minutes on 2 cores."""
+    """All stages on photographs that ship with the packages, 14 to 17 minutes on 2 cores."""
     return QuickstartRun(
         data=shard_images.quickstart(),
         teacher=build_teacher.quickstart(),
@@ -47,18 +47,18 @@ STAGES = {
 """The stages before the report, in order, by the section of their settings, which also names their folder."""
 
 EXPECTED_SECONDS = {
-    "data": 15,
+    "data": 14,
     "teacher": 26,
-    "tokenizer": 205,
-    "twin": 205,
-    "codes": 11,
+    "tokenizer": 190,
+    "twin": 182,
+    "codes": 10,
     "generator": 205,
-    "samples": 24,
-    "far": 200,
-    "far_samples": 15,
-    "evaluation": 52,
-    "far_evaluation": 22,
-    "twin_evaluation": 27,
+    "samples": 34,
+    "far": 192,
+    "far_samples": 17,
+    "evaluation": 49,
+    "far_evaluation": 19,
+    "twin_evaluation": 22,
     "report": 4,
 }
 """About what each stage takes on two cores, for the time left over all of them while no earlier run tells; what the
