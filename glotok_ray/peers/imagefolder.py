@@ -10,7 +10,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from glotok_ray.config.rules import require
 from glotok_ray.nn.blocks import positions_on_grid, to_tokens
 from glotok_ray.nn.tokenizer_protocol import Codes, Rate, grids_of
 from glotok_ray.peers.base import PeerTokenizer
@@ -21,7 +20,14 @@ from glotok_ray.peers.multi_scale import (
     scale_grids,
 )
 from glotok_ray.peers.released import Released, System, Table
-from glotok_ray.peers.vision_transformer import DINOV2, TIMM_NAMES, PatchEmbedding, blocks
+from glotok_ray.peers.vision_transformer import (
+    DINOV2,
+    TIMM_NAMES,
+    PatchEmbedding,
+    blocks,
+    require_heads,
+    require_patches,
+)
 
 SIDES = (1, 1, 2, 3, 3, 4, 5, 6, 8, 11)
 """Of the maps of codes, small to large."""
@@ -48,18 +54,8 @@ class ImageFolderConfig:
     """Attention heads; must divide the width."""
 
     def __post_init__(self) -> None:
-        require(
-            self.image_size >= 1 and self.image_size % _PATCH_SIZE == 0,
-            "image_size",
-            self.image_size,
-            f"must be a multiple of {_PATCH_SIZE}",
-        )
-        require(
-            self.num_heads >= 1 and self.width % self.num_heads == 0,
-            "num_heads",
-            self.num_heads,
-            f"must divide width = {self.width}",
-        )
+        require_patches(self.image_size, _PATCH_SIZE)
+        require_heads(self.width, self.num_heads)
 
     @property
     def grid_size(self) -> int:

@@ -12,7 +12,6 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from glotok_ray.config.rules import require
 from glotok_ray.nn.blocks import to_map
 from glotok_ray.nn.quantizer import nearest_codes
 from glotok_ray.nn.tokenizer_protocol import Codes, Grid, Rate, grids_of
@@ -24,7 +23,14 @@ from glotok_ray.peers.maskgit_trunk import (
     decoder_names,
 )
 from glotok_ray.peers.released import Released, System, Table
-from glotok_ray.peers.vision_transformer import CLIP_NAMES, TITOK, PatchEmbedding, blocks
+from glotok_ray.peers.vision_transformer import (
+    CLIP_NAMES,
+    TITOK,
+    PatchEmbedding,
+    blocks,
+    require_heads,
+    require_patches,
+)
 
 _PIXEL_CODES, _PIXEL_CODE_WIDTH = 1024, 256
 
@@ -52,18 +58,8 @@ class TiTokConfig:
 
     def __post_init__(self) -> None:
         check_base_channels(self.base_channels)
-        require(
-            self.image_size >= 1 and self.image_size % DOWNSAMPLE_FACTOR == 0,
-            "image_size",
-            self.image_size,
-            f"must be a multiple of {DOWNSAMPLE_FACTOR}",
-        )
-        require(
-            self.num_heads >= 1 and self.width % self.num_heads == 0,
-            "num_heads",
-            self.num_heads,
-            f"must divide width = {self.width}",
-        )
+        require_patches(self.image_size, DOWNSAMPLE_FACTOR)
+        require_heads(self.width, self.num_heads)
 
     @property
     def grid_size(self) -> int:

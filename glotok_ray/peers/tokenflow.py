@@ -29,7 +29,13 @@ from glotok_ray.peers.multi_scale import (
 )
 from glotok_ray.peers.released import Released, System, Table
 from glotok_ray.peers.taming_names import ONE_LATENT, TRUNK
-from glotok_ray.peers.vision_transformer import CLIP, CLIP_NAMES, PatchEmbedding, blocks
+from glotok_ray.peers.vision_transformer import (
+    CLIP,
+    CLIP_NAMES,
+    PatchEmbedding,
+    blocks,
+    require_heads,
+)
 
 SIDES = (1, 2, 4, 6, 8, 10, 12, 14, 16)
 """Of the maps of codes, small to large; at 256 pixels."""
@@ -70,12 +76,7 @@ class TokenFlowConfig:
             self.image_size,
             f"must give {SIDES[-1]} x {SIDES[-1]} positions, in the trunk and in patches of {_PATCH_SIZE} pixels",
         )
-        require(
-            self.num_heads >= 1 and self.width % self.num_heads == 0,
-            "num_heads",
-            self.num_heads,
-            f"must divide width = {self.width}",
-        )
+        require_heads(self.width, self.num_heads)
 
     @property
     def image_size(self) -> int:

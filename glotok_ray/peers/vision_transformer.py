@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from glotok_ray.config.rules import require
 from glotok_ray.nn.blocks import TransformerBlock
 from glotok_ray.peers.released import Table
 
@@ -100,3 +101,15 @@ class PatchEmbedding(nn.Module):
     def forward(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b t c"]:
         """One token per square."""
         return self.conv(images).flatten(2).transpose(1, 2)
+
+
+def require_patches(image_size: int, patch_size: int) -> None:
+    """Raise ValueError for an image that is not cut into whole patches."""
+    sound = image_size >= 1 and image_size % patch_size == 0
+    require(sound, "image_size", image_size, f"must be a multiple of {patch_size}")
+
+
+def require_heads(width: int, num_heads: int) -> None:
+    """Raise ValueError for heads that do not share a width evenly."""
+    sound = num_heads >= 1 and width % num_heads == 0
+    require(sound, "num_heads", num_heads, f"must divide width = {width}")

@@ -93,40 +93,36 @@ class Upload(io.FileIO):
         self._target.write_bytes(before + self._file.read_bytes())
 
 
-class BinaryUpload(io.BufferedWriter):
+class _SentUnlessFailed(io.IOBase):
+    """A stream over an upload that sends nothing after an exception in its `with`."""
+
+    _upload: Upload
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is not None:
+            self._upload.fail()
+        super().__exit__(kind, error, trace)
+
+
+class BinaryUpload(_SentUnlessFailed, io.BufferedWriter):
     """Bytes of an upload."""
 
     def __init__(self, upload: Upload) -> None:
         self._upload = upload
         super().__init__(upload)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if kind is not None:
-            self._upload.fail()
-        super().__exit__(kind, error, trace)
 
-
-class TextUpload(io.TextIOWrapper):
+class TextUpload(_SentUnlessFailed, io.TextIOWrapper):
     """Text of an upload."""
 
     def __init__(self, upload: Upload, encoding: str) -> None:
         self._upload = upload
         super().__init__(io.BufferedWriter(upload), encoding=encoding, write_through=True)
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if kind is not None:
-            self._upload.fail()
-        super().__exit__(kind, error, trace)
 
 
 class Download(io.RawIOBase):
