@@ -9,17 +9,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from glotok_ray.config.evaluation import EvaluateRun
-from glotok_ray.config.jobs import FARSampleRun, XARSampleRun
+from glotok_ray.config.jobs import AnySampleRun, XARSampleRun
 from glotok_ray.config.overrides import override
 from glotok_ray.config.runs import TokenizerRun, XARRun
 from glotok_ray.config.sweeps import (
     AUTOMATIC,
     AblationRun,
-    FARGuidanceRun,
+    AnyGuidanceRun,
     GeneratorAblationRun,
     SweepRun,
     TokenizerAblationRun,
-    XARGuidanceRun,
 )
 from glotok_ray.recipes import generator_ablations, tokenizer_rows
 from glotok_ray.storage.places import to_path
@@ -98,11 +97,11 @@ def _short(run: TokenizerRun, steps: int, folder: Path, changes: dict[str, Any])
 class GuidanceValue(NamedTuple):
     """The sampling and the evaluation at one guidance scale."""
 
-    samples: XARSampleRun | FARSampleRun
+    samples: AnySampleRun
     evaluation: EvaluateRun
 
 
-def guidance_value(config: XARGuidanceRun | FARGuidanceRun, scale: float) -> GuidanceValue:
+def guidance_value(config: AnyGuidanceRun, scale: float) -> GuidanceValue:
     """Sampling and evaluation at `scale`, each in a folder of its own; raises ValueError for a field that they cannot
     have.
     """
@@ -118,7 +117,7 @@ def guidance_value(config: XARGuidanceRun | FARGuidanceRun, scale: float) -> Gui
     return GuidanceValue(override(config.samples, drawn), override(config.evaluation, evaluation))
 
 
-def chosen_metric(config: XARGuidanceRun | FARGuidanceRun) -> str:
+def chosen_metric(config: AnyGuidanceRun) -> str:
     """The metric that names the best value; raises ValueError for one that the evaluation does not measure."""
     evaluation = config.evaluation
     if config.best_by == AUTOMATIC:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from glotok_ray.config.generator import FARConfig, XARConfig
 from glotok_ray.config.tokenizer import TokenizerConfig
+from glotok_ray.config.var import ModelConfig
 from glotok_ray.pretrained.generator import WEIGHTS_FILE, model_config, read_facts
 from glotok_ray.pretrained.tokenizer import CONFIG_FILE, tokenizer_config
 from glotok_ray.pretrained.tokenizer import WEIGHTS_FILE as TOKENIZER_WEIGHTS
@@ -153,14 +154,14 @@ def _teacher(path: str) -> str:
     return str(provenance.get("network") or to_path(path).name)
 
 
-def _architecture(name: str, model: XARConfig | FARConfig) -> str:
+def _architecture(name: str, model: ModelConfig) -> str:
     if isinstance(model, FARConfig):
         trunk = {"llama": "GPT", "ibq": "IBQ", "gpt": "GPT"}[model.variant.block]
         return "FAR" if model.head_depth and trunk == "GPT" else trunk
     return {"xar": "xAR"}[name]
 
 
-def _tokens(model: XARConfig | FARConfig) -> int:
+def _tokens(model: ModelConfig) -> int:
     if isinstance(model, XARConfig):
         return model.num_tokens
     return model.num_positions * len(model.codebooks)

@@ -9,7 +9,7 @@ from glotok_ray.config.checkpoint_evaluation import SECTION
 from glotok_ray.config.evaluation import DOWNLOAD, EvaluateRun
 from glotok_ray.config.overrides import to_dict
 from glotok_ray.config.pool import PoolConfig
-from glotok_ray.config.runs import FARRun, TokenizerRun, XARRun
+from glotok_ray.config.runs import AnyGeneratorRun, TokenizerRun
 from glotok_ray.data.recorded import check_classes, check_side, read_image_dataset
 from glotok_ray.data.records import read_dataset
 from glotok_ray.evaluation.inputs import check_weight_files
@@ -18,7 +18,7 @@ from glotok_ray.storage import artefact
 from glotok_ray.storage.places import to_path
 from glotok_ray.training.evaluated_checkpoints import Protocol
 
-Run = TokenizerRun | XARRun | FARRun
+Run = TokenizerRun | AnyGeneratorRun
 
 
 def evaluation_of(config: Run) -> EvaluateRun:

@@ -13,18 +13,22 @@ import numpy as np
 import torch
 
 from glotok_ray.config.overrides import to_dict
-from glotok_ray.config.runs import FARRun, TokenizerRun, XARRun
+from glotok_ray.config.runs import AnyGeneratorRun, FARRun, TokenizerRun, VARRun, XARRun
 from glotok_ray.config.tokenizer import TokenizerConfig
 from glotok_ray.data.codes import COUNTS_FILE
 from glotok_ray.data.recorded import check_adm_protocol, check_codes, check_side, read_image_dataset
 from glotok_ray.data.records import DATASET, DatasetInfo, read_dataset
+from glotok_ray.nn.next_scale import ScaleTokenizer
 from glotok_ray.nn.tokenizer import GloTokTokenizer
+from glotok_ray.pretrained.generator import check_fit
 from glotok_ray.pretrained.perceptual import check_perceptual
 from glotok_ray.pretrained.tokenizer import (
     CONFIG_FILE,
     DISCRIMINATOR_FILE,
     WEIGHTS_FILE,
+    empty_tokenizer,
     tokenizer_config,
+    what_is_decoded,
 )
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
@@ -39,7 +43,7 @@ logger = logging.getLogger(__name__)
 _FREE_MODEL_FIELDS = ("dropout", "contrast", "image_size")
 
 
-def check_inputs(run: TokenizerRun | XARRun | FARRun) -> None:
+def check_inputs(run: TokenizerRun | AnyGeneratorRun) -> None:
     """Look at everything that the run learns from, before a worker starts.
 
     Warns when the codebook cannot reach the teacher; raises ValueError that names the folder, file or field.
@@ -55,7 +59,7 @@ def check_inputs(run: TokenizerRun | XARRun | FARRun) -> None:
         check_stored(to_path(run.tokenizer_path) / WEIGHTS_FILE)
 
 
-def check_present_inputs(run: TokenizerRun | XARRun | FARRun) -> None:
+def check_present_inputs(run: TokenizerRun | AnyGeneratorRun) -> None:
     """The same for those of the run's input folders that are there, for a dry run."""
     if isinstance(run, TokenizerRun):
         _check_image_files(run)
@@ -179,12 +183,14 @@ def _differences(first: Any, second: Any, name: str = "") -> list[tuple[str, Any
 # ---------------------------------------------------------------------------------------- a generator's
 
 
-def fitting_codes(run: XARRun | FARRun) -> DatasetInfo:
+def fitting_codes(run: AnyGeneratorRun) -> DatasetInfo:
     """The codes' facts; raises ArtefactError when they do not fit the tokenizer or the model.
 
     That no file has changed is the launcher's to verify, once: ten crops of ImageNet are 13 GB of codes, too many to
     be read by every worker before it begins.
     """
+    if isinstance(run, VARRun):
+        return _fitting_scales(run)
     folder, tokenizer = to_path(run.data.train_path), to_path(run.tokenizer_path)
     codes, made_by = read_dataset(folder), tokenizer_config(tokenizer)
     check_codes(codes, folder, made_by, tokenizer, artefact.sha256_of(tokenizer / WEIGHTS_FILE))
@@ -193,15 +199,45 @@ def fitting_codes(run: XARRun | FARRun) -> DatasetInfo:
             raise ArtefactError(
                 f"{name} = {have}: the codes in {folder} need {need}; pass --{name.replace('_', '-')} {need}"
             )
-    if run.data.views and codes.views != run.data.views:
-        raise ArtefactError(
-            f"data.views = {run.data.views!r}: the codes in {folder} hold the views {codes.views!r} of each image; "
-            f'encode them with --views {run.data.views}, or pass --data.views "", which takes any'
-        )
+    _check_views(run, codes)
     if isinstance(run, FARRun):
         _check_vocabularies(run, made_by)
     else:
         read_counts(folder, codes)
+    return codes
+
+
+def _check_views(run: AnyGeneratorRun, codes: DatasetInfo) -> None:
+    if run.data.views and codes.views != run.data.views:
+        raise ArtefactError(
+            f"data.views = {run.data.views!r}: the codes in {run.data.train_path} hold the views {codes.views!r} of "
+            f'each image; encode them with --views {run.data.views}, or pass --data.views "", which takes any'
+        )
+
+
+def _fitting_scales(run: VARRun) -> DatasetInfo:
+    """The facts of codes of several scales; raises ArtefactError as `fitting_codes`."""
+    folder, tokenizer = to_path(run.data.train_path), to_path(run.tokenizer_path)
+    codes = read_dataset(folder)
+    if codes.tokenizer_sha256 != artefact.sha256_of(tokenizer / WEIGHTS_FILE):
+        raise ArtefactError(
+            f"{folder}: its codes were not made by the tokenizer in {tokenizer}; give the tokenizer_path that made "
+            "them, or encode the images again"
+        )
+    if len(codes.classes) != run.model.num_classes:
+        raise ArtefactError(
+            f"model.num_classes = {run.model.num_classes}: the codes in {folder} need {len(codes.classes)}; pass "
+            f"--model.num-classes {len(codes.classes)}"
+        )
+    model = empty_tokenizer(tokenizer)
+    check_fit(run.model, what_is_decoded(tokenizer))
+    if not isinstance(model, ScaleTokenizer) or model.code_width != run.model.code_width:
+        width = getattr(model, "code_width", "none")
+        raise ArtefactError(
+            f"model.code_width = {run.model.code_width}: the tokenizer {tokenizer} adds its scales up to a map of "
+            f"{width} channels; take the tokenizer of the recipe, or pass --model.code-width"
+        )
+    _check_views(run, codes)
     return codes
 
 
