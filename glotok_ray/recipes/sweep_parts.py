@@ -139,7 +139,7 @@ def chosen_metric(config: AnyGuidanceRun) -> str:
 def samples_evaluations(config: EvaluateRun) -> dict[str, EvaluateRun]:
     """The evaluation of each of samples_paths, in a folder of its own, by a short name that no other one has."""
     top = to_path(config.output_path)
-    names = _short_names(config.samples_paths)
+    names = short_names(config.samples_paths)
     alone = {"samples_paths": (), "tokenizer_path": "", "codes_path": "", "generator_path": ""}
     kept = config.statistics_path or str(top / STATISTICS_FOLDER)
     return {
@@ -156,7 +156,7 @@ def samples_evaluations(config: EvaluateRun) -> dict[str, EvaluateRun]:
     }
 
 
-def _short_names(paths: Sequence[str]) -> list[str]:
+def short_names(paths: Sequence[str]) -> list[str]:
     """The last part of each path or address, with as many parts before it as tell all of them apart."""
     parts = [[part for part in path.split("/") if part] for path in paths]
     for depth in range(1, max(map(len, parts)) + 1):

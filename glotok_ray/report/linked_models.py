@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from glotok_ray.config.generator import FARConfig, XARConfig
 from glotok_ray.config.tokenizer import TokenizerConfig
-from glotok_ray.config.var import ModelConfig
+from glotok_ray.config.var import ModelConfig, VARConfig
 from glotok_ray.pretrained.generator import WEIGHTS_FILE, model_config, read_facts
 from glotok_ray.pretrained.tokenizer import CONFIG_FILE, tokenizer_config
 from glotok_ray.pretrained.tokenizer import WEIGHTS_FILE as TOKENIZER_WEIGHTS
@@ -65,7 +65,7 @@ class LinkedGenerator(NamedTuple):
     name: str
     folder: Path
     architecture: str
-    """"xAR", "FAR" or "GPT"."""
+    """"xAR", "FAR", "GPT", "IBQ" or "VAR"."""
     parameters: int
     tokens: int
     """Codes per image, or latents where the generator has no codes."""
@@ -124,7 +124,7 @@ def read_samples(folder: Path) -> LinkedSamples:
         classes=tuple(manifest["classes"]),
         generator_path=config.get("generator_path", ""),
         tokenizer_path=config.get("tokenizer_path", ""),
-        sampling=_sampling(config),
+        sampling=sampling_text(config),
     )
 
 
@@ -158,16 +158,17 @@ def _architecture(name: str, model: ModelConfig) -> str:
     if isinstance(model, FARConfig):
         trunk = {"llama": "GPT", "ibq": "IBQ", "gpt": "GPT"}[model.variant.block]
         return "FAR" if model.head_depth and trunk == "GPT" else trunk
-    return {"xar": "xAR"}[name]
+    return {"xar": "xAR", "var": "VAR"}[name]
 
 
 def _tokens(model: ModelConfig) -> int:
-    if isinstance(model, XARConfig):
+    if isinstance(model, XARConfig | VARConfig):
         return model.num_tokens
     return model.num_positions * len(model.codebooks)
 
 
-def _sampling(config: Mapping[str, Any]) -> str:
+def sampling_text(config: Mapping[str, Any]) -> str:
+    """The settings of a sampling in a few words."""
     if not config:
         return "guidance not stated"
     sampler = config["sampler"]

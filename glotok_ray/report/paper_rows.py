@@ -21,6 +21,8 @@ _TABLE_3 = {_LLAMAGEN: 1, _FQGAN: 2, _GLOTOK_2X: 3}
 # Rows of Table 2 by architecture, the tokenizer's system and millions of parameters as they are, not as printed.
 _TABLE_2 = {
     ("GPT", _LLAMAGEN, 111): 3,
+    ("GPT", _LLAMAGEN, 1411): 4,
+    ("GPT", _LLAMAGEN, 3097): 5,
     ("FAR", _FQGAN, 417): 12,
     ("FAR", _FQGAN, 901): 13,
     ("FAR", _GLOTOK_1X, 384): 14,
