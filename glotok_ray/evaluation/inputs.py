@@ -28,7 +28,12 @@ from glotok_ray.pretrained.generator import (
     model_config,
     read_facts,
 )
-from glotok_ray.pretrained.tokenizer import CONFIG_FILE, WEIGHTS_FILE, tokenizer_config
+from glotok_ray.pretrained.tokenizer import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    code_layout,
+    tokenizer_config,
+)
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.storage.node_cache import at_hand
@@ -223,7 +228,7 @@ def baseline_codes(config: EvaluateRun) -> DatasetInfo:
     artefact.read_manifest(folder, "codes")
     codes = read_dataset(folder)
     digest = artefact.sha256_of(tokenizer / WEIGHTS_FILE)
-    check_codes(codes, folder, tokenizer_config(tokenizer), tokenizer, digest)
+    check_codes(codes, folder, code_layout(tokenizer), tokenizer, digest)
     images = read_image_dataset(to_path(config.data_path))
     check_classes(codes.classes, str(folder), images.classes, config.data_path)
     return codes

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int64, UInt8, UInt16
 from torch import Tensor
 
 from glotok_ray.config.evaluation import EvaluateRun
+from glotok_ray.data.code_layout import CodeLayout
 from glotok_ray.data.codes import stored_codes
 from glotok_ray.data.pixel_range import to_model_range, to_uint8
 from glotok_ray.data.shard_reader import read_chosen_rows, read_shard_rows, view_batches
@@ -248,9 +249,8 @@ class BlockMeasurement:
     def _stored(self, codes: Int64[Tensor, "b k h w"]) -> dict[str, np.ndarray]:
         """Codes as parts hold them, by codebook."""
         assert self._tokenizer is not None
-        model = self._tokenizer.config
-        stored = stored_codes(codes.flatten(2).transpose(0, 1).cpu().numpy(), model)
-        return dict(zip(model.names, stored, strict=True))
+        layout = CodeLayout.glotok(self._tokenizer.config)
+        return stored_codes([grid.cpu().numpy() for grid in codes.unbind(1)], layout)
 
     def _baselines(self) -> BaselineCodes:
         """Read at the first block of a baseline, which not every actor meets."""

@@ -11,11 +11,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from glotok_ray.config.scales import GloTokScalesConfig
-from glotok_ray.nn.quantizer import nearest_codes
 from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.nn.tokenizer_protocol import Codes, Rate, grids_of
 from glotok_ray.peers.base import PeerTokenizer
-from glotok_ray.peers.look_up import rows_on_map
+from glotok_ray.peers.look_up import nearest_known, rows_on_map
 from glotok_ray.peers.multi_scale import (
     Scales,
     decode_scales,
@@ -77,9 +76,9 @@ class GloTokScales(PeerTokenizer):
         return self.tokenizer.decode_latents(latents, refine=False)
 
     def nearest(self, latents: Float[Tensor, "b d p p"]) -> Int[Tensor, "b p p"]:
-        """The code of every position of a map."""
+        """The code of every position of a map, NO_CODE where it is not finite."""
         tokens = latents.permute(0, 2, 3, 1)
-        found = nearest_codes(tokens.flatten(0, 2), self.codebook, "euclidean")
+        found = nearest_known(tokens.flatten(0, 2), self.codebook, "euclidean")
         return found.unflatten(0, tokens.shape[:3])
 
 

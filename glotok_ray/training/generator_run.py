@@ -19,7 +19,7 @@ from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.nn.var import VAR
 from glotok_ray.nn.xar import XAR
 from glotok_ray.pretrained.generator import copy_tokenizer, save_generator
-from glotok_ray.pretrained.tokenizer import load_glotok_tokenizer, load_tokenizer
+from glotok_ray.pretrained.tokenizer import load_any_tokenizer, load_glotok_tokenizer
 from glotok_ray.sampling.latents import latent_scale, latent_scale_from_counts
 from glotok_ray.storage.places import to_path
 from glotok_ray.training.ema import make_average, whole_state
@@ -98,9 +98,8 @@ def _build(
             {"architecture": "far"},
         )
     if isinstance(config, VARRun):
-        scales = load_tokenizer(to_path(config.tokenizer_path))
+        scales = load_any_tokenizer(to_path(config.tokenizer_path))
         assert isinstance(scales, ScaleTokenizer)
-        assert isinstance(scales, nn.Module)
         return (
             VAR(config.model),
             ScaleObjective(

@@ -14,7 +14,7 @@ import torch
 
 from glotok_ray.config.overrides import to_dict
 from glotok_ray.config.runs import AnyGeneratorRun, FARRun, TokenizerRun, VARRun, XARRun
-from glotok_ray.config.tokenizer import TokenizerConfig
+from glotok_ray.data.code_layout import CodeLayout
 from glotok_ray.data.codes import COUNTS_FILE
 from glotok_ray.data.recorded import check_adm_protocol, check_codes, check_side, read_image_dataset
 from glotok_ray.data.records import DATASET, DatasetInfo, read_dataset
@@ -26,6 +26,7 @@ from glotok_ray.pretrained.tokenizer import (
     CONFIG_FILE,
     DISCRIMINATOR_FILE,
     WEIGHTS_FILE,
+    code_layout,
     empty_tokenizer,
     tokenizer_config,
     what_is_decoded,
@@ -192,16 +193,17 @@ def fitting_codes(run: AnyGeneratorRun) -> DatasetInfo:
     if isinstance(run, VARRun):
         return _fitting_scales(run)
     folder, tokenizer = to_path(run.data.train_path), to_path(run.tokenizer_path)
-    codes, made_by = read_dataset(folder), tokenizer_config(tokenizer)
-    check_codes(codes, folder, made_by, tokenizer, artefact.sha256_of(tokenizer / WEIGHTS_FILE))
-    for name, (have, need) in _expected(run, codes, made_by).items():
+    codes, layout = read_dataset(folder), code_layout(tokenizer)
+    check_codes(codes, folder, layout, tokenizer, artefact.sha256_of(tokenizer / WEIGHTS_FILE))
+    check_family(run, layout, tokenizer)
+    for name, (have, need) in _expected(run, codes, tokenizer).items():
         if have != need:
             raise ArtefactError(
                 f"{name} = {have}: the codes in {folder} need {need}; pass --{name.replace('_', '-')} {need}"
             )
     _check_views(run, codes)
     if isinstance(run, FARRun):
-        _check_vocabularies(run, made_by)
+        _check_vocabularies(run, layout)
     else:
         read_counts(folder, codes)
     return codes
@@ -218,12 +220,8 @@ def _check_views(run: AnyGeneratorRun, codes: DatasetInfo) -> None:
 def _fitting_scales(run: VARRun) -> DatasetInfo:
     """The facts of codes of several scales; raises ArtefactError as `fitting_codes`."""
     folder, tokenizer = to_path(run.data.train_path), to_path(run.tokenizer_path)
-    codes = read_dataset(folder)
-    if codes.tokenizer_sha256 != artefact.sha256_of(tokenizer / WEIGHTS_FILE):
-        raise ArtefactError(
-            f"{folder}: its codes were not made by the tokenizer in {tokenizer}; give the tokenizer_path that made "
-            "them, or encode the images again"
-        )
+    codes, layout = read_dataset(folder), code_layout(tokenizer)
+    check_codes(codes, folder, layout, tokenizer, artefact.sha256_of(tokenizer / WEIGHTS_FILE))
     if len(codes.classes) != run.model.num_classes:
         raise ArtefactError(
             f"model.num_classes = {run.model.num_classes}: the codes in {folder} need {len(codes.classes)}; pass "
@@ -264,7 +262,7 @@ def _checked_counts(
 
 
 def _expected(
-    run: XARRun | FARRun, codes: DatasetInfo, tokenizer: TokenizerConfig
+    run: XARRun | FARRun, codes: DatasetInfo, tokenizer: Path
 ) -> dict[str, tuple[int, int]]:
     """What the model's config says and what the codes need, by field."""
     fields = {
@@ -272,12 +270,34 @@ def _expected(
         "model.num_classes": (run.model.num_classes, len(codes.classes)),
     }
     if isinstance(run, XARRun):
-        fields["model.channels"] = (run.model.channels, tokenizer.latent_width)
+        fields["model.channels"] = (run.model.channels, tokenizer_config(tokenizer).latent_width)
     return fields
 
 
-def _check_vocabularies(run: FARRun, tokenizer: TokenizerConfig) -> None:
-    have, need = run.model.code_counts, tokenizer.code_counts
+def check_family(run: XARRun | FARRun, layout: CodeLayout, tokenizer: Path) -> None:
+    """Refuse codes of another system that the run's family of generators does not learn: xAR draws the latents of our
+    own tokenizers alone, and FAR and the GPTs one square per codebook.
+    """
+    if not layout.system:
+        return
+    if isinstance(run, XARRun):
+        raise ArtefactError(
+            f"{tokenizer}: holds a tokenizer of the system {layout.system}, and xAR draws the latents of GloTok's, "
+            "LlamaGen's, FQGAN's and taming's alone; take one of those, or a generator that draws codes, such as gpt_b"
+        )
+    if not layout.grid_size:
+        grids = ", ".join(
+            f"{name} of {' x '.join(map(str, shape))}" for name, shape in layout.grids.items()
+        )
+        raise ArtefactError(
+            f"{tokenizer}: holds a tokenizer of the system {layout.system}, whose codes are {grids}, and FAR and the "
+            "GPTs draw one square per codebook, all of one side; no recipe of jobs.train_generator fits unless it "
+            "names this system"
+        )
+
+
+def _check_vocabularies(run: FARRun, layout: CodeLayout) -> None:
+    have, need = run.model.code_counts, layout.code_counts
     if have != need:
         raise ArtefactError(
             f"model.codebooks = {have}: the tokenizer {run.tokenizer_path} has {need}; take the recipe that fits, or "
