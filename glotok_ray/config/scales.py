@@ -32,16 +32,16 @@ class GloTokScalesConfig:
         grid = self.tokenizer.autoencoder.grid_size
         sides = self.sides
         require(
-            len(sides) > 1 and sides[0] == 1 and list(sides) == sorted(set(sides)),
+            len(sides) > 1 and list(sides) == sorted(set(sides)),
             "scales.sides",
             sides,
-            "must hold at least two sides and rise from 1",
+            "must hold at least two sides and rise",
         )
         require(
-            sides[-1] == grid,
+            (min(sides), max(sides)) == (1, grid),
             "scales.sides",
             sides,
-            f"must end with {grid}, the side of the tokenizer's grid",
+            f"must begin with 1 and end with {grid}, the side of the tokenizer's grid",
         )
 
     @property

@@ -169,6 +169,7 @@ class ImageGenerator:
         """One image per label by VAR."""
         tokenizer = self.tokenizer
         assert isinstance(tokenizer, ScaleTokenizer)
+        assert not isinstance(tokenizer, GloTokTokenizer)
 
         def contribution(indices: Tensor, scale: int) -> Tensor:
             with torch.autocast(self._device.type, enabled=False):
