@@ -7,8 +7,8 @@ procedures, in one run: time and operations.
     python -m benchmarks.generator --generator runs/quickstart/generator
 
 The published procedures (benchmarks/published_generators.py, benchmarks/published_scales.py) run on the same weights:
-masked attention, a modulation vector for every token, both halves of the guidance in every cell of xAR, and FAR's caches
-of the full length. Outputs are compared in fp32. The procedures take turns in one process for each case; medians count.
+masked attention, a modulation vector for every token, both halves of the guidance in every cell of xAR, FAR's caches of
+the full length. Outputs are compared in fp32. The procedures take turns in one process for each case; medians count.
 
 - A training step is forward, loss and backward; the optimizer's part is the same for both and left out.
 - xAR is sampled with few steps; at 50 the unconditional half of the first cell is a larger share. "evaluations at

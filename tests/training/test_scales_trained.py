@@ -13,6 +13,7 @@ from glotok_ray.config.jobs import VARSampleRun
 from glotok_ray.config.runs import VARRun
 from glotok_ray.config.samplers import ScaleSamplerConfig
 from glotok_ray.config.scales import GloTokScalesConfig
+from glotok_ray.config.var import VARConfig
 from glotok_ray.data.codes import stored_codes, write_code_dataset, write_code_shard
 from glotok_ray.export import generator as export
 from glotok_ray.nn.tokenizer_protocol import grids_of
@@ -168,6 +169,7 @@ def test_an_export_and_its_import_are_the_same_weights(trained: Path) -> None:
     assert "VAR, a transformer over scales of 1, 2, 4" in card
     assert "VAR's code loads" in card
     model = load_generator(trained / "exported", use_ema=True).config
+    assert isinstance(model, VARConfig)
     peer = ExportGeneratorRun(
         source_path=str(trained / "exported/generator_peer.safetensors"),
         output_path=str(trained / "imported"),
@@ -177,16 +179,16 @@ def test_an_export_and_its_import_are_the_same_weights(trained: Path) -> None:
         var=model,
     )
     export.run(peer)
-    ours, theirs = (
+    states = [
         load_generator(trained / name, use_ema=False).state_dict() for name in ("var", "imported")
-    )
-    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    ]
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
     assert "MIT (VAR)" in (trained / "imported/README.md").read_text()
-    generated = [
+    ours, theirs = (
         ImageGenerator.from_pretrained(trained / name).generate([0, 1], seed=1, sampler=SAMPLER)
         for name in ("var", "imported")
-    ]
-    assert np.array_equal(*generated)
+    )
+    assert np.array_equal(ours, theirs)
 
 
 @pytest.mark.parametrize(
