@@ -66,6 +66,20 @@ class VARTokenizer(TrunkTokenizer):
         """One grid per scale."""
         return Rate(scale_grids(self.config.sides, self.config.num_codes))
 
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        """Every scale."""
+        return self.grid_names
+
+    def parts_alone(self, codes: Codes) -> dict[str, Float[Tensor, "b 3 H W"]]:
+        """Images of every scale alone."""
+        found = {}
+        for scale, (name, indices) in enumerate(
+            zip(self.part_names, grids_of(codes, self.rate), strict=True)
+        ):
+            found[name] = self.decode_latents(self.quantizer.contribution(indices, scale))
+        return found
+
     def find(self, z: Float[Tensor, "b d h w"]) -> Scales:
         """Per scale the nearest codes of what the scales before it left over."""
         return self.quantizer.encode(z)
