@@ -40,6 +40,17 @@ class PeerTokenizer(nn.Module):
         grids = self.rate.grids
         return ("codes",) if len(grids) == 1 else scale_names(grids)
 
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        """What `parts_alone` decodes; none of a single grid, which alone is the whole."""
+        return ()
+
+    def parts_alone(self, codes: Codes) -> dict[str, Float[Tensor, "b 3 H W"]]:
+        """By part: images of its codes alone, about [-1, 1], while 0 stands for what the others add to the decoder's
+        input. For codes that are known to exist.
+        """
+        return {}
+
     def module_parameters(self) -> dict[str, int]:
         """Parameters per part; they add up to the whole."""
         own = {name: value.numel() for name, value in self.named_parameters(recurse=False)}

@@ -162,6 +162,22 @@ class ImageFolder(PeerTokenizer):
         names = scale_names(scale_grids(SIDES, self.config.num_codes))
         return tuple(f"branch_{branch}_{name}" for branch in range(NUM_BRANCHES) for name in names)
 
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        """Both branches, each with all its scales."""
+        return tuple(f"branch_{branch}" for branch in range(NUM_BRANCHES))
+
+    def parts_alone(self, codes: Codes) -> dict[str, Float[Tensor, "b 3 H W"]]:
+        """Images of either branch alone."""
+        latents = self.latents(grids_of(codes, self.rate))
+        found = {}
+        for branch, name in enumerate(self.part_names):
+            parts = list(latents.chunk(NUM_BRANCHES, dim=1))
+            zeros = [torch.zeros_like(part) for part in parts]
+            zeros[branch] = parts[branch]
+            found[name] = self.decode_latents(torch.cat(zeros, dim=1))
+        return found
+
     def look_up(self, images: Float[Tensor, "b 3 H W"]) -> Codes:
         """Twice ten maps of codes (b, p, p)."""
         return self.find(self.unquantized(images))

@@ -142,6 +142,16 @@ class TokenFlow(PeerTokenizer):
         """One map of codes per scale; each code is an index into both codebooks."""
         return Rate(scale_grids(SIDES, self.config.num_codes))
 
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        """Every scale."""
+        return self.grid_names
+
+    def parts_alone(self, codes: Codes) -> dict[str, Float[Tensor, "b 3 H W"]]:
+        """Images of every scale alone."""
+        named = zip(self.part_names, grids_of(codes, self.rate), strict=True)
+        return {name: self.decode_latents(self.latents((indices,))) for name, indices in named}
+
     def look_up(self, images: Float[Tensor, "b 3 H W"]) -> Codes:
         """Nine maps of codes (b, p, p)."""
         return self.find(self.unquantized(images))

@@ -75,6 +75,20 @@ class VARTokenizer(TrunkTokenizer):
         """What the codes of a scale, given by its number, add to the map."""
         return self.quantizer.contribution(indices, scale)
 
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        """Every scale."""
+        return self.grid_names
+
+    def parts_alone(self, codes: Codes) -> dict[str, Float[Tensor, "b 3 H W"]]:
+        """Images of every scale alone."""
+        found = {}
+        for scale, (name, indices) in enumerate(
+            zip(self.part_names, grids_of(codes, self.rate), strict=True)
+        ):
+            found[name] = self.decode_latents(self.quantizer.contribution(indices, scale))
+        return found
+
     def find(self, z: Float[Tensor, "b d h w"]) -> Scales:
         """Per scale the nearest codes of what the scales before it left over."""
         return self.quantizer.encode(z)

@@ -100,7 +100,8 @@ def tokenizer_config(folder: Path) -> TokenizerConfig:
     if SYSTEM in stored:
         raise ArtefactError(
             f"{folder / CONFIG_FILE}: holds a tokenizer of the system {stored[SYSTEM]}, and this job takes GloTok's, "
-            "LlamaGen's, FQGAN's and taming's alone; jobs.evaluate_tokenizers measures all"
+            "LlamaGen's, FQGAN's and taming's alone; jobs.encode_images, jobs.evaluate_images and "
+            "jobs.evaluate_tokenizers take all"
         )
     try:
         return from_dict(TokenizerConfig, stored["model"])

@@ -144,7 +144,7 @@ def check_inputs(config: CompareGeneratorsRun, compared: Sequence[ComparedGenera
         sample_images.check_inputs(one.samples)
         inputs.check_inputs(one.evaluation)
     check_finished([config.evaluation.data_path])
-    inputs.check_images(config.evaluation, None)
+    inputs.check_images(config.evaluation, 0)
 
 
 def _digest(folder: Path) -> str:

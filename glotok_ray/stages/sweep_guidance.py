@@ -95,7 +95,7 @@ def _check_inputs(config: AnyGuidanceRun) -> list[Path]:
     """The folders that all values read; raises ArtefactError for what would stop a value later."""
     facts = sample_images.check_inputs(config.samples)
     evaluation = config.evaluation
-    images = inputs.check_images(evaluation, None)
+    images = inputs.check_images(evaluation, 0)
     check_classes(
         facts["classes"], config.samples.generator_path, images.classes, evaluation.data_path
     )
