@@ -47,6 +47,19 @@ class GloTokScales(PeerTokenizer):
         return Rate(scale_grids(self.config.sides, self.config.num_codes))
 
     @property
+    def part_names(self) -> tuple[str, ...]:
+        """Every scale."""
+        return self.grid_names
+
+    def parts_alone(self, codes: Codes) -> dict[str, Float[Tensor, "b 3 H W"]]:
+        """Images of every scale alone."""
+        grids = grids_of(codes, self.rate)
+        return {
+            name: self.decode_latents(self.contribution(indices, scale))
+            for scale, (name, indices) in enumerate(zip(self.part_names, grids, strict=True))
+        }
+
+    @property
     def code_width(self) -> int:
         """Channels of the map that the scales add up to."""
         return self.config.tokenizer.latent_width

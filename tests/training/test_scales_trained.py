@@ -29,6 +29,7 @@ from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.training.inputs import check_inputs
 from glotok_ray.training.metrics_file import last_metrics
+from tests.small_data import small_pool
 from tests.small_models import tiny_tokenizer
 
 SIDES, NUM_CODES, STEPS = (1, 2, 4), 24, 120
@@ -158,6 +159,30 @@ def test_jobs_know_what_they_sample(trained: Path) -> None:
     model = load_generator(trained / "var", use_ema=True).config
     assert network_evaluations(model, SAMPLER) == 6
     assert network_evaluations(model, dataclasses.replace(SAMPLER, guidance_scale=0.0)) == 3
+
+
+def test_blocks_of_any_size_give_the_same_pictures(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def here(units, actor_class, arguments, pool, *, stage, sizes):
+        # As an actor each: every unit by a generator of its own.
+        return (actor_class(**arguments)(unit) for unit in units)
+
+    monkeypatch.setattr("glotok_ray.on_ray.actor_pool.map_shards", here)
+    found, sampler = [], ScaleSamplerConfig(guidance_scale=0.5, temperature=5.0, top_k=0)
+    for size in (1, 4, 6):
+        run = VARSampleRun(
+            generator_path=str(trained / "var"),
+            output_path=str(tmp_path / str(size)),
+            num_images=6,
+            sampler=sampler,
+            pool=dataclasses.replace(small_pool(), batch_size=size),
+        )
+        sample_images.run(run)
+        found.append(np.load(tmp_path / f"{size}/samples.npz")["arr_0"].astype(int))
+    assert len({image.tobytes() for image in found[0]}) > 2
+    for other in found[1:]:
+        assert np.abs(other - found[0]).max() <= 1
 
 
 def test_an_export_and_its_import_are_the_same_weights(trained: Path) -> None:
