@@ -6,6 +6,7 @@ python tests/training/two_generator_workers.py FOLDER      with RANK and WORLD_S
 import sys
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
@@ -23,20 +24,26 @@ from glotok_ray.config import (
     XARConfig,
     override,
 )
+from glotok_ray.config.var import VARConfig
 from glotok_ray.losses.flow_matching import flow_matching_loss, noisy_entities
-from glotok_ray.nn.far import FAR
 from glotok_ray.nn.xar import XAR
-from glotok_ray.pretrained.generator import AVERAGE_FILE
+from glotok_ray.pretrained.generator import AVERAGE_FILE, build_generator
 from glotok_ray.training.ema import ExponentialMovingAverage
 from glotok_ray.training.engine import Engine, make_engine
 from glotok_ray.training.generator_state import GeneratorState
-from glotok_ray.training.generator_step import GeneratorStep, Objective, TokenObjective
+from glotok_ray.training.generator_step import (
+    GeneratorStep,
+    Objective,
+    ScaleObjective,
+    TokenObjective,
+)
 from glotok_ray.training.runs import place
 from glotok_ray.training.schedule import seed_step
 from glotok_ray.training.snapshot import Snapshot
 from glotok_ray.training.worker import Worker
+from tests.small_pyramid import SmallPyramid
 
-KINDS = ("xar", "xar_clean", "far")
+KINDS = ("xar", "xar_clean", "far", "var")
 STEPS = 5
 RESUMED_FROM = 3
 SCALING = ScalingConfig(num_workers=2, use_gpu=False, precision="fp32")
@@ -60,6 +67,20 @@ FAR_SIZE = FARConfig(
     dropout=0.0,
     token_dropout=0.0,
 )
+
+
+VAR_SIZE = VARConfig(
+    scale_sides=(1, 2, 4),
+    width=32,
+    depth=2,
+    num_heads=2,
+    num_codes=12,
+    code_width=6,
+    num_classes=5,
+    stochastic_depth=0.0,
+    gate_scale=1.0,
+)
+SCALES = ("scale_1x1", "scale_2x2", "scale_4x4")
 
 
 class StoredFlow:
@@ -86,6 +107,18 @@ class Tokens(TokenObjective):
         return {"loss": super().__call__(*arguments)["cross_entropy"]}
 
 
+class Scales(ScaleObjective):
+    """Cross-entropy of codes of several scales, no label dropped."""
+
+    def __init__(self) -> None:
+        tokenizer: Any = SimpleNamespace(contribution=SmallPyramid(VAR_SIZE))
+        super().__init__(tokenizer, VAR_SIZE, SCALES, label_dropout=0.0)
+
+    def __call__(self, *arguments: Any) -> dict[str, Tensor]:
+        """The loss under "loss"."""
+        return {"loss": super().__call__(*arguments)["cross_entropy"]}
+
+
 class Training(NamedTuple):
     """What learns, and what changes."""
 
@@ -96,10 +129,12 @@ class Training(NamedTuple):
 def build(kind: str, scaling: ScalingConfig, worker: Worker) -> Training:
     """The parts of a generator's training, its start drawn by a fixed seed."""
     torch.manual_seed(0)
-    model = FAR(FAR_SIZE) if kind == "far" else XAR(XAR_SIZE)
+    model = build_generator({"far": FAR_SIZE, "var": VAR_SIZE}.get(kind, XAR_SIZE))
     engine = make_engine(place(model, worker, scaling), OPTIMIZER, scaling, 2, 2)
     if kind == "far":
         objective: Objective = Tokens(FAR_SIZE, label_dropout=0.0)
+    elif kind == "var":
+        objective = Scales()
     else:
         objective = StoredFlow(clean_context=kind == "xar_clean")
     average = ExponentialMovingAverage(engine, 0.5)
@@ -119,6 +154,10 @@ def batches(worker: Worker) -> list[dict[str, Tensor]]:
         "visual": torch.randint(0, 12, (8, 16), generator=draw),
         "semantic": torch.randint(0, 10, (8, 16), generator=draw),
         "label": torch.randint(0, 5, (8,), generator=draw),
+    }
+    images |= {
+        name: torch.randint(0, 12, (8, length), generator=draw)
+        for name, length in zip(SCALES, VAR_SIZE.scale_lengths, strict=True)
     }
     own = {name: value[worker.rank :: worker.world_size] for name, value in images.items()}
     size = 8 // worker.world_size // 2
