@@ -58,6 +58,7 @@ from glotok_ray.training.plan import (
 from glotok_ray.training.runs import wait_for_inputs
 from glotok_ray.training.shown_progress import ShownProgress
 from glotok_ray.training.stalls import FINISHED
+from glotok_ray.training.trackers import carried_environment
 from glotok_ray.training.trainer_feed import trainer_batches
 from glotok_ray.training.worker import DistributedWorker
 
@@ -139,6 +140,7 @@ def _trainer(
             # Rows come from Ray Data, or this reader reads them in the worker.
             "ingest": ingest,
             "reader": reader if in_trainer else None,
+            "environment": carried_environment(),
         },
         torch_config=_torch_config(scaling),
         scaling_config=ray.train.ScalingConfig(
@@ -214,6 +216,7 @@ def train_worker(loop_config: dict[str, Any]) -> None:
     logging.basicConfig(level=logging.WARNING)
     kind = {item.__name__: item for item in (TokenizerRun, XARRun, FARRun)}[loop_config["kind"]]
     config = from_dict(kind, loop_config["run"])
+    os.environ.update(loop_config["environment"] | os.environ)
     attempt = Attempt(**loop_config["attempt"])
     plan: RunPlan = loop_config["plan"]
     worker = RayWorker(plan.folder, attempt, config.scaling.stall_minutes)

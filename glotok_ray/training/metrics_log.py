@@ -1,4 +1,4 @@
-"""A run's metrics, written by rank 0: a line of metrics.jsonl and TensorBoard's points every few steps.
+"""A run's metrics, written by rank 0: a line of metrics.jsonl, TensorBoard's points and trackers' every few steps.
 
 Read next: glotok_ray/training/step_times.py
 """
@@ -19,11 +19,13 @@ from glotok_ray.storage import artefact
 from glotok_ray.storage.node_cache import at_hand
 from glotok_ray.storage.places import writing_tree
 from glotok_ray.storage.retries import patiently
+from glotok_ray.training.evaluated_checkpoints import ROWS_FILE
 from glotok_ray.training.metrics_file import EVENT, METRICS_FILE, metric_lines
 from glotok_ray.training.plan import RunPlan
 from glotok_ray.training.rows_seen import RowsSeen
 from glotok_ray.training.snapshot import Snapshot
 from glotok_ray.training.step_times import StepTimes, Utilization
+from glotok_ray.training.trackers import Trackers
 from glotok_ray.training.worker import Worker
 
 logger = logging.getLogger(__name__)
@@ -32,7 +34,7 @@ TENSORBOARD_FOLDER = "tensorboard"
 
 
 class MetricsLog:
-    """Averages of the terms since the last line, in metrics.jsonl and TensorBoard, written by rank 0."""
+    """Averages of the terms since the last line, in metrics.jsonl, TensorBoard and trackers, written by rank 0."""
 
     def __init__(
         self,
@@ -56,8 +58,10 @@ class MetricsLog:
         # Of a run in an object store TensorBoard's files are sent at the end.
         self._files = contextlib.ExitStack()
         self._purge_step = first_step
+        self._trackers: Trackers | None = None
         if worker.rank == 0:
             self._patiently(lambda: self._drop_lines_after(first_step))
+            self._trackers = Trackers(plan.tracking, plan.folder, rows_file=ROWS_FILE)
 
     def _patiently(self, write: Callable[[], None]) -> None:
         minutes = self._plan.scaling.storage_retry_minutes
@@ -136,13 +140,15 @@ class MetricsLog:
         return float(self._worker.all_sum(peaks).max())
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """Append one line and the TensorBoard points."""
+        """Append one line, and the points of TensorBoard and the trackers."""
         self.latest |= {**values, "step": max(step, self.latest.get("step", 0))}
         if self._worker.rank:
             return
         line = {"step": step, "epoch": step / self._plan.steps_per_epoch, **values}
         self._patiently(lambda: artefact.append_line(self._path, line))
         self._draw(step, values)
+        if self._trackers is not None:
+            self._trackers.log(step, values)
 
     def _draw(self, step: int, values: dict[str, float]) -> None:
         """Add TensorBoard points; they show what metrics.jsonl holds, so nothing waits for them."""
@@ -173,8 +179,11 @@ class MetricsLog:
                 told_now = line | restart
                 self._patiently(functools.partial(artefact.append_line, self._path, told_now))
 
-    def close(self) -> None:
-        """Finish the TensorBoard file."""
+    def close(self, *, failed: bool = False) -> None:
+        """Finish the TensorBoard file and the trackers' runs; only the first call counts."""
+        if self._trackers is not None:
+            self._trackers.finish(self.latest, failed=failed)
+            self._trackers = None
         if self._points is not None:
             with contextlib.suppress(OSError):
                 self._points.close()
