@@ -7,7 +7,7 @@ import contextlib
 import logging
 import os
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from glotok_ray.on_ray import cluster
 from glotok_ray.on_ray.attempts import Attempts, attempt_name
 from glotok_ray.on_ray.checkpoint_evaluation import evaluating_checkpoints
 from glotok_ray.on_ray.data import Feed, start_ingest, worker_batches
+from glotok_ray.on_ray.gauges import WorkerGauges
 from glotok_ray.on_ray.interruption import AbortedWithDriver, wait_for
 from glotok_ray.on_ray.store_watch import StoreWatch
 from glotok_ray.storage import artefact
@@ -76,10 +77,16 @@ class RayWorker(DistributedWorker):
         self.heartbeat: Heartbeat = WatchedHeartbeat(
             folder, self.rank, self.world_size, attempt, stall_minutes
         )
+        self._gauges = WorkerGauges(folder.name, self.rank)
 
     def report(self, metrics: dict[str, Any]) -> None:
         """Hand an evaluation to Ray Train; checkpoints stay in the run folder, under our own manifests."""
         ray.train.report(metrics)
+
+    def show(self, metrics: Mapping[str, Any]) -> None:
+        """Set this rank's gauges; its own memory, where the line tells the largest of all ranks."""
+        own = {"memory/peak_gib": self.memory.gib()} if "memory/peak_gib" in metrics else {}
+        self._gauges.set({**metrics, **own})
 
 
 def fit(config: TokenizerRun | GeneratorRun, plan: RunPlan) -> None:

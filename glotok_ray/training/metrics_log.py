@@ -51,7 +51,7 @@ class MetricsLog:
         self._counts: collections.Counter[str] = collections.Counter()
         self._steps = 0
         self._rate = 0.0
-        self._told_first_batch = False
+        self._told_first_batch, self._restarts = False, 0
         self.times = StepTimes(plan.schedule.global_batch_size, utilization)
         self.latest: dict[str, Any] = {}
         self._points: Any = None
@@ -118,6 +118,7 @@ class MetricsLog:
         values["train/learning_rate"] = self._rate
         values |= {f"time/{name}": value for name, value in self.times.take(step).items()}
         values["memory/peak_gib"] = self._largest_peak(stacked.device)
+        values["run/restarts"] = self._restarts
         values |= self._data_facts()
         self.write(step + 1, values)
         self._sums, self._steps = {}, 0
@@ -142,6 +143,7 @@ class MetricsLog:
     def write(self, step: int, values: dict[str, float]) -> None:
         """Append one line, and the points of TensorBoard and the trackers."""
         self.latest |= {**values, "step": max(step, self.latest.get("step", 0))}
+        self._worker.show(values | {"step": self.latest["step"]})
         if self._worker.rank:
             return
         line = {"step": step, "epoch": step / self._plan.steps_per_epoch, **values}
@@ -178,6 +180,8 @@ class MetricsLog:
                 line = {"step": resumed_step, EVENT: "restart", "resumed_step": resumed_step}
                 told_now = line | restart
                 self._patiently(functools.partial(artefact.append_line, self._path, told_now))
+                known.add((restart["attempt"], restart["unix_s"]))
+        self._restarts = len(known)
 
     def close(self, *, failed: bool = False) -> None:
         """Finish the TensorBoard file and the trackers' runs; only the first call counts."""
