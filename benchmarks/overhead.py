@@ -6,7 +6,8 @@
 A smaller FAR learns random codes, in fp32 on CPUs: by `jobs.train_generator` as users call it, its log written at every
 step, and by a loop of twenty lines with AdamW and, for two workers, DistributedDataParallel. Both are alive all the
 time and take turns: the processes of the other side stand still (SIGSTOP). A step lasts from its end to the next one's,
-so that all that comes between steps counts; the step in which a turn begins does not.
+so that all that comes between steps counts; the step in which a turn begins does not. On a machine that others load,
+look at the CPU time, of the driver and Ray's own processes too.
 """
 
 import argparse
@@ -80,11 +81,12 @@ class Trained:
 
 
 class Compared(NamedTuple):
-    """Seconds per step of both ways."""
+    """Seconds per step of both ways, per turn, and CPU seconds of all their processes per step."""
 
     trained: list[list[float]]
-    """Per turn."""
     plain: list[list[float]]
+    trained_cpu: list[float]
+    plain_cpu: list[float]
 
     @property
     def overhead(self) -> float:
@@ -97,10 +99,15 @@ class Compared(NamedTuple):
             - 1
         )
 
+    @property
+    def cpu_overhead(self) -> float:
+        """The same of CPU time, which other work on the machine disturbs less."""
+        return statistics.median(self.trained_cpu) / statistics.median(self.plain_cpu) - 1
+
 
 def compare(arguments: argparse.Namespace, folder: Path, recipe: FARRun, workers: int) -> Compared:
     """Let both ways take turns."""
-    threads = max(1, (os.cpu_count() or 1) // workers)
+    threads = arguments.threads or max(1, (os.cpu_count() or 1) // workers)
     folder.mkdir()
     command = _command(arguments, folder.parent, folder / "ours", workers, threads)
     trained = Trained(command, folder / "ours", recipe.schedule.global_batch_size)
@@ -111,12 +118,18 @@ def compare(arguments: argparse.Namespace, folder: Path, recipe: FARRun, workers
         plain = Plain(recipe, folder / "plain", workers, threads)
         _wait(plain, _WARM_UP_STEPS)
         _send(plain, signal.SIGSTOP)
-        found = Compared([], [])
+        found = Compared([], [], [], [])
         for number in range(arguments.rounds):
-            turns = [(trained, found.trained), (plain, found.plain)]
+            turns = [
+                (trained, found.trained, found.trained_cpu),
+                (plain, found.plain, found.plain_cpu),
+            ]
             # What heats or loads the machine slowly must not meet the same side first each time.
-            for side, seconds in turns if number % 2 else reversed(turns):
+            for side, seconds, cpu in turns if number % 2 else reversed(turns):
+                before = _cpu_seconds(side)
                 seconds.append(_turn(side, arguments.steps))
+                # With the step that stood still.
+                cpu.append((_cpu_seconds(side) - before) / (arguments.steps + 1))
         return found
     finally:
         trained.end()
@@ -131,6 +144,17 @@ def _turn(side: Side, count: int) -> list[float]:
     _wait(side, first + count)
     _send(side, signal.SIGSTOP)
     return side.steps()[first : first + count]
+
+
+def _cpu_seconds(side: Side) -> float:
+    total = 0.0
+    for process in side.processes():
+        try:
+            times = process.cpu_times()
+        except psutil.NoSuchProcess:
+            continue
+        total += times.user + times.system
+    return total
 
 
 def _wait(side: Side, count: int) -> None:
@@ -204,15 +228,17 @@ def _answer(arguments: argparse.Namespace, found: dict[int, Compared]) -> None:
         seconds, plain = _median(compared.trained), _median(compared.plain)
         name = f"{workers} worker{'s' if workers > 1 else ''}"
         rows.append([str(workers), f"{seconds:.3f}", f"{plain:.3f}", f"{compared.overhead:+.1%}"])
+        rows[-1].append(f"{compared.cpu_overhead:+.1%}")
         figures[name] = {
             "seconds_per_step": seconds,
             "plain_seconds_per_step": plain,
             **compared._asdict(),
         }
         ratios[f"step, ours / plain, {name}"] = 1 + compared.overhead
+        ratios[f"CPU time of a step, ours / plain, {name}"] = 1 + compared.cpu_overhead
     measured.answer(
         as_json=arguments.json,
-        columns=("workers", "s / step, ours", "s / step, plain", "overhead"),
+        columns=("workers", "s / step, ours", "s / step, plain", "overhead", "in CPU time"),
         rows=rows,
         figures=figures,
         ratios=ratios,
@@ -227,6 +253,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = measured.parser(str(__doc__).splitlines()[0])
     parser.add_argument("--workers", type=int, nargs="+", default=(1, 2), help="(1 2)")
     parser.add_argument("--batch", type=int, default=4, help="images per step, all workers (4)")
+    parser.add_argument("--threads", type=int, default=0, help="per worker (all cores)")
     parser.add_argument("--zero-stage", type=int, choices=(0, 1, 2, 3), default=2)
     parser.add_argument("--rounds", type=int, default=6, help="turns of each side (6)")
     parser.add_argument("--steps", type=int, default=4, help="steps per turn (4)")

@@ -59,5 +59,8 @@ def test_the_overhead_is_that_of_turns_that_follow_each_other():
     slowing = overhead.Compared(
         trained=[[1.05, 1.05, 9.0], [2.1, 2.1, 2.1], [4.2, 4.2, 4.2]],
         plain=[[1.0, 1.0, 1.0], [2.0, 2.0, 0.1], [4.0, 4.0, 4.0]],
+        trained_cpu=[2.2, 2.2, 9.9],
+        plain_cpu=[2.0, 2.0, 0.1],
     )
+    assert slowing.cpu_overhead == pytest.approx(0.1)
     assert slowing.overhead == pytest.approx(0.05)
