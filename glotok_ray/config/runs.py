@@ -13,6 +13,7 @@ from glotok_ray.config.generator import FARConfig, FlowConfig, XARConfig
 from glotok_ray.config.losses import TokenizerLossConfig
 from glotok_ray.config.rules import ADDED_LATER, FREE, require, require_finite, require_probability
 from glotok_ray.config.tokenizer import DiscriminatorConfig, TokenizerConfig
+from glotok_ray.config.tracking import TrackingConfig
 from glotok_ray.config.training import (
     CodeDataConfig,
     ImageDataConfig,
@@ -66,6 +67,7 @@ class TokenizerRun:
     data: ImageDataConfig = field(default_factory=ImageDataConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     scaling: ScalingConfig = field(default_factory=ScalingConfig, metadata=FREE)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig, metadata=FREE)
     checkpoint_evaluation: CheckpointEvaluationConfig = field(
         default_factory=CheckpointEvaluationConfig, metadata=FREE
     )
@@ -121,6 +123,7 @@ class GeneratorRun:
     data: CodeDataConfig = field(default_factory=CodeDataConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     scaling: ScalingConfig = field(default_factory=ScalingConfig, metadata=FREE)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig, metadata=FREE)
     checkpoint_evaluation: SampledCheckpointsConfig = field(
         default_factory=SampledCheckpointsConfig, metadata=FREE
     )

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import os
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from glotok_ray.on_ray import cluster
 from glotok_ray.on_ray.attempts import Attempts, attempt_name
 from glotok_ray.on_ray.checkpoint_evaluation import evaluating_checkpoints
 from glotok_ray.on_ray.data import Feed, start_ingest, worker_batches
+from glotok_ray.on_ray.gauges import WorkerGauges
 from glotok_ray.on_ray.interruption import AbortedWithDriver, wait_for
 from glotok_ray.on_ray.store_watch import StoreWatch
 from glotok_ray.storage import artefact
@@ -58,6 +59,7 @@ from glotok_ray.training.plan import (
 from glotok_ray.training.runs import wait_for_inputs
 from glotok_ray.training.shown_progress import ShownProgress
 from glotok_ray.training.stalls import FINISHED
+from glotok_ray.training.trackers import carried_environment
 from glotok_ray.training.trainer_feed import trainer_batches
 from glotok_ray.training.worker import DistributedWorker
 
@@ -75,10 +77,16 @@ class RayWorker(DistributedWorker):
         self.heartbeat: Heartbeat = WatchedHeartbeat(
             folder, self.rank, self.world_size, attempt, stall_minutes
         )
+        self._gauges = WorkerGauges(folder.name, self.rank)
 
     def report(self, metrics: dict[str, Any]) -> None:
         """Hand an evaluation to Ray Train; checkpoints stay in the run folder, under our own manifests."""
         ray.train.report(metrics)
+
+    def show(self, metrics: Mapping[str, Any]) -> None:
+        """Set this rank's gauges; its own memory, where the line tells the largest of all ranks."""
+        own = {"memory/peak_gib": self.memory.gib()} if "memory/peak_gib" in metrics else {}
+        self._gauges.set({**metrics, **own})
 
 
 def fit(config: TokenizerRun | GeneratorRun, plan: RunPlan) -> None:
@@ -139,6 +147,7 @@ def _trainer(
             # Rows come from Ray Data, or this reader reads them in the worker.
             "ingest": ingest,
             "reader": reader if in_trainer else None,
+            "environment": carried_environment(),
         },
         torch_config=_torch_config(scaling),
         scaling_config=ray.train.ScalingConfig(
@@ -214,6 +223,7 @@ def train_worker(loop_config: dict[str, Any]) -> None:
     logging.basicConfig(level=logging.WARNING)
     kind = {item.__name__: item for item in (TokenizerRun, XARRun, FARRun)}[loop_config["kind"]]
     config = from_dict(kind, loop_config["run"])
+    os.environ.update(loop_config["environment"] | os.environ)
     attempt = Attempt(**loop_config["attempt"])
     plan: RunPlan = loop_config["plan"]
     worker = RayWorker(plan.folder, attempt, config.scaling.stall_minutes)
