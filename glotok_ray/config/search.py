@@ -39,7 +39,9 @@ class SearchField:
     def __post_init__(self) -> None:
         where = f"space ({self.field})"
         require_finite(self, f"{where}.")
-        require(self.low <= self.high, f"{where}.low", self.low, f"must not be above high = {self.high}")
+        require(
+            self.low <= self.high, f"{where}.low", self.low, f"must not be above high = {self.high}"
+        )
         require(
             self.has_range or bool(self.values) or bool(self.words),
             f"{where}.values",
@@ -53,7 +55,10 @@ class SearchField:
             "a field holds words or numbers; give one of them",
         )
         require(
-            not self.log or self.low > 0, f"{where}.low", self.low, "must be above 0 with log = True"
+            not self.log or self.low > 0,
+            f"{where}.low",
+            self.low,
+            "must be above 0 with log = True",
         )
         given = (self.low, *self.values) if self.has_range else self.values
         if self.field == WEIGHT:

@@ -85,11 +85,18 @@ class SweepRun:
     def __post_init__(self) -> None:
         require_finite(self)
         require(self.num_trials >= 2, "num_trials", self.num_trials, "must be at least 2")
-        for name in ("max_concurrent_trials", "max_steps", "startup_trials", "min_trials_for_median"):
+        for name in (
+            "max_concurrent_trials",
+            "max_steps",
+            "startup_trials",
+            "min_trials_for_median",
+        ):
             require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
         for name in ("evaluate_every_steps", "grace_steps", "num_finalists", "trial_restarts"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "must not be negative")
-        require(self.reduction_factor > 1, "reduction_factor", self.reduction_factor, "must be above 1")
+        require(
+            self.reduction_factor > 1, "reduction_factor", self.reduction_factor, "must be above 1"
+        )
         self._check_space()
         self._check_stopping()
         seeds = self.finalist_seeds
@@ -104,7 +111,10 @@ class SweepRun:
     def _check_space(self) -> None:
         names = [item.field for item in self.space]
         require(
-            len(set(names)) == len(names) > 0, "space", names, "must hold fields, and none of them twice"
+            len(set(names)) == len(names) > 0,
+            "space",
+            names,
+            "must hold fields, and none of them twice",
         )
         ranges = [item.field for item in self.space if item.has_range]
         require(

@@ -47,7 +47,9 @@ def draw(config: SweepRun, chooser: Chooser) -> Changes:
     chosen: Changes = {}
     for item in ordered:
         if _counts(config, item, chosen):
-            chosen[item.field] = _typed(config.tokenizer, item.field, _chosen(config, item, chooser))
+            chosen[item.field] = _typed(
+                config.tokenizer, item.field, _chosen(config, item, chooser)
+            )
     return _with_alpha(config, chosen)
 
 
@@ -72,12 +74,16 @@ def grid(config: SweepRun) -> list[Changes]:
 
 
 def corners(config: SweepRun) -> Iterator[Changes]:
-    """Every end of a range and every value, one field changed at a time, for what can be refused before any trial."""
+    """Every end of a range and every value, one field changed at a time, and all at their last ones, for what can be
+    refused before any trial.
+    """
+    last: Changes = {}
     for item in config.space:
         ends = (item.low, item.high) if item.has_range else ()
         for value in (*item.words, *item.values, *ends):
-            changes = {item.field: _typed(config.tokenizer, item.field, value)}
-            yield _with_alpha(config, changes)
+            last[item.field] = _typed(config.tokenizer, item.field, value)
+            yield _with_alpha(config, {item.field: last[item.field]})
+    yield _with_alpha(config, last)
 
 
 def _counts(config: SweepRun, item: SearchField, chosen: Changes) -> bool:

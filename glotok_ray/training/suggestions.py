@@ -60,7 +60,9 @@ class Suggestions:
         if number >= self._config.num_trials:
             return None
         first = baseline(self._config) if number == 0 else None
-        found = (first, {}) if first else self._search.ask(number, [t.changes for t in self._trials])
+        found = (
+            (first, {}) if first else self._search.ask(number, [t.changes for t in self._trials])
+        )
         if found is None:
             return None
         changes, choices = found

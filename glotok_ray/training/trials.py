@@ -89,7 +89,9 @@ class TrialFiles:
         """All of a trial."""
         suggestion = artefact.read_json(self._path(name, "suggestion.json"))
         path = self._path(name, "end.json")
-        end = artefact.read_json(path) if path.is_file() else {"status": "", "reason": ""}
+        end: dict[str, Any] = {"status": "", "reason": ""}
+        if path.is_file():
+            end = artefact.read_json(path)
         return TrialRecord(
             trial=Trial(name, suggestion["changes"]),
             choices=suggestion["choices"],
