@@ -102,7 +102,7 @@ class _Known:
 
 
 class _NoController:
-    """Tune's controller as the policies see it. No trial waits, so that the median pauses none: it would start again."""
+    """Tune's controller as the policies see it. No trial waits, so the median pauses none: it would start again."""
 
     def get_live_trials(self) -> list[Any]:
         """None."""

@@ -63,6 +63,10 @@ class TrialFiles:
         """Note that a process works on it; by the trial."""
         artefact.append_line(self._path(name, "starts.jsonl"), facts)
 
+    def last_start(self, name: str) -> dict[str, Any]:
+        """What the newest process that works on a trial noted; empty before the first."""
+        return ([*metric_lines(self._path(name, "starts.jsonl"))] or [{}])[-1]
+
     def reported(self, name: str, report: Mapping[str, Any]) -> None:
         """Note an evaluation; by the trial."""
         artefact.append_line(self._path(name, "reports.jsonl"), report)
