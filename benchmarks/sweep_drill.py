@@ -173,14 +173,18 @@ class SweepDrill:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the drill and print; returns the exit code."""
     parser = measured.parser(str(__doc__).splitlines()[0])
-    parser.add_argument("--folder", help="an empty folder that stays; else a temporary one")
+    parser.add_argument(
+        "--folder",
+        help="a folder that stays, without a sweep; the quickstart's shards and teacher in it are used. Else a "
+        "temporary one",
+    )
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s")
     with contextlib.ExitStack() as stack:
         if arguments.folder:
             folder = Path(arguments.folder).absolute()
-            if folder.exists() and any(folder.iterdir()):
-                parser.error(f"--folder {folder}: is not empty")
+            if (folder / quickstart_search().output_path).exists():
+                parser.error(f"--folder {folder}: holds a sweep already")
             folder.mkdir(parents=True, exist_ok=True)
         else:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sweep_drill_")))

@@ -111,10 +111,8 @@ def _best(
     items = "".join(
         f"<dt>{text(label(name))}</dt><dd>{text(cell(value))}</dd>" for name, value in best.items()
     )
-    command = "python -m jobs.train_tokenizer best_recipe.json"
-    shown = (
-        f'<dl class="notes">{items}</dl><p>As a recipe beside this page: <code>{command}</code></p>'
-    )
+    command = f"python -m jobs.train_tokenizer {config.output_path}/best_recipe.json"
+    shown = f'<dl class="notes">{items}</dl><p>As a recipe beside this page: <code>{text(command)}</code></p>'
     if not finalists:
         return shown + absent("No finalists were trained again; one seed has decided.")
     seeds = ", ".join(map(str, config.finalist_seeds))

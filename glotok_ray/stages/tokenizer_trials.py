@@ -12,7 +12,9 @@ from glotok_ray.config.evaluation import EvaluateRun
 from glotok_ray.config.overrides import override
 from glotok_ray.config.runs import TokenizerRun
 from glotok_ray.config.sweeps import SweepRun, TokenizerAblationRun
+from glotok_ray.devices import chosen_device
 from glotok_ray.evaluation import inputs as evaluation_inputs
+from glotok_ray.evaluation.in_process import measure_reconstructions
 from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.on_ray import tune
 from glotok_ray.recipes import build_teacher as teacher_recipes
@@ -32,15 +34,13 @@ def train_and_measure(
     recipe: TokenizerRun, evaluation: EvaluateRun, *, step: int | None = None
 ) -> dict[str, Any]:
     """The metrics of one training, which lies beside its evaluation; with `step` it stops there, and the evaluation's
-    folder is named after it.
+    folder is named after it. What trains in this process (`launcher = "local"`) is measured in it, too.
     """
     if step is not None:
         recipe = override(recipe, {"schedule.stop_after_steps": step})
     train_tokenizer.run(recipe)
     folder = to_path(recipe.output_path)
-    measured = _evaluation_of(recipe, evaluation, step)
-    evaluate_images.run(measured)
-    entries = artefact.read_json(to_path(measured.output_path) / "metrics.json")
+    entries = _measured(recipe, _evaluation_of(recipe, evaluation, step))
     logged = artefact.metrics_of(artefact.read_manifest(folder / recipe.name, "tokenizer"))
     metrics = {
         short: logged[name]
@@ -69,6 +69,18 @@ def reconstruction_metrics(metrics: dict[str, Any]) -> dict[str, float]:
 def shown_metrics(metrics: Mapping[str, Any]) -> str:
     """A training's metrics in words."""
     return f"PSNR {metrics['psnr']:.4g}, FD-EffNet {metrics['fd_effnet']:.4g}"
+
+
+def _measured(recipe: TokenizerRun, evaluation: EvaluateRun) -> dict[str, Any]:
+    """The entries of metrics.json."""
+    path = to_path(evaluation.output_path) / "metrics.json"
+    if recipe.launcher == "ray":
+        evaluate_images.run(evaluation)
+    elif not path.is_file():
+        device = chosen_device(use_gpu=recipe.scaling.use_gpu)
+        parts = path.parent.with_name(f"{path.parent.name}.parts")
+        artefact.write_json(path, measure_reconstructions(evaluation, parts, device))
+    return artefact.read_json(path)
 
 
 def cosine_distance_of(recipe: TokenizerRun) -> float:
