@@ -7,9 +7,10 @@ drawn: every draw has a seed of its own. Knows nothing of Ray. Read next: glotok
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
+from glotok_ray.config.overrides import override
 from glotok_ray.config.sweeps import SweepRun
 from glotok_ray.data.shard_plan import seeded_generator
-from glotok_ray.training.search_space import Changes, baseline, draw, grid
+from glotok_ray.training.search_space import Changes, baseline, corners, draw, grid
 from glotok_ray.training.trials import STEP, Status, Trial, TrialRecord
 
 _MOST_TRIES = 50
@@ -78,8 +79,10 @@ class Suggestions:
 
 def first_trials(config: SweepRun) -> list[Trial]:
     """The trials that no result decides: all of a grid or of a random search, Optuna's first ones. Raises ValueError
-    where a grid holds fewer points than there are trials.
+    where a grid holds fewer points than there are trials, and for an end of the space that no tokenizer's run can have.
     """
+    for changes in corners(config):
+        override(config.tokenizer, changes)
     suggestions = Suggestions(config)
     wanted = config.num_trials
     if config.search == "optuna":

@@ -76,6 +76,12 @@ def test_what_no_field_can_be_is_told(field, text) -> None:
         grid(space(field))
 
 
+def test_an_end_that_no_run_can_have_is_told_before_any_trial() -> None:
+    config = override(sweep_tokenizer.quickstart_search(), {"space.1.low": 1.0})
+    with pytest.raises(ValueError, match=r"num_bins = 1: must be at least 2"):
+        first_trials(config)
+
+
 def test_ends_of_ranges_are_tried_alone_and_together_before_any_trial() -> None:
     config = sweep_tokenizer.quickstart_search()
     found = list(corners(config))
