@@ -166,7 +166,7 @@ class SweepDrill:
 
     def _pid_in_training(self, name: str) -> int:
         """The process of a trial whose training has begun; 0 before."""
-        begun = (self._files.folder / name / "metrics.jsonl").is_file()
+        begun = (self._files.folder / name / "config.json").is_file()
         return self._files.last_start(name).get("pid", 0) if begun else 0
 
 
