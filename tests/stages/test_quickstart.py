@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from glotok_ray.config import SearchField, override, to_dict, with_absolute_paths
+from glotok_ray.evaluation.in_process import measure_reconstructions
 from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.pretrained.generator import load_generator
 from glotok_ray.recipes import sweep_tokenizer as sweep_recipes
@@ -342,6 +343,17 @@ def test_a_sweep_stops_fails_and_goes_on_and_leaves_the_best_recipe(finished, tm
     assert '<section id="pareto">' in (folder / "sweep.html").read_text()
     assert teacher_manifest.stat().st_mtime_ns == before
     assert train_tokenizer_job.main([str(folder / "best_recipe.json"), "--dry-run"]) == 0
+
+
+def test_an_evaluation_in_this_process_is_that_of_the_job(finished, tmp_path):
+    config, _ = finished
+    folder = Path(config.output_path)
+    alone = override(config.evaluation, {**RECONSTRUCTIONS_ALONE, "uniformity_repeats": 0})
+    found = measure_reconstructions(alone, tmp_path / "parts", torch.device("cpu"))
+    known = artefact.read_json(folder / "evaluation" / "metrics.json")
+    for name in ("reconstruction_psnr", "reconstruction_fd_effnet", "semantic_usage"):
+        assert found[name]["value"] == pytest.approx(known[name]["value"], rel=1e-9)
+    assert not (tmp_path / "parts").exists()
 
 
 def test_a_sweep_makes_its_inputs_where_it_reads_them(
