@@ -1,4 +1,4 @@
-"""All of a training run: a tokenizer's, xAR's and FAR's."""
+"""All of a training run: a tokenizer's, xAR's, FAR's and VAR's."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -7,6 +7,7 @@ from glotok_ray.config.checkpoint_evaluation import (
     CheckpointEvaluationConfig,
     FARCheckpointsConfig,
     SampledCheckpointsConfig,
+    VARCheckpointsConfig,
     XARCheckpointsConfig,
 )
 from glotok_ray.config.generator import FARConfig, FlowConfig, XARConfig
@@ -21,6 +22,7 @@ from glotok_ray.config.training import (
     ScalingConfig,
     ScheduleConfig,
 )
+from glotok_ray.config.var import VARConfig
 
 
 def _require_one_worker(launcher: str, scaling: ScalingConfig) -> None:
@@ -99,7 +101,7 @@ class TokenizerRun:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GeneratorRun:
-    """What all of `jobs.train_generator`'s runs have; XARRun and FARRun add the model."""
+    """What all of `jobs.train_generator`'s runs have; XARRun, FARRun and VARRun add the model."""
 
     name: str = "generator"
     """Folder of the run under output_path."""
@@ -181,3 +183,23 @@ class FARRun(GeneratorRun):
             evaluated.sampler.guidance_scale,
             "must be 1, since this generator has no null label",
         )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VARRun(GeneratorRun):
+    """All of a training of VAR."""
+
+    model: VARConfig = field(default_factory=VARConfig)
+    label_dropout: float = 0.1
+    """Probability that a label becomes the null label."""
+    checkpoint_evaluation: VARCheckpointsConfig = field(
+        default_factory=VARCheckpointsConfig, metadata=FREE
+    )
+
+    def __post_init__(self) -> None:
+        GeneratorRun.__post_init__(self)
+        require_probability("label_dropout", self.label_dropout)
+
+
+AnyGeneratorRun = XARRun | FARRun | VARRun
+"""What `jobs.train_generator` trains."""

@@ -19,7 +19,7 @@ from ray.train.torch import TorchConfig
 
 from glotok_ray import faults
 from glotok_ray.config.overrides import from_dict, to_dict
-from glotok_ray.config.runs import FARRun, GeneratorRun, TokenizerRun, XARRun
+from glotok_ray.config.runs import FARRun, GeneratorRun, TokenizerRun, VARRun, XARRun
 from glotok_ray.config.training import ScalingConfig
 from glotok_ray.data.training_rows import CodeRows, ImageRows
 from glotok_ray.on_ray import cluster
@@ -221,7 +221,9 @@ def _all_resources(config: TokenizerRun | GeneratorRun) -> dict[str, float]:
 def train_worker(loop_config: dict[str, Any]) -> None:
     """What every rank runs."""
     logging.basicConfig(level=logging.WARNING)
-    kind = {item.__name__: item for item in (TokenizerRun, XARRun, FARRun)}[loop_config["kind"]]
+    kind = {item.__name__: item for item in (TokenizerRun, XARRun, FARRun, VARRun)}[
+        loop_config["kind"]
+    ]
     config = from_dict(kind, loop_config["run"])
     os.environ.update(loop_config["environment"] | os.environ)
     attempt = Attempt(**loop_config["attempt"])

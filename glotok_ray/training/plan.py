@@ -105,7 +105,7 @@ def row_reader(config: TokenizerRun | GeneratorRun, plan: RunPlan) -> ImageRows 
         dataset.num_views,
         dataset.code_counts,
         len(dataset.classes),
-        dataset.grid_size**2,
+        dataset.num_indices,
         config.scaling.storage_retry_minutes,
     )
 
