@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from glotok_ray.config.tokenizer_comparison import EvaluateTokenizersRun
 from glotok_ray.data.recorded import check_side, read_image_dataset
@@ -15,7 +16,7 @@ from glotok_ray.data.records import DatasetInfo
 from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.nn.tokenizer_protocol import Rate
 from glotok_ray.peers.base import PeerTokenizer
-from glotok_ray.peers.released import PSNRProtocol, Released
+from glotok_ray.peers.released import CropProtocol, PSNRProtocol, Released
 from glotok_ray.peers.systems import SYSTEMS
 from glotok_ray.pretrained.tokenizer import CONFIG_FILE, SYSTEM, empty_tokenizer
 from glotok_ray.report.published import published_numbers
@@ -42,6 +43,8 @@ class ComparedTokenizer:
     model: GloTokTokenizer | PeerTokenizer
     """Without numbers."""
     psnr_protocol: PSNRProtocol
+    crop_protocol: CropProtocol
+    feature_pixels: Literal["rounded", "truncated", "unrounded"]
     published: Released | None
     licence: str
 
@@ -98,6 +101,8 @@ def read_compared(folder: Path) -> ComparedTokenizer:
             system=stored[SYSTEM],
             model=model,
             psnr_protocol=entry.psnr_protocol,
+            crop_protocol=entry.crop_protocol,
+            feature_pixels=entry.feature_pixels,
             published=entry.released.get(stored.get("released", "")),
             licence=entry.licence,
         )
@@ -109,6 +114,8 @@ def read_compared(folder: Path) -> ComparedTokenizer:
         system=system,
         model=model,
         psnr_protocol="rounded",
+        crop_protocol="plain_bilinear" if system == "taming" else "adm",
+        feature_pixels="rounded",
         published=_quoted(system, model),
         licence="",
     )
@@ -142,6 +149,8 @@ def row_of(one: ComparedTokenizer, side: int, metrics: Mapping[str, float]) -> T
         published_psnr=published.psnr if published else None,
         published_in=published.source if published else "",
         psnr_protocol=one.psnr_protocol,
+        crop_protocol=one.crop_protocol,
+        feature_pixels=one.feature_pixels,
         licence=one.licence,
         metrics=dict(metrics),
     )
