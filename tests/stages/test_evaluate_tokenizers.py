@@ -110,6 +110,7 @@ def test_a_killed_comparison_goes_on_with_the_next_tokenizer(
     [
         (["--image-size", "24"], "image_size = 24: ibq_16384 takes multiples of 16"),
         (["--image-size", "128"], "stored at 64 pixels"),
+        (["--image-size", "128"], "or pass --image-size 64, which all of these tokenizers take"),
         (["--num-images", "99"], "num_images = 99: shards holds 36 images"),
     ],
 )
