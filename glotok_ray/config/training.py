@@ -38,6 +38,12 @@ class ScalingConfig:
 
     num_workers: int = 8
     """Ray Train workers (one process each)."""
+    min_workers: int = 0
+    """Workers with which a training begins, or goes on, where the cluster has no more; 0: num_workers. The global batch
+    stays: a number of workers that does not divide it is not taken.
+    """
+    max_workers: int = 0
+    """Workers that are asked for, and taken as nodes come; 0: num_workers."""
     use_gpu: bool = True
     """One GPU per worker; off trains on CPU."""
     cpus_per_worker: float = 8.0
@@ -87,6 +93,7 @@ class ScalingConfig:
             self.num_workers >= 1, "scaling.num_workers", self.num_workers, "must be at least 1"
         )
         require_positive("scaling", self, ("unit_rows",))
+        self._require_range()
         for name in (
             "max_failures",
             "failure_window_minutes",
@@ -110,7 +117,7 @@ class ScalingConfig:
             "must be at least 2",
         )
         require(
-            self.engine == "deepspeed" or self.num_workers == 1,
+            self.engine == "deepspeed" or self.worker_range[1] == 1,
             "scaling.engine",
             self.engine,
             'is for one worker; use "deepspeed" with more',
@@ -127,6 +134,32 @@ class ScalingConfig:
             self.zero_stage,
             'must be at least 1 with precision "bf16": at stage 0 DeepSpeed accumulates other gradients than at stages '
             "1 to 3 (DECISIONS.md)",
+        )
+
+    @property
+    def worker_range(self) -> tuple[int, int]:
+        """The fewest and the most workers that train."""
+        return self.min_workers or self.num_workers, self.max_workers or self.num_workers
+
+    @property
+    def is_elastic(self) -> bool:
+        """Whether the number of workers may change during a run."""
+        least, most = self.worker_range
+        return least < most
+
+    def _require_range(self) -> None:
+        least, most = self.worker_range
+        require(
+            0 < least <= self.num_workers,
+            "scaling.min_workers",
+            self.min_workers,
+            f"must be at least 1 and at most scaling.num_workers = {self.num_workers}, or 0, which takes that",
+        )
+        require(
+            self.num_workers <= most,
+            "scaling.max_workers",
+            self.max_workers,
+            f"must be at least scaling.num_workers = {self.num_workers}, or 0, which takes that",
         )
 
 
@@ -256,14 +289,25 @@ class ScheduleConfig:
                 "must not be negative; 0 writes checkpoints with evaluations alone",
             )
 
+    def check_workers(self, scaling: ScalingConfig) -> None:
+        """Raise ValueError unless the fewest and the most workers divide the global batch, and what is planned for."""
+        self.accumulation_steps(scaling.num_workers)
+        for name, workers in zip(("min_workers", "max_workers"), scaling.worker_range, strict=True):
+            divisors = _divisors(self.global_batch_size)
+            require(
+                workers in divisors,
+                f"scaling.{name}",
+                workers,
+                f"must divide schedule.global_batch_size = {self.global_batch_size}, which is kept at any number of "
+                f"workers; take {' or '.join(neighbours(divisors, workers))}",
+            )
+
     def micro_batch(self, num_workers: int) -> int:
         """Images per worker and forward pass: the largest number up to `micro_batch_size` that divides a worker's
         share of the global batch, which is thus kept at any worker count that divides it.
         """
         share, rest = divmod(self.global_batch_size, num_workers)
-        divisors = [
-            n for n in range(1, self.global_batch_size + 1) if self.global_batch_size % n == 0
-        ]
+        divisors = _divisors(self.global_batch_size)
         require(
             rest == 0,
             "schedule.global_batch_size",
@@ -287,3 +331,7 @@ class ScheduleConfig:
             f"exceeds the training set of {num_images} images; lower it",
         )
         return steps
+
+
+def _divisors(number: int) -> list[int]:
+    return [n for n in range(1, number + 1) if number % n == 0]

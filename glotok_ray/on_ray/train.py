@@ -4,21 +4,24 @@ The run folder must be seen by every node (a shared file system). Read next: glo
 """
 
 import contextlib
+import functools
 import logging
 import os
+import time
 import traceback
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import ray.train
 import ray.train.torch
+import torch
 from ray.train import FailureConfig, LoggingConfig, RunConfig
 from ray.train.torch import TorchConfig
 
 from glotok_ray import faults
-from glotok_ray.config.overrides import from_dict, to_dict
+from glotok_ray.config.overrides import from_dict, override, to_dict
 from glotok_ray.config.runs import FARRun, GeneratorRun, TokenizerRun, XARRun
 from glotok_ray.config.training import ScalingConfig
 from glotok_ray.data.training_rows import CodeRows, ImageRows
@@ -26,6 +29,7 @@ from glotok_ray.on_ray import cluster
 from glotok_ray.on_ray.attempts import Attempts, attempt_name
 from glotok_ray.on_ray.checkpoint_evaluation import evaluating_checkpoints
 from glotok_ray.on_ray.data import Feed, start_ingest, worker_batches
+from glotok_ray.on_ray.elastic import LOOK_EVERY_S, ElasticTrainer, allowed_workers
 from glotok_ray.on_ray.interruption import AbortedWithDriver, wait_for
 from glotok_ray.on_ray.store_watch import StoreWatch
 from glotok_ray.storage import artefact
@@ -34,6 +38,7 @@ from glotok_ray.storage.node_cache import cache_facts
 from glotok_ray.storage.object_streams import ObjectLog
 from glotok_ray.storage.places import appending, is_remote, local_twin
 from glotok_ray.training.batches import MicroBatch
+from glotok_ray.training.checkpoint import CHECKPOINT_FOLDER
 from glotok_ray.training.decode_place import (
     DecodePlace,
     decode_place,
@@ -55,6 +60,7 @@ from glotok_ray.training.plan import (
     row_plan,
     row_reader,
 )
+from glotok_ray.training.preemption import NodeReclaimed
 from glotok_ray.training.runs import wait_for_inputs
 from glotok_ray.training.shown_progress import ShownProgress
 from glotok_ray.training.stalls import FINISHED
@@ -75,6 +81,13 @@ class RayWorker(DistributedWorker):
         self.heartbeat: Heartbeat = WatchedHeartbeat(
             folder, self.rank, self.world_size, attempt, stall_minutes
         )
+        # Ray Train may start the workers again within an attempt.
+        now = time.time_ns() // 1000 if self.rank == 0 else 0
+        self.group = int(self.all_sum(torch.tensor(now, device=self.device)))
+
+    def release(self) -> None:
+        """Leave the node: all workers end, and those that are left or come go on."""
+        raise NodeReclaimed("the node of a worker is taken back; all state is saved")
 
     def report(self, metrics: dict[str, Any]) -> None:
         """Hand an evaluation to Ray Train; checkpoints stay in the run folder, under our own manifests."""
@@ -128,7 +141,15 @@ def _trainer(
     # Of each attempt anew: nodes come and go.
     in_trainer = _decode_place(config) == "trainer"
     ingest = None if in_trainer else start_ingest(feed, reader, _all_resources(config))
-    return AbortedWithDriver(
+    make = AbortedWithDriver
+    num_workers: int | tuple[int, int] = scaling.num_workers
+    if scaling.is_elastic:
+        allowed = allowed_workers(scaling, config.schedule.global_batch_size)
+        make = functools.partial(
+            ElasticTrainer, allowed=allowed, folder=plan.folder / CHECKPOINT_FOLDER
+        )
+        num_workers = scaling.worker_range
+    return make(
         train_worker,
         train_loop_config={
             "kind": type(config).__name__,
@@ -142,7 +163,8 @@ def _trainer(
         },
         torch_config=_torch_config(scaling),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=scaling.num_workers,
+            num_workers=num_workers,
+            elastic_resize_monitor_interval_s=LOOK_EVERY_S,
             use_gpu=scaling.use_gpu,
             resources_per_worker=_worker_resources(config),
         ),
@@ -204,8 +226,8 @@ def _worker_resources(config: TokenizerRun | GeneratorRun) -> dict[str, float]:
 
 
 def _all_resources(config: TokenizerRun | GeneratorRun) -> dict[str, float]:
-    """Of all workers together."""
-    workers = config.scaling.num_workers
+    """Of all workers together, the most that there may be."""
+    workers = config.scaling.worker_range[1]
     return {name: amount * workers for name, amount in _worker_resources(config).items()}
 
 
@@ -217,6 +239,10 @@ def train_worker(loop_config: dict[str, Any]) -> None:
     attempt = Attempt(**loop_config["attempt"])
     plan: RunPlan = loop_config["plan"]
     worker = RayWorker(plan.folder, attempt, config.scaling.stall_minutes)
+    if worker.world_size != config.scaling.num_workers:
+        config = override(config, {"scaling.num_workers": worker.world_size})
+        plan = replace(plan, scaling=config.scaling)
+        loop_config |= {"feed": replace(loop_config["feed"], division=division(config))}
     worker.data_facts.add(cache_facts)
     watch = StoreWatch() if worker.rank == 0 else None
     if watch is not None:
@@ -266,6 +292,7 @@ def _batches(
         worker=worker.rank,
         first_step=first_step,
         device=worker.device,
+        group=worker.group,
     )
 
 

@@ -40,6 +40,10 @@ class Worker(Protocol):
         """Tell the launcher about an evaluation or checkpoint; every worker must call it equally often."""
         ...
 
+    def release(self) -> None:
+        """A node is taken back, and everything is saved: end, where another start goes on; every worker calls it."""
+        ...
+
 
 class LocalWorker:
     """The only worker of a plain process; it remembers its reports."""
@@ -63,6 +67,9 @@ class LocalWorker:
     def report(self, metrics: dict[str, Any]) -> None:
         """Keep the metrics in `reports`."""
         self.reports.append(metrics)
+
+    def release(self) -> None:
+        """Go on: nobody starts a plain process again."""
 
 
 class DistributedWorker:
@@ -89,6 +96,9 @@ class DistributedWorker:
 
     def report(self, metrics: dict[str, Any]) -> None:
         """Nobody listens; launchers override this."""
+
+    def release(self) -> None:
+        """Go on; launchers override this."""
 
 
 _OF_ONE_RANK = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}

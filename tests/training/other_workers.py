@@ -18,8 +18,8 @@ from glotok_ray.training.worker import Worker
 
 SAVED, MOVED, STEPS = 2, 4, 6
 # Stages that one worker takes up what two have left at stage 2; and two again what one has left at its stage.
-ALONE = (3, 1, 2, 0)
-TOGETHER = {3: (1, 2), 1: (3,)}
+ALONE = (3, 1)
+TOGETHER = ((3, 2), (1, 3))
 TOKENIZER = override(RUN, {**ADVERSARIAL, "loss.restart_every_steps": 5})
 
 
@@ -92,7 +92,7 @@ def together(worker: Worker, folder: Path) -> dict[str, list[float]]:
     """Two workers again, to the end."""
     curves = {}
     for name, kind in KINDS.items():
-        for stage, later in ((stage, later) for stage in TOGETHER for later in TOGETHER[stage]):
+        for stage, later in TOGETHER:
             training = kind(later, worker)
             training.state.load(folder / f"{name}-alone-{stage}")
             write_snapshot(training.state, folder / f"{name}-again-{stage}-{later}")

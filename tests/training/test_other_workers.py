@@ -13,8 +13,8 @@ from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.training.pieces import STEP, Stretch, add_pieces, read_pieces
 from glotok_ray.training.snapshot import Snapshot
 
-# Sums over workers and over passes are rounded in another order; the adversarial term magnifies that.
-TOLERANCE = 1e-3
+# Sums over workers and over passes are rounded in another order: 3e-6 was seen.
+TOLERANCE = 1e-4
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,8 @@ def whole(folder: Path) -> dict[str, torch.Tensor]:
     joined = {}
     for key, found in parts.items():
         pieces = [found[start] for start in sorted(found)]
-        joined["|".join(key)] = pieces[0] if key[1] == STEP else torch.cat(pieces)
+        alone = key[1] == STEP or len(pieces) == 1
+        joined["|".join(key)] = pieces[0] if alone else torch.cat(pieces)
     return joined
 
 
@@ -62,7 +63,7 @@ def test_whatever_was_in_parts_is_taken_up_to_the_bit(folder: Path, name: str) -
     assert any(value.abs().max() > 0 for key, value in start.items() if "exp_avg_sq" in key)
     for stage in ALONE:
         assert_same(whole(folder / f"{name}-taken-{stage}"), start)
-    for stage, later in ((stage, later) for stage in TOGETHER for later in TOGETHER[stage]):
+    for stage, later in TOGETHER:
         found = whole(folder / f"{name}-again-{stage}-{later}")
         assert_same(found, whole(folder / f"{name}-alone-{stage}"))
     assert len(list((folder / f"{name}-start").rglob("engine-*"))) == 2 * len(engines)
@@ -73,7 +74,7 @@ def test_whatever_was_in_parts_is_taken_up_to_the_bit(folder: Path, name: str) -
 def test_the_use_of_codes_is_the_sum_of_all_workers(folder: Path) -> None:
     states = [
         torch.load(folder / f"tokenizer-{what}" / "code-counts.pt", weights_only=True)
-        for what in ("start", "taken-3", "alone-3", "again-3-1")
+        for what in ("start", "taken-3", "alone-3", "again-3-2")
     ]
     start, taken, alone, again = (state["restart"]["semantic"] for state in states)
     assert torch.equal(start, taken)
@@ -91,7 +92,7 @@ def test_the_losses_go_on_as_if_nothing_had_changed(folder: Path, name: str) -> 
     for stage in ALONE:
         found = curve(folder, "alone", f"{name}-{stage}")
         assert found == pytest.approx(expected[SAVED:MOVED], rel=TOLERANCE), stage
-    for stage, later in ((stage, later) for stage in TOGETHER for later in TOGETHER[stage]):
+    for stage, later in TOGETHER:
         found = curve(folder, "together", f"{name}-{stage}-{later}")
         assert found == pytest.approx(expected[MOVED:], rel=TOLERANCE), (stage, later)
 
