@@ -248,6 +248,8 @@ def train_worker(loop_config: dict[str, Any]) -> None:
     if watch is not None:
         worker.data_facts.add(watch.facts)
     _keep_warnings(plan.folder / LOG_FOLDER / f"rank-{worker.rank:04d}.txt")
+    if config.scaling.is_elastic and worker.rank == 0:
+        logger.warning("%d workers train", worker.world_size)
 
     def batches(first_step: int) -> Iterator[MicroBatch]:
         return _batches(loop_config, config.scaling, worker, first_step)
