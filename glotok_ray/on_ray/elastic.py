@@ -4,6 +4,8 @@ Ray Train's elastic policy asks for the most workers, begins when there are enou
 newest checkpoint, when there is room for another number. Read next: glotok_ray/on_ray/train.py
 """
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,10 @@ from ray.train.v2._internal.execution.scaling_policy import (
     ScalingDecision,
 )
 
-from glotok_ray.config.training import ScalingConfig
+from glotok_ray.config.scaling import ScalingConfig
 from glotok_ray.on_ray.interruption import AbortedWithDriver
-from glotok_ray.training.checkpoint import checkpoint_step, newest_checkpoint
+from glotok_ray.training.checkpoint import CHECKPOINT_FOLDER, checkpoint_step, newest_checkpoint
+from glotok_ray.training.plan import RunPlan
 
 # Steps after a checkpoint that a larger group does again are those of one look, at most.
 LOOK_EVERY_S = 10.0
@@ -65,6 +68,16 @@ class ElasticTrainer(AbortedWithDriver):
     def _initialize_and_run_controller(self, **settings: Any) -> Any:
         policy = DividingPolicy(self.scaling_config, self._allowed, self._checkpoints)
         return super()._initialize_and_run_controller(**settings | {"scaling_policy": policy})
+
+
+def trainer_of(plan: RunPlan) -> tuple[Callable[..., AbortedWithDriver], int | tuple[int, int]]:
+    """What makes the trainer of a run, and Ray Train's `num_workers`."""
+    scaling = plan.scaling
+    if not scaling.is_elastic:
+        return AbortedWithDriver, scaling.num_workers
+    allowed = allowed_workers(scaling, plan.schedule.global_batch_size)
+    folder = plan.folder / CHECKPOINT_FOLDER
+    return functools.partial(ElasticTrainer, allowed=allowed, folder=folder), scaling.worker_range
 
 
 def allowed_workers(scaling: ScalingConfig, global_batch_size: int) -> tuple[int, ...]:

@@ -4,7 +4,6 @@ The run folder must be seen by every node (a shared file system). Read next: glo
 """
 
 import contextlib
-import functools
 import logging
 import os
 import time
@@ -29,7 +28,7 @@ from glotok_ray.on_ray import cluster
 from glotok_ray.on_ray.attempts import Attempts, attempt_name
 from glotok_ray.on_ray.checkpoint_evaluation import evaluating_checkpoints
 from glotok_ray.on_ray.data import Feed, start_ingest, worker_batches
-from glotok_ray.on_ray.elastic import LOOK_EVERY_S, ElasticTrainer, allowed_workers
+from glotok_ray.on_ray.elastic import LOOK_EVERY_S, trainer_of
 from glotok_ray.on_ray.interruption import AbortedWithDriver, wait_for
 from glotok_ray.on_ray.store_watch import StoreWatch
 from glotok_ray.storage import artefact
@@ -38,7 +37,6 @@ from glotok_ray.storage.node_cache import cache_facts
 from glotok_ray.storage.object_streams import ObjectLog
 from glotok_ray.storage.places import appending, is_remote, local_twin
 from glotok_ray.training.batches import MicroBatch
-from glotok_ray.training.checkpoint import CHECKPOINT_FOLDER
 from glotok_ray.training.decode_place import (
     DecodePlace,
     decode_place,
@@ -141,14 +139,7 @@ def _trainer(
     # Of each attempt anew: nodes come and go.
     in_trainer = _decode_place(config) == "trainer"
     ingest = None if in_trainer else start_ingest(feed, reader, _all_resources(config))
-    make = AbortedWithDriver
-    num_workers: int | tuple[int, int] = scaling.num_workers
-    if scaling.is_elastic:
-        allowed = allowed_workers(scaling, config.schedule.global_batch_size)
-        make = functools.partial(
-            ElasticTrainer, allowed=allowed, folder=plan.folder / CHECKPOINT_FOLDER
-        )
-        num_workers = scaling.worker_range
+    make, num_workers = trainer_of(plan)
     return make(
         train_worker,
         train_loop_config={

@@ -22,7 +22,7 @@ RUNS = {"tokenizer": TOKENIZERS["glotok_16k"](), "generator": GENERATORS["xar_b"
     "change",
     [
         {"scaling.num_workers": 2},
-        {"scaling.min_workers": 1, "scaling.max_workers": 60},
+        {"scaling.min_workers": 1},
         {"scaling.zero_stage": 3},
         {"scaling.unit_rows": 64},
         {"scaling.max_failures": 9},
