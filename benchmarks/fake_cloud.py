@@ -75,7 +75,7 @@ class FakeCloud:
 
     def __init__(self, address: str, environment: dict[str, str]) -> None:
         self.address, self.environment = address, environment
-        from ray._raylet import GcsClient
+        from ray._raylet import GcsClient  # pyright: ignore[reportAttributeAccessIssue]
 
         self._client = GcsClient(address=address)
 

@@ -100,8 +100,10 @@ def drain(words: str, notice_s: float, *, address: str = "auto", node_id: str = 
     """
     # Only now: while there is no notice, the agent is a few MB.
     from ray._private.services import canonicalize_bootstrap_address_or_die, get_node_ip_address
-    from ray._raylet import GcsClient
-    from ray.core.generated import autoscaler_pb2
+    from ray._raylet import GcsClient  # pyright: ignore[reportAttributeAccessIssue]
+    from ray.core.generated.autoscaler_pb2 import (
+        DRAIN_NODE_REASON_PREEMPTION,  # pyright: ignore[reportAttributeAccessIssue]
+    )
 
     client = GcsClient(address=canonicalize_bootstrap_address_or_die(address))
     if not node_id:
@@ -115,9 +117,8 @@ def drain(words: str, notice_s: float, *, address: str = "auto", node_id: str = 
         if len(alive) != 1:
             raise RuntimeError(f"{len(alive)} nodes live at {here}; name this one by --node-id")
         node_id = alive[0]
-    reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
     deadline_ms = int(1000 * (time.time() + notice_s))
-    accepted, why = client.drain_node(node_id, reason, words, deadline_ms)
+    accepted, why = client.drain_node(node_id, DRAIN_NODE_REASON_PREEMPTION, words, deadline_ms)
     if not accepted:
         raise RuntimeError(f"Ray does not drain node {node_id}: {why}")
     logger.warning("Ray drains node %s", node_id)
