@@ -136,6 +136,19 @@ def test_sizes_of_generators_are_at_least_one(run, field):
         config.override(run, {f"model.{field}": 0})
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "text"),
+    [
+        ("data.output_form", "webdataset", "must be 'parquet', which the later stages read"),
+        ("evaluation.samples_paths", ("a", "b"), "must be empty: the samples of this run"),
+        ("far_evaluation.samples_paths", ("a", "b"), "must be empty: the samples of this run"),
+    ],
+)
+def test_a_quickstart_refuses_at_once_what_a_later_stage_would(field, value, text):
+    with pytest.raises(ValueError, match=rf"{field} = .*{text}"):
+        config.override(quickstart.quickstart(), {field: value})
+
+
 def test_a_cell_has_a_side():
     with pytest.raises(ValueError, match=r"model\.cell_size = 0: must be at least 1"):
         config.override(train_generator.xar_b(), {"model.cell_size": 0})

@@ -190,6 +190,23 @@ class QuickstartRun:
     evaluation: EvaluateRun = field(default_factory=EvaluateRun)
     far_evaluation: EvaluateRun = field(default_factory=EvaluateRun)
 
+    def __post_init__(self) -> None:
+        form = self.data.output_form
+        require(
+            form == "parquet",
+            "data.output_form",
+            form,
+            "must be 'parquet', which the later stages read; tars are made by jobs.shard_images",
+        )
+        for name in ("evaluation", "far_evaluation"):
+            several = getattr(self, name).samples_paths
+            require(
+                not several,
+                f"{name}.samples_paths",
+                several,
+                "must be empty: the samples of this run are measured; several are by jobs.evaluate_images",
+            )
+
     @property
     def twin(self) -> TokenizerRun:
         """The tokenizer's run once more without the relation loss, all else equal, so that what it does can be seen."""
