@@ -101,14 +101,11 @@ class FakeCloud:
 @contextlib.contextmanager
 def fake_cloud(cluster_file: Path, *, most_nodes: int, idle_s: float) -> Iterator[FakeCloud]:
     """Start the head of a cluster without worker nodes; raises RuntimeError where it does not start."""
-    from ray._private.services import get_node_ip_address
-
     # Ray's sockets live below this folder, and a socket's path has room for 107 characters.
     folder = Path(tempfile.mkdtemp(prefix="gt_"))
     with socket.socket() as probe:
         probe.bind(("", 0))
         port = probe.getsockname()[1]
-    address = f"{get_node_ip_address()}:{port}"
     kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     added = {
         "RAY_AUTH_MODE": "token",
@@ -120,6 +117,10 @@ def fake_cloud(cluster_file: Path, *, most_nodes: int, idle_s: float) -> Iterato
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
     }
     os.environ |= {name: added[name] for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")}
+    # Only now: Ray reads the token as it is imported.
+    from ray._private.services import get_node_ip_address
+
+    address = f"{get_node_ip_address()}:{port}"
     config = scaled_down(cluster_file, most_nodes=most_nodes, idle_s=idle_s)
     config["provider"]["gcs_address"] = address
     artefact.write_json(folder / "autoscaling.json", config)
