@@ -1,5 +1,5 @@
-"""Asks a spot node's cloud whether it will take the node back, tells the workers on it, which save at once and leave,
-and has Ray drain the node: nothing new is placed on it, and where nothing runs any more Ray ends on it.
+"""Asks a spot node's cloud whether it will take the node back, has Ray drain the node, on which nothing new is then
+placed, and tells the workers on it, which save at once and leave.
 
     python -m glotok_ray.on_ray.preemption_agent --cloud aws
 
@@ -10,10 +10,11 @@ import argparse
 import json
 import logging
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from glotok_ray.storage import artefact
 from glotok_ray.training.preemption import notice_path
@@ -25,6 +26,8 @@ METADATA = "http://169.254.169.254"
 # AWS gives two minutes, Google and Azure thirty seconds.
 NOTICE_S = {"aws": 120.0, "gcp": 30.0, "azure": 30.0}
 _INTERVAL_S = 2.0
+# Ray answers in milliseconds; the workers are told in any case.
+_DRAIN_S = 5.0
 _TIMEOUT_S = 2.0
 
 
@@ -74,8 +77,16 @@ def _ask(url: str, headers: dict[str, str], *, method: str = "GET") -> str:
         return answer.read().decode()
 
 
-def watch(cloud: str, base: str = METADATA, *, interval_s: float = _INTERVAL_S) -> str:
-    """Ask until there is a notice, write it and return the cloud's words; a service that is silent is asked again."""
+def watch(
+    cloud: str,
+    base: str = METADATA,
+    *,
+    interval_s: float = _INTERVAL_S,
+    drain_node: Callable[[str], None] = lambda _: None,
+) -> None:
+    """Ask until there is a notice, call `drain_node` with the cloud's words, then write it: workers that leave must not
+    come back to this node. A service that does not answer is asked again.
+    """
     silent = False
     while True:
         try:
@@ -87,10 +98,14 @@ def watch(cloud: str, base: str = METADATA, *, interval_s: float = _INTERVAL_S) 
                 logger.warning("%s: does not answer (%s); it is asked again", base, error)
             silent = True
         if words:
+            draining = threading.Thread(target=drain_node, args=(words,), daemon=True)
+            draining.start()
+            draining.join(_DRAIN_S)
             path = notice_path()
             artefact.write_json(path, {"cloud": cloud, "words": words, "unix_s": int(time.time())})
             logger.warning("%s takes this node back: %s; its workers save (%s)", cloud, words, path)
-            return words
+            draining.join()
+            return
         time.sleep(interval_s)
 
 
@@ -98,7 +113,6 @@ def drain(words: str, notice_s: float, *, address: str = "auto", node_id: str = 
     """Tell Ray that this node, or the one of that id, goes within `notice_s` seconds; raises RuntimeError where Ray
     does not take it.
     """
-    # Only now: while there is no notice, the agent is a few MB.
     from ray._private.services import canonicalize_bootstrap_address_or_die, get_node_ip_address
     from ray._raylet import GcsClient  # pyright: ignore[reportAttributeAccessIssue]
     from ray.core.generated.autoscaler_pb2 import (
@@ -133,15 +147,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--ray-address", default="auto", metavar="HOST:PORT")
     parser.add_argument("--node-id", default="", help="where several nodes share an address")
     flags = parser.parse_args(argv)
-    words = watch(flags.cloud, flags.metadata)
-    try:
-        drain(words, NOTICE_S[flags.cloud], address=flags.ray_address, node_id=flags.node_id)
-    except (
-        Exception
-    ) as error:  # Ray raises several unrelated types; the workers have been told already.
-        logger.warning("the node is not drained: %s", " ".join(str(error).split()))
-        return 1
-    return 0
+    failed = []
+
+    def drain_node(words: str) -> None:
+        try:
+            drain(words, NOTICE_S[flags.cloud], address=flags.ray_address, node_id=flags.node_id)
+        except Exception as error:  # Ray raises several unrelated types
+            failed.append(error)
+            logger.warning("the node is not drained: %s", " ".join(str(error).split()))
+
+    # It takes seconds, which a notice may not have.
+    import ray  # noqa: F401
+
+    watch(flags.cloud, flags.metadata, drain_node=drain_node)
+    return int(bool(failed))
 
 
 if __name__ == "__main__":
