@@ -120,7 +120,7 @@ def _run_agent(cloud: FakeCloud, node: str, url: str) -> None:
     flags = ["--cloud", "gcp", "--metadata", url, "--ray-address", cloud.address, "--node-id", node]
     ended = subprocess.run(
         [sys.executable, "-m", "glotok_ray.on_ray.preemption_agent", *flags],
-        env=cloud.environment | {"PYTHONPATH": str(ROOT)},
+        env=cloud.environment,
         capture_output=True,
         text=True,
         timeout=120,
@@ -168,7 +168,7 @@ def _training(folder: Path, cloud: FakeCloud, steps: int) -> Iterator["subproces
     }
     command = [sys.executable, "-m", "jobs.train_tokenizer", RECIPE]
     command += [text for name, value in flags.items() for text in (f"--{name}", str(value))]
-    joining = {"RAY_ADDRESS": cloud.address, "PYTHONPATH": str(ROOT)}
+    joining = {"RAY_ADDRESS": cloud.address}
     with (folder / "training.txt").open("w") as log:
         process = subprocess.Popen(
             command, cwd=folder, env=cloud.environment | joining, stdout=log, stderr=log

@@ -23,10 +23,13 @@ import yaml
 
 from glotok_ray.storage import artefact
 
+ROOT = Path(__file__).parents[1]
 RAY = Path(sys.executable).with_name("ray")
 _HEAD_ID = "f" * 51 + "00000"
 _NODE_VARIABLE = "RAY_OVERRIDE_NODE_ID_FOR_TESTING"
 _PROVIDER = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
+# What the provider calls the head's type.
+_HEAD_TYPE = "ray.head.default"
 _COMMANDS = (
     "setup_commands",
     "head_setup_commands",
@@ -50,6 +53,7 @@ def scaled_down(path: Path, *, most_nodes: int, idle_s: float) -> dict[str, Any]
         kept = {key: group[key] for key in _KEPT if key in group}
         kept["max_workers"] = min(kept.get("max_workers", 0), most_nodes) if is_trained_on else 0
         resources = {"CPU": int(is_trained_on), "object_store_memory": _STORE_BYTES}
+        name = _HEAD_TYPE if name == shipped["head_node_type"] else name
         types[name] = kept | {"resources": resources, "node_config": {}}
     return {
         "cluster_name": shipped["cluster_name"],
@@ -59,7 +63,7 @@ def scaled_down(path: Path, *, most_nodes: int, idle_s: float) -> dict[str, Any]
         "provider": {"type": "external", "module": _PROVIDER, "head_node_id": _HEAD_ID}
         | {"launch_multiple": True},
         "available_node_types": types,
-        "head_node_type": shipped["head_node_type"],
+        "head_node_type": _HEAD_TYPE,
         "auth": {},
         "docker": {},
         "file_mounts": {},
@@ -108,6 +112,7 @@ def fake_cloud(cluster_file: Path, *, most_nodes: int, idle_s: float) -> Iterato
         port = probe.getsockname()[1]
     kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     added = {
+        "PYTHONPATH": str(ROOT),
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_USAGE_STATS_ENABLED": "0",
