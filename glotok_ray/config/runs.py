@@ -27,7 +27,7 @@ from glotok_ray.config.var import VARConfig
 
 def _require_one_worker(launcher: str, scaling: ScalingConfig) -> None:
     require(
-        launcher == "ray" or scaling.num_workers == 1,
+        launcher == "ray" or scaling.worker_range == (1, 1),
         "scaling.num_workers",
         scaling.num_workers,
         'must be 1 with launcher = "local", which trains in one process; pass --scaling.num-workers 1',
@@ -77,7 +77,7 @@ class TokenizerRun:
     def __post_init__(self) -> None:
         require_finite(self)
         _require_one_worker(self.launcher, self.scaling)
-        self.schedule.accumulation_steps(self.scaling.num_workers)
+        self.schedule.check_workers(self.scaling)
         require(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "must be in [0, 1)")
         loss = self.loss
         if self.teacher_path:
@@ -133,7 +133,7 @@ class GeneratorRun:
     def __post_init__(self) -> None:
         require_finite(self)
         _require_one_worker(self.launcher, self.scaling)
-        self.schedule.accumulation_steps(self.scaling.num_workers)
+        self.schedule.check_workers(self.scaling)
         require(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "must be in [0, 1)")
 
 
