@@ -14,6 +14,7 @@ from glotok_ray.config.generator import FARConfig, FlowConfig, XARConfig
 from glotok_ray.config.losses import TokenizerLossConfig
 from glotok_ray.config.rules import ADDED_LATER, FREE, require, require_finite, require_probability
 from glotok_ray.config.tokenizer import DiscriminatorConfig, TokenizerConfig
+from glotok_ray.config.tracking import TrackingConfig
 from glotok_ray.config.training import (
     CodeDataConfig,
     ImageDataConfig,
@@ -26,7 +27,7 @@ from glotok_ray.config.var import VARConfig
 
 def _require_one_worker(launcher: str, scaling: ScalingConfig) -> None:
     require(
-        launcher == "ray" or scaling.num_workers == 1,
+        launcher == "ray" or scaling.worker_range == (1, 1),
         "scaling.num_workers",
         scaling.num_workers,
         'must be 1 with launcher = "local", which trains in one process; pass --scaling.num-workers 1',
@@ -68,6 +69,7 @@ class TokenizerRun:
     data: ImageDataConfig = field(default_factory=ImageDataConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     scaling: ScalingConfig = field(default_factory=ScalingConfig, metadata=FREE)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig, metadata=FREE)
     checkpoint_evaluation: CheckpointEvaluationConfig = field(
         default_factory=CheckpointEvaluationConfig, metadata=FREE
     )
@@ -75,7 +77,7 @@ class TokenizerRun:
     def __post_init__(self) -> None:
         require_finite(self)
         _require_one_worker(self.launcher, self.scaling)
-        self.schedule.accumulation_steps(self.scaling.num_workers)
+        self.schedule.check_workers(self.scaling)
         require(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "must be in [0, 1)")
         loss = self.loss
         if self.teacher_path:
@@ -123,6 +125,7 @@ class GeneratorRun:
     data: CodeDataConfig = field(default_factory=CodeDataConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     scaling: ScalingConfig = field(default_factory=ScalingConfig, metadata=FREE)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig, metadata=FREE)
     checkpoint_evaluation: SampledCheckpointsConfig = field(
         default_factory=SampledCheckpointsConfig, metadata=FREE
     )
@@ -130,7 +133,7 @@ class GeneratorRun:
     def __post_init__(self) -> None:
         require_finite(self)
         _require_one_worker(self.launcher, self.scaling)
-        self.schedule.accumulation_steps(self.scaling.num_workers)
+        self.schedule.check_workers(self.scaling)
         require(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "must be in [0, 1)")
 
 

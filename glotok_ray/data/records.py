@@ -20,7 +20,9 @@ from glotok_ray.data.code_layout import CodeColumn
 from glotok_ray.data.dataset_fields import code_fields, field_of, image_fields
 from glotok_ray.data.dataset_info import DatasetInfo, ShardInfo
 from glotok_ray.data.forms import PARQUET, WEBDATASET
+from glotok_ray.data.image_files import READER_PIXELS
 from glotok_ray.data.image_places import PlacingStream
+from glotok_ray.data.jpeg_decoding import is_exact, jpeg_pixels, jpeg_size
 from glotok_ray.data.shard_plan import CHUNK_ROWS
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
@@ -59,11 +61,25 @@ def encode_png(pixels: UInt8[np.ndarray, "h w 3"]) -> bytes:
 
 def decode_image(encoded: bytes, key: str) -> UInt8[np.ndarray, "h w 3"]:
     """Decode a row's image to RGB; raises ArtefactError that names the row's key."""
-    return np.array(open_image(encoded, key))
+    pixels = _plain_jpeg(encoded)
+    return np.array(_by_pillow(encoded, key)) if pixels is None else pixels
 
 
 def open_image(encoded: bytes, key: str) -> Image.Image:
-    """A row's image, decoded to RGB; raises ArtefactError that names the row's key."""
+    """The same as Pillow's image."""
+    pixels = _plain_jpeg(encoded)
+    return _by_pillow(encoded, key) if pixels is None else Image.fromarray(pixels)
+
+
+def _plain_jpeg(encoded: bytes) -> UInt8[np.ndarray, "h w 3"] | None:
+    """What Pillow would decode, the fast way; None where it must do so itself."""
+    size = jpeg_size(encoded)
+    if size is None or size[0] * size[1] > READER_PIXELS or not is_exact():
+        return None
+    return jpeg_pixels(encoded)
+
+
+def _by_pillow(encoded: bytes, key: str) -> Image.Image:
     try:
         # Not in a `with`, which would hold the file's pixels beside their copy.
         image = Image.open(io.BytesIO(encoded))

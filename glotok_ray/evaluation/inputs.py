@@ -32,6 +32,7 @@ from glotok_ray.pretrained.generator import (
 from glotok_ray.pretrained.tokenizer import (
     CONFIG_FILE,
     WEIGHTS_FILE,
+    check_stored_tokenizer,
     code_layout,
     empty_tokenizer,
     tokenizer_config,
@@ -160,6 +161,7 @@ def measured_images(config: EvaluateRun) -> DatasetInfo:
     if tokenizer is None or not (tokenizer / CONFIG_FILE).is_file():
         return check_images(config, 0)
     check_system(config)
+    check_stored_tokenizer(tokenizer)
     return check_images(config, code_layout(tokenizer).image_size)
 
 

@@ -146,7 +146,7 @@ class _Evaluation:
         """Whether the training has, or had, all its workers."""
         if not (self._begun or self._training_ended.is_set()):
             beats = beats_of(self._plan.folder, self._attempt)
-            self._begun = len(beats) == self._plan.scaling.num_workers
+            self._begun = len(beats) >= self._plan.scaling.worker_range[0]
         return self._begun or self._training_ended.is_set()
 
     def _has_room(self) -> bool:

@@ -262,4 +262,5 @@ SYSTEM = System(
     },
     _names,
     "Adobe Research License: non-commercial research only",
+    feature_pixels="truncated",
 )

@@ -223,4 +223,5 @@ SYSTEM = System(
     },
     _names,
     "Apache-2.0",
+    crop_protocol="bicubic",
 )

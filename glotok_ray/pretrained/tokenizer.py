@@ -17,7 +17,13 @@ from glotok_ray.nn.tokenizer_protocol import Rate, Tokenizer
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.storage.places import to_path
-from glotok_ray.storage.weights import load_weights, save_weights
+from glotok_ray.storage.weights import (
+    load_weights,
+    misfits,
+    misfitting,
+    save_weights,
+    stored_shapes,
+)
 
 if TYPE_CHECKING:
     from glotok_ray.peers.base import PeerTokenizer
@@ -77,6 +83,16 @@ def load_glotok_tokenizer(folder: Path) -> GloTokTokenizer:
     """
     artefact.read_manifest(folder, "tokenizer")
     return read_tokenizer(folder)
+
+
+def check_stored_tokenizer(folder: Path) -> None:
+    """Raise ArtefactError where the tensors in a tokenizer's folder do not fit the config beside them. No value is
+    read, so that a driver can look before it starts a cluster.
+    """
+    path = folder / WEIGHTS_FILE
+    problems = misfits(stored_shapes(path), empty_tokenizer(folder).state_dict())
+    if problems:
+        raise misfitting(path, problems)
 
 
 def code_layout(folder: Path) -> CodeLayout:

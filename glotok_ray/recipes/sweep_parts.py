@@ -86,6 +86,18 @@ def trial(config: SweepRun, folder: Path, name: str, changes: dict[str, Any]) ->
     return _short(config.tokenizer, config.max_steps, folder, {**changes, "name": name})
 
 
+def finalist(
+    config: SweepRun, folder: Path, name: str, changes: dict[str, Any], seed: int
+) -> TokenizerRun:
+    """The training of a trial's settings with another seed, in a folder of its own below `folder`."""
+    return trial(config, folder, name, {**changes, "seed": seed})
+
+
+def best(config: SweepRun, changes: dict[str, Any]) -> TokenizerRun:
+    """The recipe that a sweep found: the base recipe, at its own length, with the changes of the best trial."""
+    return override(config.tokenizer, {**changes, "name": f"{config.tokenizer.name}_best"})
+
+
 def _short(run: TokenizerRun, steps: int, folder: Path, changes: dict[str, Any]) -> TokenizerRun:
     ended = {"output_path": str(folder), "schedule.stop_after_steps": steps}
     return override(run, {**changes, **ended})

@@ -37,6 +37,7 @@ from glotok_ray.nn.tokenizer_protocol import grids_of
 from glotok_ray.pretrained.tokenizer import (
     CONFIG_FILE,
     WEIGHTS_FILE,
+    check_stored_tokenizer,
     code_layout,
     load_any_tokenizer,
 )
@@ -121,7 +122,8 @@ class EncodeActor:
 
 def check_inputs(config: EncodeRun) -> DatasetInfo:
     """The facts of the shards to encode; raises ArtefactError where the config asks for ADM's crops and the images have
-    others, and when the tokenizer at tokenizer_path, if it is there, takes larger images.
+    others, and when the tokenizer at tokenizer_path, if it is there, takes larger images or has another model's
+    tensors.
     """
     folder, tokenizer = to_path(config.data_path), to_path(config.tokenizer_path)
     dataset = read_image_dataset(folder)
@@ -129,6 +131,7 @@ def check_inputs(config: EncodeRun) -> DatasetInfo:
         check_adm_protocol(dataset, folder=folder, field="adm_protocol")
     if (tokenizer / CONFIG_FILE).is_file():
         check_side(dataset, folder, code_layout(tokenizer).image_size)
+        check_stored_tokenizer(tokenizer)
     return dataset
 
 

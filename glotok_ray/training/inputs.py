@@ -37,6 +37,7 @@ from glotok_ray.storage.node_cache import at_hand
 from glotok_ray.storage.places import to_path
 from glotok_ray.storage.weights import check_stored, misfits, stored_shapes
 from glotok_ray.teacher.histogram import TeacherHistogram, load_teacher
+from glotok_ray.training.trackers import check_trackers
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +50,7 @@ def check_inputs(run: TokenizerRun | AnyGeneratorRun) -> None:
 
     Warns when the codebook cannot reach the teacher; raises ValueError that names the folder, file or field.
     """
+    check_trackers(run.tracking, to_path(run.output_path))
     if isinstance(run, TokenizerRun):
         _check_image_files(run)
         _check_networks(run)
@@ -62,6 +64,7 @@ def check_inputs(run: TokenizerRun | AnyGeneratorRun) -> None:
 
 def check_present_inputs(run: TokenizerRun | AnyGeneratorRun) -> None:
     """The same for those of the run's input folders that are there, for a dry run."""
+    check_trackers(run.tracking, to_path(run.output_path))
     if isinstance(run, TokenizerRun):
         _check_image_files(run)
         if run.teacher_path and _is_finished(run.teacher_path):

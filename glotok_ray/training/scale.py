@@ -137,14 +137,11 @@ def fits(memory_gib: float, gpu: GPU) -> bool:
 
 
 def _checkpoint_bytes(needs: Needs) -> float:
-    """Weights, masters and moments, average and what is exported: of all workers together."""
-    counted, scaling = needs.counted, needs.run.scaling
-    parameters = sum(counted.sizes)
-    weights = 0 if scaling.zero_stage == 3 else (2 if scaling.precision == "bf16" else 4)
-    state = 12 if scaling.zero_stage >= 1 else 8
+    """Masters and moments, average and what is exported: of all workers together, alike at every ZeRO stage."""
+    counted = needs.counted
     average = count_parameters(counted.averaged) if counted.averaged is not None else 0
     exported = sum(count_parameters(model) for model in counted.exported)
-    return (weights + state) * parameters + 4 * average + 4 * exported
+    return 12 * sum(counted.sizes) + 4 * average + 4 * exported
 
 
 def _sent_bytes(needs: Needs, gpus: int, accumulation: int) -> float:
