@@ -2,7 +2,18 @@
 
 import pytest
 
-from glotok_ray.recipes import evaluate_images, sample_images, table_2, train_generator
+from glotok_ray.config import FARConfig
+from glotok_ray.nn.next_scale import ScaleTokenizer
+from glotok_ray.peers.systems import released
+from glotok_ray.pretrained.generator import check_fit
+from glotok_ray.pretrained.peer_tokenizers import built
+from glotok_ray.recipes import (
+    encode_images,
+    evaluate_images,
+    sample_images,
+    table_2,
+    train_generator,
+)
 from glotok_ray.report.generator_table import published_table_2
 
 PAPER = published_table_2()
@@ -35,6 +46,32 @@ def test_a_run_finds_its_row_and_its_sampling(row: int, name: str) -> None:
         assert table_2.row_of(table_2.recipe_of(folder, model)) == row
     sampler = sample_images.RECIPES[name]().sampler
     assert table_2.sampler_of(model, type(sampler)()) == sampler
+
+
+@pytest.mark.parametrize(
+    ("name", "tokenizer"),
+    [
+        ("ibq_b", "ibq_16384"),
+        ("ibq_xxl", "ibq_16384"),
+        ("vqgan_lc_gpt", "vqgan_lc_100k"),
+        ("var_d16", "var_256"),
+        ("var_d30", "var_256"),
+    ],
+)
+def test_its_codes_are_those_of_its_own_tokenizer(name: str, tokenizer: str) -> None:
+    run = train_generator.RECIPES[name]()
+    assert run.tokenizer_path == f"runs/{tokenizer}_imported"
+    written = {recipe().output_path: recipe() for recipe in encode_images.RECIPES.values()}
+    codes = written[run.data.train_path]
+    assert (codes.tokenizer_path, codes.views) == (run.tokenizer_path, run.data.views)
+    system, file = released(tokenizer)
+    model = built(system, file.config)
+    check_fit(run.model, model.rate)
+    if isinstance(run.model, FARConfig):
+        assert run.model.names == model.grid_names
+    else:
+        assert isinstance(model, ScaleTokenizer)
+        assert model.code_width == run.model.code_width
 
 
 def test_an_unknown_model_has_neither() -> None:

@@ -169,4 +169,5 @@ def build_generator_loss(config: EvaluateRun, tokenizer: GloTokTokenizer) -> Gen
             num_draws=config.generator_draws,
             seed=config.seed,
         )
+    assert isinstance(generator, FAR)  # the tokenizers of others are refused before
     return TokenLoss(generator, tokenizer, seed=config.seed)

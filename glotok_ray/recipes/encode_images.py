@@ -82,6 +82,18 @@ def quickstart() -> EncodeRun:
     )
 
 
+def ibq_16384_ten_crop() -> EncodeRun:
+    """IBQ's 16,384 codes, ten crops, one codebook: 6.6 GB, for ibq_b to ibq_xxl; 8 GPUs."""
+    run = _imagenet("ibq_16384", "runs/ibq_16384_imported")
+    return _ten_crop("ibq_16384_ten_crop", run)
+
+
+def vqgan_lc_100k_center() -> EncodeRun:
+    """VQGAN-LC's 100,000 codes, the centre, one codebook of four bytes a code: 1.3 GB, for vqgan_lc_gpt; 8 GPUs."""
+    run = _imagenet("vqgan_lc_100k_center", "runs/vqgan_lc_100k_imported")
+    return override(run, {"views": "center"})
+
+
 def var_256() -> EncodeRun:
     """VAR's tokenizer, the centre, ten scales: 1.7 GB, for var_d16 to var_d30; 8 GPUs."""
     run = _imagenet("var_256", "runs/var_256_imported")
@@ -115,6 +127,8 @@ RECIPES = {
         llamagen_vq16_ten_crop,
         taming_f16_16384_ten_crop,
         taming_f16_1024_ten_crop,
+        ibq_16384_ten_crop,
+        vqgan_lc_100k_center,
         var_256,
         glotok_16k_scales,
         quickstart,

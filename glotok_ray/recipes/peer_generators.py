@@ -1,8 +1,8 @@
 """Causal transformers of other systems in the paper's Table 2, each on the codes of its own tokenizer.
 
 Sizes and settings are those of their papers, READMEs and configurations; a docstring says where they are not published.
-`jobs.encode_images` makes codes of LlamaGen's and taming's tokenizers, not yet of IBQ's and VQGAN-LC's: those models
-train on any other single codebook, with --tokenizer-path, --data.train-path and --model.codebooks.0.size.
+They train on any other single codebook too, with --tokenizer-path, --data.train-path, --model.codebooks.0.size and, of
+another system's codes, --model.codebooks.0.name codes.
 Read next: glotok_ray/recipes/train_generator.py
 """
 
@@ -20,6 +20,9 @@ from glotok_ray.config.training import (
     ScalingConfig,
     ScheduleConfig,
 )
+
+_OTHERS_CODES = "codes"
+"""Column of the codes of another system's single grid, as `jobs.encode_images` calls it."""
 
 
 def _run(name: str, tokenizer: str, model: FARConfig) -> FARRun:
@@ -135,7 +138,7 @@ def _ibq(
 ) -> FARRun:
     # SEED-Voken's configurations. Its scheduler decays norms and biases too, by mistake; here they are not.
     model = FARConfig(
-        codebooks=(VocabularyConfig(name="visual"),),
+        codebooks=(VocabularyConfig(name=_OTHERS_CODES),),
         width=64 * depth,
         depth=depth,
         head_depth=0,
@@ -169,7 +172,7 @@ def taming_gpt() -> FARRun:
 
 
 def taming_gpt_small() -> FARRun:
-    """The same at MaskGIT's size, 24 blocks of width 768, on 1,024 codes: 171,881,472 parameters; Table 2, VQGAN: gFID
+    """The same at MaskGIT's size, 24 blocks of width 768, on 1,024 codes: 171,879,936 parameters; Table 2, VQGAN: gFID
     18.65, IS 80.4 at 227M, which counts the tokenizer's 54.5M too. MaskGIT's authors trained that baseline; neither
     its code nor its weights are published, so this is the nearest model known; 8 GPUs x 32 images.
     """
@@ -188,10 +191,11 @@ def _taming(
 def vqgan_lc_gpt() -> FARRun:
     """VQGAN-LC's GPT on 100,000 codes, 509,422,592 parameters; Table 2: 404M, which leaves out the embedding, gFID 15.4
     by clean-fid against the training images, not by ADM's evaluator. 450,000 steps of 1,024 images; its script also
-    restricts the data to 4 classes. Files of codes hold at most 65,536; 32 GPUs x 32 images.
+    restricts the data to 4 classes. 32 GPUs x 32 images.
     """
     variant = CausalVariantConfig(block="gpt", class_input="after_codes", unread_positions=1)
     run = _run("vqgan_lc_gpt", "vqgan_lc_100k", _plain(100_000, 1024, 24, 16, variant))
+    run = override(run, {"model.codebooks.0.name": _OTHERS_CODES})
     changes = {
         "code_noise": 0.2,
         "optimizer.learning_rate": 4.5e-4,
