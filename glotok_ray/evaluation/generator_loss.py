@@ -169,4 +169,6 @@ def build_generator_loss(config: EvaluateRun, tokenizer: GloTokTokenizer) -> Gen
             num_draws=config.generator_draws,
             seed=config.seed,
         )
+    # VAR's codes are of tokenizers that no evaluation of losses takes.
+    assert isinstance(generator, FAR)
     return TokenLoss(generator, tokenizer, seed=config.seed)
