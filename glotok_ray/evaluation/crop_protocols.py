@@ -39,11 +39,13 @@ def own_crop(
     if protocol == "plain_bilinear":
         sides = tuple(math.floor(side * size / short + 0.5) for side in (height, width))
         return _middle(_sampled(image, sides), size, tuple((side - size) // 2 for side in sides))
-    sides = tuple(size if side == short else int(size * side / short) for side in (height, width))
-    offsets = tuple(round((side - size) / 2) for side in sides)
-    if sides == (height, width):
+    new_height, new_width = (
+        size if side == short else int(size * side / short) for side in (height, width)
+    )
+    offsets = tuple(round((side - size) / 2) for side in (new_height, new_width))
+    if (new_height, new_width) == (height, width):
         return _middle(image, size, offsets)
-    resized = Image.fromarray(image).resize(sides[::-1], _FILTERS[protocol])
+    resized = Image.fromarray(image).resize((new_width, new_height), _FILTERS[protocol])
     return _middle(np.asarray(resized), size, offsets)
 
 

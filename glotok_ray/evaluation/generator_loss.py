@@ -169,5 +169,6 @@ def build_generator_loss(config: EvaluateRun, tokenizer: GloTokTokenizer) -> Gen
             num_draws=config.generator_draws,
             seed=config.seed,
         )
-    assert isinstance(generator, FAR)  # the tokenizers of others are refused before
+    # VAR's codes are of tokenizers that no evaluation of losses takes.
+    assert isinstance(generator, FAR)
     return TokenLoss(generator, tokenizer, seed=config.seed)
