@@ -28,13 +28,7 @@ _LOCAL_JOBS = (
     "TokenizerAblationRun",
     "XARGuidanceRun",
 )
-_LOCAL_FIELDS = (
-    "class_names_path",
-    "ground_truth_path",
-    "source",
-    "source_path",
-    "validation_source",
-)
+_LOCAL_FIELDS = ("source_path",)
 
 
 def add_flag(parser: argparse.ArgumentParser) -> None:

@@ -132,7 +132,6 @@ def test_addresses_stay_and_a_root_may_be_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "name"),
     [
-        (lambda: ShardRun(source="s3://bucket/train"), "source = 's3://bucket/train': what this"),
         (lambda: config.SweepRun(), "output_path = 's3://bucket/runs/sweep': this job reads"),
     ],
 )
