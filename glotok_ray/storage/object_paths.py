@@ -216,7 +216,13 @@ class ObjectPath:
 
     # --------------------------------------------------------------------------------- bytes
 
-    def open(self, mode: str = "r", buffering: int = -1, encoding: str | None = None) -> Any:
+    def open(
+        self,
+        mode: str = "r",
+        buffering: int = -1,
+        encoding: str | None = None,
+        newline: str | None = None,
+    ) -> Any:
         """A stream. Of one for writing nothing is seen before it is closed, and nothing at all after an exception in
         its `with`; "a" sends the whole object again.
         """
@@ -226,7 +232,9 @@ class ObjectPath:
             with answering(self):
                 return Download(client(self._scheme).open(self.key, "rb"), self)
         upload = Upload(self, exclusive="x" in mode, append="a" in mode)
-        return BinaryUpload(upload) if "b" in mode else TextUpload(upload, encoding or "utf-8")
+        if "b" in mode:
+            return BinaryUpload(upload)
+        return TextUpload(upload, encoding or "utf-8", newline)
 
     def read_bytes(self) -> bytes:
         """The whole content; raises OSError."""

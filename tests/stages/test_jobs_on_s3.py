@@ -1,0 +1,137 @@
+"""Jobs whose inputs and folders lie in an object store: what exports, reports, guidance sweeps and evaluations make of
+them is what they make of a disk.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks.s3_server import BUCKET, s3_server
+from glotok_ray.config import ExportRun
+from glotok_ray.config.report import ReportRun
+from glotok_ray.export import generator as export_generator
+from glotok_ray.export import tokenizer as export_tokenizer
+from glotok_ray.interop import tokenizer_layouts
+from glotok_ray.nn.tokenizer import GloTokTokenizer
+from glotok_ray.stages import image_measurement, report_results, sweep_guidance
+from glotok_ray.storage import artefact, node_cache
+from glotok_ray.storage.places import copy_file, to_path
+from tests.evaluation.tiny_inputs import write_inputs
+from tests.export import test_generator as generators
+from tests.export import test_tokenizer as tokenizers
+from tests.report.written_evaluations import write_runs
+from tests.stages import test_sweep_guidance as guidance
+
+generator_inputs = generators.inputs
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _server(tmp_path_factory: Any) -> Iterator[None]:
+    with s3_server(), pytest.MonkeyPatch.context() as patch:
+        patch.setenv(node_cache.FOLDER_VARIABLE, str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+def uploaded(folder: Path, name: str) -> Any:
+    """The folder's files in the store."""
+    top = to_path(f"s3://{BUCKET}/{name}")
+    for path in folder.rglob("*"):
+        if path.is_file():
+            copy_file(path, top / path.relative_to(folder).as_posix())
+    return top
+
+
+def content(folder: Any) -> dict[str, bytes]:
+    """Of all files but the manifest, which tells the time."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name not in ("manifest.json", "verified.json")
+    }
+
+
+@pytest.fixture(scope="module")
+def tokenizer_sources(tmp_path_factory: Any) -> Path:
+    root = tmp_path_factory.mktemp("tokenizers")
+    torch.manual_seed(0)
+    model = GloTokTokenizer(tokenizers.SINGLE).eval()
+    facts: dict[str, Any] = {"step": 7, "metrics": {"eval/psnr": 20.0}}
+    tokenizers.saved(root / "finished", model, "tokenizer", **facts)
+    for step in (3, 9):
+        folder = root / "unfinished" / "checkpoints" / f"step-{step:09d}"
+        tokenizers.saved(folder, model, "checkpoint", step=step, world_size=1)
+    levels = len(tokenizers.SINGLE.autoencoder.channel_multipliers)
+    names = tokenizers.peer_names(levels)
+    ours = {tokenizer_layouts.rename(name, "llamagen", levels): name for name in names}
+    state = {ours[name]: value for name, value in model.state_dict().items()}
+    torch.save({"model": state}, root / "vq.pt")
+    return root
+
+
+@pytest.mark.parametrize("source", ["finished", "unfinished", "vq.pt"])
+def test_a_tokenizer_is_exported(tokenizer_sources: Path, source: str, tmp_path: Path) -> None:
+    top = uploaded(tokenizer_sources, "tokenizers")
+    outputs = tmp_path / "out", to_path(f"s3://{BUCKET}/exported/{source}/out")
+    for root, output in zip((tokenizer_sources, top), outputs, strict=True):
+        export_tokenizer.run(
+            ExportRun(
+                source_path=str(root / source), output_path=str(output), model=tokenizers.SINGLE
+            )
+        )
+    assert content(outputs[1]) == content(outputs[0])
+    assert artefact.read_manifest(outputs[1], "tokenizer")["source"]
+
+
+@pytest.mark.parametrize("source", ["mine", "far.pt"])
+def test_a_generator_is_exported(generator_inputs: Path, source: str, tmp_path: Path) -> None:
+    top = uploaded(generator_inputs, "generators")
+    make: Any = generators.wanted if source == "mine" else generators.of_far
+    places = ((generator_inputs, tmp_path), (top, to_path(f"s3://{BUCKET}/exported/{source}")))
+    for inputs, output in places:
+        export_generator.run(make(inputs, output))
+    assert content(places[1][1] / "out") == content(tmp_path / "out")
+
+
+def test_a_report_is_made(tmp_path: Path) -> None:
+    write_runs(tmp_path)
+    top = uploaded(tmp_path, "report")
+    for path in top.rglob("manifest.json"):
+        path.write_text(path.read_text().replace(str(tmp_path), str(top)))
+    found = []
+    for root in (tmp_path, top):
+        run = ReportRun(evaluations=(str(root / "evaluation"),), output_path=str(root / "report"))
+        manifest = report_results.run(run)
+        assert report_results.run(run) == manifest
+        texts = content(root / "report").items()
+        found.append({name: text.replace(str(root).encode(), b"ROOT") for name, text in texts})
+    assert found[1] == found[0]
+    assert len(found[0]) == 7
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: Any) -> Path:
+    return write_inputs(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def in_this_process(monkeypatch: Any) -> None:
+    def here(units: Any, actor_class: Any, arguments: Any, *_: Any, **__: Any) -> Any:
+        return map(actor_class(**arguments), units) if units else iter(())
+
+    monkeypatch.setattr(image_measurement, "map_shards", here)
+    monkeypatch.setattr("glotok_ray.on_ray.actor_pool.map_shards", here)
+
+
+def test_a_guidance_sweep_is_made(tiny: Path, tmp_path: Path, in_this_process: None) -> None:
+    top = uploaded(tiny, "tiny")
+    outputs = tmp_path / "sweep", to_path(f"s3://{BUCKET}/guidance/sweep")
+    for root, output in zip((tiny, top), outputs, strict=True):
+        config = guidance.sweep(root, output, guidance_scales=(2.0,))
+        manifest = sweep_guidance.run(config)
+        assert sweep_guidance.run(config) == manifest
+    names = ("guidance.csv", "guidance.json", "guidance.png")
+    for name in names:
+        assert (outputs[1] / name).read_bytes() == (outputs[0] / name).read_bytes(), name
