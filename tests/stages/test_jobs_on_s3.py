@@ -2,23 +2,30 @@
 them is what they make of a disk.
 """
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from benchmarks.s3_server import BUCKET, s3_server
 from glotok_ray.config import ExportRun
 from glotok_ray.config.report import ReportRun
+from glotok_ray.evaluation.extractors import build_extractors, networks_of
+from glotok_ray.evaluation.inputs import check_inputs
+from glotok_ray.evaluation.reference import read_reference
 from glotok_ray.export import generator as export_generator
 from glotok_ray.export import tokenizer as export_tokenizer
 from glotok_ray.interop import tokenizer_layouts
 from glotok_ray.nn.tokenizer import GloTokTokenizer
-from glotok_ray.stages import image_measurement, report_results, sweep_guidance
+from glotok_ray.stages import evaluate_images, image_measurement, report_results, sweep_guidance
 from glotok_ray.storage import artefact, node_cache
 from glotok_ray.storage.places import copy_file, to_path
+from tests.evaluation import test_foreign_samples as foreign
+from tests.evaluation.test_inception_metrics import write_reference
 from tests.evaluation.tiny_inputs import write_inputs
 from tests.export import test_generator as generators
 from tests.export import test_tokenizer as tokenizers
@@ -135,3 +142,57 @@ def test_a_guidance_sweep_is_made(tiny: Path, tmp_path: Path, in_this_process: N
     names = ("guidance.csv", "guidance.json", "guidance.png")
     for name in names:
         assert (outputs[1] / name).read_bytes() == (outputs[0] / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("form", ["npz", "pngs"])
+def test_samples_of_others_are_measured(
+    tiny: Path, form: str, tmp_path: Path, in_this_process: None
+) -> None:
+    top = uploaded(tiny, "tiny")
+    images = np.load(tiny / "samples" / "samples.npz")["arr_0"]
+    if form == "npz":
+        np.savez(tmp_path / "given.npz", images)
+        names = ["given.npz"]
+    else:
+        foreign.write_pngs(tmp_path / "given", images)
+        names = [f"given/{path.name}" for path in (tmp_path / "given").iterdir()]
+    remote = to_path(f"s3://{BUCKET}/foreign")
+    for name in names:
+        copy_file(tmp_path / name, remote / name)
+    outputs = tmp_path / "out", remote / f"{form}-out"
+    given = names[0] if form == "npz" else "given"
+    for root, samples, output in zip(
+        (tiny, top), (tmp_path / given, remote / given), outputs, strict=True
+    ):
+        statistics = str(output.with_name("statistics"))
+        config = foreign.samples_alone(root, output, samples, statistics_path=statistics)
+        evaluate_images.run(config)
+    wanted, found = (artefact.read_json(output / "metrics.json") for output in outputs)
+    assert found == wanted
+    assert list(outputs[1].with_name("statistics").iterdir())
+
+
+def test_files_of_weights_and_statistics_are_read(
+    tiny: Path, tmp_path: Path, inception_file: Path
+) -> None:
+    top = uploaded(tiny, "tiny")
+    write_reference(tmp_path / "reference.npz")
+    remote = to_path(f"s3://{BUCKET}/weights")
+    for path in (inception_file, tmp_path / "reference.npz"):
+        copy_file(path, remote / path.name)
+    config = foreign.samples_alone(
+        top,
+        remote / "out",
+        top / "samples",
+        inception_path=str(remote / inception_file.name),
+        reference_path=str(remote / "reference.npz"),
+    )
+    check_inputs(config)
+    here = dataclasses.replace(config, inception_path=str(inception_file))
+    extractors = [build_extractors(each, torch.device("cpu"))[1] for each in (config, here)]
+    images = np.load(tiny / "samples" / "samples.npz")["arr_0"][:1]
+    found, wanted = (extractor(images) for extractor in extractors)
+    for name in wanted:
+        np.testing.assert_array_equal(found[name], wanted[name])
+    reference = read_reference(remote / "reference.npz", networks_of(extractors)[0])
+    assert reference.sha256 == artefact.sha256_of(tmp_path / "reference.npz")
