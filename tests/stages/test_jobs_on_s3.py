@@ -129,6 +129,7 @@ def in_this_process(monkeypatch: Any) -> None:
     monkeypatch.setattr("glotok_ray.on_ray.actor_pool.map_shards", here)
 
 
+@pytest.mark.slow
 def test_a_guidance_sweep_is_made_and_recognised(tiny: Path, in_this_process: None) -> None:
     top = uploaded(tiny, "tiny")
     output = to_path(f"s3://{BUCKET}/guidance/sweep")
@@ -169,6 +170,7 @@ def test_an_npz_of_others_is_read(tiny: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(labels, foreign.LABELS[1:5])
 
 
+@pytest.mark.slow
 def test_files_of_weights_and_statistics_are_read(
     tiny: Path, tmp_path: Path, inception_file: Path
 ) -> None:
