@@ -19,23 +19,8 @@ from glotok_ray.storage.object_stores import check_client, scheme_of
 from glotok_ray.storage.places import is_remote, to_path
 
 VARIABLE = "GLOTOK_STORAGE_ROOT"
-# What nobody has made work, or tried, with object stores: sweeps, reports, and sources that others wrote.
-_LOCAL_JOBS = (
-    "FARGuidanceRun",
-    "GeneratorAblationRun",
-    "ReportRun",
-    "SweepRun",
-    "TokenizerAblationRun",
-    "VARGuidanceRun",
-    "XARGuidanceRun",
-)
-_LOCAL_FIELDS = (
-    "class_names_path",
-    "ground_truth_path",
-    "source",
-    "source_path",
-    "validation_source",
-)
+# What nobody has made work, or tried, with object stores: trials of Ray Tune, and VAR's guidance.
+_LOCAL_JOBS = ("GeneratorAblationRun", "SweepRun", "TokenizerAblationRun", "VARGuidanceRun")
 
 
 def add_flag(parser: argparse.ArgumentParser) -> None:
@@ -87,14 +72,10 @@ def located(config: Any, root: Path) -> Any:
 def _check_supported(kind: str, name: str, value: str) -> None:
     """Raise ValueError, before anything starts, for what is not read from or written to object stores yet."""
     if kind in _LOCAL_JOBS:
-        what = "this job reads and writes local folders alone"
-    elif name.rpartition(".")[2] in _LOCAL_FIELDS:
-        what = "what this field names is read from local storage alone"
-    else:
-        return
-    raise ValueError(
-        f"{name} = {value!r}: {what}, not object stores yet; give the absolute path of a folder that every node sees"
-    )
+        raise ValueError(
+            f"{name} = {value!r}: this job reads and writes local folders alone, not object stores yet; give the "
+            "absolute path of a folder that every node sees"
+        )
 
 
 def ray_copy(folder: Path) -> Path | None:

@@ -13,6 +13,7 @@ from glotok_ray.config.jobs import ShardRun
 from glotok_ray.data.image_files import FORMATS
 from glotok_ray.data.left_out import OtherFile, among
 from glotok_ray.data.listing import Listing, Row
+from glotok_ray.storage.places import version_of
 from glotok_ray.storage.retries import patiently
 
 UNLABELLED = "images without a usable label"
@@ -54,9 +55,9 @@ class FoundArchive(NamedTuple):
 
 
 def stamp_of(path: Path, minutes: float) -> str:
-    """A file's name, size and time, as a text."""
+    """A file's name, size and time (of an object its tag, where the store has one), as a text."""
     status = patiently(path.stat, path, minutes=minutes)
-    return repr((path.name, status.st_size, status.st_mtime_ns))
+    return repr((path.name, status.st_size, version_of(status)))
 
 
 def listing_of(

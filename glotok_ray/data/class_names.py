@@ -4,6 +4,7 @@ images: small files that people have, in the forms in which they have them.
 Read next: glotok_ray/data/archive_listing.py
 """
 
+import io
 import json
 import re
 from collections.abc import Mapping
@@ -139,7 +140,8 @@ def _devkit_synsets(path: Path) -> dict[int, str]:
     import scipy.io
 
     try:
-        table = scipy.io.loadmat(str(path), squeeze_me=True)["synsets"]
+        content = io.BytesIO(path.read_bytes())
+        table = scipy.io.loadmat(content, squeeze_me=True)["synsets"]
         return {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in table.reshape(-1)}
     # scipy raises many kinds of errors on damaged files.
     except Exception as error:

@@ -7,7 +7,7 @@ import errno
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -15,11 +15,21 @@ from typing import NamedTuple
 from PIL import Image
 
 from glotok_ray.config.jobs import ShardRun
+from glotok_ray.data.folder_entries import (
+    MISSING,
+    FolderEntry,
+    entries_of,
+    files_below,
+    is_file,
+    status_of_entry,
+)
 from glotok_ray.data.image_files import FORMATS, StoredImage, UnreadableImageError
 from glotok_ray.data.left_out import OtherFile, among, first
 from glotok_ray.data.listing import Listing, list_in_threads, printable
 from glotok_ray.data.reduction import stored_for
+from glotok_ray.storage.places import is_remote, to_path, version_of
 from glotok_ray.storage.retries import StorageError, patiently
+from glotok_ray.storage.stretches import numbered, read_stretch
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +41,6 @@ _SNIFFED_BYTES = 64
 
 # The file itself is at fault, if the folder around it is there.
 _OWN_ERRORS = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ELOOP, errno.EISDIR)
-_MISSING = (errno.ENOENT, errno.ELOOP)
 
 _OTHER_SOURCES = {
     "source": "'photographs' for the embedded set",
@@ -50,7 +59,7 @@ class ImageFile(NamedTuple):
 
     def encode(self, run: ShardRun) -> StoredImage:
         """What to store; raises UnreadableImageError."""
-        original = read_image_file(Path(self.path), run.storage_retry_minutes)
+        original = read_image_file(to_path(self.path), run.storage_retry_minutes)
         return stored_for(run, original)
 
 
@@ -74,14 +83,15 @@ def list_image_files(
             f"{field} = {str(source)!r}: no such folder; give a folder with one sub-folder per class, or "
             + _OTHER_SOURCES[field]
         )
-    entries = _entries(source, minutes)
+    entries = entries_of(source, minutes)
     folders = [entry for entry in entries if entry.is_dir(follow_symlinks=False)]
-    files = [entry for entry in entries if os.path.isfile(entry.path)]
+    files = [entry for entry in entries if is_file(entry)]
     if folders or not (as_found and files):
         _check_classes(source, [folder.name for folder in folders], field)
     listing = _Listing(source, key_prefix, minutes)
     tree = listing.tree(
-        {printable(folder.name): _files(Path(folder.path), minutes) for folder in folders}, files
+        {printable(folder.name): files_below(to_path(folder.path), minutes) for folder in folders},
+        files,
     )
     if as_found and not tree.images and files:
         tree = listing.tree({printable(source.resolve().name): files}, [])
@@ -99,7 +109,7 @@ def list_flat_folder(
     """The images of a folder that says no classes: keys are their names, labels 0; what was left out; and bytes that
     change when an image's name, size or time does.
     """
-    files = _Listing(folder, "", minutes).of_class((0, ("", _files(folder, minutes))))
+    files = _Listing(folder, "", minutes).of_class((0, ("", files_below(folder, minutes))))
     return files.images, files.left_out, files.stamps
 
 
@@ -112,8 +122,8 @@ class _Listing(NamedTuple):
 
     def tree(
         self,
-        classes: Mapping[str, Iterable[os.DirEntry[str]]],
-        outside: Iterable[os.DirEntry[str]],
+        classes: Mapping[str, Iterable[FolderEntry]],
+        outside: Iterable[FolderEntry],
     ) -> Listing[ImageFile]:
         """The tree of these classes' files, in order; files `outside` of classes are left out."""
         found = list_in_threads(self.of_class, list(enumerate(classes.items())), unit="classes")
@@ -125,21 +135,21 @@ class _Listing(NamedTuple):
         images = sorted((image for each in found for image in each.images), key=_key)
         return Listing(tuple(classes), tuple(images), tuple(left_out), digest.hexdigest())
 
-    def of_class(self, item: tuple[int, tuple[str, Iterable[os.DirEntry[str]]]]) -> "_ClassFiles":
+    def of_class(self, item: tuple[int, tuple[str, Iterable[FolderEntry]]]) -> "_ClassFiles":
         """The files of (label, (class, its entries))."""
         label, (name, files) = item
         images: list[ImageFile] = []
         left_out: list[OtherFile] = []
         stamps: list[str] = []
         for file in files:
-            key = self.key_prefix + printable(Path(file.path).relative_to(self.source).as_posix())
+            key = self.key_prefix + printable(file.path.removeprefix(str(self.source)).lstrip("/"))
             known = Path(file.name).suffix.lower() in _SUFFIXES
             if not known and not begins_as_image(file.path, minutes=self.minutes):
                 left_out.append(OtherFile(key, name))
                 continue
-            read = partial(_status, file)
+            read = partial(status_of_entry, file)
             status = patiently(read, Path(file.path), minutes=self.minutes)
-            stamps.append(repr((key, status.st_size, status.st_mtime_ns)))
+            stamps.append(repr((key, status.st_size, version_of(status))))
             images.append(ImageFile(key, label, file.path, status.st_size))
         return _ClassFiles(images, left_out, "".join(stamps).encode())
 
@@ -176,15 +186,16 @@ def begins_as_image(path: str, *, minutes: float) -> bool:
     reads it again, and names it if it still cannot. Raises StorageError when its folder is away too.
     """
 
+    place = to_path(path)
+
     def read() -> bytes:
-        with open(path, "rb") as stream:
-            return stream.read(_SNIFFED_BYTES)
+        return read_stretch(place, 0, _SNIFFED_BYTES)
 
     try:
-        start = read_patiently(read, Path(path), minutes)
+        start = read_patiently(read, place, minutes)
     except UnreadableImageError as error:
         cause = error.__cause__
-        return not (isinstance(cause, OSError) and cause.errno in _MISSING)
+        return not (isinstance(cause, OSError) and cause.errno in MISSING)
     return is_image_start(start)
 
 
@@ -206,7 +217,12 @@ def read_image_file(path: Path, minutes: float) -> bytes:
 
     Raises UnreadableImageError for a file that cannot be read, and StorageError when its folder is away too.
     """
-    return read_patiently(path.read_bytes, path, minutes)
+
+    def read() -> bytes:
+        with numbered():
+            return path.read_bytes()
+
+    return read_patiently(read, path, minutes)
 
 
 def read_patiently(read: Callable[[], bytes], path: Path, minutes: float) -> bytes:
@@ -219,57 +235,26 @@ def read_patiently(read: Callable[[], bytes], path: Path, minutes: float) -> byt
         try:
             return read()
         except OSError as error:
-            if error.errno in _OWN_ERRORS and os.path.isdir(path.parent):
+            if error.errno in _OWN_ERRORS and _storage_answers(path):
                 raise UnreadableImageError(error.strerror or str(error)) from error
             raise
 
     try:
         return patiently(attempt, path, minutes=minutes)
     except StorageError as error:
-        if not os.path.isdir(path.parent):
+        if not _storage_answers(path):
             raise
         raise UnreadableImageError(str(error.__cause__)) from error
 
 
-def _entries(folder: Path, minutes: float) -> list[os.DirEntry[str]]:
-    def read() -> list[os.DirEntry[str]]:
-        try:
-            with os.scandir(folder) as entries:
-                return [entry for entry in entries if not entry.name.startswith(".")]
-        except PermissionError as error:
-            raise ValueError(
-                f"{folder}: cannot be listed ({error.strerror}); correct its permissions"
-            ) from error
-
-    visible = patiently(read, folder, minutes=minutes, doing="listing")
-    for entry in visible:
-        if entry.is_symlink() and os.path.isdir(entry.path):
-            logger.warning("%s: links to folders are not followed", entry.path)
-    return sorted(visible, key=lambda entry: entry.name)
-
-
-def _files(folder: Path, minutes: float) -> Iterator[os.DirEntry[str]]:
-    """Regular files and broken links (which count as unreadable) below a folder."""
-    for entry in _entries(folder, minutes):
-        if entry.is_dir(follow_symlinks=False):
-            yield from _files(Path(entry.path), minutes)
-        # A listing knows regular files; what else there is costs a fingerprint to the storage.
-        elif entry.is_file(follow_symlinks=False) or _is_file_or_missing(entry.path):
-            yield entry
-
-
-def _is_file_or_missing(path: str) -> bool:
-    return os.path.isfile(path) or not os.path.exists(path)
-
-
-def _status(file: os.DirEntry[str]) -> os.stat_result:
+def _storage_answers(path: Path) -> bool:
+    """Whether the folder around a file is there; of objects one of those above it, since an empty one is nowhere."""
+    if not is_remote(path):
+        return os.path.isdir(path.parent)
     try:
-        return file.stat()
-    except OSError as error:
-        if error.errno not in _MISSING:
-            raise
-        # A broken link's own.
-        return file.stat(follow_symlinks=False)
+        return any(folder.is_dir() for folder in path.parents)
+    except OSError:
+        return False
 
 
 def _check_classes(source: Path, names: Collection[str], field: str) -> None:

@@ -28,8 +28,9 @@ from glotok_ray.data.image_files import StoredImage, UnreadableImageError
 from glotok_ray.data.left_out import OtherFile
 from glotok_ray.data.listing import Listing, list_in_threads, printable
 from glotok_ray.data.reduction import stored_for
-from glotok_ray.storage.places import to_path
+from glotok_ray.storage.places import is_remote, to_path
 from glotok_ray.storage.retries import patiently
+from glotok_ray.storage.stretches import by_name_or_stream
 
 _BYTES, _PATH, _LABEL = "image.bytes", "image.path", "label"
 # Rows of one group come one after another (glotok_ray/data/encoding_order.py), and groups may be large.
@@ -94,9 +95,14 @@ class ParquetImage(NamedTuple):
 @functools.lru_cache(maxsize=_HELD_GROUPS)
 def _images_of(path: str, group: int) -> pyarrow.ChunkedArray:
     """The encoded images of a row group."""
-    with pyarrow.parquet.ParquetFile(path) as file:
+    with _opened(to_path(path)) as file:
         column = file.read_row_group(group, columns=[_BYTES]).column("image")
         return pyarrow.chunked_array([chunk.field("bytes") for chunk in column.chunks])
+
+
+def _opened(path: Path) -> pyarrow.parquet.ParquetFile:
+    """The file; of an object its end is requested, and then what is read, neighbouring columns at once."""
+    return pyarrow.parquet.ParquetFile(by_name_or_stream(path), pre_buffer=is_remote(path))
 
 
 def list_parquet(request: Request, files: list[Path]) -> Listing[ParquetImage]:
@@ -132,7 +138,7 @@ def _rows(path: Path, *, by_name: bool) -> tuple[list[Found], list[OtherFile]]:
     images: list[Found] = []
     left_out: list[OtherFile] = []
     text = str(path)
-    with pyarrow.parquet.ParquetFile(path) as file:
+    with _opened(path) as file:
         _check_columns(file.schema_arrow)
         names = _schema_names(file.schema_arrow) if by_name else ()
         columns = [_LABEL, _PATH] if _has_path(file.schema_arrow) else [_LABEL]

@@ -24,7 +24,7 @@ from glotok_ray.data.tar_listings import (
     list_validation_tar,
     list_webdataset,
 )
-from glotok_ray.storage.places import to_path
+from glotok_ray.storage.places import entries, to_path
 
 _PEEKED_MEMBERS = 20
 _SPLIT_NAMES = {
@@ -162,16 +162,18 @@ def _kind_of(path: Path, run: ShardRun, field: str) -> str:
     if path.is_dir():
         if images_folder(path):
             return "kaggle"
-        files = [entry for entry in path.iterdir() if not entry.name.startswith(".")]
+        inside = [entry for entry in entries(path) if not entry.path.name.startswith(".")]
+        files = [entry.path for entry in inside]
         # With a folder or an image in it, it is a tree of class folders, as ever.
-        if any(entry.is_dir() or entry.suffix[1:].lower() in IMAGE_SUFFIXES for entry in files):
+        images = (file.suffix[1:].lower() in IMAGE_SUFFIXES for file in files)
+        if any(entry.is_dir for entry in inside) or any(images):
             return "class_folders"
     else:
         files = [path]
     for suffix in (".parquet", ".tar"):
-        archives = sorted(entry for entry in files if entry.suffix == suffix and entry.is_file())
-        if archives:
-            return "parquet" if suffix == ".parquet" else _kind_of_tar(archives[0], path, run)
+        archives = (file for file in files if file.suffix == suffix and file.is_file())
+        if first := next(archives, None):
+            return "parquet" if suffix == ".parquet" else _kind_of_tar(first, path, run)
     return "class_folders"
 
 
@@ -199,11 +201,8 @@ def _parts(path: Path, kind: str) -> Parts:
     suffix = KINDS[kind].suffix
     files = [path]
     if path.is_dir():
-        files = sorted(
-            entry
-            for entry in path.iterdir()
-            if entry.suffix == suffix and not entry.name.startswith(".")
-        )
+        inside = (entry.path for entry in entries(path))
+        files = [file for file in inside if file.suffix == suffix and not file.name.startswith(".")]
     by_split: dict[str, list[Path]] = {}
     for file in files:
         by_split.setdefault(_split_of(file.name), []).append(file)

@@ -15,7 +15,7 @@ from glotok_ray.data.listed_source import CROP_FIELDS, ListedImages
 from glotok_ray.data.listing import RowSource, SourceImages
 from glotok_ray.data.shard_plan import seeded_generator
 from glotok_ray.data.source_kinds import list_source
-from glotok_ray.storage.places import to_path
+from glotok_ray.storage.places import is_remote, to_path
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,8 @@ def _check_places(run: ShardRun) -> None:
     output = to_path(run.output_path).resolve()
     for name in ("source", "validation_source"):
         folder = getattr(run, name)
-        if folder and output.is_relative_to(to_path(folder).resolve()):
+        is_alike = folder and is_remote(to_path(folder)) == is_remote(output)
+        if is_alike and output.is_relative_to(to_path(folder).resolve()):
             raise ValueError(
                 f"output_path = {run.output_path!r}: lies inside {name} = {folder!r} and would be "
                 "taken for a class; choose another folder"

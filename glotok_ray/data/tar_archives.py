@@ -17,6 +17,7 @@ from glotok_ray.data.listing import printable
 from glotok_ray.data.reduction import stored_for
 from glotok_ray.storage.places import to_path
 from glotok_ray.storage.retries import patiently
+from glotok_ray.storage.stretches import open_stretches, read_stretch
 
 UNSAFE = "with an unsafe path"
 SPECIAL = "links, devices or sparse files"
@@ -43,8 +44,7 @@ class TarImage(NamedTuple):
         path = to_path(self.path)
 
         def read() -> bytes:
-            with path.open("rb", buffering=0) as stream:
-                return os.pread(stream.fileno(), self.size, self.offset)
+            return read_stretch(path, self.offset, self.size)
 
         original = read_patiently(read, path, run.storage_retry_minutes)
         if len(original) < self.size:
@@ -69,16 +69,15 @@ class Span(io.RawIOBase):
         self._path, self._minutes, self.start = path, minutes, start
         # One text for all rows of the file: pickles and memory hold it once.
         self.text = str(path)
-        self._stream = patiently(lambda: path.open("rb", buffering=0), path, minutes=minutes)
-        self._size = os.fstat(self._stream.fileno()).st_size - start if size < 0 else size
+        self._file = patiently(lambda: open_stretches(path), path, minutes=minutes)
+        self._size = self._file.size - start if size < 0 else size
         self._place = 0
         self._ahead, self._ahead_at = b"", 0
 
     def read_at(self, offset: int, size: int) -> bytes:
         """Bytes at an offset of the whole file; fewer at its end."""
-        descriptor = self._stream.fileno()
         return patiently(
-            lambda: os.pread(descriptor, size, offset), self._path, minutes=self._minutes
+            lambda: self._file.read_at(offset, size), self._path, minutes=self._minutes
         )
 
     def read(self, size: int = -1, /) -> bytes:
@@ -111,7 +110,7 @@ class Span(io.RawIOBase):
         return True
 
     def close(self) -> None:
-        self._stream.close()
+        self._file.close()
         super().close()
 
 

@@ -5,6 +5,7 @@ Read next: glotok_ray/evaluation/sample_files.py
 """
 
 import hashlib
+import io
 import logging
 import re
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ from glotok_ray.metrics.frechet import rank_warning
 from glotok_ray.storage import artefact, marks
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.storage.digests import read_files, sha256_of
+from glotok_ray.storage.places import entries, is_remote
 
 logger = logging.getLogger(__name__)
 
@@ -123,12 +125,13 @@ def _in_npz(path: Path) -> ForeignSamples:
 
 
 def _in_folder(path: Path, known_side: int) -> ForeignSamples:
-    entries = list(path.iterdir())
+    found = entries(path)
     files = sorted(
-        (entry.name for entry in entries if entry.suffix.lower() in _SUFFIXES), key=_by_number
+        (entry.path.name for entry in found if entry.path.suffix.lower() in _SUFFIXES),
+        key=_by_number,
     )
     if not files:
-        inside = sum(entry.is_dir() for entry in entries)
+        inside = sum(entry.is_dir for entry in found)
         folders = f"; it has {inside} folders, and images in them are not read" if inside else ""
         raise ArtefactError(
             f"{path}: holds no PNG or JPEG image{folders}; give the folder that the images lie in, or an npz with "
@@ -167,9 +170,15 @@ def _check_side(path: Path, size: Sequence[int], side: int, first: str = "") -> 
         )
 
 
+def _opened(path: Path) -> Image.Image:
+    """The image of a file, or of an object, which is then read whole."""
+    place = io.BytesIO(path.read_bytes()) if is_remote(path) else path
+    return Image.open(place, formats=("PNG", "JPEG"))
+
+
 def _size(path: Path) -> tuple[int, int]:
     try:
-        with Image.open(path, formats=("PNG", "JPEG")) as image:
+        with _opened(path) as image:
             return image.size
     # Pillow's plugins raise many kinds of errors on damaged files.
     except Exception as error:
@@ -178,7 +187,7 @@ def _size(path: Path) -> tuple[int, int]:
 
 def _pixels(path: Path) -> UInt8[np.ndarray, "h w 3"]:
     try:
-        with Image.open(path, formats=("PNG", "JPEG")) as image:
+        with _opened(path) as image:
             image.load()
             found = to_rgb(image)
     except Exception as error:
@@ -192,4 +201,6 @@ def _pixels(path: Path) -> UInt8[np.ndarray, "h w 3"]:
 
 def _unreadable(path: Path, error: Exception) -> str:
     reason = str(error).replace(str(path), path.name) or type(error).__name__
+    # Of an object Pillow names the bytes in memory.
+    reason = re.sub(r"<_io\.BytesIO[^>]*>", repr(path.name), reason)
     return f"{path}: holds no readable PNG or JPEG image ({reason}); mend it, or leave it out"

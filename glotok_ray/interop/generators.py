@@ -20,6 +20,7 @@ from glotok_ray.nn.rotary import grid_rotation, pair_frequencies
 from glotok_ray.pretrained.generator import build_generator
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.places import to_path
 from glotok_ray.storage.weights import (
     BRING_ANOTHER,
     check_finite,
@@ -71,7 +72,7 @@ def import_generator(
     latents: its `latent_scale` becomes `XAR_LATENT_SCALE`. Raises ArtefactError, which lists all that does not fit, or
     all that is not finite.
     """
-    path = Path(path)
+    path = to_path(path)
     if not isinstance(config, ModelConfig):
         raise ValueError(f"config = {config!r}: must be an XARConfig, a FARConfig or a VARConfig")
     if isinstance(config, VARConfig):

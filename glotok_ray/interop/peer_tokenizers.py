@@ -15,6 +15,7 @@ from glotok_ray.peers.systems import SYSTEMS, released
 from glotok_ray.pretrained.peer_tokenizers import built
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.places import to_path
 from glotok_ray.storage.weights import (
     AVERAGES,
     BRING_ANOTHER,
@@ -50,7 +51,7 @@ def import_peer(path: str | Path, name: str, *, weights: Literal["model", "ema"]
     `weights` takes the raw weights or demands their moving average. Raises ArtefactError, which lists missing, extra
     and misshapen tensors, or all that is not finite, and ValueError for an unknown name.
     """
-    path = Path(path)
+    path = to_path(path)
     system_name, file = released(name)
     system = SYSTEMS[system_name]
     tensors = _tensors(path, weights)

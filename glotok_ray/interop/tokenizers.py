@@ -17,6 +17,7 @@ from glotok_ray.nn.discriminator import PatchDiscriminator
 from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.places import to_path
 from glotok_ray.storage.weights import (
     BRING_ANOTHER,
     check_finite,
@@ -57,7 +58,7 @@ def import_tokenizer(
     `weights` prefers the raw weights or demands their moving average. Contrast heads that the config does not have are
     left out. Raises ArtefactError, which lists all that does not fit, or all that is not finite.
     """
-    path = Path(path)
+    path = to_path(path)
     if not isinstance(config, TokenizerConfig):
         raise ValueError(f"config = {config!r}: must be a TokenizerConfig")
     tensors, discriminator = _read(path, weights)

@@ -13,6 +13,7 @@ from torch import Tensor
 from glotok_ray.config.var import VARConfig
 from glotok_ray.nn.var import VAR
 from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.places import to_path
 from glotok_ray.storage.weights import (
     BRING_ANOTHER,
     check_finite,
@@ -66,7 +67,7 @@ def import_var(path: str | Path, config: VARConfig) -> dict[str, Tensor]:
 
     The number of heads shows in its shapes. Raises ArtefactError that lists all that does not fit or is not finite.
     """
-    path = Path(path)
+    path = to_path(path)
     loaded = read_checkpoint(path, purpose="a checkpoint of VAR")
     tensors = tensors_of(unnested(unnested(loaded, ("trainer",)), ("var_wo_ddp", "model")))
     found: dict[str, Tensor] = {}

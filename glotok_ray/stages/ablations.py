@@ -130,7 +130,8 @@ def _write_results(
     output.reopen()
     frame = pandas.DataFrame([{"row": name, **row} for name, row in measured.items()])
     frame = frame.reindex(columns=["row", *rows.columns, FAILED])
-    frame.to_csv(output.folder / "results.csv", index=False)
+    with (output.folder / "results.csv").open("w", newline="", encoding="utf-8") as stream:
+        frame.to_csv(stream, index=False)
     # As they are in the frame: what was not measured is NaN there.
     shown = {str(row["row"]): row for row in frame.to_dict("records")}
     path = output.folder / "table.md"

@@ -175,11 +175,15 @@ class ObjectPath:
 
     def iterdir(self) -> Iterator["ObjectPath"]:
         """The objects and prefixes right below; raises FileNotFoundError where there are none."""
-        found = listing(lambda: client(self._scheme).ls(self.key, detail=False), self)
-        for name in found:
-            inner = self._of(PurePosixPath("/" + name.strip("/")))
+        for path, _, _ in self.listed():
+            yield path
+
+    def listed(self) -> Iterator[tuple["ObjectPath", bool, ObjectStatus]]:
+        """Path, whether it is a prefix, and status of what is right below, by one listing; raises as `iterdir`."""
+        for facts in listing(lambda: client(self._scheme).ls(self.key, detail=True), self):
+            inner = self._of(PurePosixPath("/" + facts["name"].strip("/")))
             if inner != self:
-                yield inner
+                yield inner, facts["type"] == "directory", status_of(facts)
 
     def glob(self, pattern: str) -> Iterator["ObjectPath"]:
         """Objects and prefixes below by a pattern of names, without "**"."""
@@ -202,17 +206,23 @@ class ObjectPath:
                 yield path
 
     def below(self) -> dict["ObjectPath", ObjectStatus]:
-        """All objects below, by one listing."""
+        """All objects below, by one listing; empty ones that stand for a folder, named with "/", are none."""
         found = listing(lambda: client(self._scheme).find(self.key, detail=True), self)
         return {
             self._of(PurePosixPath("/" + name)): status_of(facts)
             for name, facts in found.items()
-            if name != self.key
+            if name != self.key and not name.endswith("/")
         }
 
     # --------------------------------------------------------------------------------- bytes
 
-    def open(self, mode: str = "r", buffering: int = -1, encoding: str | None = None) -> Any:
+    def open(
+        self,
+        mode: str = "r",
+        buffering: int = -1,
+        encoding: str | None = None,
+        newline: str | None = None,
+    ) -> Any:
         """A stream. Of one for writing nothing is seen before it is closed, and nothing at all after an exception in
         its `with`; "a" sends the whole object again.
         """
@@ -222,7 +232,9 @@ class ObjectPath:
             with answering(self):
                 return Download(client(self._scheme).open(self.key, "rb"), self)
         upload = Upload(self, exclusive="x" in mode, append="a" in mode)
-        return BinaryUpload(upload) if "b" in mode else TextUpload(upload, encoding or "utf-8")
+        if "b" in mode:
+            return BinaryUpload(upload)
+        return TextUpload(upload, encoding or "utf-8", newline)
 
     def read_bytes(self) -> bytes:
         """The whole content; raises OSError."""

@@ -120,9 +120,10 @@ class BinaryUpload(_SentUnlessFailed, io.BufferedWriter):
 class TextUpload(_SentUnlessFailed, io.TextIOWrapper):
     """Text of an upload."""
 
-    def __init__(self, upload: Upload, encoding: str) -> None:
+    def __init__(self, upload: Upload, encoding: str, newline: str | None = None) -> None:
         self._upload = upload
-        super().__init__(io.BufferedWriter(upload), encoding=encoding, write_through=True)
+        stream = io.BufferedWriter(upload)
+        super().__init__(stream, encoding=encoding, newline=newline, write_through=True)
 
 
 class Download(io.RawIOBase):

@@ -13,7 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path, PurePath
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from glotok_ray.storage.object_stores import answering, check_client, client, scheme_of
 
@@ -47,6 +47,28 @@ def is_remote(path: object) -> bool:
 def is_remote_text(text: str) -> bool:
     """Whether a config's text is the address of an object."""
     return bool(scheme_of(text))
+
+
+def version_of(status: Any) -> str | int:
+    """What changes with a file's content, of its status: the tag of an object where its store has one, else the time
+    in nanoseconds.
+    """
+    return getattr(status, "etag", "") or status.st_mtime_ns
+
+
+class Entry(NamedTuple):
+    """What lies in a folder."""
+
+    path: Path
+    is_dir: bool
+
+
+def entries(folder: Path) -> list[Entry]:
+    """What lies right in a folder, sorted, by one listing; raises OSError."""
+    if is_remote(folder):
+        found = cast(Any, folder).listed()
+        return sorted(Entry(path, is_dir) for path, is_dir, _ in found)
+    return sorted(Entry(path, path.is_dir()) for path in folder.iterdir())
 
 
 @contextlib.contextmanager
