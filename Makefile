@@ -31,8 +31,15 @@ $(STAMP): pyproject.toml constraints.txt
 quickstart: setup  ## run the whole pipeline on real photographs; options in ARGS, such as ARGS=--fresh
 	$(RUN) -m jobs.quickstart quickstart $(ARGS)
 
+# What needs no Ray runs in a process per core, of up to 3 GiB each; what needs it shares one cluster, behind that.
 test: setup  ## run every test that needs no GPU; options for pytest in ARGS, the fast ones: ARGS="-m 'not ray and not slow'"
+ifeq ($(strip $(ARGS)),)
+	@failed=0; \
+	$(RUN) -m pytest -m "not ray" -n logical --maxprocesses 8 --dist worksteal || failed=1; \
+	$(RUN) -m pytest -m ray || failed=1; exit $$failed
+else
 	$(RUN) -m pytest $(ARGS)
+endif
 
 lint: setup  ## ruff, formatting, import floors and types
 	$(RUN) -m ruff check .

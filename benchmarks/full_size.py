@@ -33,6 +33,7 @@ from glotok_ray.config import (
     XARRun,
     override,
 )
+from glotok_ray.data.code_layout import CodeLayout
 from glotok_ray.data.codes import write_code_dataset, write_code_shard
 from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.pretrained.generator import build_generator
@@ -301,11 +302,13 @@ def write_codes(folder: Path, tokenizer: Path, config: TokenizerConfig, num_imag
     }
     keys = [str(image) for image in range(num_images)]
     labels = draw.integers(1000, size=num_images)
-    shard = write_code_shard(folder / "shard-00000.parquet", keys, labels, codes, config)
+    shard = write_code_shard(
+        folder / "shard-00000.parquet", keys, labels, codes, CodeLayout.glotok(config)
+    )
     write_code_dataset(
         folder,
         [shard],
-        config,
+        CodeLayout.glotok(config),
         num_views=1,
         classes=[str(index) for index in range(1000)],
         tokenizer_sha256=artefact.sha256_of(tokenizer / WEIGHTS_FILE),

@@ -40,8 +40,8 @@ CHAIN = ("data", "teacher", "tokenizer", "codes", "generator", "samples", "evalu
 OUTPUT = "runs/drill"
 _LOOK_S = 0.5
 _LONGEST_S = 1800.0
-# Times and versions differ from run to run, and paths between the two.
-_UNEQUAL = ("time/", "memory/", "checkpoint/", "data/cache_")
+# Times, memory and what a cache or the object store held at a moment differ from run to run.
+_UNEQUAL = ("time/", "memory/", "checkpoint/", "data/cache_", "data/store_")
 _SAME_FILES = (".parquet", ".npz", ".safetensors")
 
 TINY = {

@@ -101,6 +101,12 @@ def test_alpha_defaults_to_one_bin_width():
         ({"loss.relation.num_bins": 1}, r"relation\.num_bins = 1"),
         ({"loss.relation_weight": -1.0}, r"loss\.relation_weight = -1\.0: must not be negative"),
         ({"scaling.engine": "torch"}, r"scaling\.engine = 'torch': is for one worker"),
+        ({"scaling.min_workers": 9}, r"scaling\.min_workers = 9: .*at most .*num_workers = 8"),
+        ({"scaling.max_workers": 4}, r"scaling\.max_workers = 4: must be at least .* = 8"),
+        (
+            {"scaling.min_workers": 7},
+            r"scaling\.min_workers = 7: must divide schedule\.global_batch_size = 240.*take 6 or 8",
+        ),
         ({"loss.contrastive_weight": 0.5}, r"a codebook names a contrast\.network.*none"),
         ({"model.codebooks": ()}, r"codebooks = \[\]: must hold at least one"),
         ({"model.codebooks.1.name": "visual"}, r"each with a name of its own"),
@@ -128,6 +134,19 @@ def test_bad_values_name_the_field_the_value_and_the_rule(changes, message):
 def test_sizes_of_generators_are_at_least_one(run, field):
     with pytest.raises(ValueError, match=rf"model\.{field} = 0: must be at least 1"):
         config.override(run, {f"model.{field}": 0})
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "text"),
+    [
+        ("data.output_form", "webdataset", "must be 'parquet', which the later stages read"),
+        ("evaluation.samples_paths", ("a", "b"), "must be empty: the samples of this run"),
+        ("far_evaluation.samples_paths", ("a", "b"), "must be empty: the samples of this run"),
+    ],
+)
+def test_a_quickstart_refuses_at_once_what_a_later_stage_would(field, value, text):
+    with pytest.raises(ValueError, match=rf"{field} = .*{text}"):
+        config.override(quickstart.quickstart(), {field: value})
 
 
 def test_a_cell_has_a_side():
@@ -185,12 +204,19 @@ def test_numbers_that_are_not_finite_are_refused_by_name(recipe, field, value):
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"relation_weights": (0.0, math.inf)}, r"relation_weights\.1 = inf: must be a finite"),
-        ({"relation_weights": (math.nan,)}, r"relation_weights\.0 = nan: must be a finite"),
-        ({"relation_weights": (0.0, -0.1)}, r"relation_weights = .*must not be negative"),
-        ({"alpha_factors": (1.0, math.inf)}, r"alpha_factors\.1 = inf: must be a finite number"),
-        ({"alpha_factors": (1.0, 0.0)}, r"alpha_factors = .*must be positive"),
-        ({"bins": (40, 1)}, r"bins = .*must be at least 2 each"),
+        ({"space.0.values": (0.0, math.inf)}, r"space \(.*\)\.values\.1 = inf: must be a finite"),
+        ({"space.0.values": (0.0, -0.1)}, r"relation_weight\) = .*must not be negative"),
+        ({"space.2.values": (1.0, 0.0)}, r"alpha_factor\) = .*must be positive"),
+        ({"space.1.values": ()}, r"values = \(\): is empty, and so are words and the range"),
+        ({"space.1.words": ("many",)}, r"words = .*holds words or numbers"),
+        ({"space.0.low": 2.0}, r"low = 2\.0: must not be above high = 0\.0"),
+        ({"space.0.log": True}, r"low = 0\.0: must be above 0 with log"),
+        ({"space.0.high": 1.0}, r"search = 'grid': has no points for the ranges of loss\.relation"),
+        ({"space.1.field": "alpha_factor"}, r"space = .*none of them twice"),
+        ({"scheduler": "asha"}, r"evaluate_every_steps = 0: must lie between 0 and max_steps"),
+        ({"metric": "fid"}, r"metric = 'fid': needs evaluation\.inception_path"),
+        ({"grace_steps": 2001}, r"grace_steps = 2001: must not be above max_steps = 2000"),
+        ({"num_finalists": 2, "finalist_seeds": (0, 1)}, r"finalist_seeds = .*not tokenizer\.seed"),
         ({"max_steps": 0}, r"max_steps = 0: must be at least 1"),
         ({"max_concurrent_trials": 0}, r"max_concurrent_trials = 0: must be at least 1"),
     ],

@@ -7,11 +7,11 @@ Read next: glotok_ray/data/training_crops.py
 """
 
 import numpy as np
-import simplejpeg
 import torch
 from jaxtyping import UInt8
 from torch.nn import functional
 
+from glotok_ray.data.jpeg_decoding import jpeg_pixels, jpeg_size
 from glotok_ray.data.training_crops import (
     ImageSize,
     PlaceOf,
@@ -20,21 +20,18 @@ from glotok_ray.data.training_crops import (
     oriented,
 )
 
-_JPEG_START = b"\xff\xd8"
-# CMYK and YCCK have inks that are inverted by some writers; Pillow knows which.
-_COLOURS = ("YCbCr", "Gray", "RGB")
 # libjpeg-turbo decodes at an eighth, at the least.
 _MOST_HALVINGS = 3
 
 
 def fast_crop(encoded: bytes, key: str, place_of: PlaceOf) -> UInt8[np.ndarray, "3 size size"]:
     """The crop, within the tolerance; raises ArtefactError that names the row's key."""
-    picture = _jpeg_size(encoded)
-    if picture is None:
+    size = jpeg_size(encoded)
+    if size is None:
         return exact_crop(encoded, key, place_of)
+    picture = ImageSize(*size)
     place = place_of(picture)
     pixels = _decoded(encoded, picture, min(place.resized))
-    # What libjpeg-turbo objects to is Pillow's to judge: it reads some of such files.
     if pixels is None:
         return exact_crop(encoded, key, lambda _: place)
     whole = _resampled(pixels, place.resized)
@@ -43,26 +40,12 @@ def fast_crop(encoded: bytes, key: str, place_of: PlaceOf) -> UInt8[np.ndarray, 
     return oriented(whole[:, rows, columns], place)
 
 
-def _jpeg_size(encoded: bytes) -> ImageSize | None:
-    """The size of a JPEG that is decoded here; None of anything else."""
-    if not encoded.startswith(_JPEG_START):
-        return None
-    try:
-        height, width, colours, _ = simplejpeg.decode_jpeg_header(encoded, strict=True)
-    except ValueError:
-        return None
-    return ImageSize(int(width), int(height)) if colours in _COLOURS else None
-
-
 def _decoded(encoded: bytes, picture: ImageSize, side: int) -> np.ndarray | None:
     """The pixels, at a power of two below the size where ADM's resize would halve; None for a file with a fault."""
     factor = 2 ** min(num_halvings(picture, side), _MOST_HALVINGS)
     # In between there are eighths, which decode slower than the whole.
-    least = {"min_height": -(-picture.height // factor), "min_width": -(-picture.width // factor)}
-    try:
-        return simplejpeg.decode_jpeg(encoded, strict=True, **least)
-    except ValueError:
-        return None
+    height, width = (-(-pixels // factor) for pixels in (picture.height, picture.width))
+    return jpeg_pixels(encoded, min_width=width, min_height=height)
 
 
 def _resampled(pixels: np.ndarray, size: ImageSize) -> np.ndarray:

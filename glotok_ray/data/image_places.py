@@ -17,6 +17,7 @@ from jaxtyping import Integer, Shaped
 
 FIELD = b"glotok_ray.image_places"
 """Of the file's key-value metadata."""
+DAMAGED = "the bytes of its image fail their checksum"
 _PLACE = np.dtype([("offset", "<i8"), ("size", "<u4"), ("crc32", "<u4")])
 
 
@@ -75,11 +76,22 @@ def read_images(
 ) -> list[bytes]:
     """The encoded images of these rows; raises DamagedImageError and OSError."""
     images = []
-    with path.open("rb", buffering=0) as stream:
-        for row in rows.tolist():
-            offset, size, crc32 = places[row].item()
-            image = os.pread(stream.fileno(), size, offset)
-            if zlib.crc32(image) != crc32:
-                raise DamagedImageError(f"row {row}: the bytes of its image fail their checksum")
-            images.append(image)
+    for row, image in zip(rows.tolist(), read_whole_images(path, places, rows), strict=True):
+        if image is None:
+            raise DamagedImageError(f"row {row}: {DAMAGED}")
+        images.append(image)
     return images
+
+
+def read_whole_images(
+    path: Path, places: Shaped[np.ndarray, " rows"], rows: Integer[np.ndarray, " n"]
+) -> list[bytes | None]:
+    """The same, with None for an image that is damaged; raises OSError."""
+    with path.open("rb", buffering=0) as stream:
+        return [_checked(stream.fileno(), places[row].item()) for row in rows.tolist()]
+
+
+def _checked(descriptor: int, place: tuple[int, int, int]) -> bytes | None:
+    offset, size, crc32 = place
+    image = os.pread(descriptor, size, offset)
+    return image if zlib.crc32(image) == crc32 else None

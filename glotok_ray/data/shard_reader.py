@@ -19,6 +19,7 @@ from jaxtyping import Integer, UInt8
 
 from glotok_ray.data.image_places import DamagedImageError, places_of, read_images
 from glotok_ray.data.records import DATASET, ShardInfo, decode_image
+from glotok_ray.data.shard_parts import rows_of_groups
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.storage.node_cache import at_hand
 from glotok_ray.storage.retries import patiently
@@ -126,7 +127,7 @@ def _read_placed(path: Path, rows: Integer[np.ndarray, " n"]) -> pyarrow.Table |
         places = places_of(file.metadata.metadata, file.metadata.num_rows)
         if places is None:
             return None
-        table = _rows_of_groups(file, rows, [name for name in _COLUMNS if name != "image"])
+        table = rows_of_groups(file, rows, [name for name in _COLUMNS if name != "image"])
     images = pyarrow.array(read_images(local, places, rows), pyarrow.binary())
     return table.add_column(1, "image", images)
 
@@ -135,23 +136,7 @@ def _read_groups(
     path: Path, rows: Integer[np.ndarray, " n"], columns: Sequence[str]
 ) -> pyarrow.Table:
     with pyarrow.parquet.ParquetFile(at_hand(path), page_checksum_verification=True) as file:
-        return _rows_of_groups(file, rows, columns)
-
-
-def _rows_of_groups(
-    file: pyarrow.parquet.ParquetFile, rows: Integer[np.ndarray, " n"], columns: Sequence[str]
-) -> pyarrow.Table:
-    groups = range(file.num_row_groups)
-    sizes = np.array([file.metadata.row_group(index).num_rows for index in groups])
-    ends = np.cumsum(sizes)
-    own = np.searchsorted(ends, rows, side="right")
-    read, place = np.unique(own, return_inverse=True)
-    table = file.read_row_groups(read.tolist(), columns=list(columns))
-    begins = np.cumsum(sizes[read]) - sizes[read]
-    places = rows - (ends - sizes)[own] + begins[place]
-    if places[-1] - places[0] + 1 == len(places):  # without a copy
-        return table.slice(int(places[0]), len(places))
-    return table.take(places)
+        return rows_of_groups(file, rows, columns)
 
 
 def read_labels(folder: Path, shard: ShardInfo) -> np.ndarray:

@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow
-import pyarrow.parquet
-from jaxtyping import Int
 from numpy import ndarray
 
 from glotok_ray.config.training import ImageDataConfig
+from glotok_ray.data.image_places import DAMAGED
 from glotok_ray.data.records import DatasetInfo
+from glotok_ray.data.shard_parts import read_images_of_part, read_part
 from glotok_ray.data.shard_plan import PlanUnit, ShardRows
 from glotok_ray.data.training_crops import (
     CropPlace,
@@ -28,9 +28,7 @@ from glotok_ray.data.training_crops import (
 )
 from glotok_ray.data.transforms import row_generator
 from glotok_ray.storage.artefact import ArtefactError
-from glotok_ray.storage.node_cache import at_hand
 from glotok_ray.storage.places import to_path
-from glotok_ray.storage.retries import patiently
 
 
 def shard_rows(dataset: DatasetInfo, rows_per_image: int = 1) -> list[ShardRows]:
@@ -58,7 +56,8 @@ class EncodedRows(NamedTuple):
     """The rows of a unit as they are stored, in its order."""
 
     unit: PlanUnit
-    images: list[bytes]
+    images: list[bytes | None]
+    """None for one whose bytes are not those that were written."""
     keys: list[str]
     paths: list[Path]
     """The file of each row."""
@@ -113,14 +112,11 @@ class ImageRows:
         rows = EncodedRows(unit, [b""] * count, [""] * count, [self.folder] * count)
         for part in unit.parts:
             path = self.folder / part.shard.file
-            table = read_part(
-                path, part.shard.rows, part.rows, ["key", "image"], minutes=self.retry_minutes
+            found = read_images_of_part(
+                path, part.shard.rows, part.rows, minutes=self.retry_minutes
             )
-            for place, key, encoded in zip(
-                part.places.tolist(), table["key"].to_pylist(), table["image"], strict=True
-            ):
-                rows.keys[place], rows.images[place] = key, encoded.as_py()
-                rows.paths[place] = path
+            for place, key, encoded in zip(part.places.tolist(), *found, strict=True):
+                rows.keys[place], rows.images[place], rows.paths[place] = key, encoded, path
         return rows
 
     def empty(self, rows: EncodedRows) -> ndarray:
@@ -136,7 +132,12 @@ class ImageRows:
             return rule.place(picture, row_generator(self.seed, rows.unit.epoch, key))
 
         try:
-            images[place] = crop_function(self.decoding)(rows.images[place], key, place_of)
+            encoded = rows.images[place]
+            if encoded is None:
+                raise ArtefactError(
+                    f"row {key!r}: {DAMAGED}; restore the file, or rebuild the shards with --fresh"
+                )
+            images[place] = crop_function(self.decoding)(encoded, key, place_of)
         except ArtefactError as error:
             if not self.skip_broken:
                 raise ArtefactError(f"{rows.paths[place]}: {error}") from None
@@ -166,23 +167,23 @@ def _stand_in(images: ndarray, broken: list[str]) -> None:
 
 @dataclass(frozen=True)
 class CodeRows:
-    """Reads codes: int32 (n, h*w) under each codebook's name, int64 "label" (n,); one view per image and epoch."""
+    """Reads codes: int32 (n, positions) under each column's name, int64 "label" (n,); one view per image and epoch."""
 
     folder: Path
     seed: int
     num_views: int
     code_counts: Mapping[str, int]
-    """Number of codes in each codebook, by the name of its column."""
+    """Number of codes by the name of their column."""
     num_classes: int
-    num_positions: int = 256
-    """Code positions per image and codebook, from which the memory of a unit is foretold."""
+    num_indices: int = 512
+    """Codes per image, of all columns, from which the memory of a unit is foretold."""
     retry_minutes: float = 0.0
     """Minutes for which a file that cannot be read is tried again."""
 
     @property
     def row_bytes(self) -> int:
         """Bytes of a row as it is handed on."""
-        return 4 * len(self.code_counts) * self.num_positions
+        return 4 * self.num_indices
 
     def __call__(self, unit: PlanUnit) -> dict[str, Any]:
         """The unit's images in its order."""
@@ -230,44 +231,6 @@ class CodeRows:
         keys = table["key"].take(np.arange(len(part.rows)) * views).to_pylist()
         chosen = [int(row_generator(self.seed, unit.epoch, key).integers(views)) for key in keys]
         return table.take(np.arange(len(keys)) * views + np.array(chosen, dtype=np.int64))
-
-
-def read_part(
-    path: Path, num_rows: int, rows: Int[ndarray, " n"], columns: list[str], *, minutes: float
-) -> pyarrow.Table:
-    """Some rows of a Parquet file of `num_rows`, in the order of `rows`; only their row groups are read.
-
-    Raises ArtefactError for a file that is damaged or has another number of rows, and StorageError for one that cannot
-    be reached for `minutes`.
-    """
-    return patiently(lambda: _read_part(path, num_rows, rows, columns), path, minutes=minutes)
-
-
-def _read_part(path: Path, num_rows: int, rows: ndarray, columns: list[str]) -> pyarrow.Table:
-    try:
-        with pyarrow.parquet.ParquetFile(at_hand(path)) as file:
-            found = file.metadata.num_rows
-            if found != num_rows:
-                raise ArtefactError(
-                    f"{path}: holds {found} rows, and dataset.json says {num_rows}; restore it, or rebuild the folder "
-                    "with --fresh"
-                )
-            sizes = np.array(
-                [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
-            )
-            ends = np.cumsum(sizes)
-            group = np.searchsorted(ends, rows, side="right")
-            wanted = np.unique(group)
-            table = file.read_row_groups(wanted.tolist(), columns=columns)
-    except pyarrow.ArrowInvalid as error:
-        reason = " ".join(str(error).split())
-        raise ArtefactError(
-            f"{path}: is damaged ({reason}); restore it, or rebuild the folder with --fresh"
-        ) from None
-    # From rows of the file to rows of what was read.
-    start = np.zeros(len(sizes), dtype=np.int64)
-    start[wanted] = np.cumsum(sizes[wanted]) - sizes[wanted]
-    return table.take(rows - (ends - sizes)[group] + start[group])
 
 
 def _matrix(column: pyarrow.ChunkedArray) -> ndarray:

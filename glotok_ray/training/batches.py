@@ -68,9 +68,7 @@ class DeviceFeed:
         }
         keys, broken = ([str(text) for text in columns[name]] for name in ("key", "broken"))
         if self._stream is None:
-            # Rows that come out of shared memory may not be written to.
-            tensors = {name: torch.from_numpy(values.copy()) for name, values in arrays.items()}
-            return MicroBatch(tensors, keys, broken)
+            return MicroBatch({name: _own(values) for name, values in arrays.items()}, keys, broken)
         with torch.cuda.stream(self._stream):
             moved = {
                 name: _pinned(values).to(self._device, non_blocking=True)
@@ -79,6 +77,11 @@ class DeviceFeed:
             copied = torch.cuda.Event()
             copied.record(self._stream)
         return MicroBatch(moved, keys, broken, copied)
+
+
+def _own(values: ndarray) -> Tensor:
+    """A tensor that may be written to; rows that come out of shared memory may not."""
+    return torch.from_numpy(values if values.flags.writeable else values.copy())
 
 
 def _pinned(values: ndarray) -> Tensor:

@@ -33,6 +33,10 @@ logger = logging.getLogger(__name__)
 TENSORBOARD_FOLDER = "tensorboard"
 
 
+def _file(rank: int) -> str:
+    return f"log-{rank:04d}.pt"
+
+
 class MetricsLog:
     """Averages of the terms since the last line, in metrics.jsonl, TensorBoard and trackers, written by rank 0."""
 
@@ -90,19 +94,23 @@ class MetricsLog:
     def snapshot(self, into: Snapshot) -> None:
         """Add what has come since the last line, so that the next one is the same after a restart."""
         state = {"sums": self._sums, "counts": dict(self._counts), "steps": self._steps}
-        into.add_state(self._file, state)
+        into.add_state(_file(self._worker.rank), state)
 
     def load(self, folder: Path) -> None:
-        """Restore what `snapshot` added."""
-        state = torch.load(
-            at_hand(folder / self._file), weights_only=True, map_location=self._worker.device
-        )
-        self._sums, self._steps = state["sums"], state["steps"]
-        self._counts = collections.Counter(state["counts"])
-
-    @property
-    def _file(self) -> str:
-        return f"log-{self._worker.rank:04d}.pt"
+        """Restore what `snapshot` added; where other workers wrote it, each takes their mean."""
+        names = sorted(path.name for path in folder.glob("log-*.pt"))
+        if len(names) == self._worker.world_size:
+            names = [_file(self._worker.rank)]
+        states = [
+            torch.load(at_hand(folder / name), weights_only=True, map_location=self._worker.device)
+            for name in names
+        ]
+        first = states[0]
+        self._sums = {
+            name: torch.stack([state["sums"][name] for state in states]).mean(0)
+            for name in first["sums"]
+        }
+        self._steps, self._counts = first["steps"], collections.Counter(first["counts"])
 
     def flush(self, step: int) -> None:
         """Write the averages since the last line."""

@@ -45,6 +45,10 @@ class Worker(Protocol):
         """Show a line of the log, by its names in metrics.jsonl, to whoever watches; it waits for nothing."""
         ...
 
+    def release(self) -> None:
+        """A node is taken back, and everything is saved: end, where another start goes on; every worker calls it."""
+        ...
+
 
 class LocalWorker:
     """The only worker of a plain process; it remembers its reports."""
@@ -71,6 +75,9 @@ class LocalWorker:
 
     def show(self, metrics: Mapping[str, Any]) -> None:
         """Nobody watches."""
+
+    def release(self) -> None:
+        """Go on: nobody starts a plain process again."""
 
 
 class DistributedWorker:
@@ -100,6 +107,9 @@ class DistributedWorker:
 
     def show(self, metrics: Mapping[str, Any]) -> None:
         """Nobody watches; launchers override this."""
+
+    def release(self) -> None:
+        """Go on; launchers override this."""
 
 
 _OF_ONE_RANK = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}

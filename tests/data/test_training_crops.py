@@ -68,6 +68,11 @@ def psnr(one: np.ndarray, other: np.ndarray) -> float:
     return 10 * np.log10(255**2 / max(error, 1e-9))
 
 
+def with_another_behind_it() -> bytes:
+    """Two images in a file, as phones write them."""
+    return encoded(photograph(121, 90), "MPO", save_all=True, append_images=[photograph(64, 64, 1)])
+
+
 def test_the_size_of_a_resized_picture_is_foretold() -> None:
     draw = np.random.default_rng(0)
     for _ in range(300):
@@ -92,8 +97,17 @@ FILES = {
     "small": encoded(photograph(40, 50)),
     "the crop's size": encoded(photograph(64, 64)),
     "halved": encoded(photograph(300, 200)),
+    "4:2:2": encoded(photograph(121, 91), subsampling="4:2:2"),
+    "own tables": encoded(photograph(120, 90), optimize=True, quality=100),
+    "RGB inside": encoded(photograph(120, 90), keep_rgb=True),
+    "restarts": encoded(photograph(120, 90), restart_marker_rows=1),
+    "two images": with_another_behind_it(),
 }
-JPEGS = ("colour", "no subsampling", "progressive", "grayscale", "small", "the crop's size")
+JPEGS = (
+    *("colour", "no subsampling", "progressive", "grayscale", "small", "the crop's size"),
+    *("4:2:2", "own tables", "RGB inside", "restarts", "two images"),
+)
+"""Those that the fast way decodes, at the whole size."""
 
 
 @pytest.mark.parametrize("kind", FILES)

@@ -9,8 +9,9 @@ import pyarrow.parquet
 import pytest
 
 from glotok_ray.data.records import Row, encode_png, write_shard
+from glotok_ray.data.shard_parts import read_part
 from glotok_ray.data.shard_plan import CHUNK_ROWS, PlanUnit, ShardRows, UnitPart
-from glotok_ray.data.training_rows import CodeRows, ImageRows, read_part
+from glotok_ray.data.training_rows import CodeRows, ImageRows
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.storage.retries import StorageError
 
@@ -169,8 +170,51 @@ def test_only_the_row_groups_of_the_rows_are_read(tmp_path: Path) -> None:
     damaged[start : start + column.total_compressed_size] = b"\0" * column.total_compressed_size
     path.write_bytes(damaged)
     assert len(reader(tmp_path)(images_unit(shard, [0, 40, 99]))["key"]) == 3
-    with pytest.raises((ArtefactError, StorageError), match=r"a\.parquet"):
+    with pytest.raises(ArtefactError, match=r"a\.parquet: row 'key 70': .* fail their checksum"):
         reader(tmp_path)(images_unit(shard, [0, 70]))
+    with pytest.raises(ArtefactError, match=r"a\.parquet: is damaged"):
+        read_part(path, 100, np.array([70]), ["image"], minutes=10)
+
+
+def test_an_image_of_other_bytes_is_a_broken_row(tmp_path: Path) -> None:
+    shard = images(tmp_path)
+    path = tmp_path / shard.file
+    content = encode_png(np.full((8, 8, 3), 70, dtype=np.uint8))
+    # The last byte of a PNG's end: Pillow would read it all the same.
+    data = bytearray(path.read_bytes())
+    data[data.find(content) + len(content) - 1] ^= 1
+    path.write_bytes(data)
+    rows = reader(tmp_path, skip_broken=True)(images_unit(shard, [1, 70, 2]))
+    assert rows["image"][:, 0, 0, 0].tolist() == [1, 2, 2]
+    assert "a.parquet: row 'key 70': the bytes of its image fail" in rows["broken"][1]
+    assert rows["broken"][::2] == ["", ""]
+
+
+def test_codes_of_other_bytes_are_refused(tmp_path: Path) -> None:
+    codes(tmp_path, 1)
+    path = tmp_path / "part-00000.parquet"
+    table = pyarrow.parquet.read_table(path)
+    pyarrow.parquet.write_table(
+        table, path, compression="NONE", use_dictionary=False, write_page_checksum=True
+    )
+    CodeRows(tmp_path, 0, 1, CODEBOOKS, 7)(unit())
+    data = bytearray(path.read_bytes())
+    data[data.find(np.array([40, 41, 42, 43], np.int32).tobytes())] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ArtefactError, match=r"part-00000\.parquet: is damaged .*CRC"):
+        CodeRows(tmp_path, 0, 1, CODEBOOKS, 7)(unit())
+
+
+def test_shards_of_older_versions_give_the_same_rows(tmp_path: Path) -> None:
+    shard = images(tmp_path)
+    chosen = images_unit(shard, [99, 3, 64, 31, 32])
+    found = reader(tmp_path)(chosen)
+    path = tmp_path / shard.file
+    table = pyarrow.parquet.read_table(path).replace_schema_metadata(None)
+    pyarrow.parquet.write_table(table, path, row_group_size=16)
+    older = reader(tmp_path)(chosen)
+    np.testing.assert_array_equal(older["image"], found["image"])
+    assert older["key"] == found["key"]
 
 
 def test_a_truncated_file_is_named_at_once(tmp_path: Path) -> None:

@@ -22,6 +22,8 @@ RUNS = {"tokenizer": TOKENIZERS["glotok_16k"](), "generator": GENERATORS["xar_b"
     "change",
     [
         {"scaling.num_workers": 2},
+        {"scaling.min_workers": 1},
+        {"scaling.zero_stage": 3},
         {"scaling.unit_rows": 64},
         {"scaling.max_failures": 9},
         {"schedule.stop_after_steps": 5},
@@ -87,7 +89,7 @@ def test_a_sweep_goes_on_with_other_workers(change) -> None:
 
 def test_a_sweep_is_bound_to_what_its_trials_are() -> None:
     sweep = SWEEPS["glotok_16k"]()
-    for change in ({"tokenizer.seed": 4}, {"evaluation.num_images": 7}, {"max_steps": 3}):
+    for change in ({"tokenizer.seed": 4}, {"evaluation.num_images": 7}, {"max_steps": 30000}):
         assert sweep_tokenizer.bound_settings(
             override(sweep, change)
         ) != sweep_tokenizer.bound_settings(sweep)

@@ -32,6 +32,13 @@ def stages(config, root: Path):
     run = str(done / "tokenizer")
     return {
         "shards": (shard_images.run, override(config.data, {"output_path": str(root / "data")})),
+        "tars": (
+            shard_images.run,
+            override(
+                config.data,
+                {"output_path": str(root / "tars"), "output_form": "webdataset"},
+            ),
+        ),
         "teacher": (
             build_teacher.run,
             override(config.teacher, {"output_path": str(root / "teacher")}),
@@ -73,6 +80,7 @@ def contents(folder: Path) -> dict[str, str]:
     ("name", "faults"),
     [
         ("shards", UNITS),
+        ("tars", (UNITS[1], *ENDS)),
         ("teacher", (*UNITS[:2], "iteration:step=1", *ENDS)),
         # Rank 0 dies in the export, and the attempt after it has nothing to train.
         ("tokenizer", ("unit:step=0", "export:step=20,kill:manifest:step=0", ENDS[1])),
@@ -91,8 +99,13 @@ def test_killed_at_every_boundary_a_stage_ends_as_if_undisturbed(
     config, _ = finished
     run, settings = stages(config, tmp_path)[name]
     top = tmp_path / ("data" if name == "shards" else name)
-    folders = [top / part for part in (("train", "validation") if name == "shards" else ("",))]
+    two_splits = name in ("shards", "tars")
+    folders = [top / part for part in (("train", "validation") if two_splits else ("",))]
     reference = Path(config.output_path)
+    if name == "tars":
+        # The quickstart writes none.
+        reference = tmp_path / "undisturbed"
+        run(override(settings, {"output_path": str(reference / name)}))
 
     def kill(fault: str) -> None:
         log = tmp_path / "drivers.log"
@@ -116,7 +129,7 @@ def test_killed_at_every_boundary_a_stage_ends_as_if_undisturbed(
     for fault in faults:
         kill(fault)
     check()
-    if name in ("shards", "codes", "samples", "far_evaluation"):
+    if name in ("shards", "tars", "codes", "samples", "far_evaluation"):
         assert "are finished already" in (tmp_path / "drivers.log").read_text()
     # Behind the end of the mark, before what is left over is removed.
     for folder in folders:
