@@ -7,7 +7,8 @@ A smaller FAR learns random codes, in fp32 on CPUs: by `jobs.train_generator` as
 step, and by a loop of twenty lines with AdamW and, for two workers, DistributedDataParallel. Both are alive all the
 time and take turns: the processes of the other side stand still (SIGSTOP). A step lasts from its end to the next one's,
 so that all that comes between steps counts; the step in which a turn begins does not. On a machine that others load,
-look at the CPU time, of the driver and Ray's own processes too.
+look at the CPU time, of the driver and Ray's own processes too. ZeRO stage 0 divides the work as the loop does; other
+stages (--zero-stage) divide the optimizer's state, and copy every gradient and weight once more.
 """
 
 import argparse
@@ -254,7 +255,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--workers", type=int, nargs="+", default=(1, 2), help="(1 2)")
     parser.add_argument("--batch", type=int, default=4, help="images per step, all workers (4)")
     parser.add_argument("--threads", type=int, default=0, help="per worker (all cores)")
-    parser.add_argument("--zero-stage", type=int, choices=(0, 1, 2, 3), default=2)
+    parser.add_argument("--zero-stage", type=int, choices=(0, 1, 2, 3), default=0)
     parser.add_argument("--rounds", type=int, default=6, help="turns of each side (6)")
     parser.add_argument("--steps", type=int, default=4, help="steps per turn (4)")
     parser.add_argument("--folder", help="where the temporary folder is made; the system's own")

@@ -6,16 +6,14 @@ The run folder must be seen by every node (a shared file system). Read next: glo
 import contextlib
 import logging
 import os
-import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import ray.train
 import ray.train.torch
-import torch
 from ray.train import FailureConfig, LoggingConfig, RunConfig
 from ray.train.torch import TorchConfig
 
@@ -29,8 +27,8 @@ from glotok_ray.on_ray.attempts import Attempts, attempt_name
 from glotok_ray.on_ray.checkpoint_evaluation import evaluating_checkpoints
 from glotok_ray.on_ray.data import Feed, start_ingest, worker_batches
 from glotok_ray.on_ray.elastic import LOOK_EVERY_S, trainer_of
-from glotok_ray.on_ray.gauges import WorkerGauges
 from glotok_ray.on_ray.interruption import AbortedWithDriver, wait_for
+from glotok_ray.on_ray.ray_worker import RayWorker
 from glotok_ray.on_ray.store_watch import StoreWatch
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
@@ -47,8 +45,6 @@ from glotok_ray.training.decode_place import (
 from glotok_ray.training.heartbeat import (
     FIRST_STEP_FACTOR,
     Attempt,
-    Heartbeat,
-    WatchedHeartbeat,
 )
 from glotok_ray.training.local import train
 from glotok_ray.training.plan import (
@@ -59,45 +55,16 @@ from glotok_ray.training.plan import (
     row_plan,
     row_reader,
 )
-from glotok_ray.training.preemption import NodeReclaimed
 from glotok_ray.training.runs import wait_for_inputs
 from glotok_ray.training.shown_progress import ShownProgress
 from glotok_ray.training.stalls import FINISHED
 from glotok_ray.training.trackers import carried_environment
 from glotok_ray.training.trainer_feed import trainer_batches
-from glotok_ray.training.worker import DistributedWorker
 
 logger = logging.getLogger(__name__)
 
 _NOT_FINITE_FILE = "not_finite.txt"
 _HEALTH_VARIABLE = "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"
-
-
-class RayWorker(DistributedWorker):
-    """One rank of a Ray Train run."""
-
-    def __init__(self, folder: Path, attempt: Attempt, stall_minutes: float) -> None:
-        super().__init__(ray.train.torch.get_device())
-        self.heartbeat: Heartbeat = WatchedHeartbeat(
-            folder, self.rank, self.world_size, attempt, stall_minutes
-        )
-        self._gauges = WorkerGauges(folder.name, self.rank)
-        # Ray Train may start the workers again within an attempt.
-        now = time.time_ns() // 1000 if self.rank == 0 else 0
-        self.group = int(self.all_sum(torch.tensor(now, device=self.device)))
-
-    def release(self) -> None:
-        """Leave the node: all workers end, and those that are left or come go on."""
-        raise NodeReclaimed("the node of a worker is taken back; all state is saved")
-
-    def report(self, metrics: dict[str, Any]) -> None:
-        """Hand an evaluation to Ray Train; checkpoints stay in the run folder, under our own manifests."""
-        ray.train.report(metrics)
-
-    def show(self, metrics: Mapping[str, Any]) -> None:
-        """Set this rank's gauges; its own memory, where the line tells the largest of all ranks."""
-        own = {"memory/peak_gib": self.memory.gib()} if "memory/peak_gib" in metrics else {}
-        self._gauges.set({**metrics, **own})
 
 
 def fit(config: TokenizerRun | GeneratorRun, plan: RunPlan) -> None:

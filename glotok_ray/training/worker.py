@@ -1,6 +1,6 @@
 """The seam between the training loop and whatever started the process: rank, device, sums, barriers.
 
-`LocalWorker` is one plain process; `glotok_ray.on_ray.train.RayWorker` is one rank of a Ray Train run.
+`LocalWorker` is one plain process; `glotok_ray.on_ray.ray_worker.RayWorker` is one rank of a Ray Train run.
 This is the only module that names torch.distributed. Read next: glotok_ray/training/engine.py
 """
 

@@ -1,0 +1,45 @@
+"""A rank of a Ray Train run, as the trainer sees it.
+
+Read next: glotok_ray/training/worker.py
+"""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import ray.train.torch
+import torch
+
+from glotok_ray.on_ray.gauges import WorkerGauges
+from glotok_ray.training.heartbeat import Attempt, Heartbeat, WatchedHeartbeat
+from glotok_ray.training.preemption import NodeReclaimed
+from glotok_ray.training.worker import DistributedWorker
+
+
+class RayWorker(DistributedWorker):
+    """One rank of a Ray Train run."""
+
+    def __init__(self, folder: Path, attempt: Attempt, stall_minutes: float) -> None:
+        super().__init__(ray.train.torch.get_device())
+        self.heartbeat: Heartbeat = WatchedHeartbeat(
+            folder, self.rank, self.world_size, attempt, stall_minutes
+        )
+        self._gauges = WorkerGauges(folder.name, self.rank)
+        # Ray Train may start the workers again within an attempt.
+        now = time.time_ns() // 1000 if self.rank == 0 else 0
+        self.group = int(self.all_sum(torch.tensor(now, device=self.device)))
+
+    def release(self) -> None:
+        """Leave the node: all workers end, and those that are left or come go on."""
+        raise NodeReclaimed("the node of a worker is taken back; all state is saved")
+
+    def report(self, metrics: dict[str, Any]) -> None:
+        """Hand an evaluation to Ray Train; checkpoints stay in the run folder, under our own manifests."""
+        ray.train.report(metrics)
+
+    def show(self, metrics: Mapping[str, Any]) -> None:
+        """Set this rank's gauges; its own memory, where the line tells the largest of all ranks."""
+        own = {"memory/peak_gib": self.memory.gib()} if "memory/peak_gib" in metrics else {}
+        self._gauges.set({**metrics, **own})
