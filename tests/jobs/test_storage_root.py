@@ -41,7 +41,7 @@ def texts(values: Any, prefix: str = "") -> dict[str, str]:
 
 def test_there_are_all_jobs() -> None:
     assert {"shard_images", "sweep_generator", "export_tokenizer", "quickstart"} <= set(JOBS)
-    assert len(JOBS) == 14
+    assert len(JOBS) == 16
     assert len(RECIPES) > 60
 
 
