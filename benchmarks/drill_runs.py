@@ -246,7 +246,15 @@ class Ground:
         )
 
     def prepare(self) -> None:
-        """Make the shards and the undisturbed run, unless an earlier command has left them."""
+        """Make the shards and the undisturbed run."""
+        self.make_shards()
+        self._finish(self.start(UNDISTURBED))
+        run = self.run(UNDISTURBED)
+        require(sorted(run.curve()) == list(range(1, STEPS + 1)), "the undisturbed run has gaps")
+        require(not run.restarts(), "the undisturbed run was restarted")
+
+    def make_shards(self) -> None:
+        """Shard the photographs at hand."""
         flags = {
             "output-path": "data",
             "image-size": SIDE,
@@ -256,10 +264,6 @@ class Ground:
         }
         shard = [text for name, value in flags.items() for text in (f"--{name}", str(value))]
         self._finish(self._call("shards", ["jobs.shard_images", "quickstart", *shard], ""))
-        self._finish(self.start(UNDISTURBED))
-        run = self.run(UNDISTURBED)
-        require(sorted(run.curve()) == list(range(1, STEPS + 1)), "the undisturbed run has gaps")
-        require(not run.restarts(), "the undisturbed run was restarted")
 
     def run(self, name: str, output: str = RUNS) -> Run:
         """A run's folder."""

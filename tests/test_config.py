@@ -101,6 +101,12 @@ def test_alpha_defaults_to_one_bin_width():
         ({"loss.relation.num_bins": 1}, r"relation\.num_bins = 1"),
         ({"loss.relation_weight": -1.0}, r"loss\.relation_weight = -1\.0: must not be negative"),
         ({"scaling.engine": "torch"}, r"scaling\.engine = 'torch': is for one worker"),
+        ({"scaling.min_workers": 9}, r"scaling\.min_workers = 9: .*at most .*num_workers = 8"),
+        ({"scaling.max_workers": 4}, r"scaling\.max_workers = 4: must be at least .* = 8"),
+        (
+            {"scaling.min_workers": 7},
+            r"scaling\.min_workers = 7: must divide schedule\.global_batch_size = 240.*take 6 or 8",
+        ),
         ({"loss.contrastive_weight": 0.5}, r"a codebook names a contrast\.network.*none"),
         ({"model.codebooks": ()}, r"codebooks = \[\]: must hold at least one"),
         ({"model.codebooks.1.name": "visual"}, r"each with a name of its own"),

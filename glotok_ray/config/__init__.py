@@ -1,6 +1,6 @@
 """Every tunable of every job, once, as frozen dataclasses; the docstring under a field is its meaning.
 
-One file per floor: rules, tokenizer, losses, generator, teacher, training, runs, pool, jobs, evaluation,
+One file per floor: rules, tokenizer, losses, generator, teacher, training, tracking, runs, pool, jobs, evaluation,
 checkpoint_evaluation, tokenizer_comparison, search, sweeps; `overrides`
 applies dotted names (`{"loss.relation_weight": 0.1}`), which the command line and Ray Tune use too. Constructors only
 check: they raise ValueError with the field, its value, the rule and the remedy. All names can be had from here; modules
@@ -63,6 +63,7 @@ from glotok_ray.config.tokenizer import (
     TokenizerConfig,
 )
 from glotok_ray.config.tokenizer_comparison import EvaluateTokenizersRun
+from glotok_ray.config.tracking import TrackingConfig
 from glotok_ray.config.training import (
     CodeDataConfig,
     ImageDataConfig,
@@ -117,6 +118,7 @@ __all__ = [
     "TokenizerConfig",
     "TokenizerLossConfig",
     "TokenizerRun",
+    "TrackingConfig",
     "VocabularyConfig",
     "XARCheckpointsConfig",
     "XARConfig",

@@ -3,7 +3,7 @@
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from glotok_ray.config.evaluation import EvaluateRun
 from glotok_ray.config.jobs import (
@@ -11,6 +11,7 @@ from glotok_ray.config.jobs import (
     FARSampleRun,
     ShardRun,
     TeacherRun,
+    VARSampleRun,
     XARSampleRun,
 )
 from glotok_ray.config.rules import FREE, require, require_finite
@@ -228,6 +229,8 @@ AUTOMATIC = "auto"
 class GuidanceRun:
     """What all of `jobs.sweep_guidance`'s runs have; XARGuidanceRun and FARGuidanceRun add the sampling."""
 
+    _unguided: ClassVar[int] = 1
+
     output_path: str = field(default="runs/guidance", metadata=FREE)
     """Folder that receives guidance.csv, guidance.json, guidance.png and, under values/, samples and evaluation of each
     value.
@@ -258,12 +261,12 @@ class GuidanceRun:
     """
 
     def __post_init__(self) -> None:
-        scales = self.guidance_scales
+        scales, least = self.guidance_scales, self._unguided
         require(
-            len(set(scales)) == len(scales) > 0 and min(scales) >= 1,
+            len(set(scales)) == len(scales) > 0 and min(scales) >= least,
             "guidance_scales",
             scales,
-            "must be different numbers of at least 1 (1 is unguided)",
+            f"must be different numbers of at least {least} ({least} is unguided)",
         )
 
 
@@ -281,6 +284,20 @@ class FARGuidanceRun(GuidanceRun):
 
     samples: FARSampleRun = field(default_factory=FARSampleRun)
     """Sampling of every value; its sampler.guidance_scale and output_path are the value's."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VARGuidanceRun(GuidanceRun):
+    """All of a guidance sweep of VAR, in its own convention: 0 is unguided."""
+
+    _unguided: ClassVar[int] = 0
+
+    samples: VARSampleRun = field(default_factory=VARSampleRun)
+    """Sampling of every value; its sampler.guidance_scale and output_path are the value's."""
+
+
+AnyGuidanceRun = XARGuidanceRun | FARGuidanceRun | VARGuidanceRun
+"""What `jobs.sweep_guidance` runs."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

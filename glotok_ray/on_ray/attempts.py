@@ -123,11 +123,20 @@ class Attempts:
         if (
             failure.final is not None
             or self._in_place >= _MOST_IN_PLACE
-            or not self._budget.spend()
+            or not (failure.reclaimed or self._budget.spend())
         ):
             self._write_end(failure)
             raise self._ending(failure, standing, log) from error
         self._note_restart(failure.cause, standing.reached)
+        if failure.reclaimed:
+            logger.warning(
+                "attempt %d ended at step %d: %s; it goes on with what is left",
+                self._number,
+                standing.reached,
+                failure.cause,
+            )
+            self._sleep(_FIRST_PAUSE_S)
+            return
         logger.warning(
             "attempt %d ended at step %d: %s; restart %d of %d within %g minutes, from the newest checkpoint "
             "(step %d); log: %s",

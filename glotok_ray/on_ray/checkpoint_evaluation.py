@@ -19,7 +19,7 @@ import torch
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from glotok_ray.config.checkpoint_evaluation import SECTION
-from glotok_ray.config.runs import FARRun, GeneratorRun, TokenizerRun, XARRun
+from glotok_ray.config.runs import AnyGeneratorRun, GeneratorRun, TokenizerRun
 from glotok_ray.on_ray.failures import one_line
 from glotok_ray.storage import ownership
 from glotok_ray.storage.artefact import ArtefactError
@@ -58,7 +58,7 @@ def evaluating_checkpoints(
     if not section.every_steps:
         yield
         return
-    assert isinstance(config, TokenizerRun | XARRun | FARRun)
+    assert isinstance(config, TokenizerRun | AnyGeneratorRun)
     evaluation = _Evaluation(config, plan, attempt, reserved)
     evaluation.start()
     try:
@@ -146,7 +146,7 @@ class _Evaluation:
         """Whether the training has, or had, all its workers."""
         if not (self._begun or self._training_ended.is_set()):
             beats = beats_of(self._plan.folder, self._attempt)
-            self._begun = len(beats) == self._plan.scaling.num_workers
+            self._begun = len(beats) >= self._plan.scaling.worker_range[0]
         return self._begun or self._training_ended.is_set()
 
     def _has_room(self) -> bool:

@@ -9,7 +9,7 @@ import functools
 import itertools
 import pickle
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -61,9 +61,17 @@ class IngestActor:
         """`reserved` are the resources of the training workers, which reading tasks leave alone."""
         self._feed, self._read_rows, self._reserved = feed, read_rows, reserved
         self._windows: dict[int, dict[int, ray.data.DataIterator]] = {}
+        self._group = 0
 
-    def window(self, first_step: int, worker: int) -> ray.data.DataIterator:
-        """The worker's part of the window that begins with `first_step`; each may ask once."""
+    def window(
+        self, first_step: int, worker: int, group: int = 0, division: Division | None = None
+    ) -> ray.data.DataIterator:
+        """The worker's part of the window that begins with `first_step`; each of a `group` may ask once. With another
+        group, which Ray Train started in the place of the one before, the rows may be divided otherwise.
+        """
+        if group != self._group:
+            self._group, self._windows = group, {}
+            self._feed = replace(self._feed, division=division or self._feed.division)
         if first_step not in self._windows:
             self._windows[first_step] = dict(enumerate(self._open(first_step)))
         # A window's coordinator ends with the last handle, so none is kept here.
@@ -130,17 +138,17 @@ def _waiting_tasks() -> int:
 
 
 def worker_batches(
-    ingest: Any, feed: Feed, *, worker: int, first_step: int, device: torch.device
+    ingest: Any, feed: Feed, *, worker: int, first_step: int, device: torch.device, group: int = 0
 ) -> Iterator[MicroBatch]:
     """A worker's micro batches on its device, from `first_step` to the feed's last; reading runs ahead of the steps,
-    into the next window where one ends.
+    into the next window where one ends. `group` is a number that the workers who start together share.
 
     Raises RuntimeError when rows arrive that the plan has not at that place.
     """
     make = DeviceFeed(device)
 
     def window(step: int) -> Iterator[MicroBatch]:
-        rows: Any = ray.get(ingest.window.remote(step, worker))
+        rows: Any = ray.get(ingest.window.remote(step, worker, group, feed.division))
         positions = feed.plan.micro_batch_positions(
             step, feed.window_end(step), feed.division, worker
         )

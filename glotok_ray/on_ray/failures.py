@@ -19,6 +19,7 @@ from glotok_ray.on_ray.causes import cause_line, innermost
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.storage.places import to_path
 from glotok_ray.storage.retries import StorageError
+from glotok_ray.training.preemption import NodeReclaimed
 from glotok_ray.training.stalls import Stall, beats_of, read_stall
 
 # Another attempt would meet the same; StorageError has been patient for minutes already.
@@ -41,6 +42,8 @@ class Failure(NamedTuple):
     """One line."""
     final: Exception | None
     """One of FINAL_ERRORS, wherever it was raised; None when another attempt may go well."""
+    reclaimed: bool = False
+    """Whether the workers saved and left, as a node was taken back: nothing failed."""
 
 
 def explain(error: BaseException, run_folder: Path, attempt: int) -> Failure:
@@ -49,6 +52,10 @@ def explain(error: BaseException, run_folder: Path, attempt: int) -> Failure:
         final = _final(cause)
         if final is not None:
             return Failure(one_line(str(final)), final)
+    if any(isinstance(cause, NodeReclaimed) for cause in chain(error)):
+        return Failure(
+            "a node was taken back, and the workers left it with all state saved", None, True
+        )
     stall = read_stall(run_folder, attempt)
     if stall is not None:
         return Failure(describe_stall(stall), None)

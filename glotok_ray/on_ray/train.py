@@ -6,26 +6,30 @@ The run folder must be seen by every node (a shared file system). Read next: glo
 import contextlib
 import logging
 import os
+import time
 import traceback
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import ray.train
 import ray.train.torch
+import torch
 from ray.train import FailureConfig, LoggingConfig, RunConfig
 from ray.train.torch import TorchConfig
 
 from glotok_ray import faults
-from glotok_ray.config.overrides import from_dict, to_dict
-from glotok_ray.config.runs import FARRun, GeneratorRun, TokenizerRun, XARRun
+from glotok_ray.config.overrides import from_dict, override, to_dict
+from glotok_ray.config.runs import FARRun, GeneratorRun, TokenizerRun, VARRun, XARRun
 from glotok_ray.config.training import ScalingConfig
 from glotok_ray.data.training_rows import CodeRows, ImageRows
 from glotok_ray.on_ray import cluster
 from glotok_ray.on_ray.attempts import Attempts, attempt_name
 from glotok_ray.on_ray.checkpoint_evaluation import evaluating_checkpoints
 from glotok_ray.on_ray.data import Feed, start_ingest, worker_batches
+from glotok_ray.on_ray.elastic import LOOK_EVERY_S, trainer_of
+from glotok_ray.on_ray.gauges import WorkerGauges
 from glotok_ray.on_ray.interruption import AbortedWithDriver, wait_for
 from glotok_ray.on_ray.store_watch import StoreWatch
 from glotok_ray.storage import artefact
@@ -55,9 +59,11 @@ from glotok_ray.training.plan import (
     row_plan,
     row_reader,
 )
+from glotok_ray.training.preemption import NodeReclaimed
 from glotok_ray.training.runs import wait_for_inputs
 from glotok_ray.training.shown_progress import ShownProgress
 from glotok_ray.training.stalls import FINISHED
+from glotok_ray.training.trackers import carried_environment
 from glotok_ray.training.trainer_feed import trainer_batches
 from glotok_ray.training.worker import DistributedWorker
 
@@ -75,10 +81,23 @@ class RayWorker(DistributedWorker):
         self.heartbeat: Heartbeat = WatchedHeartbeat(
             folder, self.rank, self.world_size, attempt, stall_minutes
         )
+        self._gauges = WorkerGauges(folder.name, self.rank)
+        # Ray Train may start the workers again within an attempt.
+        now = time.time_ns() // 1000 if self.rank == 0 else 0
+        self.group = int(self.all_sum(torch.tensor(now, device=self.device)))
+
+    def release(self) -> None:
+        """Leave the node: all workers end, and those that are left or come go on."""
+        raise NodeReclaimed("the node of a worker is taken back; all state is saved")
 
     def report(self, metrics: dict[str, Any]) -> None:
         """Hand an evaluation to Ray Train; checkpoints stay in the run folder, under our own manifests."""
         ray.train.report(metrics)
+
+    def show(self, metrics: Mapping[str, Any]) -> None:
+        """Set this rank's gauges; its own memory, where the line tells the largest of all ranks."""
+        own = {"memory/peak_gib": self.memory.gib()} if "memory/peak_gib" in metrics else {}
+        self._gauges.set({**metrics, **own})
 
 
 def fit(config: TokenizerRun | GeneratorRun, plan: RunPlan) -> None:
@@ -128,7 +147,8 @@ def _trainer(
     # Of each attempt anew: nodes come and go.
     in_trainer = _decode_place(config) == "trainer"
     ingest = None if in_trainer else start_ingest(feed, reader, _all_resources(config))
-    return AbortedWithDriver(
+    make, num_workers = trainer_of(plan)
+    return make(
         train_worker,
         train_loop_config={
             "kind": type(config).__name__,
@@ -139,10 +159,12 @@ def _trainer(
             # Rows come from Ray Data, or this reader reads them in the worker.
             "ingest": ingest,
             "reader": reader if in_trainer else None,
+            "environment": carried_environment(),
         },
         torch_config=_torch_config(scaling),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=scaling.num_workers,
+            num_workers=num_workers,
+            elastic_resize_monitor_interval_s=LOOK_EVERY_S,
             use_gpu=scaling.use_gpu,
             resources_per_worker=_worker_resources(config),
         ),
@@ -204,24 +226,33 @@ def _worker_resources(config: TokenizerRun | GeneratorRun) -> dict[str, float]:
 
 
 def _all_resources(config: TokenizerRun | GeneratorRun) -> dict[str, float]:
-    """Of all workers together."""
-    workers = config.scaling.num_workers
+    """Of all workers together, the most that there may be."""
+    workers = config.scaling.worker_range[1]
     return {name: amount * workers for name, amount in _worker_resources(config).items()}
 
 
 def train_worker(loop_config: dict[str, Any]) -> None:
     """What every rank runs."""
     logging.basicConfig(level=logging.WARNING)
-    kind = {item.__name__: item for item in (TokenizerRun, XARRun, FARRun)}[loop_config["kind"]]
+    kind = {item.__name__: item for item in (TokenizerRun, XARRun, FARRun, VARRun)}[
+        loop_config["kind"]
+    ]
     config = from_dict(kind, loop_config["run"])
+    os.environ.update(loop_config["environment"] | os.environ)
     attempt = Attempt(**loop_config["attempt"])
     plan: RunPlan = loop_config["plan"]
     worker = RayWorker(plan.folder, attempt, config.scaling.stall_minutes)
+    if worker.world_size != config.scaling.num_workers:
+        config = override(config, {"scaling.num_workers": worker.world_size})
+        plan = replace(plan, scaling=config.scaling)
+        loop_config |= {"feed": replace(loop_config["feed"], division=division(config))}
     worker.data_facts.add(cache_facts)
     watch = StoreWatch() if worker.rank == 0 else None
     if watch is not None:
         worker.data_facts.add(watch.facts)
     _keep_warnings(plan.folder / LOG_FOLDER / f"rank-{worker.rank:04d}.txt")
+    if config.scaling.is_elastic and worker.rank == 0:
+        logger.warning("%d workers train", worker.world_size)
 
     def batches(first_step: int) -> Iterator[MicroBatch]:
         return _batches(loop_config, config.scaling, worker, first_step)
@@ -266,6 +297,7 @@ def _batches(
         worker=worker.rank,
         first_step=first_step,
         device=worker.device,
+        group=worker.group,
     )
 
 

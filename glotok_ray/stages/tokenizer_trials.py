@@ -143,7 +143,7 @@ def check_inputs(
         artefact.verify_once(to_path(config.tokenizer.data.validation_path), "shards")
     for recipe in trainings:
         inputs.check_inputs(recipe)
-    evaluation_inputs.check_images(config.evaluation, config.tokenizer.model)
+    evaluation_inputs.check_images(config.evaluation, config.tokenizer.model.autoencoder.image_size)
     return found
 
 

@@ -156,6 +156,12 @@ def partial_path(folder: Path, step: int) -> Path:
 def check_state_layout(path: Path, plan: RunPlan) -> None:
     """Raise ArtefactError when the checkpoint at `path` was saved under a layout that the plan does not have."""
     saved = artefact.read_json(path / artefact.MANIFEST)["state_layout"]
+    if "checkpoint.format" not in saved:
+        raise ArtefactError(
+            f"{path}: saved by an older version of this package, in parts that belong to its workers; go on with that "
+            "version, or start a new run under another --name (in jobs.train_tokenizer from its weights: "
+            f"--initial-path {path})"
+        )
     for name, value in plan.state_layout.items():
         if saved.get(name) != value:
             raise ArtefactError(

@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 # Random codes of eight dimensions have next to none; a collapsing codebook passes this on its way.
 _MANY_DUPLICATES = 0.2
+_FILE = "code-counts.pt"
 
 
 class CodebookWatch:
@@ -109,19 +110,25 @@ class CodebookWatch:
         return moved
 
     def snapshot(self, into: Snapshot) -> None:
-        """Add this worker's counts, so that a resumed run restarts the codes that the uninterrupted one would."""
-        into.add_state(self._file, {"evaluation": self.counts, "restart": self._since_restart})
+        """Add the counts of all workers together, so that a resumed run restarts the codes that the uninterrupted one
+        would, by however many workers; every worker calls it.
+        """
+        state = {
+            kind: {name: self._worker.all_sum(counts) for name, counts in kept.items()}
+            for kind, kept in (("evaluation", self.counts), ("restart", self._since_restart))
+        }
+        if self._worker.rank == 0:
+            into.add_state(_FILE, state)
 
     def load(self, folder: Path) -> None:
-        """Restore what `snapshot` added."""
+        """Restore what `snapshot` added: rank 0 takes all counts, as only their sum is read."""
         stored = torch.load(
-            at_hand(folder / self._file), weights_only=True, map_location=self._worker.device
+            at_hand(folder / _FILE), weights_only=True, map_location=self._worker.device
         )
         self.counts, self._since_restart = stored["evaluation"], stored["restart"]
-
-    @property
-    def _file(self) -> str:
-        return f"code-counts-{self._worker.rank:04d}.pt"
+        if self._worker.rank:
+            for counts in (*self.counts.values(), *self._since_restart.values()):
+                counts.zero_()
 
     def _shared_tokens(self, latents: Float[Tensor, "t d"], wanted: int) -> Float[Tensor, "m d"]:
         """Up to `wanted` tokens drawn from those of all workers, equal on every worker."""

@@ -12,10 +12,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from glotok_ray.storage.node_cache import at_hand
 from glotok_ray.storage.weights import DROP_CHECKPOINT, check_finite
 from glotok_ray.training.engine import Engine
+from glotok_ray.training.pieces import add_pieces, read_pieces
 from glotok_ray.training.snapshot import Snapshot
+
+_PIECES = "average"
 
 
 class ExponentialMovingAverage:
@@ -64,15 +66,20 @@ class ExponentialMovingAverage:
             average.copy_(held)
 
     def snapshot(self, into: Snapshot, rank: int) -> None:
-        """Add this worker's part."""
-        into.add_state(_file(rank), self._shards, weights=_named)
+        """Add this worker's part, in pieces that any number of workers can take up."""
+        if self._engine.is_sharded or rank == 0:
+            add_pieces(into, _PIECES, rank, self._engine.stretches(), {"average": self._shards})
 
-    def load(self, folder: Path, rank: int) -> None:
+    def load(self, folder: Path) -> None:
         """Restore what `snapshot` added."""
-        path = folder / _file(rank)
-        stored = torch.load(at_hand(path), weights_only=True, map_location="cpu")
-        check_finite(_named(stored), path, DROP_CHECKPOINT)
-        for average, value in zip(self._shards, stored, strict=True):
+        stretches = self._engine.stretches()
+        found = {"average": [torch.empty_like(shard) for shard in self._shards]}
+        read_pieces(folder, _PIECES, stretches, found, self._engine.share)
+        named = {
+            stretch.name: value for stretch, value in zip(stretches, found["average"], strict=True)
+        }
+        check_finite(named, folder / f"{_PIECES}-*", DROP_CHECKPOINT)
+        for average, value in zip(self._shards, found["average"], strict=True):
             average.copy_(value)
 
 
@@ -96,11 +103,3 @@ def whole_state(engine: Engine, *, keep: bool) -> dict[str, Tensor]:
 def whole_tensors(engine: Engine) -> Iterator[tuple[str, Tensor]]:
     """Buffers and whole parameters, gathered one by one; every worker must go through all of them."""
     return itertools.chain(engine.module.named_buffers(), engine.full_precision_parameters())
-
-
-def _named(shards: list[Tensor]) -> dict[str, Tensor]:
-    return {f"average {number}": shard for number, shard in enumerate(shards)}
-
-
-def _file(rank: int) -> str:
-    return f"average-{rank:04d}.pt"

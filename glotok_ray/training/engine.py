@@ -5,9 +5,7 @@ This is the only module that names deepspeed. Read next: glotok_ray/training/tok
 """
 
 import os
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +14,15 @@ from torch import Tensor, nn
 
 from glotok_ray.config.training import OptimizerConfig, ScalingConfig
 from glotok_ray.storage.artefact import ArtefactError
-from glotok_ray.storage.places import reading_tree
 from glotok_ray.storage.weights import DROP_CHECKPOINT, check_finite
 from glotok_ray.training.deepspeed_config import deepspeed_config
+from glotok_ray.training.partitions import (
+    Part,
+    columns_of,
+    parts_of,
+    working_weights_from_masters,
+)
+from glotok_ray.training.pieces import Columns, Stretch, add_pieces, read_buffers, read_pieces
 from glotok_ray.training.snapshot import Snapshot
 from glotok_ray.training.torch_engine import (
     ADAM_MOMENTS,
@@ -26,10 +30,12 @@ from glotok_ray.training.torch_engine import (
     TorchEngine,
     autocast,
     gradient_norm,
-    module_state,
     parameter_groups,
+    persistent_buffers,
     without_gradients,
 )
+
+_PIECES = "engine"
 
 
 class DeepSpeedEngine:
@@ -70,8 +76,7 @@ class DeepSpeedEngine:
         # At stage 0 the gradients are whole on every worker, and DeepSpeed keeps no norm of them.
         self._keeps_norm = hasattr(self._engine.optimizer, "_global_grad_norm")
         self.gradient_norm = torch.zeros((), device=self._engine.device)
-        self._states = _make_states()
-        self._engine.checkpoint_engine = self._states
+        self._stage = scaling.zero_stage
 
     def __call__(self, *inputs: Any) -> Any:
         """The module's forward pass through DeepSpeed's hooks."""
@@ -118,18 +123,28 @@ class DeepSpeedEngine:
 
     def shards(self) -> list[Tensor]:
         """This worker's parts of the fp32 master values; the parameters themselves where there are none."""
-        from deepspeed.utils import safe_get_local_fp32_param
+        return [part.values for part in self._parts()]
 
-        shards = []
-        parameters: list[Any] = list(self.module.parameters())
-        for parameter in parameters:
-            if hasattr(parameter, "ds_id"):  # ZeRO 3
-                shards.append(safe_get_local_fp32_param(parameter))
-            elif not hasattr(parameter, "_hp_mapping"):  # stage 0 in fp32
-                shards.append(parameter.data)
-            elif parameter._hp_mapping is not None:  # ZeRO 1 and 2; None: another worker's
-                shards.append(parameter._hp_mapping.get_hp_fragment())
-        return shards
+    def stretches(self) -> list[Stretch]:
+        """Where the shards lie in their parameters."""
+        return [part.stretch for part in self._parts()]
+
+    @property
+    def is_sharded(self) -> bool:
+        """Only at stage 0 every worker has everything."""
+        return self._stage > 0
+
+    @property
+    def share(self) -> float:
+        """Where this worker's parts begin, in the order of all."""
+        return self._engine.global_rank / self._engine.world_size if self.is_sharded else 0.0
+
+    def _parts(self) -> list[Part]:
+        return parts_of(self.module, self._engine.optimizer, self._engine.global_rank)
+
+    def _columns(self) -> Columns:
+        optimizer = self._engine.optimizer
+        return columns_of(self._parts(), getattr(optimizer, "optimizer", optimizer))
 
     @torch.no_grad()
     def replace_rows(self, name: str, rows: Tensor, values: Tensor) -> None:
@@ -161,31 +176,28 @@ class DeepSpeedEngine:
             parameter.data[rows] = values.to(parameter.data)
 
     def snapshot(self, into: Snapshot) -> None:
-        """Add DeepSpeed's own checkpoint; each worker its part of the optimizer state."""
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
+        """Add this worker's part of masters and moments, in pieces that any number of workers can take up."""
+        if self._engine.global_rank and not self.is_sharded:
+            return
+        buffers = persistent_buffers(self.module) if self._engine.global_rank == 0 else []
+        add_pieces(
+            into, _PIECES, self._engine.global_rank, self.stretches(), self._columns(), buffers
+        )
 
-            def take(state: Any, path: str) -> None:
-                name = Path(path).relative_to(folder).as_posix()
-                into.add_state(name, state, weights=module_state)
-
-            with self._states.taken_by(take):
-                self._engine.save_checkpoint(str(folder), tag="state", save_latest=False)
-            # The scripts that join the parts of ZeRO, which DeepSpeed copies by itself.
-            for path in sorted(folder.rglob("*")):
-                if path.is_file():
-                    into.add_bytes(path.relative_to(folder).as_posix(), path.read_bytes())
-
+    @torch.no_grad()
     def load(self, folder: Path) -> None:
-        """Restore what `snapshot` added; DeepSpeed answers a missing checkpoint with None, which is an error here."""
-        with reading_tree(folder) as local:
-            path, _ = self._engine.load_checkpoint(str(local), tag="state")
-        if path is None:
+        """Restore what `snapshot` added, by whatever number of workers and at whatever stage."""
+        if not (folder / f"{_PIECES}-0000.safetensors").is_file():
             raise ArtefactError(
-                f"{folder}: DeepSpeed finds no checkpoint there; it was saved by another engine or worker count"
+                f"{folder}: holds no {_PIECES}-0000.safetensors: it was saved by another engine (scaling.engine) or by "
+                "an older version of this package"
             )
-        parts = {f"part {number}": part for number, part in enumerate(self.shards())}
-        check_finite(parts, folder, DROP_CHECKPOINT)
+        read_pieces(folder, _PIECES, self.stretches(), self._columns(), self.share)
+        read_buffers(folder, _PIECES, persistent_buffers(self.module))
+        check_finite(
+            {part.stretch.name: part.values for part in self._parts()}, folder, DROP_CHECKPOINT
+        )
+        working_weights_from_masters(self._engine.optimizer)
 
 
 def _check_gradients_by_their_norm(optimizer: Any) -> None:
@@ -198,28 +210,6 @@ def _check_gradients_by_their_norm(optimizer: Any) -> None:
     ):
         # Only what comes before the norm: the norm is measured as long as `check_grad_overflow` is set.
         optimizer.check_overflow = lambda partition_gradients=True: None
-
-
-def _make_states() -> Any:
-    """DeepSpeed's reader and writer of state files, whose writes are handed to whoever takes them."""
-    from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
-
-    class TakenStates(TorchCheckpointEngine):
-        _take: Callable[[Any, str], None] | None = None
-
-        @contextmanager
-        def taken_by(self, take: Callable[[Any, str], None]) -> Iterator[None]:
-            self._take = take
-            try:
-                yield
-            finally:
-                self._take = None
-
-        def save(self, state_dict: Any, path: str) -> None:
-            assert self._take is not None  # DeepSpeed saves when we tell it to, and never else
-            self._take(state_dict, path)
-
-    return TakenStates()
 
 
 def make_engine(

@@ -54,7 +54,7 @@ class GeneratorState:
         """Restore what `snapshot` added."""
         self.engine.load(folder / "generator")
         if self.average is not None:
-            self.average.load(folder, self._worker.rank)
+            self.average.load(folder)
 
 
 def _with_scale(

@@ -115,7 +115,7 @@ class WatchedHeartbeat(Heartbeat):
         before = beats_of(self._folder, number)
         if 0 not in before:  # another rank's file may be of this start already
             return []
-        cause = "Ray Train started the workers again (a node was drained or reclaimed)"
+        cause = "Ray Train started the workers again (nodes came, or were drained or reclaimed)"
         lost = max(0, *(beat.step for beat in before.values()))
         found = {"cause": cause, "attempt": number, "lost_step": lost}
         return [found | {"unix_s": int(time.time())}]

@@ -3,11 +3,12 @@
 Read next: glotok_ray/data/shard_plan.py
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from glotok_ray.config.runs import GeneratorRun, TokenizerRun
+from glotok_ray.config.tracking import TrackingConfig
 from glotok_ray.config.training import OptimizerConfig, ScalingConfig, ScheduleConfig
 from glotok_ray.data.records import DatasetInfo, read_dataset
 from glotok_ray.data.shard_plan import Division, ShardPlan
@@ -18,6 +19,8 @@ LOG_FOLDER = "logs"
 """In a run's folder: what the launcher and the workers tell of attempts."""
 RAY_FOLDER = "ray"
 """In a run's folder: Ray Train's own files."""
+CHECKPOINT_FORMAT = 2
+"""1 was DeepSpeed's own, bound to its number of workers; 2 is in pieces by parameter."""
 RUN_FILE = "run.json"
 """In a run's folder: what crops a tokenizer is trained on. Older versions noted the run's fingerprint there too."""
 
@@ -36,12 +39,17 @@ class RunPlan:
     scaling: ScalingConfig
     max_bad_rows: int = 0
     audit_keys: bool = False
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
     @property
     def state_layout(self) -> dict[str, Any]:
-        """What decides the files of a checkpoint; a run goes on under the same alone."""
-        names = ("num_workers", "engine", "zero_stage", "precision")
-        return {f"scaling.{name}": getattr(self.scaling, name) for name in names}
+        """What decides the files of a checkpoint; a run goes on under the same alone. Workers and ZeRO stage may be
+        others (training/pieces.py).
+        """
+        names = ("engine", "precision")
+        return {f"scaling.{name}": getattr(self.scaling, name) for name in names} | {
+            "checkpoint.format": CHECKPOINT_FORMAT
+        }
 
     @property
     def micro_batch_size(self) -> int:
@@ -83,6 +91,7 @@ def run_plan(config: TokenizerRun | GeneratorRun) -> RunPlan:
         scaling=config.scaling,
         max_bad_rows=config.data.max_bad_rows if isinstance(config, TokenizerRun) else 0,
         audit_keys=config.audit_keys,
+        tracking=config.tracking,
     )
 
 
@@ -102,7 +111,7 @@ def row_reader(config: TokenizerRun | GeneratorRun, plan: RunPlan) -> ImageRows 
         dataset.num_views,
         dataset.code_counts,
         len(dataset.classes),
-        dataset.grid_size**2,
+        dataset.num_indices,
         config.scaling.storage_retry_minutes,
     )
 

@@ -17,6 +17,10 @@ def notice_path() -> Path:
     return Path(os.environ.get(VARIABLE) or default)
 
 
+class NodeReclaimed(RuntimeError):  # noqa: N818 - nothing has gone wrong
+    """Raised on all workers when their state is saved and the node of one is about to go."""
+
+
 class PreemptionNotice:
     """Tells of each notice once; one that was there before this was made has been heeded by another process."""
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from glotok_ray.config.overrides import override
 from glotok_ray.config.rules import require
-from glotok_ray.config.runs import FARRun, GeneratorRun, TokenizerRun, XARRun
+from glotok_ray.config.runs import AnyGeneratorRun, GeneratorRun, TokenizerRun
 from glotok_ray.config.training import ScalingConfig
 from glotok_ray.training import gpu_kinds
 from glotok_ray.training.counted import Counted, count_run, operations_per_image
@@ -35,7 +35,7 @@ class Needs(NamedTuple):
         """Seconds to launch one forward and backward pass."""
         if isinstance(self.run, TokenizerRun):
             return self.measured.host_s
-        assert isinstance(self.run, XARRun | FARRun)
+        assert isinstance(self.run, AnyGeneratorRun)
         per_block = gpu_kinds.XAR_B.host_s / gpu_kinds.XAR_B.depth
         return per_block * self.run.model.depth
 
@@ -137,14 +137,11 @@ def fits(memory_gib: float, gpu: GPU) -> bool:
 
 
 def _checkpoint_bytes(needs: Needs) -> float:
-    """Weights, masters and moments, average and what is exported: of all workers together."""
-    counted, scaling = needs.counted, needs.run.scaling
-    parameters = sum(counted.sizes)
-    weights = 0 if scaling.zero_stage == 3 else (2 if scaling.precision == "bf16" else 4)
-    state = 12 if scaling.zero_stage >= 1 else 8
+    """Masters and moments, average and what is exported: of all workers together, alike at every ZeRO stage."""
+    counted = needs.counted
     average = count_parameters(counted.averaged) if counted.averaged is not None else 0
     exported = sum(count_parameters(model) for model in counted.exported)
-    return (weights + state) * parameters + 4 * average + 4 * exported
+    return 12 * sum(counted.sizes) + 4 * average + 4 * exported
 
 
 def _sent_bytes(needs: Needs, gpus: int, accumulation: int) -> float:

@@ -65,6 +65,8 @@ def find_late_ranks(
 
     Ranks that did not beat come first; without such, those with the fewest phase changes.
     """
+    # A larger group of the same attempt may have left files.
+    after = {rank: beat for rank, beat in after.items() if rank < world_size}
     silent = [
         rank
         for rank in range(world_size)

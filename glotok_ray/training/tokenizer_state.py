@@ -89,7 +89,7 @@ class TokenizerState:
         self.discriminator.load(folder / "discriminator")
         self.watch.load(folder)
         if self.average is not None:
-            self.average.load(folder, self._worker.rank)
+            self.average.load(folder)
         if self.lecam_anchors is not None:
             self.lecam_anchors = torch.load(
                 at_hand(folder / _LECAM_FILE), weights_only=True, map_location=self._worker.device

@@ -15,6 +15,7 @@ from glotok_ray.config.training import OptimizerConfig
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.storage.node_cache import at_hand
 from glotok_ray.storage.weights import DROP_CHECKPOINT, check_finite
+from glotok_ray.training.pieces import Stretch
 from glotok_ray.training.snapshot import Snapshot
 
 _STATE_FILE = "engine.pt"
@@ -54,7 +55,21 @@ class Engine(Protocol):
         ...
 
     def shards(self) -> list[Tensor]:
-        """The fp32 values that this worker updates, in memory that changes with every step."""
+        """The fp32 values that this worker updates, in memory that changes with every step; one per stretch."""
+        ...
+
+    def stretches(self) -> list[Stretch]:
+        """Which numbers of which parameters the shards are."""
+        ...
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether the shards of all workers make the whole; else each has all of it."""
+        ...
+
+    @property
+    def share(self) -> float:
+        """Where in [0, 1) this worker's shards begin among those of all."""
         ...
 
     def replace_rows(self, name: str, rows: Tensor, values: Tensor) -> None:
@@ -164,6 +179,23 @@ class TorchEngine:
         """The parameters themselves."""
         return [parameter.data for parameter in self.module.parameters()]
 
+    def stretches(self) -> list[Stretch]:
+        """All of every parameter."""
+        return [
+            Stretch(name, 0, parameter.numel())
+            for name, parameter in self.module.named_parameters()
+        ]
+
+    @property
+    def is_sharded(self) -> bool:
+        """There is one worker."""
+        return False
+
+    @property
+    def share(self) -> float:
+        """The first of one."""
+        return 0.0
+
     @torch.no_grad()
     def replace_rows(self, name: str, rows: Tensor, values: Tensor) -> None:
         """Overwrite rows of a parameter and forget their moments."""
@@ -176,7 +208,7 @@ class TorchEngine:
     def snapshot(self, into: Snapshot) -> None:
         """Add one file with parameters, buffers and optimizer state."""
         state = {"module": self.module.state_dict(), "optimizer": self._optimizer.state_dict()}
-        into.add_state(_STATE_FILE, state, weights=module_state)
+        into.add_state(_STATE_FILE, state, weights=_module_state)
 
     def load(self, folder: Path) -> None:
         """Restore what `snapshot` added."""
@@ -198,9 +230,12 @@ def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
     )
 
 
-def module_state(state: Any) -> Mapping[str, Tensor]:
-    """The weights in a state file of either engine; none where ZeRO 3 keeps them among the optimizer's."""
-    module = state.get("module")
-    if not isinstance(module, Mapping):
-        return {}
-    return {name: value for name, value in module.items() if isinstance(value, Tensor)}
+def persistent_buffers(module: nn.Module) -> list[tuple[str, Tensor]]:
+    """The buffers that a state dict holds."""
+    names = module.state_dict(keep_vars=True).keys()
+    return [(name, buffer) for name, buffer in module.named_buffers() if name in names]
+
+
+def _module_state(state: Any) -> Mapping[str, Tensor]:
+    """The weights in a state file."""
+    return state["module"]

@@ -31,6 +31,7 @@ from glotok_ray.training.worker import Worker
 logger = logging.getLogger(__name__)
 
 _CLOCK = "checkpoint_is_due"
+_NOTICE = "a_node_is_taken_back"
 
 
 class TrainingStep(Protocol):
@@ -113,12 +114,14 @@ class Trainer:
         except FloatingPointError:
             # All workers come here alike; what they still write is the newest state that is left.
             self._writer.wait()
+            log.close(failed=True)
             raise
         except BaseException:
             # Alone in its process: who called may go on, and another job may own the folder by then. One of several
             # workers must not wait for what the others may never write.
             if self._worker.world_size == 1:
                 self._writer.end()
+            log.close(failed=True)
             raise
         self._writer.wait()
         self._log_written(log)
@@ -156,6 +159,13 @@ class Trainer:
 
     def _evaluate_and_save(self, step: int, log: MetricsLog) -> None:
         """What is due after `step` steps."""
+        noticed = self._step.flags.sums.get(_NOTICE, 0.0) > 0
+        if noticed and step < self._plan.last_step:
+            # At once: the notice may be of seconds, and an evaluation takes minutes.
+            self._save(step, log)
+            self._writer.wait()
+            self._log_written(log)
+            self._worker.release()
         if self._evaluation_is_due(step):
             log.flush(step - 1)
             self._worker.heartbeat.enter("evaluation", step)
@@ -163,7 +173,7 @@ class Trainer:
             log.write(step, {f"eval/{name}": value for name, value in metrics.items()})
             self._save(step, log)
             self._worker.report({"step": step, **metrics})
-        elif self._checkpoint_is_due(step):
+        elif self._checkpoint_is_due(step) and not noticed:
             self._save(step, log)
         self._log_written(log)
 
@@ -213,8 +223,8 @@ class Trainer:
         minutes = self._plan.schedule.checkpoint_every_minutes
         if minutes:
             due = self._worker.rank == 0 and time.monotonic() - self._saved_at >= 60 * minutes
-            noticed = self._notice.is_new()
-            self._step.flags.carry(_CLOCK, float(due or noticed))
+            self._step.flags.carry(_CLOCK, float(due))
+        self._step.flags.carry(_NOTICE, float(self._notice.is_new()))
 
     def _minutes_are_up(self) -> bool:
         return self._step.flags.sums.get(_CLOCK, 0.0) > 0

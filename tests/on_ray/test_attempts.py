@@ -28,6 +28,7 @@ from glotok_ray.training.heartbeat import WatchedHeartbeat
 from glotok_ray.training.metrics_file import last_metrics
 from glotok_ray.training.metrics_log import MetricsLog
 from glotok_ray.training.plan import RunPlan
+from glotok_ray.training.preemption import NodeReclaimed
 from glotok_ray.training.rows_seen import RowsSeen
 from glotok_ray.training.stalls import Stall
 from glotok_ray.training.worker import LocalWorker
@@ -89,6 +90,23 @@ def test_a_window_slides():
     assert taken == [True, True, False, False, True, False, True]
     assert budget.spent == 2
     assert not RestartBudget(0, window_minutes=60).spend()
+
+
+def left():
+    """What Ray Train raises when the workers have left a node that is taken back."""
+    return WorkerGroupError("", {rank: NodeReclaimed("taken back") for rank in (0, 1)})
+
+
+def test_a_node_that_is_taken_back_costs_no_restart(tmp_path, caplog):
+    plan = plan_of(tmp_path / "run", max_failures=1)
+    script = Scripted(plan.folder, (7, 5, left()), (8, 6, left()), (9, 7, dead()))
+    with caplog.at_level(logging.WARNING):
+        script.run(plan)
+    assert [attempt.number for attempt in script.attempts] == [1, 2, 3, 4]
+    assert script.pauses == [2.0, 2.0, 2.0]
+    causes = [restart["cause"] for restart in script.attempts[-1].restarts]
+    assert causes[0] == "a node was taken back, and the workers left it with all state saved"
+    assert "restart 1 of 1" in caplog.text
 
 
 def test_restarts_are_told_and_old_folders_of_ray_removed(tmp_path, caplog):

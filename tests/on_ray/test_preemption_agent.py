@@ -103,7 +103,12 @@ def test_a_notice_that_comes_later_is_written_for_the_workers(
     monkeypatch.setenv(VARIABLE, str(path))
     notice = PreemptionNotice()
     with serving(**{GCP: "FALSE"}) as (service, base):
-        arguments = {"cloud": "gcp", "base": base, "interval_s": 0.01}
+        told: list[tuple[str, bool]] = []
+
+        def drain_node(words: str) -> None:
+            told.append((words, path.exists()))
+
+        arguments = {"cloud": "gcp", "base": base, "interval_s": 0.01, "drain_node": drain_node}
         agent = threading.Thread(target=preemption_agent.watch, kwargs=arguments, daemon=True)
         agent.start()
         agent.join(0.2)
@@ -113,6 +118,8 @@ def test_a_notice_that_comes_later_is_written_for_the_workers(
         agent.join(5)
         assert not agent.is_alive()
     assert json.loads(path.read_text())["words"] == "preempted"
+    # Drained before the workers are told, who would else come back to it.
+    assert told == [("preempted", False)]
     assert [notice.is_new(), notice.is_new()] == [True, False]
     # A worker that starts afterwards is not told again.
     assert not PreemptionNotice().is_new()

@@ -22,6 +22,8 @@ RUNS = {"tokenizer": TOKENIZERS["glotok_16k"](), "generator": GENERATORS["xar_b"
     "change",
     [
         {"scaling.num_workers": 2},
+        {"scaling.min_workers": 1},
+        {"scaling.zero_stage": 3},
         {"scaling.unit_rows": 64},
         {"scaling.max_failures": 9},
         {"schedule.stop_after_steps": 5},

@@ -236,8 +236,10 @@ def test_a_layout_that_the_checkpoint_does_not_have_is_refused_before_workers_st
     shutil.copytree(Path(config.output_path) / "generator", folder)
     manifest = artefact.read_json(folder / "manifest.json")
     artefact.write_json(folder / "manifest.json", manifest | {"step": 5})
-    changes = {"output_path": str(tmp_path), "scaling.zero_stage": 3}
-    with pytest.raises(ArtefactError, match=r"saved with scaling\.zero_stage = .* has 3; set it"):
+    changes = {"output_path": str(tmp_path), "scaling.precision": "bf16_autocast"}
+    with pytest.raises(
+        ArtefactError, match=r"saved with scaling\.precision = fp32, .*; set it back"
+    ):
         generator_stage.run(override(config.generator, changes))
     # What was finished still is.
     assert artefact.read_manifest(folder, "generator")["step"] == 5

@@ -55,6 +55,6 @@ def test_an_average_survives_its_file(tmp_path):
     average.snapshot(copies, rank=0)
     copies.write(tmp_path)
     other = averaged(nn.Linear(3, 2), decay=0.5)
-    other.load(tmp_path, rank=0)
+    other.load(tmp_path)
     for name, value in average.whole(keep=True).items():
         assert torch.equal(other.whole(keep=True)[name], value)

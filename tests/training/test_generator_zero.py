@@ -57,15 +57,6 @@ def test_a_resumed_run_repeats_the_uninterrupted_one(
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "bf16_autocast"])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_snapshot_holds_what_deepspeed_would_have_written(
-    answers, kind: str, stage: int, precision: str
-) -> None:
-    assert answers[f"{kind}-{stage}"][precision]["differences"] == []
-
-
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "bf16_autocast"])
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("stage", STAGES)
 def test_a_snapshot_holds_the_whole_average_for_sampling(
     answers, kind: str, stage: int, precision: str
 ) -> None:

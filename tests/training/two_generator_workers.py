@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -140,16 +139,13 @@ def learn(training: Training, worker: Worker, steps: range) -> list[float]:
 def interrupted(
     kind: str, scaling: ScalingConfig, worker: Worker, folder: Path
 ) -> dict[str, object]:
-    """A run without a break, the end of it again from a snapshot that is written when the weights have moved on, and
-    whether the files are what DeepSpeed would have written.
-    """
+    """A run without a break, and the end of it again from a snapshot that is written when the weights have moved on."""
     training = build(kind, scaling, worker)
     curve = learn(training, worker, range(RESUMED_FROM))
     copies = Snapshot()
     training.state.snapshot(copies)
     copies.complete()
     average = training.state.average.whole(keep=True)
-    save_as_deepspeed(training, folder / "deepspeed")
     curve += learn(training, worker, range(RESUMED_FROM, STEPS))
     copies.write(folder)
     worker.barrier()
@@ -160,7 +156,6 @@ def interrupted(
         "curve": curve,
         "again": learn(resumed, worker, range(RESUMED_FROM, STEPS)),
         "average": training.state.average.whole(keep=True),
-        "differences": differences(folder / "deepspeed", folder / "generator"),
         "exported": average.keys() == exported.keys()
         and all(torch.equal(value, exported[name]) for name, value in average.items()),
     }
@@ -201,50 +196,6 @@ def broken_gradient(scaling: ScalingConfig, worker: Worker) -> dict[str, object]
     with Operations() as counted:
         whole = moves()
     return {"broken": broken, "whole": whole, "operations": dict(counted.calls)}
-
-
-def save_as_deepspeed(training: Training, folder: Path) -> None:
-    """DeepSpeed's own checkpoint, by its own writer."""
-    inner = training.state.engine._engine
-    ours, inner.checkpoint_engine = inner.checkpoint_engine, TorchCheckpointEngine()
-    inner.save_checkpoint(str(folder), tag="state", save_latest=False)
-    inner.checkpoint_engine = ours
-
-
-def differences(expected: Path, found: Path) -> list[str]:
-    """Names of files that are in one folder alone, or whose content is not the same to the bit."""
-    names = [
-        {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-        for folder in (expected, found)
-    ]
-    wrong = names[0] ^ names[1]
-    for name in names[0] & names[1]:
-        states = [
-            torch.load(folder / name, weights_only=False)
-            if name.endswith(".pt")
-            else (folder / name).read_bytes()
-            for folder in (expected, found)
-        ]
-        if not same(*states):
-            wrong.add(name)
-    assert any(name.endswith("_model_states.pt") for name in names[0])
-    return sorted(wrong)
-
-
-def same(one: object, other: object) -> bool:
-    """Whether two states are equal to the bit."""
-    if type(one) is not type(other):
-        return False
-    if isinstance(one, Tensor):
-        # By bytes: what DeepSpeed pads with is whatever lay in memory, not a number among it.
-        return one.dtype == other.dtype and torch.equal(
-            *(tensor.contiguous().reshape(-1).view(torch.uint8) for tensor in (one, other))
-        )
-    if isinstance(one, dict):
-        return list(one) == list(other) and all(same(one[key], other[key]) for key in one)
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(same, one, other))
-    return one == other or same(vars(one), vars(other))
 
 
 def main(folder: Path) -> None:

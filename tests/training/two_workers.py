@@ -161,15 +161,17 @@ def stopped(run: TokenizerRun, worker: Worker) -> dict[str, Any]:
     return {"text": text, "kept": kept, "sums": step.flags.sums}
 
 
-def run_pair(script: Path, folder: Path) -> None:
-    """Run `script FOLDER` as two ranks and wait for both; their logs go to the folder."""
+def run_pair(script: Path, folder: Path, *arguments: str, world_size: int = 2) -> None:
+    """Run `script FOLDER ARGUMENTS` as two ranks, or as many, and wait for all; their logs go to the folder."""
     root, processes = Path(__file__).parents[2], []
-    for rank in ("0", "1"):
-        environment = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "PYTHONPATH": str(root)}
+    (folder / "meet").unlink(missing_ok=True)
+    for rank in map(str, range(world_size)):
+        environment = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": str(world_size)}
+        environment["PYTHONPATH"] = str(root)
         with (folder / f"log-{rank}.txt").open("w") as log:
             processes.append(
                 subprocess.Popen(
-                    [sys.executable, str(script), str(folder)],
+                    [sys.executable, str(script), str(folder), *arguments],
                     env={**os.environ, **environment},
                     cwd=root,
                     stdout=log,
@@ -177,7 +179,7 @@ def run_pair(script: Path, folder: Path) -> None:
                 )
             )
     codes = [process.wait(timeout=600) for process in processes]
-    assert codes == [0, 0], (folder / "log-0.txt").read_text()[-3000:]
+    assert not any(codes), (folder / "log-0.txt").read_text()[-3000:]
 
 
 def start_group(folder: Path) -> DistributedWorker:

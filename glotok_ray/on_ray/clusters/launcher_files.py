@@ -101,7 +101,8 @@ def _head_start() -> str:
 def _worker_start(kind: str) -> str:
     """Ray, and beside it what asks whether the node is taken back; on-demand nodes never are."""
     agent = f"python -m glotok_ray.on_ray.preemption_agent --cloud {kind}"
+    # It speaks to Ray when the node goes, and needs what Ray's own processes have.
     return (
         f"ray start --address=$RAY_HEAD_IP:{GCS_PORT} --object-manager-port={OBJECT_PORT};"
-        f" nohup {agent} > /tmp/preemption_agent.log 2>&1 &"
+        f" RAY_AUTH_MODE=token nohup {agent} > /tmp/preemption_agent.log 2>&1 &"
     )
