@@ -4,6 +4,7 @@ What a trial is and what it found lies in files of its own, not in Tune's: a swe
 Read next: glotok_ray/on_ray/stopping.py
 """
 
+import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -21,6 +22,8 @@ from glotok_ray.on_ray.stopping import NAME, TIME, StoppedTrials
 from glotok_ray.progress import ProgressLine
 from glotok_ray.training.suggestions import Suggestions
 from glotok_ray.training.trials import STEP, Status, TrialFiles, TrialRecord
+
+logger = logging.getLogger(__name__)
 
 FAILED = "failed"
 """Key of the reason in the last report of a trial that failed."""
@@ -60,6 +63,8 @@ def run_search(
 
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     # A trial that failed reports its reason, and no metric.
+    # Errors are noted with their trials; Tune's own tracebacks would bury our lines.
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"
     shown = _Shown(config, files, describe, len(records) - len(unfinished))
     asked = _Asked(
@@ -185,6 +190,10 @@ class _Shown(ray.tune.Callback):
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Called by Ray Tune in the driver."""
         self._tell(trial)
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Called by Ray Tune in the driver, for one that is started again."""
+        logger.warning("%s: its process died; it is started again and goes on", trial.config[NAME])
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Called by Ray Tune in the driver, for one that is not started again."""
