@@ -9,7 +9,7 @@ Machine: 2 cores, 24 GiB. Read next: glotok_ray/stages/quickstart.py
 from collections.abc import Sequence
 from typing import Any
 
-from glotok_ray.config.sweeps import QuickstartRun
+from glotok_ray.config.quickstart import QuickstartRun
 from glotok_ray.recipes.quickstart import RECIPES, STAGES, chain
 from glotok_ray.storage.places import to_path
 from jobs.command_line import run_job

@@ -1,11 +1,10 @@
 """Every tunable of every job, once, as frozen dataclasses; the docstring under a field is its meaning.
 
 One file per floor: rules, tokenizer, losses, generator, teacher, training, tracking, runs, pool, jobs, evaluation,
-checkpoint_evaluation, tokenizer_comparison, search, sweeps; `overrides`
-applies dotted names (`{"loss.relation_weight": 0.1}`), which the command line and Ray Tune use too. Constructors only
-check: they raise ValueError with the field, its value, the rule and the remedy. All names can be had from here; modules
-of this package import them from their own file, so that a floor reaches no config above it. Imports nothing else of
-this package.
+checkpoint_evaluation, tokenizer_comparison, search, sweeps, quickstart; `overrides` applies dotted names
+(`{"loss.relation_weight": 0.1}`), which the command line and Ray Tune use too. Constructors only check: they raise
+ValueError with the field, its value, the rule and the remedy. All names can be had from here; modules of this package
+import them from their own file, so that a floor reaches no config above it. Imports nothing else of this package.
 Named runs are functions in `glotok_ray/recipes/`. Read next: glotok_ray/recipes/train_tokenizer.py
 """
 
@@ -39,6 +38,7 @@ from glotok_ray.config.overrides import (
     with_absolute_paths,
 )
 from glotok_ray.config.pool import PoolConfig
+from glotok_ray.config.quickstart import QuickstartRun
 from glotok_ray.config.runs import FARRun, GeneratorRun, TokenizerRun, XARRun
 from glotok_ray.config.samplers import FlowSamplerConfig, TokenSamplerConfig
 from glotok_ray.config.search import SearchField
@@ -47,7 +47,6 @@ from glotok_ray.config.sweeps import (
     FARGuidanceRun,
     GeneratorAblationRun,
     GuidanceRun,
-    QuickstartRun,
     SweepRun,
     TokenizerAblationRun,
     XARGuidanceRun,

@@ -1,7 +1,7 @@
 """The stages of the quickstart: every job's own quickstart recipe, chained by folders."""
 
 from glotok_ray.config.overrides import override
-from glotok_ray.config.sweeps import QuickstartRun
+from glotok_ray.config.quickstart import QuickstartRun
 from glotok_ray.recipes import (
     build_teacher,
     encode_images,

@@ -11,7 +11,7 @@ from typing import Any
 
 from glotok_ray import faults
 from glotok_ray.config.overrides import to_dict, with_absolute_paths
-from glotok_ray.config.sweeps import QuickstartRun
+from glotok_ray.config.quickstart import QuickstartRun
 from glotok_ray.console import CONSOLE, NOTE
 from glotok_ray.data.listing import SPLITS
 from glotok_ray.data.records import read_dataset

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from glotok_ray.config.evaluation import EvaluateRun
 from glotok_ray.config.jobs import FARSampleRun, SampleRun, TeacherRun, XARSampleRun
 from glotok_ray.config.overrides import override
+from glotok_ray.config.quickstart import QuickstartRun
 from glotok_ray.config.runs import AnyGeneratorRun, FARRun, TokenizerRun, XARRun
-from glotok_ray.config.sweeps import QuickstartRun
 from glotok_ray.data.records import DatasetInfo
 from glotok_ray.teacher import features
 from glotok_ray.teacher.clustering import FEWEST_POINTS_PER_CENTROID
