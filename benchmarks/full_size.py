@@ -33,6 +33,7 @@ from glotok_ray.config import (
     XARRun,
     override,
 )
+from glotok_ray.data.code_layout import CodeLayout
 from glotok_ray.data.codes import write_code_dataset, write_code_shard
 from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.pretrained.generator import build_generator
@@ -50,7 +51,7 @@ MEMORY = "memory/peak_gib"
 # Two steps make an epoch, after which the run saves; it is killed after the third and ends with the fourth.
 _STEPS_PER_EPOCH, _LAST_STEP = 2, 4
 # Encoder and decoder have no part in the training on codes, so they may be as small as they get.
-_SMALL_TRUNK = {
+SMALL_TRUNK = {
     "autoencoder.base_channels": 32,
     "autoencoder.channel_multipliers": (1, 1, 1, 1, 1),
     "autoencoder.num_res_blocks": 1,
@@ -118,7 +119,7 @@ def main() -> None:
 
 def train(arguments: argparse.Namespace, recipe: XARRun | FARRun, folder: Path) -> Trained:
     """Run the job, kill it, run it again; raises SystemExit with the end of its log when it fails."""
-    tokenizer = override(tokenizer_config(recipe), _SMALL_TRUNK)
+    tokenizer = override(tokenizer_config(recipe), SMALL_TRUNK)
     write_tokenizer(folder / "tokenizer", tokenizer)
     write_codes(
         folder / "codes", folder / "tokenizer", tokenizer, _STEPS_PER_EPOCH * arguments.batch
@@ -236,9 +237,7 @@ class Job:
         """Kill the job and all processes under it, as a machine that fails does; one that has ended stays ended."""
         if self._process is None or self._process.poll() is not None:
             return
-        running = self._process
-        started = [psutil.Process(running.pid)]
-        started += started[0].children(recursive=True)
+        running, started = self._process, self.processes()
         for process in started:
             try:
                 process.send_signal(signal.SIGKILL)
@@ -246,6 +245,14 @@ class Job:
                 continue
         running.wait()
         psutil.wait_procs(started[1:], timeout=60)
+
+    def processes(self) -> list[psutil.Process]:
+        """The driver and all that it has started; raises SystemExit when it has ended."""
+        driver = self._running()
+        if driver.poll() is not None:
+            self._fail(f"ended with code {driver.returncode}")
+        found = psutil.Process(driver.pid)
+        return [found, *found.children(recursive=True)]
 
     def _running(self) -> subprocess.Popen[bytes]:
         assert self._process is not None
@@ -295,11 +302,13 @@ def write_codes(folder: Path, tokenizer: Path, config: TokenizerConfig, num_imag
     }
     keys = [str(image) for image in range(num_images)]
     labels = draw.integers(1000, size=num_images)
-    shard = write_code_shard(folder / "shard-00000.parquet", keys, labels, codes, config)
+    shard = write_code_shard(
+        folder / "shard-00000.parquet", keys, labels, codes, CodeLayout.glotok(config)
+    )
     write_code_dataset(
         folder,
         [shard],
-        config,
+        CodeLayout.glotok(config),
         num_views=1,
         classes=[str(index) for index in range(1000)],
         tokenizer_sha256=artefact.sha256_of(tokenizer / WEIGHTS_FILE),

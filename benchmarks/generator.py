@@ -1,17 +1,20 @@
-"""Training step and sampling of xAR-B and FAR-B against the published procedures, in one run: time and operations.
+"""Training step and sampling of xAR-B and FAR-B, and sampling of LlamaGen's GPT-B and VAR-d16, against the published
+procedures, in one run: time and operations.
 
     python -m benchmarks.generator                 # a table; about 10 minutes and 10 GiB on 2 cores
     python -m benchmarks.generator --json
+    python -m benchmarks.generator --cases "GPT sampling" "VAR sampling"
     python -m benchmarks.generator --generator runs/quickstart/generator
 
-The published procedures (benchmarks/published_generators.py) run on the same weights: masked attention, a modulation
-vector for every token, both halves of the guidance in every cell of xAR, and FAR's caches of the full length. Outputs
-are compared in fp32. The procedures take turns in one process for each case; medians count.
+The published procedures (benchmarks/published_generators.py, benchmarks/published_scales.py) run on the same weights:
+masked attention, a modulation vector for every token, both halves of the guidance in every cell of xAR, FAR's caches of
+the full length. Outputs are compared in fp32. The procedures take turns in one process for each case; medians count.
 
 - A training step is forward, loss and backward; the optimizer's part is the same for both and left out.
 - xAR is sampled with few steps; at 50 the unconditional half of the first cell is a larger share. "evaluations at
   50 steps" says how much is saved there.
 - FAR is timed at positions spread evenly over the image, with caches full of noise: seconds are those of --positions.
+- LlamaGen's GPT is timed as FAR is; VAR draws whole images.
 - Operations are those of the matrix products, attention's included; no other work on the machine disturbs them.
 - The bound is the time of these products alone, on operands that may stay in the processor's cache.
 
@@ -26,8 +29,8 @@ from functools import partial
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
-from torch import Tensor, nn
+from jaxtyping import Float
+from torch import Tensor
 from torch.nn import functional
 
 from benchmarks import measured
@@ -35,32 +38,45 @@ from benchmarks.products import Products
 from benchmarks.published_generators import (
     PublishedFAR,
     PublishedXAR,
-    multinomial,
     published_latents,
     published_logits,
 )
-from glotok_ray.config import FARConfig, FlowSamplerConfig, TokenSamplerConfig
+from benchmarks.sampling_cases import (
+    GPT_SAMPLING,
+    GUIDANCE,
+    OURS,
+    PUBLISHED,
+    SEED,
+    VAR_SAMPLING,
+    Actions,
+    build_far,
+    far_sampling,
+    gpt_sampling,
+    largest_difference,
+    random_codes,
+    random_labels,
+    var_differences,
+    var_sampling,
+)
+from glotok_ray.config import FlowSamplerConfig, TokenSamplerConfig
 from glotok_ray.losses.flow_matching import flow_matching_loss
 from glotok_ray.losses.token_prediction import codebook_cross_entropies, token_prediction_loss
 from glotok_ray.metrics.frechet import frechet_distance_of_features
 from glotok_ray.nn.far import FAR
 from glotok_ray.nn.xar import XAR
 from glotok_ray.pretrained.feature_networks import EfficientNetLite0
-from glotok_ray.recipes.train_generator import far_b, xar_b
+from glotok_ray.recipes.train_generator import xar_b
 from glotok_ray.sampling.flow import count_evaluations, sample_latents
 from glotok_ray.sampling.image_random import image_generator
 from glotok_ray.sampling.images import ImageGenerator
-from glotok_ray.sampling.tokens import GuidedModel, draw_codes, sample_codes
+from glotok_ray.sampling.tokens import draw_codes, sample_codes
 from glotok_ray.training.runs import set_threads
 
-PUBLISHED, OURS, ANNEALED, BOUND = "published", "ours", "annealed", "bound"
+ANNEALED, BOUND = "annealed", "bound"
 XAR_STEP, XAR_SAMPLING = "xAR step", "xAR sampling"
 FAR_STEP, FAR_SAMPLING = "FAR step", "FAR sampling"
-_SEED, _GUIDANCE = 0, 2.0
 _ALL_STEPS, _LAST_STEPS = 50, 15
 """Of xAR's paper, and where its third-party speed-up DiSA ends."""
-
-Actions = dict[str, Callable[[], object]]
 
 
 def xar_step(options: argparse.Namespace) -> Actions:
@@ -106,36 +122,13 @@ def far_step(options: argparse.Namespace) -> Actions:
     return {each: partial(step, each) for each in (PUBLISHED, OURS)}
 
 
-def far_sampling(options: argparse.Namespace) -> Actions:
-    """Positions of a batch, spread evenly, each as if all before it were drawn; their caches are full of noise."""
-    model, labels = build_far(options).eval(), random_labels(options.far_samples)
-    previous = random_codes(model.config, len(labels))
-    published = PublishedFAR(model, labels, _GUIDANCE)
-    ours = GuidedModel(model, labels, TokenSamplerConfig(guidance_scale=_GUIDANCE))
-    ours.codes[:] = previous
-    uniforms = torch.rand(previous.shape[1], len(labels), dtype=torch.float64)
-    for memory in (*published.memories, ours.cache):
-        memory.keys.normal_()
-        memory.values.normal_()
-    share = model.config.num_positions / options.positions
-    positions = [int((index + 0.5) * share) for index in range(options.positions)]
-
-    @torch.no_grad()
-    def sample(procedure: str) -> None:
-        for position in positions:
-            if procedure == PUBLISHED:
-                published.draw_position(previous[..., 0], position, multinomial)
-            else:
-                ours.draw_position(position, uniforms)
-
-    return {each: partial(sample, each) for each in (PUBLISHED, OURS)}
-
-
 CASES: dict[str, Callable[[argparse.Namespace], Actions]] = {
     XAR_STEP: xar_step,
     XAR_SAMPLING: xar_sampling,
     FAR_STEP: far_step,
     FAR_SAMPLING: far_sampling,
+    GPT_SAMPLING: gpt_sampling,
+    VAR_SAMPLING: var_sampling,
 }
 
 
@@ -159,7 +152,15 @@ def paired(options: argparse.Namespace, name: str) -> tuple[Callable, Callable]:
 def differences(options: argparse.Namespace) -> tuple[Callable, Callable]:
     """The largest difference of any output of the two procedures, and the share of equal codes, in fp32."""
     set_threads(options.threads)
-    return (dict, lambda: xar_differences(options) | far_differences(options))
+    found = {XAR_STEP: xar_differences, FAR_STEP: far_differences, VAR_SAMPLING: var_differences}
+
+    def facts() -> dict[str, float]:
+        answers: dict[str, float] = {}
+        for name, measure in found.items():
+            answers |= measure(options) if name in options.cases else {}
+        return answers
+
+    return (dict, facts)
 
 
 @torch.no_grad()
@@ -184,11 +185,11 @@ def far_differences(options: argparse.Namespace) -> dict[str, float]:
     codes = sample_codes(
         model,
         labels,
-        TokenSamplerConfig(guidance_scale=_GUIDANCE),
+        TokenSamplerConfig(guidance_scale=GUIDANCE),
         image_ids=range(len(labels)),
-        seed=_SEED,
+        seed=SEED,
     )
-    published = PublishedFAR(model, labels, _GUIDANCE)
+    published = PublishedFAR(model, labels, GUIDANCE)
     uniforms = far_uniforms(model, len(labels))
     drawn, previous = [], None
     for position in range(model.config.num_positions):
@@ -207,54 +208,25 @@ def far_differences(options: argparse.Namespace) -> dict[str, float]:
 def far_uniforms(model: FAR, count: int) -> Tensor:
     """The numbers that `sample_codes` draws from for images 0, 1, ...: (positions, codebooks, images)."""
     size = (model.config.num_positions, len(model.config.codebooks))
-    generators = [image_generator(_SEED, index) for index in range(count)]
+    generators = [image_generator(SEED, index) for index in range(count)]
     return torch.stack(
         [torch.rand(size, generator=each, dtype=torch.float64) for each in generators], dim=-1
     )
 
 
-def largest_difference(first: Tensor, second: Tensor) -> float:
-    """Over all elements."""
-    return float((first - second).abs().max())
-
-
 def build_xar(options: argparse.Namespace) -> XAR:
     """xAR-B with random weights."""
     set_threads(options.threads)
-    torch.manual_seed(_SEED)
+    torch.manual_seed(SEED)
     config = xar_b().model
     return XAR(replace(config, depth=options.xar_depth or config.depth))
-
-
-def build_far(options: argparse.Namespace, grid_size: int = 16) -> FAR:
-    """FAR-B with random weights; those of its outputs, which start at zero, are drawn too."""
-    set_threads(options.threads)
-    torch.manual_seed(_SEED)
-    config = far_b().model
-    depth = options.far_depth or config.depth
-    head_depth = -(-config.head_depth * depth // config.depth)
-    model = FAR(replace(config, grid_size=grid_size, depth=depth, head_depth=head_depth))
-    for output in model.outputs:
-        nn.init.normal_(output.get_parameter("weight"), std=0.1)
-    return model
-
-
-def random_labels(count: int) -> Int64[Tensor, " b"]:
-    """Any of the 1,000 classes."""
-    return torch.randint(0, 1000, (count,))
-
-
-def random_codes(config: FARConfig, count: int) -> Int64[Tensor, "b k n"]:
-    """Even over each codebook."""
-    size = (count, config.num_positions)
-    return torch.stack([torch.randint(0, each.size, size) for each in config.codebooks], dim=1)
 
 
 def draw_latents(model: XAR, labels: Tensor, sampler: FlowSamplerConfig, procedure: str) -> Tensor:
     """By either procedure, from the same noise."""
     if procedure == PUBLISHED:
-        return published_latents(model, labels, sampler, seed=_SEED)
-    return sample_latents(model, labels, sampler, image_ids=range(len(labels)), seed=_SEED)
+        return published_latents(model, labels, sampler, seed=SEED)
+    return sample_latents(model, labels, sampler, image_ids=range(len(labels)), seed=SEED)
 
 
 def far_logits(model: FAR, codes: Tensor, labels: Tensor, procedure: str) -> Sequence[Tensor]:
@@ -284,7 +256,7 @@ def annealed_quality(options: argparse.Namespace) -> dict[str, float]:
     def features(first: int, sampler: FlowSamplerConfig) -> Float[np.ndarray, "n d"]:
         labels = [index % generator.num_classes for index in range(count)]
         ids = range(first, first + count)
-        images = generator.generate(labels, seed=_SEED, image_ids=ids, sampler=sampler)
+        images = generator.generate(labels, seed=SEED, image_ids=ids, sampler=sampler)
         pixels = torch.from_numpy(images).permute(0, 3, 1, 2) / 127.5 - 1
         return network.pooled(functional.interpolate(pixels, 224, mode="bilinear")).numpy()
 
@@ -301,7 +273,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     set_threads(options.threads)
     cases = {
         name: measured.in_own_process(paired, options, name, repeats=options.rounds)
-        for name in CASES
+        for name in options.cases
     }
     checks = measured.in_own_process(differences, options, repeats=1).facts
     quality = annealed_quality(options) if options.generator else {}
@@ -331,12 +303,18 @@ def _parser() -> argparse.ArgumentParser:
         ("--far-samples", 32, "images that FAR samples at once"),
         ("--positions", 8, "timed positions of FAR's 256"),
         ("--rounds", 3, "timed runs of each procedure, in turn; their median counts"),
+        ("--var-samples", 2, "images that VAR samples at once"),
+        ("--gpt-depth", 0, "blocks of LlamaGen's GPT; 0 takes all"),
+        ("--var-depth", 0, "VAR's blocks; 0 takes all"),
         ("--xar-depth", 0, "xAR's blocks, an even number; 0 takes all"),
         ("--far-depth", 0, "FAR's blocks over positions, the head's in proportion; 0 takes all"),
         ("--threads", 0, "torch threads; 0 takes all cores"),
         ("--images", 200, "images for each Frechet distance"),
     ):
         parser.add_argument(name, type=int, default=default, help=f"{text} ({default})")
+    parser.add_argument(
+        "--cases", nargs="+", default=list(CASES), choices=list(CASES), help="which; all of them"
+    )
     parser.add_argument("--generator", default="", help="a trained xAR's folder, for the quality")
     return parser
 
@@ -356,6 +334,8 @@ def _ratios(cases: dict[str, measured.Measured]) -> dict[str, float]:
         ratios[f"{name}, published / ours, time"] = seconds[PUBLISHED] / seconds[OURS]
         ratios[f"{name}, published / ours, operations"] = operations[PUBLISHED] / operations[OURS]
         ratios[f"{name}, ours / bound, time"] = seconds[OURS] / seconds[BOUND]
+    if XAR_SAMPLING not in cases:
+        return ratios
     evaluations, steps = evaluations_of_all_steps(), f"evaluations at {_ALL_STEPS} steps"
     ratios[f"{XAR_SAMPLING}, published / ours, {steps}"] = (
         evaluations[PUBLISHED] / evaluations[OURS]

@@ -116,7 +116,7 @@ class ProgressLine:
             unit = "images" if self._images_per_unit else self._unit
             speed = fresh / elapsed
             shown = speed * (self._images_per_unit or 1)
-            rate = f"{shown:.3g} {unit}/s" if shown < 100 else f"{shown:.0f} {unit}/s"
+            rate = per_second(shown, unit)
             left = max(0, self._total - done) / speed
         return Piece(self._stage, done, self._total, self._unit, rate, offset, left, now, facts)
 
@@ -136,6 +136,11 @@ def plain(piece: Piece, head: str = "", tail: str = "") -> str:
     """A log line of a piece, behind `head` in the place of its name."""
     parts = (piece.count, piece.rate, " · ".join(filter(None, (_eta(piece), tail))), piece.facts)
     return f"{head or piece.name}: {'  '.join(part for part in parts if part)}"
+
+
+def per_second(value: float, unit: str) -> str:
+    """A rate: 0.52 images/s, 4096 images/s."""
+    return f"{value:.3g} {unit}/s" if value < 100 else f"{value:.0f} {unit}/s"
 
 
 def duration(seconds: float) -> str:

@@ -137,3 +137,13 @@ def _configure(name: str, recipe: Any, arguments: Sequence[str], recipe_name: st
     return tyro.cli(
         type(recipe), default=recipe, args=arguments, prog=f"python -m jobs.{name} {recipe_name}"
     )
+
+
+def value_after(flag: str, arguments: Sequence[str]) -> str:
+    """What follows a flag on a command line that is not parsed yet, empty without it."""
+    for place, argument in enumerate(arguments):
+        if argument == flag and place + 1 < len(arguments):
+            return arguments[place + 1]
+        if argument.startswith(f"{flag}="):
+            return argument.removeprefix(f"{flag}=")
+    return ""

@@ -27,28 +27,26 @@ def describe(config: EncodeRun) -> dict[str, Any]:
     """What would run: images, views and, when the inputs are there, the size of the codes."""
     from glotok_ray.data.recorded import crops_text
     from glotok_ray.data.records import DATASET
-    from glotok_ray.pretrained.tokenizer import CONFIG_FILE, tokenizer_config
+    from glotok_ray.pretrained.tokenizer import CONFIG_FILE, code_layout
     from glotok_ray.stages import encode_images
 
     tokenizer = to_path(config.tokenizer_path)
     is_there = (to_path(config.data_path) / DATASET).is_file()
     dataset = encode_images.check_inputs(config) if is_there else None
     images = dataset.num_images if dataset else None
-    model = tokenizer_config(tokenizer) if (tokenizer / CONFIG_FILE).is_file() else None
-    tokens = model.num_tokens if model else None
+    layout = code_layout(tokenizer) if (tokenizer / CONFIG_FILE).is_file() else None
     return {
         "data_found": images is not None,
-        "tokenizer_found": tokens is not None,
+        "tokenizer_found": layout is not None,
+        "system": layout.system or "glotok" if layout else None,
         "images": images,
         "crops": crops_text(dataset) if dataset else None,
         "views": config.views,
         "views_per_image": config.num_views,
-        "tokens_per_branch": tokens,
-        # uint16 per codebook, position and view.
+        "indices_per_image": layout.num_indices if layout else None,
+        "bits_per_image": layout.bits if layout else None,
         "codes_gib": (
-            images * config.num_views * model.num_tokens * len(model.codebooks) * 2 / 2**30
-            if images and model
-            else None
+            images * config.num_views * layout.bytes_per_view / 2**30 if images and layout else None
         ),
         "actors": config.pool.num_actors,
         "output_path": config.output_path,

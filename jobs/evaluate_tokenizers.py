@@ -18,7 +18,7 @@ from typing import Any
 from glotok_ray.config.tokenizer_comparison import EvaluateTokenizersRun
 from glotok_ray.recipes.evaluate_tokenizers import RECIPES
 from jobs import storage_root
-from jobs.command_line import run_job
+from jobs.command_line import run_job, value_after
 
 NAME = "evaluate_tokenizers"
 
@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def of_folders() -> EvaluateTokenizersRun:
         """The folders that were named."""
-        root = storage_root.chosen(_value_after("--storage-root", flags))
+        root = storage_root.chosen(value_after("--storage-root", flags))
         paths = tuple(str(storage_root.given(name, root, "FOLDER")) for name in named)
         return EvaluateTokenizersRun(tokenizer_paths=paths)
 
@@ -84,15 +84,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         run=run,
         show=show,
     )
-
-
-def _value_after(flag: str, arguments: Sequence[str]) -> str:
-    for place, argument in enumerate(arguments):
-        if argument == flag and place + 1 < len(arguments):
-            return arguments[place + 1]
-        if argument.startswith(f"{flag}="):
-            return argument.removeprefix(f"{flag}=")
-    return ""
 
 
 if __name__ == "__main__":

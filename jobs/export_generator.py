@@ -11,7 +11,6 @@ Machine: any; it starts no Ray. Result: a folder for `ImageGenerator.from_pretra
 from collections.abc import Sequence
 from typing import Any
 
-from glotok_ray.config.generator import XARConfig
 from glotok_ray.config.jobs import ExportGeneratorRun
 from glotok_ray.recipes.export_generator import RECIPES
 from glotok_ray.storage.places import to_path
@@ -23,6 +22,7 @@ def describe(export: ExportGeneratorRun) -> dict[str, Any]:
     from glotok_ray.pretrained.generator import (
         GENERATOR_FILE,
         TOKENIZER_FOLDER,
+        architecture_of,
         build_generator,
         model_config,
     )
@@ -32,15 +32,14 @@ def describe(export: ExportGeneratorRun) -> dict[str, Any]:
 
     source = to_path(export.source_path)
     is_run = bool(export.source_path) and (source / GENERATOR_FILE).is_file()
-    peer = export.xar if export.architecture == "xar" else export.far
-    model = model_config(source) if is_run else peer
+    model = model_config(source) if is_run else export.model
     tokenizer = to_path(export.tokenizer_path or source / TOKENIZER_FOLDER)
     with on_meta_device():
         generator = build_generator(model)
     return {
         "source_found": bool(export.source_path) and source.exists(),
         "tokenizer_found": (tokenizer / WEIGHTS_FILE).is_file(),
-        "architecture": "xar" if isinstance(model, XARConfig) else "far",
+        "architecture": architecture_of(model),
         "parameters": count_parameters(generator),
     }
 

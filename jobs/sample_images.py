@@ -11,13 +11,13 @@ grid.png, equal for any number of actors. A job that was killed goes on when it 
 from collections.abc import Sequence
 from typing import Any
 
-from glotok_ray.config.jobs import FARSampleRun, XARSampleRun
+from glotok_ray.config.jobs import AnySampleRun
 from glotok_ray.recipes.sample_images import RECIPES
 from glotok_ray.storage.places import to_path
 from jobs.command_line import run_job
 
 
-def describe(config: XARSampleRun | FARSampleRun) -> dict[str, Any]:
+def describe(config: AnySampleRun) -> dict[str, Any]:
     """What would run: images, blocks and, when the generator is there, network evaluations per
     image.
     """
@@ -46,7 +46,7 @@ def describe(config: XARSampleRun | FARSampleRun) -> dict[str, Any]:
     }
 
 
-def run(config: XARSampleRun | FARSampleRun, *, fresh: bool = False) -> dict[str, Any]:
+def run(config: AnySampleRun, *, fresh: bool = False) -> dict[str, Any]:
     """The job itself, imported when it runs: Ray and torch take seconds."""
     from glotok_ray.stages import sample_images
 

@@ -26,6 +26,7 @@ _LOCAL_JOBS = (
     "ReportRun",
     "SweepRun",
     "TokenizerAblationRun",
+    "VARGuidanceRun",
     "XARGuidanceRun",
 )
 _LOCAL_FIELDS = (

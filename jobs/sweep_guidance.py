@@ -12,13 +12,13 @@ FD-EffNet and own class. Read next: glotok_ray/stages/sweep_guidance.py
 from collections.abc import Sequence
 from typing import Any
 
-from glotok_ray.config.sweeps import FARGuidanceRun, XARGuidanceRun
+from glotok_ray.config.sweeps import AnyGuidanceRun
 from glotok_ray.recipes.sweep_guidance import RECIPES
 from glotok_ray.storage.places import to_path
 from jobs.command_line import run_job
 
 
-def describe(config: XARGuidanceRun | FARGuidanceRun) -> dict[str, Any]:
+def describe(config: AnyGuidanceRun) -> dict[str, Any]:
     """What would run: per value the images and, when the generator is there, network evaluations per image."""
     from glotok_ray.evaluation.inputs import check_inputs, check_present_inputs
     from glotok_ray.pretrained.generator import GENERATOR_FILE, model_config
@@ -63,7 +63,7 @@ def show(manifest: dict[str, Any]) -> str:
     )
 
 
-def run(config: XARGuidanceRun | FARGuidanceRun, *, fresh: bool = False) -> dict[str, Any]:
+def run(config: AnyGuidanceRun, *, fresh: bool = False) -> dict[str, Any]:
     """The job itself, imported when it runs: Ray and torch take seconds."""
     from glotok_ray.stages import sweep_guidance
 

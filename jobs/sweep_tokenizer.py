@@ -1,6 +1,7 @@
-"""Sweep lambda_hist, bin count and alpha of a tokenizer, or train the rows of the paper's Tables 4 and 5.
+"""Search lambda_hist, bins, alpha and other fields of a tokenizer, or train the rows of the paper's Tables 4 and 5.
 
     ray job submit --address http://127.0.0.1:8265 -- python -m jobs.sweep_tokenizer glotok_16k
+    python -m jobs.sweep_tokenizer quickstart_search
     python -m jobs.sweep_tokenizer ablations_tiny
 
 The best recipe is a file that trains: `python -m jobs.train_tokenizer runs/quickstart_sweep/best_recipe.json`.
@@ -26,14 +27,16 @@ def describe(config: SweepRun | TokenizerAblationRun) -> dict[str, Any]:
     """The trials, or the rows, and the cost of one of them."""
     from glotok_ray.recipes.sweep_parts import chosen_rows
     from glotok_ray.training.describe import describe_tokenizer
-    from glotok_ray.training.trials import draw_trials
+    from glotok_ray.training.suggestions import first_trials
 
     if isinstance(config, TokenizerAblationRun):
         what = {"rows": list(chosen_rows(config)), "steps_per_row": config.max_steps}
     else:
-        trials = draw_trials(config)
         what = {
-            "trials": {trial.name: trial.changes for trial in trials},
+            # Of Optuna's, those that it draws before it learns.
+            "trials": {trial.name: trial.changes for trial in first_trials(config)},
+            "num_trials": config.num_trials,
+            "judged_by": config.judged_by,
             "steps_per_trial": config.max_steps,
         }
     return {**what, **describe_tokenizer(config.tokenizer)}
@@ -43,7 +46,9 @@ def show(manifest: dict[str, Any]) -> str:
     """The tables, and of a search the file of the best recipe."""
     table = to_path(manifest["table"])
     best = table.with_name("best_recipe.json")
-    return table.read_text() + (f"\nbest recipe: {best}\n" if best.is_file() else "")
+    page = table.with_name("sweep.html")
+    told = f"\nbest recipe: {best}\npage: {page}\n" if best.is_file() else ""
+    return table.read_text() + told
 
 
 def run(config: SweepRun | TokenizerAblationRun, *, fresh: bool = False) -> dict[str, Any]:

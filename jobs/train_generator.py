@@ -11,19 +11,19 @@ Read next: glotok_ray/on_ray/train.py
 from collections.abc import Sequence
 from typing import Any
 
-from glotok_ray.config.runs import FARRun, XARRun
+from glotok_ray.config.runs import AnyGeneratorRun
 from glotok_ray.recipes.train_generator import RECIPES
 from jobs.command_line import run_job
 
 
-def describe(config: XARRun | FARRun) -> dict[str, Any]:
+def describe(config: AnyGeneratorRun) -> dict[str, Any]:
     """What would run."""
     from glotok_ray.training.describe import describe_generator
 
     return describe_generator(config)
 
 
-def run(config: XARRun | FARRun, *, fresh: bool = False) -> dict[str, Any]:
+def run(config: AnyGeneratorRun, *, fresh: bool = False) -> dict[str, Any]:
     """The job itself, imported when it runs: Ray and torch take seconds."""
     from glotok_ray.stages import train_generator
 

@@ -1,7 +1,7 @@
 """Every tunable of every job, once, as frozen dataclasses; the docstring under a field is its meaning.
 
-One file per floor: rules, tokenizer, losses, generator, teacher, training, runs, pool, jobs, evaluation,
-checkpoint_evaluation, tokenizer_comparison, sweeps; `overrides`
+One file per floor: rules, tokenizer, losses, generator, teacher, training, tracking, runs, pool, jobs, evaluation,
+checkpoint_evaluation, tokenizer_comparison, search, sweeps; `overrides`
 applies dotted names (`{"loss.relation_weight": 0.1}`), which the command line and Ray Tune use too. Constructors only
 check: they raise ValueError with the field, its value, the rule and the remedy. All names can be had from here; modules
 of this package import them from their own file, so that a floor reaches no config above it. Imports nothing else of
@@ -41,6 +41,7 @@ from glotok_ray.config.overrides import (
 from glotok_ray.config.pool import PoolConfig
 from glotok_ray.config.runs import FARRun, GeneratorRun, TokenizerRun, XARRun
 from glotok_ray.config.samplers import FlowSamplerConfig, TokenSamplerConfig
+from glotok_ray.config.search import SearchField
 from glotok_ray.config.sweeps import (
     AblationRun,
     FARGuidanceRun,
@@ -62,6 +63,7 @@ from glotok_ray.config.tokenizer import (
     TokenizerConfig,
 )
 from glotok_ray.config.tokenizer_comparison import EvaluateTokenizersRun
+from glotok_ray.config.tracking import TrackingConfig
 from glotok_ray.config.training import (
     CodeDataConfig,
     ImageDataConfig,
@@ -107,6 +109,7 @@ __all__ = [
     "SampledCheckpointsConfig",
     "ScalingConfig",
     "ScheduleConfig",
+    "SearchField",
     "ShardRun",
     "SweepRun",
     "TeacherRun",
@@ -115,6 +118,7 @@ __all__ = [
     "TokenizerConfig",
     "TokenizerLossConfig",
     "TokenizerRun",
+    "TrackingConfig",
     "VocabularyConfig",
     "XARCheckpointsConfig",
     "XARConfig",

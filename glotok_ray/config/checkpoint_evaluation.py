@@ -9,7 +9,12 @@ from typing import Literal, NamedTuple
 
 from glotok_ray.config.evaluation import DOWNLOAD
 from glotok_ray.config.rules import PATH_UNLESS, require, require_finite, require_positive
-from glotok_ray.config.samplers import FlowSamplerConfig, TokenSamplerConfig
+from glotok_ray.config.samplers import (
+    FlowSamplerConfig,
+    SamplerConfig,
+    ScaleSamplerConfig,
+    TokenSamplerConfig,
+)
 
 SECTION = "checkpoint_evaluation"
 """The section's name in a run."""
@@ -143,7 +148,18 @@ class FARCheckpointsConfig(SampledCheckpointsConfig):
         _require_average(self.sampler)
 
 
-def _require_average(sampler: FlowSamplerConfig | TokenSamplerConfig) -> None:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VARCheckpointsConfig(SampledCheckpointsConfig):
+    """Checkpoints of VAR."""
+
+    sampler: ScaleSamplerConfig = field(default_factory=ScaleSamplerConfig)
+
+    def __post_init__(self) -> None:
+        SampledCheckpointsConfig.__post_init__(self)
+        _require_average(self.sampler)
+
+
+def _require_average(sampler: SamplerConfig) -> None:
     require(
         sampler.use_ema,
         f"{SECTION}.sampler.use_ema",

@@ -13,9 +13,10 @@ from glotok_ray.config.rules import (
     require,
     require_finite,
 )
-from glotok_ray.config.samplers import FlowSamplerConfig, TokenSamplerConfig
+from glotok_ray.config.samplers import FlowSamplerConfig, ScaleSamplerConfig, TokenSamplerConfig
 from glotok_ray.config.teacher import FeatureNetworkConfig, KMeansConfig
 from glotok_ray.config.tokenizer import TokenizerConfig
+from glotok_ray.config.var import ModelConfig, VARConfig
 
 EMBEDDED_SOURCE = "photographs"
 """ShardRun.source of the embedded set, which is no path."""
@@ -229,7 +230,7 @@ class ExportGeneratorRun:
     """All of `jobs.export_generator`."""
 
     source_path: str = field(default="", metadata=FREE)
-    """Folder of a finished generator, or a checkpoint file of xAR, of FQGAN's FAR or of LlamaGen's GPT."""
+    """Folder of a finished generator, or a checkpoint file of xAR, of VAR or of one of FAR's family."""
     output_path: str = field(default="runs/exported_generator", metadata=FREE)
     """Folder that receives generator.safetensors, generator.json, README.md and a copy of the tokenizer."""
     checkpoint: Literal["last", "best"] = field(default="last", metadata={ADDED_LATER: "last"})
@@ -246,10 +247,16 @@ class ExportGeneratorRun:
     """
     layout: Literal["own", "peer"] = "own"
     """"peer" also writes generator_peer.safetensors, under the names that the peer's own code loads."""
-    architecture: Literal["xar", "far"] = "xar"
-    """Of a peer's file: which of the two sections below describes it. A run brings its own config."""
+    architecture: Literal["xar", "far", "var"] = "xar"
+    """Of a peer's file: which of the sections below describes it. A run brings its own config."""
     xar: XARConfig = field(default_factory=XARConfig)
     far: FARConfig = field(default_factory=FARConfig)
+    var: VARConfig = field(default_factory=VARConfig, metadata={ADDED_LATER: VARConfig()})
+
+    @property
+    def model(self) -> ModelConfig:
+        """The section that `architecture` names."""
+        return {"xar": self.xar, "far": self.far, "var": self.var}[self.architecture]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -285,7 +292,7 @@ class EncodeRun:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SampleRun:
-    """What all of `jobs.sample_images`'s runs have; XARSampleRun and FARSampleRun add the sampler."""
+    """What all of `jobs.sample_images`'s runs have; XARSampleRun, FARSampleRun and VARSampleRun add the sampler."""
 
     generator_path: str = ""
     """Folder of a finished run, or of an export, of a generator."""
@@ -316,3 +323,14 @@ class FARSampleRun(SampleRun):
     """All of a sampling of FAR, or of LlamaGen's GPT."""
 
     sampler: TokenSamplerConfig = field(default_factory=TokenSamplerConfig)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VARSampleRun(SampleRun):
+    """All of a sampling of VAR."""
+
+    sampler: ScaleSamplerConfig = field(default_factory=ScaleSamplerConfig)
+
+
+AnySampleRun = XARSampleRun | FARSampleRun | VARSampleRun
+"""What `jobs.sample_images` samples."""

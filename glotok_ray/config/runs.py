@@ -1,4 +1,4 @@
-"""All of a training run: a tokenizer's, xAR's and FAR's."""
+"""All of a training run: a tokenizer's, xAR's, FAR's and VAR's."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -7,12 +7,14 @@ from glotok_ray.config.checkpoint_evaluation import (
     CheckpointEvaluationConfig,
     FARCheckpointsConfig,
     SampledCheckpointsConfig,
+    VARCheckpointsConfig,
     XARCheckpointsConfig,
 )
 from glotok_ray.config.generator import FARConfig, FlowConfig, XARConfig
 from glotok_ray.config.losses import TokenizerLossConfig
 from glotok_ray.config.rules import ADDED_LATER, FREE, require, require_finite, require_probability
 from glotok_ray.config.tokenizer import DiscriminatorConfig, TokenizerConfig
+from glotok_ray.config.tracking import TrackingConfig
 from glotok_ray.config.training import (
     CodeDataConfig,
     ImageDataConfig,
@@ -20,6 +22,7 @@ from glotok_ray.config.training import (
     ScalingConfig,
     ScheduleConfig,
 )
+from glotok_ray.config.var import VARConfig
 
 
 def _require_one_worker(launcher: str, scaling: ScalingConfig) -> None:
@@ -66,6 +69,7 @@ class TokenizerRun:
     data: ImageDataConfig = field(default_factory=ImageDataConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     scaling: ScalingConfig = field(default_factory=ScalingConfig, metadata=FREE)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig, metadata=FREE)
     checkpoint_evaluation: CheckpointEvaluationConfig = field(
         default_factory=CheckpointEvaluationConfig, metadata=FREE
     )
@@ -97,7 +101,7 @@ class TokenizerRun:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GeneratorRun:
-    """What all of `jobs.train_generator`'s runs have; XARRun and FARRun add the model."""
+    """What all of `jobs.train_generator`'s runs have; XARRun, FARRun and VARRun add the model."""
 
     name: str = "generator"
     """Folder of the run under output_path."""
@@ -121,6 +125,7 @@ class GeneratorRun:
     data: CodeDataConfig = field(default_factory=CodeDataConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     scaling: ScalingConfig = field(default_factory=ScalingConfig, metadata=FREE)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig, metadata=FREE)
     checkpoint_evaluation: SampledCheckpointsConfig = field(
         default_factory=SampledCheckpointsConfig, metadata=FREE
     )
@@ -178,3 +183,23 @@ class FARRun(GeneratorRun):
             evaluated.sampler.guidance_scale,
             "must be 1, since this generator has no null label",
         )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VARRun(GeneratorRun):
+    """All of a training of VAR."""
+
+    model: VARConfig = field(default_factory=VARConfig)
+    label_dropout: float = 0.1
+    """Probability that a label becomes the null label."""
+    checkpoint_evaluation: VARCheckpointsConfig = field(
+        default_factory=VARCheckpointsConfig, metadata=FREE
+    )
+
+    def __post_init__(self) -> None:
+        GeneratorRun.__post_init__(self)
+        require_probability("label_dropout", self.label_dropout)
+
+
+AnyGeneratorRun = XARRun | FARRun | VARRun
+"""What `jobs.train_generator` trains."""

@@ -91,6 +91,10 @@ class ScaleSamplerConfig:
     """Draw among the k most likely codes; 0 draws among all."""
     top_p: float = 0.96
     """Then draw among the most likely of these that together reach this probability; 1 draws among all."""
+    precision: Precision = "fp32"
+    """The network's products; under bf16_autocast the weights and the tokenizer stay in fp32."""
+    use_ema: bool = True
+    """Sample from the averaged weights, where the run kept an average."""
 
     def __post_init__(self) -> None:
         scale = self.guidance_scale
@@ -100,3 +104,7 @@ class ScaleSamplerConfig:
             self.top_k >= 0, "sampler.top_k", self.top_k, "must be at least 0 (0 draws among all)"
         )
         require(0 < self.top_p <= 1, "sampler.top_p", self.top_p, "must be in (0, 1]")
+
+
+SamplerConfig = FlowSamplerConfig | TokenSamplerConfig | ScaleSamplerConfig
+"""The sampler of any generator."""

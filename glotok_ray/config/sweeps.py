@@ -3,7 +3,7 @@
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from glotok_ray.config.evaluation import EvaluateRun
 from glotok_ray.config.jobs import (
@@ -11,32 +11,68 @@ from glotok_ray.config.jobs import (
     FARSampleRun,
     ShardRun,
     TeacherRun,
+    VARSampleRun,
     XARSampleRun,
 )
 from glotok_ray.config.rules import FREE, require, require_finite
 from glotok_ray.config.runs import FARRun, TokenizerRun, XARRun
+from glotok_ray.config.search import ALPHA_FACTOR, WEIGHT, SearchField
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SweepRun:
-    """All of a search by `jobs.sweep_tokenizer`: short runs of a tokenizer recipe over lambda_hist, bins and alpha."""
+    """All of a search by `jobs.sweep_tokenizer`: short runs of a tokenizer recipe over lambda_hist, bins, alpha and any
+    other of its fields, judged by their reconstructions; the best are trained again with other seeds.
+    """
 
     output_path: str = field(default="runs/sweep", metadata=FREE)
-    """Folder that receives results.csv, table.md, a plot and best_recipe.json."""
+    """Folder that receives results.csv, table.md, sweep.html and best_recipe.json."""
     inputs: Literal["given", "quickstart"] = "given"
     """"quickstart" makes the quickstart's shards and teacher first, where they are not there yet."""
-    relation_weights: tuple[float, ...] = (0.0, 0.01, 0.1)
-    """Values of loss.relation_weight; 0 is the baseline without relation learning."""
-    bins: tuple[int, ...] = (20, 40, 80)
-    """Values of loss.relation.num_bins."""
-    alpha_factors: tuple[float, ...] = (0.5, 1.0, 2.0)
-    """Alpha as multiples of 1 / (2 * bin width^2)."""
+    space: tuple[SearchField, ...] = (
+        SearchField(field=WEIGHT, values=(0.0, 0.01, 0.1)),
+        SearchField(field="loss.relation.num_bins", values=(20, 40, 80)),
+        SearchField(field=ALPHA_FACTOR, values=(0.5, 1.0, 2.0)),
+    )
+    """What is varied. Where values of loss.relation_weight hold 0, the first trial is that baseline."""
+    search: Literal["optuna", "random", "grid"] = "grid"
+    """Who draws trials: Optuna's TPE, which learns from finished and from stopped trials; chance; or the points of a
+    grid in an order drawn by the seed, none twice.
+    """
+    startup_trials: int = 5
+    """Trials that TPE draws by chance before it learns; read with search = "optuna"."""
     num_trials: int = 12
-    """Trials; the baseline first, then points drawn by the seed without repetition."""
+    """Trials; the baseline first."""
     max_concurrent_trials: int = field(default=1, metadata=FREE)
     """Trials that run at once."""
     max_steps: int = 2000
-    """Optimizer steps per trial, the same for all."""
+    """Optimizer steps of a trial that is not stopped early, and of a finalist."""
+    evaluate_every_steps: int = 0
+    """Optimizer steps between a trial's evaluations, the last of them at max_steps; 0 evaluates there alone. Training
+    pauses meanwhile, and goes on to the bit as if it had not.
+    """
+    metric: Literal["auto", "fid", "fd_effnet", "psnr"] = "auto"
+    """By which trials are stopped and ranked: "auto" is rFID with evaluation.inception_path, else FD-EffNet. Never the
+    loss, whose meaning changes with bins and alpha.
+    """
+    scheduler: Literal["asha", "median", "none"] = "none"
+    """Who stops trials early: asynchronous successive halving, the median of the others' running means, or nobody."""
+    grace_steps: int = 0
+    """Optimizer steps before a trial may be stopped, also ASHA's first rung; 0 takes evaluate_every_steps."""
+    reduction_factor: float = 2.0
+    """Of ASHA: one in so many trials passes a rung, and each rung has so many times the steps of the one before."""
+    min_trials_for_median: int = 3
+    """Of the median: other trials that must have come as far before one is stopped."""
+    num_finalists: int = 0
+    """Best trials that came to max_steps, and the baseline beside them, that are trained again with each of
+    finalist_seeds; 0 trains none again, and the best trial is the best.
+    """
+    finalist_seeds: tuple[int, ...] = (1, 2)
+    """Seeds of the finalists; ranked by their mean. Other ones than tokenizer.seed, by whose luck they were chosen."""
+    trial_restarts: int = field(default=2, metadata=FREE)
+    """Times that a trial whose process died is started again; it goes on at its last checkpoint. An error of its own
+    settings is a row at once.
+    """
     seed: int = 0
     """Seeds the draw of trials; every trial trains with the tokenizer recipe's own seed."""
     retry_failed: bool = field(default=False, metadata=FREE)
@@ -45,16 +81,93 @@ class SweepRun:
     """
     tokenizer: TokenizerRun = field(default_factory=TokenizerRun)
     evaluation: EvaluateRun = field(default_factory=EvaluateRun)
+    """Of every trial and finalist; its tokenizer_path and output_path are theirs."""
 
     def __post_init__(self) -> None:
         require_finite(self)
         require(self.num_trials >= 2, "num_trials", self.num_trials, "must be at least 2")
-        for name in ("max_concurrent_trials", "max_steps"):
+        for name in (
+            "max_concurrent_trials",
+            "max_steps",
+            "startup_trials",
+            "min_trials_for_median",
+        ):
             require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
-        weights, bins, factors = self.relation_weights, self.bins, self.alpha_factors
-        require(min(weights, default=0) >= 0, "relation_weights", weights, "must not be negative")
-        require(min(bins, default=2) >= 2, "bins", bins, "must be at least 2 each")
-        require(min(factors, default=1) > 0, "alpha_factors", factors, "must be positive")
+        for name in ("evaluate_every_steps", "grace_steps", "num_finalists", "trial_restarts"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "must not be negative")
+        require(
+            self.reduction_factor > 1, "reduction_factor", self.reduction_factor, "must be above 1"
+        )
+        self._check_space()
+        self._check_stopping()
+        seeds = self.finalist_seeds
+        require(
+            not self.num_finalists
+            or (len(set(seeds)) == len(seeds) > 0 and self.tokenizer.seed not in seeds),
+            "finalist_seeds",
+            seeds,
+            f"must be different seeds, and not tokenizer.seed = {self.tokenizer.seed}",
+        )
+
+    def _check_space(self) -> None:
+        names = [item.field for item in self.space]
+        require(
+            len(set(names)) == len(names) > 0,
+            "space",
+            names,
+            "must hold fields, and none of them twice",
+        )
+        ranges = [item.field for item in self.space if item.has_range]
+        require(
+            self.search != "grid" or not ranges,
+            "search",
+            self.search,
+            f"has no points for the ranges of {', '.join(ranges)}; give values, or take optuna or random",
+        )
+        require(
+            not {ALPHA_FACTOR, "loss.relation.alpha"} <= set(names),
+            "space",
+            names,
+            f"loss.relation.alpha and {ALPHA_FACTOR} set one field; keep one of them",
+        )
+
+    def _check_stopping(self) -> None:
+        require(
+            self.metric != "fid" or bool(self.evaluation.inception_path),
+            "metric",
+            self.metric,
+            "needs evaluation.inception_path, the file of Inception's weights; give it, or take fd_effnet",
+        )
+        require(
+            self.scheduler == "none" or 0 < self.evaluate_every_steps < self.max_steps,
+            "evaluate_every_steps",
+            self.evaluate_every_steps,
+            f"must lie between 0 and max_steps = {self.max_steps} for scheduler = {self.scheduler!r}, which stops "
+            "trials at evaluations",
+        )
+        require(
+            self.first_rung <= self.max_steps,
+            "grace_steps",
+            self.grace_steps,
+            f"must not be above max_steps = {self.max_steps}",
+        )
+
+    @property
+    def first_rung(self) -> int:
+        """Steps before a trial may be stopped."""
+        return self.grace_steps or self.evaluate_every_steps or self.max_steps
+
+    @property
+    def judged_by(self) -> str:
+        """The metric that decides."""
+        if self.metric != "auto":
+            return self.metric
+        return "fid" if self.evaluation.inception_path else "fd_effnet"
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Whether a trial is better with a larger value of `judged_by`."""
+        return self.judged_by == "psnr"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,6 +229,8 @@ AUTOMATIC = "auto"
 class GuidanceRun:
     """What all of `jobs.sweep_guidance`'s runs have; XARGuidanceRun and FARGuidanceRun add the sampling."""
 
+    _unguided: ClassVar[int] = 1
+
     output_path: str = field(default="runs/guidance", metadata=FREE)
     """Folder that receives guidance.csv, guidance.json, guidance.png and, under values/, samples and evaluation of each
     value.
@@ -146,12 +261,12 @@ class GuidanceRun:
     """
 
     def __post_init__(self) -> None:
-        scales = self.guidance_scales
+        scales, least = self.guidance_scales, self._unguided
         require(
-            len(set(scales)) == len(scales) > 0 and min(scales) >= 1,
+            len(set(scales)) == len(scales) > 0 and min(scales) >= least,
             "guidance_scales",
             scales,
-            "must be different numbers of at least 1 (1 is unguided)",
+            f"must be different numbers of at least {least} ({least} is unguided)",
         )
 
 
@@ -169,6 +284,20 @@ class FARGuidanceRun(GuidanceRun):
 
     samples: FARSampleRun = field(default_factory=FARSampleRun)
     """Sampling of every value; its sampler.guidance_scale and output_path are the value's."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VARGuidanceRun(GuidanceRun):
+    """All of a guidance sweep of VAR, in its own convention: 0 is unguided."""
+
+    _unguided: ClassVar[int] = 0
+
+    samples: VARSampleRun = field(default_factory=VARSampleRun)
+    """Sampling of every value; its sampler.guidance_scale and output_path are the value's."""
+
+
+AnyGuidanceRun = XARGuidanceRun | FARGuidanceRun | VARGuidanceRun
+"""What `jobs.sweep_guidance` runs."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

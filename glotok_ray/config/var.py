@@ -6,6 +6,7 @@ Read next: glotok_ray/nn/var.py
 from dataclasses import dataclass
 from typing import Literal
 
+from glotok_ray.config.generator import FARConfig, XARConfig
 from glotok_ray.config.rules import require, require_positive
 
 
@@ -67,3 +68,7 @@ class VARConfig:
     def num_tokens(self) -> int:
         """Tokens of all scales (680 for the default sides)."""
         return sum(self.scale_lengths)
+
+
+ModelConfig = XARConfig | FARConfig | VARConfig
+"""The model of any generator."""

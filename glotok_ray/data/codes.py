@@ -1,7 +1,7 @@
 """Files of token codes: one per image shard, with the uses of every code and a dataset.json beside them.
 
-A row is key, label, view and one list of codes per codebook. The rows of an image are adjacent, in the order of its
-views.
+A row is key, label, view and one list of codes per codebook, or per grid of another system's tokenizer. The rows of an
+image are adjacent, in the order of its views.
 Read next: glotok_ray/data/training_rows.py
 """
 
@@ -12,29 +12,39 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow
 import pyarrow.parquet
-from jaxtyping import Int, UInt16
+from jaxtyping import Int
 from numpy import ndarray
 
-from glotok_ray.config.tokenizer import TokenizerConfig
-from glotok_ray.data.records import DATASET, ShardInfo
+from glotok_ray.data.code_layout import CodeColumn, CodeLayout
+from glotok_ray.data.records import DATASET, ShardInfo, check_code_columns
 from glotok_ray.data.shard_plan import CHUNK_ROWS
 from glotok_ray.storage import artefact
 from glotok_ray.storage.node_cache import at_hand
 from glotok_ray.storage.places import writing
 
 COUNTS_FILE = "counts.npz"
-"""Uses of each code by codebook, all views counted: for the latent scale."""
+"""Uses of each code by column, all views counted: for the latent scale."""
 
 
 def stored_codes(
-    codes: Int[ndarray, "codebooks rows positions"], model: TokenizerConfig
-) -> UInt16[ndarray, "codebooks rows positions"]:
-    """Codes as files hold them; raises ValueError that names the codebook where one is not in it: a conversion alone
-    would make another code of it.
+    codes: Sequence[Int[ndarray, "rows ..."]], layout: CodeLayout
+) -> dict[str, Int[ndarray, "rows positions"]]:
+    """Codes, one array per column, as files hold them; raises ValueError that names the column where one is not in it:
+    a conversion alone would make another code of it.
     """
-    for codebook, values in zip(model.codebooks, codes, strict=True):
-        _check_codes(values, codebook.name, codebook.size)
-    return codes.astype(np.uint16)
+    return {
+        column.name: _stored(values, column)
+        for column, values in zip(layout.columns, codes, strict=True)
+    }
+
+
+def _stored(codes: Int[ndarray, "rows ..."], column: CodeColumn) -> Int[ndarray, "rows positions"]:
+    if codes.shape[1:] not in (column.shape, (column.num_positions,)):
+        raise ValueError(
+            f"codes of {column.name!r}: of shape {codes.shape[1:]}; must be {column.shape}, the tokenizer's grid"
+        )
+    _check_codes(codes, column.name, column.num_codes)
+    return codes.reshape(len(codes), -1).astype(column.dtype)
 
 
 def _check_codes(codes: Int[ndarray, "..."], name: str, size: int) -> None:
@@ -56,7 +66,7 @@ class CodeShard(NamedTuple):
 
     info: ShardInfo
     counts: dict[str, Int[ndarray, " codes"]]
-    """How often each code of a codebook occurs."""
+    """How often each code of a column occurs."""
     bytes: int
     """Size of the file."""
 
@@ -65,17 +75,19 @@ def write_code_shard(
     path: Path,
     keys: Sequence[str] | ndarray,
     labels: Int[ndarray, " images"],
-    codes: Mapping[str, UInt16[ndarray, "rows positions"]],
-    model: TokenizerConfig,
+    codes: Mapping[str, Int[ndarray, "rows positions"]],
+    layout: CodeLayout,
 ) -> CodeShard:
-    """Write the codes of some images; rows are images times views. Readers never see half a file."""
-    rows = len(codes[model.names[0]])
+    """Write the codes of some images, as `stored_codes` gives them; rows are images times views. Readers never see half
+    a file.
+    """
+    rows = len(codes[layout.names[0]])
     views = rows // len(keys)
     columns = {
         "key": np.repeat(np.asarray(keys), views),
         "label": np.repeat(labels.astype(np.int32), views),
         "view": np.tile(np.arange(views, dtype=np.int8), len(keys)),
-        **{name: _fixed_size_lists(values) for name, values in codes.items()},
+        **{name: _fixed_size_lists(codes[name]) for name in layout.names},
     }
     with artefact.hashed_writer(path) as stream:
         pyarrow.parquet.write_table(
@@ -83,17 +95,20 @@ def write_code_shard(
         )
     counts = {
         name: _counted(codes[name].reshape(-1), name, size)
-        for name, size in model.code_counts.items()
+        for name, size in layout.code_counts.items()
     }
     return CodeShard(ShardInfo(path.name, rows, stream.sha256), counts, stream.bytes)
 
 
-def read_code_shard(path: Path, model: TokenizerConfig) -> CodeShard:
-    """What `write_code_shard` returned when it wrote the file at `path`; raises ValueError for codes in no codebook."""
-    table = pyarrow.parquet.read_table(at_hand(path), columns=list(model.names))
+def read_code_shard(path: Path, layout: CodeLayout) -> CodeShard:
+    """What `write_code_shard` returned when it wrote the file at `path`; raises ValueError for codes in no codebook and
+    ArtefactError for other columns.
+    """
+    check_code_columns(path, pyarrow.parquet.read_schema(at_hand(path)), layout.columns)
+    table = pyarrow.parquet.read_table(at_hand(path), columns=list(layout.names))
     counts = {
         name: _counted(table[name].combine_chunks().flatten().to_numpy(), name, size)
-        for name, size in model.code_counts.items()
+        for name, size in layout.code_counts.items()
     }
     info = ShardInfo(path.name, table.num_rows, artefact.sha256_of(path))
     return CodeShard(info, counts, path.stat().st_size)
@@ -102,7 +117,7 @@ def read_code_shard(path: Path, model: TokenizerConfig) -> CodeShard:
 def write_code_dataset(
     folder: Path,
     shards: Sequence[CodeShard],
-    model: TokenizerConfig,
+    layout: CodeLayout,
     *,
     num_views: int,
     classes: Sequence[str],
@@ -111,7 +126,7 @@ def write_code_dataset(
 ) -> dict[str, Int[ndarray, " codes"]]:
     """Write counts.npz and dataset.json and return the counts; `details` are facts that nothing computes with."""
     counts = {
-        name: np.sum([shard.counts[name] for shard in shards], axis=0) for name in model.names
+        name: np.sum([shard.counts[name] for shard in shards], axis=0) for name in layout.names
     }
     # The names are keys of our own config, never savez's `file`.
     with writing(folder / COUNTS_FILE) as local:
@@ -120,11 +135,11 @@ def write_code_dataset(
         "kind": "codes",
         "num_images": sum(shard.info.rows for shard in shards) // num_views,
         "num_views": num_views,
-        "image_size": model.autoencoder.image_size,
-        "grid_size": model.autoencoder.grid_size,
+        "image_size": layout.image_size,
+        **_grid_facts(layout),
         "num_classes": len(classes),
         "classes": list(classes),
-        "codebooks": model.code_counts,
+        "codebooks": layout.code_counts,
         "tokenizer_sha256": tokenizer_sha256,
         "shards": [vars(shard.info) for shard in shards],
     }
@@ -132,7 +147,19 @@ def write_code_dataset(
     return counts
 
 
-def _counted(codes: UInt16[ndarray, " n"], name: str, size: int) -> Int[ndarray, " codes"]:
+def _grid_facts(layout: CodeLayout) -> dict[str, Any]:
+    """Ours have one side for all grids; of other systems each grid's own form stands there."""
+    if not layout.system:
+        return {"grid_size": layout.grid_size}
+    return {
+        "system": layout.system,
+        # A list, since fields of JSON are sorted by their names.
+        "grids": [{"name": name, "shape": list(shape)} for name, shape in layout.grids.items()],
+        "bits": layout.bits,
+    }
+
+
+def _counted(codes: Int[ndarray, " n"], name: str, size: int) -> Int[ndarray, " codes"]:
     _check_codes(codes, name, size)
     return np.bincount(codes, minlength=size)
 

@@ -3,9 +3,11 @@
 All raise ArtefactError that names the file, the field and the remedy. Read next: glotok_ray/data/records.py
 """
 
+import math
 from pathlib import Path
 from typing import Any
 
+from glotok_ray.data.code_layout import CodeColumn, CodeLayout
 from glotok_ray.data.forms import FORMS, ORIGINAL, PARQUET, SHARD_FORMATS
 from glotok_ray.storage.artefact import ArtefactError
 
@@ -72,9 +74,53 @@ def _shard_format(path: Path, values: dict[str, Any]) -> str:
 
 def code_fields(path: Path, values: dict[str, Any]) -> dict[str, Any]:
     """What dataset.json says of codes alone, as `DatasetInfo` names it."""
-    kinds = {"num_views": int, "grid_size": int, "tokenizer_sha256": str}
+    kinds = {"num_views": int, "tokenizer_sha256": str}
     fields = {name: field_of(path, values, name, kind) for name, kind in kinds.items()}
     counts = field_of(path, values, "codebooks", dict)
     if "views" in values:
         fields["views"] = field_of(path, values, "views", str)
-    return fields | {"code_counts": {name: field_of(path, counts, name, int) for name in counts}}
+    sizes = {name: field_of(path, counts, name, int) for name in counts}
+    if "system" in values:
+        return fields | _foreign_fields(path, values, sizes)
+    side = field_of(path, values, "grid_size", int)
+    return fields | {
+        "code_counts": sizes,
+        "grid_size": side,
+        "grids": dict.fromkeys(sizes, (side, side)),
+    }
+
+
+def _foreign_fields(path: Path, values: dict[str, Any], sizes: dict[str, int]) -> dict[str, Any]:
+    """Of codes of another system's tokenizer: the form of every column's grid, in the order of the grids, and that the
+    bits agree with them.
+    """
+    stored = field_of(path, values, "grids", list)
+    grids = {
+        grid["name"]: tuple(grid["shape"])
+        for grid in stored
+        if isinstance(grid, dict) and isinstance(grid.get("name"), str) and _is_shape(grid)
+    }
+    if len(grids) != len(stored) or sorted(grids) != sorted(sizes) or not grids:
+        raise ArtefactError(
+            f"{path}: grids = {stored}: must hold a name and a shape of sides of at least 1 for each of "
+            f"{', '.join(sizes)}; encode the images again with --fresh"
+        )
+    columns = tuple(CodeColumn(name, sizes[name], shape) for name, shape in grids.items())
+    layout = CodeLayout(field_of(path, values, "image_size", int), columns)
+    bits = field_of(path, values, "bits", float)
+    if min(sizes.values()) < 1 or not math.isclose(bits, layout.bits):
+        raise ArtefactError(
+            f"{path}: bits = {bits}: does not follow from its grids and codebooks; encode the images again with --fresh"
+        )
+    return {
+        "system": field_of(path, values, "system", str),
+        "code_counts": layout.code_counts,
+        "grids": grids,
+        "grid_size": layout.grid_size,
+    }
+
+
+def _is_shape(grid: dict[str, Any]) -> bool:
+    shape = grid.get("shape")
+    whole = isinstance(shape, list) and all(type(side) is int and side > 0 for side in shape)
+    return whole and bool(shape)

@@ -5,6 +5,7 @@ Read next: glotok_ray/data/records.py
 
 from dataclasses import dataclass, field
 
+from glotok_ray.data.code_layout import CodeColumn
 from glotok_ray.data.forms import PARQUET
 
 
@@ -19,7 +20,7 @@ class ShardInfo:
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What dataset.json says; the last four fields describe codes alone."""
+    """What dataset.json says; the last fields, from `views` on, describe codes alone."""
 
     kind: str
     """ "shards" (images) or "codes"."""
@@ -56,8 +57,26 @@ class DatasetInfo:
     views: str = ""
     """Of codes: what was encoded of an image, a value of `EncodeRun.views`; empty where that is not recorded."""
     grid_size: int = 0
-    """Code positions along one side."""
+    """Code positions along one side, where all grids are squares of one side; 0 for others."""
     tokenizer_sha256: str = ""
     """Digest of the tokenizer that made the codes."""
     code_counts: dict[str, int] = field(default_factory=dict)
-    """Number of codes in each codebook, by the name of its column, in the order of the latent's channels."""
+    """Number of codes in each codebook, by the name of its column, in the order of the latent's channels; of another
+    system's tokenizer, in the order of its grids.
+    """
+    system: str = ""
+    """The system of the tokenizer that made the codes; empty for ours."""
+    grids: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    """Form of each column's grid, such as (16, 16), or (8, 8, 4) with depth last."""
+
+    @property
+    def num_indices(self) -> int:
+        """Of codes: how many an image has, of all columns."""
+        return sum(column.num_positions for column in self.code_columns)
+
+    @property
+    def code_columns(self) -> tuple[CodeColumn, ...]:
+        """Of codes: their columns."""
+        return tuple(
+            CodeColumn(name, size, self.grids[name]) for name, size in self.code_counts.items()
+        )

@@ -7,12 +7,13 @@ Read next: glotok_ray/training/inputs.py, glotok_ray/evaluation/inputs.py
 from collections.abc import Sequence
 from pathlib import Path
 
-from glotok_ray.config.tokenizer import TokenizerConfig
+from glotok_ray.data.code_layout import CodeLayout
 from glotok_ray.data.forms import CROP, ORIGINAL, REDUCED, largest_short_side
 from glotok_ray.data.records import DATASET, DatasetInfo, read_dataset
 from glotok_ray.storage.artefact import ArtefactError
 
 _SHOWN_CLASSES = 3
+_OURS = "glotok"
 
 ADM_CROPS = "ADM's crop of the original images"
 """The one text of `crops_text` that says that crops are ADM's of untouched images."""
@@ -124,10 +125,14 @@ def _classes_text(names: Sequence[str]) -> str:
     return f"{len(names)} classes ({shown}{', ...' if len(names) > _SHOWN_CLASSES else ''})"
 
 
+def _grids(system: str, grids: dict[str, tuple[int, ...]]) -> list[tuple[str, tuple[int, ...]]]:
+    return list(grids.items()) if system else sorted(grids.items())
+
+
 def check_codes(
-    codes: DatasetInfo, folder: Path, model: TokenizerConfig, tokenizer: Path, digest: str
+    codes: DatasetInfo, folder: Path, layout: CodeLayout, tokenizer: Path, digest: str
 ) -> None:
-    """Refuse codes that another tokenizer made than the one at `tokenizer`, of config `model` and weights `digest`."""
+    """Refuse codes that another tokenizer made than the one at `tokenizer`, of `layout` and weights `digest`."""
     if codes.kind != "codes":
         raise ArtefactError(
             f"{folder}: holds {codes.kind}, not codes; run jobs.encode_images, or correct the path"
@@ -139,9 +144,12 @@ def check_codes(
         )
     # The digest is of weights alone, and these facts are not in them.
     facts = {
-        "image_size": (codes.image_size, model.autoencoder.image_size),
-        "grid_size": (codes.grid_size, model.autoencoder.grid_size),
-        "codebooks": (codes.code_counts, model.code_counts),
+        "system": (codes.system or _OURS, layout.system or _OURS),
+        "image_size": (codes.image_size, layout.image_size),
+        "grid_size": (codes.grid_size, layout.grid_size),
+        # Of ours the order lies in the tokenizer's config alone.
+        "grids": (_grids(codes.system, codes.grids), _grids(layout.system, layout.grids)),
+        "codebooks": (codes.code_counts, layout.code_counts),
     }
     for name, (recorded, needed) in facts.items():
         if recorded != needed:

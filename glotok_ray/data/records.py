@@ -16,6 +16,7 @@ import pyarrow.parquet
 from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
+from glotok_ray.data.code_layout import CodeColumn
 from glotok_ray.data.dataset_fields import code_fields, field_of, image_fields
 from glotok_ray.data.dataset_info import DatasetInfo, ShardInfo
 from glotok_ray.data.forms import PARQUET, WEBDATASET
@@ -251,14 +252,16 @@ def _check_shard(path: Path, shard: ShardInfo, info: DatasetInfo) -> None:
             f"{path}: differs from its sha256 in {DATASET}; restore it or rebuild with --fresh"
         )
     if info.shard_format == PARQUET:
-        check_contents(path, shard, info.kind)
+        check_contents(path, shard, info)
 
 
-def check_contents(path: Path, shard: ShardInfo, kind: str) -> None:
+def check_contents(path: Path, shard: ShardInfo, info: DatasetInfo) -> None:
     """Check a shard's columns and number of rows, which its end tells; raises ArtefactError."""
     with pyarrow.parquet.ParquetFile(at_hand(path)) as file:
-        if kind == "shards":
+        if info.kind == "shards":
             check_columns(path, file.schema_arrow)
+        else:
+            check_code_columns(path, file.schema_arrow, info.code_columns)
         if file.metadata.num_rows != shard.rows:
             raise ArtefactError(
                 f"{path}: holds {file.metadata.num_rows} rows, but {DATASET} says {shard.rows}; "
@@ -269,9 +272,17 @@ def check_contents(path: Path, shard: ShardInfo, kind: str) -> None:
 def check_columns(path: Path, schema: pyarrow.Schema) -> None:
     """Raise ArtefactError for a shard of other columns, or of other types."""
     for wanted in SCHEMA:
-        index = schema.get_field_index(wanted.name)
-        if index < 0 or schema.field(index).type != wanted.type:
-            found = "missing" if index < 0 else f"of type {schema.field(index).type}"
-            raise ArtefactError(
-                f"{path}: column {wanted.name!r} is {found}; it must be of type {wanted.type}"
-            )
+        _check_column(path, schema, wanted.name, wanted.type)
+
+
+def check_code_columns(path: Path, schema: pyarrow.Schema, columns: Iterable[CodeColumn]) -> None:
+    """The same for a shard of codes, whose lists must be as long as the grids and of the type that holds all codes."""
+    for column in columns:
+        _check_column(path, schema, column.name, column.arrow_type)
+
+
+def _check_column(path: Path, schema: pyarrow.Schema, name: str, kind: pyarrow.DataType) -> None:
+    index = schema.get_field_index(name)
+    if index < 0 or schema.field(index).type != kind:
+        found = "missing" if index < 0 else f"of type {schema.field(index).type}"
+        raise ArtefactError(f"{path}: column {name!r} is {found}; it must be of type {kind}")

@@ -167,23 +167,23 @@ def _stand_in(images: ndarray, broken: list[str]) -> None:
 
 @dataclass(frozen=True)
 class CodeRows:
-    """Reads codes: int32 (n, h*w) under each codebook's name, int64 "label" (n,); one view per image and epoch."""
+    """Reads codes: int32 (n, positions) under each column's name, int64 "label" (n,); one view per image and epoch."""
 
     folder: Path
     seed: int
     num_views: int
     code_counts: Mapping[str, int]
-    """Number of codes in each codebook, by the name of its column."""
+    """Number of codes by the name of their column."""
     num_classes: int
-    num_positions: int = 256
-    """Code positions per image and codebook, from which the memory of a unit is foretold."""
+    num_indices: int = 512
+    """Codes per image, of all columns, from which the memory of a unit is foretold."""
     retry_minutes: float = 0.0
     """Minutes for which a file that cannot be read is tried again."""
 
     @property
     def row_bytes(self) -> int:
         """Bytes of a row as it is handed on."""
-        return 4 * len(self.code_counts) * self.num_positions
+        return 4 * self.num_indices
 
     def __call__(self, unit: PlanUnit) -> dict[str, Any]:
         """The unit's images in its order."""

@@ -165,7 +165,7 @@ def _shard_damage(
     if dataset.shard_format == WEBDATASET:
         return ""
     try:
-        check_contents(path, shard, dataset.kind)
+        check_contents(path, shard, dataset)
     except ArtefactError as error:
         return str(error)
     except (OSError, pyarrow.ArrowException) as error:

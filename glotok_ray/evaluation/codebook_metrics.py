@@ -26,6 +26,7 @@ from glotok_ray.evaluation.uniformity_metrics import (
 )
 from glotok_ray.metrics.codebook import codebook_use, count_blocks, duplicate_fraction
 from glotok_ray.metrics.uniformity import UndefinedDensityError, Uniformity, code_uniformity
+from glotok_ray.nn.tokenizer_protocol import Rate
 from glotok_ray.pretrained.tokenizer import load_glotok_tokenizer
 from glotok_ray.storage.places import to_path
 
@@ -59,6 +60,14 @@ def code_metrics(
     return metrics
 
 
+def grid_metrics(codes: Mapping[str, CodeBlocks], rate: Rate) -> Metrics:
+    """Use of every grid of another system's tokenizer, by the grid's name; grids may share a codebook."""
+    metrics: Metrics = {}
+    for (name, blocks), grid in zip(codes.items(), rate.grids, strict=True):
+        metrics |= use_metrics(name, count_blocks(blocks, grid.num_codes))
+    return metrics
+
+
 def codebook_metrics(
     branch: str, counts: Int[ndarray, " n"], vectors: Float[ndarray, "n d"], lookup: Lookup
 ) -> Metrics:
@@ -68,14 +77,9 @@ def codebook_metrics(
     ValueError for those that are not finite.
     """
     tokens = int(counts.sum())
-    facts = {"n": len(counts), "bits": f"{np.log2(len(counts)):.3g}"}
     counted = {"tokens": tokens, "codes": len(counts)}
-    source = f"{tokens} {branch} tokens of the validation crops"
-    found: Metrics = {}
-    for name, value in codebook_use(counts)._asdict().items():
-        label, meaning = _USE[name]
-        protocol = f"{as_sentence(meaning.format(**facts))}, over {source}."
-        found[f"{branch}_{name}"] = metric_entry(label, value, protocol, facts=counted)
+    source = _source(branch, counts)
+    found = use_metrics(branch, counts)
     found[f"{branch}_duplicates"] = _duplicates(branch, vectors, lookup)
     method = (
         f"leave-one-out Gaussian kernel density of {VECTORS[lookup]} in whitened code space, bandwidth "
@@ -97,6 +101,22 @@ def codebook_metrics(
             f"{label} (from counts)", value, f"{as_sentence(meaning)}: {method}", facts=counted
         )
     return found
+
+
+def use_metrics(branch: str, counts: Int[ndarray, " n"]) -> Metrics:
+    """How many codes of one codebook or grid occur, and how evenly."""
+    facts = {"n": len(counts), "bits": f"{np.log2(len(counts)):.3g}"}
+    counted = {"tokens": int(counts.sum()), "codes": len(counts)}
+    found: Metrics = {}
+    for name, value in codebook_use(counts)._asdict().items():
+        label, meaning = _USE[name]
+        protocol = f"{as_sentence(meaning.format(**facts))}, over {_source(branch, counts)}."
+        found[f"{branch}_{name}"] = metric_entry(label, value, protocol, facts=counted)
+    return found
+
+
+def _source(branch: str, counts: Int[ndarray, " n"]) -> str:
+    return f"{int(counts.sum())} {branch} tokens of the validation crops"
 
 
 def _duplicates(branch: str, vectors: Float[ndarray, "n d"], lookup: Lookup) -> dict[str, Any]:

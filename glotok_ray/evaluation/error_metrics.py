@@ -21,15 +21,25 @@ MID_GREY = 127.5
 Errors = Float[ndarray, "n parts"]
 
 
-def error_part_metrics(validation: MeasuredImages, names: Sequence[str]) -> Metrics:
-    """Mean PSNR of each part of the error; `names` are the codebooks that were decoded alone."""
+OUR_WAY = " through the residual predictors"
+"""How our own tokenizers decode, as the end of a phrase."""
+
+
+def error_part_metrics(
+    validation: MeasuredImages, names: Sequence[str], way: str = OUR_WAY
+) -> Metrics:
+    """Mean PSNR of each part of the error; `names` are the parts of codes that were decoded alone, and `way` is how
+    codes are decoded.
+    """
     rows = {RECONSTRUCTION: "all codes"}
     rows |= {retention_pictures(name): f"{name} codes alone" for name in names}
     errors = {row: _column(validation, row) for row in (*rows, GREY)}
-    return part_metrics(errors, rows)
+    return part_metrics(errors, rows, way)
 
 
-def part_metrics(errors: Mapping[str, Errors], rows: Mapping[str, str]) -> Metrics:
+def part_metrics(
+    errors: Mapping[str, Errors], rows: Mapping[str, str], way: str = OUR_WAY
+) -> Metrics:
     """The metrics of each of `rows`, which maps what images were decoded from to words; `errors` has GREY as well."""
     metrics: Metrics = {}
     for row, what in rows.items():
@@ -41,7 +51,7 @@ def part_metrics(errors: Mapping[str, Errors], rows: Mapping[str, str]) -> Metri
             metrics[f"{row}_psnr_{part.name}"] = metric_entry(
                 f"PSNR of {what}, {part.title}{unit} (dB)",
                 score.mean,
-                _protocol(part in BANDS, what, count, score.num_infinite),
+                _protocol(part in BANDS, what + way, count, score.num_infinite),
                 score.standard_deviation,
                 chance=grey.mean if grey.count else None,
                 facts={"num_images": count, "reference": "the same validation crops"},
@@ -59,7 +69,7 @@ def _protocol(is_band: bool, what: str, count: int, num_infinite: int) -> str:
     )
     return (
         f"Mean over {count} validation crops of 10 log10(255^2 / error), per image, where the error is {share}. "
-        f"Decoded from {what} through the residual predictors. {num_infinite} crops without such an error left out; ± "
+        f"Decoded from {what}. {num_infinite} crops without such an error left out; ± "
         "is the deviation over images. An image of mid-grey alone would score the level beside it."
     )
 

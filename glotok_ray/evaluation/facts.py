@@ -132,7 +132,7 @@ def sampling_text(facts: Mapping[str, Any]) -> str:
 
 def _codebooks(config: EvaluateRun) -> Sequence[str]:
     model = measured_tokenizer(config)
-    return model.names if model else ()
+    return model.grid_names if model else ()
 
 
 def _common(config: EvaluateRun, crops: str) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from glotok_ray.config.evaluation import DOWNLOAD, EvaluateRun
-from glotok_ray.config.tokenizer import TokenizerConfig
 from glotok_ray.data.recorded import (
     check_adm_protocol,
     check_classes,
@@ -20,6 +19,8 @@ from glotok_ray.data.records import DatasetInfo, read_dataset
 from glotok_ray.evaluation.foreign_samples import is_foreign
 from glotok_ray.evaluation.sample_files import IMAGES_ARRAY, stored_images
 from glotok_ray.evaluation.sample_inputs import Samples, measured_samples
+from glotok_ray.nn.tokenizer import GloTokTokenizer
+from glotok_ray.peers.base import PeerTokenizer
 from glotok_ray.pretrained.generator import (
     TOKENIZER_FOLDER,
     check_fit,
@@ -28,7 +29,14 @@ from glotok_ray.pretrained.generator import (
     model_config,
     read_facts,
 )
-from glotok_ray.pretrained.tokenizer import CONFIG_FILE, WEIGHTS_FILE, tokenizer_config
+from glotok_ray.pretrained.tokenizer import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    check_stored_tokenizer,
+    code_layout,
+    empty_tokenizer,
+    tokenizer_config,
+)
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.storage.node_cache import at_hand
@@ -151,8 +159,10 @@ def measured_images(config: EvaluateRun) -> DatasetInfo:
     """
     tokenizer = encoding_tokenizer(config)
     if tokenizer is None or not (tokenizer / CONFIG_FILE).is_file():
-        return check_images(config, None)
-    return check_images(config, tokenizer_config(tokenizer))
+        return check_images(config, 0)
+    check_system(config)
+    check_stored_tokenizer(tokenizer)
+    return check_images(config, code_layout(tokenizer).image_size)
 
 
 def encoding_tokenizer(config: EvaluateRun) -> Path | None:
@@ -176,16 +186,16 @@ def check_generator(config: EvaluateRun, dataset: DatasetInfo) -> None:
     check_scale(folder)
 
 
-def check_images(config: EvaluateRun, tokenizer: TokenizerConfig | None) -> DatasetInfo:
+def check_images(config: EvaluateRun, tokenizer_side: int) -> DatasetInfo:
     """The facts of the validation shards; raises ArtefactError when they are too few, too small for the tokenizer, or
-    not what the config asks for.
+    not what the config asks for; `tokenizer_side` is that of its images, 0 without one.
     """
     folder = to_path(config.data_path)
     images = read_image_dataset(folder)
     if config.adm_protocol:
         check_adm_protocol(images, folder=folder, field="adm_protocol")
-    if tokenizer:
-        check_side(images, folder, tokenizer.autoencoder.image_size)
+    if tokenizer_side:
+        check_side(images, folder, tokenizer_side)
     if config.num_images > images.num_images:
         raise ArtefactError(
             f"num_images = {config.num_images}: {folder} holds {images.num_images} images; lower it, 0 takes all"
@@ -212,9 +222,30 @@ def training_images(config: EvaluateRun, dataset: DatasetInfo, image_size: int) 
     return training
 
 
-def measured_tokenizer(config: EvaluateRun) -> TokenizerConfig | None:
-    """The measured tokenizer's config; None when only samples are measured."""
-    return tokenizer_config(to_path(config.tokenizer_path)) if config.tokenizer_path else None
+def measured_tokenizer(config: EvaluateRun) -> GloTokTokenizer | PeerTokenizer | None:
+    """The measured tokenizer without numbers, for its config, names and rate; None when only samples are measured."""
+    return empty_tokenizer(to_path(config.tokenizer_path)) if config.tokenizer_path else None
+
+
+def check_system(config: EvaluateRun) -> None:
+    """Refuse what is measured with the code vectors of our own tokenizers alone, where the measured one, if it is
+    there, is another system's; raises ArtefactError.
+    """
+    folder = to_path(config.tokenizer_path)
+    if not config.tokenizer_path or not (folder / CONFIG_FILE).is_file():
+        return
+    system = code_layout(folder).system
+    needs_ours = {
+        "generator_path": ("a generator's loss on its codes", bool(config.generator_path)),
+        "codes_path": ("baselines and classifiers of its codes", bool(config.codes_path)),
+        "training_path": ("classifiers on its codes", takes_training_codes(config)),
+    }
+    for name, (what, asked) in needs_ours.items():
+        if system and asked:
+            raise ArtefactError(
+                f"{name} = {getattr(config, name)!r}: asks for {what}, which GloTok's, LlamaGen's, FQGAN's and "
+                f"taming's tokenizers have alone, and {folder} holds one of the system {system}; leave {name} empty"
+            )
 
 
 def baseline_codes(config: EvaluateRun) -> DatasetInfo:
@@ -223,7 +254,7 @@ def baseline_codes(config: EvaluateRun) -> DatasetInfo:
     artefact.read_manifest(folder, "codes")
     codes = read_dataset(folder)
     digest = artefact.sha256_of(tokenizer / WEIGHTS_FILE)
-    check_codes(codes, folder, tokenizer_config(tokenizer), tokenizer, digest)
+    check_codes(codes, folder, code_layout(tokenizer), tokenizer, digest)
     images = read_image_dataset(to_path(config.data_path))
     check_classes(codes.classes, str(folder), images.classes, config.data_path)
     return codes

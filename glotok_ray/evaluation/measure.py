@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow
 import torch
-from jaxtyping import Float, Int64, UInt8, UInt16
+from jaxtyping import Float, UInt8, UInt16
 from torch import Tensor
 
 from glotok_ray.config.evaluation import EvaluateRun
@@ -37,12 +37,15 @@ from glotok_ray.evaluation.inputs import encoding_tokenizer, takes_training_code
 from glotok_ray.evaluation.lpips_distance import LPIPSDistance
 from glotok_ray.evaluation.parts import MeasuredBlock
 from glotok_ray.evaluation.plan import REFERENCE, SAMPLES, TRAINING, VALIDATION, Block
-from glotok_ray.evaluation.retention import decoded_alone, has_retention
+from glotok_ray.evaluation.retention import decoded_alone
 from glotok_ray.evaluation.sample_files import read_images, unpacked
 from glotok_ray.evaluation.sample_inputs import SampleReader
 from glotok_ray.metrics.error_parts import squared_error_parts
 from glotok_ray.metrics.reconstruction import psnr, ssim
-from glotok_ray.pretrained.tokenizer import load_glotok_tokenizer, read_tokenizer
+from glotok_ray.nn.tokenizer import GloTokTokenizer
+from glotok_ray.nn.tokenizer_protocol import Codes as TokenizerCodes
+from glotok_ray.nn.tokenizer_protocol import grids_of
+from glotok_ray.pretrained.tokenizer import code_layout, load_any_tokenizer, read_tokenizer
 from glotok_ray.storage.places import to_path
 
 logger = logging.getLogger(__name__)
@@ -89,10 +92,11 @@ class BlockMeasurement:
         self._tokenizer = self._generator_loss = None
         if encoding := encoding_tokenizer(config):
             # The copy that lies with a generator is a part of the generator's folder.
-            load = load_glotok_tokenizer if config.tokenizer_path else read_tokenizer
+            load = load_any_tokenizer if config.tokenizer_path else read_tokenizer
             self._tokenizer = load(encoding).to(self._device)
+            self._layout = code_layout(encoding)
         if config.generator_path:
-            assert self._tokenizer is not None
+            assert isinstance(self._tokenizer, GloTokTokenizer)
             self._generator_loss = build_generator_loss(config, self._tokenizer)
         for extractor in extractors:
             logger.info(
@@ -198,24 +202,23 @@ class BlockMeasurement:
         pictures: dict[str, Images] = {}
         if self._tokenizer is not None:
             reconstructs = bool(self._config.tokenizer_path)
-            # What it makes of codes that do not exist, the reconstruction's own check finds.
-            encode = self._tokenizer.look_up if reconstructs else self._tokenizer.encode
+            # What ours makes of codes that do not exist, the reconstruction's own check finds.
+            waits = not (reconstructs and isinstance(self._tokenizer, GloTokTokenizer))
+            encode = self._tokenizer.encode if waits else self._tokenizer.look_up
             codes = encode(to_model_range(images, self._device))
             if reconstructs:
                 measured = self._reconstructed(block, images, codes)
                 arrays, pictures = arrays | measured.arrays, measured.pictures
             if self._generator_loss is not None:
+                assert isinstance(codes, Tensor)
                 ids = range(block.first_image, block.first_image + len(images))
                 arrays |= self._generator_loss(Codes(codes, arrays[LABELS], ids))
         return MeasuredBlock(block.kind, arrays, pictures)
 
-    def _reconstructed(
-        self, block: Block, images: Images, codes: Int64[Tensor, "b k h w"]
-    ) -> MeasuredBlock:
+    def _reconstructed(self, block: Block, images: Images, codes: TokenizerCodes) -> MeasuredBlock:
         """What the measured tokenizer made of a block."""
         assert self._tokenizer is not None
-        reconstructions = to_uint8(self._tokenizer.images_of(codes))
-        model = self._tokenizer.config
+        reconstructions = to_uint8(self._images_of(codes))
         kept, features = self._kept(block), self._features(reconstructions)
         arrays: dict[str, np.ndarray] = {
             **{of_reconstructions(name): values for name, values in features.items()},
@@ -228,7 +231,7 @@ class BlockMeasurement:
         if self._lpips is not None:
             arrays[LPIPS] = self._lpips(images, reconstructions)
         pictures = {"inputs": images[:kept], "reconstructions": reconstructions[:kept]}
-        if self._measures_retention and has_retention(model):
+        if self._measures_retention:
             for name, decoded in decoded_alone(self._tokenizer, codes).items():
                 alone = to_uint8(decoded)
                 arrays[retention_psnr(name)] = psnr(images, alone)
@@ -236,6 +239,13 @@ class BlockMeasurement:
                 arrays[error_parts(row)] = squared_error_parts(images, alone)
                 pictures[row] = alone[:kept]
         return MeasuredBlock(block.kind, arrays, pictures)
+
+    def _images_of(self, codes: TokenizerCodes) -> Tensor:
+        if isinstance(self._tokenizer, GloTokTokenizer):
+            assert isinstance(codes, Tensor)
+            return self._tokenizer.images_of(codes)
+        assert self._tokenizer is not None
+        return self._tokenizer.images_of(codes)
 
     def _samples(self) -> SampleReader:
         """Opened at the first block of samples, which not every actor meets."""
@@ -245,23 +255,22 @@ class BlockMeasurement:
             )
         return self._sample_reader
 
-    def _stored(self, codes: Int64[Tensor, "b k h w"]) -> dict[str, np.ndarray]:
-        """Codes as parts hold them, by codebook."""
+    def _stored(self, codes: TokenizerCodes) -> dict[str, np.ndarray]:
+        """Codes as parts hold them, by codebook or grid."""
         assert self._tokenizer is not None
-        model = self._tokenizer.config
-        stored = stored_codes(codes.flatten(2).transpose(0, 1).cpu().numpy(), model)
-        return dict(zip(model.names, stored, strict=True))
+        grids = grids_of(codes, self._tokenizer.rate)
+        return stored_codes([grid.cpu().numpy() for grid in grids], self._layout)
 
     def _baselines(self) -> BaselineCodes:
         """Read at the first block of a baseline, which not every actor meets."""
         if self._baseline_codes is None:
             assert self._folder is not None
-            assert self._tokenizer is not None
+            assert isinstance(self._tokenizer, GloTokTokenizer)
             self._baseline_codes = read_counts(self._folder, self._config, self._tokenizer.config)
         return self._baseline_codes
 
     def _decode(self, codes: UInt16[np.ndarray, "b codebooks positions"]) -> Images:
-        assert self._tokenizer is not None
+        assert isinstance(self._tokenizer, GloTokTokenizer)
         side = self._tokenizer.config.autoencoder.grid_size
         indices = torch.from_numpy(codes.astype(np.int64)).to(self._device)
         return to_uint8(self._tokenizer.images_of(indices.unflatten(2, (side, side))))

@@ -17,10 +17,10 @@ from glotok_ray.evaluation.array_names import (
     LPIPS,
     retention_psnr,
 )
-from glotok_ray.evaluation.codebook_metrics import code_metrics
+from glotok_ray.evaluation.codebook_metrics import code_metrics, grid_metrics
 from glotok_ray.evaluation.distances import distance_metrics
 from glotok_ray.evaluation.entries import Metrics, metric_entry
-from glotok_ray.evaluation.error_metrics import error_part_metrics
+from glotok_ray.evaluation.error_metrics import OUR_WAY, error_part_metrics
 from glotok_ray.evaluation.extractors import INCEPTION, Network
 from glotok_ray.evaluation.generator_loss import LOSS, SHUFFLED, UNLEARNED
 from glotok_ray.evaluation.generator_metrics import generator_loss_metrics
@@ -28,6 +28,7 @@ from glotok_ray.evaluation.inception_metrics import inception_metrics
 from glotok_ray.evaluation.plan import SAMPLES, TRAINING, VALIDATION
 from glotok_ray.evaluation.probe_metrics import probe_metrics
 from glotok_ray.evaluation.reference import Reference
+from glotok_ray.evaluation.retention import retention_names
 from glotok_ray.evaluation.sample_metrics import (
     Labelled,
     nearest_training_metrics,
@@ -36,8 +37,26 @@ from glotok_ray.evaluation.sample_metrics import (
 from glotok_ray.evaluation.streams import MeasuredImages
 from glotok_ray.evaluation.uniformity_metrics import DrawUniformity
 from glotok_ray.metrics.reconstruction import ScoreSum
-from glotok_ray.pretrained.tokenizer import tokenizer_config
+from glotok_ray.nn.tokenizer import GloTokTokenizer
+from glotok_ray.peers.base import PeerTokenizer
+from glotok_ray.pretrained.tokenizer import empty_tokenizer
 from glotok_ray.storage.places import to_path
+
+RETAINED = {
+    False: "the features of all other codebooks, codes and predicted residuals,",
+    True: "what all other codes add to the decoder's input, such as those of other scales or branches,",
+}
+"""What is set to 0 while a part of the codes is decoded alone, by whether the tokenizer is another system's."""
+
+
+def is_other_system(model: GloTokTokenizer | PeerTokenizer) -> bool:
+    """Whether the tokenizer is none of our own class."""
+    return not isinstance(model, GloTokTokenizer)
+
+
+def way_of(model: GloTokTokenizer | PeerTokenizer) -> str:
+    """How codes become images, as the end of a phrase."""
+    return " by its own decoder" if is_other_system(model) else OUR_WAY
 
 
 def metrics_of(
@@ -56,14 +75,15 @@ def metrics_of(
     validation = measured[VALIDATION]
     metrics: Metrics = {}
     if config.tokenizer_path:
+        model = empty_tokenizer(to_path(config.tokenizer_path))
         metrics |= reconstruction_metrics(
-            {name: validation.column(name) for name in ("psnr", "ssim")}, image_size
+            {name: validation.column(name) for name in ("psnr", "ssim")}, image_size, way_of(model)
         )
-        names = tokenizer_config(to_path(config.tokenizer_path)).names
+        names = retention_names(model)
         alone = {name: retention_psnr(name) for name in names if retention_psnr(name) in validation}
         scores = {entry: validation.column(entry) for entry in alone.values()}
-        metrics |= retention_metrics(scores, list(alone))
-        metrics |= error_part_metrics(validation, list(alone))
+        metrics |= retention_metrics(scores, list(alone), RETAINED[is_other_system(model)])
+        metrics |= error_part_metrics(validation, list(alone), way_of(model))
     if LPIPS in validation:
         metrics |= lpips_metrics(validation.column(LPIPS), config.lpips_backbone)
     metrics |= distance_metrics(measured, config, networks, reference)
@@ -93,10 +113,13 @@ def metrics_of(
         losses = {name: validation.column(name) for name in (LOSS, SHUFFLED, UNLEARNED)}
         metrics |= generator_loss_metrics(losses, config)
     if config.tokenizer_path:
-        names = tokenizer_config(to_path(config.tokenizer_path)).names
-        codes = {name: validation.blocks(name) for name in names}
-        metrics |= code_metrics(codes, config, draw_uniformity)
-        metrics |= probe_metrics(measured, config, num_classes)
+        model = empty_tokenizer(to_path(config.tokenizer_path))
+        codes = {name: validation.blocks(name) for name in model.grid_names}
+        if isinstance(model, GloTokTokenizer):
+            metrics |= code_metrics(codes, config, draw_uniformity)
+            metrics |= probe_metrics(measured, config, num_classes)
+        else:
+            metrics |= grid_metrics(codes, model.rate)
     return metrics
 
 
@@ -104,13 +127,15 @@ def _labelled(images: MeasuredImages) -> Labelled:
     return Labelled(images.blocks(EFFNET_POOLED), images.column(LABELS))
 
 
-def reconstruction_metrics(scores: dict[str, Float[ndarray, " n"]], image_size: int) -> Metrics:
-    """Means of "psnr" and "ssim" over the images of the validation set."""
+def reconstruction_metrics(
+    scores: dict[str, Float[ndarray, " n"]], image_size: int, way: str = OUR_WAY
+) -> Metrics:
+    """Means of "psnr" and "ssim" over the images of the validation set; `way` is how codes are decoded, in words."""
     psnr, ssim = ScoreSum.of(scores["psnr"]), ScoreSum.of(scores["ssim"])
     pairs = f"{len(scores['psnr'])} validation crops of {image_size} x {image_size} pixels"
     psnr_protocol = (
         f"Mean over {pairs} of 10 log10(255^2 / MSE) on 8-bit RGB, per image; {psnr.num_infinite} "
-        "identical pairs left out; decoded from codes through the residual predictors; "
+        f"identical pairs left out; decoded from codes{way}; "
         "± is the deviation over images."
     )
     ssim_protocol = (
@@ -144,9 +169,11 @@ def lpips_metrics(distances: Float[ndarray, " n"], backbone: str) -> Metrics:
     return {"reconstruction_lpips": entry}
 
 
-def retention_metrics(scores: Mapping[str, Float[ndarray, " n"]], names: Sequence[str]) -> Metrics:
+def retention_metrics(
+    scores: Mapping[str, Float[ndarray, " n"]], names: Sequence[str], zeroed: str = RETAINED[False]
+) -> Metrics:
     """Mean PSNR of the validation crops decoded from each codebook alone; `scores` are "retention_NAME_psnr" of all
-    `names`.
+    `names`, and `zeroed` says what is set to 0.
     """
     metrics: Metrics = {}
     for name in names:
@@ -154,8 +181,8 @@ def retention_metrics(scores: Mapping[str, Float[ndarray, " n"]], names: Sequenc
         score = ScoreSum.of(scores[entry])
         protocol = (
             f"As the reconstructions' PSNR, over {len(scores[entry])} validation crops that are decoded from the "
-            f"{name} codes alone (paper Fig. 4): the features of all other codebooks, codes and predicted residuals, "
-            f"are set to 0. {score.num_infinite} identical pairs left out; ± is the deviation over images."
+            f"{name} codes alone (paper Fig. 4): {zeroed} are set to 0. "
+            f"{score.num_infinite} identical pairs left out; ± is the deviation over images."
         )
         metrics[entry] = metric_entry(
             f"PSNR of {name} codes alone (dB)",

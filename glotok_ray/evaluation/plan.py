@@ -24,7 +24,7 @@ from glotok_ray.evaluation.inputs import (
     training_images,
 )
 from glotok_ray.evaluation.sample_inputs import Samples, measured_samples
-from glotok_ray.pretrained.tokenizer import tokenizer_config
+from glotok_ray.pretrained.tokenizer import code_layout
 from glotok_ray.storage.places import to_path
 
 VALIDATION, SAMPLES, TRAINING = "validation", "samples", "training"
@@ -56,7 +56,7 @@ def plan(config: EvaluateRun, samples: Samples | None = None) -> tuple[list[Bloc
     dataset = measured_images(config)
     blocks = list(_validation_blocks(dataset, config))
     encoding = encoding_tokenizer(config)
-    image_size = tokenizer_config(encoding).autoencoder.image_size if encoding else 0
+    image_size = code_layout(encoding).image_size if encoding else 0
     if config.samples_path:
         samples = samples or measured_samples(config, dataset)
         image_size, num_samples = samples.image_size, samples.num_images

@@ -27,11 +27,21 @@ def own_psnr(
     """
     if protocol == "rounded":
         return psnr(images, to_uint8(reconstructions))
-    pixels = (reconstructions.float().clamp(-1, 1) + 1).mul(127.5).permute(0, 2, 3, 1).cpu().numpy()
     if protocol == "truncated":
-        return psnr(images, pixels.astype(np.uint8))
+        return psnr(images, truncated(reconstructions))
+    pixels = _levels(reconstructions)
     difference = images.astype(np.float64) - pixels.astype(np.float64)
     if protocol == "luminance":
         # Offsets cancel in a difference.
         difference = difference @ _LUMINANCE
     return psnr_of_error(np.square(difference).reshape(len(images), -1).mean(axis=1))
+
+
+def truncated(reconstructions: Float[Tensor, "b 3 h w"]) -> UInt8[np.ndarray, "b h w 3"]:
+    """8-bit pixels whose fraction is dropped."""
+    return _levels(reconstructions).astype(np.uint8)
+
+
+def _levels(reconstructions: Float[Tensor, "b 3 h w"]) -> Float[np.ndarray, "b h w 3"]:
+    """Un-rounded pixels from 0 to 255."""
+    return (reconstructions.float().clamp(-1, 1) + 1).mul(127.5).permute(0, 2, 3, 1).cpu().numpy()

@@ -23,7 +23,7 @@ from glotok_ray.evaluation.foreign_samples import (
 )
 from glotok_ray.evaluation.sample_files import read_images, stored_images, unpacked
 from glotok_ray.pretrained.generator import read_facts
-from glotok_ray.pretrained.tokenizer import WEIGHTS_FILE, tokenizer_config
+from glotok_ray.pretrained.tokenizer import WEIGHTS_FILE, code_layout
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.storage.places import to_path
@@ -112,7 +112,7 @@ def _check_foreign(samples: ForeignSamples, config: EvaluateRun, dataset: Datase
             f"{stored} x {stored} ({DATASET}: form = {dataset.form!r}); bring samples of that size, or shards of this"
         )
     if config.tokenizer_path:
-        made = tokenizer_config(to_path(config.tokenizer_path)).autoencoder.image_size
+        made = code_layout(to_path(config.tokenizer_path)).image_size
         if made != side:
             raise ArtefactError(
                 f"{samples.path}: its images have {side} x {side} pixels, and tokenizer_path = {config.tokenizer_path} "

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow
@@ -17,14 +17,16 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from glotok_ray.config.tokenizer_comparison import EvaluateTokenizersRun
+from glotok_ray.data.forms import CROP
 from glotok_ray.data.pixel_range import to_model_range, to_uint8
 from glotok_ray.data.recorded import check_side
 from glotok_ray.data.records import DatasetInfo
 from glotok_ray.data.shard_reader import read_shard_rows, view_batches
-from glotok_ray.data.transforms import center_crop
+from glotok_ray.evaluation.crop_protocols import own_crop
+from glotok_ray.evaluation.extractors import INCEPTION
 from glotok_ray.evaluation.features import POOLED, FeatureExtractor
 from glotok_ray.evaluation.lpips_distance import LPIPSDistance
-from glotok_ray.evaluation.psnr_protocols import own_psnr
+from glotok_ray.evaluation.psnr_protocols import own_psnr, truncated
 from glotok_ray.metrics.frechet import (
     FeatureSummary,
     frechet_distance_of_summaries,
@@ -32,7 +34,7 @@ from glotok_ray.metrics.frechet import (
 )
 from glotok_ray.metrics.reconstruction import psnr, ssim
 from glotok_ray.nn.tokenizer_protocol import Tokenizer
-from glotok_ray.peers.released import PSNRProtocol
+from glotok_ray.peers.released import CropProtocol, PSNRProtocol
 from glotok_ray.storage.places import to_path
 
 Images = UInt8[np.ndarray, "b h w 3"]
@@ -49,6 +51,15 @@ class Measured:
     """The first reconstructions."""
 
 
+class OwnProtocol(NamedTuple):
+    """How a system's authors measure."""
+
+    psnr: PSNRProtocol
+    crop: CropProtocol
+    pixels: Literal["rounded", "truncated", "unrounded"]
+    """What their feature network gets."""
+
+
 @dataclass
 class RealCrops:
     """The crops of a comparison and, once they were seen, their features, by side."""
@@ -56,9 +67,15 @@ class RealCrops:
     config: EvaluateTokenizersRun
     dataset: DatasetInfo
     extractors: Sequence[FeatureExtractor]
-    summaries: dict[int, dict[str, FeatureSummary]] = field(default_factory=dict)
+    summaries: dict[tuple[int, CropProtocol], dict[str, FeatureSummary]] = field(
+        default_factory=dict
+    )
 
-    def batches(self, side: int) -> Iterable[Images]:
+    def is_stored(self, side: int) -> bool:
+        """Whether the stored images are crops of that side already, which every way to cut them leaves as they are."""
+        return self.dataset.form == CROP and self.dataset.image_size == side
+
+    def batches(self, side: int, protocol: CropProtocol = "adm") -> Iterable[Images]:
         """Centre crops of the first images in shard order; raises ArtefactError for shards stored for a smaller
         side.
         """
@@ -69,14 +86,16 @@ class RealCrops:
             rows = min(shard.rows, left)
             left -= rows
             if rows:
-                yield from self._of_shard(folder / shard.file, rows, side)
+                yield from self._of_shard(folder / shard.file, rows, side, protocol)
 
-    def _of_shard(self, path: Path, rows: int, side: int) -> Iterable[Images]:
+    def _of_shard(
+        self, path: Path, rows: int, side: int, protocol: CropProtocol
+    ) -> Iterable[Images]:
         config = self.config
         table: pyarrow.Table = read_shard_rows(path, 0, rows, minutes=config.storage_retry_minutes)
         return view_batches(
             table,
-            lambda image: center_crop(image, side)[np.newaxis],
+            lambda image: own_crop(image, side, protocol)[np.newaxis],
             1,
             batch_size=config.batch_size,
             num_threads=config.decoding_threads,
@@ -126,16 +145,17 @@ def measure_tokenizer(
     tokenizer: Tokenizer,
     crops: RealCrops,
     *,
-    protocol: PSNRProtocol,
+    protocol: OwnProtocol,
     lpips: LPIPSDistance | None,
     device: torch.device,
 ) -> Measured:
-    """Reconstruct all crops and measure them; `protocol` is how the system's authors take PSNR."""
+    """Reconstruct all crops and measure them; `protocol` is how the system's authors measure, which is done beside."""
     side = crops.config.image_size or tokenizer.image_size
     scores: dict[str, list[np.ndarray]] = {}
     made: Features = {each.key: [] for each in crops.extractors}
-    real: Features | None = None if side in crops.summaries else {key: [] for key in made}
+    real: Features | None = None if (side, "adm") in crops.summaries else {key: [] for key in made}
     kept: list[np.ndarray] = []
+    own_pass = protocol.crop != "adm" and not crops.is_stored(side)
     encoding, decoding = Stopwatch(device), Stopwatch(device)
     for images in crops.batches(side):
         inputs = to_model_range(images, device)
@@ -144,9 +164,10 @@ def measure_tokenizer(
         reconstructions = to_uint8(decoded)
         found = {
             "psnr": psnr(images, reconstructions),
-            "own_psnr": own_psnr(images, decoded, protocol),
             "ssim": ssim(images, reconstructions),
         }
+        if not own_pass:
+            found["own_psnr"] = own_psnr(images, decoded, protocol.psnr)
         if lpips is not None:
             found["lpips"] = lpips(images, reconstructions)
         for name, values in found.items():
@@ -157,12 +178,38 @@ def measure_tokenizer(
         if len(kept) < crops.config.shown_images:
             kept.extend(reconstructions)
     if real is not None:
-        crops.summaries[side] = {key: summarize(blocks) for key, blocks in real.items()}
+        crops.summaries[side, "adm"] = {key: summarize(blocks) for key, blocks in real.items()}
     metrics = {name: _finite_mean(np.concatenate(values)) for name, values in scores.items()}
-    metrics |= _distances(made, crops.summaries[side])
+    metrics |= _distances(made, crops.summaries[side, "adm"])
+    has_inception = any(each.key == INCEPTION for each in crops.extractors)
+    if own_pass or (has_inception and protocol.pixels == "truncated"):
+        metrics |= _by_their_own(tokenizer, crops, side, protocol, device)
     metrics["encode_images_per_second"] = encoding.images_per_second
     metrics["decode_images_per_second"] = decoding.images_per_second
     return Measured(metrics, np.stack(kept[: crops.config.shown_images]))
+
+
+def _by_their_own(
+    tokenizer: Tokenizer, crops: RealCrops, side: int, protocol: OwnProtocol, device: torch.device
+) -> dict[str, float]:
+    """PSNR, and Inception's distance where it is measured, of crops and pixels as the authors have them."""
+    extractors = [each for each in crops.extractors if each.key == INCEPTION]
+    made: Features = {each.key: [] for each in extractors}
+    real: Features = {each.key: [] for each in extractors}
+    scores: list[np.ndarray] = []
+    for images in crops.batches(side, protocol.crop):
+        decoded = tokenizer.decode(tokenizer.encode(to_model_range(images, device)))
+        scores.append(own_psnr(images, decoded, protocol.psnr))
+        # Feature networks take 8-bit pixels: of un-rounded ones the nearest.
+        pixels = truncated(decoded) if protocol.pixels == "truncated" else to_uint8(decoded)
+        _add_features(made, extractors, pixels)
+        if (side, protocol.crop) not in crops.summaries:
+            _add_features(real, extractors, images)
+    if (side, protocol.crop) not in crops.summaries:
+        crops.summaries[side, protocol.crop] = {key: summarize(each) for key, each in real.items()}
+    distances = _distances(made, crops.summaries[side, protocol.crop])
+    found = {f"own_{name}": value for name, value in distances.items()}
+    return {"own_psnr": _finite_mean(np.concatenate(scores)), **found}
 
 
 def _add_features(found: Features, extractors: Sequence[FeatureExtractor], images: Images) -> None:

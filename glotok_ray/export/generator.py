@@ -15,9 +15,10 @@ import torch
 from timm.data.imagenet_info import ImageNetInfo
 from torch import Tensor
 
-from glotok_ray.config.generator import FARConfig, FlowConfig, XARConfig
+from glotok_ray.config.generator import FlowConfig, XARConfig
 from glotok_ray.config.jobs import ExportGeneratorRun
 from glotok_ray.config.overrides import bound_settings, to_dict, with_absolute_paths
+from glotok_ray.config.var import ModelConfig
 from glotok_ray.interop.generator_card import PEER_FILE, Card, generator_card, licence_of
 from glotok_ray.interop.generators import (
     PEER_MASKS,
@@ -27,9 +28,9 @@ from glotok_ray.interop.generators import (
     layout_of,
 )
 from glotok_ray.interop.tokenizer_card import CARD_FILE
-from glotok_ray.nn.far import FAR
 from glotok_ray.pretrained.generator import (
     AVERAGE_FILE,
+    build_generator,
     copy_tokenizer,
     find_tokenizer,
     load_generator,
@@ -55,7 +56,7 @@ _BUFFERS = ("latent_scale",)
 class _Source:
     """What a run or a peer's file gives."""
 
-    model: XARConfig | FARConfig
+    model: ModelConfig
     state: Mapping[str, Tensor]
     facts: dict[str, Any]
     origin: str
@@ -177,7 +178,7 @@ def _from_run(config: ExportGeneratorRun, source: Path) -> _Source:
 
 
 def _from_peer(config: ExportGeneratorRun, source: Path) -> _Source:
-    model = config.xar if config.architecture == "xar" else config.far
+    model = config.model
     tokenizer, digest = _tokenizer_of_peer(config, model)
     imported = import_generator(source, model, weights=config.weights)
     if imported.left_out:
@@ -202,9 +203,7 @@ def _from_peer(config: ExportGeneratorRun, source: Path) -> _Source:
     )
 
 
-def _tokenizer_of_peer(
-    config: ExportGeneratorRun, model: XARConfig | FARConfig
-) -> tuple[Path | None, str]:
+def _tokenizer_of_peer(config: ExportGeneratorRun, model: ModelConfig) -> tuple[Path | None, str]:
     """The folder and the digest of the tokenizer that decodes a peer's generator; None and "" without one.
 
     A checkpoint does not tell which tokenizer it was trained with, so the given one is believed where sizes fit.
@@ -218,8 +217,8 @@ def _tokenizer_of_peer(
         )
     folder, weights = to_path(config.tokenizer_path), _tokenizer_weights(config)
     with torch.device("meta"):
-        generator = FAR(model)
-    # Refuses codebooks of other names or sizes.
+        generator = build_generator(model)
+    # Refuses codebooks of other names or sizes, and other scales.
     ImageGenerator(generator, read_any_tokenizer(folder))
     return folder, artefact.sha256_of(weights)
 

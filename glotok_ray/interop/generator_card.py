@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from glotok_ray.config.generator import FARConfig, FlowConfig, XARConfig
 from glotok_ray.config.overrides import from_dict
+from glotok_ray.config.var import ModelConfig, VARConfig
 from glotok_ray.interop.tokenizer_card import shown_value
 from glotok_ray.pretrained.generator import CONFIGS, TOKENIZER_FOLDER
 from glotok_ray.storage import artefact
@@ -24,13 +25,14 @@ images = generator.generate([{labels}], seed=0)      # uint8, (2, height, width,
 
 Many at once: `python -m jobs.sample_images RECIPE --generator-path {folder} --tokenizer-path ""`, with a recipe of
 {architecture}."""
+_ARCHITECTURES = {"xar": "xAR", "far": "FAR", "var": "VAR"}
 _NO_TOKENIZER = {
     "xar": (
         "The folder holds no tokenizer: these weights draw latents of MAR's KL-16 autoencoder, which this package does "
         "not have. `glotok_ray.sampling.flow.sample_latents` draws the latents; only that autoencoder makes images "
         "of them."
     ),
-    "far": (
+    "codes": (
         "The folder holds no tokenizer, without which codes are no images: export again with --tokenizer-path, the "
         "folder of the tokenizer that made the codes."
     ),
@@ -41,6 +43,7 @@ _PEERS = {
     "llamagen_gpt": "LlamaGen's",
     "ibq_ar": "IBQ's",
     "taming_gpt": "taming-transformers'",
+    "var": "VAR's",
 }
 # Of the repositories that publish the weights, as they stated it when the importers were written.
 _LICENCES = {
@@ -49,6 +52,7 @@ _LICENCES = {
     "llamagen_gpt": "MIT (LlamaGen)",
     "ibq_ar": "Apache-2.0 (SEED-Voken)",
     "taming_gpt": "MIT (taming-transformers)",
+    "var": "MIT (VAR)",
 }
 _NO_LICENCE = "VQGAN-LC's repository states none; ask its authors before weights are passed on"
 _SHOWN_CLASSES = 8
@@ -64,12 +68,12 @@ class Card(NamedTuple):
     parameters: int
     has_tokenizer: bool
     peer_layout: str = ""
-    """A name of `glotok_ray.interop.generator_layouts.LAYOUTS` where the peer's file lies there too."""
+    """A layout of `glotok_ray.interop.generators` where the peer's file lies there too."""
     licence: str = ""
     """Of a peer's weights: `licence_of` their layout."""
 
 
-def licence_of(layout: str, model: XARConfig | FARConfig) -> str:
+def licence_of(layout: str, model: ModelConfig) -> str:
     """The licence of the weights that a peer publishes in this layout, in words."""
     # VQGAN-LC has the layout of taming-transformers, and classes behind the codes.
     if isinstance(model, FARConfig) and model.variant.class_input == "after_codes":
@@ -97,7 +101,7 @@ def generator_card(card: Card, facts: Mapping[str, Any], metrics: Mapping[str, o
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
-def _described(model: XARConfig | FARConfig, facts: Mapping[str, Any]) -> str:
+def _described(model: ModelConfig, facts: Mapping[str, Any]) -> str:
     size = f"width {model.width}, depth {model.depth}, {model.num_heads} heads"
     if isinstance(model, FARConfig):
         books = " and ".join(f"{item.name} ({item.size} codes)" for item in model.codebooks)
@@ -108,6 +112,12 @@ def _described(model: XARConfig | FARConfig, facts: Mapping[str, Any]) -> str:
             f"A causal transformer over {model.grid_size} x {model.grid_size} positions, {size}{head}; "
             f"it draws {books}."
         )
+    if isinstance(model, VARConfig):
+        sides = ", ".join(map(str, model.scale_sides))
+        return (
+            f"VAR, a transformer over scales of {sides} positions a side, {model.num_tokens} codes of "
+            f"{model.num_codes} per image, {size}."
+        )
     flow = from_dict(FlowConfig, facts["flow"])
     return (
         f"xAR with {flow.context} context over {model.num_entities} entities ({model.entity}) of "
@@ -117,14 +127,12 @@ def _described(model: XARConfig | FARConfig, facts: Mapping[str, Any]) -> str:
 
 def _use(card: Card, architecture: str, labels: str) -> str:
     if not card.has_tokenizer:
-        return _NO_TOKENIZER[architecture]
-    use = _USE.format(
-        folder=card.folder, labels=labels, architecture={"xar": "xAR", "far": "FAR"}[architecture]
-    )
+        return _NO_TOKENIZER["xar" if architecture == "xar" else "codes"]
+    use = _USE.format(folder=card.folder, labels=labels, architecture=_ARCHITECTURES[architecture])
     return f"{use}\n\nThe tokenizer that decodes what it draws lies in {TOKENIZER_FOLDER}/."
 
 
-def _peer_file(layout: str, model: XARConfig | FARConfig) -> str:
+def _peer_file(layout: str, model: ModelConfig) -> str:
     if not layout:
         return ""
     peer = _PEERS[layout]
@@ -146,7 +154,7 @@ def _peer_file(layout: str, model: XARConfig | FARConfig) -> str:
     return " ".join(notes)
 
 
-def _fixed_in_peer(model: XARConfig | FARConfig) -> dict[str, tuple[object, object]]:
+def _fixed_in_peer(model: ModelConfig) -> dict[str, tuple[object, object]]:
     """Sizes that stand in the peer's code instead of its config: ours and theirs."""
     if isinstance(model, XARConfig):
         return {
@@ -154,6 +162,8 @@ def _fixed_in_peer(model: XARConfig | FARConfig) -> dict[str, tuple[object, obje
             "channels": (model.channels, 16),
             "mlp_multiple": (model.mlp_multiple, 1),
         }
+    if isinstance(model, VARConfig):
+        return {}
     sizes = list(model.code_counts.values())
     if model.variant.block == "gpt":
         return {}

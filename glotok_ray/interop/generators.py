@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from glotok_ray.config.generator import FARConfig, XARConfig
+from glotok_ray.config.var import ModelConfig, VARConfig
 from glotok_ray.interop import generator_layouts
+from glotok_ray.interop.var_generator import VAR_LAYOUT, export_var, import_var
 from glotok_ray.nn.entities import token_places
 from glotok_ray.nn.rotary import grid_rotation, pair_frequencies
 from glotok_ray.pretrained.generator import build_generator
@@ -31,12 +33,12 @@ from glotok_ray.storage.weights import (
 
 RECIPES = (
     "xar_b, xar_l, xar_h, far_b_fqgan, far_l_fqgan, gpt_b, gpt_l, gpt_xl, gpt_xxl, gpt_3b, ibq_b, ibq_l, ibq_xl, "
-    "ibq_xxl, taming_gpt or vqgan_lc_gpt"
+    "ibq_xxl, taming_gpt, vqgan_lc_gpt, var_d16, var_d20, var_d24 or var_d30"
 )
 # The scale of MAR's KL-16 autoencoder, with which the released xAR was trained; its code multiplies outside the model.
 XAR_LATENT_SCALE = 0.2325
 
-PEER_MASKS = ("mask",)
+PEER_MASKS = ("mask", "attn_bias_for_masking")
 """Tensors of an export that hold infinities rightly: what attention adds where it must not look."""
 
 # The order of FQGAN's numbered codebooks, by their count; LlamaGen's single one may have any name.
@@ -51,27 +53,29 @@ class ImportedGenerator(NamedTuple):
     """The tensors of a peer's checkpoint under our names, in fp32; they fit the config they were asked for."""
 
     tensors: dict[str, Tensor]
-    """State dict of `XAR` or `FAR`."""
+    """State dict of `XAR`, `FAR` or `VAR`."""
     left_out: tuple[str, ...]
     """Names in the file that this package has no use for."""
     layout: str
-    """A name of `glotok_ray.interop.generator_layouts.LAYOUTS`."""
+    """A name of `glotok_ray.interop.generator_layouts.LAYOUTS`, or `VAR_LAYOUT`."""
     sha256: str
     """Digest of the file."""
 
 
 def import_generator(
-    path: str | Path, config: XARConfig | FARConfig, *, weights: Literal["model", "ema"] = "model"
+    path: str | Path, config: ModelConfig, *, weights: Literal["model", "ema"] = "model"
 ) -> ImportedGenerator:
-    """Read a checkpoint as the state dict of `XAR(config)` or `FAR(config)`; nothing in the file is executed.
+    """Read a checkpoint as the state dict of the config's model; nothing in the file is executed.
 
     `weights` prefers the raw weights or demands their moving average. xAR's files do not hold the scale of the
     latents: its `latent_scale` becomes `XAR_LATENT_SCALE`. Raises ArtefactError, which lists all that does not fit, or
     all that is not finite.
     """
     path = Path(path)
-    if not isinstance(config, XARConfig | FARConfig):
-        raise ValueError(f"config = {config!r}: must be an XARConfig or a FARConfig")
+    if not isinstance(config, ModelConfig):
+        raise ValueError(f"config = {config!r}: must be an XARConfig, a FARConfig or a VARConfig")
+    if isinstance(config, VARConfig):
+        return _imported_var(path, config, weights)
     loaded = read_checkpoint(path, purpose="a generator checkpoint")
     described = layout_of(config)
     tensors = tensors_of(weights_in(path, loaded, weights))
@@ -100,10 +104,8 @@ def import_generator(
     return ImportedGenerator(found, left_out, layout, artefact.sha256_of(path))
 
 
-def export_generator(
-    state: Mapping[str, Tensor], config: XARConfig | FARConfig
-) -> dict[str, Tensor]:
-    """The state dict of `XAR(config)` or `FAR(config)` as the peer's own code loads it, strictly.
+def export_generator(state: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
+    """The state dict of `XAR(config)`, `FAR(config)` or `VAR(config)` as the peer's own code loads it, strictly.
 
     xAR's code keeps its mask and its rotary angles in the file, so these are added; it multiplies latents outside the
     model, so `latent_scale` is left out and must replace its 0.2325 there. FQGAN's code knows one size for all
@@ -111,6 +113,8 @@ def export_generator(
     their checkpoints; taming's masks are added. Raises ValueError where no peer's code computes what the config
     describes.
     """
+    if isinstance(config, VARConfig):
+        return export_var(state, config)
     layout = layout_of(config)
     problems = misfits(state, _expected(config))
     if problems:
@@ -128,8 +132,10 @@ def export_generator(
     return peers | (_taming_masks(config) if layout == "taming_gpt" else {})
 
 
-def layout_of(config: XARConfig | FARConfig) -> str:
+def layout_of(config: ModelConfig) -> str:
     """The layout whose code computes what `config` describes; raises ValueError where there is none."""
+    if isinstance(config, VARConfig):
+        return VAR_LAYOUT
     if isinstance(config, XARConfig):
         if config.entity != "cell" or config.grid_size != 2 * config.cell_size:
             raise ValueError(
@@ -160,6 +166,12 @@ def layout_of(config: XARConfig | FARConfig) -> str:
             "give the codebooks these names, in this order"
         )
     return "far"
+
+
+def _imported_var(path: Path, config: VARConfig, weights: str) -> ImportedGenerator:
+    if weights == "ema":
+        raise ArtefactError(f"{path}: files of VAR hold no moving average; pass --weights model")
+    return ImportedGenerator(import_var(path, config), (), VAR_LAYOUT, artefact.sha256_of(path))
 
 
 def _renamed(

@@ -23,6 +23,9 @@ from glotok_ray.storage.weights import (
     used,
 )
 
+VAR_LAYOUT = "var"
+"""Name of the layout, beside those of `glotok_ray.interop.generator_layouts.LAYOUTS`."""
+
 _NAMES = (
     ("pos_start", "start"),
     ("pos_1LC", "positions"),

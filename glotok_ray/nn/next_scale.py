@@ -5,14 +5,35 @@ Read next: glotok_ray/nn/var.py
 """
 
 from collections.abc import Callable, Sequence
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from glotok_ray.nn.tokenizer_protocol import Tokenizer
+
 Contribution = Callable[[Int64[Tensor, "b p p"], int], Float[Tensor, "b c h w"]]
 """What the codes of a scale, given by its number, add to the map, which has the side of the last scale."""
+
+
+@runtime_checkable
+class ScaleTokenizer(Tokenizer, Protocol):
+    """A tokenizer of one grid per scale, whose codes add up to one map; generators over scales need it."""
+
+    @property
+    def code_width(self) -> int:
+        """Channels of the map."""
+        ...
+
+    def contribution(self, indices: Int64[Tensor, "b p p"], scale: int) -> Float[Tensor, "b c h w"]:
+        """A `Contribution`."""
+        ...
+
+    def decode_latents(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 H W"]:
+        """Images of what the codes of all scales add up to, about [-1, 1]; not clamped."""
+        ...
 
 
 def at_scale(summed: Float[Tensor, "b c h w"], side: int) -> Float[Tensor, "b tokens c"]:

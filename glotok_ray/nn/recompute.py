@@ -13,9 +13,10 @@ from torch.utils.checkpoint import checkpoint
 
 from glotok_ray.nn.blocks import ResidualBlock, SpatialAttention, TransformerBlock
 from glotok_ray.nn.far_blocks import FARBlock
+from glotok_ray.nn.var_blocks import VARBlock
 from glotok_ray.nn.xar_blocks import EntityBlock
 
-_BLOCKS = (ResidualBlock, SpatialAttention, TransformerBlock, EntityBlock, FARBlock)
+_BLOCKS = (ResidualBlock, SpatialAttention, TransformerBlock, EntityBlock, FARBlock, VARBlock)
 
 
 def recompute_activations(module: nn.Module) -> None:

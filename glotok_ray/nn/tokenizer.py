@@ -159,6 +159,11 @@ class GloTokTokenizer(nn.Module):
         return Rate(tuple(Grid((side, side), item.size) for item in self.config.codebooks))
 
     @property
+    def grid_names(self) -> tuple[str, ...]:
+        """The codebooks' own."""
+        return self.config.names
+
+    @property
     def decoder_last_layer(self) -> nn.Conv2d:
         """The convolution that writes the pixels."""
         return self.decoder.conv_out

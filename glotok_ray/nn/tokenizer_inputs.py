@@ -38,6 +38,16 @@ def check_answer(images: Float[Tensor, "*b 3 H W"], codes: Int[Tensor, "*b k h w
     # Not in fp64, which MPS lacks; codes are exact in fp32.
     least, greatest, code = torch.stack([bound.float() for bound in bounds]).tolist()
     _check_bounds(least, greatest)
+    _check_least(code)
+
+
+def check_found(codes: Int[Tensor, "..."]) -> None:
+    """Raise ValueError for codes that are none, since the network's output was not finite; one read."""
+    if codes.numel():
+        _check_least(codes.min().item())
+
+
+def _check_least(code: float) -> None:
     if code < 0:
         raise ValueError(
             "images: the encoder's output is not finite, so no code is the nearest; look for a diverged tokenizer, or "

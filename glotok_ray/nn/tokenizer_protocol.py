@@ -82,6 +82,11 @@ class Tokenizer(Protocol):
         """What an image of `image_size` costs."""
         ...
 
+    @property
+    def grid_names(self) -> tuple[str, ...]:
+        """What the grids of `rate` are called, in their order: columns of code files and metrics have these names."""
+        ...
+
     def encode(self, images: Float[Tensor, "b 3 H W"]) -> Codes:
         """The codes of images in [-1, 1]. Raises ValueError for images of another shape, kind or range."""
         ...

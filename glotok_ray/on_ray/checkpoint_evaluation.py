@@ -19,7 +19,7 @@ import torch
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from glotok_ray.config.checkpoint_evaluation import SECTION
-from glotok_ray.config.runs import FARRun, GeneratorRun, TokenizerRun, XARRun
+from glotok_ray.config.runs import AnyGeneratorRun, GeneratorRun, TokenizerRun
 from glotok_ray.on_ray.failures import one_line
 from glotok_ray.storage import ownership
 from glotok_ray.storage.artefact import ArtefactError
@@ -58,7 +58,7 @@ def evaluating_checkpoints(
     if not section.every_steps:
         yield
         return
-    assert isinstance(config, TokenizerRun | XARRun | FARRun)
+    assert isinstance(config, TokenizerRun | AnyGeneratorRun)
     evaluation = _Evaluation(config, plan, attempt, reserved)
     evaluation.start()
     try:

@@ -8,7 +8,7 @@ import logging
 import os
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from ray.train.torch import TorchConfig
 
 from glotok_ray import faults
 from glotok_ray.config.overrides import from_dict, override, to_dict
-from glotok_ray.config.runs import FARRun, GeneratorRun, TokenizerRun, XARRun
+from glotok_ray.config.runs import FARRun, GeneratorRun, TokenizerRun, VARRun, XARRun
 from glotok_ray.config.training import ScalingConfig
 from glotok_ray.data.training_rows import CodeRows, ImageRows
 from glotok_ray.on_ray import cluster
@@ -29,6 +29,7 @@ from glotok_ray.on_ray.attempts import Attempts, attempt_name
 from glotok_ray.on_ray.checkpoint_evaluation import evaluating_checkpoints
 from glotok_ray.on_ray.data import Feed, start_ingest, worker_batches
 from glotok_ray.on_ray.elastic import LOOK_EVERY_S, trainer_of
+from glotok_ray.on_ray.gauges import WorkerGauges
 from glotok_ray.on_ray.interruption import AbortedWithDriver, wait_for
 from glotok_ray.on_ray.store_watch import StoreWatch
 from glotok_ray.storage import artefact
@@ -62,6 +63,7 @@ from glotok_ray.training.preemption import NodeReclaimed
 from glotok_ray.training.runs import wait_for_inputs
 from glotok_ray.training.shown_progress import ShownProgress
 from glotok_ray.training.stalls import FINISHED
+from glotok_ray.training.trackers import carried_environment
 from glotok_ray.training.trainer_feed import trainer_batches
 from glotok_ray.training.worker import DistributedWorker
 
@@ -79,6 +81,7 @@ class RayWorker(DistributedWorker):
         self.heartbeat: Heartbeat = WatchedHeartbeat(
             folder, self.rank, self.world_size, attempt, stall_minutes
         )
+        self._gauges = WorkerGauges(folder.name, self.rank)
         # Ray Train may start the workers again within an attempt.
         now = time.time_ns() // 1000 if self.rank == 0 else 0
         self.group = int(self.all_sum(torch.tensor(now, device=self.device)))
@@ -90,6 +93,11 @@ class RayWorker(DistributedWorker):
     def report(self, metrics: dict[str, Any]) -> None:
         """Hand an evaluation to Ray Train; checkpoints stay in the run folder, under our own manifests."""
         ray.train.report(metrics)
+
+    def show(self, metrics: Mapping[str, Any]) -> None:
+        """Set this rank's gauges; its own memory, where the line tells the largest of all ranks."""
+        own = {"memory/peak_gib": self.memory.gib()} if "memory/peak_gib" in metrics else {}
+        self._gauges.set({**metrics, **own})
 
 
 def fit(config: TokenizerRun | GeneratorRun, plan: RunPlan) -> None:
@@ -151,6 +159,7 @@ def _trainer(
             # Rows come from Ray Data, or this reader reads them in the worker.
             "ingest": ingest,
             "reader": reader if in_trainer else None,
+            "environment": carried_environment(),
         },
         torch_config=_torch_config(scaling),
         scaling_config=ray.train.ScalingConfig(
@@ -225,8 +234,11 @@ def _all_resources(config: TokenizerRun | GeneratorRun) -> dict[str, float]:
 def train_worker(loop_config: dict[str, Any]) -> None:
     """What every rank runs."""
     logging.basicConfig(level=logging.WARNING)
-    kind = {item.__name__: item for item in (TokenizerRun, XARRun, FARRun)}[loop_config["kind"]]
+    kind = {item.__name__: item for item in (TokenizerRun, XARRun, FARRun, VARRun)}[
+        loop_config["kind"]
+    ]
     config = from_dict(kind, loop_config["run"])
+    os.environ.update(loop_config["environment"] | os.environ)
     attempt = Attempt(**loop_config["attempt"])
     plan: RunPlan = loop_config["plan"]
     worker = RayWorker(plan.folder, attempt, config.scaling.stall_minutes)

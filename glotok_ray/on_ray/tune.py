@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import ray.tune
 
 from glotok_ray import faults
+from glotok_ray.config.runs import GeneratorRun, TokenizerRun
 from glotok_ray.on_ray import cluster
 from glotok_ray.progress import ProgressLine
 
@@ -24,6 +25,22 @@ class TrialResult(NamedTuple):
     name: str
     row: dict[str, Any]
     error: BaseException | None
+
+
+HEAD_NODE = "node:__internal_head__"
+"""A resource that Ray gives to the head of every cluster: on demand in all of ours, alive as long as the cluster."""
+_SHARE = 0.001
+
+
+def driver_resources(run: TokenizerRun | GeneratorRun | None = None) -> dict[str, float]:
+    """What the process of a trial asks for: a place on the head node, where no spot instance takes it away. It only
+    waits for its workers, so it asks for no CPU, of which the head of a cluster may offer none. Where the run trains in
+    the trial's own process (`launcher = "local"`), it asks for a worker's share of any node instead.
+    """
+    if run is not None and run.launcher == "local":
+        scaling = run.scaling
+        return {"CPU": scaling.cpus_per_worker, "GPU": float(scaling.use_gpu)}
+    return {"CPU": 0, HEAD_NODE: _SHARE}
 
 
 def connect() -> None:
@@ -45,11 +62,13 @@ def run_trials(
     describe: Callable[[Mapping[str, Any]], str],
     shown_as: tuple[str, str] = ("sweep", "trials"),
     finished: Collection[str] = (),
+    resources: Mapping[str, float] | None = None,
 ) -> Iterator[TrialResult]:
     """Call `function(name)` for every name, each in a trial of its own; results in the order of the names.
 
     Ray Tune keeps its files in `folder`; `describe` puts a row into words for the progress line, which `shown_as`
-    names, with its unit. Those in `finished` were so before, and take no time. Raises KeyboardInterrupt when trials
+    names, with its unit. Those in `finished` were so before, and take no time. `resources` are those of a trial's
+    process (`driver_resources`). Raises KeyboardInterrupt when trials
     were interrupted, and RuntimeError, before any trial, when the cluster cannot run them.
     """
     connect()
@@ -62,8 +81,7 @@ def run_trials(
     stage, unit = shown_as
     line = ProgressLine(stage, len(names), unit, interval_s=0.0)
     tuner = ray.tune.Tuner(
-        # The driver of a trial only waits for its workers: a whole CPU would starve them on a small machine.
-        ray.tune.with_resources(trainable, {"CPU": 0.01}),
+        ray.tune.with_resources(trainable, dict(resources or driver_resources())),
         param_space={"trial": ray.tune.grid_search(list(names))},
         tune_config=ray.tune.TuneConfig(max_concurrent_trials=max_concurrent),
         run_config=ray.tune.RunConfig(

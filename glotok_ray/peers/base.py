@@ -3,14 +3,15 @@
 Read next: glotok_ray/peers/systems.py
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from glotok_ray.nn.tokenizer_inputs import check_images, check_range
-from glotok_ray.nn.tokenizer_protocol import Codes, Rate, grids_of
+from glotok_ray.nn.tokenizer_inputs import check_found, check_images, check_range
+from glotok_ray.nn.tokenizer_protocol import Codes, Grid, Rate, grids_of
 
 
 class PeerTokenizer(nn.Module):
@@ -33,6 +34,23 @@ class PeerTokenizer(nn.Module):
         """What an image of `image_size` costs."""
         raise NotImplementedError
 
+    @property
+    def grid_names(self) -> tuple[str, ...]:
+        """One name per grid: "codes" of a single one, or "scale_16x16" and its like."""
+        grids = self.rate.grids
+        return ("codes",) if len(grids) == 1 else scale_names(grids)
+
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        """What `parts_alone` decodes; none of a single grid, which alone is the whole."""
+        return ()
+
+    def parts_alone(self, codes: Codes) -> dict[str, Float[Tensor, "b 3 H W"]]:
+        """By part: images of its codes alone, about [-1, 1], while 0 stands for what the others add to the decoder's
+        input. For codes that are known to exist.
+        """
+        return {}
+
     def module_parameters(self) -> dict[str, int]:
         """Parameters per part; they add up to the whole."""
         own = {name: value.numel() for name, value in self.named_parameters(recurse=False)}
@@ -43,7 +61,9 @@ class PeerTokenizer(nn.Module):
         return own | parts
 
     def look_up(self, images: Float[Tensor, "b 3 H W"]) -> Codes:
-        """The codes of checked images in [-1, 1]."""
+        """The codes of checked images in [-1, 1]; NO_CODE stands where the network's output is not finite, and the
+        caller must look for it.
+        """
         raise NotImplementedError
 
     def images_of(self, codes: Codes) -> Float[Tensor, "b 3 H W"]:
@@ -52,11 +72,15 @@ class PeerTokenizer(nn.Module):
 
     @torch.no_grad()
     def encode(self, images: Float[Tensor, "b 3 H W"]) -> Codes:
-        """The codes of images in [-1, 1]; raises ValueError for images of another shape, kind or range."""
+        """The codes of images in [-1, 1]; raises ValueError for images of another shape, kind or range, and where the
+        network's output is not finite.
+        """
         check_images(images)
         self._check_sides(images)
         check_range(images)
-        return self.look_up(images.to(next(self.parameters()).dtype))
+        codes = self.look_up(images.to(next(self.parameters()).dtype))
+        check_found(torch.stack([grid.min() for grid in grids_of(codes, self.rate) if len(grid)]))
+        return codes
 
     @torch.no_grad()
     def decode(self, codes: Codes) -> Float[Tensor, "b 3 H W"]:
@@ -83,6 +107,11 @@ class PeerTokenizer(nn.Module):
             raise ValueError(
                 f"images of {height} x {width} pixels: both sides must be {rule}; crop or resize them"
             )
+
+
+def scale_names(grids: Sequence[Grid]) -> tuple[str, ...]:
+    """Names of grids by their sides."""
+    return tuple(f"scale_{'x'.join(map(str, grid.shape))}" for grid in grids)
 
 
 def check_peer_codes(codes: Codes, rate: Rate) -> None:

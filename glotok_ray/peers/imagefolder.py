@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from glotok_ray.nn.blocks import positions_on_grid, to_tokens
 from glotok_ray.nn.tokenizer_protocol import Codes, Rate, grids_of
-from glotok_ray.peers.base import PeerTokenizer
+from glotok_ray.peers.base import PeerTokenizer, scale_names
 from glotok_ray.peers.multi_scale import (
     SMOOTHING_OF_SCALE,
     MultiScaleQuantizer,
@@ -156,6 +156,28 @@ class ImageFolder(PeerTokenizer):
         """The scales of branch 0, then those of branch 1."""
         return Rate(NUM_BRANCHES * scale_grids(SIDES, self.config.num_codes))
 
+    @property
+    def grid_names(self) -> tuple[str, ...]:
+        """Those of the scales, after their branch: "branch_0_scale_16x16" and its like."""
+        names = scale_names(scale_grids(SIDES, self.config.num_codes))
+        return tuple(f"branch_{branch}_{name}" for branch in range(NUM_BRANCHES) for name in names)
+
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        """Both branches, each with all its scales."""
+        return tuple(f"branch_{branch}" for branch in range(NUM_BRANCHES))
+
+    def parts_alone(self, codes: Codes) -> dict[str, Float[Tensor, "b 3 H W"]]:
+        """Images of either branch alone."""
+        latents = self.latents(grids_of(codes, self.rate))
+        found = {}
+        for branch, name in enumerate(self.part_names):
+            parts = list(latents.chunk(NUM_BRANCHES, dim=1))
+            zeros = [torch.zeros_like(part) for part in parts]
+            zeros[branch] = parts[branch]
+            found[name] = self.decode_latents(torch.cat(zeros, dim=1))
+        return found
+
     def look_up(self, images: Float[Tensor, "b 3 H W"]) -> Codes:
         """Twice ten maps of codes (b, p, p)."""
         return self.find(self.unquantized(images))
@@ -240,4 +262,5 @@ SYSTEM = System(
     },
     _names,
     "Adobe Research License: non-commercial research only",
+    feature_pixels="truncated",
 )

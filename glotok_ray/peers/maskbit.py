@@ -109,4 +109,6 @@ SYSTEM = System(
     _names,
     "Apache-2.0",
     psnr_protocol="unrounded",
+    crop_protocol="bilinear",
+    feature_pixels="truncated",
 )

@@ -12,9 +12,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from glotok_ray.nn.quantizer import Lookup, nearest_codes
+from glotok_ray.nn.quantizer import Lookup
 from glotok_ray.nn.tokenizer_protocol import Grid
-from glotok_ray.peers.look_up import rows_on_map
+from glotok_ray.peers.look_up import nearest_known, rows_on_map
 
 Scales = tuple[Int[Tensor, "b p p"], ...]
 """The codes of all scales, small to large."""
@@ -92,7 +92,7 @@ class MultiScaleQuantizer(nn.Module):
 
     def _find(self, latents: Float[Tensor, "b d p p"]) -> Int[Tensor, "b p p"]:
         tokens = latents.permute(0, 2, 3, 1)
-        found = nearest_codes(tokens.flatten(0, 2), self.codebook, self.lookup)
+        found = nearest_known(tokens.flatten(0, 2), self.codebook, self.lookup)
         return found.unflatten(0, tokens.shape[:3])
 
     def contribution(self, indices: Int[Tensor, "b p p"], scale: int) -> Float[Tensor, "b d h w"]:

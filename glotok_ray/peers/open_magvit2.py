@@ -100,4 +100,6 @@ SYSTEM = System(
     names=_names,
     licence="Apache-2.0 (code and weights)",
     psnr_protocol="truncated",
+    crop_protocol="bilinear",
+    feature_pixels="unrounded",
 )

@@ -13,6 +13,10 @@ from glotok_ray.peers.base import PeerTokenizer
 
 PSNRProtocol = Literal["rounded", "truncated", "unrounded", "luminance"]
 """PSNR of 8-bit pixels, rounded or truncated, of un-rounded ones, or of the luminance of these."""
+CropProtocol = Literal["adm", "bilinear", "bicubic", "plain_bilinear"]
+"""How validation images are resized before the middle square is cut: as ADM's evaluation does, as torchvision does on
+8-bit images, or by bilinear samples without antialiasing, as OpenCV does.
+"""
 Table = tuple[tuple[str, str | None], ...]
 """(regular expression, replacement); every row is applied, in order. None leaves a tensor out whose name matches."""
 
@@ -56,6 +60,10 @@ class System(NamedTuple):
     """
     psnr_protocol: PSNRProtocol = "rounded"
     """What the authors take PSNR of, where they take it."""
+    crop_protocol: CropProtocol = "adm"
+    """How the authors cut validation images."""
+    feature_pixels: Literal["rounded", "truncated", "unrounded"] = "rounded"
+    """The authors' reconstructions as their feature network gets them."""
 
 
 def rename(name: str, table: Table) -> str | None:

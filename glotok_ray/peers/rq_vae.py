@@ -116,4 +116,6 @@ SYSTEM = System(
     names=_names,
     licence="weights CC-BY-NC-SA-4.0: non-commercial, share alike (code Apache-2.0)",
     prepare=_one_codebook,
+    crop_protocol="bilinear",
+    feature_pixels="unrounded",
 )

@@ -1,9 +1,10 @@
-"""All systems of other authors that this package loads, by name: one entry per system.
+"""All systems that this package loads beside its own tokenizers, by name: other authors', and scales over ours.
 
 Read next: glotok_ray/peers/released.py
 """
 
 from glotok_ray.peers import (
+    glotok_scales,
     ibq,
     imagefolder,
     maskbit,
@@ -18,6 +19,7 @@ from glotok_ray.peers import (
 from glotok_ray.peers.released import Released, System
 
 SYSTEMS: dict[str, System] = {
+    "glotok_scales": glotok_scales.SYSTEM,
     "ibq": ibq.SYSTEM,
     "imagefolder": imagefolder.SYSTEM,
     "maskbit": maskbit.SYSTEM,

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from glotok_ray.nn.blocks import to_map
-from glotok_ray.nn.quantizer import nearest_codes
 from glotok_ray.nn.tokenizer_protocol import Codes, Grid, Rate, grids_of
 from glotok_ray.peers.base import PeerTokenizer
+from glotok_ray.peers.look_up import nearest_known
 from glotok_ray.peers.maskgit_trunk import (
     DOWNSAMPLE_FACTOR,
     MaskGITDecoder,
@@ -160,7 +160,7 @@ class TiTok(PeerTokenizer):
     def find(self, z: Float[Tensor, "b d 1 t"]) -> Int[Tensor, "b t"]:
         """The nearest code of every latent."""
         tokens = z.squeeze(2).transpose(1, 2)
-        found = nearest_codes(F.normalize(tokens, dim=2).flatten(0, 1), self.codebook)
+        found = nearest_known(F.normalize(tokens, dim=2).flatten(0, 1), self.codebook)
         return found.unflatten(0, tokens.shape[:2])
 
     def logits(self, codes: Int[Tensor, "b t"]) -> Float[Tensor, "b n h w"]:
@@ -223,4 +223,5 @@ SYSTEM = System(
     },
     _names,
     "Apache-2.0",
+    crop_protocol="bicubic",
 )

@@ -16,10 +16,9 @@ from glotok_ray.config.rules import require
 from glotok_ray.config.tokenizer import AutoencoderConfig
 from glotok_ray.nn.autoencoder import PixelDecoder, PixelEncoder
 from glotok_ray.nn.blocks import to_map
-from glotok_ray.nn.quantizer import nearest_codes
 from glotok_ray.nn.tokenizer_protocol import Codes, Rate, grids_of
 from glotok_ray.peers.base import PeerTokenizer
-from glotok_ray.peers.look_up import rows_on_map
+from glotok_ray.peers.look_up import nearest_known, rows_on_map
 from glotok_ray.peers.multi_scale import (
     Scales,
     decode_scales,
@@ -143,6 +142,16 @@ class TokenFlow(PeerTokenizer):
         """One map of codes per scale; each code is an index into both codebooks."""
         return Rate(scale_grids(SIDES, self.config.num_codes))
 
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        """Every scale."""
+        return self.grid_names
+
+    def parts_alone(self, codes: Codes) -> dict[str, Float[Tensor, "b 3 H W"]]:
+        """Images of every scale alone."""
+        named = zip(self.part_names, grids_of(codes, self.rate), strict=True)
+        return {name: self.decode_latents(self.latents((indices,))) for name, indices in named}
+
     def look_up(self, images: Float[Tensor, "b 3 H W"]) -> Codes:
         """Nine maps of codes (b, p, p)."""
         return self.find(self.unquantized(images))
@@ -192,7 +201,7 @@ class TokenFlow(PeerTokenizer):
         parts = torch.cat([F.normalize(semantic, dim=1), F.normalize(pixel, dim=1)], dim=1)
         tokens = parts.permute(0, 2, 3, 1)
         # All joint codes have one length, so the least sum of both distances is the greatest cosine.
-        found = nearest_codes(tokens.flatten(0, 2), joint)
+        found = nearest_known(tokens.flatten(0, 2), joint)
         return found.unflatten(0, tokens.shape[:3])
 
 

@@ -6,7 +6,7 @@ Read next: glotok_ray/peers/multi_scale.py
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from glotok_ray.config.tokenizer import AutoencoderConfig
@@ -65,6 +65,29 @@ class VARTokenizer(TrunkTokenizer):
     def rate(self) -> Rate:
         """One grid per scale."""
         return Rate(scale_grids(self.config.sides, self.config.num_codes))
+
+    @property
+    def code_width(self) -> int:
+        """Channels of the map that the scales add up to."""
+        return self.config.autoencoder.latent_channels
+
+    def contribution(self, indices: Int[Tensor, "b p p"], scale: int) -> Float[Tensor, "b d h w"]:
+        """What the codes of a scale, given by its number, add to the map."""
+        return self.quantizer.contribution(indices, scale)
+
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        """Every scale."""
+        return self.grid_names
+
+    def parts_alone(self, codes: Codes) -> dict[str, Float[Tensor, "b 3 H W"]]:
+        """Images of every scale alone."""
+        found = {}
+        for scale, (name, indices) in enumerate(
+            zip(self.part_names, grids_of(codes, self.rate), strict=True)
+        ):
+            found[name] = self.decode_latents(self.quantizer.contribution(indices, scale))
+        return found
 
     def find(self, z: Float[Tensor, "b d h w"]) -> Scales:
         """Per scale the nearest codes of what the scales before it left over."""

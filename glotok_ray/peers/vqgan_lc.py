@@ -103,4 +103,6 @@ SYSTEM = System(
     names=_names,
     licence="none given (code and weights), so nothing of it may be passed on",
     psnr_protocol="luminance",
+    crop_protocol="plain_bilinear",
+    feature_pixels="truncated",
 )

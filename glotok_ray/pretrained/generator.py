@@ -14,8 +14,10 @@ from torch import Tensor
 from glotok_ray.config.generator import FARConfig, FlowConfig, XARConfig
 from glotok_ray.config.overrides import from_dict
 from glotok_ray.config.tokenizer import TokenizerConfig
+from glotok_ray.config.var import ModelConfig, VARConfig
 from glotok_ray.nn.far import FAR
 from glotok_ray.nn.tokenizer_protocol import Rate
+from glotok_ray.nn.var import VAR
 from glotok_ray.nn.xar import XAR
 from glotok_ray.pretrained import tokenizer
 from glotok_ray.storage import artefact
@@ -29,14 +31,26 @@ AVERAGE_FILE = "generator_ema.safetensors"
 TOKENIZER_FOLDER = "tokenizer"
 """Folder of the copy of the tokenizer whose codes the generator was trained on."""
 
-CONFIGS: dict[str, type[XARConfig] | type[FARConfig]] = {"xar": XARConfig, "far": FARConfig}
+CONFIGS: dict[str, type[ModelConfig]] = {
+    "xar": XARConfig,
+    "far": FARConfig,
+    "var": VARConfig,
+}
 """The model's config by the "architecture" of generator.json."""
+
+
+def architecture_of(model: ModelConfig) -> str:
+    """The "architecture" of generator.json for a model's config."""
+    return next(name for name, kind in CONFIGS.items() if isinstance(model, kind))
+
 
 _FIELDS = {"architecture": str, "model": dict, "tokenizer_sha256": str, "classes": list}
 
 
-def build_generator(config: XARConfig | FARConfig) -> XAR | FAR:
+def build_generator(config: ModelConfig) -> XAR | FAR | VAR:
     """The model that a config describes, its weights drawn anew."""
+    if isinstance(config, VARConfig):
+        return VAR(config)
     return XAR(config) if isinstance(config, XARConfig) else FAR(config)
 
 
@@ -67,8 +81,8 @@ def copy_tokenizer(source: Path, folder: Path) -> None:
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
-    """generator.json: "architecture" ("xar" or "far"), "model" (its config), "flow" (its objective, of xar alone),
-    "tokenizer_sha256" and "classes" (names). Raises ArtefactError that names the file and what it lacks.
+    """generator.json: "architecture" ("xar", "far" or "var"), "model" (its config), "flow" (its objective, of xar
+    alone), "tokenizer_sha256" and "classes" (names). Raises ArtefactError that names the file and what it lacks.
     """
     path = folder / GENERATOR_FILE
     facts = artefact.read_json(path)
@@ -90,7 +104,7 @@ def read_facts(folder: Path) -> dict[str, Any]:
     return facts
 
 
-def model_config(folder: Path) -> XARConfig | FARConfig:
+def model_config(folder: Path) -> ModelConfig:
     """The config of the model in a generator's folder; raises ArtefactError when this version has no such model."""
     facts = read_facts(folder)
     model = _from_facts(folder, "model", CONFIGS[facts["architecture"]], facts)
@@ -103,8 +117,8 @@ def model_config(folder: Path) -> XARConfig | FARConfig:
 
 
 def flow_config(folder: Path) -> FlowConfig:
-    """The objective that an xAR in a generator's folder was trained with; raises ArtefactError for a FAR, which has
-    none.
+    """The objective that an xAR in a generator's folder was trained with; raises ArtefactError for a FAR or a
+    VAR, which have none.
     """
     facts = read_facts(folder)
     if "flow" not in facts:
@@ -114,7 +128,7 @@ def flow_config(folder: Path) -> FlowConfig:
     return _from_facts(folder, "flow", FlowConfig, facts)
 
 
-def load_generator(folder: Path, *, use_ema: bool) -> XAR | FAR:
+def load_generator(folder: Path, *, use_ema: bool) -> XAR | FAR | VAR:
     """The frozen generator of a folder, on the CPU, in evaluation mode.
 
     `use_ema` takes the averaged weights where the folder has them. Raises ArtefactError when files are missing or do
@@ -183,13 +197,18 @@ def find_tokenizer(folder: Path, tokenizer_path: str | Path | None = None) -> Pa
     return found
 
 
-def check_fit(generator: XARConfig | FARConfig, decoder: TokenizerConfig | Rate) -> None:
+def check_fit(generator: ModelConfig, decoder: TokenizerConfig | Rate) -> None:
     """Raise ArtefactError when the tokenizer of config `decoder`, or another system's of these grids, does not decode
     what the generator draws.
     """
     if isinstance(decoder, Rate):
         _check_grids(generator, decoder)
         return
+    if isinstance(generator, VARConfig):
+        raise ArtefactError(
+            "generator draws codes of several scales: the tokenizer has one scale; bring the tokenizer of the "
+            "generator's codes"
+        )
     # On another grid the decoder would give an image of another size, for which neither was trained.
     facts: dict[str, tuple[object, object]] = {
         "grid_size": (generator.grid_size, decoder.autoencoder.grid_size)
@@ -205,18 +224,28 @@ def check_fit(generator: XARConfig | FARConfig, decoder: TokenizerConfig | Rate)
             )
 
 
-def _check_grids(generator: XARConfig | FARConfig, decoder: Rate) -> None:
-    side = generator.grid_size
-    sizes = generator.code_counts.values() if isinstance(generator, FARConfig) else ()
-    drawn = [f"{side} x {side} of {size} codes" for size in sizes] or ["latents"]
+def _check_grids(generator: ModelConfig, decoder: Rate) -> None:
+    drawn = _drawn(generator)
     taken = [
         f"{' x '.join(map(str, grid.shape))} of {grid.num_codes} codes" for grid in decoder.grids
     ]
-    if drawn != taken or len(drawn) > 1:
+    if drawn != taken or (len(drawn) > 1 and not isinstance(generator, VARConfig)):
         raise ArtefactError(
             f"generator draws {', '.join(drawn)}: the tokenizer decodes {', '.join(taken)}, and of other systems' only "
-            "those of a single grid decode here; bring the tokenizer of the generator's codes"
+            "those of a single grid, or of one per scale for VAR, decode here; bring the tokenizer of the generator's "
+            "codes"
         )
+
+
+def _drawn(generator: ModelConfig) -> list[str]:
+    """What a generator draws, grid by grid."""
+    if isinstance(generator, XARConfig):
+        return ["latents"]
+    if isinstance(generator, VARConfig):
+        codes = generator.num_codes
+        return [f"{side} x {side} of {codes} codes" for side in generator.scale_sides]
+    side = generator.grid_size
+    return [f"{side} x {side} of {size} codes" for size in generator.code_counts.values()]
 
 
 def _from_facts(folder: Path, section: str, kind: type, facts: Mapping[str, Any]) -> Any:

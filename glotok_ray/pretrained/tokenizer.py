@@ -11,12 +11,19 @@ import torch
 
 from glotok_ray.config.overrides import from_dict, to_dict
 from glotok_ray.config.tokenizer import TokenizerConfig
+from glotok_ray.data.code_layout import CodeColumn, CodeLayout
 from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.nn.tokenizer_protocol import Rate, Tokenizer
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.storage.places import to_path
-from glotok_ray.storage.weights import load_weights, save_weights
+from glotok_ray.storage.weights import (
+    load_weights,
+    misfits,
+    misfitting,
+    save_weights,
+    stored_shapes,
+)
 
 if TYPE_CHECKING:
     from glotok_ray.peers.base import PeerTokenizer
@@ -33,6 +40,11 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     """The frozen tokenizer of a finished folder whose manifest verifies, ours or another system's, on the CPU, in
     evaluation mode.
     """
+    return load_any_tokenizer(folder)
+
+
+def load_any_tokenizer(folder: Path) -> "GloTokTokenizer | PeerTokenizer":
+    """`load_tokenizer` where a module's own methods are needed, and `look_up` and `images_of`, which do not wait."""
     artefact.read_manifest(folder, "tokenizer")
     return read_any_tokenizer(folder)
 
@@ -73,6 +85,29 @@ def load_glotok_tokenizer(folder: Path) -> GloTokTokenizer:
     return read_tokenizer(folder)
 
 
+def check_stored_tokenizer(folder: Path) -> None:
+    """Raise ArtefactError where the tensors in a tokenizer's folder do not fit the config beside them. No value is
+    read, so that a driver can look before it starts a cluster.
+    """
+    path = folder / WEIGHTS_FILE
+    problems = misfits(stored_shapes(path), empty_tokenizer(folder).state_dict())
+    if problems:
+        raise misfitting(path, problems)
+
+
+def code_layout(folder: Path) -> CodeLayout:
+    """What files of codes hold of a tokenizer of any system, in a folder with or without a manifest; raises
+    ArtefactError when there is none of this version.
+    """
+    system = _stored(folder).get(SYSTEM)
+    if system is None:
+        return CodeLayout.glotok(tokenizer_config(folder))
+    model = empty_tokenizer(folder)
+    named = zip(model.grid_names, model.rate.grids, strict=True)
+    columns = tuple(CodeColumn(name, grid.num_codes, grid.shape) for name, grid in named)
+    return CodeLayout(model.image_size, columns, system)
+
+
 def tokenizer_config(folder: Path) -> TokenizerConfig:
     """The model's config in a tokenizer's folder; raises ArtefactError when there is none of this version, and for
     another system's.
@@ -81,7 +116,8 @@ def tokenizer_config(folder: Path) -> TokenizerConfig:
     if SYSTEM in stored:
         raise ArtefactError(
             f"{folder / CONFIG_FILE}: holds a tokenizer of the system {stored[SYSTEM]}, and this job takes GloTok's, "
-            "LlamaGen's, FQGAN's and taming's alone; jobs.evaluate_tokenizers measures all"
+            "LlamaGen's, FQGAN's and taming's alone; jobs.encode_images, jobs.evaluate_images and "
+            "jobs.evaluate_tokenizers take all"
         )
     try:
         return from_dict(TokenizerConfig, stored["model"])

@@ -82,6 +82,27 @@ def quickstart() -> EncodeRun:
     )
 
 
+def var_256() -> EncodeRun:
+    """VAR's tokenizer, the centre, ten scales: 1.7 GB, for var_d16 to var_d30; 8 GPUs."""
+    run = _imagenet("var_256", "runs/var_256_imported")
+    return override(run, {"views": "center"})
+
+
+def glotok_16k_scales() -> EncodeRun:
+    """Ten scales over glotok_16k, the centre: 1.7 GB, for VAR on this package's tokenizer; 8 GPUs."""
+    run = _imagenet("glotok_16k_scales", "runs/glotok_16k_scales")
+    return override(run, {"views": "center"})
+
+
+def quickstart_var() -> EncodeRun:
+    """The quickstart's training crops on the scales of `jobs.build_scales quickstart`."""
+    changes = {
+        "tokenizer_path": "runs/quickstart/scales",
+        "output_path": "runs/quickstart/scale_codes",
+    }
+    return override(quickstart(), changes)
+
+
 RECIPES = {
     function.__name__: function
     for function in (
@@ -94,6 +115,9 @@ RECIPES = {
         llamagen_vq16_ten_crop,
         taming_f16_16384_ten_crop,
         taming_f16_1024_ten_crop,
+        var_256,
+        glotok_16k_scales,
         quickstart,
+        quickstart_var,
     )
 }

@@ -166,6 +166,26 @@ def vqgan_lc_gpt() -> EvaluateRun:
     return _samples_alone("vqgan_lc_gpt")
 
 
+def var_d16() -> EvaluateRun:
+    """The samples of var_d16; Table 2, VAR-d16: gFID 3.30, IS 274.4 (VAR's README for the released file: 3.55)."""
+    return _samples_alone("var_d16")
+
+
+def var_d20() -> EvaluateRun:
+    """The samples of var_d20; not in Table 2; VAR's paper: 2.57 / 302.6, its README for the released file 2.95."""
+    return _samples_alone("var_d20")
+
+
+def var_d24() -> EvaluateRun:
+    """The samples of var_d24; Table 2, VAR-d24: gFID 2.09, IS 312.9 (VAR's README for the released file: 2.33)."""
+    return _samples_alone("var_d24")
+
+
+def var_d30() -> EvaluateRun:
+    """The samples of var_d30; Table 2, VAR-d30: gFID 1.92, IS 323.1 (VAR's README for the released file: 1.97)."""
+    return _samples_alone("var_d30")
+
+
 def _samples(name: str, tokenizer: str, codes: str = "") -> EvaluateRun:
     """Samples of a generator, and baselines from the marginals of its training codes."""
     changes = {
@@ -219,6 +239,27 @@ def quickstart_far() -> EvaluateRun:
     return override(quickstart(), changes)
 
 
+def quickstart_ibq() -> EvaluateRun:
+    """The samples of quickstart_ibq and the marginal baseline of the same codes."""
+    return _quickstart_peer("ibq")
+
+
+def quickstart_var() -> EvaluateRun:
+    """The samples of quickstart_var."""
+    changes = {"tokenizer_path": "", "codes_path": ""}
+    return override(_quickstart_peer("var"), changes)
+
+
+def _quickstart_peer(name: str) -> EvaluateRun:
+    changes = {
+        "samples_path": f"runs/quickstart/{name}_samples",
+        "training_path": "",
+        "generator_path": "",
+        "output_path": f"runs/quickstart/{name}_evaluation",
+    }
+    return override(quickstart(), changes)
+
+
 RECIPES: dict[str, Callable[[], EvaluateRun]] = {
     "glotok_16k": glotok_16k,
     "glotok_2x": glotok_2x,
@@ -247,6 +288,12 @@ RECIPES: dict[str, Callable[[], EvaluateRun]] = {
     "taming_gpt": taming_gpt,
     "taming_gpt_small": taming_gpt_small,
     "vqgan_lc_gpt": vqgan_lc_gpt,
+    "var_d16": var_d16,
+    "var_d20": var_d20,
+    "var_d24": var_d24,
+    "var_d30": var_d30,
     "quickstart": quickstart,
     "quickstart_far": quickstart_far,
+    "quickstart_ibq": quickstart_ibq,
+    "quickstart_var": quickstart_var,
 }

@@ -5,8 +5,8 @@ Read next: jobs/export_generator.py
 
 from glotok_ray.config.jobs import ExportGeneratorRun
 from glotok_ray.config.overrides import override
-from glotok_ray.config.runs import FARRun, XARRun
-from glotok_ray.recipes import peer_generators, train_generator
+from glotok_ray.config.runs import AnyGeneratorRun, VARRun, XARRun
+from glotok_ray.recipes import peer_generators, train_generator, var_generators
 
 
 def run() -> ExportGeneratorRun:
@@ -14,11 +14,15 @@ def run() -> ExportGeneratorRun:
     return ExportGeneratorRun()
 
 
-def _of(recipe: XARRun | FARRun) -> ExportGeneratorRun:
+def _of(recipe: AnyGeneratorRun) -> ExportGeneratorRun:
     output_path = f"runs/{recipe.name}_imported"
     if isinstance(recipe, XARRun):
         return ExportGeneratorRun(
             output_path=output_path, weights="model", architecture="xar", xar=recipe.model
+        )
+    if isinstance(recipe, VARRun):
+        return ExportGeneratorRun(
+            output_path=output_path, weights="model", architecture="var", var=recipe.model
         )
     return ExportGeneratorRun(
         output_path=output_path, weights="model", architecture="far", far=recipe.model
@@ -110,6 +114,26 @@ def vqgan_lc_gpt() -> ExportGeneratorRun:
     return _of(peer_generators.vqgan_lc_gpt())
 
 
+def var_d16() -> ExportGeneratorRun:
+    """VAR's var_d16.pth; its tokenizer: --tokenizer-path runs/var_256_imported."""
+    return _of(var_generators.var_d16())
+
+
+def var_d20() -> ExportGeneratorRun:
+    """VAR's var_d20.pth; its tokenizer: --tokenizer-path runs/var_256_imported."""
+    return _of(var_generators.var_d20())
+
+
+def var_d24() -> ExportGeneratorRun:
+    """VAR's var_d24.pth; its tokenizer: --tokenizer-path runs/var_256_imported."""
+    return _of(var_generators.var_d24())
+
+
+def var_d30() -> ExportGeneratorRun:
+    """VAR's var_d30.pth; its tokenizer: --tokenizer-path runs/var_256_imported; takes 25 GB of memory."""
+    return _of(var_generators.var_d30())
+
+
 RECIPES = {
     function.__name__: function
     for function in (
@@ -130,5 +154,9 @@ RECIPES = {
         ibq_xxl,
         taming_gpt,
         vqgan_lc_gpt,
+        var_d16,
+        var_d20,
+        var_d24,
+        var_d30,
     )
 }

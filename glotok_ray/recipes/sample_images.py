@@ -6,9 +6,15 @@ them sample under autocast. Read next: jobs/sample_images.py
 
 from collections.abc import Callable
 
-from glotok_ray.config.jobs import FARSampleRun, PoolConfig, XARSampleRun
+from glotok_ray.config.jobs import (
+    AnySampleRun,
+    FARSampleRun,
+    PoolConfig,
+    VARSampleRun,
+    XARSampleRun,
+)
 from glotok_ray.config.overrides import override
-from glotok_ray.config.samplers import FlowSamplerConfig, TokenSamplerConfig
+from glotok_ray.config.samplers import FlowSamplerConfig, ScaleSamplerConfig, TokenSamplerConfig
 
 
 def xar_b() -> XARSampleRun:
@@ -150,6 +156,36 @@ def vqgan_lc_gpt() -> FARSampleRun:
     return _far("vqgan_lc_gpt", "vqgan_lc_100k_imported", 1.0)
 
 
+def var_d16() -> VARSampleRun:
+    """var_d16: guidance 1.5, which ends at 2.5 in the other samplers' convention, top-k 900, top-p 0.96."""
+    return _var("var_d16")
+
+
+def var_d20() -> VARSampleRun:
+    """var_d20: as var_d16."""
+    return _var("var_d20")
+
+
+def var_d24() -> VARSampleRun:
+    """var_d24: as var_d16."""
+    return _var("var_d24")
+
+
+def var_d30() -> VARSampleRun:
+    """var_d30: as var_d16."""
+    return _var("var_d30")
+
+
+def _var(name: str) -> VARSampleRun:
+    # VAR's README; its paper names guidance 2.0.
+    return VARSampleRun(
+        generator_path=f"runs/{name}",
+        tokenizer_path="runs/var_256_imported",
+        output_path=f"runs/{name}_samples",
+        sampler=ScaleSamplerConfig(precision="bf16_autocast"),
+    )
+
+
 def _xar(name: str, tokenizer: str, guidance_scale: float) -> XARSampleRun:
     # Guidance 2.7, 2.3, 2.2 for B, L, H: README of OliverRensu/xAR and Table 6 of arXiv 2502.20388, which samples by
     # Euler-Maruyama (the default solver) with 50 steps; the README has 40 for B, and 50 for L and H.
@@ -211,7 +247,28 @@ def quickstart_far() -> FARSampleRun:
     )
 
 
-RECIPES: dict[str, Callable[[], XARSampleRun | FARSampleRun]] = {
+def quickstart_ibq() -> FARSampleRun:
+    """800 images of quickstart_ibq."""
+    changes = {
+        "generator_path": "runs/quickstart/ibq",
+        "output_path": "runs/quickstart/ibq_samples",
+    }
+    return override(quickstart_far(), changes)
+
+
+def quickstart_var() -> VARSampleRun:
+    """800 images of quickstart_var."""
+    return VARSampleRun(
+        generator_path="runs/quickstart/var",
+        tokenizer_path="runs/quickstart/scales",
+        output_path="runs/quickstart/var_samples",
+        num_images=800,
+        sampler=ScaleSamplerConfig(top_k=0, top_p=1.0, temperature=0.9),
+        pool=_QUICKSTART_POOL,
+    )
+
+
+RECIPES: dict[str, Callable[[], AnySampleRun]] = {
     "xar_b": xar_b,
     "xar_b_fast": xar_b_fast,
     "xar_l": xar_l,
@@ -238,6 +295,12 @@ RECIPES: dict[str, Callable[[], XARSampleRun | FARSampleRun]] = {
     "taming_gpt": taming_gpt,
     "taming_gpt_small": taming_gpt_small,
     "vqgan_lc_gpt": vqgan_lc_gpt,
+    "var_d16": var_d16,
+    "var_d20": var_d20,
+    "var_d24": var_d24,
+    "var_d30": var_d30,
     "quickstart": quickstart,
     "quickstart_far": quickstart_far,
+    "quickstart_ibq": quickstart_ibq,
+    "quickstart_var": quickstart_var,
 }

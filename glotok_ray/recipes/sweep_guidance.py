@@ -7,26 +7,26 @@ are drawn at the best value afterwards, did not choose it. Read next: jobs/sweep
 from collections.abc import Callable
 
 from glotok_ray.config.evaluation import EvaluateRun
-from glotok_ray.config.jobs import FARSampleRun, XARSampleRun
+from glotok_ray.config.jobs import AnySampleRun, VARSampleRun, XARSampleRun
 from glotok_ray.config.overrides import override
-from glotok_ray.config.sweeps import FARGuidanceRun, XARGuidanceRun
+from glotok_ray.config.sweeps import AnyGuidanceRun, FARGuidanceRun, VARGuidanceRun, XARGuidanceRun
 from glotok_ray.recipes import evaluate_images, sample_images
 
 _SCALES = (1.0, 1.5, 2.0, 2.5, 3.0)
 _QUICKSTART_SCALES = {
     "quickstart": (1.0, 2.0, 4.0, 6.0, 8.0),
     "quickstart_far": (1.0, 1.5, 2.0, 2.5, 3.0),
+    "quickstart_ibq": (1.0, 1.5, 2.0, 2.5, 3.0),
+    "quickstart_var": (0.0, 0.5, 1.0, 1.5, 2.0),
 }
 _NUM_IMAGES = 10000
 _SEED = 1
 
-GuidanceSweep = XARGuidanceRun | FARGuidanceRun
 
-
-def _recipe(name: str) -> Callable[[], GuidanceSweep]:
+def _recipe(name: str) -> Callable[[], AnyGuidanceRun]:
     """The recipe of the row `name` of the sampling recipes."""
 
-    def recipe() -> GuidanceSweep:
+    def recipe() -> AnyGuidanceRun:
         samples = sample_images.RECIPES[name]()
         if name not in _QUICKSTART_SCALES:
             samples = override(samples, {"num_images": _NUM_IMAGES, "seed": _SEED})
@@ -37,13 +37,19 @@ def _recipe(name: str) -> Callable[[], GuidanceSweep]:
     return recipe
 
 
-def _sweep(name: str, samples: XARSampleRun | FARSampleRun) -> GuidanceSweep:
+def _sweep(name: str, samples: AnySampleRun) -> AnyGuidanceRun:
     """The usual scales and the row's own."""
-    usual = tuple(sorted({*_SCALES, samples.sampler.guidance_scale}))
+    unguided = 0.0 if isinstance(samples, VARSampleRun) else 1.0
+    above = {scale - 1 + unguided for scale in _SCALES}
+    usual = tuple(sorted({*above, samples.sampler.guidance_scale}))
     scales = _QUICKSTART_SCALES.get(name, usual)
     output, evaluation = f"runs/{name}_guidance", _evaluation(name)
     if isinstance(samples, XARSampleRun):
         return XARGuidanceRun(
+            output_path=output, guidance_scales=scales, samples=samples, evaluation=evaluation
+        )
+    if isinstance(samples, VARSampleRun):
+        return VARGuidanceRun(
             output_path=output, guidance_scales=scales, samples=samples, evaluation=evaluation
         )
     return FARGuidanceRun(
@@ -58,6 +64,6 @@ def _evaluation(name: str) -> EvaluateRun:
     return override(evaluate_images.RECIPES[row](), dict.fromkeys(fields, ""))
 
 
-RECIPES: dict[str, Callable[[], GuidanceSweep]] = {
+RECIPES: dict[str, Callable[[], AnyGuidanceRun]] = {
     name: _recipe(name) for name in sample_images.RECIPES
 }

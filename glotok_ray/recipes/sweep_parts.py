@@ -9,17 +9,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from glotok_ray.config.evaluation import EvaluateRun
-from glotok_ray.config.jobs import FARSampleRun, XARSampleRun
+from glotok_ray.config.jobs import AnySampleRun, XARSampleRun
 from glotok_ray.config.overrides import override
 from glotok_ray.config.runs import TokenizerRun, XARRun
 from glotok_ray.config.sweeps import (
     AUTOMATIC,
     AblationRun,
-    FARGuidanceRun,
+    AnyGuidanceRun,
     GeneratorAblationRun,
     SweepRun,
     TokenizerAblationRun,
-    XARGuidanceRun,
 )
 from glotok_ray.recipes import generator_ablations, tokenizer_rows
 from glotok_ray.storage.places import to_path
@@ -87,6 +86,18 @@ def trial(config: SweepRun, folder: Path, name: str, changes: dict[str, Any]) ->
     return _short(config.tokenizer, config.max_steps, folder, {**changes, "name": name})
 
 
+def finalist(
+    config: SweepRun, folder: Path, name: str, changes: dict[str, Any], seed: int
+) -> TokenizerRun:
+    """The training of a trial's settings with another seed, in a folder of its own below `folder`."""
+    return trial(config, folder, name, {**changes, "seed": seed})
+
+
+def best(config: SweepRun, changes: dict[str, Any]) -> TokenizerRun:
+    """The recipe that a sweep found: the base recipe, at its own length, with the changes of the best trial."""
+    return override(config.tokenizer, {**changes, "name": f"{config.tokenizer.name}_best"})
+
+
 def _short(run: TokenizerRun, steps: int, folder: Path, changes: dict[str, Any]) -> TokenizerRun:
     ended = {"output_path": str(folder), "schedule.stop_after_steps": steps}
     return override(run, {**changes, **ended})
@@ -98,11 +109,11 @@ def _short(run: TokenizerRun, steps: int, folder: Path, changes: dict[str, Any])
 class GuidanceValue(NamedTuple):
     """The sampling and the evaluation at one guidance scale."""
 
-    samples: XARSampleRun | FARSampleRun
+    samples: AnySampleRun
     evaluation: EvaluateRun
 
 
-def guidance_value(config: XARGuidanceRun | FARGuidanceRun, scale: float) -> GuidanceValue:
+def guidance_value(config: AnyGuidanceRun, scale: float) -> GuidanceValue:
     """Sampling and evaluation at `scale`, each in a folder of its own; raises ValueError for a field that they cannot
     have.
     """
@@ -118,7 +129,7 @@ def guidance_value(config: XARGuidanceRun | FARGuidanceRun, scale: float) -> Gui
     return GuidanceValue(override(config.samples, drawn), override(config.evaluation, evaluation))
 
 
-def chosen_metric(config: XARGuidanceRun | FARGuidanceRun) -> str:
+def chosen_metric(config: AnyGuidanceRun) -> str:
     """The metric that names the best value; raises ValueError for one that the evaluation does not measure."""
     evaluation = config.evaluation
     if config.best_by == AUTOMATIC:
@@ -140,7 +151,7 @@ def chosen_metric(config: XARGuidanceRun | FARGuidanceRun) -> str:
 def samples_evaluations(config: EvaluateRun) -> dict[str, EvaluateRun]:
     """The evaluation of each of samples_paths, in a folder of its own, by a short name that no other one has."""
     top = to_path(config.output_path)
-    names = _short_names(config.samples_paths)
+    names = short_names(config.samples_paths)
     alone = {"samples_paths": (), "tokenizer_path": "", "codes_path": "", "generator_path": ""}
     kept = config.statistics_path or str(top / STATISTICS_FOLDER)
     return {
@@ -157,7 +168,7 @@ def samples_evaluations(config: EvaluateRun) -> dict[str, EvaluateRun]:
     }
 
 
-def _short_names(paths: Sequence[str]) -> list[str]:
+def short_names(paths: Sequence[str]) -> list[str]:
     """The last part of each path or address, with as many parts before it as tell all of them apart."""
     parts = [[part for part in path.split("/") if part] for path in paths]
     for depth in range(1, max(map(len, parts)) + 1):

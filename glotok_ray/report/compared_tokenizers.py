@@ -4,10 +4,12 @@ Read next: glotok_ray/report/tokenizer_table.py
 """
 
 import logging
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from glotok_ray.config.tokenizer_comparison import EvaluateTokenizersRun
 from glotok_ray.data.recorded import check_side, read_image_dataset
@@ -15,9 +17,14 @@ from glotok_ray.data.records import DatasetInfo
 from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.nn.tokenizer_protocol import Rate
 from glotok_ray.peers.base import PeerTokenizer
-from glotok_ray.peers.released import PSNRProtocol, Released
+from glotok_ray.peers.released import CropProtocol, PSNRProtocol, Released
 from glotok_ray.peers.systems import SYSTEMS
-from glotok_ray.pretrained.tokenizer import CONFIG_FILE, SYSTEM, empty_tokenizer
+from glotok_ray.pretrained.tokenizer import (
+    CONFIG_FILE,
+    SYSTEM,
+    check_stored_tokenizer,
+    empty_tokenizer,
+)
 from glotok_ray.report.published import published_numbers
 from glotok_ray.report.tokenizer_table import TokenizerRow
 from glotok_ray.storage import artefact, output
@@ -42,6 +49,8 @@ class ComparedTokenizer:
     model: GloTokTokenizer | PeerTokenizer
     """Without numbers."""
     psnr_protocol: PSNRProtocol
+    crop_protocol: CropProtocol
+    feature_pixels: Literal["rounded", "truncated", "unrounded"]
     published: Released | None
     licence: str
 
@@ -81,14 +90,32 @@ def check_crops(
     for one in compared:
         side = config.image_size or one.model.image_size
         fitting_rate(one, side)
-        check_side(dataset, folder, side)
+        try:
+            check_side(dataset, folder, side)
+        except ArtefactError as error:
+            raise ArtefactError(f"{error}{_smaller(config, compared, dataset)}") from None
     return dataset
+
+
+def _smaller(
+    config: EvaluateTokenizersRun, compared: Sequence[ComparedTokenizer], dataset: DatasetInfo
+) -> str:
+    """How to measure on images that are stored too small: at another side, where all tokenizers take one."""
+    multiples = [one.model.side_multiple for one in compared]
+    if None in multiples:
+        return ""
+    step = math.lcm(*(multiple for multiple in multiples if multiple))
+    side = dataset.image_size // step * step
+    if not side or side == config.image_size:
+        return ""
+    return f"; or pass --image-size {side}, which all of these tokenizers take, and all are measured on smaller crops"
 
 
 def read_compared(folder: Path) -> ComparedTokenizer:
     """Read config.json; raises ArtefactError for a folder that holds no tokenizer of this version."""
     artefact.read_manifest(folder, "tokenizer")
     stored = artefact.read_json(folder / CONFIG_FILE)
+    check_stored_tokenizer(folder)
     model = empty_tokenizer(folder)
     if SYSTEM in stored:
         entry = SYSTEMS[stored[SYSTEM]]
@@ -98,6 +125,8 @@ def read_compared(folder: Path) -> ComparedTokenizer:
             system=stored[SYSTEM],
             model=model,
             psnr_protocol=entry.psnr_protocol,
+            crop_protocol=entry.crop_protocol,
+            feature_pixels=entry.feature_pixels,
             published=entry.released.get(stored.get("released", "")),
             licence=entry.licence,
         )
@@ -109,6 +138,8 @@ def read_compared(folder: Path) -> ComparedTokenizer:
         system=system,
         model=model,
         psnr_protocol="rounded",
+        crop_protocol="plain_bilinear" if system == "taming" else "adm",
+        feature_pixels="rounded",
         published=_quoted(system, model),
         licence="",
     )
@@ -142,6 +173,8 @@ def row_of(one: ComparedTokenizer, side: int, metrics: Mapping[str, float]) -> T
         published_psnr=published.psnr if published else None,
         published_in=published.source if published else "",
         psnr_protocol=one.psnr_protocol,
+        crop_protocol=one.crop_protocol,
+        feature_pixels=one.feature_pixels,
         licence=one.licence,
         metrics=dict(metrics),
     )

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 from glotok_ray.config.generator import FARConfig, XARConfig
 from glotok_ray.config.tokenizer import TokenizerConfig
+from glotok_ray.config.var import ModelConfig, VARConfig
 from glotok_ray.pretrained.generator import WEIGHTS_FILE, model_config, read_facts
-from glotok_ray.pretrained.tokenizer import CONFIG_FILE, tokenizer_config
+from glotok_ray.pretrained.tokenizer import CONFIG_FILE, code_layout, tokenizer_config
 from glotok_ray.pretrained.tokenizer import WEIGHTS_FILE as TOKENIZER_WEIGHTS
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import MANIFEST
@@ -39,17 +40,24 @@ class LinkedTokenizer(NamedTuple):
 
     name: str
     folder: Path
-    model: TokenizerConfig
+    model: TokenizerConfig | None
+    """None for another system's."""
     parameters: int
     training: Training
     loss: Mapping[str, Any]
     """The run's loss section; empty for an import."""
     teacher: str
     """The teacher's network or centroid file; empty where it has none or its folder is gone."""
+    peer: str = ""
+    """The name of another system; empty for ours."""
+    peer_codes: int = 0
+    """Codes of another system's first grid, which its others share."""
 
     @property
     def sizes(self) -> tuple[int, ...]:
         """Codes per codebook, in the model's order."""
+        if self.model is None:
+            return (self.peer_codes,)
         return tuple(codebook.size for codebook in self.model.codebooks)
 
     @property
@@ -64,7 +72,7 @@ class LinkedGenerator(NamedTuple):
     name: str
     folder: Path
     architecture: str
-    """"xAR", "FAR" or "GPT"."""
+    """"xAR", "FAR", "GPT", "IBQ" or "VAR"."""
     parameters: int
     tokens: int
     """Codes per image, or latents where the generator has no codes."""
@@ -86,14 +94,17 @@ class LinkedSamples(NamedTuple):
 def read_tokenizer(folder: Path) -> LinkedTokenizer:
     """The facts of a tokenizer's folder; raises ArtefactError where it is not there or not finished."""
     manifest, config = _opened(folder, "tokenizer"), artefact.read_json(folder / CONFIG_FILE)
+    layout = code_layout(folder)
     return LinkedTokenizer(
         name=str(config.get("name") or folder.name),
         folder=folder,
-        model=tokenizer_config(folder),
+        model=None if layout.system else tokenizer_config(folder),
         parameters=_parameters(folder / TOKENIZER_WEIGHTS),
         training=_training(manifest, config),
         loss=config.get("loss", {}),
         teacher=_teacher(config.get("teacher_path", "")),
+        peer=layout.system,
+        peer_codes=layout.columns[0].num_codes,
     )
 
 
@@ -123,7 +134,7 @@ def read_samples(folder: Path) -> LinkedSamples:
         classes=tuple(manifest["classes"]),
         generator_path=config.get("generator_path", ""),
         tokenizer_path=config.get("tokenizer_path", ""),
-        sampling=_sampling(config),
+        sampling=sampling_text(config),
     )
 
 
@@ -153,20 +164,21 @@ def _teacher(path: str) -> str:
     return str(provenance.get("network") or to_path(path).name)
 
 
-def _architecture(name: str, model: XARConfig | FARConfig) -> str:
+def _architecture(name: str, model: ModelConfig) -> str:
     if isinstance(model, FARConfig):
         trunk = {"llama": "GPT", "ibq": "IBQ", "gpt": "GPT"}[model.variant.block]
         return "FAR" if model.head_depth and trunk == "GPT" else trunk
-    return {"xar": "xAR"}[name]
+    return {"xar": "xAR", "var": "VAR"}[name]
 
 
-def _tokens(model: XARConfig | FARConfig) -> int:
-    if isinstance(model, XARConfig):
+def _tokens(model: ModelConfig) -> int:
+    if isinstance(model, XARConfig | VARConfig):
         return model.num_tokens
     return model.num_positions * len(model.codebooks)
 
 
-def _sampling(config: Mapping[str, Any]) -> str:
+def sampling_text(config: Mapping[str, Any]) -> str:
+    """The settings of a sampling in a few words."""
     if not config:
         return "guidance not stated"
     sampler = config["sampler"]

@@ -21,6 +21,8 @@ _TABLE_3 = {_LLAMAGEN: 1, _FQGAN: 2, _GLOTOK_2X: 3}
 # Rows of Table 2 by architecture, the tokenizer's system and millions of parameters as they are, not as printed.
 _TABLE_2 = {
     ("GPT", _LLAMAGEN, 111): 3,
+    ("GPT", _LLAMAGEN, 1411): 4,
+    ("GPT", _LLAMAGEN, 3097): 5,
     ("FAR", _FQGAN, 417): 12,
     ("FAR", _FQGAN, 901): 13,
     ("FAR", _GLOTOK_1X, 384): 14,
@@ -39,6 +41,8 @@ _WIDTH = 8
 
 def system(tokenizer: LinkedTokenizer) -> str:
     """The system of Table 1 that a tokenizer is, by its codebooks and loss; empty when it is none of them."""
+    if tokenizer.model is None:
+        return ""
     sizes, widths = tokenizer.sizes, {codebook.width for codebook in tokenizer.model.codebooks}
     if sizes == (16384,):
         return _LLAMAGEN if widths == {_WIDTH} else _VQGAN
@@ -63,7 +67,9 @@ def belongs(run: FinishedRun, table: int) -> bool:
         return True
     if table == 3:
         return any(name.endswith("_tsne_density_cv") for name in run.metrics)
-    if tokenizer is None or len(tokenizer.sizes) != 2 or tokenizer.relation_weight is None:
+    if tokenizer is None or tokenizer.model is None:
+        return False
+    if len(tokenizer.sizes) != 2 or tokenizer.relation_weight is None:
         return False
     without_residual = not tokenizer.model.residual.enabled
     if table == 6:
@@ -88,7 +94,8 @@ def _table_1(run: FinishedRun) -> int | None:
 
 
 def _is_glotok(tokenizer: LinkedTokenizer) -> bool:
-    return tokenizer.model.residual.enabled and tokenizer.relation_weight != 0
+    enabled = tokenizer.model is not None and tokenizer.model.residual.enabled
+    return enabled and tokenizer.relation_weight != 0
 
 
 def _table_2(run: FinishedRun) -> int | None:
@@ -111,7 +118,7 @@ def _table_4(run: FinishedRun) -> int | None:
 
 def _table_5(run: FinishedRun) -> int | None:
     tokenizer = run.tokenizer
-    if tokenizer is None:
+    if tokenizer is None or tokenizer.model is None:
         return None
     settings = (bool(tokenizer.relation_weight), tokenizer.model.residual.enabled)
     return {(False, False): 1, (True, False): 2, (True, True): 3}.get(settings)

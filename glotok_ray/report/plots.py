@@ -4,11 +4,11 @@ Drawn through matplotlib's object interface: no global figure state, no display.
 without it: glotok_ray/report/charts.py
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -33,47 +33,30 @@ _STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.titlesize": 10,
 }
-_MARKERS = ("o", "s", "^", "D", "v")
 # Bars of a density over cosines from -1 to 1; a power of two, as the stored nodes mostly are, so that bars hold
 # equally many.
 _BARS = 256
 
 
-def plot_sweep(ranked: pandas.DataFrame, path: Path) -> None:
-    """A sweep's trials as a PNG: FD-EffNet over PSNR, a colour per lambda_hist, a marker per bin
-    count; better is down and right.
-
-    Columns: trial, loss.relation_weight, loss.relation.num_bins (missing in the baseline), psnr,
-    fd_effnet.
+def plot_sweep(points: Sequence[tuple[str, float, float]], metric: str, path: Path) -> None:
+    """A sweep's trials as a PNG: name, distance of the codebook's cosines to the teacher's, and the metric that
+    reconstructions are judged by.
     """
-    weights = sorted(ranked["loss.relation_weight"].unique())
-    bins = sorted(ranked["loss.relation.num_bins"].dropna().unique())
     with rc_context(_STYLE):
         figure, axes = _figure(6.4, 4.2)
-        for row in ranked.to_dict("records"):
-            weight, count = row["loss.relation_weight"], row["loss.relation.num_bins"]
-            is_baseline = pandas.isna(count)
-            name = "no relation loss" if is_baseline else f"weight {weight:g}, {count:.0f} bins"
-            marker = "*" if is_baseline else _MARKERS[bins.index(count) % len(_MARKERS)]
-            axes.scatter(
-                row["psnr"],
-                row["fd_effnet"],
-                s=130 if is_baseline else 45,
-                color=_COLOURS[weights.index(weight) % len(_COLOURS)],
-                marker=marker,
-                label=name,
-            )
+        for name, distance, value in points:
+            axes.scatter(distance, value, s=45, color=_COLOURS[0])
             axes.annotate(
-                str(row["trial"]).removeprefix("trial_"),
-                (row["psnr"], row["fd_effnet"]),
+                name.removeprefix("trial_"),
+                (distance, value),
                 xytext=(5, 4),
                 textcoords="offset points",
                 fontsize=7,
             )
-        handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-        axes.legend(handles.values(), handles.keys(), frameon=False, fontsize=8)
-        axes.set_xlabel("PSNR of validation reconstructions (dB), higher is better")
-        axes.set_ylabel("FD-EffNet, lower is better")
+        axes.set_xlabel(
+            "Wasserstein-1 distance of the codebook's cosines to the teacher's, lower is better"
+        )
+        axes.set_ylabel(f"{metric} of validation reconstructions")
         figure.patch.set(facecolor="white", alpha=1)
         with writing(path) as local:
             figure.savefig(local, dpi=150, format="png")

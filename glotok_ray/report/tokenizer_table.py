@@ -9,11 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from glotok_ray.evaluation.crop_protocols import CROP_TEXTS
+from glotok_ray.peers.released import CropProtocol
 from glotok_ray.report.markdown import markdown_table, shown_number
 from glotok_ray.report.tokenizer_footnotes import FOOTNOTES
 
 _METRICS = {
     "frechet_inception": "rFID",
+    "own_frechet_inception": "rFID, own protocol",
     "psnr": "PSNR",
     "own_psnr": "PSNR, own protocol",
     "ssim": "SSIM",
@@ -46,6 +49,10 @@ class TokenizerRow:
     """Source of the published numbers, and what keeps them from being compared."""
     psnr_protocol: str
     """How the authors take PSNR."""
+    crop_protocol: CropProtocol = "adm"
+    """How the authors cut validation images."""
+    feature_pixels: str = "rounded"
+    """What the authors' feature network gets."""
     licence: str
     metrics: Mapping[str, float]
 
@@ -87,13 +94,21 @@ def markdown(rows: Sequence[TokenizerRow], *, title: str, protocol: str) -> str:
 
 
 def sources_of(rows: Sequence[TokenizerRow]) -> list[str]:
-    """Where published numbers are from, how their authors take PSNR, and licences; one sentence or more per row."""
+    """Where published numbers are from, how their authors measure, and licences; one sentence or more per row."""
     return [
-        f"{row.name}: published by {row.published_in or 'nobody'}; own protocol of PSNR: {row.psnr_protocol} pixels."
+        f"{row.name}: published by {row.published_in or 'nobody'}; {_own_protocol(row)}."
         f"{f' Licence: {row.licence}.' if row.licence else ''}"
         for row in rows
         if row.published_in or row.licence
     ]
+
+
+def _own_protocol(row: TokenizerRow) -> str:
+    nearest = " (here of the nearest 8-bit ones)" if row.feature_pixels == "unrounded" else ""
+    return (
+        f"own protocol: {CROP_TEXTS[row.crop_protocol]}, PSNR of {row.psnr_protocol} pixels, features of "
+        f"{row.feature_pixels} ones{nearest}"
+    )
 
 
 def notes_of(rows: Sequence[TokenizerRow]) -> list[str]:
@@ -106,7 +121,8 @@ def comma_separated(rows: Sequence[TokenizerRow]) -> str:
     """All values of all rows as CSV, unrounded."""
     names = [name for name in _METRICS if any(name in row.metrics for row in rows)]
     facts = ("name", "system", "image_size", "indices", "bits", "parameters", "published_rfid")
-    facts = (*facts, "published_psnr", "published_in", "psnr_protocol", "licence")
+    facts = (*facts, "published_psnr", "published_in", "psnr_protocol", "crop_protocol")
+    facts = (*facts, "feature_pixels", "licence")
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*facts, *names])

@@ -1,4 +1,4 @@
-"""From class labels to images: a generator and the tokenizer that decodes what it draws, xAR and FAR alike.
+"""From class labels to images: a generator and the tokenizer that decodes what it draws, xAR, FAR and VAR alike.
 
 A generator's folder holds all that is needed. An image depends on its label, its id and the seed alone, up to the
 rounding of sums in batches of another size.
@@ -15,11 +15,19 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-from glotok_ray.config.generator import FARConfig, XARConfig
-from glotok_ray.config.samplers import FlowSamplerConfig, TokenSamplerConfig
+from glotok_ray.config.generator import XARConfig
+from glotok_ray.config.samplers import (
+    FlowSamplerConfig,
+    SamplerConfig,
+    ScaleSamplerConfig,
+    TokenSamplerConfig,
+)
+from glotok_ray.config.var import ModelConfig, VARConfig
 from glotok_ray.data.pixel_range import to_uint8
 from glotok_ray.nn.far import FAR
+from glotok_ray.nn.next_scale import ScaleTokenizer
 from glotok_ray.nn.tokenizer import GloTokTokenizer
+from glotok_ray.nn.var import VAR
 from glotok_ray.nn.xar import XAR
 from glotok_ray.peers.base import PeerTokenizer
 from glotok_ray.pretrained.generator import (
@@ -32,16 +40,19 @@ from glotok_ray.pretrained.generator import (
 from glotok_ray.pretrained.tokenizer import read_any_tokenizer
 from glotok_ray.sampling.flow import count_evaluations, sample_latents
 from glotok_ray.sampling.image_random import whole_number
+from glotok_ray.sampling.scales import sample_scales
 from glotok_ray.sampling.tokens import check_guidance, guided_positions, sample_codes
+from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.storage.places import to_path
 
-SAMPLERS: dict[str, type[FlowSamplerConfig] | type[TokenSamplerConfig]] = {
+SAMPLERS: dict[str, type[SamplerConfig]] = {
     "xar": FlowSamplerConfig,
     "far": TokenSamplerConfig,
+    "var": ScaleSamplerConfig,
 }
 """The sampler of each architecture, as generator.json names them."""
 
-Kind = TypeVar("Kind", FlowSamplerConfig, TokenSamplerConfig)
+Kind = TypeVar("Kind", FlowSamplerConfig, TokenSamplerConfig, ScaleSamplerConfig)
 
 
 class ImageGenerator:
@@ -55,13 +66,15 @@ class ImageGenerator:
 
     def __init__(
         self,
-        generator: XAR | FAR,
+        generator: XAR | FAR | VAR,
         tokenizer: GloTokTokenizer | PeerTokenizer,
         *,
         refine: bool = True,
     ) -> None:
         is_ours = isinstance(tokenizer, GloTokTokenizer)
         check_fit(generator.config, tokenizer.config if is_ours else tokenizer.rate)
+        if isinstance(generator, VAR):
+            _check_scales(generator.config, tokenizer)
         self.generator, self.tokenizer, self.refine = generator, tokenizer, refine
         self._device = torch.device("cpu")
 
@@ -82,8 +95,8 @@ class ImageGenerator:
         folder = to_path(folder)
         facts = read_facts(folder)
         tokenizer = find_tokenizer(folder, tokenizer_path)
-        # FAR's codes are decoded as codes, which refines them always.
-        is_bare = facts["architecture"] == "far" or flow_config(folder).latent_space == "codes"
+        # The codes of FAR and VAR are decoded as codes, which refines them always.
+        is_bare = facts["architecture"] != "xar" or flow_config(folder).latent_space == "codes"
         return cls(
             load_generator(folder, use_ema=use_ema),
             read_any_tokenizer(tokenizer),
@@ -110,14 +123,14 @@ class ImageGenerator:
         *,
         seed: int,
         image_ids: Sequence[int] | None = None,
-        sampler: FlowSamplerConfig | TokenSamplerConfig | None = None,
+        sampler: SamplerConfig | None = None,
     ) -> UInt8[np.ndarray, "b height width 3"]:
         """One image per label, in one batch.
 
         `image_ids` tell images of one label apart, 0, 1, ... where none are given: the same label, id and seed give the
-        same image in any batch, up to rounding. `sampler` is a FlowSamplerConfig for xAR and a TokenSamplerConfig for
-        FAR, each with its defaults where none is given. Raises ValueError for labels, ids, a seed and a sampler that do
-        not fit, and for images that are not finite, which a diverged model makes.
+        same image in any batch, up to rounding. `sampler` is a FlowSamplerConfig for xAR, a TokenSamplerConfig for FAR
+        and a ScaleSamplerConfig for VAR, each with its defaults where none is given. Raises ValueError for labels, ids,
+        a seed and a sampler that do not fit, and for images that are not finite, which a diverged model makes.
         """
         classes = self._classes(labels)
         ids = range(len(labels)) if image_ids is None else image_ids
@@ -132,6 +145,9 @@ class ImageGenerator:
                 latents = tokenizer.snap(latents)
             # What was snapped is bare codes again, whatever the latents were.
             return _pixels(tokenizer.decode_latents(latents, refine=self.refine or snaps))
+        if isinstance(generator, VAR):
+            scales = _fitting(sampler, ScaleSamplerConfig)
+            return self._images_of_scales(generator, classes, scales, ids, seed)
         tokens = _fitting(sampler, TokenSamplerConfig)
         with self._products(tokens):
             codes = sample_codes(generator, classes, tokens, image_ids=ids, seed=seed)
@@ -142,8 +158,31 @@ class ImageGenerator:
             tokenizer.images_of(self._in_tokenizer_order(codes).unflatten(2, (side, side)))
         )
 
+    def _images_of_scales(
+        self,
+        generator: VAR,
+        classes: Tensor,
+        sampler: ScaleSamplerConfig,
+        ids: Sequence[int],
+        seed: int,
+    ) -> UInt8[np.ndarray, "b height width 3"]:
+        """One image per label by VAR."""
+        tokenizer = self.tokenizer
+        assert isinstance(tokenizer, ScaleTokenizer)
+        assert not isinstance(tokenizer, GloTokTokenizer)
+
+        def contribution(indices: Tensor, scale: int) -> Tensor:
+            with torch.autocast(self._device.type, enabled=False):
+                return tokenizer.contribution(indices, scale)
+
+        with self._products(sampler):
+            drawn = sample_scales(
+                generator, classes, sampler, contribution, image_ids=ids, seed=seed
+            )
+        return _pixels(tokenizer.decode_latents(drawn.latents))
+
     @contextmanager
-    def _products(self, sampler: FlowSamplerConfig | TokenSamplerConfig) -> Iterator[None]:
+    def _products(self, sampler: SamplerConfig) -> Iterator[None]:
         enabled = sampler.precision == "bf16_autocast"
         # Nor does it keep one of a weight that wants no gradient; each product would round its weights anew.
         frozen = [weight for weight in self.generator.parameters() if not weight.requires_grad]
@@ -200,19 +239,33 @@ def _pixels(images: Float[Tensor, "b 3 h w"]) -> UInt8[np.ndarray, "b h w 3"]:
         ) from error
 
 
-def network_evaluations(
-    model: XARConfig | FARConfig, sampler: FlowSamplerConfig | TokenSamplerConfig
-) -> int:
+def network_evaluations(model: ModelConfig, sampler: SamplerConfig) -> int:
     """Passes through the network per image, those without a class included; FAR's head over codebooks counts with the
     position that it belongs to. Raises ValueError when the sampler is another architecture's.
     """
     if isinstance(model, XARConfig):
         return count_evaluations(model.num_entities, _fitting(sampler, FlowSamplerConfig))
+    if isinstance(model, VARConfig):
+        scales = len(model.scale_sides)
+        return scales * (2 if _fitting(sampler, ScaleSamplerConfig).guidance_scale > 0 else 1)
     tokens = _fitting(sampler, TokenSamplerConfig)
     check_guidance(model, tokens)
     guided = guided_positions(tokens, model.num_positions)
     # Twins without a class run along from the first position to the last guided one.
     return model.num_positions + (guided.stop if guided else 0)
+
+
+def _check_scales(model: VARConfig, tokenizer: object) -> None:
+    if not isinstance(tokenizer, ScaleTokenizer):
+        raise ArtefactError(
+            "generator draws codes of several scales, which this tokenizer does not add up to one map; bring the "
+            "tokenizer of the generator's codes"
+        )
+    if tokenizer.code_width != model.code_width:
+        raise ArtefactError(
+            f"generator.code_width = {model.code_width}: the tokenizer has {tokenizer.code_width}; bring the tokenizer "
+            "of the generator's codes"
+        )
 
 
 def _fitting(sampler: object, kind: type[Kind]) -> Kind:

@@ -25,7 +25,7 @@ class SampledScales(NamedTuple):
     codes: tuple[Int64[Tensor, "b tokens"], ...]
     """Of every scale, in raster order; NO_CODE throughout for an image of which some logits were not finite."""
     latents: Float[Tensor, "b c h w"]
-    """What all codes add up to, for the tokenizer's decoder."""
+    """What all codes add up to, for the tokenizer's decoder; NaN for such an image."""
 
 
 def ramped_guidance(guidance_scale: float, scale: int, num_scales: int) -> float:
@@ -74,7 +74,7 @@ def sample_scales(
             inputs = at_scale(summed, sides[scale + 1]).repeat(halves, 1, 1)
     assert summed is not None
     kept = tuple(torch.where(sound[:, None], codes, NO_CODE) for codes in drawn)
-    return SampledScales(kept, summed)
+    return SampledScales(kept, torch.where(sound[:, None, None, None], summed, torch.nan))
 
 
 def _uniforms(image_ids: Sequence[int], seed: int, num_tokens: int) -> Tensor:

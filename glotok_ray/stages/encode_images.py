@@ -1,8 +1,8 @@
 """Token codes of a data set: one Parquet file of codes per image shard (paper section 3.4).
 
-Codes are what generators train on; they are bound to the tokenizer by the sha256 of its weights. Views are cut from the
-stored images, originals or not, as dataset.json of the codes says. A killed job goes on behind the files that it has
-finished.
+Codes are what generators train on; tokenizers of any system make them, one column per grid. They are bound to the
+tokenizer by the sha256 of its weights. Views are cut from the stored images, originals or not, as dataset.json of the
+codes says. A killed job goes on behind the files that it has finished.
 Read next: glotok_ray/data/training_rows.py
 """
 
@@ -14,12 +14,12 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import torch
-from jaxtyping import UInt8, UInt16
+from jaxtyping import Int, UInt8
 
 from glotok_ray.config.jobs import EncodeRun
 from glotok_ray.config.overrides import bound_settings, with_absolute_paths
 from glotok_ray.config.pool import PoolConfig
-from glotok_ray.config.tokenizer import TokenizerConfig
+from glotok_ray.data.code_layout import CodeLayout
 from glotok_ray.data.codes import (
     CodeShard,
     read_code_shard,
@@ -33,11 +33,13 @@ from glotok_ray.data.records import DATASET, DatasetInfo, ShardInfo, read_datase
 from glotok_ray.data.shard_reader import read_shard, view_batches
 from glotok_ray.data.transforms import center_crop, ten_crop, with_mirror_images
 from glotok_ray.devices import chosen_device
+from glotok_ray.nn.tokenizer_protocol import grids_of
 from glotok_ray.pretrained.tokenizer import (
     CONFIG_FILE,
     WEIGHTS_FILE,
-    load_glotok_tokenizer,
-    tokenizer_config,
+    check_stored_tokenizer,
+    code_layout,
+    load_any_tokenizer,
 )
 from glotok_ray.storage import artefact, output, ownership
 from glotok_ray.storage.artefact import ArtefactError
@@ -73,12 +75,14 @@ class EncodeActor:
         self._config = config
         self._num_classes = len(read_dataset(to_path(config.data_path)).classes)
         self._device = chosen_device(use_gpu=config.pool.use_gpu)
-        self._tokenizer = load_glotok_tokenizer(to_path(config.tokenizer_path)).to(self._device)
+        folder = to_path(config.tokenizer_path)
+        self._layout = code_layout(folder)
+        self._tokenizer = load_any_tokenizer(folder).to(self._device)
 
     def __call__(self, shard: ShardInfo) -> CodeShard:
         """Write the shard's codes; the rows of an image are adjacent, in the order of its views."""
-        config, model, pool = self._config, self._tokenizer.config, self._config.pool
-        size = model.autoencoder.image_size
+        config, layout, pool = self._config, self._layout, self._config.pool
+        size = layout.image_size
         table = read_shard(to_path(config.data_path), shard, minutes=pool.storage_retry_minutes)
         self._check_labels(table["label"], shard)
         batches = view_batches(
@@ -88,12 +92,12 @@ class EncodeActor:
             batch_size=pool.batch_size,
             num_threads=pool.decoding_threads,
         )
-        found = np.concatenate([self._encode(images) for images in batches], axis=1)
-        codes = dict(zip(model.names, found, strict=True))
+        found = [self._encode(images) for images in batches]
+        codes = {name: np.concatenate([batch[name] for batch in found]) for name in layout.names}
         path = to_path(config.output_path) / shard.file
         keys, labels = table["key"].to_numpy(), table["label"].to_numpy()
         return patiently(
-            lambda: write_code_shard(path, keys, labels, codes, model),
+            lambda: write_code_shard(path, keys, labels, codes, layout),
             path,
             minutes=pool.storage_retry_minutes,
             doing="writing",
@@ -109,22 +113,25 @@ class EncodeActor:
             )
 
     @torch.inference_mode()
-    def _encode(self, images: np.ndarray) -> UInt16[np.ndarray, "codebooks rows positions"]:
+    def _encode(self, images: np.ndarray) -> dict[str, Int[np.ndarray, "rows positions"]]:
+        # What it makes of numbers that are not finite, the files' own check finds.
         codes = self._tokenizer.look_up(to_model_range(images, self._device))
-        found = codes.transpose(0, 1).flatten(2).cpu().numpy()
-        return stored_codes(found, self._tokenizer.config)
+        found = [grid.cpu().numpy() for grid in grids_of(codes, self._tokenizer.rate)]
+        return stored_codes(found, self._layout)
 
 
 def check_inputs(config: EncodeRun) -> DatasetInfo:
     """The facts of the shards to encode; raises ArtefactError where the config asks for ADM's crops and the images have
-    others, and when the tokenizer at tokenizer_path, if it is there, takes larger images.
+    others, and when the tokenizer at tokenizer_path, if it is there, takes larger images or has another model's
+    tensors.
     """
     folder, tokenizer = to_path(config.data_path), to_path(config.tokenizer_path)
     dataset = read_image_dataset(folder)
     if config.adm_protocol:
         check_adm_protocol(dataset, folder=folder, field="adm_protocol")
     if (tokenizer / CONFIG_FILE).is_file():
-        check_side(dataset, folder, tokenizer_config(tokenizer).autoencoder.image_size)
+        check_side(dataset, folder, code_layout(tokenizer).image_size)
+        check_stored_tokenizer(tokenizer)
     return dataset
 
 
@@ -198,9 +205,9 @@ def _encode_shards(config: EncodeRun, dataset: DatasetInfo) -> list[CodeShard]:
         found[shard.info.file] = shard
     if failed:
         raise _incomplete(folder, failed, len(dataset.shards))
-    model = tokenizer_config(to_path(config.tokenizer_path))
+    layout = code_layout(to_path(config.tokenizer_path))
     return [
-        found.get(shard.file) or _read_again(folder / shard.file, model, config.pool)
+        found.get(shard.file) or _read_again(folder / shard.file, layout, config.pool)
         for shard in dataset.shards
     ]
 
@@ -215,8 +222,10 @@ def _incomplete(folder: Path, failed: dict[str, str], number: int) -> Incomplete
     )
 
 
-def _read_again(path: Path, model: TokenizerConfig, pool: PoolConfig) -> CodeShard:
-    return patiently(lambda: read_code_shard(path, model), path, minutes=pool.storage_retry_minutes)
+def _read_again(path: Path, layout: CodeLayout, pool: PoolConfig) -> CodeShard:
+    return patiently(
+        lambda: read_code_shard(path, layout), path, minutes=pool.storage_retry_minutes
+    )
 
 
 def _is_finished(path: Path, rows: int) -> bool:
@@ -234,7 +243,7 @@ def _write_facts(
     counts = write_code_dataset(
         folder,
         shards,
-        tokenizer_config(tokenizer),
+        code_layout(tokenizer),
         num_views=config.num_views,
         classes=dataset.classes,
         tokenizer_sha256=artefact.sha256_of(tokenizer / WEIGHTS_FILE),

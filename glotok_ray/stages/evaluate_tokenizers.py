@@ -26,7 +26,7 @@ from glotok_ray.evaluation.extractors import (
     file_digests,
     networks_of,
 )
-from glotok_ray.evaluation.tokenizer_comparison import RealCrops, measure_tokenizer
+from glotok_ray.evaluation.tokenizer_comparison import OwnProtocol, RealCrops, measure_tokenizer
 from glotok_ray.nn.tokenizer_protocol import Tokenizer
 from glotok_ray.pretrained.tokenizer import WEIGHTS_FILE, load_tokenizer
 from glotok_ray.report import grids
@@ -105,7 +105,7 @@ def _measure_missing(
         measured = measure_tokenizer(
             _loaded(one.folder, device),
             crops,
-            protocol=one.psnr_protocol,
+            protocol=OwnProtocol(one.psnr_protocol, one.crop_protocol, one.feature_pixels),
             lpips=lpips,
             device=device,
         )
@@ -155,7 +155,8 @@ def _protocol(
         "and rounded to 8 bits; PSNR and SSIM are per image on RGB, averaged; Frechet distances are between "
         f"reconstructions and the same crops, in {names}. Speeds are images per second in batches of "
         f"{config.batch_size} on {place}, without the first batch. Bits per image are indices times the logarithm of "
-        "the number of codes."
+        "the number of codes. Columns of an own protocol are cut and scored as the tokenizer's authors do, which the "
+        "sources say; images that are crops of that side already are cut no more."
     )
 
 

@@ -18,7 +18,7 @@ from glotok_ray.evaluation.files import (
 )
 from glotok_ray.evaluation.inputs import measured_tokenizer
 from glotok_ray.evaluation.plan import VALIDATION
-from glotok_ray.evaluation.retention import has_retention
+from glotok_ray.evaluation.retention import retention_names
 from glotok_ray.evaluation.streams import MeasuredImages
 from glotok_ray.metrics.codebook import count_blocks
 from glotok_ray.report import grids
@@ -62,11 +62,12 @@ def _write_images(folder: Path, measured: Mapping[str, MeasuredImages]) -> None:
 def _write_retention(
     folder: Path, measured: Mapping[str, MeasuredImages], config: EvaluateRun
 ) -> None:
-    """Kept crops from both codebooks and from each alone, for the report."""
+    """Kept crops from all codes and from each part of them alone, for the report."""
     model = measured_tokenizer(config)
-    if model and has_retention(model):
+    names = retention_names(model) if model else ()
+    if names:
         pictures = measured[VALIDATION].pictures
-        alone = {name: pictures(retention_pictures(name)) for name in model.names}
+        alone = {name: pictures(retention_pictures(name)) for name in names}
         whole = {"inputs": pictures("inputs"), "both": pictures("reconstructions")}
         with writing(folder / RETENTION_FILE) as local:
             np.savez(local, **(alone | whole))  # type: ignore[arg-type]
@@ -80,8 +81,8 @@ def _write_counts(
     if model:
         codes = measured[VALIDATION].blocks
         counts = {
-            codebook.name: count_blocks(codes(codebook.name), codebook.size)
-            for codebook in model.codebooks
+            name: count_blocks(codes(name), grid.num_codes)
+            for name, grid in zip(model.grid_names, model.rate.grids, strict=True)
         }
         with writing(folder / CODE_COUNTS_FILE) as local:
             np.savez(local, **counts)  # type: ignore[arg-type]

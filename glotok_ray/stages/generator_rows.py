@@ -17,7 +17,7 @@ from glotok_ray.data.recorded import check_classes
 from glotok_ray.data.records import read_dataset
 from glotok_ray.evaluation import inputs
 from glotok_ray.on_ray import tune
-from glotok_ray.pretrained.tokenizer import WEIGHTS_FILE, tokenizer_config
+from glotok_ray.pretrained.tokenizer import WEIGHTS_FILE, code_layout
 from glotok_ray.recipes import sweep_parts
 from glotok_ray.recipes.generator_ablations import ROWS
 from glotok_ray.recipes.quickstart import chain
@@ -178,7 +178,7 @@ def check_inputs(config: GeneratorAblationRun, parts: Sequence[GeneratorParts]) 
     if evaluation.codes_path:
         inputs.baseline_codes(evaluation)
     # The samples are yet to come; their classes will be the codes', and their side the tokenizer's.
-    images = inputs.check_images(evaluation, tokenizer_config(to_path(found["tokenizer"])))
+    images = inputs.check_images(evaluation, code_layout(to_path(found["tokenizer"])).image_size)
     codes = read_dataset(to_path(found["codes"]))
     check_classes(codes.classes, found["codes"], images.classes, evaluation.data_path)
     return [to_path(path) for path in found.values()]

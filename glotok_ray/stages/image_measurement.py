@@ -10,7 +10,6 @@ from pathlib import Path
 from glotok_ray.config.evaluation import EvaluateRun
 from glotok_ray.evaluation.baseline_images import count_training_codes, write_counts
 from glotok_ray.evaluation.files import BASELINES
-from glotok_ray.evaluation.inputs import measured_tokenizer
 from glotok_ray.evaluation.kept_features import KeptNetwork, kept_sets, missing_units, with_kept
 from glotok_ray.evaluation.parts import finished_parts
 from glotok_ray.evaluation.plan import REFERENCE, SAMPLES, Block, units_of
@@ -19,6 +18,7 @@ from glotok_ray.evaluation.sample_inputs import unpack_samples
 from glotok_ray.evaluation.streams import MeasuredImages, open_measured
 from glotok_ray.evaluation.units import PartMeasurement, Unit
 from glotok_ray.on_ray.actor_pool import map_shards
+from glotok_ray.pretrained.tokenizer import tokenizer_config
 from glotok_ray.storage.places import to_path
 
 logger = logging.getLogger(__name__)
@@ -59,8 +59,8 @@ def measure_images(
 def _prepare(missing: Sequence[Unit], config: EvaluateRun, folder: Path) -> None:
     """Write what all actors read, once, before they ask for it."""
     kinds = {unit.blocks[0].kind for unit in missing}
-    model = measured_tokenizer(config)
-    if model and not kinds.isdisjoint(BASELINES):
+    if not kinds.isdisjoint(BASELINES):
+        model = tokenizer_config(to_path(config.tokenizer_path))
         write_counts(folder, count_training_codes(config, model), model)
     if REFERENCE in kinds:
         unpacked(to_path(config.reference_path), folder)

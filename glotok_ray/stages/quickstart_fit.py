@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from glotok_ray.config.evaluation import EvaluateRun
 from glotok_ray.config.jobs import FARSampleRun, SampleRun, TeacherRun, XARSampleRun
 from glotok_ray.config.overrides import override
-from glotok_ray.config.runs import FARRun, TokenizerRun, XARRun
+from glotok_ray.config.runs import AnyGeneratorRun, FARRun, TokenizerRun, XARRun
 from glotok_ray.config.sweeps import QuickstartRun
 from glotok_ray.data.records import DatasetInfo
 from glotok_ray.teacher import features
@@ -26,7 +26,7 @@ _SAMPLES_FACTOR = 2
 _MOST_EVALUATED = 1200
 _MOST_COMPARED = 5000
 
-TrainingRun = TokenizerRun | XARRun | FARRun
+TrainingRun = TokenizerRun | AnyGeneratorRun
 
 
 class DataSize(NamedTuple):

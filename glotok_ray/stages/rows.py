@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from glotok_ray.config.runs import TokenizerRun
 from glotok_ray.on_ray import tune
 from glotok_ray.on_ray.failures import chain
 from glotok_ray.on_ray.tune import TrialResult
@@ -32,11 +33,13 @@ def run_rows(
     max_concurrent: int,
     shown: Callable[[Mapping[str, Any]], str],
     shown_as: tuple[str, str],
+    trained_as: TokenizerRun | None = None,
 ) -> dict[str, dict[str, Any]]:
     """The metrics that `measure(name)` returns for every row, by name; of a row that failed the reason, under FAILED.
 
     The rows' parts lie in `folder`, Ray Tune's files beside it. `shown` puts metrics into words for the progress line,
-    which `shown_as` names, with its unit. Raises what says nothing of a row, such as storage that is away.
+    which `shown_as` names, with its unit; `trained_as` is a run that says where rows train. Raises what says nothing of
+    a row, such as storage that is away.
     """
 
     def run_row(name: str) -> dict[str, Any]:
@@ -55,6 +58,7 @@ def run_rows(
         describe=describe,
         shown_as=shown_as,
         finished=[name for name in names if _is_finished(folder, name, retry_failed)],
+        resources=tune.driver_resources(trained_as),
     )
     return {result.name: _row_of(folder, result) for result in results}
 

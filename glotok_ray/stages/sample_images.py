@@ -19,7 +19,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from glotok_ray.config.generator import FARConfig
-from glotok_ray.config.jobs import FARSampleRun, XARSampleRun
+from glotok_ray.config.jobs import AnySampleRun
 from glotok_ray.config.overrides import bound_settings, to_dict, with_absolute_paths
 from glotok_ray.config.samplers import TokenSamplerConfig
 from glotok_ray.data.forms import CROP
@@ -60,7 +60,7 @@ Block = UInt8[np.ndarray, "b height width 3"]
 class SampleActor:
     """Samples and decodes blocks of consecutive image ids, and writes them into `folder`."""
 
-    def __init__(self, config: XARSampleRun | FARSampleRun, folder: str) -> None:
+    def __init__(self, config: AnySampleRun, folder: str) -> None:
         self._config, self._folder = config, to_path(folder)
         self._images = ImageGenerator.from_pretrained(
             config.generator_path,
@@ -84,7 +84,7 @@ class SampleActor:
 
 
 @ownership.holding()
-def run(config: XARSampleRun | FARSampleRun, *, fresh: bool = False) -> dict[str, Any]:
+def run(config: AnySampleRun, *, fresh: bool = False) -> dict[str, Any]:
     """Write the folder of samples and return its manifest."""
     # Actors run in working directories of their own.
     config = with_absolute_paths(config)
@@ -128,7 +128,7 @@ def run(config: XARSampleRun | FARSampleRun, *, fresh: bool = False) -> dict[str
     return manifest
 
 
-def check_inputs(config: XARSampleRun | FARSampleRun) -> dict[str, Any]:
+def check_inputs(config: AnySampleRun) -> dict[str, Any]:
     """The generator's facts; raises ArtefactError when it is unfinished, of another architecture than the recipe's
     sampler, or made on codes of another tokenizer, and ValueError for guidance of a generator without a null label.
     """
@@ -161,7 +161,7 @@ def block_path(folder: Path, ids: range) -> Path:
     return folder / f"{ids.start}.npy"
 
 
-def _blocks(folder: Path, config: XARSampleRun | FARSampleRun) -> Iterator[Block]:
+def _blocks(folder: Path, config: AnySampleRun) -> Iterator[Block]:
     """The blocks of all images in order, each as soon as it is there; those that are finished are not sampled again."""
     # Here, not above: Ray takes seconds to import, and --dry-run needs this module without it.
     from glotok_ray.on_ray.actor_pool import map_shards
@@ -204,7 +204,7 @@ def _is_finished(path: Path, count: int) -> bool:
 def _write_samples(
     folder: Path,
     blocks: Iterable[Block],
-    config: XARSampleRun | FARSampleRun,
+    config: AnySampleRun,
     facts: dict[str, Any],
 ) -> int:
     """Write samples.npz and samples.parquet block by block, since 50,000 images are 10 GB, and the grid; returns the

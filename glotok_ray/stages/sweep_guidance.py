@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from glotok_ray.config.overrides import bound_settings, override, to_dict, with_absolute_paths
-from glotok_ray.config.sweeps import FARGuidanceRun, XARGuidanceRun
+from glotok_ray.config.sweeps import AnyGuidanceRun
 from glotok_ray.data.recorded import check_classes
 from glotok_ray.evaluation import inputs
 from glotok_ray.recipes.sweep_parts import (
@@ -33,7 +33,7 @@ _KIND = "guidance"
 
 
 @ownership.holding()
-def run(config: XARGuidanceRun | FARGuidanceRun, *, fresh: bool = False) -> dict[str, Any]:
+def run(config: AnyGuidanceRun, *, fresh: bool = False) -> dict[str, Any]:
     """Sample and measure every value and write guidance.csv, guidance.json and guidance.png; returns the manifest."""
     # Actors run in working directories of their own.
     config = with_absolute_paths(config)
@@ -74,7 +74,7 @@ def _measure(
 
 def _write(
     output: Output,
-    config: XARGuidanceRun | FARGuidanceRun,
+    config: AnyGuidanceRun,
     metric: str,
     measured: Mapping[float, Mapping[str, dict[str, Any]]],
 ) -> dict[str, Any]:
@@ -91,11 +91,11 @@ def _write(
     )
 
 
-def _check_inputs(config: XARGuidanceRun | FARGuidanceRun) -> list[Path]:
+def _check_inputs(config: AnyGuidanceRun) -> list[Path]:
     """The folders that all values read; raises ArtefactError for what would stop a value later."""
     facts = sample_images.check_inputs(config.samples)
     evaluation = config.evaluation
-    images = inputs.check_images(evaluation, None)
+    images = inputs.check_images(evaluation, 0)
     check_classes(
         facts["classes"], config.samples.generator_path, images.classes, evaluation.data_path
     )

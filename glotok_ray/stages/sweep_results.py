@@ -1,56 +1,89 @@
-"""What a sweep leaves: results.csv, table.md, sweep.png and the best recipe as a file.
+"""What a sweep leaves: tables, the page, a plot and the best recipe as a file.
 
-Read next: glotok_ray/stages/sweep_tokenizer.py
+Read next: glotok_ray/report/sweep_summary.py
 """
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-import pandas
-
-from glotok_ray.config.overrides import override, to_dict
-from glotok_ray.config.runs import TokenizerRun
+from glotok_ray.config.overrides import to_dict
 from glotok_ray.config.sweeps import SweepRun
-from glotok_ray.report.markdown import failed_rows
+from glotok_ray.recipes import sweep_parts
 from glotok_ray.report.plots import plot_sweep
-from glotok_ray.report.sweep_table import sweep_table
+from glotok_ray.report.sweep_charts import points_of
+from glotok_ray.report.sweep_page import render_sweep
+from glotok_ray.report.sweep_summary import (
+    FinalistSummary,
+    finalists_frame,
+    label,
+    ranked_finalists,
+    ranked_trials,
+    trials_frame,
+)
+from glotok_ray.report.sweep_table import finalists_table, sweep_table
 from glotok_ray.stages.failed_rows import FAILED
+from glotok_ray.stages.sweep_finalists import Finalist
 from glotok_ray.storage import artefact
+from glotok_ray.training.trials import Trial, TrialRecord
 
-RANKED_BY = {"psnr": "higher", "fd_effnet": "lower"}
-SWEPT = ("loss.relation_weight", "loss.relation.num_bins", "loss.relation.alpha")
+BEST_FILE = "best_recipe.json"
 
 
 def write_results(
-    config: SweepRun, frame: pandas.DataFrame, failed: dict[str, str], folder: Path
+    config: SweepRun,
+    records: Sequence[TrialRecord],
+    finalists: Sequence[Finalist],
+    measured: Mapping[str, Mapping[str, Any]],
+    folder: Path,
 ) -> str:
-    """Write everything from one row per trial, those in `failed` without metrics; returns the best trial's name."""
-    ranked = rank_trials(frame)
-    ranked.to_csv(folder / "results.csv", index=False)
-    table = sweep_table(ranked.drop(columns=FAILED)) + failed_rows(failed)
-    (folder / "table.md").write_text(table + "\n")
-    plot_sweep(ranked.loc[ranked[FAILED] == ""].copy(), folder / "sweep.png")
-    artefact.write_json(folder / "best_recipe.json", to_dict(_best_recipe(config, ranked)))
-    return str(ranked.iloc[0]["trial"])
-
-
-def rank_trials(frame: pandas.DataFrame) -> pandas.DataFrame:
-    """Best first by the mean of the ranks in PSNR and in FD-EffNet; FD-EffNet decides ties. Those that failed are last,
-    after those without one of the two.
-    """
-    ranks = [
-        frame[name].rank(ascending=direction == "lower") for name, direction in RANKED_BY.items()
+    """Write everything from the trials and from the finalists' metrics by name; returns the best trial's name."""
+    ranked = ranked_trials(config, records)
+    summaries = ranked_finalists(config, summarized(finalists, measured))
+    best = best_trial(ranked, summaries)
+    frame = trials_frame(ranked)
+    frame.to_csv(folder / "results.csv", index=False)
+    if summaries:
+        finalists_frame(summaries).to_csv(folder / "finalists.csv", index=False)
+    tables = sweep_table(frame) + finalists_table(config, summaries)
+    (folder / "table.md").write_text(tables + "\n")
+    page = render_sweep(config, ranked, frame, summaries, best.changes)
+    (folder / "sweep.html").write_text(page)
+    shown = [
+        (point.record.trial.name, point.distance, point.value)
+        for point in points_of(config, ranked)
     ]
-    ranked = frame.assign(mean_rank=sum(ranks) / len(ranks), is_last=frame[FAILED] != "")
-    ranked = ranked.sort_values(["is_last", "mean_rank", "fd_effnet"]).reset_index(drop=True)
-    return ranked.drop(columns="is_last")
+    plot_sweep(shown, label(config.judged_by), folder / "sweep.png")
+    artefact.write_json(folder / BEST_FILE, to_dict(sweep_parts.best(config, best.changes)))
+    return best.name
 
 
-def _best_recipe(config: SweepRun, ranked: pandas.DataFrame) -> TokenizerRun:
-    changes = {
-        name: value
-        for name, value in ranked.iloc[0].items()
-        if name in SWEPT and not pandas.isna(value)
-    }
-    if "loss.relation.num_bins" in changes:
-        changes["loss.relation.num_bins"] = int(changes["loss.relation.num_bins"])
-    return override(config.tokenizer, {**changes, "name": f"{config.tokenizer.name}_best"})
+def best_trial(ranked: Sequence[TrialRecord], finalists: Sequence[FinalistSummary]) -> Trial:
+    """That of the best finalist, or where there are none the best trial."""
+    whole = [item for item in finalists if item.rows]
+    return whole[0].trial if whole else ranked[0].trial
+
+
+def summarized(
+    finalists: Sequence[Finalist], measured: Mapping[str, Mapping[str, Any]]
+) -> list[FinalistSummary]:
+    """The finalists' metrics by trial and seed."""
+    by_trial: dict[str, list[Finalist]] = {}
+    for item in finalists:
+        by_trial.setdefault(item.trial.name, []).append(item)
+    return [
+        FinalistSummary(
+            trial=items[0].trial,
+            rows={
+                item.seed: {k: v for k, v in measured[item.name].items() if k != FAILED}
+                for item in items
+                if not measured[item.name].get(FAILED)
+            },
+            failed={
+                item.seed: str(measured[item.name][FAILED])
+                for item in items
+                if measured[item.name].get(FAILED)
+            },
+        )
+        for items in by_trial.values()
+    ]

@@ -1,46 +1,46 @@
-"""A Ray Tune sweep over lambda_hist, bin count and alpha: equal short trainings, ranked by their reconstructions.
+"""A Ray Tune search over lambda_hist, bins, alpha and other fields: short trainings, ranked by their reconstructions.
 
-Read next: glotok_ray/stages/tokenizer_trials.py
+Read next: glotok_ray/stages/sweep_trials.py, glotok_ray/stages/sweep_finalists.py
 """
 
 import logging
 from pathlib import Path
 from typing import Any
 
-import pandas
-
 from glotok_ray.config import overrides
 from glotok_ray.config.overrides import with_absolute_paths
-from glotok_ray.config.runs import TokenizerRun
 from glotok_ray.config.sweeps import SweepRun
+from glotok_ray.on_ray.search import run_search
 from glotok_ray.on_ray.tune import TUNE_FOLDER
-from glotok_ray.recipes import sweep_parts
+from glotok_ray.report.sweep_summary import label, ranked_trials
 from glotok_ray.stages import tokenizer_trials, train_tokenizer
-from glotok_ray.stages.failed_rows import FAILED, failed_of
-from glotok_ray.stages.rows import run_rows
-from glotok_ray.stages.sweep_results import SWEPT, write_results
+from glotok_ray.stages.failed_rows import FAILED, NOT_THE_ROWS, failed_of, keep_reason
+from glotok_ray.stages.rows import failure_path
+from glotok_ray.stages.sweep_finalists import (
+    FINALISTS_FOLDER,
+    chosen_finalists,
+    run_finalists,
+)
+from glotok_ray.stages.sweep_results import write_results
+from glotok_ray.stages.sweep_trials import TRIALS_FOLDER, run_trial, trial_recipe
 from glotok_ray.storage import ownership
 from glotok_ray.storage.output import look
 from glotok_ray.storage.places import to_path
-from glotok_ray.training.trials import Trial, draw_trials
+from glotok_ray.training.search_space import corners
+from glotok_ray.training.suggestions import first_trials
+from glotok_ray.training.trials import STEP, Trial, TrialFiles, TrialRecord
 
 logger = logging.getLogger(__name__)
-
-TRIALS_FOLDER = "trials"
-
-
-def trial_recipe(config: SweepRun, trial: Trial) -> TokenizerRun:
-    """The tokenizer run of a trial: the base recipe with the trial's changes and the sweep's length."""
-    folder = to_path(config.output_path) / TRIALS_FOLDER
-    return sweep_parts.trial(config, folder, trial.name, trial.changes)
 
 
 @ownership.holding()
 def run(config: SweepRun, *, fresh: bool = False) -> dict[str, Any]:
-    """Run every trial under Ray Tune and write results.csv, table.md, sweep.png and best_recipe.json."""
+    """Run the trials and the finalists under Ray Tune and write results.csv, finalists.csv, table.md, sweep.html,
+    sweep.png and best_recipe.json.
+    """
     # Ray Tune gives every trial a working folder of its own.
     config = with_absolute_paths(config)
-    trials = draw_trials(config)
+    trials = first_trials(config)
     tokenizer_trials.require_teacher(config.tokenizer)
     if config.inputs == "quickstart":
         tokenizer_trials.make_inputs(config)
@@ -58,14 +58,16 @@ def run(config: SweepRun, *, fresh: bool = False) -> dict[str, Any]:
         logger.info("sweep: already finished: %s", output.folder)
         return output.finished
     folder = output.go_on(adopt=True)
-    rows = _run_trials(config, trials, folder)
-    failed = failed_of(rows, TRIALS_FOLDER)
+    records = _searched(config, folder / TRIALS_FOLDER)
+    failed = failed_of({item.trial.name: _row(item) for item in records}, TRIALS_FOLDER)
+    finalists = chosen_finalists(config, ranked_trials(config, records))
+    measured = run_finalists(config, finalists)
+    if measured:
+        failed |= failed_of(measured, FINALISTS_FOLDER)
     output.reopen()
-    columns = ["trial", *SWEPT, *tokenizer_trials.METRICS, FAILED]
-    frame = pandas.DataFrame([{"trial": name, **row} for name, row in rows.items()])
-    best = write_results(config, frame.reindex(columns=columns), failed, folder)
+    best = write_results(config, records, finalists, measured, folder)
     return output.finish(
-        exclude=(TRIALS_FOLDER, TUNE_FOLDER),
+        exclude=(TRIALS_FOLDER, FINALISTS_FOLDER, TUNE_FOLDER),
         best=best,
         failed=failed,
         table=str(folder / "table.md"),
@@ -76,31 +78,51 @@ def bound_settings(config: SweepRun) -> dict[str, Any]:
     """The settings that decide what a sweep finds; workers, pools and how often checkpoints come do not."""
     return {
         **overrides.bound_settings(config),
-        # Ablations were sweeps once, and a search had no rows: its folders are recognised by that.
-        "rows": [],
         "tokenizer": train_tokenizer.bound_settings(config.tokenizer),
     }
 
 
 def check_inputs(config: SweepRun, trials: list[Trial]) -> list[Path]:
-    """What all trials read; raises ArtefactError for what would stop one of them."""
-    return tokenizer_trials.check_inputs(config, [trial_recipe(config, each) for each in trials])
+    """What all trials read, verified once; raises ArtefactError or ValueError for what would stop one of them, of a
+    range at its ends.
+    """
+    ends = [Trial("end", changes) for changes in corners(config)]
+    recipes = [trial_recipe(config, each) for each in (*trials, *ends)]
+    return tokenizer_trials.check_inputs(config, recipes)
 
 
-def _run_trials(config: SweepRun, trials: list[Trial], folder: Path) -> dict[str, dict[str, Any]]:
-    by_name = {trial.name: trial for trial in trials}
-
-    def measure(name: str) -> dict[str, Any]:
-        recipe = trial_recipe(config, by_name[name])
-        return tokenizer_trials.train_and_measure(recipe, config.evaluation)
-
-    rows = run_rows(
-        list(by_name),
-        measure,
-        folder=folder / TRIALS_FOLDER,
-        retry_failed=config.retry_failed,
-        max_concurrent=config.max_concurrent_trials,
-        shown=tokenizer_trials.shown_metrics,
-        shown_as=("sweep", "trials"),
+def _searched(config: SweepRun, folder: Path) -> list[TrialRecord]:
+    """All trials, each ended."""
+    files = TrialFiles(folder)
+    if config.retry_failed:
+        for record in files.records():
+            if record.status == "failed":
+                files.reopen(record.trial.name)
+    run_search(
+        config,
+        files,
+        lambda name: run_trial(config, name),
+        folder=folder.parent,
+        describe=lambda record: _described(config, record),
+        ends_all=lambda error: isinstance(error, NOT_THE_ROWS),
+        keep_reason=lambda name, error: keep_reason(failure_path(folder, name), error),
     )
-    return {name: {**by_name[name].changes, **row} for name, row in rows.items()}
+    return files.records()
+
+
+def _row(record: TrialRecord) -> dict[str, Any]:
+    return {FAILED: record.reason if record.status == "failed" else ""}
+
+
+def _described(config: SweepRun, record: TrialRecord) -> str:
+    """A trial that ended, in words."""
+    name, last = record.trial.name, record.last
+    if record.status == "failed" or not last:
+        return f"{name}: failed: {record.reason or 'its process died'}"
+    values = tokenizer_trials.shown_metrics(last)
+    early = f", stopped at step {last[STEP]}" if record.status == "stopped" else ""
+    judged = last.get(config.judged_by)
+    own = (
+        f"{label(config.judged_by)} {judged:.4g}, " if config.judged_by == "fid" and judged else ""
+    )
+    return f"{name}: {own}{values}{early}"

@@ -12,7 +12,10 @@ from glotok_ray.config.evaluation import EvaluateRun
 from glotok_ray.config.overrides import override
 from glotok_ray.config.runs import TokenizerRun
 from glotok_ray.config.sweeps import SweepRun, TokenizerAblationRun
+from glotok_ray.devices import chosen_device
 from glotok_ray.evaluation import inputs as evaluation_inputs
+from glotok_ray.evaluation.in_process import measure_reconstructions
+from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.on_ray import tune
 from glotok_ray.recipes import build_teacher as teacher_recipes
 from glotok_ray.recipes import shard_images as shard_recipes
@@ -20,18 +23,24 @@ from glotok_ray.recipes.sweep_parts import evaluation_path
 from glotok_ray.stages import build_teacher, evaluate_images, shard_images, train_tokenizer
 from glotok_ray.storage import artefact
 from glotok_ray.storage.places import to_path
+from glotok_ray.teacher.cosine_distance import cosine_distance
+from glotok_ray.teacher.histogram import load_teacher
 from glotok_ray.training import inputs
 
 METRICS = ("psnr", "fd_effnet", "semantic_usage", "visual_usage")
 
 
-def train_and_measure(recipe: TokenizerRun, evaluation: EvaluateRun) -> dict[str, Any]:
-    """The metrics of one training, which lies beside its evaluation."""
+def train_and_measure(
+    recipe: TokenizerRun, evaluation: EvaluateRun, *, step: int | None = None
+) -> dict[str, Any]:
+    """The metrics of one training, which lies beside its evaluation; with `step` it stops there, and the evaluation's
+    folder is named after it. What trains in this process (`launcher = "local"`) is measured in it, too.
+    """
+    if step is not None:
+        recipe = override(recipe, {"schedule.stop_after_steps": step})
     train_tokenizer.run(recipe)
     folder = to_path(recipe.output_path)
-    measured = _evaluation_of(recipe, evaluation)
-    evaluate_images.run(measured)
-    entries = artefact.read_json(to_path(measured.output_path) / "metrics.json")
+    entries = _measured(recipe, _evaluation_of(recipe, evaluation, step))
     logged = artefact.metrics_of(artefact.read_manifest(folder / recipe.name, "tokenizer"))
     metrics = {
         short: logged[name]
@@ -49,6 +58,7 @@ def reconstruction_metrics(metrics: dict[str, Any]) -> dict[str, float]:
     names = {
         "psnr": "reconstruction_psnr",
         "fd_effnet": "reconstruction_fd_effnet",
+        **({"fid": "reconstruction_fid"} if "reconstruction_fid" in metrics else {}),
         **{name: name for name in metrics if name.endswith("_usage")},
     }
     # None is an undefined metric, such as the PSNR of images that are all reproduced exactly.
@@ -61,11 +71,35 @@ def shown_metrics(metrics: Mapping[str, Any]) -> str:
     return f"PSNR {metrics['psnr']:.4g}, FD-EffNet {metrics['fd_effnet']:.4g}"
 
 
-def _evaluation_of(recipe: TokenizerRun, evaluation: EvaluateRun) -> EvaluateRun:
+def _measured(recipe: TokenizerRun, evaluation: EvaluateRun) -> dict[str, Any]:
+    """The entries of metrics.json."""
+    path = to_path(evaluation.output_path) / "metrics.json"
+    if recipe.launcher == "ray":
+        evaluate_images.run(evaluation)
+    elif not path.is_file():
+        device = chosen_device(use_gpu=recipe.scaling.use_gpu)
+        parts = path.parent.with_name(f"{path.parent.name}.parts")
+        artefact.write_json(path, measure_reconstructions(evaluation, parts, device))
+    return artefact.read_json(path)
+
+
+def cosine_distance_of(recipe: TokenizerRun) -> float:
+    """How far the cosines of a finished training's codebook are from the teacher's
+    (`glotok_ray.teacher.cosine_distance`), whatever its bins and alpha.
+    """
+    model = GloTokTokenizer.from_pretrained(to_path(recipe.output_path) / recipe.name)
+    codes = model.quantizer(recipe.loss.relation.codebook).codebook.detach()
+    return cosine_distance(load_teacher(to_path(recipe.teacher_path)), codes)
+
+
+def _evaluation_of(
+    recipe: TokenizerRun, evaluation: EvaluateRun, step: int | None = None
+) -> EvaluateRun:
     folder = to_path(recipe.output_path)
+    name = recipe.name if step is None else f"{recipe.name}_step_{step:07d}"
     paths = {
         "tokenizer_path": str(folder / recipe.name),
-        "output_path": str(evaluation_path(folder, recipe.name)),
+        "output_path": str(evaluation_path(folder, name)),
     }
     return override(evaluation, paths)
 
@@ -109,7 +143,7 @@ def check_inputs(
         artefact.verify_once(to_path(config.tokenizer.data.validation_path), "shards")
     for recipe in trainings:
         inputs.check_inputs(recipe)
-    evaluation_inputs.check_images(config.evaluation, config.tokenizer.model)
+    evaluation_inputs.check_images(config.evaluation, config.tokenizer.model.autoencoder.image_size)
     return found
 
 

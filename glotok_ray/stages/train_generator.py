@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from glotok_ray.config.overrides import bound_settings, with_absolute_paths
-from glotok_ray.config.runs import FARRun, XARRun
+from glotok_ray.config.runs import AnyGeneratorRun
 from glotok_ray.stages import training
 from glotok_ray.storage import artefact, ownership
 from glotok_ray.storage.places import to_path
@@ -17,7 +17,7 @@ from glotok_ray.training.plan import run_plan
 
 
 @ownership.holding()
-def run(config: XARRun | FARRun, *, fresh: bool = False) -> dict[str, Any]:
+def run(config: AnyGeneratorRun, *, fresh: bool = False) -> dict[str, Any]:
     """Train to the end (or `schedule.stop_after_steps`) and return the manifest; a finished run is recognised."""
     config = with_absolute_paths(config)
     folders = check_inputs(config)
@@ -32,7 +32,7 @@ def run(config: XARRun | FARRun, *, fresh: bool = False) -> dict[str, Any]:
     )
 
 
-def check_inputs(config: XARRun | FARRun) -> list[Path]:
+def check_inputs(config: AnyGeneratorRun) -> list[Path]:
     """The folders that decide the run; raises ValueError for one that is damaged, or that does not fit the run."""
     found = {"codes": to_path(config.data.train_path), "tokenizer": to_path(config.tokenizer_path)}
     for kind, folder in found.items():

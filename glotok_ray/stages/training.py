@@ -22,12 +22,14 @@ from glotok_ray.training.plan import LOG_FOLDER, RAY_FOLDER, RUN_FILE, RunPlan
 from glotok_ray.training.profiling import PROFILE_FOLDER
 from glotok_ray.training.rows_seen import AUDIT_FOLDER, BAD_ROWS_FOLDER
 from glotok_ray.training.stalls import HEARTBEAT_FOLDER, STALL_FOLDER
+from glotok_ray.training.tracked_run import TRACKER_FOLDER
 
 logger = logging.getLogger(__name__)
 
 _WORKING_FOLDERS = (
     CHECKPOINT_FOLDER,
     TENSORBOARD_FOLDER,
+    TRACKER_FOLDER,
     PROFILE_FOLDER,
     RAY_FOLDER,
     LOG_FOLDER,

@@ -124,11 +124,16 @@ def load_weights(module: nn.Module, path: Path) -> None:
         raise _not_readable(path, error) from error
     problems = misfits(state, module.state_dict())
     if problems:
-        raise ArtefactError(
-            f"{path}: its tensors do not fit the config beside it: {problems}; export both again"
-        )
+        raise misfitting(path, problems)
     check_finite(state, path, _EXPORT_ANOTHER)
     module.load_state_dict(state)
+
+
+def misfitting(path: Path, problems: str) -> ArtefactError:
+    """The error of a file with the `problems` of `misfits`."""
+    return ArtefactError(
+        f"{path}: its tensors do not fit the config beside it: {problems}; export both again"
+    )
 
 
 def stored_shapes(path: Path) -> dict[str, Tensor]:

@@ -145,12 +145,13 @@ def _attention(
     attn_mask: Tensor | None = None,
     dropout_p: float = 0.0,
     is_causal: bool = False,
+    scale: float | None = None,
 ) -> Tensor:
     """Which kernel does it is chosen where a GPU is. All keep their inputs, the result and a sum per query, never the
     scores.
     """
     kernel = torch.ops.aten._scaled_dot_product_flash_attention
-    return kernel(query, key, value, dropout_p, is_causal)[0]
+    return kernel(query, key, value, dropout_p, is_causal, scale=scale)[0]
 
 
 def _dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:

@@ -12,7 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from glotok_ray.config.checkpoint_evaluation import FARCheckpointsConfig, XARCheckpointsConfig
+from glotok_ray.config.checkpoint_evaluation import (
+    FARCheckpointsConfig,
+    VARCheckpointsConfig,
+    XARCheckpointsConfig,
+)
 from glotok_ray.config.evaluation import EvaluateRun
 from glotok_ray.config.runs import TokenizerRun
 from glotok_ray.data.recorded import crops_text, read_image_dataset
@@ -35,7 +39,7 @@ from glotok_ray.training.checkpoint_protocol import Run, evaluation_of, protocol
 from glotok_ray.training.checkpoint_weights import copy_weights
 from glotok_ray.training.evaluated_checkpoints import WORK_FOLDER, Measured
 
-Sampled = XARCheckpointsConfig | FARCheckpointsConfig
+Sampled = XARCheckpointsConfig | FARCheckpointsConfig | VARCheckpointsConfig
 MeasureBlocks = Callable[[Sequence[Block]], list[MeasuredBlock]]
 
 
@@ -90,7 +94,7 @@ class CheckpointMeasurement:
         # Of the crops, only what the feature networks make of them: no checkpoint changes that.
         reference = self._work / f"reference-{self._protocol[:16]}"
         reference.mkdir(exist_ok=True)
-        crops = self._blocks_of(config, images.tokenizer.config.autoencoder.image_size)
+        crops = self._blocks_of(config, images.tokenizer.image_size)
         measured = self._measured(plan(config)[0], crops, reference)
         measured |= self._measured(samples.blocks(), samples, parts)
         metrics = distance_metrics(measured, config, networks_of(self._extractors))

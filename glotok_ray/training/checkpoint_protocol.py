@@ -9,16 +9,16 @@ from glotok_ray.config.checkpoint_evaluation import SECTION
 from glotok_ray.config.evaluation import DOWNLOAD, EvaluateRun
 from glotok_ray.config.overrides import to_dict
 from glotok_ray.config.pool import PoolConfig
-from glotok_ray.config.runs import FARRun, TokenizerRun, XARRun
+from glotok_ray.config.runs import AnyGeneratorRun, TokenizerRun
 from glotok_ray.data.recorded import check_classes, check_side, read_image_dataset
 from glotok_ray.data.records import read_dataset
 from glotok_ray.evaluation.inputs import check_weight_files
-from glotok_ray.pretrained.tokenizer import tokenizer_config
+from glotok_ray.pretrained.tokenizer import code_layout
 from glotok_ray.storage import artefact
 from glotok_ray.storage.places import to_path
 from glotok_ray.training.evaluated_checkpoints import Protocol
 
-Run = TokenizerRun | XARRun | FARRun
+Run = TokenizerRun | AnyGeneratorRun
 
 
 def evaluation_of(config: Run) -> EvaluateRun:
@@ -78,12 +78,12 @@ def check_checkpoint_evaluation(config: Run) -> None:
     artefact.read_manifest(folder, "shards")
     images = read_image_dataset(folder)
     if isinstance(config, TokenizerRun):
-        model = config.model
+        side = config.model.autoencoder.image_size
     else:
-        model = tokenizer_config(to_path(config.tokenizer_path))
+        side = code_layout(to_path(config.tokenizer_path)).image_size
         codes = config.data.train_path
         check_classes(read_dataset(to_path(codes)).classes, codes, images.classes, path)
-    check_side(images, folder, model.autoencoder.image_size)
+    check_side(images, folder, side)
     check_weight_files(evaluation_of(config))
 
 

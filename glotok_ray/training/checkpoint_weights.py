@@ -6,7 +6,7 @@ Read next: glotok_ray/training/checkpoint_measurement.py
 from collections.abc import Sequence
 from pathlib import Path
 
-from glotok_ray.config.runs import FARRun, TokenizerRun, XARRun
+from glotok_ray.config.runs import AnyGeneratorRun, TokenizerRun
 from glotok_ray.pretrained import generator, tokenizer
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
@@ -17,7 +17,7 @@ _OF_GENERATOR = (generator.GENERATOR_FILE, generator.AVERAGE_FILE, generator.WEI
 
 
 def copy_weights(
-    checkpoint: Path, folder: Path, config: TokenizerRun | XARRun | FARRun
+    checkpoint: Path, folder: Path, config: TokenizerRun | AnyGeneratorRun
 ) -> Path | None:
     """A folder in `folder`, named as the checkpoint, that holds a finished tokenizer or generator; None where the
     checkpoint is removed meanwhile.

@@ -10,11 +10,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from glotok_ray.config.runs import FARRun, GeneratorRun, TokenizerRun, XARRun
+from glotok_ray.config.runs import AnyGeneratorRun, FARRun, GeneratorRun, TokenizerRun, VARRun
 from glotok_ray.nn.discriminator import PatchDiscriminator
-from glotok_ray.nn.far import FAR
 from glotok_ray.nn.tokenizer import GloTokTokenizer
-from glotok_ray.nn.xar import XAR
+from glotok_ray.pretrained.generator import build_generator
 from glotok_ray.pretrained.perceptual import perceptual_without_weights
 from glotok_ray.training.activations import Inputs, kept_by_forward, saved_bytes
 from glotok_ray.training.example_inputs import generator_inputs
@@ -77,19 +76,16 @@ def _perceptual_bytes(run: TokenizerRun) -> int:
         return saved_bytes(network, images, torch.empty_like(images, requires_grad=True))
 
 
-def generator_example(config: XARRun | FARRun) -> tuple[Callable[[], nn.Module], Inputs]:
+def generator_example(config: AnyGeneratorRun) -> tuple[Callable[[], nn.Module], Inputs]:
     """The model of a run and inputs for it."""
 
-    def make() -> nn.Module:
-        return FAR(config.model) if isinstance(config, FARRun) else XAR(config.model)
-
-    return make, functools.partial(generator_inputs, config)
+    return lambda: build_generator(config.model), functools.partial(generator_inputs, config)
 
 
-def count_generator(run: XARRun | FARRun) -> Counted:
+def count_generator(run: AnyGeneratorRun) -> Counted:
     """Of a generator."""
     model, kept = kept_by_forward(*generator_example(run), run.scaling)
-    beside = _cross_entropy_bytes(run) if isinstance(run, FARRun) else 0
+    beside = _cross_entropy_bytes(run)
     return Counted(
         models=[model],
         activations=lambda batch: kept.of_batch(batch) + batch * beside,
@@ -99,16 +95,22 @@ def count_generator(run: XARRun | FARRun) -> Counted:
     )
 
 
-def _cross_entropy_bytes(run: FARRun) -> int:
-    """The logarithms of probabilities, which the loss keeps in fp32, and their gradient, of one image."""
-    return 2 * 4 * run.model.num_positions * sum(item.size for item in run.model.codebooks)
+def _cross_entropy_bytes(run: AnyGeneratorRun) -> int:
+    """The logarithms of probabilities, which the loss keeps in fp32, and their gradient, of one image; xAR has none."""
+    if isinstance(run, FARRun):
+        logits = run.model.num_positions * sum(item.size for item in run.model.codebooks)
+    elif isinstance(run, VARRun):
+        logits = run.model.num_tokens * run.model.num_codes
+    else:
+        logits = 0
+    return 2 * 4 * logits
 
 
 def count_run(run: TokenizerRun | GeneratorRun) -> Counted:
     """Of any training."""
     if isinstance(run, TokenizerRun):
         return count_tokenizer(run)
-    assert isinstance(run, XARRun | FARRun)
+    assert isinstance(run, AnyGeneratorRun)
     return count_generator(run)
 
 
@@ -127,5 +129,5 @@ def operations_per_image(run: TokenizerRun | GeneratorRun, counted: Counted) -> 
         return tokenizer_operations(run, model, discriminator, frozen)(
             run.loss.adversarial_start_step
         )
-    assert isinstance(run, XARRun | FARRun)
+    assert isinstance(run, AnyGeneratorRun)
     return generator_operations(run, counted.models[0])(0)

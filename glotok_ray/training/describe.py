@@ -5,7 +5,7 @@ Read next: glotok_ray/training/counted.py
 
 from typing import Any
 
-from glotok_ray.config.runs import FARRun, GeneratorRun, TokenizerRun, XARRun
+from glotok_ray.config.runs import AnyGeneratorRun, GeneratorRun, TokenizerRun
 from glotok_ray.data.recorded import crops_text
 from glotok_ray.data.records import DatasetInfo, read_dataset
 from glotok_ray.nn.tokenizer import GloTokTokenizer
@@ -33,7 +33,7 @@ def describe_tokenizer(run: TokenizerRun) -> dict[str, Any]:
     }
 
 
-def describe_generator(run: XARRun | FARRun) -> dict[str, Any]:
+def describe_generator(run: AnyGeneratorRun) -> dict[str, Any]:
     """Parameters per module, batch arithmetic and memory of a generator run; inputs that are there must fit it."""
     check_present_inputs(run)
     counted = count_generator(run)

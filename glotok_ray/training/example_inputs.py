@@ -6,17 +6,21 @@ Read next: glotok_ray/training/activations.py
 import torch
 from torch import Tensor
 
-from glotok_ray.config.runs import FARRun, XARRun
+from glotok_ray.config.runs import AnyGeneratorRun, FARRun, VARRun
 
 
 def generator_inputs(
-    config: XARRun | FARRun, count: int, device: torch.device | None = None
+    config: AnyGeneratorRun, count: int, device: torch.device | None = None
 ) -> tuple[Tensor, ...]:
     """Inputs of a generator's forward pass in training, of `count` images, whose values mean nothing."""
     labels = torch.zeros(count, dtype=torch.int64, device=device)
     if isinstance(config, FARRun):
         shape = (count, len(config.model.codebooks), config.model.num_positions)
         return torch.zeros(shape, dtype=torch.int64, device=device), labels
+    if isinstance(config, VARRun):
+        # The class is the first scale's input, of one token.
+        size = (count, config.model.num_tokens - 1, config.model.code_width)
+        return torch.empty(size, device=device), labels
     model = config.model
     noisy = torch.empty(count, model.num_tokens, model.channels, device=device)
     times = torch.empty(count, model.num_entities, dtype=torch.float32, device=device)

@@ -11,13 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from glotok_ray.config.overrides import to_dict
-from glotok_ray.config.runs import FARRun, XARRun
+from glotok_ray.config.runs import AnyGeneratorRun, FARRun, VARRun
 from glotok_ray.data.records import DatasetInfo
 from glotok_ray.nn.far import FAR
+from glotok_ray.nn.next_scale import ScaleTokenizer
 from glotok_ray.nn.tokenizer import GloTokTokenizer
+from glotok_ray.nn.var import VAR
 from glotok_ray.nn.xar import XAR
 from glotok_ray.pretrained.generator import copy_tokenizer, save_generator
-from glotok_ray.pretrained.tokenizer import load_glotok_tokenizer
+from glotok_ray.pretrained.tokenizer import load_any_tokenizer, load_glotok_tokenizer
 from glotok_ray.sampling.latents import latent_scale, latent_scale_from_counts
 from glotok_ray.storage.places import to_path
 from glotok_ray.training.ema import make_average, whole_state
@@ -27,6 +29,7 @@ from glotok_ray.training.generator_step import (
     FlowObjective,
     GeneratorStep,
     Objective,
+    ScaleObjective,
     TokenObjective,
 )
 from glotok_ray.training.inputs import read_counts
@@ -38,7 +41,7 @@ from glotok_ray.training.worker import Worker
 
 
 def train_generator(
-    config: XARRun | FARRun, plan: RunPlan, worker: Worker, batches: BatchSource
+    config: AnyGeneratorRun, plan: RunPlan, worker: Worker, batches: BatchSource
 ) -> dict[str, Any]:
     """Train and export a generator; rank 0 writes its weights, their average, generator.json and the tokenizer.
 
@@ -85,7 +88,7 @@ def train_generator(
 
 
 def _build(
-    config: XARRun | FARRun, worker: Worker, codes: DatasetInfo
+    config: AnyGeneratorRun, worker: Worker, codes: DatasetInfo
 ) -> tuple[nn.Module, Objective, dict[str, Any]]:
     """The model, what it learns from, and what generator.json says of both."""
     if isinstance(config, FARRun):
@@ -93,6 +96,19 @@ def _build(
             FAR(config.model),
             TokenObjective(config.model, config.label_dropout, config.code_noise),
             {"architecture": "far"},
+        )
+    if isinstance(config, VARRun):
+        scales = load_any_tokenizer(to_path(config.tokenizer_path))
+        assert isinstance(scales, ScaleTokenizer)
+        return (
+            VAR(config.model),
+            ScaleObjective(
+                scales.to(worker.device),
+                config.model,
+                list(codes.code_counts),
+                config.label_dropout,
+            ),
+            {"architecture": "var"},
         )
     tokenizer = load_glotok_tokenizer(to_path(config.tokenizer_path))
     model = XAR(config.model)

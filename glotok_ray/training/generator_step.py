@@ -1,15 +1,17 @@
 """One optimizer step of a generator on cached codes, and the average of its weights.
 
-What a batch of codes costs is an objective's matter: flow matching of xAR, or the codes' cross-entropy of FAR.
+What a batch of codes costs is an objective's matter: flow matching of xAR, or the codes' cross-entropy of FAR and VAR.
 Read next: glotok_ray/losses/flow_matching.py and glotok_ray/losses/token_prediction.py
 """
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from glotok_ray.config.generator import FARConfig, FlowConfig, XARConfig
+from glotok_ray.config.var import VARConfig
 from glotok_ray.losses.flow_matching import draw_noisy_batch, drop_labels, flow_matching_loss
 from glotok_ray.losses.token_prediction import (
     codebook_cross_entropies,
@@ -17,6 +19,7 @@ from glotok_ray.losses.token_prediction import (
     token_prediction_loss,
 )
 from glotok_ray.nn.entities import code_entities
+from glotok_ray.nn.next_scale import ScaleTokenizer, next_scale_inputs
 from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.training.batches import Batch
 from glotok_ray.training.engine import Engine
@@ -98,6 +101,41 @@ class TokenObjective:
             for name, term in zip(config.names, terms, strict=True)
         }
         return {"cross_entropy": token_prediction_loss(terms), **own}
+
+
+class ScaleObjective:
+    """Cross-entropy of VAR on the codes of all scales, each given all codes of the scales before it."""
+
+    def __init__(
+        self,
+        tokenizer: ScaleTokenizer,
+        config: VARConfig,
+        names: Sequence[str],
+        label_dropout: float,
+    ) -> None:
+        """What codes add to the map is computed by `tokenizer`, frozen and on the worker's device; `names` are those of
+        the scales' codes in a batch, small to large.
+        """
+        self._tokenizer, self._config = tokenizer, config
+        self._names, self._label_dropout = tuple(names), label_dropout
+
+    def __call__(
+        self, engine: Engine, batch: Batch, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """The mean over all positions under "cross_entropy", and the last scale's own, which VAR's authors watch."""
+        config = self._config
+        codes = [batch[name].long() for name in self._names]
+        labels = drop_labels(
+            batch["label"].long(), self._label_dropout, config.num_classes, generator
+        )
+        with torch.no_grad():
+            inputs = next_scale_inputs(codes, config.scale_sides, self._tokenizer.contribution)
+        dtype = next(engine.module.parameters()).dtype
+        logits = engine(inputs.to(dtype), labels)
+        (term,) = codebook_cross_entropies([logits], torch.cat(codes, dim=1).unsqueeze(1))
+        last = config.scale_lengths[-1]
+        (of_last,) = codebook_cross_entropies([logits[:, -last:].detach()], codes[-1].unsqueeze(1))
+        return {"cross_entropy": term, "last_scale_cross_entropy": of_last}
 
 
 class GeneratorStep:

@@ -13,18 +13,23 @@ import numpy as np
 import torch
 
 from glotok_ray.config.overrides import to_dict
-from glotok_ray.config.runs import FARRun, TokenizerRun, XARRun
-from glotok_ray.config.tokenizer import TokenizerConfig
+from glotok_ray.config.runs import AnyGeneratorRun, FARRun, TokenizerRun, VARRun, XARRun
+from glotok_ray.data.code_layout import CodeLayout
 from glotok_ray.data.codes import COUNTS_FILE
 from glotok_ray.data.recorded import check_adm_protocol, check_codes, check_side, read_image_dataset
 from glotok_ray.data.records import DATASET, DatasetInfo, read_dataset
+from glotok_ray.nn.next_scale import ScaleTokenizer
 from glotok_ray.nn.tokenizer import GloTokTokenizer
+from glotok_ray.pretrained.generator import check_fit
 from glotok_ray.pretrained.perceptual import check_perceptual
 from glotok_ray.pretrained.tokenizer import (
     CONFIG_FILE,
     DISCRIMINATOR_FILE,
     WEIGHTS_FILE,
+    code_layout,
+    empty_tokenizer,
     tokenizer_config,
+    what_is_decoded,
 )
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
@@ -32,6 +37,7 @@ from glotok_ray.storage.node_cache import at_hand
 from glotok_ray.storage.places import to_path
 from glotok_ray.storage.weights import check_stored, misfits, stored_shapes
 from glotok_ray.teacher.histogram import TeacherHistogram, load_teacher
+from glotok_ray.training.trackers import check_trackers
 
 logger = logging.getLogger(__name__)
 
@@ -39,11 +45,12 @@ logger = logging.getLogger(__name__)
 _FREE_MODEL_FIELDS = ("dropout", "contrast", "image_size")
 
 
-def check_inputs(run: TokenizerRun | XARRun | FARRun) -> None:
+def check_inputs(run: TokenizerRun | AnyGeneratorRun) -> None:
     """Look at everything that the run learns from, before a worker starts.
 
     Warns when the codebook cannot reach the teacher; raises ValueError that names the folder, file or field.
     """
+    check_trackers(run.tracking, to_path(run.output_path))
     if isinstance(run, TokenizerRun):
         _check_image_files(run)
         _check_networks(run)
@@ -55,8 +62,9 @@ def check_inputs(run: TokenizerRun | XARRun | FARRun) -> None:
         check_stored(to_path(run.tokenizer_path) / WEIGHTS_FILE)
 
 
-def check_present_inputs(run: TokenizerRun | XARRun | FARRun) -> None:
+def check_present_inputs(run: TokenizerRun | AnyGeneratorRun) -> None:
     """The same for those of the run's input folders that are there, for a dry run."""
+    check_trackers(run.tracking, to_path(run.output_path))
     if isinstance(run, TokenizerRun):
         _check_image_files(run)
         if run.teacher_path and _is_finished(run.teacher_path):
@@ -179,29 +187,58 @@ def _differences(first: Any, second: Any, name: str = "") -> list[tuple[str, Any
 # ---------------------------------------------------------------------------------------- a generator's
 
 
-def fitting_codes(run: XARRun | FARRun) -> DatasetInfo:
+def fitting_codes(run: AnyGeneratorRun) -> DatasetInfo:
     """The codes' facts; raises ArtefactError when they do not fit the tokenizer or the model.
 
     That no file has changed is the launcher's to verify, once: ten crops of ImageNet are 13 GB of codes, too many to
     be read by every worker before it begins.
     """
+    if isinstance(run, VARRun):
+        return _fitting_scales(run)
     folder, tokenizer = to_path(run.data.train_path), to_path(run.tokenizer_path)
-    codes, made_by = read_dataset(folder), tokenizer_config(tokenizer)
-    check_codes(codes, folder, made_by, tokenizer, artefact.sha256_of(tokenizer / WEIGHTS_FILE))
-    for name, (have, need) in _expected(run, codes, made_by).items():
+    codes, layout = read_dataset(folder), code_layout(tokenizer)
+    check_codes(codes, folder, layout, tokenizer, artefact.sha256_of(tokenizer / WEIGHTS_FILE))
+    check_family(run, layout, tokenizer)
+    for name, (have, need) in _expected(run, codes, tokenizer).items():
         if have != need:
             raise ArtefactError(
                 f"{name} = {have}: the codes in {folder} need {need}; pass --{name.replace('_', '-')} {need}"
             )
-    if run.data.views and codes.views != run.data.views:
-        raise ArtefactError(
-            f"data.views = {run.data.views!r}: the codes in {folder} hold the views {codes.views!r} of each image; "
-            f'encode them with --views {run.data.views}, or pass --data.views "", which takes any'
-        )
+    _check_views(run, codes)
     if isinstance(run, FARRun):
-        _check_vocabularies(run, made_by)
+        _check_vocabularies(run, layout)
     else:
         read_counts(folder, codes)
+    return codes
+
+
+def _check_views(run: AnyGeneratorRun, codes: DatasetInfo) -> None:
+    if run.data.views and codes.views != run.data.views:
+        raise ArtefactError(
+            f"data.views = {run.data.views!r}: the codes in {run.data.train_path} hold the views {codes.views!r} of "
+            f'each image; encode them with --views {run.data.views}, or pass --data.views "", which takes any'
+        )
+
+
+def _fitting_scales(run: VARRun) -> DatasetInfo:
+    """The facts of codes of several scales; raises ArtefactError as `fitting_codes`."""
+    folder, tokenizer = to_path(run.data.train_path), to_path(run.tokenizer_path)
+    codes, layout = read_dataset(folder), code_layout(tokenizer)
+    check_codes(codes, folder, layout, tokenizer, artefact.sha256_of(tokenizer / WEIGHTS_FILE))
+    if len(codes.classes) != run.model.num_classes:
+        raise ArtefactError(
+            f"model.num_classes = {run.model.num_classes}: the codes in {folder} need {len(codes.classes)}; pass "
+            f"--model.num-classes {len(codes.classes)}"
+        )
+    model = empty_tokenizer(tokenizer)
+    check_fit(run.model, what_is_decoded(tokenizer))
+    if not isinstance(model, ScaleTokenizer) or model.code_width != run.model.code_width:
+        width = getattr(model, "code_width", "none")
+        raise ArtefactError(
+            f"model.code_width = {run.model.code_width}: the tokenizer {tokenizer} adds its scales up to a map of "
+            f"{width} channels; take the tokenizer of the recipe, or pass --model.code-width"
+        )
+    _check_views(run, codes)
     return codes
 
 
@@ -228,7 +265,7 @@ def _checked_counts(
 
 
 def _expected(
-    run: XARRun | FARRun, codes: DatasetInfo, tokenizer: TokenizerConfig
+    run: XARRun | FARRun, codes: DatasetInfo, tokenizer: Path
 ) -> dict[str, tuple[int, int]]:
     """What the model's config says and what the codes need, by field."""
     fields = {
@@ -236,12 +273,34 @@ def _expected(
         "model.num_classes": (run.model.num_classes, len(codes.classes)),
     }
     if isinstance(run, XARRun):
-        fields["model.channels"] = (run.model.channels, tokenizer.latent_width)
+        fields["model.channels"] = (run.model.channels, tokenizer_config(tokenizer).latent_width)
     return fields
 
 
-def _check_vocabularies(run: FARRun, tokenizer: TokenizerConfig) -> None:
-    have, need = run.model.code_counts, tokenizer.code_counts
+def check_family(run: XARRun | FARRun, layout: CodeLayout, tokenizer: Path) -> None:
+    """Refuse codes of another system that the run's family of generators does not learn: xAR draws the latents of our
+    own tokenizers alone, and FAR and the GPTs one square per codebook.
+    """
+    if not layout.system:
+        return
+    if isinstance(run, XARRun):
+        raise ArtefactError(
+            f"{tokenizer}: holds a tokenizer of the system {layout.system}, and xAR draws the latents of GloTok's, "
+            "LlamaGen's, FQGAN's and taming's alone; take one of those, or a generator that draws codes, such as gpt_b"
+        )
+    if not layout.grid_size:
+        grids = ", ".join(
+            f"{name} of {' x '.join(map(str, shape))}" for name, shape in layout.grids.items()
+        )
+        raise ArtefactError(
+            f"{tokenizer}: holds a tokenizer of the system {layout.system}, whose codes are {grids}, and FAR and the "
+            "GPTs draw one square per codebook, all of one side; no recipe of jobs.train_generator fits unless it "
+            "names this system"
+        )
+
+
+def _check_vocabularies(run: FARRun, layout: CodeLayout) -> None:
+    have, need = run.model.code_counts, layout.code_counts
     if have != need:
         raise ArtefactError(
             f"model.codebooks = {have}: the tokenizer {run.tokenizer_path} has {need}; take the recipe that fits, or "

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import torch
 
-from glotok_ray.config.runs import FARRun, GeneratorRun, TokenizerRun, XARRun
+from glotok_ray.config.runs import AnyGeneratorRun, GeneratorRun, TokenizerRun
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.storage.node_cache import cache_facts
 from glotok_ray.training.batches import MicroBatch
@@ -46,7 +46,7 @@ def train(
     """Train on one worker what the config is of."""
     if isinstance(config, TokenizerRun):
         train_tokenizer(config, plan, worker, batches)
-    elif isinstance(config, XARRun | FARRun):
+    elif isinstance(config, AnyGeneratorRun):
         train_generator(config, plan, worker, batches)
 
 

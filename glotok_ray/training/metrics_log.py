@@ -1,4 +1,4 @@
-"""A run's metrics, written by rank 0: a line of metrics.jsonl and TensorBoard's points every few steps.
+"""A run's metrics, written by rank 0: a line of metrics.jsonl, TensorBoard's points and trackers' every few steps.
 
 Read next: glotok_ray/training/step_times.py
 """
@@ -19,11 +19,13 @@ from glotok_ray.storage import artefact
 from glotok_ray.storage.node_cache import at_hand
 from glotok_ray.storage.places import writing_tree
 from glotok_ray.storage.retries import patiently
+from glotok_ray.training.evaluated_checkpoints import ROWS_FILE
 from glotok_ray.training.metrics_file import EVENT, METRICS_FILE, metric_lines
 from glotok_ray.training.plan import RunPlan
 from glotok_ray.training.rows_seen import RowsSeen
 from glotok_ray.training.snapshot import Snapshot
 from glotok_ray.training.step_times import StepTimes, Utilization
+from glotok_ray.training.trackers import Trackers
 from glotok_ray.training.worker import Worker
 
 logger = logging.getLogger(__name__)
@@ -36,7 +38,7 @@ def _file(rank: int) -> str:
 
 
 class MetricsLog:
-    """Averages of the terms since the last line, in metrics.jsonl and TensorBoard, written by rank 0."""
+    """Averages of the terms since the last line, in metrics.jsonl, TensorBoard and trackers, written by rank 0."""
 
     def __init__(
         self,
@@ -53,15 +55,17 @@ class MetricsLog:
         self._counts: collections.Counter[str] = collections.Counter()
         self._steps = 0
         self._rate = 0.0
-        self._told_first_batch = False
+        self._told_first_batch, self._restarts = False, 0
         self.times = StepTimes(plan.schedule.global_batch_size, utilization)
         self.latest: dict[str, Any] = {}
         self._points: Any = None
         # Of a run in an object store TensorBoard's files are sent at the end.
         self._files = contextlib.ExitStack()
         self._purge_step = first_step
+        self._trackers: Trackers | None = None
         if worker.rank == 0:
             self._patiently(lambda: self._drop_lines_after(first_step))
+            self._trackers = Trackers(plan.tracking, plan.folder, rows_file=ROWS_FILE)
 
     def _patiently(self, write: Callable[[], None]) -> None:
         minutes = self._plan.scaling.storage_retry_minutes
@@ -122,6 +126,7 @@ class MetricsLog:
         values["train/learning_rate"] = self._rate
         values |= {f"time/{name}": value for name, value in self.times.take(step).items()}
         values["memory/peak_gib"] = self._largest_peak(stacked.device)
+        values["run/restarts"] = self._restarts
         values |= self._data_facts()
         self.write(step + 1, values)
         self._sums, self._steps = {}, 0
@@ -144,13 +149,16 @@ class MetricsLog:
         return float(self._worker.all_sum(peaks).max())
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """Append one line and the TensorBoard points."""
+        """Append one line, and the points of TensorBoard and the trackers."""
         self.latest |= {**values, "step": max(step, self.latest.get("step", 0))}
+        self._worker.show(values | {"step": self.latest["step"]})
         if self._worker.rank:
             return
         line = {"step": step, "epoch": step / self._plan.steps_per_epoch, **values}
         self._patiently(lambda: artefact.append_line(self._path, line))
         self._draw(step, values)
+        if self._trackers is not None:
+            self._trackers.log(step, values)
 
     def _draw(self, step: int, values: dict[str, float]) -> None:
         """Add TensorBoard points; they show what metrics.jsonl holds, so nothing waits for them."""
@@ -180,9 +188,14 @@ class MetricsLog:
                 line = {"step": resumed_step, EVENT: "restart", "resumed_step": resumed_step}
                 told_now = line | restart
                 self._patiently(functools.partial(artefact.append_line, self._path, told_now))
+                known.add((restart["attempt"], restart["unix_s"]))
+        self._restarts = len(known)
 
-    def close(self) -> None:
-        """Finish the TensorBoard file."""
+    def close(self, *, failed: bool = False) -> None:
+        """Finish the TensorBoard file and the trackers' runs; only the first call counts."""
+        if self._trackers is not None:
+            self._trackers.finish(self.latest, failed=failed)
+            self._trackers = None
         if self._points is not None:
             with contextlib.suppress(OSError):
                 self._points.close()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
-from glotok_ray.config.runs import FARRun, TokenizerRun, XARRun
+from glotok_ray.config.runs import AnyGeneratorRun, TokenizerRun
 from glotok_ray.losses import objective
 from glotok_ray.nn.tokenizer import TokenizerOutput
 from glotok_ray.training.device_rates import peak_rate
@@ -71,7 +71,7 @@ def tokenizer_operations(
     return lambda step: always + game * objective.adversarial_is_on(config.loss, step)
 
 
-def generator_operations(config: XARRun | FARRun, model: nn.Module) -> Callable[[int], float]:
+def generator_operations(config: AnyGeneratorRun, model: nn.Module) -> Callable[[int], float]:
     """Of one image, at every step; the tokenizer's look-up of codes has no products."""
 
     def learn() -> None:

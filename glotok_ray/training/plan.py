@@ -3,11 +3,12 @@
 Read next: glotok_ray/data/shard_plan.py
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from glotok_ray.config.runs import GeneratorRun, TokenizerRun
+from glotok_ray.config.tracking import TrackingConfig
 from glotok_ray.config.training import OptimizerConfig, ScalingConfig, ScheduleConfig
 from glotok_ray.data.records import DatasetInfo, read_dataset
 from glotok_ray.data.shard_plan import Division, ShardPlan
@@ -38,6 +39,7 @@ class RunPlan:
     scaling: ScalingConfig
     max_bad_rows: int = 0
     audit_keys: bool = False
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
     @property
     def state_layout(self) -> dict[str, Any]:
@@ -89,6 +91,7 @@ def run_plan(config: TokenizerRun | GeneratorRun) -> RunPlan:
         scaling=config.scaling,
         max_bad_rows=config.data.max_bad_rows if isinstance(config, TokenizerRun) else 0,
         audit_keys=config.audit_keys,
+        tracking=config.tracking,
     )
 
 
@@ -108,7 +111,7 @@ def row_reader(config: TokenizerRun | GeneratorRun, plan: RunPlan) -> ImageRows 
         dataset.num_views,
         dataset.code_counts,
         len(dataset.classes),
-        dataset.grid_size**2,
+        dataset.num_indices,
         config.scaling.storage_retry_minutes,
     )
 

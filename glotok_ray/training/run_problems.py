@@ -3,11 +3,12 @@
 Read next: glotok_ray/training/run_status.py
 """
 
+import collections
 import json
 import time
 from collections.abc import Iterator
 
-from glotok_ray.progress import duration
+from glotok_ray.progress import duration, per_second
 from glotok_ray.storage import artefact
 from glotok_ray.training.metrics_file import EVENT, METRICS_FILE, metric_lines
 from glotok_ray.training.plan import LOG_FOLDER
@@ -18,6 +19,8 @@ from glotok_ray.training.stalls import STALL_FILE, STALL_FOLDER
 # Well under it when reading keeps up (docs/full_size_runs.md).
 _MOST_DATA_SHARE = 0.05
 _RECENT_S = 86_400
+# Named in one line; a run of 64 GPUs has 8.
+_MOST_HOSTS = 8
 
 
 def describe_status(status: Status, *, now: float | None = None) -> list[str]:
@@ -32,6 +35,8 @@ def describe_status(status: Status, *, now: float | None = None) -> list[str]:
         parts.append(f"epoch {status.epoch:.2f}")
     if status.phase:
         parts.append(f"in {status.phase}")
+    if status.state == "running" and status.metrics.get("time/images_per_s"):
+        parts.append(per_second(status.metrics["time/images_per_s"], "images"))
     if status.seconds_left is not None:
         parts.append(f"ETA {duration(status.seconds_left)}")
     if status.saved is not None:
@@ -39,11 +44,23 @@ def describe_status(status: Status, *, now: float | None = None) -> list[str]:
         parts.append(f"last checkpoint step {status.saved.step:,}{ago}")
     if status.restarts:
         parts.append(f"{status.restarts} restart{'s' if status.restarts > 1 else ''}")
-    facts = describe_metrics(status.metrics)
+    # Restarts are told above, those too that no line of metrics has met yet.
+    facts = describe_metrics({**status.metrics, "run/restarts": None})
     lines = [f"{status.folder}: {', '.join(parts)}{f'  {facts}' if facts else ''}"]
     if status.owner:
-        lines.append(f"  by {status.owner}")
+        lines.append(f"  by {status.owner}{_workers(status)}")
     return lines + [f"  problem: {problem}" for problem in problems(status, now=now)]
+
+
+def _workers(status: Status) -> str:
+    """How many workers the present attempt has, and on which machines."""
+    if not status.beats:
+        return ""
+    hosts = collections.Counter(beat.host for _, beat in sorted(status.beats.items()))
+    shown = ", ".join(f"{host} ({count})" for host, count in hosts.most_common(_MOST_HOSTS))
+    rest = f" and {len(hosts) - _MOST_HOSTS} more" if len(hosts) > _MOST_HOSTS else ""
+    count = len(status.beats)
+    return f"; {count} worker{'s' if count > 1 else ''} on {shown}{rest}"
 
 
 def problems(status: Status, *, now: float | None = None) -> Iterator[str]:

@@ -16,7 +16,17 @@ from glotok_ray.training.stalls import HEARTBEAT_FOLDER, Beat, beats_of
 
 _ATTEMPT = "attempt.json"
 # Folders of a run, of a data set and of Ray: nothing that is shown lies in them.
-_SKIPPED = {"checkpoints", "ray", "tune", "logs", "heartbeats", "stalls", "tensorboard", "audit"}
+_SKIPPED = {
+    "checkpoints",
+    "ray",
+    "tune",
+    "logs",
+    "heartbeats",
+    "stalls",
+    "tensorboard",
+    "trackers",
+    "audit",
+}
 _DEEPEST = 5
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from glotok_ray.config.overrides import override
 from glotok_ray.config.rules import require
-from glotok_ray.config.runs import FARRun, GeneratorRun, TokenizerRun, XARRun
+from glotok_ray.config.runs import AnyGeneratorRun, GeneratorRun, TokenizerRun
 from glotok_ray.config.training import ScalingConfig
 from glotok_ray.training import gpu_kinds
 from glotok_ray.training.counted import Counted, count_run, operations_per_image
@@ -35,7 +35,7 @@ class Needs(NamedTuple):
         """Seconds to launch one forward and backward pass."""
         if isinstance(self.run, TokenizerRun):
             return self.measured.host_s
-        assert isinstance(self.run, XARRun | FARRun)
+        assert isinstance(self.run, AnyGeneratorRun)
         per_block = gpu_kinds.XAR_B.host_s / gpu_kinds.XAR_B.depth
         return per_block * self.run.model.depth
 

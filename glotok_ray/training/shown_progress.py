@@ -11,18 +11,20 @@ from glotok_ray.progress import ProgressLine
 from glotok_ray.training.metrics_file import latest_metrics
 from glotok_ray.training.plan import RunPlan
 
+# What a narrow terminal cuts off first comes last.
 _SHOWN = (
     ("train/total", "loss {:.4g}"),
     ("train/flow_matching", "loss {:.4g}"),
     ("train/cross_entropy", "loss {:.4g}"),
-    ("train/gradient_norm", "gradient {:.3g}"),
+    ("time/mfu", "MFU {:.0%}"),
+    ("memory/peak_gib", "{:.3g} GiB"),
+    ("run/restarts", "restarts {:.0f}"),
     ("time/step_median_s", "step {:.3g} s"),
     ("time/data_share", "data {:.0%}"),
-    ("time/mfu", "MFU {:.0%}"),
+    ("train/gradient_norm", "gradient {:.3g}"),
     ("data/bad_rows", "bad rows {:.0f}"),
     ("data/cache_hit_share", "cache {:.0%}"),
     ("data/spilled_gib", "spilled {:.3g} GiB"),
-    ("memory/peak_gib", "{:.3g} GiB"),
     ("data/store_peak_gib", "store {:.2g} GiB"),
     ("time/first_batch_s", "first batch {:.3g} s"),
     ("eval/psnr", "PSNR {:.4g}"),

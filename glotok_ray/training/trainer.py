@@ -114,12 +114,14 @@ class Trainer:
         except FloatingPointError:
             # All workers come here alike; what they still write is the newest state that is left.
             self._writer.wait()
+            log.close(failed=True)
             raise
         except BaseException:
             # Alone in its process: who called may go on, and another job may own the folder by then. One of several
             # workers must not wait for what the others may never write.
             if self._worker.world_size == 1:
                 self._writer.end()
+            log.close(failed=True)
             raise
         self._writer.wait()
         self._log_written(log)

@@ -1,15 +1,20 @@
-"""Which points of the search space a sweep over lambda_hist, bin count and alpha tries.
+"""A trial of a sweep: what is changed, what its evaluations found, and how it ended, as its files keep them.
 
-Read next: glotok_ray/recipes/sweep_parts.py
+Read next: glotok_ray/training/suggestions.py
 """
 
-import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
-from glotok_ray.config.losses import RelationConfig
-from glotok_ray.config.sweeps import SweepRun
-from glotok_ray.data.shard_plan import seeded_generator
+from glotok_ray.storage import artefact
+from glotok_ray.training.metrics_file import metric_lines
+from glotok_ray.training.search_space import Changes
+
+Status = Literal["", "finished", "stopped", "failed"]
+"""How a trial ended: at the last step, early by the scheduler, with an error; "" while it has not."""
+STEP = "step"
 
 
 @dataclass(frozen=True)
@@ -18,36 +23,91 @@ class Trial:
 
     name: str
     """The trial's run folder."""
-    changes: dict[str, Any]
+    changes: Changes
 
 
-def draw_trials(config: SweepRun) -> list[Trial]:
-    """The baseline (relation weight 0) first, then points of the grid in an order drawn by the seed, none twice.
+@dataclass(frozen=True)
+class TrialRecord:
+    """A trial with all that is known of it."""
 
-    With weight 0, bins and alpha change nothing, so the grid holds one such point.
-    """
-    baseline = {"loss.relation_weight": 0.0}
-    points = [
-        {
-            "loss.relation_weight": weight,
-            "loss.relation.num_bins": bins,
-            "loss.relation.alpha": factor * RelationConfig(num_bins=bins).sharpness,
-        }
-        for weight, bins, factor in itertools.product(
-            config.relation_weights, config.bins, config.alpha_factors
+    trial: Trial
+    choices: Changes
+    """What was chosen for it, in the names of the search; empty for the baseline and for points of a grid."""
+    reports: Sequence[Mapping[str, Any]]
+    """Its evaluations, in the order of steps, each with `step`."""
+    status: Status
+    reason: str = ""
+    """Why it failed."""
+    starts: int = 0
+    """Processes that worked on it."""
+
+    @property
+    def last(self) -> Mapping[str, Any]:
+        """The newest evaluation; empty before the first."""
+        return self.reports[-1] if self.reports else {}
+
+
+class TrialFiles:
+    """The files beside the trials' run folders, of which each has one writer: the sweep's driver or the trial."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def suggested(self, trial: Trial, choices: Changes) -> None:
+        """Note a trial before it runs; by the driver."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        values = {"changes": trial.changes, "choices": choices}
+        artefact.write_json(self._path(trial.name, "suggestion.json"), values)
+
+    def started(self, name: str, facts: Mapping[str, Any]) -> None:
+        """Note that a process works on it; by the trial."""
+        artefact.append_line(self._path(name, "starts.jsonl"), facts)
+
+    def last_start(self, name: str) -> dict[str, Any]:
+        """What the newest process that works on a trial noted; empty before the first."""
+        return ([*metric_lines(self._path(name, "starts.jsonl"))] or [{}])[-1]
+
+    def reported(self, name: str, report: Mapping[str, Any]) -> None:
+        """Note an evaluation; by the trial."""
+        artefact.append_line(self._path(name, "reports.jsonl"), report)
+
+    def reports(self, name: str) -> list[dict[str, Any]]:
+        """The evaluations, each step once."""
+        by_step = {line[STEP]: line for line in metric_lines(self._path(name, "reports.jsonl"))}
+        return [by_step[step] for step in sorted(by_step)]
+
+    def ended(self, name: str, status: Status, reason: str = "") -> None:
+        """Note how it ended; by the driver."""
+        artefact.write_json(self._path(name, "end.json"), {"status": status, "reason": reason})
+
+    def reopen(self, name: str) -> None:
+        """Forget how it ended: it is tried again."""
+        self._path(name, "end.json").unlink(missing_ok=True)
+
+    def names(self) -> list[str]:
+        """The trials that were suggested, in order."""
+        ending = "_suggestion.json"
+        return sorted(path.name.removesuffix(ending) for path in self.folder.glob(f"*{ending}"))
+
+    def record(self, name: str) -> TrialRecord:
+        """All of a trial."""
+        suggestion = artefact.read_json(self._path(name, "suggestion.json"))
+        path = self._path(name, "end.json")
+        end: dict[str, Any] = {"status": "", "reason": ""}
+        if path.is_file():
+            end = artefact.read_json(path)
+        return TrialRecord(
+            trial=Trial(name, suggestion["changes"]),
+            choices=suggestion["choices"],
+            reports=self.reports(name),
+            status=end["status"],
+            reason=end["reason"],
+            starts=len([*metric_lines(self._path(name, "starts.jsonl"))]),
         )
-        if weight > 0
-    ]
-    order = seeded_generator("sweep", config.seed).permutation(len(points))
-    chosen = ([baseline] if 0.0 in config.relation_weights else []) + [
-        points[index] for index in order
-    ]
-    if len(chosen) < config.num_trials:
-        raise ValueError(
-            f"num_trials = {config.num_trials}: the search space holds only {len(chosen)} "
-            "points; lower it, or add values to relation_weights, bins or alpha_factors"
-        )
-    return [
-        Trial(f"trial_{number:02d}", changes)
-        for number, changes in enumerate(chosen[: config.num_trials])
-    ]
+
+    def records(self) -> list[TrialRecord]:
+        """All trials so far, in order."""
+        return [self.record(name) for name in self.names()]
+
+    def _path(self, name: str, what: str) -> Path:
+        return self.folder / f"{name}_{what}"

@@ -6,6 +6,7 @@ This is the only module that names torch.distributed. Read next: glotok_ray/trai
 
 import atexit
 import os
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import torch
@@ -40,6 +41,10 @@ class Worker(Protocol):
         """Tell the launcher about an evaluation or checkpoint; every worker must call it equally often."""
         ...
 
+    def show(self, metrics: Mapping[str, Any]) -> None:
+        """Show a line of the log, by its names in metrics.jsonl, to whoever watches; it waits for nothing."""
+        ...
+
     def release(self) -> None:
         """A node is taken back, and everything is saved: end, where another start goes on; every worker calls it."""
         ...
@@ -67,6 +72,9 @@ class LocalWorker:
     def report(self, metrics: dict[str, Any]) -> None:
         """Keep the metrics in `reports`."""
         self.reports.append(metrics)
+
+    def show(self, metrics: Mapping[str, Any]) -> None:
+        """Nobody watches."""
 
     def release(self) -> None:
         """Go on: nobody starts a plain process again."""
@@ -96,6 +104,9 @@ class DistributedWorker:
 
     def report(self, metrics: dict[str, Any]) -> None:
         """Nobody listens; launchers override this."""
+
+    def show(self, metrics: Mapping[str, Any]) -> None:
+        """Nobody watches; launchers override this."""
 
     def release(self) -> None:
         """Go on; launchers override this."""

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from glotok_ray.evaluation.metrics import retention_metrics
-from glotok_ray.evaluation.retention import decoded_alone, has_retention
+from glotok_ray.evaluation.retention import decoded_alone, retention_names
 from glotok_ray.nn.tokenizer import GloTokTokenizer
 from tests.small_models import VISUAL, tiny_tokenizer
 
@@ -43,8 +43,10 @@ def test_codes_of_the_other_branch_change_nothing() -> None:
 
 
 def test_a_single_codebook_has_none() -> None:
-    assert has_retention(tiny_tokenizer())
-    assert not has_retention(tiny_tokenizer(VISUAL))
+    assert retention_names(GloTokTokenizer(tiny_tokenizer())) == ("visual", "semantic")
+    single = GloTokTokenizer(tiny_tokenizer(VISUAL))
+    assert retention_names(single) == ()
+    assert decoded_alone(single, torch.zeros(1, 1, 4, 4, dtype=torch.long)) == {}
 
 
 def test_scores_are_means_over_crops() -> None:

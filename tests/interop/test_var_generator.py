@@ -14,16 +14,16 @@ from glotok_ray.interop.var_generator import (
     peer_name,
 )
 from glotok_ray.nn.var import VAR
-from glotok_ray.recipes.var_generators import MODELS
+from glotok_ray.recipes.var_generators import RECIPES
 from glotok_ray.storage.artefact import ArtefactError
 from tests.small_pyramid import TINY_VAR
 
 SHAPES = Path(__file__).parent / "shapes"
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", RECIPES)
 def test_names_shapes_and_totals_are_the_listed_ones(name: str) -> None:
-    theirs, config = json.loads((SHAPES / f"{name}.json").read_text()), MODELS[name]()
+    theirs, config = json.loads((SHAPES / f"{name}.json").read_text()), RECIPES[name]().model
     state = expected_state(config)
     assert sum(value.numel() for value in state.values()) == theirs["total_params"]
     peers = export_var(state, config)

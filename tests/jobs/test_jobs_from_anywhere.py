@@ -13,6 +13,8 @@ import pytest
 
 from glotok_ray import config
 from glotok_ray.config import QuickstartRun, override
+from glotok_ray.config.generator_comparison import CompareGeneratorsRun
+from glotok_ray.config.scales import ScalesRun
 from glotok_ray.data.records import DatasetInfo
 from glotok_ray.recipes.quickstart import chain
 from glotok_ray.stages.quickstart_fit import fit_to_data
@@ -72,6 +74,28 @@ def recipes(quickstart: QuickstartRun) -> dict[str, Any]:
                 chained.evaluation, {"tokenizer_path": "", "codes_path": "", "num_images": 10}
             ),
         ),
+        "scales": ScalesRun(
+            tokenizer_path=f"{TOP}/tokenizer",
+            data_path=f"{TOP}/data/train",
+            output_path="runs/scales",
+            num_codes=16,
+            sides=(1, chained.tokenizer.model.autoencoder.grid_size),
+            num_images=16,
+            rounds=1,
+            use_gpu=False,
+        ),
+        "generators": CompareGeneratorsRun(
+            generator_paths=(f"{TOP}/generator",),
+            output_path="runs/generators",
+            num_images=10,
+            timed_images=2,
+            use_gpu=False,
+            pool=chained.samples.pool,
+            evaluation=override(
+                chained.evaluation,
+                reconstructions | {"tokenizer_path": ""},
+            ),
+        ),
         "guidance": config.XARGuidanceRun(
             output_path="runs/guidance",
             guidance_scales=(1.0, 2.0),
@@ -118,6 +142,8 @@ def commands(quickstart: QuickstartRun) -> dict[str, tuple[str, ...]]:
             *("jobs.export_generator", "run", "--source-path", f"./{TOP}/generator"),
             *("--output-path", "runs/exported_generator"),
         ),
+        "build_scales": ("jobs.build_scales", "recipes/scales.json"),
+        "compare_generators": ("jobs.compare_generators", "recipes/generators.json"),
         "sweep_tokenizer": ("jobs.sweep_tokenizer", "recipes/sweep.json"),
         "sweep_generator": ("jobs.sweep_generator", "recipes/ablations.json"),
         "sweep_guidance": ("jobs.sweep_guidance", "recipes/guidance.json"),
@@ -172,7 +198,7 @@ def test_every_job_is_here(tiny_quickstart: Callable[[Path], QuickstartRun]) -> 
     assert {command[0] for command in commands(tiny_quickstart(Path(TOP))).values()} == {
         f"jobs.{job}" for job in jobs
     }
-    assert len(jobs) == 20
+    assert len(jobs) == 22
 
 
 def test_every_job_runs_with_relative_paths(called: Called) -> None:
@@ -180,7 +206,7 @@ def test_every_job_runs_with_relative_paths(called: Called) -> None:
         name: done.stderr[-3000:] for name, done in called.answers.items() if done.returncode != 0
     }
     assert not failed, "\n\n".join(f"{name}: {text}" for name, text in failed.items())
-    assert len(called.answers) == 21
+    assert len(called.answers) == 23
 
 
 def test_all_results_lie_below_the_folder_of_the_call(called: Called) -> None:
@@ -199,6 +225,9 @@ def test_all_results_lie_below_the_folder_of_the_call(called: Called) -> None:
     for name in (
         "exported",
         "exported_generator",
+        "scales",
+        "generators",
+        "generators/values/generator_samples",
         "sweep",
         "ablations",
         "ablations/rows/scale",

@@ -13,7 +13,7 @@ from glotok_ray.config.var import VARConfig
 from glotok_ray.nn.next_scale import next_scale_inputs
 from glotok_ray.nn.var import VAR
 from glotok_ray.nn.var_blocks import VARBlock
-from glotok_ray.recipes.var_generators import MODELS
+from glotok_ray.recipes.var_generators import RECIPES
 from tests.small_pyramid import TINY_VAR, SmallPyramid
 
 LENGTHS = TINY_VAR.scale_lengths
@@ -47,10 +47,10 @@ def inputs_of(codes: list[Tensor]) -> Tensor:
 @pytest.mark.parametrize(
     ("config", "total"),
     [
-        (MODELS["var_d16"](), 310_283_520),
-        (MODELS["var_d20"](), 600_917_136),
-        (MODELS["var_d24"](), 1_033_399_360),
-        (MODELS["var_d30"](), 2_010_020_356),
+        (RECIPES["var_d16"]().model, 310_283_520),
+        (RECIPES["var_d20"]().model, 600_917_136),
+        (RECIPES["var_d24"]().model, 1_033_399_360),
+        (RECIPES["var_d30"]().model, 2_010_020_356),
         (
             VARConfig(
                 width=2304,
@@ -62,7 +62,7 @@ def inputs_of(codes: list[Tensor]) -> Tensor:
             2_353_893_904,
         ),
     ],
-    ids=[*MODELS, "d36_512_pixels"],
+    ids=[*RECIPES, "d36_512_pixels"],
 )
 def test_published_sizes(config: VARConfig, total: int) -> None:
     with torch.device("meta"):

@@ -595,7 +595,7 @@ def test_a_missing_input_is_named(inputs: Path, tmp_path: Path) -> None:
 
 def test_dry_runs_describe_present_and_absent_inputs(inputs: Path, tmp_path: Path) -> None:
     described = encode_images_job.describe(encode_run(inputs, tmp_path / "c"))
-    assert (described["images"], described["tokens_per_branch"]) == (36, 64)
+    assert (described["images"], described["indices_per_image"]) == (36, 128)
     assert described["codes_gib"] == pytest.approx(36 * 2 * 64 * 2 * 2 / 2**30)
     described = encode_images_job.describe(encode_run(inputs, tmp_path / "c", views="ten_crop"))
     assert (described["views"], described["views_per_image"]) == ("ten_crop", 10)

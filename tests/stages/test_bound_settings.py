@@ -89,7 +89,7 @@ def test_a_sweep_goes_on_with_other_workers(change) -> None:
 
 def test_a_sweep_is_bound_to_what_its_trials_are() -> None:
     sweep = SWEEPS["glotok_16k"]()
-    for change in ({"tokenizer.seed": 4}, {"evaluation.num_images": 7}, {"max_steps": 3}):
+    for change in ({"tokenizer.seed": 4}, {"evaluation.num_images": 7}, {"max_steps": 30000}):
         assert sweep_tokenizer.bound_settings(
             override(sweep, change)
         ) != sweep_tokenizer.bound_settings(sweep)

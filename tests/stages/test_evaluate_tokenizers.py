@@ -10,10 +10,15 @@ import pytest
 import torch
 from PIL import Image
 
+from glotok_ray.config.tokenizer_comparison import EvaluateTokenizersRun
+from glotok_ray.data.pixel_range import to_model_range, to_uint8
+from glotok_ray.data.records import read_dataset
 from glotok_ray.evaluation.psnr_protocols import own_psnr
+from glotok_ray.evaluation.tokenizer_comparison import RealCrops
 from glotok_ray.metrics.reconstruction import psnr
 from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.pretrained.peer_tokenizers import write_peer
+from glotok_ray.pretrained.tokenizer import load_tokenizer
 from glotok_ray.stages import evaluate_tokenizers as stage
 from glotok_ray.storage import artefact
 from jobs import evaluate_tokenizers, report_results
@@ -105,6 +110,7 @@ def test_a_killed_comparison_goes_on_with_the_next_tokenizer(
     [
         (["--image-size", "24"], "image_size = 24: ibq_16384 takes multiples of 16"),
         (["--image-size", "128"], "stored at 64 pixels"),
+        (["--image-size", "128"], "or pass --image-size 64, which all of these tokenizers take"),
         (["--num-images", "99"], "num_images = 99: shards holds 36 images"),
     ],
 )
@@ -126,3 +132,28 @@ def test_psnr_by_the_authors_protocols() -> None:
     luminance = own_psnr(images, decoded, "luminance")
     assert luminance[0] == pytest.approx(20 * np.log10(255 / (2.75 * 219 / 255)), abs=1e-3)
     assert own_psnr(images, decoded, "rounded") == psnr(images, images + 3)
+
+
+def test_own_crops_are_measured_beside_the_common_ones(folders: list[str]) -> None:
+    """The shards hold images of 64 pixels, which the systems' small tokenizers take at 32."""
+    assert evaluate_tokenizers.main(arguments(["vqgan_lc_100k", "rq_vae", "ours"])) == 0
+    with Path("out/table.csv").open() as file:
+        rows = {row["name"]: row for row in csv.DictReader(file)}
+    assert [row["crop_protocol"] for row in rows.values()] == ["plain_bilinear", "bilinear", "adm"]
+    config = EvaluateTokenizersRun(
+        tokenizer_paths=("rq_vae",), data_path="shards", num_images=10, batch_size=4
+    )
+    crops = RealCrops(config, read_dataset(Path("shards")), [])
+    model = load_tokenizer(Path("rq_vae"))
+    side = model.image_size
+    scores = [
+        psnr(images, to_uint8(model.reconstruct(to_model_range(images, torch.device("cpu")))))
+        for images in crops.batches(side, "bilinear")
+    ]
+    expected = np.concatenate(scores).mean()
+    assert float(rows["rq_vae"]["own_psnr"]) == pytest.approx(expected, abs=1e-3)
+    assert abs(float(rows["rq_vae"]["psnr"]) - expected) > 1e-3
+    assert rows["ours"]["own_psnr"] == rows["ours"]["psnr"]
+    assert "Resize (bilinear with antialiasing, 8-bit)" in Path("out/table.md").read_text()
+    assert crops.is_stored(64)
+    assert not crops.is_stored(32)

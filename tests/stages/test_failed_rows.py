@@ -1,18 +1,15 @@
-"""Rows that fail: kept with their reason, ranked last, not trained again unasked; and the results of the others."""
+"""Rows that fail: kept with their reason, not trained again unasked."""
 
 import logging
 from types import SimpleNamespace
 
-import pandas
 import pytest
 from ray.exceptions import RayTaskError
 
-from glotok_ray.config import SweepRun
 from glotok_ray.on_ray.attempts import RunFailed
 from glotok_ray.on_ray.failures import reason_of
 from glotok_ray.on_ray.tune import trial_result
 from glotok_ray.stages.failed_rows import FAILED, attempt, failed_of
-from glotok_ray.stages.sweep_results import rank_trials, write_results
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.storage.begun import FolderInUseError
@@ -72,32 +69,6 @@ def test_the_reason_is_one_line_out_of_what_ray_wraps():
     stopped = chained(RunFailed("training stopped at step 3: rank 0 died"), wrapped)
     assert reason_of(stopped) == "training stopped at step 3: rank 0 died"
     assert reason_of(KeyError("x")) == "KeyError: 'x'"
-
-
-FRAME = pandas.DataFrame(
-    [
-        {"trial": "trial_00", "loss.relation_weight": 0.0, "psnr": 20.0, "fd_effnet": 9.0},
-        {"trial": "trial_01", "loss.relation_weight": 1e38, FAILED: "step 0: total not finite"},
-        {"trial": "trial_02", "loss.relation_weight": 0.1, "psnr": float("nan"), "fd_effnet": 8.0},
-        {"trial": "trial_03", "loss.relation_weight": 0.2, "psnr": 21.0, "fd_effnet": 7.0},
-    ]
-).assign(**{"loss.relation.num_bins": 40.0, "loss.relation.alpha": 100.0})
-FRAME[FAILED] = FRAME[FAILED].fillna("")
-
-
-def test_failed_rows_are_last_and_the_best_comes_from_the_others(tmp_path):
-    order = ["trial_03", "trial_00", "trial_02", "trial_01"]
-    assert list(rank_trials(FRAME)["trial"]) == order
-    failed = failed_of({row["trial"]: row for row in FRAME.to_dict("records")}, "trials")
-    assert failed == {"trial_01": "step 0: total not finite"}
-    assert write_results(SweepRun(), FRAME, failed, tmp_path) == "trial_03"
-    table = (tmp_path / "table.md").read_text()
-    assert "- trial_01: step 0: total not finite" in table
-    assert "| trial_01 | 1e+38 |" in table
-    best = artefact.read_json(tmp_path / "best_recipe.json")
-    assert best["loss"]["relation_weight"] == 0.2
-    assert pandas.read_csv(tmp_path / "results.csv")[FAILED].iloc[-1] == "step 0: total not finite"
-    assert (tmp_path / "sweep.png").stat().st_size > 0
 
 
 def test_when_all_fail_the_first_reason_is_the_error(caplog):

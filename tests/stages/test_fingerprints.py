@@ -16,21 +16,11 @@ from glotok_ray.recipes import (
     generator_ablations,
     sample_images,
     shard_images,
-    sweep_tokenizer,
     train_generator,
     train_tokenizer,
 )
-from glotok_ray.stages import sweep_tokenizer as sweep_stage
 from glotok_ray.stages import train_tokenizer as tokenizer_stage
 from glotok_ray.storage import artefact
-
-
-def sweep_settings(run):
-    return sweep_stage.bound_settings(run)
-
-
-def begun_sweep_settings(run):
-    return {**sweep_stage.bound_settings(run), "num_trials": None}
 
 
 def first_crops() -> ShardRun:
@@ -121,18 +111,6 @@ KNOWN = [
         first_crops,
         settings_of_first_rule,
         "18bebb7fb00890d15edcb2eea72930da66edde8050e2ba5dba55a8c13cd0e13c",
-    ),
-    (
-        "sweep",
-        sweep_tokenizer.glotok_16k,
-        sweep_settings,
-        "2012f0cdfe84f3c1486cc560aa2823d01f02f8d1b91ebb8b2e3a9c7f1cedc4dc",
-    ),
-    (
-        "sweep",
-        sweep_tokenizer.glotok_16k,
-        begun_sweep_settings,
-        "c2ce3bb5a3c5b75a8f775a9070c03367eed8a818efae3365806b121caffca872",
     ),
     (
         "ablations",

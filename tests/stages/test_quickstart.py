@@ -12,7 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from glotok_ray.config import override, to_dict, with_absolute_paths
+from glotok_ray.config import SearchField, override, to_dict, with_absolute_paths
+from glotok_ray.evaluation.in_process import measure_reconstructions
 from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.pretrained.generator import load_generator
 from glotok_ray.recipes import sweep_tokenizer as sweep_recipes
@@ -29,6 +30,7 @@ from glotok_ray.stages.tokenizer_rows import TokenizerRows
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.training.inputs import fitting_codes
+from glotok_ray.training.trials import TrialFiles
 from jobs import quickstart as quickstart_job
 from jobs import train_tokenizer as train_tokenizer_job
 from tests.on_ray.killed_driver import run_with_fault
@@ -50,6 +52,7 @@ OF_SAMPLES = (
 RECONSTRUCTIONS_ALONE = dict.fromkeys(
     ("samples_path", "codes_path", "training_path", "generator_path"), ""
 )
+STATUSES = ("finished", "stopped", "failed")
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
 
@@ -269,55 +272,90 @@ def test_four_epochs_equal_two_a_stop_and_two_more(finished, tmp_path):
     np.testing.assert_array_equal(losses(tmp_path / "parts"), whole)
 
 
-def test_the_sweep_ranks_trials_by_reconstruction_and_keeps_the_teacher(finished, tmp_path):
+def test_a_sweep_stops_fails_and_goes_on_and_leaves_the_best_recipe(finished, tmp_path):
     config, _ = finished
     teacher_manifest = Path(config.teacher.output_path) / artefact.MANIFEST
     before = teacher_manifest.stat().st_mtime_ns
+    rate = "optimizer.learning_rate"
+    good = config.tokenizer.optimizer.learning_rate
     sweep = override(
         sweep_recipes.quickstart(),
         {
             "inputs": "given",
             "output_path": str(tmp_path / "sweep"),
-            # The last one diverges at its first step.
-            "relation_weights": (0.0, 0.01, 1e39),
-            "bins": (20,),
-            "alpha_factors": (1.0,),
-            "num_trials": 3,
-            "max_steps": 3,
-            "tokenizer": override(config.tokenizer, {"data.num_validation_images": 0}),
+            # With the larger weight a trial diverges at its first step, with the smaller rate it learns nothing.
+            "space": (
+                SearchField(field="loss.relation_weight", values=(0.0, 1e39)),
+                SearchField(field=rate, values=(good, 1e-12)),
+            ),
+            "num_trials": 5,
+            "max_steps": 8,
+            "evaluate_every_steps": 4,
+            "scheduler": "asha",
+            "metric": "psnr",
+            "num_finalists": 1,
+            "finalist_seeds": (7,),
+            "tokenizer": override(
+                config.tokenizer, {**ONE_PROCESS, "data.num_validation_images": 0}
+            ),
             "evaluation": override(
                 config.evaluation,
-                {**RECONSTRUCTIONS_ALONE, "num_images": 10, "uniformity_repeats": 1},
+                {**RECONSTRUCTIONS_ALONE, "num_images": 10, "uniformity_repeats": 0},
             ),
         },
     )
-    log = tmp_path / "drivers.log"
-    for fault in ("unit:step=1", "manifest:step=0"):
-        code = run_with_fault(sweep_tokenizer.run, sweep, f"kill:{fault}", log)
-        assert code == -9, f"{fault}: {log.read_text()[-3000:]}"
-    (diverged,) = (tmp_path / "sweep" / "trials").glob("*_failure.json")
-    attempts = [str(path) for path in (tmp_path / "sweep" / "trials").glob("trial_*/ray/*")]
-    written = diverged.stat().st_mtime_ns
+    log, folder = tmp_path / "drivers.log", tmp_path / "sweep"
+    files = TrialFiles(folder / "trials")
+    code = run_with_fault(sweep_tokenizer.run, sweep, "kill:unit:step=2", log)
+    assert code == -9, log.read_text()[-3000:]
+    ended = [record for record in files.records() if record.status]
+    assert len(ended) == 2
+    code = run_with_fault(sweep_tokenizer.run, sweep, "kill:manifest:step=0", log)
+    assert code == -9, log.read_text()[-3000:]
+    found = files.records()
     manifest = sweep_tokenizer.run(sweep)
-    assert diverged.stat().st_mtime_ns == written
-    assert sorted(attempts) == sorted(
-        str(path) for path in (tmp_path / "sweep" / "trials").glob("trial_*/ray/*")
+    # What had ended was neither started again nor changed, at either resumption.
+    assert [files.record(record.trial.name) for record in ended] == ended
+    assert files.records() == found
+    by_status = {status: [item for item in found if item.status == status] for status in STATUSES}
+    baseline, same = by_status["finished"]
+    assert (baseline.trial.name, baseline.trial.changes) == (
+        "trial_00",
+        {"loss.relation_weight": 0.0},
     )
-    table = pandas.read_csv(tmp_path / "sweep" / "results.csv")
-    assert sorted(table["trial"]) == ["trial_00", "trial_01", "trial_02"]
-    assert sorted(table["loss.relation_weight"]) == [0.0, 0.01, 1e39]
-    assert table["psnr"].notna().tolist() == [True, True, False]
-    assert table["loss.relation_weight"].tolist()[-1] == 1e39
-    assert manifest["best"] == table["trial"][0]
-    ((name, reason),) = manifest["failed"].items()
-    assert name == table["trial"].tolist()[-1] == diverged.name.removesuffix("_failure.json")
-    assert "step 0: " in reason
-    assert f"- {name}: {reason}" in (tmp_path / "sweep" / "table.md").read_text()
+    assert same.trial.changes == {"loss.relation_weight": 0.0, rate: good}
+    # Equal settings, data order and seed.
+    assert [row["psnr"] for row in same.reports] == [row["psnr"] for row in baseline.reports]
+    (stopped,) = by_status["stopped"]
+    assert stopped.trial.changes == {"loss.relation_weight": 0.0, rate: 1e-12}
+    assert [row["step"] for row in stopped.reports] == [4]
+    assert stopped.last["psnr"] < baseline.reports[0]["psnr"]
+    assert 0 < stopped.last["cosine_distance"] < 2
+    table = pandas.read_csv(folder / "results.csv")
+    assert table["status"].tolist() == ["finished"] * 2 + ["stopped"] + ["failed"] * 2
+    assert table["psnr"].notna().tolist() == [True] * 3 + [False] * 2
+    assert set(manifest["failed"]) == {record.trial.name for record in by_status["failed"]}
+    for record in by_status["failed"]:
+        assert "step 0: " in record.reason
+        assert f"- {record.trial.name}: {record.reason}" in (folder / "table.md").read_text()
+    seeds = pandas.read_csv(folder / "finalists.csv")
+    assert set(seeds["seed"]) == {7}
+    assert (seeds["psnr"] != baseline.last["psnr"]).all()
+    assert manifest["best"] in seeds["trial"].tolist()
+    assert '<section id="pareto">' in (folder / "sweep.html").read_text()
     assert teacher_manifest.stat().st_mtime_ns == before
-    assert (tmp_path / "sweep" / "sweep.png").stat().st_size > 0
-    assert (
-        train_tokenizer_job.main([str(tmp_path / "sweep" / "best_recipe.json"), "--dry-run"]) == 0
-    )
+    assert train_tokenizer_job.main([str(folder / "best_recipe.json"), "--dry-run"]) == 0
+
+
+def test_an_evaluation_in_this_process_is_that_of_the_job(finished, tmp_path):
+    config, _ = finished
+    folder = Path(config.output_path)
+    alone = override(config.evaluation, {**RECONSTRUCTIONS_ALONE, "uniformity_repeats": 0})
+    found = measure_reconstructions(alone, tmp_path / "parts", torch.device("cpu"))
+    known = artefact.read_json(folder / "evaluation" / "metrics.json")
+    for name in ("reconstruction_psnr", "reconstruction_fd_effnet", "semantic_usage"):
+        assert found[name]["value"] == pytest.approx(known[name]["value"], rel=1e-9)
+    assert not (tmp_path / "parts").exists()
 
 
 def test_a_sweep_makes_its_inputs_where_it_reads_them(

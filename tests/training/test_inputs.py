@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from small_tokenizer import MODEL
 
 from glotok_ray.config import RelationConfig, TokenizerLossConfig, TokenizerRun, override
+from glotok_ray.data.code_layout import CodeLayout
 from glotok_ray.data.codes import write_code_dataset, write_code_shard
 from glotok_ray.data.records import DatasetInfo, Row, encode_png, write_dataset, write_shard
 from glotok_ray.nn.tokenizer import GloTokTokenizer
@@ -179,11 +180,13 @@ def test_codes_of_other_views_than_the_recipe_asks_for_are_refused(tmp_path):
     GloTokTokenizer(MODEL).save_pretrained(tokenizer)
     grid = MODEL.autoencoder.grid_size
     codes = {name: np.zeros((4, grid**2), np.uint16) for name in MODEL.names}
-    shard = write_code_shard(folder / "a.parquet", ["k", "l"], np.zeros(2, np.int64), codes, MODEL)
+    shard = write_code_shard(
+        folder / "a.parquet", ["k", "l"], np.zeros(2, np.int64), codes, CodeLayout.glotok(MODEL)
+    )
     write_code_dataset(
         folder,
         [shard],
-        MODEL,
+        CodeLayout.glotok(MODEL),
         num_views=2,
         classes=["a"],
         tokenizer_sha256=artefact.sha256_of(tokenizer / "tokenizer.safetensors"),

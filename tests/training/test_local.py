@@ -118,12 +118,13 @@ def test_the_progress_line_has_the_main_metrics() -> None:
         "data/store_peak_gib": 1.26,
         "data/spilled_gib": 0.5,
         "time/first_batch_s": 4.321,
-        "memory/peak_gib": None,
+        "memory/peak_gib": 7.25,
+        "run/restarts": 2,
         "eval/psnr": 21.337,
     }
     assert describe_metrics(metrics) == (
-        "loss 0.5123  gradient 1.23  step 0.314 s  data 4%  MFU 39%  bad rows 3  cache 91%  spilled 0.5 GiB  "
-        "store 1.3 GiB  first batch 4.32 s  PSNR 21.34"
+        "loss 0.5123  MFU 39%  7.25 GiB  restarts 2  step 0.314 s  data 4%  gradient 1.23  bad rows 3  cache 91%  "
+        "spilled 0.5 GiB  store 1.3 GiB  first batch 4.32 s  PSNR 21.34"
     )
 
 

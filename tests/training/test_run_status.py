@@ -71,10 +71,11 @@ def test_a_run_at_work_tells_where_it_is(run: Path) -> None:
     assert list(problems(found, now=NOW)) == []
     line, owner = describe_status(found, now=NOW)
     assert line == (
-        f"{run}: running, step 1,260 of 500,000 (0.3%), epoch 2.00, in backward, ETA 69:16:10, last checkpoint step"
-        " 1,250, 5:00 ago, 1 restart  loss 0.5"
+        f"{run}: running, step 1,260 of 500,000 (0.3%), epoch 2.00, in backward, 4096 images/s, ETA 69:16:10,"
+        " last checkpoint step 1,250, 5:00 ago, 1 restart  loss 0.5"
     )
     assert owner.startswith("  by process 7 on gpu-3")
+    assert owner.endswith("; 2 workers on gpu-3 (2)")
 
 
 def test_a_run_whose_workers_are_silent_is_a_problem(run: Path) -> None:

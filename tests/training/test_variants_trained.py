@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from glotok_ray.config import CodebookConfig, TokenSamplerConfig, VocabularyConfig, override
+from glotok_ray.data.code_layout import CodeLayout
 from glotok_ray.data.codes import write_code_dataset, write_code_shard
 from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.recipes.train_generator import quickstart_far
@@ -34,11 +35,13 @@ def write_parts(folder: Path, count: int) -> tuple[VocabularyConfig, ...]:
         for name in BOOKS[:count]
     }
     keys = [str(key) for key in range(16)]
-    shard = write_code_shard(folder / "codes/part-00000.parquet", keys, labels, codes, config)
+    shard = write_code_shard(
+        folder / "codes/part-00000.parquet", keys, labels, codes, CodeLayout.glotok(config)
+    )
     write_code_dataset(
         folder / "codes",
         [shard],
-        config,
+        CodeLayout.glotok(config),
         num_views=1,
         classes=["a", "b"],
         tokenizer_sha256=artefact.sha256_of(folder / "tokenizer/tokenizer.safetensors"),

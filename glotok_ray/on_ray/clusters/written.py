@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from glotok_ray.on_ray.clusters.dashboard import dashboard
 from glotok_ray.on_ray.clusters.description import CLOUDS, Description
 from glotok_ray.on_ray.clusters.kubernetes_files import ray_cluster, ray_job
 from glotok_ray.on_ray.clusters.launcher_files import launcher_file
@@ -44,7 +45,7 @@ def cluster_files(description: Description) -> dict[str, str]:
     ):
         head = _HEADER.format(what=what, name=name)
         files[name] = head + "---\n".join(_dump(item) for item in objects(description))
-    return files
+    return files | {"grafana.json": dashboard()}
 
 
 def _commented(content: dict[str, Any]) -> str:

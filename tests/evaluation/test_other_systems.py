@@ -1,0 +1,172 @@
+"""Tokenizers of other systems in encoding and evaluation: codes, scores per grid, and parts decoded alone."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from glotok_ray.config import EncodeRun, EvaluateRun, override
+from glotok_ray.data.records import decode_image, read_dataset
+from glotok_ray.data.transforms import center_crop
+from glotok_ray.evaluation.codebook_metrics import grid_metrics
+from glotok_ray.evaluation.inputs import check_system
+from glotok_ray.evaluation.plan import plan
+from glotok_ray.evaluation.retention import decoded_alone, retention_names
+from glotok_ray.evaluation.units import build_measurement
+from glotok_ray.nn.tokenizer_protocol import grids_of
+from glotok_ray.pretrained.tokenizer import code_layout, empty_tokenizer
+from glotok_ray.recipes.train_generator import far_b, xar_b
+from glotok_ray.stages.encode_images import EncodeActor
+from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.training.inputs import check_family
+from tests.peers.peer_folders import write_peer_folder
+from tests.small_data import small_pool, write_shards
+
+COLUMNS = {
+    "var_256": {"scale_1x1": (1, 1), "scale_2x2": (2, 2)},
+    "rq_vae": {"codes": (1, 1, 4)},
+    "titok_s128": {"codes": (5,)},
+    "open_magvit2_256": {"codes": (4, 4)},
+}
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("systems")
+    write_shards(root / "shards")
+    for name in COLUMNS:
+        write_peer_folder(root / name, name)
+    return root
+
+
+def encode_run(inputs: Path, name: str, output: Path) -> EncodeRun:
+    return EncodeRun(
+        data_path=str(inputs / "shards"),
+        tokenizer_path=str(inputs / name),
+        output_path=str(output),
+        views="center_flip",
+        pool=small_pool(),
+    )
+
+
+def evaluate_run(inputs: Path, name: str, **changes: object) -> EvaluateRun:
+    run = EvaluateRun(
+        data_path=str(inputs / "shards"),
+        tokenizer_path=str(inputs / name),
+        pool=small_pool(),
+        feature_size=32,
+    )
+    return override(run, changes)
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+def test_codes_are_the_tokenizers_own(inputs: Path, tmp_path: Path, name: str) -> None:
+    actor = EncodeActor(encode_run(inputs, name, tmp_path))
+    shard = read_dataset(inputs / "shards").shards[1]
+    actor(shard)
+    layout = code_layout(inputs / name)
+    assert layout.grids == {
+        column: tuple(grid.shape)
+        for column, grid in zip(
+            COLUMNS[name], empty_tokenizer(inputs / name).rate.grids, strict=True
+        )
+    }
+    table = pq.read_table(tmp_path / shard.file)
+    assert table.column_names == ["key", "label", "view", *COLUMNS[name]]
+    model = actor._tokenizer
+    side = model.image_size
+    stored = pq.read_table(inputs / "shards" / shard.file)["image"]
+    pixels = np.stack([center_crop(decode_image(image.as_py(), ""), side) for image in stored])
+    both = np.stack([pixels, pixels[:, :, ::-1]], axis=1).reshape(-1, side, side, 3)
+    images = torch.from_numpy(both.copy()).permute(0, 3, 1, 2) / 127.5 - 1
+    for column, grid in zip(
+        layout.columns, grids_of(model.encode(images), model.rate), strict=True
+    ):
+        found = np.array(table[column.name].to_pylist())
+        assert (found == grid.flatten(1).numpy()).mean() > 0.99
+
+
+def test_every_grid_is_scored_and_every_scale_decoded_alone(inputs: Path) -> None:
+    config = evaluate_run(inputs, "var_256", num_images=6)
+    blocks, side = plan(config)
+    assert side == 32
+    measured = build_measurement(config, image_size=side, folder=inputs)(blocks[:1])
+    arrays, pictures = measured[0].arrays, measured[0].pictures
+    assert arrays["scale_2x2"].shape == (6, 4)
+    assert arrays["scale_2x2"].dtype == np.uint16
+    for name in COLUMNS["var_256"]:
+        assert np.isfinite(arrays[f"retention_{name}_psnr"]).all()
+        assert pictures[f"retention_{name}"].shape == (6, 32, 32, 3)
+    codes = {name: [arrays[name]] for name in COLUMNS["var_256"]}
+    metrics = grid_metrics(codes, empty_tokenizer(inputs / "var_256").rate)
+    used = len(np.unique(arrays["scale_2x2"]))
+    assert metrics["scale_2x2_usage"]["value"] == used / 32
+    assert metrics["scale_2x2_dead_codes"]["value"] == 32 - used
+    assert metrics["scale_1x1_entropy_bits"]["facts"]["tokens"] == 6
+
+
+def test_the_parts_of_scales_add_up_before_the_decoder(tmp_path: Path) -> None:
+    model = write_peer_folder(tmp_path / "var", "var_256")
+    codes = model.encode(torch.rand(2, 3, 32, 32) * 2 - 1)
+    assert retention_names(model) == ("scale_1x1", "scale_2x2")
+    alone = decoded_alone(model, codes)
+    other = (codes[0], (codes[1] + 1) % 32)
+    again = decoded_alone(model, other)
+    assert torch.equal(alone["scale_1x1"], again["scale_1x1"])
+    assert not torch.allclose(alone["scale_2x2"], again["scale_2x2"])
+    seen = []
+    hook = model.decoder_projection.register_forward_pre_hook(
+        lambda _, given: seen.append(given[0])
+    )
+    decoded_alone(model, codes)
+    model.decode(codes)
+    hook.remove()
+    torch.testing.assert_close(seen[0] + seen[1], seen[2])
+
+
+def test_branches_are_decoded_alone(tmp_path: Path) -> None:
+    model = write_peer_folder(tmp_path / "two", "imagefolder_4096")
+    names = code_layout(tmp_path / "two").names
+    assert (names[0], names[9], len(names)) == ("branch_0_scale_1x1", "branch_0_scale_11x11", 20)
+    codes = model.encode(torch.rand(1, 3, 64, 64) * 2 - 1)
+    other = (*codes[:10], *((part + 1) % 32 for part in codes[10:]))
+    alone, again = decoded_alone(model, codes), decoded_alone(model, other)
+    assert torch.equal(alone["branch_0"], again["branch_0"])
+    assert not torch.allclose(alone["branch_1"], again["branch_1"])
+
+
+@pytest.mark.parametrize("name", [*COLUMNS, "ibq_16384", "vqgan_lc_100k", "vqgan_plus_12bit"])
+def test_an_encoder_that_diverges_gives_no_codes(tmp_path: Path, name: str) -> None:
+    model = write_peer_folder(tmp_path / name, name)
+    side = model.image_size
+    images = torch.rand(2, 3, side, side) * 2 - 1
+    for value in (torch.nan, torch.inf):
+        first = next(iter(model.encoder.parameters()))
+        first.data.view(-1)[0] = value
+        found = grids_of(model.look_up(images), model.rate)
+        assert all((grid < 0).any() for grid in found)
+        with pytest.raises(ValueError, match="output is not finite, so no code is the nearest"):
+            model.encode(images)
+
+
+def test_what_needs_our_code_vectors_is_refused_by_name(inputs: Path) -> None:
+    for field in ("codes_path", "generator_path"):
+        with pytest.raises(ArtefactError, match=rf"{field} = 'x': .* holds one of the system var"):
+            check_system(evaluate_run(inputs, "var_256", **{field: "x"}))
+    probed = {"training_path": "x", "probe_images": 5}
+    with pytest.raises(ArtefactError, match=r"training_path = 'x': .*leave training_path empty"):
+        check_system(evaluate_run(inputs, "var_256", **probed))
+    check_system(evaluate_run(inputs, "var_256", training_path="x", probe_images=0))
+
+
+def test_generators_that_do_not_fit_a_systems_codes_are_refused_by_name(inputs: Path) -> None:
+    layout = code_layout(inputs / "var_256")
+    for run in (xar_b(), far_b()):
+        with pytest.raises(ArtefactError, match="holds a tokenizer of the system var, "):
+            check_family(run, layout, inputs / "var_256")
+    square = code_layout(inputs / "open_magvit2_256")
+    check_family(far_b(), square, inputs)
+    with pytest.raises(ArtefactError, match="system open_magvit2, and xAR draws the latents"):
+        check_family(xar_b(), square, inputs)
