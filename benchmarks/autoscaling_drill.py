@@ -109,6 +109,11 @@ def _lose(event: str, cloud: FakeCloud, story: Story, training: "subprocess.Pope
         with _metadata("TRUE") as url:
             _run_agent(cloud, node, url)
         story.tell("a node is taken back: its workers are told, and Ray drains it")
+        with contextlib.suppress(DrillFailed):
+            wait_until(lambda: time.sleep(0.2) or node not in cloud.nodes(), "its end", 40)
+        if node in cloud.nodes():
+            cloud.kill(node)
+            story.tell("its time is up, and it is killed")
     _wait(training, lambda: node not in cloud.nodes(), "the end of the node")
     story.tell("the node is gone")
     _wait(training, lambda: set(cloud.nodes()) - set(before), "a node in its place")

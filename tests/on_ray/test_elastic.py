@@ -8,7 +8,9 @@ import ray.train
 from ray.train.v2._internal.execution.scaling_policy import NoopDecision, ResizeDecision
 
 from glotok_ray.config import ScalingConfig
+from glotok_ray.data.shard_plan import Division, ShardPlan, ShardRows
 from glotok_ray.on_ray import elastic
+from glotok_ray.on_ray.data import Feed, IngestActor
 from glotok_ray.on_ray.elastic import DividingPolicy, allowed_workers, fitting
 from glotok_ray.storage import artefact
 from glotok_ray.training.checkpoint import checkpoint_path
@@ -64,6 +66,26 @@ def test_a_running_group_grows_only_behind_a_new_checkpoint(
     assert decision.num_workers == 5
     running.num_workers = 5
     assert type(look()) is NoopDecision
+
+
+def test_a_group_that_is_started_again_gets_its_rows_anew_and_divided_among_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    opened = []
+
+    def open_window(ingest: IngestActor, first_step: int) -> list[str]:
+        workers = ingest._feed.division.num_workers
+        opened.append((first_step, workers))
+        return [f"{first_step}/{worker}/{workers}" for worker in range(workers)]
+
+    monkeypatch.setattr(IngestActor, "_open", open_window)
+    three, two = Division(3, 2, 24), Division(2, 3, 24)
+    plan = ShardPlan((ShardRows("a", 24),), seed=0, batch_size=6, steps_per_epoch=4, open_shards=1)
+    ingest = IngestActor(Feed(plan, three, last_step=8), lambda unit: {}, {})
+    assert [ingest.window(4, worker, 11, three) for worker in (2, 0)] == ["4/2/3", "4/0/3"]
+    # One of the first group had not asked yet when it was ended.
+    assert [ingest.window(4, worker, 12, two) for worker in (0, 1)] == ["4/0/2", "4/1/2"]
+    assert opened == [(4, 3), (4, 2)]
 
 
 def test_ranks_of_a_larger_group_before_do_not_stall_a_smaller_one() -> None:
