@@ -20,9 +20,9 @@ from glotok_ray.training.trials import TrialRecord
 _OWN_STYLE = """
 .wide { margin-top: 1rem; overflow-x: auto; }
 .scroll { overflow-x: auto; }
-.parallel .plot { min-width: 36rem; margin: 2rem 4rem 4.5rem; border-bottom: 0; }
+.parallel .plot { min-width: 36rem; margin: 2rem 4rem 5.5rem; border-bottom: 0; }
 .plot .high { bottom: calc(100% + .35rem); transform: translateX(-50%); }
-.plot .low { text-align: center; }
+.plot .low { text-align: center; white-space: normal; width: 6.5rem; line-height: 1.2; }
 td.number { font-variant-numeric: tabular-nums; white-space: nowrap; }
 """
 

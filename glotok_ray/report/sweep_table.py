@@ -73,5 +73,10 @@ def _measured(ranked: Sequence[FinalistSummary]) -> list[str]:
 def _spread_text(found: Spread | None) -> str:
     if found is None:
         return "-"
-    spread = "" if math.isnan(found.std) else f" \u00b1 {found.std:.2g}"
+    spread = "" if math.isnan(found.std) else f" \u00b1 {_two_digits(found.std)}"
     return f"{found.mean:.4g}{spread}"
+
+
+def _two_digits(value: float) -> str:
+    """Two digits where that is no exponent, as in 320."""
+    return f"{value:.2g}" if value < 100 else f"{round(value):,}"
