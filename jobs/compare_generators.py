@@ -26,15 +26,19 @@ NAME = "compare_generators"
 
 def describe(config: CompareGeneratorsRun) -> dict[str, Any]:
     """What would be compared: kind, parameters, tokens and passes of each generator that is there, and its recipe."""
+    from glotok_ray.storage.places import to_path
+
+    answer = {"images": config.num_images, "output_path": config.output_path}
+    if not any(to_path(path).is_dir() for path in config.generator_paths):
+        return {"generators": {}, **answer}
+    # What reads the folders takes seconds to import.
     from glotok_ray.pretrained.generator import model_config
     from glotok_ray.recipes.table_2 import recipe_of, row_of
     from glotok_ray.report.linked_models import read_generator
     from glotok_ray.sampling.images import network_evaluations
     from glotok_ray.stages import compare_generators
-    from glotok_ray.storage.places import to_path
 
-    there = any(to_path(path).is_dir() for path in config.generator_paths)
-    compared = compare_generators.compared_generators(config) if there else []
+    compared = compare_generators.compared_generators(config)
     if compared and to_path(config.evaluation.data_path).is_dir():
         compare_generators.check_inputs(config, compared)
     found = {}
@@ -50,11 +54,7 @@ def describe(config: CompareGeneratorsRun) -> dict[str, Any]:
             "recipe": recipe,
             "row_of_table_2": row_of(recipe),
         }
-    return {
-        "generators": found,
-        "images": config.num_images,
-        "output_path": config.output_path,
-    }
+    return {"generators": found, **answer}
 
 
 def run(config: CompareGeneratorsRun, *, fresh: bool = False) -> dict[str, Any]:

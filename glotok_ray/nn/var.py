@@ -142,15 +142,18 @@ class VAR(nn.Module):
 
     @torch.no_grad()
     def _initialize(self) -> None:
-        """As published: everything truncated normal of variance 1 / (3 d), biases zero, and gates nearly closed."""
+        """As published: everything normal of variance 1 / (3 d), biases zero, and gates nearly closed.
+
+        Published with torch's truncation at -2 and 2, which are tens of deviations away.
+        """
         deviation = math.sqrt(1 / (3 * self.config.width))
         for module in self.modules():
             if isinstance(module, (nn.Linear, nn.Embedding)):
-                nn.init.trunc_normal_(module.weight, std=deviation)
+                nn.init.normal_(module.weight, std=deviation)
             if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
         for table in (self.start, self.positions):
-            nn.init.trunc_normal_(table, std=deviation)
+            nn.init.normal_(table, std=deviation)
         self.output.weight.mul_(0.02)
         self.final_modulation.weight.mul_(0.5)
         for block in self.blocks:
@@ -158,7 +161,7 @@ class VAR(nn.Module):
             for last in (block.attention.projection, block.mlp_second):
                 last.weight.div_(math.sqrt(2 * self.config.depth))
             if self.config.modulation == "shared":
-                nn.init.trunc_normal_(block.modulation_offset, std=deviation)
+                nn.init.normal_(block.modulation_offset, std=deviation)
                 _scale_gates(block.modulation_offset, 2, self.config.gate_scale)
             else:
                 gates = 2 * self.config.width

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from glotok_ray.config import AutoencoderConfig, TokenizerConfig
+from glotok_ray.data.code_layout import CodeLayout
 from glotok_ray.data.recorded import (
     check_adm_protocol,
     check_classes,
@@ -18,6 +19,7 @@ from glotok_ray.storage.artefact import ArtefactError
 
 FOLDER = Path("shards")
 MODEL = TokenizerConfig(autoencoder=AutoencoderConfig(image_size=64))
+LAYOUT = CodeLayout.glotok(MODEL)
 CODES = DatasetInfo(
     kind="codes",
     classes=("a",),
@@ -27,6 +29,7 @@ CODES = DatasetInfo(
     grid_size=4,
     tokenizer_sha256="1" * 64,
     code_counts=MODEL.code_counts,
+    grids=LAYOUT.grids,
 )
 
 
@@ -114,13 +117,13 @@ def test_numbers_are_the_classes_of_who_knows_no_names() -> None:
 
 
 def test_codes_are_bound_to_weights_and_config() -> None:
-    check_codes(CODES, FOLDER, MODEL, Path("tokenizer"), "1" * 64)
+    check_codes(CODES, FOLDER, LAYOUT, Path("tokenizer"), "1" * 64)
     with pytest.raises(
         ArtefactError, match=r"another tokenizer: by tokenizer 1{12}, but .* is 2{12}"
     ):
-        check_codes(CODES, FOLDER, MODEL, Path("tokenizer"), "2" * 64)
+        check_codes(CODES, FOLDER, LAYOUT, Path("tokenizer"), "2" * 64)
     with pytest.raises(ArtefactError, match="holds shards, not codes"):
-        check_codes(images("crop", 64), FOLDER, MODEL, Path("tokenizer"), "1" * 64)
+        check_codes(images("crop", 64), FOLDER, LAYOUT, Path("tokenizer"), "1" * 64)
 
 
 @pytest.mark.parametrize(
@@ -130,4 +133,4 @@ def test_facts_that_weights_do_not_hold_are_compared_too(field: str, value: obje
     name = "codebooks" if field == "code_counts" else field
     changed = dataclasses.replace(CODES, **{field: value})
     with pytest.raises(ArtefactError, match=rf"dataset\.json: {name} = .*config\.json was changed"):
-        check_codes(changed, FOLDER, MODEL, Path("tokenizer"), "1" * 64)
+        check_codes(changed, FOLDER, LAYOUT, Path("tokenizer"), "1" * 64)
