@@ -11,15 +11,12 @@ Machine: 8 GPUs for 50,000 images of each; `quickstart` runs on 2 cores. Result:
 samples.png. Read next: glotok_ray/stages/compare_generators.py
 """
 
-import itertools
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 from glotok_ray.config.generator_comparison import CompareGeneratorsRun
 from glotok_ray.recipes.compare_generators import RECIPES
-from jobs import storage_root
-from jobs.command_line import run_job, value_after
+from jobs.named_folders import run_job_on_folders
 
 NAME = "compare_generators"
 
@@ -76,23 +73,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the job; returns the exit code. Arguments before the first flag are a recipe, a JSON file that holds a
     resolved config, or the generators' folders.
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    named = list(itertools.takewhile(lambda argument: not argument.startswith("-"), arguments))
-    is_recipe = len(named) == 1 and (named[0] in RECIPES or named[0].endswith(".json"))
-    if not named or is_recipe:
-        return run_job(arguments, name=NAME, recipes=RECIPES, dry_run=describe, run=run, show=show)
-    flags = arguments[len(named) :]
-
-    def of_folders() -> CompareGeneratorsRun:
-        """The folders that were named."""
-        root = storage_root.chosen(value_after("--storage-root", flags))
-        paths = tuple(str(storage_root.given(name, root, "FOLDER")) for name in named)
-        return CompareGeneratorsRun(generator_paths=paths)
-
-    return run_job(
-        ["folders", *flags],
+    return run_job_on_folders(
+        argv,
         name=NAME,
-        recipes={"folders": of_folders},
+        recipes=RECIPES,
+        of_folders=lambda paths: CompareGeneratorsRun(generator_paths=paths),
         dry_run=describe,
         run=run,
         show=show,

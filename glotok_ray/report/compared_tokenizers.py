@@ -25,6 +25,7 @@ from glotok_ray.pretrained.tokenizer import (
     check_stored_tokenizer,
     empty_tokenizer,
 )
+from glotok_ray.report.compared_folders import folders_there
 from glotok_ray.report.published import published_numbers
 from glotok_ray.report.tokenizer_table import TokenizerRow
 from glotok_ray.storage import artefact, output
@@ -59,18 +60,12 @@ def compared_tokenizers(config: EvaluateTokenizersRun) -> list[ComparedTokenizer
     """What is known of the tokenizers without their weights; raises ArtefactError for folders that are none, unless
     they are missing and may be, or that come twice.
     """
-    paths = config.tokenizer_paths
-    if len(set(paths)) < len(paths):
-        raise ArtefactError("tokenizer_paths: one folder is given twice; name each once")
-    missing = [path for path in paths if not to_path(path).is_dir()]
-    if config.skip_missing and missing:
-        logger.info("left out, since they are not there: %s", ", ".join(missing))
-        paths = tuple(path for path in paths if path not in missing)
-    if not paths:
-        raise ArtefactError(
-            f"tokenizer_paths: none of {', '.join(missing)} is there; import one with jobs.export_tokenizer"
-        )
-    output.check_finished(paths)
+    paths = folders_there(
+        config.tokenizer_paths,
+        "tokenizer_paths",
+        skip_missing=config.skip_missing,
+        remedy="import one with jobs.export_tokenizer",
+    )
     return [read_compared(to_path(path)) for path in paths]
 
 

@@ -24,6 +24,7 @@ from glotok_ray.pretrained.generator import WEIGHTS_FILE, model_config, read_fac
 from glotok_ray.recipes import table_2
 from glotok_ray.recipes.sweep_parts import STATISTICS_FOLDER, VALUES_FOLDER, short_names
 from glotok_ray.report import generator_table, grids
+from glotok_ray.report.compared_folders import folders_there
 from glotok_ray.report.generator_table import IMAGES_PER_SECOND, GeneratorRow
 from glotok_ray.report.linked_models import read_generator, sampling_text
 from glotok_ray.report.sample_rows import Entries, labels_and_protocols
@@ -31,7 +32,6 @@ from glotok_ray.sampling.images import SAMPLERS, ImageGenerator, network_evaluat
 from glotok_ray.stages import evaluate_images, sample_images
 from glotok_ray.stages.sample_images import IMAGES_FILE
 from glotok_ray.storage import artefact, output, ownership
-from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.storage.node_cache import at_hand
 from glotok_ray.storage.output import Unfinished, check_finished
 from glotok_ray.storage.places import to_path
@@ -100,19 +100,12 @@ def compared_generators(config: CompareGeneratorsRun) -> list[ComparedGenerator]
     """Sampling and evaluation of each generator that is there; raises ArtefactError for folders that are none, that
     come twice, or that are missing and may not be.
     """
-    paths = config.generator_paths
-    if len(set(paths)) < len(paths):
-        raise ArtefactError("generator_paths: one folder is given twice; name each once")
-    missing = [path for path in paths if not to_path(path).is_dir()]
-    if config.skip_missing and missing:
-        logger.info("left out, since they are not there: %s", ", ".join(missing))
-        paths = tuple(path for path in paths if path not in missing)
-    if not paths:
-        raise ArtefactError(
-            f"generator_paths: none of {', '.join(missing)} is there; train one with jobs.train_generator, or import "
-            "one with jobs.export_generator"
-        )
-    check_finished(paths)
+    paths = folders_there(
+        config.generator_paths,
+        "generator_paths",
+        skip_missing=config.skip_missing,
+        remedy="train one with jobs.train_generator, or import one with jobs.export_generator",
+    )
     return [
         _parts(config, name, path) for name, path in zip(short_names(paths), paths, strict=True)
     ]
