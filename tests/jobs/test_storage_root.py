@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 JOBS = sorted(
     path.stem
     for path in (ROOT / "jobs").glob("*.py")
-    if "run_job(" in path.read_text() and path.stem != "command_line"
+    if "return run_job" in path.read_text() and path.stem not in ("command_line", "named_folders")
 )
 RECIPES = {
     f"{job} {name}": make
