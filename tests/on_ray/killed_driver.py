@@ -24,7 +24,7 @@ def run_with_fault(stage: Callable[[Any], Any], settings: Any, fault: str, log: 
     address = ray.get_runtime_context().gcs_address if ray.is_initialized() else ""
     process = context.Process(target=_drive, args=(stage, settings, fault, str(log), address))
     process.start()
-    process.join(timeout=150)
+    process.join(timeout=300)
     assert process.exitcode is not None, f"{fault}: still runs; see {log}"
     return process.exitcode
 
