@@ -290,12 +290,18 @@ class PublishedFAR:
         heads = heads.unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
         query, key, value = heads.unbind(0)
         query, key = rotate_pairs(query, rotation), rotate_pairs(key, rotation)
-        keys, values = memory.extend(index, key, value)
+        keys, values = self._remembered(memory, index, key, value)
         mixed = F.scaled_dot_product_attention(
             query, keys, values, attn_mask=self.mask[index : index + 1]
         )
         token = token + attention.projection(mixed.transpose(1, 2).flatten(2))
         return token + block.mlp(block.mlp_norm(token))
+
+    def _remembered(
+        self, memory: StaticMemory, index: int, key: Tensor, value: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """What is attended to, the new element written."""
+        return memory.extend(index, key, value)
 
 
 def published_logits(

@@ -15,12 +15,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from benchmarks.published_generators import PublishedFAR, StaticMemory, rotate_pairs
+from benchmarks.published_generators import PublishedFAR, StaticMemory
 from glotok_ray.config.samplers import ScaleSamplerConfig
-from glotok_ray.nn.biased_blocks import BiasedAttention
-from glotok_ray.nn.far_blocks import FARBlock
 from glotok_ray.nn.next_scale import Contribution, at_scale
-from glotok_ray.nn.rotary import Rotation
 from glotok_ray.nn.var import VAR
 from glotok_ray.nn.var_blocks import VARBlock, plain_norm
 from glotok_ray.sampling.scales import ramped_guidance
@@ -38,25 +35,11 @@ class PublishedGPT(PublishedFAR):
             return model.class_embedding(self.labels).unsqueeze(1)
         return model.embeddings[0](previous[:, 0].repeat(2)).unsqueeze(1)
 
-    def _block(
-        self, block: nn.Module, token: Tensor, rotation: Rotation, place: tuple[StaticMemory, int]
-    ) -> Tensor:
-        memory, index = place
-        assert isinstance(block, FARBlock)
-        attention = block.attention
-        assert not isinstance(attention, BiasedAttention)
-        heads = attention.query_key_value(block.attention_norm(token))
-        heads = heads.unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        query, key, value = heads.unbind(0)
-        query, key = rotate_pairs(query, rotation), rotate_pairs(key, rotation)
-        keys, values = (
-            whole.repeat_interleave(1, dim=1) for whole in memory.extend(index, key, value)
-        )
-        mixed = F.scaled_dot_product_attention(
-            query, keys, values, attn_mask=self.mask[index : index + 1]
-        )
-        token = token + attention.projection(mixed.transpose(1, 2).flatten(2))
-        return token + block.mlp(block.mlp_norm(token))
+    def _remembered(
+        self, memory: StaticMemory, index: int, key: Tensor, value: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        keys, values = memory.extend(index, key, value)
+        return keys.repeat_interleave(1, dim=1), values.repeat_interleave(1, dim=1)
 
 
 class _Growing:

@@ -62,9 +62,9 @@ def run_search(
             ray.tune.report(dict(report))
 
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-    # A trial that failed reports its reason, and no metric.
     # Errors are noted with their trials; Tune's own tracebacks would bury our lines.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    # A trial that failed reports its reason, and no metric.
     os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"
     shown = _Shown(config, files, describe, len(records) - len(unfinished))
     asked = _Asked(

@@ -66,6 +66,10 @@ class PeerTokenizer(nn.Module):
         """
         raise NotImplementedError
 
+    def decode_latents(self, latents: Float[Tensor, "b d h w"]) -> Float[Tensor, "b 3 H W"]:
+        """Images of the map that a decoder takes, about [-1, 1] and not clamped, of a system that has one."""
+        raise NotImplementedError
+
     def images_of(self, codes: Codes) -> Float[Tensor, "b 3 H W"]:
         """Images of checked codes, about [-1, 1] and not clamped."""
         raise NotImplementedError

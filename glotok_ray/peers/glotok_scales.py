@@ -12,20 +12,19 @@ from torch import Tensor, nn
 
 from glotok_ray.config.scales import GloTokScalesConfig
 from glotok_ray.nn.tokenizer import GloTokTokenizer
-from glotok_ray.nn.tokenizer_protocol import Codes, Rate, grids_of
-from glotok_ray.peers.base import PeerTokenizer
+from glotok_ray.nn.tokenizer_protocol import Codes, grids_of
 from glotok_ray.peers.look_up import nearest_known, rows_on_map
 from glotok_ray.peers.multi_scale import (
+    ScaledTokenizer,
     Scales,
     decode_scales,
     encode_scales,
-    scale_grids,
     upsampled,
 )
 from glotok_ray.peers.released import System, Table
 
 
-class GloTokScales(PeerTokenizer):
+class GloTokScales(ScaledTokenizer):
     """Codes: a tuple of (b, side, side), from the coarsest to the finest."""
 
     config: GloTokScalesConfig
@@ -35,29 +34,6 @@ class GloTokScales(PeerTokenizer):
         self.config = config
         self.tokenizer = GloTokTokenizer(config.tokenizer)
         self.codebook = nn.Parameter(torch.zeros(config.num_codes, self.code_width))
-
-    @property
-    def side_multiple(self) -> int | None:
-        """The scales belong to one image size."""
-        return None
-
-    @property
-    def rate(self) -> Rate:
-        """One grid per scale."""
-        return Rate(scale_grids(self.config.sides, self.config.num_codes))
-
-    @property
-    def part_names(self) -> tuple[str, ...]:
-        """Every scale."""
-        return self.grid_names
-
-    def parts_alone(self, codes: Codes) -> dict[str, Float[Tensor, "b 3 H W"]]:
-        """Images of every scale alone."""
-        grids = grids_of(codes, self.rate)
-        return {
-            name: self.decode_latents(self.contribution(indices, scale))
-            for scale, (name, indices) in enumerate(zip(self.part_names, grids, strict=True))
-        }
 
     @property
     def code_width(self) -> int:

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from glotok_ray.nn.quantizer import Lookup
-from glotok_ray.nn.tokenizer_protocol import Grid
+from glotok_ray.nn.tokenizer_protocol import Codes, Grid, Rate, grids_of
+from glotok_ray.peers.base import PeerTokenizer
 from glotok_ray.peers.look_up import nearest_known, rows_on_map
 
 Scales = tuple[Int[Tensor, "b p p"], ...]
@@ -55,6 +56,37 @@ def scale_grids(sides: Sequence[int], num_codes: int) -> tuple[Grid, ...]:
 def upsampled(vectors: Float[Tensor, "b d p p"], side: int) -> Float[Tensor, "b d h w"]:
     """A map at the last scale's side, by bicubic interpolation; unchanged where it has that side."""
     return F.interpolate(vectors, (side, side), mode="bicubic", align_corners=False)
+
+
+class ScaledTokenizer(PeerTokenizer):
+    """A tokenizer of one image size, with a grid per scale of its config's `sides` and one codebook for all."""
+
+    @property
+    def side_multiple(self) -> int | None:
+        """The scales belong to one image size."""
+        return None
+
+    @property
+    def rate(self) -> Rate:
+        """One grid per scale."""
+        return Rate(scale_grids(self.config.sides, self.config.num_codes))
+
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        """Every scale."""
+        return self.grid_names
+
+    def parts_alone(self, codes: Codes) -> dict[str, Float[Tensor, "b 3 H W"]]:
+        """Images of every scale alone."""
+        grids = grids_of(codes, self.rate)
+        return {
+            name: self.decode_latents(self.contribution(indices, scale))
+            for scale, (name, indices) in enumerate(zip(self.part_names, grids, strict=True))
+        }
+
+    def contribution(self, indices: Int[Tensor, "b p p"], scale: int) -> Float[Tensor, "b d h w"]:
+        """What the codes of a scale, given by its number, add to the map that is decoded."""
+        raise NotImplementedError
 
 
 class MultiScaleQuantizer(nn.Module):

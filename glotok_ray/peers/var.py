@@ -10,12 +10,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from glotok_ray.config.tokenizer import AutoencoderConfig
-from glotok_ray.nn.tokenizer_protocol import Codes, Rate, grids_of
+from glotok_ray.nn.tokenizer_protocol import Codes, grids_of
 from glotok_ray.peers.multi_scale import (
     SMOOTHING_OF_SCALE,
     MultiScaleQuantizer,
+    ScaledTokenizer,
     Scales,
-    scale_grids,
 )
 from glotok_ray.peers.released import Released, System, Table
 from glotok_ray.peers.taming_names import taming_names
@@ -45,7 +45,7 @@ class VARConfig:
         return self.autoencoder.image_size
 
 
-class VARTokenizer(TrunkTokenizer):
+class VARTokenizer(ScaledTokenizer, TrunkTokenizer):
     """Codes: a tuple of (b, side, side), from the coarsest to the finest."""
 
     config: VARConfig
@@ -57,16 +57,6 @@ class VARTokenizer(TrunkTokenizer):
         self.quantizer = MultiScaleQuantizer(shape, "euclidean", config.sides, config.smoothing)
 
     @property
-    def side_multiple(self) -> int | None:
-        """The scales belong to one image size."""
-        return None
-
-    @property
-    def rate(self) -> Rate:
-        """One grid per scale."""
-        return Rate(scale_grids(self.config.sides, self.config.num_codes))
-
-    @property
     def code_width(self) -> int:
         """Channels of the map that the scales add up to."""
         return self.config.autoencoder.latent_channels
@@ -74,20 +64,6 @@ class VARTokenizer(TrunkTokenizer):
     def contribution(self, indices: Int[Tensor, "b p p"], scale: int) -> Float[Tensor, "b d h w"]:
         """What the codes of a scale, given by its number, add to the map."""
         return self.quantizer.contribution(indices, scale)
-
-    @property
-    def part_names(self) -> tuple[str, ...]:
-        """Every scale."""
-        return self.grid_names
-
-    def parts_alone(self, codes: Codes) -> dict[str, Float[Tensor, "b 3 H W"]]:
-        """Images of every scale alone."""
-        found = {}
-        for scale, (name, indices) in enumerate(
-            zip(self.part_names, grids_of(codes, self.rate), strict=True)
-        ):
-            found[name] = self.decode_latents(self.quantizer.contribution(indices, scale))
-        return found
 
     def find(self, z: Float[Tensor, "b d h w"]) -> Scales:
         """Per scale the nearest codes of what the scales before it left over."""
