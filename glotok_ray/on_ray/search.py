@@ -61,7 +61,6 @@ def run_search(
         for report in function(space[NAME]):
             ray.tune.report(dict(report))
 
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     # Errors are noted with their trials; Tune's own tracebacks would bury our lines.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     # A trial that failed reports its reason, and no metric.

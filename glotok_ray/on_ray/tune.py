@@ -45,6 +45,8 @@ def connect() -> None:
 
     cluster.connect(state_api=True)
     check_state_api()
+    # Progress is told by our own lines.
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 
 
 def run_trials(
@@ -71,7 +73,6 @@ def run_trials(
         # Under one key: Ray Tune adds metrics of its own beside what is reported.
         ray.tune.report({"row": dict(function(space["trial"]))})
 
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     stage, unit = shown_as
     line = ProgressLine(stage, len(names), unit, interval_s=0.0)
     tuner = ray.tune.Tuner(
