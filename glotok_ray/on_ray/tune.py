@@ -27,14 +27,20 @@ class TrialResult(NamedTuple):
     error: BaseException | None
 
 
+HEAD_NODE = "node:__internal_head__"
+"""A resource that Ray gives to the head of every cluster: on demand in all of ours, alive as long as the cluster."""
+_SHARE = 0.001
+
+
 def driver_resources(run: TokenizerRun | GeneratorRun | None = None) -> dict[str, float]:
-    """What the process of a trial asks for: next to nothing, since it only waits for its workers. Where the run trains
-    in the trial's own process (`launcher = "local"`), it asks for a worker's share of a node instead.
+    """What the process of a trial asks for: a place on the head node, where no spot instance takes it away. It only
+    waits for its workers, so it asks for no CPU, of which the head of a cluster may offer none. Where the run trains in
+    the trial's own process (`launcher = "local"`), it asks for a worker's share of any node instead.
     """
     if run is not None and run.launcher == "local":
         scaling = run.scaling
         return {"CPU": scaling.cpus_per_worker, "GPU": float(scaling.use_gpu)}
-    return {"CPU": 0.01}
+    return {"CPU": 0, HEAD_NODE: _SHARE}
 
 
 def connect() -> None:
