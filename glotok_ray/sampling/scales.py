@@ -63,7 +63,9 @@ def sample_scales(
     for scale, numbers in enumerate(uniforms.split(list(model.config.scale_lengths), dim=1)):
         hidden = model.scale_hidden(inputs, scale, cache)
         if halves == 2:
-            hidden = _guided(hidden, ramped_guidance(config.guidance_scale, scale, len(sides)))
+            hidden = guided_hidden(
+                hidden, ramped_guidance(config.guidance_scale, scale, len(sides))
+            )
         codes = _draw(model.logits_of(hidden), config, numbers)
         sound &= (codes != NO_CODE).all(dim=1)
         # Some code, since the model goes on with it; NO_CODE takes its place below.
@@ -86,7 +88,7 @@ def _uniforms(image_ids: Sequence[int], seed: int, num_tokens: int) -> Tensor:
     return torch.stack(draws)
 
 
-def _guided(hidden: Float[Tensor, "two_b n d"], strength: float) -> Float[Tensor, "b n d"]:
+def guided_hidden(hidden: Float[Tensor, "two_b n d"], strength: float) -> Float[Tensor, "b n d"]:
     """(1 + t) c - t u of what the output layer takes: the same of its logits, since it is linear and its bias comes
     1 + t - t times.
     """
