@@ -270,10 +270,10 @@ class BlockMeasurement:
 
     def _decode(self, codes: Sequence[Integer[np.ndarray, "b positions"]]) -> Images:
         """Images of the codes of all columns of the tokenizer's layout."""
-        grids = tuple(
+        grids: tuple[Tensor, ...] = tuple(
             torch.from_numpy(each.astype(np.int64)).to(self._device).unflatten(1, column.shape)
             for each, column in zip(codes, self._layout.columns, strict=True)
         )
         if isinstance(self._tokenizer, GloTokTokenizer):
             return to_uint8(self._images_of(torch.stack(grids, dim=1)))
-        return to_uint8(self._images_of(grids if len(grids) > 1 else grids[0]))
+        return to_uint8(self._images_of(grids if len(grids) > 1 else next(iter(grids))))
