@@ -14,6 +14,7 @@ on from its last checkpoint, so a command that was killed goes on. About 15 minu
 
 import argparse
 import logging
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -175,9 +176,10 @@ def figures(root: Path) -> dict[str, dict[str, float]]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run all steps and print the distances."""
     options = _parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s")
     seconds = {}
     for name, run in stages(options):
-        logger.warning("%s", name)
+        logger.info("small_generators: %s", name)
         started = time.perf_counter()
         run()
         seconds[name] = time.perf_counter() - started
