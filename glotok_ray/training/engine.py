@@ -4,7 +4,9 @@ Both engines answer the same calls, so the same step runs in one plain process a
 This is the only module that names deepspeed. Read next: glotok_ray/training/tokenizer_step.py
 """
 
+import contextlib
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -49,8 +51,9 @@ class DeepSpeedEngine:
         micro_batch_size: int,
         accumulation_steps: int,
     ) -> None:
-        import deepspeed
-        import deepspeed.ops
+        with _import_of_mlflow_refused():
+            import deepspeed
+            import deepspeed.ops
 
         if not scaling.use_gpu:
             # DeepSpeed would compile a shared-memory all-reduce at first use: minutes, and a
@@ -198,6 +201,22 @@ class DeepSpeedEngine:
             {part.stretch.name: part.values for part in self._parts()}, folder, DROP_CHECKPOINT
         )
         working_weights_from_masters(self._engine.optimizer)
+
+
+@contextlib.contextmanager
+def _import_of_mlflow_refused() -> Iterator[None]:
+    """DeepSpeed's autotuner, of which nothing is used here, imports MLflow where it is installed, and does without it
+    otherwise: two seconds of every worker's start.
+    """
+    if "mlflow" in sys.modules:
+        yield
+        return
+    modules: dict[str, Any] = sys.modules
+    modules["mlflow"] = None  # Python's own sign for a module that must not be imported
+    try:
+        yield
+    finally:
+        del modules["mlflow"]
 
 
 def _check_gradients_by_their_norm(optimizer: Any) -> None:
