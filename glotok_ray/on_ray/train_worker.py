@@ -51,7 +51,9 @@ def train_worker(loop_config: dict[str, Any]) -> None:
         plan = replace(plan, scaling=config.scaling)
         loop_config |= {"feed": replace(loop_config["feed"], division=division(config))}
     worker.data_facts.add(cache_facts)
-    watch = StoreWatch() if worker.rank == 0 else None
+    # Rows that the workers read themselves leave the object store as it is.
+    is_watched = worker.rank == 0 and loop_config["ingest"] is not None
+    watch = StoreWatch() if is_watched else None
     if watch is not None:
         worker.data_facts.add(watch.facts)
     _keep_warnings(plan.folder / LOG_FOLDER / f"rank-{worker.rank:04d}.txt")

@@ -79,7 +79,7 @@ class DeepSpeedEngine:
         # At stage 0 the gradients are whole on every worker, and DeepSpeed keeps no norm of them.
         self._keeps_norm = hasattr(self._engine.optimizer, "_global_grad_norm")
         self.gradient_norm = torch.zeros((), device=self._engine.device)
-        self._stage = scaling.zero_stage
+        self._stage, self._clip = scaling.zero_stage, optimizer.gradient_clip
 
     def __call__(self, *inputs: Any) -> Any:
         """The module's forward pass through DeepSpeed's hooks."""
@@ -98,10 +98,19 @@ class DeepSpeedEngine:
         """DeepSpeed counts the accumulation steps itself."""
         boundary = self._engine.is_gradient_accumulation_boundary()
         if boundary and not self._keeps_norm:
-            self.gradient_norm = gradient_norm(self.module.parameters())
+            self._measure_and_clip()
         self._engine.step()
         if boundary and self._keeps_norm:
             self.gradient_norm = self._norm_of_deepspeed()
+
+    def _measure_and_clip(self) -> None:
+        """DeepSpeed would take the norm once more, parameter by parameter, and average it over workers that all have
+        the same.
+        """
+        self.gradient_norm = gradient_norm(self.module.parameters())
+        if self._clip:
+            parameters = self.module.parameters()
+            nn.utils.clip_grads_with_norm_(parameters, self._clip, self.gradient_norm)
 
     def _norm_of_deepspeed(self) -> Tensor:
         found = self._engine.get_global_grad_norm()
