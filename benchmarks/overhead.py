@@ -40,6 +40,7 @@ from benchmarks.overhead_parts import kind_of, parts_of_step
 from benchmarks.plain_loop import Plain
 from glotok_ray.config import FARRun, override
 from glotok_ray.recipes import train_generator as generators
+from glotok_ray.training.metrics_file import METRICS_FILE
 from glotok_ray.training.profiling import PROFILE_FOLDER, TRACE_FILE
 from glotok_ray.training.step_times import WARMUP_STEPS
 
@@ -49,6 +50,9 @@ _TRACED_STEPS = 4
 _WARM_UP_STEPS = WARMUP_STEPS + _TRACED_STEPS + 2
 _LONGEST_WAIT_S = 300.0
 _PAUSE_S = 0.05
+# Between two looks whether a side still runs. The look goes through all processes of the machine, and takes its time
+# from the side that is measured.
+_LOOK_S = 5.0
 
 
 class Side(Protocol):
@@ -70,16 +74,22 @@ class Trained:
         folder.mkdir()
         self._run, self._batch = folder / "run", batch
         self.trace = self._run / PROFILE_FOLDER / TRACE_FILE
+        self._size, self._steps = 0, list[float]()
         self._job = Job(command, folder, default_malloc=True)
         self._job.start()
 
     def steps(self) -> list[float]:
-        """By the log, whose rate counts from one line to the next."""
-        return [
-            self._batch / line["time/images_per_s"]
-            for line in metric_lines(self._run)
-            if "time/images_per_s" in line
-        ]
+        """By the log, whose rate counts from one line to the next; read when it has grown."""
+        path = self._run / METRICS_FILE
+        size = path.stat().st_size if path.is_file() else 0
+        if size != self._size:
+            self._size = size
+            self._steps = [
+                self._batch / line["time/images_per_s"]
+                for line in metric_lines(self._run)
+                if "time/images_per_s" in line
+            ]
+        return self._steps
 
     def processes(self) -> dict[psutil.Process, str]:
         """The driver, Ray's own and the workers."""
@@ -171,9 +181,11 @@ def _turn(side: Side, count: int) -> list[float]:
 
 
 def _wait(side: Side, count: int) -> None:
-    deadline = time.monotonic() + _LONGEST_WAIT_S
+    deadline, look = time.monotonic() + _LONGEST_WAIT_S, time.monotonic() + _LOOK_S
     while len(side.steps()) < count:
-        side.processes()
+        if time.monotonic() > look:
+            side.processes()
+            look = time.monotonic() + _LOOK_S
         if time.monotonic() > deadline:
             raise SystemExit(f"overhead: {type(side).__name__} has not come to step {count}")
         time.sleep(_PAUSE_S)
