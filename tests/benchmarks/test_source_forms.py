@@ -1,5 +1,6 @@
 """The drill of source forms: what it expects is what sharding makes of every form, without Ray."""
 
+import argparse
 from pathlib import Path
 
 import pytest
@@ -53,3 +54,25 @@ def test_a_made_up_driver_does_what_the_job_s_does() -> None:
     run, facts = driver_case(2000)
     assert set(run()) == {"listed", "cut", "packed", "finished"}
     assert facts()["tasks_mib"] > facts()["largest_task_mib"] > 0
+
+
+def test_a_drill_that_was_killed_goes_on_behind_what_it_finished(tmp_path: Path) -> None:
+    arguments = argparse.Namespace(images=200, smaller=100, seed=0)
+    source_forms.Progress(tmp_path, arguments).note("tars", {"seconds": 1.5})
+    assert source_forms.Progress(tmp_path, arguments).figures == {"tars": {"seconds": 1.5}}
+    other = argparse.Namespace(images=300, smaller=100, seed=0)
+    with pytest.raises(SystemExit, match=r"holds a drill of .*200.*; give another folder"):
+        source_forms.Progress(tmp_path, other)
+    made: list[Path] = []
+
+    def make(path: Path) -> int:
+        made.append(path)
+        path.mkdir()
+        if len(made) == 1:
+            raise KeyboardInterrupt
+        return len(made)
+
+    with pytest.raises(KeyboardInterrupt):
+        source_forms.once(tmp_path / "sources", make)
+    assert [source_forms.once(tmp_path / "sources", make) for _ in range(2)] == [2, 2]
+    assert len(made) == 2
