@@ -109,7 +109,7 @@ SYSTEM = System(
             _FILE,
             None,
             None,
-            "not published; a user measured an rFID of 0.92 against validation crops (VAR issue 45)",
+            "none by its authors; a user measured an rFID of 0.92 against validation crops (VAR issue 45)",
         ),
         "var_512": Released(_512, _FILE),
     },

@@ -96,7 +96,7 @@ def markdown(rows: Sequence[TokenizerRow], *, title: str, protocol: str) -> str:
 def sources_of(rows: Sequence[TokenizerRow]) -> list[str]:
     """Where published numbers are from, how their authors measure, and licences; one sentence or more per row."""
     return [
-        f"{row.name}: published by {row.published_in or 'nobody'}; {_own_protocol(row)}."
+        f"{row.name}: published numbers: {row.published_in or 'none'}; {_own_protocol(row)}."
         f"{f' Licence: {row.licence}.' if row.licence else ''}"
         for row in rows
         if row.published_in or row.licence

@@ -11,11 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from glotok_ray.config.runs import AnyGeneratorRun, FARRun, GeneratorRun, TokenizerRun, VARRun
+from glotok_ray.config.scaling import ScalingConfig
+from glotok_ray.config.tokenizer import DiscriminatorConfig, TokenizerConfig
 from glotok_ray.nn.discriminator import PatchDiscriminator
 from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.pretrained.generator import build_generator
 from glotok_ray.pretrained.perceptual import perceptual_without_weights
-from glotok_ray.training.activations import Inputs, kept_by_forward, saved_bytes
+from glotok_ray.training.activations import Inputs, Kept, kept_by_forward, saved_bytes
 from glotok_ray.training.example_inputs import generator_inputs
 from glotok_ray.training.memory import count_parameters
 from glotok_ray.training.without_numbers import on_meta_device
@@ -41,14 +43,8 @@ class Counted(NamedTuple):
 
 def count_tokenizer(run: TokenizerRun) -> Counted:
     """Of a tokenizer and its discriminator."""
-    side = run.model.autoencoder.image_size
-
-    def images(count: int) -> tuple[Tensor, ...]:
-        return (torch.empty(count, 3, side, side).contiguous(memory_format=torch.channels_last),)
-
-    model, kept = kept_by_forward(lambda: GloTokTokenizer(run.model), images, run.scaling)
-    discriminator, measured = kept_by_forward(
-        lambda: PatchDiscriminator(run.discriminator), images, run.scaling
+    (model, kept), (discriminator, measured) = _trained_networks(
+        run.model, run.discriminator, run.scaling
     )
     beside = _perceptual_bytes(run)
     return Counted(
@@ -58,6 +54,21 @@ def count_tokenizer(run: TokenizerRun) -> Counted:
         ),
         averaged=model if run.ema_decay else None,
         exported=[model, discriminator],
+    )
+
+
+@functools.lru_cache(maxsize=1)  # a quickstart's twin has the same ones
+def _trained_networks(
+    model: TokenizerConfig, discriminator: DiscriminatorConfig, scaling: ScalingConfig
+) -> tuple[tuple[nn.Module, Kept], tuple[nn.Module, Kept]]:
+    side = model.autoencoder.image_size
+
+    def images(count: int) -> tuple[Tensor, ...]:
+        return (torch.empty(count, 3, side, side).contiguous(memory_format=torch.channels_last),)
+
+    return (
+        kept_by_forward(lambda: GloTokTokenizer(model), images, scaling),
+        kept_by_forward(lambda: PatchDiscriminator(discriminator), images, scaling),
     )
 
 

@@ -37,13 +37,15 @@ def test_a_product_keeps_its_input_as_it_is_multiplied(precision, width):
     )
 
 
-def test_what_autocast_casts_once_does_not_grow_with_the_batch():
+# 211 and 223 are numbers of images that are counted with.
+@pytest.mark.parametrize("width", [20, 211, 211 * 223])
+def test_what_autocast_casts_once_does_not_grow_with_the_batch(width):
     def make() -> nn.Module:
-        return nn.Sequential(nn.Linear(10, 20, bias=False), nn.Linear(20, 30, bias=False))
+        return nn.Sequential(nn.Linear(10, width, bias=False), nn.Linear(width, 30, bias=False))
 
     _, kept = kept_by_forward(make, batch_of(10), GPU)
-    assert kept == (2 * (10 + 20), 2 * 20 * 30)
-    assert kept.of_batch(7) == 7 * 60 + 1200
+    assert kept == (2 * (10 + width), 2 * width * 30)
+    assert kept.of_batch(7) == 7 * 2 * (10 + width) + 2 * width * 30
 
 
 class Attention(nn.Module):
