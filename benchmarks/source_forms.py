@@ -13,16 +13,14 @@ in --folder. Killed itself, it goes on behind the last form that it finished, wh
 """
 
 import contextlib
-import json
 import os
-import pickle
 import random
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +28,7 @@ from typing import Any
 import psutil
 
 from benchmarks import measured
+from benchmarks.drill_progress import Progress, WrongAnswerError, once
 from benchmarks.five_forms import Images, training_images, validation_images, write_five_forms
 from benchmarks.sharding_driver import driver_case
 from glotok_ray import faults
@@ -43,6 +42,7 @@ IMAGENET = 1_281_167
 FORMS = ("folders", "tars", "webdataset", "parquet", "kaggle")
 _LIMIT_S = 300.0
 _SHARES = (0.2, 0.8)
+_ARGUMENTS = ("images", "smaller", "seed")
 # Looking for receipts is cheap; looking through all processes takes a third of a core at fifty times a second.
 _LOOK_S, _MEMORY_EVERY_S = 0.02, 0.25
 
@@ -58,10 +58,6 @@ class Outcome:
     task_mib: float
     """Largest private memory of a process of Ray that ran tasks."""
     log: str
-
-
-class WrongAnswerError(SystemExit):
-    """What the drill is there to find."""
 
 
 def generated(images: int) -> tuple[Images, Images]:
@@ -200,40 +196,6 @@ def killed(
     return {"kept": written, "seconds": first.seconds + second.seconds}
 
 
-class Progress:
-    """What the drill has finished in its folder, so that a drill that was killed goes on behind it."""
-
-    def __init__(self, root: Path, arguments: Any) -> None:
-        self._path = root / "progress.json"
-        wanted = {name: getattr(arguments, name) for name in ("images", "smaller", "seed")}
-        self.figures: dict[str, Any] = {}
-        if self._path.is_file():
-            found = json.loads(self._path.read_text())
-            check(
-                found["drill"] == wanted,
-                f"--folder {root}: holds a drill of {found['drill']}; give another folder",
-            )
-            self.figures = found["figures"]
-        self._drill = wanted
-
-    def note(self, name: str, figures: Any) -> None:
-        """A form is done."""
-        self.figures[name] = figures
-        torn = self._path.with_suffix(".tmp")
-        torn.write_text(json.dumps({"drill": self._drill, "figures": self.figures}))
-        torn.replace(self._path)
-
-
-def once(path: Path, make: Callable[[Path], Any]) -> Any:
-    """What `make` makes in a folder, made anew where it was not finished."""
-    answer = path / "finished.pickle"
-    if not answer.is_file():
-        shutil.rmtree(path, ignore_errors=True)
-        path.mkdir(parents=True)
-        answer.write_bytes(pickle.dumps(make(path / "files")))
-    return pickle.loads(answer.read_bytes())
-
-
 def sources(root: Path, images: int) -> tuple[dict[str, dict[str, str]], Any]:
     """The five forms of so many images, and what their shards must hold."""
     training, validation = generated(images)
@@ -266,7 +228,9 @@ def drill_form(
 
 def drill(root: Path, arguments: Any) -> tuple[list[list[str]], dict[str, Any]]:
     """Rows of the table and figures."""
-    progress = Progress(root, arguments)
+    progress = Progress(
+        root / "progress.json", {name: getattr(arguments, name) for name in _ARGUMENTS}
+    )
     forms, wanted = once(root / "whole", lambda path: sources(path, arguments.images))
     smaller, _ = once(root / "smaller", lambda path: sources(path, arguments.smaller))
     expected: Any = None

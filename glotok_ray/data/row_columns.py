@@ -12,14 +12,11 @@ from typing import Any, NamedTuple, TypeVar, cast, overload
 
 import numpy as np
 import pyarrow
+import pyarrow.compute
 from jaxtyping import Int
 from numpy import ndarray
-from pyarrow import compute as _compute
 
 Row = TypeVar("Row", covariant=True)
-
-# Its functions are made as it is imported, where no checker sees them.
-compute: Any = _compute
 
 # Made at once as rows are passed through.
 _AT_ONCE = 4096
@@ -93,8 +90,6 @@ class Rows(Sequence[Row]):
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and len(self) == len(other) and list(self) == list(other)
 
-    __hash__ = None  # type: ignore[assignment]
-
     def __reduce__(self) -> tuple[Any, ...]:
         # A few rows of many are as small as they can be; names of one data set are much alike.
         kind, keys, *others = self.gathered()._columns
@@ -127,7 +122,7 @@ class Rows(Sequence[Row]):
         if all(before <= key for before, key in found._neighbours()):
             return found
         # Of UTF-8, which sorts as code points do.
-        order = compute.sort_indices(found._columns.keys).to_numpy()
+        order = pyarrow.compute.sort_indices(found._columns.keys).to_numpy()  # pyright: ignore
         return Rows(found._columns, order).gathered()
 
     def repeated_keys(self) -> set[str]:

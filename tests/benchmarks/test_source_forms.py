@@ -1,6 +1,5 @@
 """The drill of source forms: what it expects is what sharding makes of every form, without Ray."""
 
-import argparse
 from pathlib import Path
 
 import pytest
@@ -57,12 +56,11 @@ def test_a_made_up_driver_does_what_the_job_s_does() -> None:
 
 
 def test_a_drill_that_was_killed_goes_on_behind_what_it_finished(tmp_path: Path) -> None:
-    arguments = argparse.Namespace(images=200, smaller=100, seed=0)
-    source_forms.Progress(tmp_path, arguments).note("tars", {"seconds": 1.5})
-    assert source_forms.Progress(tmp_path, arguments).figures == {"tars": {"seconds": 1.5}}
-    other = argparse.Namespace(images=300, smaller=100, seed=0)
-    with pytest.raises(SystemExit, match=r"holds a drill of .*200.*; give another folder"):
-        source_forms.Progress(tmp_path, other)
+    path = tmp_path / "progress.json"
+    source_forms.Progress(path, {"images": 200}).note("tars", {"seconds": 1.5})
+    assert source_forms.Progress(path, {"images": 200}).figures == {"tars": {"seconds": 1.5}}
+    with pytest.raises(SystemExit, match=r"is of a drill of .*200.*; give another folder"):
+        source_forms.Progress(path, {"images": 300})
     made: list[Path] = []
 
     def make(path: Path) -> int:
