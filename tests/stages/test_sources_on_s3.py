@@ -4,6 +4,7 @@ Ray's pool is replaced by a loop of this process, as in test_stages_on_s3.py.
 """
 
 import logging
+import pickle
 import tarfile
 import threading
 from collections.abc import Iterator
@@ -52,7 +53,10 @@ def forms(tmp_path_factory: Any) -> dict[str, dict[str, Any]]:
 
 @pytest.fixture(autouse=True)
 def in_this_process(monkeypatch: Any) -> None:
-    monkeypatch.setattr(tasks, "map_tasks", lambda function, units, **_: map(function, units))
+    def here(function: Any, units: Any, **_: Any) -> Iterator[Any]:
+        return (function(pickle.loads(pickle.dumps(unit))) for unit in units)
+
+    monkeypatch.setattr(tasks, "map_tasks", here)
 
 
 def moved(forms: dict[str, dict[str, Any]], form: str) -> dict[str, Any]:
