@@ -11,6 +11,7 @@ start. Exit code 0 when all went well. Read next: benchmarks/fake_cloud.py
 import contextlib
 import logging
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -31,9 +32,11 @@ CLUSTER_FILE = ROOT / "cluster" / "aws.yaml"
 WORKERS, IDLE_S = 2, 10.0
 NAME = "autoscaled"
 EVENTS = ("kill", "notice")
-# Per event, and before and after all of them.
-STEPS = 24
+# By the number of events: a training must outlast the coming and going of nodes, meanwhile by one worker. Between two
+# events it also grows again.
+STEPS = {1: 48, 2: 400}
 CHECKPOINT_EVERY = 3
+_END_S = 300.0
 
 
 class Story:
@@ -61,11 +64,14 @@ def drill(folder: Path, events: Sequence[str]) -> tuple[Story, Run]:
         story = Story(cloud)
         require(not cloud.nodes(), "there are worker nodes before anything asks for them")
         story.tell("the head is up")
-        steps = STEPS * (len(events) + 1)
+        steps = STEPS[len(events)]
         with _training(folder, cloud, steps) as training:
             _wait(training, lambda: len(cloud.nodes()) == WORKERS, "worker nodes")
             story.tell(f"a training asks for {WORKERS} nodes, and the autoscaler has started them")
-            for event in events:
+            for number, event in enumerate(events):
+                if number:
+                    _wait(training, lambda: _workers(run) == WORKERS, f"{WORKERS} workers again")
+                    story.tell(f"the training has {WORKERS} workers again, at step {run.step()}")
                 _wait(training, _steps_more(run), "steps")
                 story.tell(f"step {run.step()} is done")
                 told = len(run.restarts())
@@ -75,7 +81,7 @@ def drill(folder: Path, events: Sequence[str]) -> tuple[Story, Run]:
                 story.tell(
                     f"training goes on at step {restart['resumed_step']}: {restart['cause']}"
                 )
-            require(training.wait() == 0, f"the training failed: {folder / 'training.txt'}")
+            require(_code(training) == 0, f"the training failed: {folder / 'training.txt'}")
         story.tell(f"the training is done, step {run.step()}")
         wait_until(lambda: not cloud.nodes(), "the end of idle nodes", 120)
         story.tell("the autoscaler has ended the idle nodes")
@@ -87,6 +93,20 @@ def drill(folder: Path, events: Sequence[str]) -> tuple[Story, Run]:
 def _steps_more(run: Run) -> Callable[[], bool]:
     before = run.step()
     return lambda: run.step() >= before + 2 * CHECKPOINT_EVERY
+
+
+def _workers(run: Run) -> int:
+    """How many workers train, by the last line in which their first rank has told it."""
+    told = re.findall(r"(\d+) workers train", run.warnings())
+    return int(told[-1]) if told else 0
+
+
+def _code(training: "subprocess.Popen[bytes]") -> int | None:
+    """The exit code of a training that comes to its end; None of one that does not."""
+    try:
+        return training.wait(_END_S)
+    except subprocess.TimeoutExpired:
+        return None
 
 
 def _wait(training: "subprocess.Popen[bytes]", condition: Any, what: str) -> None:
@@ -166,6 +186,8 @@ def _training(folder: Path, cloud: FakeCloud, steps: int) -> Iterator["subproces
         "schedule.epochs": steps // 4,
         "schedule.checkpoint-every-steps": CHECKPOINT_EVERY,
         "schedule.checkpoint-every-epochs": steps,
+        # The drill is of nodes, not of the quickstart's one restart.
+        "scaling.max-failures": 5,
         "scaling.min-workers": 1,
         "scaling.num-workers": WORKERS,
         "scaling.cpus-per-worker": 1,

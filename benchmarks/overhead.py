@@ -4,14 +4,17 @@
     python -m benchmarks.overhead --workers 1 --rounds 3 --json
 
 A smaller FAR learns random codes, in fp32 on CPUs: by `jobs.train_generator` as users call it, its log written at every
-step, and by a loop of twenty lines with AdamW and, for two workers, DistributedDataParallel. Both are alive all the
-time and take turns: the processes of the other side stand still (SIGSTOP). A step lasts from its end to the next one's,
-so that all that comes between steps counts; the step in which a turn begins does not. On a machine that others load,
-look at the CPU time, of the driver and Ray's own processes too. ZeRO stage 0 divides the work as the loop does; other
-stages (--zero-stage) divide the optimizer's state, and copy every gradient and weight once more.
+step, and by a loop of a page (benchmarks/plain_loop.py) with the same AdamW and clipping and, for two workers,
+DistributedDataParallel over gloo. Both are alive all the time and take turns: the processes of the other side
+stand still (SIGSTOP). A step lasts from its end to the next one's, so that all that comes between steps counts; the
+step in which a turn begins does not. On a machine that others load, look at the CPU time, of the driver and Ray's own
+processes too. Before the turns, both sides trace a few steps, which tell the parts of a step on rank 0. ZeRO stage 0
+divides the work as the loop does; other stages (--zero-stage) divide the optimizer's state, and copy every gradient and
+weight once more.
 """
 
 import argparse
+import contextlib
 import os
 import signal
 import statistics
@@ -24,7 +27,7 @@ from typing import Any, NamedTuple, Protocol
 
 import psutil
 
-from benchmarks import measured
+from benchmarks import measured, overhead_parts
 from benchmarks.full_size import (
     SMALL_TRUNK,
     Job,
@@ -33,14 +36,23 @@ from benchmarks.full_size import (
     write_codes,
     write_tokenizer,
 )
+from benchmarks.overhead_parts import kind_of, parts_of_step
 from benchmarks.plain_loop import Plain
 from glotok_ray.config import FARRun, override
 from glotok_ray.recipes import train_generator as generators
+from glotok_ray.training.metrics_file import METRICS_FILE
+from glotok_ray.training.profiling import PROFILE_FOLDER, TRACE_FILE
+from glotok_ray.training.step_times import WARMUP_STEPS
 
 _SMALLER = {"model.width": 256, "model.depth": 6, "model.head_depth": 2, "model.num_heads": 4}
-_WARM_UP_STEPS = 6
+_TRACED_STEPS = 4
+# The last of them comes after the traces are written.
+_WARM_UP_STEPS = WARMUP_STEPS + _TRACED_STEPS + 2
 _LONGEST_WAIT_S = 300.0
 _PAUSE_S = 0.05
+# Between two looks whether a side still runs. The look goes through all processes of the machine, and takes its time
+# from the side that is measured.
+_LOOK_S = 5.0
 
 
 class Side(Protocol):
@@ -50,8 +62,8 @@ class Side(Protocol):
         """Seconds of all steps so far."""
         ...
 
-    def processes(self) -> list[psutil.Process]:
-        """All that belong to it."""
+    def processes(self) -> dict[psutil.Process, str]:
+        """All that belong to it, and of which kind each is (`overhead_parts.KINDS`)."""
         ...
 
 
@@ -61,20 +73,32 @@ class Trained:
     def __init__(self, command: list[str], folder: Path, batch: int) -> None:
         folder.mkdir()
         self._run, self._batch = folder / "run", batch
+        self.trace = self._run / PROFILE_FOLDER / TRACE_FILE
+        self._size, self._steps = 0, list[float]()
         self._job = Job(command, folder, default_malloc=True)
         self._job.start()
 
     def steps(self) -> list[float]:
-        """By the log, whose rate counts from one line to the next."""
-        return [
-            self._batch / line["time/images_per_s"]
-            for line in metric_lines(self._run)
-            if "time/images_per_s" in line
-        ]
+        """By the log, whose rate counts from one line to the next; read when it has grown."""
+        path = self._run / METRICS_FILE
+        size = path.stat().st_size if path.is_file() else 0
+        if size != self._size:
+            self._size = size
+            self._steps = [
+                self._batch / line["time/images_per_s"]
+                for line in metric_lines(self._run)
+                if "time/images_per_s" in line
+            ]
+        return self._steps
 
-    def processes(self) -> list[psutil.Process]:
+    def processes(self) -> dict[psutil.Process, str]:
         """The driver, Ray's own and the workers."""
-        return self._job.processes()
+        driver, *others = self._job.processes()
+        found = {driver: kind_of([], is_driver=True)}
+        for process in others:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                found[process] = kind_of(process.cmdline(), is_driver=False)
+        return found
 
     def end(self) -> None:
         """Kill them all."""
@@ -82,12 +106,15 @@ class Trained:
 
 
 class Compared(NamedTuple):
-    """Seconds per step of both ways, per turn, and CPU seconds of all their processes per step."""
+    """Seconds per step of both ways, per turn, and CPU seconds of their processes per step and kind."""
 
     trained: list[list[float]]
     plain: list[list[float]]
-    trained_cpu: list[float]
-    plain_cpu: list[float]
+    trained_cpu: list[dict[str, float]]
+    plain_cpu: list[dict[str, float]]
+    trained_parts: dict[str, float]
+    """Seconds of the parts of a step on rank 0, traced before the turns."""
+    plain_parts: dict[str, float]
 
     @property
     def overhead(self) -> float:
@@ -103,7 +130,11 @@ class Compared(NamedTuple):
     @property
     def cpu_overhead(self) -> float:
         """The same of CPU time, which other work on the machine disturbs less."""
-        return statistics.median(self.trained_cpu) / statistics.median(self.plain_cpu) - 1
+        ours, theirs = (
+            statistics.median(sum(turn.values()) for turn in turns)
+            for turns in (self.trained_cpu, self.plain_cpu)
+        )
+        return ours / theirs - 1
 
 
 def compare(arguments: argparse.Namespace, folder: Path, recipe: FARRun, workers: int) -> Compared:
@@ -116,10 +147,10 @@ def compare(arguments: argparse.Namespace, folder: Path, recipe: FARRun, workers
     try:
         _wait(trained, _WARM_UP_STEPS)
         _send(trained, signal.SIGSTOP)
-        plain = Plain(recipe, folder / "plain", workers, threads)
+        plain = Plain(recipe, folder / "plain", workers, threads, _TRACED_STEPS)
         _wait(plain, _WARM_UP_STEPS)
         _send(plain, signal.SIGSTOP)
-        found = Compared([], [], [], [])
+        found = Compared([], [], [], [], parts_of_step(trained.trace), parts_of_step(plain.trace))
         for number in range(arguments.rounds):
             turns = [
                 (trained, found.trained, found.trained_cpu),
@@ -127,10 +158,12 @@ def compare(arguments: argparse.Namespace, folder: Path, recipe: FARRun, workers
             ]
             # What heats or loads the machine slowly must not meet the same side first each time.
             for side, seconds, cpu in turns if number % 2 else reversed(turns):
-                before = _cpu_seconds(side)
+                before = overhead_parts.cpu_seconds(side.processes())
                 seconds.append(_turn(side, arguments.steps))
+                after = overhead_parts.cpu_seconds(side.processes())
                 # With the step that stood still.
-                cpu.append((_cpu_seconds(side) - before) / (arguments.steps + 1))
+                steps = arguments.steps + 1
+                cpu.append(overhead_parts.spent_between(before, after, steps))
         return found
     finally:
         trained.end()
@@ -147,21 +180,12 @@ def _turn(side: Side, count: int) -> list[float]:
     return side.steps()[first : first + count]
 
 
-def _cpu_seconds(side: Side) -> float:
-    total = 0.0
-    for process in side.processes():
-        try:
-            times = process.cpu_times()
-        except psutil.NoSuchProcess:
-            continue
-        total += times.user + times.system
-    return total
-
-
 def _wait(side: Side, count: int) -> None:
-    deadline = time.monotonic() + _LONGEST_WAIT_S
+    deadline, look = time.monotonic() + _LONGEST_WAIT_S, time.monotonic() + _LOOK_S
     while len(side.steps()) < count:
-        side.processes()
+        if time.monotonic() > look:
+            side.processes()
+            look = time.monotonic() + _LOOK_S
         if time.monotonic() > deadline:
             raise SystemExit(f"overhead: {type(side).__name__} has not come to step {count}")
         time.sleep(_PAUSE_S)
@@ -192,6 +216,7 @@ def _command(
         "schedule.checkpoint-every-epochs": 10_000,
         "schedule.checkpoint-every-minutes": 0,
         "schedule.log-every-steps": 1,
+        "schedule.profile-steps": _TRACED_STEPS,
         "scaling.num-workers": workers,
         "scaling.cpus-per-worker": threads,
         "scaling.threads-per-worker": threads,
@@ -225,6 +250,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _answer(arguments: argparse.Namespace, found: dict[int, Compared]) -> None:
     rows, figures, ratios = [], {}, {}
+    if not arguments.json:
+        for workers, compared in found.items():
+            sys.stdout.write(overhead_parts.where_it_goes(workers, *compared[2:]) + "\n")
     for workers, compared in found.items():
         seconds, plain = _median(compared.trained), _median(compared.plain)
         name = f"{workers} worker{'s' if workers > 1 else ''}"
@@ -253,10 +281,10 @@ def _median(turns: list[list[float]]) -> float:
 def _parser() -> argparse.ArgumentParser:
     parser = measured.parser(str(__doc__).splitlines()[0])
     parser.add_argument("--workers", type=int, nargs="+", default=(1, 2), help="(1 2)")
-    parser.add_argument("--batch", type=int, default=4, help="images per step, all workers (4)")
+    parser.add_argument("--batch", type=int, default=8, help="images per step, all workers (8)")
     parser.add_argument("--threads", type=int, default=0, help="per worker (all cores)")
     parser.add_argument("--zero-stage", type=int, choices=(0, 1, 2, 3), default=0)
-    parser.add_argument("--rounds", type=int, default=6, help="turns of each side (6)")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each side (5)")
     parser.add_argument("--steps", type=int, default=4, help="steps per turn (4)")
     parser.add_argument("--folder", help="where the temporary folder is made; the system's own")
     return parser

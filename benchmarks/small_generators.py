@@ -2,14 +2,19 @@
 
     python -m benchmarks.small_generators --folder runs/small_generators
     python -m benchmarks.small_generators --folder runs/small_generators --json
+    python -m benchmarks.small_generators --folder runs/tiny --crops 20 --validation-crops 5 --images 20 --epochs 1 \\
+        --tokenizer-epochs 1                     # every stage, to see that it works; its figures mean nothing
 
 The quickstart's own tokenizer, without its relation loss and teacher; the recipes quickstart_ibq and quickstart_var;
-300 samples of each, and images whose codes are drawn from how often each code occurs at its position. Figures are
-FD-EffNet from the validation crops; lower is better. Trainings run in this process, the rest on a private Ray cluster.
-What is finished is recognised, so a command that was killed goes on. About 15 minutes on 2 free cores.
+300 samples of each, and images whose codes are drawn from how often each code occurs at its position in the same
+training codes, through the same decoder. Figures are FD-EffNet from the validation crops; lower is better. Trainings
+run in this process, the rest on a private Ray cluster. What is finished is recognised, and an unfinished training goes
+on from its last checkpoint, so a command that was killed goes on. About 15 minutes on 2 free cores.
 """
 
 import argparse
+import logging
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -35,7 +40,10 @@ from glotok_ray.stages import train_generator as generator_stage
 from glotok_ray.stages import train_tokenizer as tokenizer_stage
 from glotok_ray.storage import artefact
 
-MARGINAL, IBQ, VAR = "marginal codes", "IBQ-style", "VAR"
+logger = logging.getLogger(__name__)
+
+NAMES = {"ibq": "IBQ-style", "var": "VAR"}
+_NUM_CLASSES = 10
 Stage = tuple[str, Callable[[], Any]]
 
 
@@ -60,16 +68,27 @@ def stages(options: argparse.Namespace) -> list[Stage]:
             "loss.adversarial_start_step": 100_000,
             "data.train_path": f"{data}/train",
             "data.validation_path": f"{data}/validation",
+            "data.num_train_images": _NUM_CLASSES * options.crops,
+            "data.num_validation_images": min(200, _NUM_CLASSES * options.validation_crops),
             "schedule.epochs": options.tokenizer_epochs,
         },
     )
-    shards = override(shard_images.quickstart(), {"output_path": str(data)})
+    shards = override(
+        shard_images.quickstart(),
+        {
+            "output_path": str(data),
+            "crops_per_class": options.crops,
+            "validation_crops_per_class": options.validation_crops,
+        },
+    )
+    scales_run = build_scales.quickstart()
     scales = override(
-        build_scales.quickstart(),
+        scales_run,
         {
             "tokenizer_path": f"{root}/tokenizer",
             "data_path": f"{data}/train",
             "output_path": f"{root}/scales",
+            "num_images": min(scales_run.num_images, _NUM_CLASSES * options.crops),
         },
     )
     return [
@@ -105,6 +124,7 @@ def _of_generator(
             "output_path": str(root),
             "tokenizer_path": f"{root}/{tokenizer}",
             "data.train_path": codes.output_path,
+            "data.num_train_images": _NUM_CLASSES * options.crops,
             "schedule.epochs": options.epochs,
         },
     )
@@ -117,20 +137,17 @@ def _of_generator(
             "num_images": options.images,
         },
     )
-    measured_too = (
-        {"tokenizer_path": f"{root}/{tokenizer}", "codes_path": codes.output_path}
-        if name == "ibq"
-        else {}
-    )
     evaluation = override(
         evaluate_images.RECIPES[recipe](),
         {
             "data_path": f"{data}/validation",
+            "tokenizer_path": f"{root}/{tokenizer}",
             "samples_path": samples.output_path,
+            "codes_path": codes.output_path,
+            "generator_path": f"{root}/{name}",
             "output_path": f"{root}/{name}_evaluation",
             "uniformity_repeats": 1,
             "probe_images": 0,
-            **measured_too,
         },
     )
     return [
@@ -141,33 +158,43 @@ def _of_generator(
     ]
 
 
-def distances(root: Path) -> dict[str, float]:
-    """FD-EffNet of each kind of images."""
-    ibq, var = (
-        artefact.read_json(root / f"{name}_evaluation/metrics.json") for name in ("ibq", "var")
-    )
-    return {
-        MARGINAL: ibq["baseline_marginal_fd_effnet"]["value"],
-        IBQ: ibq["samples_fd_effnet"]["value"],
-        VAR: var["samples_fd_effnet"]["value"],
-    }
+def figures(root: Path) -> dict[str, dict[str, float]]:
+    """By generator: FD-EffNet of its samples and of marginal codes, and its loss with own and with other labels."""
+    found = {}
+    for name, title in NAMES.items():
+        metrics = artefact.read_json(root / f"{name}_evaluation/metrics.json")
+        entries = {
+            "samples": "samples_fd_effnet",
+            "marginal codes": "baseline_marginal_fd_effnet",
+            "loss": "generator_loss",
+            "loss, other labels": "generator_loss_shuffled_labels",
+        }
+        found[title] = {entry: metrics[metric]["value"] for entry, metric in entries.items()}
+    return found
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run all steps and print the distances."""
     options = _parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s")
     seconds = {}
     for name, run in stages(options):
+        logger.info("small_generators: %s", name)
         started = time.perf_counter()
         run()
         seconds[name] = time.perf_counter() - started
-    found = distances(Path(options.folder))
+    found = figures(Path(options.folder))
+    columns = list(next(iter(found.values())))
     measured.answer(
         as_json=options.json,
-        columns=("images", "FD-EffNet"),
-        rows=[(name, f"{value:.1f}") for name, value in found.items()],
-        figures={"fd_effnet": found, "seconds": seconds},
-        ratios={f"{MARGINAL} / {name}": found[MARGINAL] / found[name] for name in (IBQ, VAR)},
+        columns=("generator", *columns),
+        rows=[(title, *(f"{row[each]:.4g}" for each in columns)) for title, row in found.items()],
+        figures={"generators": found, "seconds": seconds},
+        ratios={
+            f"{title}, FD-EffNet of marginal codes / of samples": row["marginal codes"]
+            / row["samples"]
+            for title, row in found.items()
+        },
     )
 
 
@@ -176,7 +203,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--folder", required=True, help="everything that is written")
     parser.add_argument("--data", default="", help="shards of the quickstart that are there")
     for name, default, text in (
-        ("--tokenizer-epochs", 2, "passes over the 4,100 crops"),
+        ("--crops", 410, "training crops of each of ten photographs"),
+        ("--validation-crops", 60, "validation crops of each"),
+        ("--tokenizer-epochs", 2, "of the tokenizer over the training crops"),
         ("--epochs", 4, "of each generator"),
         ("--images", 300, "samples of each"),
         ("--threads", 2, "torch threads of trainings"),

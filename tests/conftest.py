@@ -54,6 +54,8 @@ TINY = {
     "generator.schedule.micro_batch_size": 12,
     "generator.schedule.epochs": 2,
     "generator.schedule.log_every_steps": 1,
+    # FAR's codes are read in the workers, as by default.
+    "generator.scaling.decode_on": "ingest",
     "samples.num_images": 20,
     "samples.sampler.num_steps": 3,
     "far.model.grid_size": 8,
@@ -67,8 +69,6 @@ TINY = {
     "far.schedule.micro_batch_size": 12,
     "far.schedule.epochs": 2,
     "far.schedule.log_every_steps": 1,
-    # The others read through Ray Data.
-    "far.scaling.decode_on": "trainer",
     "far_samples.num_images": 20,
     "far_evaluation.feature_size": 64,
     "evaluation.feature_size": 64,

@@ -44,7 +44,7 @@ class EvaluateRun:
     tokenizer in this folder. Empty measures none.
     """
     generator_draws: int = field(default=4, metadata={ADDED_LATER: 4})
-    """Draws of noise and times per validation crop for an xAR's loss; the loss of a FAR has none."""
+    """Draws of noise and times per validation crop for an xAR's loss; the losses of FAR and VAR have none."""
     output_path: str = field(default="runs/evaluation", metadata=FREE)
     """Folder that receives metrics.json and grids."""
     num_images: int = 0
@@ -81,7 +81,7 @@ class EvaluateRun:
     """Draws over which Table 3's metrics are averaged."""
     probe_images: int = field(default=50000, metadata={ADDED_LATER: 50000})
     """Training images, drawn by the seed, on whose codes a linear classifier of the class is fitted: those at
-    codes_path, else those at training_path. 0 fits none.
+    codes_path, else those at training_path. 0 fits none; nor has another system's tokenizer one.
     """
     probe_l2: float = field(default=1e-3, metadata={ADDED_LATER: 1e-3})
     """Weight of half the squared weights of that classifier, beside the mean loss of an image."""

@@ -47,7 +47,7 @@ class ScalingConfig:
     decode_on: Literal["auto", "ingest", "trainer"] = "auto"
     """Where rows are read and decoded: "ingest" in tasks of Ray Data on CPUs that no worker holds, "trainer" in threads
     of each worker. "auto" takes the trainer where fewer CPUs are free than the workers of GPUs hold beyond one each, or
-    none is. Rows, their order and their pixels are the same.
+    none is, and for codes, which need no decoding. Rows, their order and their pixels are the same.
     """
     decode_threads: int = 0
     """Threads that read and decode in each worker, with decode_on "trainer"; 0 takes cpus_per_worker less one."""

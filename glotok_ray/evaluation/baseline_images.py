@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow.parquet
-from jaxtyping import UInt16
+from jaxtyping import UInt
 
 from glotok_ray.config.evaluation import EvaluateRun
-from glotok_ray.config.tokenizer import TokenizerConfig
+from glotok_ray.data.code_layout import CodeLayout
 from glotok_ray.evaluation.inputs import baseline_codes
 from glotok_ray.evaluation.plan import Block
 from glotok_ray.metrics.baselines import PositionCounts, draw_uniform
@@ -21,18 +21,18 @@ from glotok_ray.storage.node_cache import at_hand
 from glotok_ray.storage.places import to_path
 
 COUNTS_FILE = "position_counts.npz"
-"""Occurrences of each code at each position in the training codes, an array per codebook."""
+"""Occurrences of each code at each position in the training codes, an array per codebook or grid."""
 
 
 class BaselineCodes(NamedTuple):
     """What the codes of both baselines are drawn from."""
 
     counts: list[PositionCounts]
-    """Of each codebook, in the tokenizer's order."""
+    """Of each codebook, or grid of another system's tokenizer, in the tokenizer's order."""
     seed: int
 
-    def draw(self, block: Block) -> UInt16[np.ndarray, "b codebooks positions"]:
-        """The codes of a baseline's block."""
+    def draw(self, block: Block) -> list[UInt[np.ndarray, "b positions"]]:
+        """The codes of a baseline's block, one array per codebook or grid."""
         first, number = block.first_image, block.stop - block.start
         codes = []
         for branch, counted in enumerate(self.counts):
@@ -49,30 +49,30 @@ class BaselineCodes(NamedTuple):
             else:
                 drawn = counted.draw(first, number, seed=self.seed, branch=branch)
             codes.append(drawn)
-        return np.stack(codes, axis=1)
+        return codes
 
 
-def count_training_codes(config: EvaluateRun, model: TokenizerConfig) -> BaselineCodes:
-    """Codes per position of each branch over the whole training set, all views."""
+def count_training_codes(config: EvaluateRun, layout: CodeLayout) -> BaselineCodes:
+    """Codes per position of each column of the tokenizer's `layout` over the whole training set, all views."""
     folder, dataset = to_path(config.codes_path), baseline_codes(config)
-    counts = [PositionCounts(model.num_tokens, codebook.size) for codebook in model.codebooks]
+    counts = [PositionCounts(column.num_positions, column.num_codes) for column in layout.columns]
     for shard in dataset.shards:
-        table = pyarrow.parquet.read_table(at_hand(folder / shard.file), columns=list(model.names))
-        for branch, count in zip(model.names, counts, strict=True):
+        table = pyarrow.parquet.read_table(at_hand(folder / shard.file), columns=list(layout.names))
+        for branch, count in zip(layout.names, counts, strict=True):
             flat = table[branch].combine_chunks().flatten().to_numpy(zero_copy_only=False)
             count.add(flat.reshape(table.num_rows, -1))
     return BaselineCodes(counts, config.seed)
 
 
-def write_counts(folder: Path, codes: BaselineCodes, model: TokenizerConfig) -> None:
+def write_counts(folder: Path, codes: BaselineCodes, layout: CodeLayout) -> None:
     """Leave the counts in `folder`; readers see none or all of them."""
-    arrays = {name: count.counts for name, count in zip(model.names, codes.counts, strict=True)}
+    arrays = {name: count.counts for name, count in zip(layout.names, codes.counts, strict=True)}
     with artefact.hashed_writer(folder / COUNTS_FILE) as stream:
         np.savez(stream, **arrays)  # type: ignore[arg-type]
 
 
-def read_counts(folder: Path, config: EvaluateRun, model: TokenizerConfig) -> BaselineCodes:
+def read_counts(folder: Path, config: EvaluateRun, layout: CodeLayout) -> BaselineCodes:
     """The counts that `write_counts` left."""
     with np.load(at_hand(folder / COUNTS_FILE)) as arrays:
-        counts = [PositionCounts.of(arrays[name]) for name in model.names]
+        counts = [PositionCounts.of(arrays[name]) for name in layout.names]
     return BaselineCodes(counts, config.seed)

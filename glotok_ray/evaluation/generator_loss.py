@@ -21,8 +21,11 @@ from glotok_ray.losses.flow_matching import NoisyBatch, draw_noisy_batch, flow_m
 from glotok_ray.losses.token_prediction import token_prediction_losses
 from glotok_ray.nn.entities import code_entities
 from glotok_ray.nn.far import FAR
+from glotok_ray.nn.next_scale import ScaleTokenizer, next_scale_inputs
 from glotok_ray.nn.tokenizer import GloTokTokenizer
+from glotok_ray.nn.var import VAR
 from glotok_ray.nn.xar import XAR
+from glotok_ray.peers.base import PeerTokenizer
 from glotok_ray.pretrained.generator import flow_config, load_generator
 from glotok_ray.storage.places import to_path
 
@@ -45,8 +48,8 @@ def other_labels(
 class Codes(NamedTuple):
     """The codes of a batch of images, and what tells the images apart."""
 
-    indices: Int64[Tensor, "b k h w"]
-    """On the generator's device, codebooks in the tokenizer's order."""
+    grids: Sequence[Int64[Tensor, "b ..."]]
+    """On the generator's device, codebooks or grids in the tokenizer's order."""
     labels: Integer[np.ndarray, " b"]
     image_ids: Sequence[int]
 
@@ -64,7 +67,7 @@ class GeneratorLoss(ABC):
             labels.append(
                 other_labels(codes.labels, codes.image_ids, self._num_classes, self._seed)
             )
-        device = codes.indices.device
+        device = codes.grids[0].device
         *found, unlearned = self._losses(
             codes, [torch.from_numpy(each).to(device) for each in labels]
         )
@@ -102,7 +105,11 @@ class FlowLoss(GeneratorLoss):
     def _losses(self, codes: Codes, labels: Sequence[Tensor]) -> list[Tensor]:
         generator = self._generator
         clean = code_entities(
-            codes.indices, self._tokenizer, generator.latent_scale, generator.config, self._flow
+            torch.stack(tuple(codes.grids), dim=1),
+            self._tokenizer,
+            generator.latent_scale,
+            generator.config,
+            self._flow,
         )
         totals = [torch.zeros(len(clean), device=clean.device) for _ in range(len(labels) + 1)]
         for draw in range(self._num_draws):
@@ -137,15 +144,17 @@ class TokenLoss(GeneratorLoss):
     A model that learned nothing takes all codes of a codebook for equally likely.
     """
 
-    def __init__(self, generator: FAR, tokenizer: GloTokTokenizer, *, seed: int) -> None:
+    def __init__(
+        self, generator: FAR, tokenizer: GloTokTokenizer | PeerTokenizer, *, seed: int
+    ) -> None:
         super().__init__(generator.config.num_classes, seed)
         self._generator = generator
-        names = tokenizer.config.names
-        # A FAR may predict the codebooks in another order than the decoder's channels have.
-        self._order = [names.index(name) for name in generator.config.names]
+        names, predicted = tokenizer.grid_names, generator.config.names
+        # A FAR may predict the codebooks in another order than the decoder's channels have; a single one needs no name.
+        self._order = [names.index(name) for name in predicted] if len(predicted) > 1 else [0]
 
     def _losses(self, codes: Codes, labels: Sequence[Tensor]) -> list[Tensor]:
-        indices = codes.indices[:, self._order].flatten(2)
+        indices = torch.stack([codes.grids[place].flatten(1) for place in self._order], dim=1)
         found = [
             token_prediction_losses(self._generator(indices, each), indices) for each in labels
         ]
@@ -154,7 +163,30 @@ class TokenLoss(GeneratorLoss):
         return [*found, torch.full_like(found[0], uniform)]
 
 
-def build_generator_loss(config: EvaluateRun, tokenizer: GloTokTokenizer) -> GeneratorLoss:
+class ScaleLoss(GeneratorLoss):
+    """Cross-entropy of the codes of all scales of VAR, each scale given those before it; no draw changes it.
+
+    A model that learned nothing takes all codes for equally likely.
+    """
+
+    def __init__(self, generator: VAR, tokenizer: ScaleTokenizer, *, seed: int) -> None:
+        super().__init__(generator.config.num_classes, seed)
+        self._generator, self._tokenizer = generator, tokenizer
+
+    def _losses(self, codes: Codes, labels: Sequence[Tensor]) -> list[Tensor]:
+        config = self._generator.config
+        scales = [grid.flatten(1) for grid in codes.grids]
+        inputs = next_scale_inputs(scales, config.scale_sides, self._tokenizer.contribution)
+        indices = torch.cat(scales, dim=1).unsqueeze(1)
+        found = [
+            token_prediction_losses([self._generator(inputs, each)], indices) for each in labels
+        ]
+        return [*found, torch.full_like(found[0], math.log(config.num_codes))]
+
+
+def build_generator_loss(
+    config: EvaluateRun, tokenizer: GloTokTokenizer | PeerTokenizer
+) -> GeneratorLoss:
     """The loss of the generator at `generator_path`, with its averaged weights where it has them, on the device of
     `tokenizer`, which is the one whose codes it was trained on.
     """
@@ -162,6 +194,7 @@ def build_generator_loss(config: EvaluateRun, tokenizer: GloTokTokenizer) -> Gen
     device = next(tokenizer.parameters()).device
     generator = load_generator(folder, use_ema=True).to(device)
     if isinstance(generator, XAR):
+        assert isinstance(tokenizer, GloTokTokenizer)  # no other tokenizer has its latents
         return FlowLoss(
             generator,
             tokenizer,
@@ -169,6 +202,7 @@ def build_generator_loss(config: EvaluateRun, tokenizer: GloTokTokenizer) -> Gen
             num_draws=config.generator_draws,
             seed=config.seed,
         )
-    # VAR's codes are of tokenizers that no evaluation of losses takes.
-    assert isinstance(generator, FAR)
+    if isinstance(generator, VAR):
+        assert isinstance(tokenizer, ScaleTokenizer)
+        return ScaleLoss(generator, tokenizer, seed=config.seed)
     return TokenLoss(generator, tokenizer, seed=config.seed)

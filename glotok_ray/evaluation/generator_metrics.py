@@ -15,7 +15,11 @@ from glotok_ray.evaluation.generator_loss import LOSS, SHUFFLED, UNLEARNED
 from glotok_ray.pretrained.generator import read_facts
 from glotok_ray.storage.places import to_path
 
-_LABELS = {"xar": "Flow-matching loss", "far": "Cross-entropy of codes"}
+_LABELS = {
+    "xar": "Flow-matching loss",
+    "far": "Cross-entropy of codes",
+    "var": "Cross-entropy of codes",
+}
 
 
 def generator_loss_metrics(
@@ -29,13 +33,15 @@ def generator_loss_metrics(
 def loss_metrics(
     arrays: Mapping[str, Float[ndarray, " n"]], architecture: str, num_draws: int
 ) -> Metrics:
-    """The metrics of an "xar", of `num_draws` draws per crop, or of a "far"."""
+    """The metrics of an "xar", of `num_draws` draws per crop, or of a "far" or a "var"."""
     chance = float(arrays[UNLEARNED].mean())
     method = {
         "xar": f"Flow matching (Eq. 4 of xAR), {num_draws} draws of noise and times per crop by the seed; a velocity "
         f"of zero would have {chance:.4g}",
         "far": "Cross-entropy of the next code in nats, mean over codebooks and positions, every code given those "
         f"before it; codes that are equally likely would have {chance:.4g}",
+        "var": "Cross-entropy of codes in nats, mean over the positions of all scales, every code given those of "
+        f"smaller scales; codes that are equally likely would have {chance:.4g}",
     }[architecture]
     common = (
         f"mean over the codes of {len(arrays[LOSS])} validation crops, which no training saw; averaged weights where "

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from glotok_ray.config.evaluation import DOWNLOAD, EvaluateRun
+from glotok_ray.config.var import VARConfig
 from glotok_ray.data.recorded import (
     check_adm_protocol,
     check_classes,
@@ -25,6 +26,7 @@ from glotok_ray.pretrained.generator import (
     TOKENIZER_FOLDER,
     check_fit,
     check_scale,
+    check_scales,
     find_tokenizer,
     model_config,
     read_facts,
@@ -35,7 +37,7 @@ from glotok_ray.pretrained.tokenizer import (
     check_stored_tokenizer,
     code_layout,
     empty_tokenizer,
-    tokenizer_config,
+    what_is_decoded,
 )
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
@@ -182,7 +184,10 @@ def check_generator(config: EvaluateRun, dataset: DatasetInfo) -> None:
     artefact.read_manifest(folder, "generator")
     check_classes(read_facts(folder)["classes"], str(folder), dataset.classes, config.data_path)
     tokenizer = find_tokenizer(folder, config.tokenizer_path)
-    check_fit(model_config(folder), tokenizer_config(tokenizer))
+    model = model_config(folder)
+    check_fit(model, what_is_decoded(tokenizer))
+    if isinstance(model, VARConfig):
+        check_scales(model, empty_tokenizer(tokenizer))
     check_scale(folder)
 
 
@@ -228,24 +233,18 @@ def measured_tokenizer(config: EvaluateRun) -> GloTokTokenizer | PeerTokenizer |
 
 
 def check_system(config: EvaluateRun) -> None:
-    """Refuse what is measured with the code vectors of our own tokenizers alone, where the measured one, if it is
-    there, is another system's; raises ArtefactError.
+    """Refuse classifiers that would be fitted on codes of training crops alone where the measured tokenizer, if it is
+    there, is another system's: only our own have the code vectors for it. Raises ArtefactError.
     """
     folder = to_path(config.tokenizer_path)
-    if not config.tokenizer_path or not (folder / CONFIG_FILE).is_file():
+    if not takes_training_codes(config) or not (folder / CONFIG_FILE).is_file():
         return
-    system = code_layout(folder).system
-    needs_ours = {
-        "generator_path": ("a generator's loss on its codes", bool(config.generator_path)),
-        "codes_path": ("baselines and classifiers of its codes", bool(config.codes_path)),
-        "training_path": ("classifiers on its codes", takes_training_codes(config)),
-    }
-    for name, (what, asked) in needs_ours.items():
-        if system and asked:
-            raise ArtefactError(
-                f"{name} = {getattr(config, name)!r}: asks for {what}, which GloTok's, LlamaGen's, FQGAN's and "
-                f"taming's tokenizers have alone, and {folder} holds one of the system {system}; leave {name} empty"
-            )
+    if system := code_layout(folder).system:
+        raise ArtefactError(
+            f"training_path = {config.training_path!r}: asks for classifiers on its codes, which GloTok's, LlamaGen's, "
+            f"FQGAN's and taming's tokenizers have alone, and {folder} holds one of the system {system}; leave "
+            "training_path empty, or pass --probe-images 0"
+        )
 
 
 def baseline_codes(config: EvaluateRun) -> DatasetInfo:

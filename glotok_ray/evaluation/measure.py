@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow
 import torch
-from jaxtyping import Float, UInt8, UInt16
+from jaxtyping import Float, Integer, UInt8
 from torch import Tensor
 
 from glotok_ray.config.evaluation import EvaluateRun
@@ -45,7 +45,7 @@ from glotok_ray.metrics.reconstruction import psnr, ssim
 from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.nn.tokenizer_protocol import Codes as TokenizerCodes
 from glotok_ray.nn.tokenizer_protocol import grids_of
-from glotok_ray.pretrained.tokenizer import code_layout, load_any_tokenizer, read_tokenizer
+from glotok_ray.pretrained.tokenizer import code_layout, load_any_tokenizer, read_any_tokenizer
 from glotok_ray.storage.places import to_path
 
 logger = logging.getLogger(__name__)
@@ -92,11 +92,11 @@ class BlockMeasurement:
         self._tokenizer = self._generator_loss = None
         if encoding := encoding_tokenizer(config):
             # The copy that lies with a generator is a part of the generator's folder.
-            load = load_any_tokenizer if config.tokenizer_path else read_tokenizer
+            load = load_any_tokenizer if config.tokenizer_path else read_any_tokenizer
             self._tokenizer = load(encoding).to(self._device)
             self._layout = code_layout(encoding)
         if config.generator_path:
-            assert isinstance(self._tokenizer, GloTokTokenizer)
+            assert self._tokenizer is not None
             self._generator_loss = build_generator_loss(config, self._tokenizer)
         for extractor in extractors:
             logger.info(
@@ -210,9 +210,9 @@ class BlockMeasurement:
                 measured = self._reconstructed(block, images, codes)
                 arrays, pictures = arrays | measured.arrays, measured.pictures
             if self._generator_loss is not None:
-                assert isinstance(codes, Tensor)
                 ids = range(block.first_image, block.first_image + len(images))
-                arrays |= self._generator_loss(Codes(codes, arrays[LABELS], ids))
+                grids = grids_of(codes, self._tokenizer.rate)
+                arrays |= self._generator_loss(Codes(grids, arrays[LABELS], ids))
         return MeasuredBlock(block.kind, arrays, pictures)
 
     def _reconstructed(self, block: Block, images: Images, codes: TokenizerCodes) -> MeasuredBlock:
@@ -265,12 +265,15 @@ class BlockMeasurement:
         """Read at the first block of a baseline, which not every actor meets."""
         if self._baseline_codes is None:
             assert self._folder is not None
-            assert isinstance(self._tokenizer, GloTokTokenizer)
-            self._baseline_codes = read_counts(self._folder, self._config, self._tokenizer.config)
+            self._baseline_codes = read_counts(self._folder, self._config, self._layout)
         return self._baseline_codes
 
-    def _decode(self, codes: UInt16[np.ndarray, "b codebooks positions"]) -> Images:
-        assert isinstance(self._tokenizer, GloTokTokenizer)
-        side = self._tokenizer.config.autoencoder.grid_size
-        indices = torch.from_numpy(codes.astype(np.int64)).to(self._device)
-        return to_uint8(self._tokenizer.images_of(indices.unflatten(2, (side, side))))
+    def _decode(self, codes: Sequence[Integer[np.ndarray, "b positions"]]) -> Images:
+        """Images of the codes of all columns of the tokenizer's layout."""
+        grids: tuple[Tensor, ...] = tuple(
+            torch.from_numpy(each.astype(np.int64)).to(self._device).unflatten(1, column.shape)
+            for each, column in zip(codes, self._layout.columns, strict=True)
+        )
+        if isinstance(self._tokenizer, GloTokTokenizer):
+            return to_uint8(self._images_of(torch.stack(grids, dim=1)))
+        return to_uint8(self._images_of(grids if len(grids) > 1 else next(iter(grids))))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from glotok_ray.config.var import VARConfig
+from glotok_ray.interop.name_rows import renamed
 from glotok_ray.nn.var import VAR
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.storage.places import to_path
@@ -54,12 +55,12 @@ _LEFT_OUT = re.compile(r"^lvl_1L$|^attn_bias_for_masking$|\.zero_k_bias$")
 
 def our_name(name: str) -> str | None:
     """Our name of VAR's tensor; None for a constant. Unknown names come back as they are."""
-    return None if _LEFT_OUT.search(name) else _renamed(name, _NAMES) or name
+    return None if _LEFT_OUT.search(name) else renamed(name, _NAMES) or name
 
 
 def peer_name(name: str) -> str | None:
     """VAR's name of our tensor; None where it has none."""
-    return _renamed(name, tuple((ours, peer) for peer, ours in _NAMES))
+    return renamed(name, tuple((ours, peer) for peer, ours in _NAMES))
 
 
 def import_var(path: str | Path, config: VARConfig) -> dict[str, Tensor]:
@@ -131,13 +132,3 @@ def _constants(config: VARConfig) -> dict[str, Tensor]:
         for index in range(config.depth)
     }
     return {"lvl_1L": levels[None], "attn_bias_for_masking": mask[None, None]} | bias
-
-
-def _renamed(name: str, rows: tuple[tuple[str, str], ...]) -> str | None:
-    for old, new in rows:
-        pattern = re.escape(old).replace(r"\#", r"(\d+)")
-        match = re.match(rf"{pattern}(?=\.|$)", name)
-        if match:
-            renamed = new.replace("#", match[1]) if match.groups() else new
-            return renamed + name[match.end() :]
-    return None

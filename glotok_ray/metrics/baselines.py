@@ -8,7 +8,7 @@ glotok_ray/stages/evaluate_images.py
 from typing import Self
 
 import numpy as np
-from jaxtyping import Int, Integer, UInt16
+from jaxtyping import Int, Integer, UInt
 from numpy import ndarray
 
 from glotok_ray.metrics.codebook import check_whole
@@ -48,14 +48,16 @@ class PositionCounts:
 
     def draw(
         self, first_image: int, num_images: int, *, seed: int, branch: int
-    ) -> UInt16[ndarray, "images positions"]:
-        """Codes of images first_image .. from each position's marginal, keyed by (seed, image)."""
+    ) -> UInt[ndarray, "images positions"]:
+        """Codes of images first_image .. from each position's marginal, keyed by (seed, image); uint16 for up to 65,536
+        codes, uint32 above.
+        """
         if self._cumulative is None:
             self._cumulative = self.counts.cumsum(axis=1)
         cumulative = self._cumulative
         if (cumulative[:, -1] == 0).any():
             raise ValueError("a position has no counted code; add training codes first")
-        codes = np.empty((num_images, len(cumulative)), np.uint16)
+        codes = np.empty((num_images, len(cumulative)), _dtype(cumulative.shape[1]))
         chances = np.stack(
             [
                 np.random.default_rng([seed, _MARGINAL, branch, first_image + index]).random(
@@ -72,13 +74,17 @@ class PositionCounts:
 
 def draw_uniform(
     first_image: int, num_images: int, *, num_positions: int, num_codes: int, seed: int, branch: int
-) -> UInt16[ndarray, "images positions"]:
-    """Codes of images first_image .. with every code equally likely, keyed by (seed, image)."""
+) -> UInt[ndarray, "images positions"]:
+    """Codes of images first_image .. with every code equally likely, keyed by (seed, image); dtypes as `draw`'s."""
     return np.stack(
         [
             np.random.default_rng([seed, _UNIFORM, branch, first_image + index]).integers(
-                num_codes, size=num_positions, dtype=np.uint16, endpoint=False
+                num_codes, size=num_positions, dtype=_dtype(num_codes), endpoint=False
             )
             for index in range(num_images)
         ]
     )
+
+
+def _dtype(num_codes: int) -> type[np.uint16] | type[np.uint32]:
+    return np.uint16 if num_codes <= 1 << 16 else np.uint32

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from glotok_ray.config.var import VARConfig
 from glotok_ray.nn.blocks import empty_keys_and_values
-from glotok_ray.nn.var_blocks import ScaleMemory, VARBlock, plain_norm
+from glotok_ray.nn.var_blocks import ScaleMemory, VARBlock, modulated
 
 
 class ScaleCache:
@@ -27,9 +27,10 @@ class ScaleCache:
         values: Float[Tensor, "depth b heads n width"],
         classes: Float[Tensor, "b d"],
         modulations: list[Float[Tensor, "b 6 d"]],
+        final: Float[Tensor, "b 2 d"],
     ) -> None:
         self.keys, self.values = keys, values
-        self.classes, self.modulations = classes, modulations
+        self.classes, self.modulations, self.final = classes, modulations, final
 
     def memory(self, block: int, start: int) -> ScaleMemory:
         """What one block reads and writes for the scale whose first token is number `start`."""
@@ -84,7 +85,7 @@ class VAR(nn.Module):
         seen = levels[:, None] >= levels[None, :]
         for block, modulation in zip(self.blocks, self._modulations(classes), strict=True):
             tokens = block(tokens, modulation, seen)
-        return self._logits(tokens, classes)
+        return self.logits_of(modulated(tokens, *self._final(classes).unsqueeze(2).unbind(1)))
 
     @torch.no_grad()
     def new_cache(self, labels: Int64[Tensor, " b"]) -> ScaleCache:
@@ -94,7 +95,8 @@ class VAR(nn.Module):
         shape = (config.depth, len(labels), config.num_heads, config.num_tokens, head_width)
         classes = self.class_embedding(labels)
         keys, values = empty_keys_and_values(shape, weight)
-        return ScaleCache(keys, values, classes, self._modulations(classes))
+        modulations = self._modulations(classes)
+        return ScaleCache(keys, values, classes, modulations, self._final(classes))
 
     @torch.no_grad()
     def scale_logits(
@@ -104,6 +106,13 @@ class VAR(nn.Module):
 
         `cache` must hold all scales before; this one is written to it.
         """
+        return self.logits_of(self.scale_hidden(inputs, scale, cache))
+
+    @torch.no_grad()
+    def scale_hidden(
+        self, inputs: Float[Tensor, "b m c"] | None, scale: int, cache: ScaleCache
+    ) -> Float[Tensor, "b tokens d"]:
+        """What `logits_of` takes, for `scale_logits`: logits are linear in it."""
         start = sum(self.config.scale_lengths[:scale])
         tokens = self._start(cache.classes) if inputs is None else self.input_projection(inputs)
         tokens = tokens.to(self.positions.dtype) + self._places(
@@ -112,7 +121,12 @@ class VAR(nn.Module):
         parts = zip(self.blocks, cache.modulations, strict=True)
         for index, (block, modulation) in enumerate(parts):
             tokens = block(tokens, modulation, None, cache.memory(index, start))
-        return self._logits(tokens, cache.classes)
+        return modulated(tokens, *cache.final.unsqueeze(2).unbind(1))
+
+    def logits_of(self, hidden: Float[Tensor, "b n d"]) -> Float[Tensor, "b n size"]:
+        """The output layer, in fp32 or better."""
+        logits = self.output(hidden)
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     def _start(self, classes: Tensor) -> Tensor:
         return (classes + self.start).unsqueeze(1)
@@ -135,10 +149,9 @@ class VAR(nn.Module):
         blocks = (block.get_submodule("modulation") for block in self.blocks)
         return [linear(active).unflatten(-1, (6, -1)) for linear in blocks]
 
-    def _logits(self, tokens: Tensor, classes: Tensor) -> Tensor:
-        scale, shift = self.final_modulation(F.silu(classes)).unsqueeze(1).chunk(2, dim=-1)
-        logits = self.output(plain_norm(tokens) * (1 + scale) + shift)
-        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+    def _final(self, classes: Tensor) -> Tensor:
+        """Scale and shift before the output layer."""
+        return self.final_modulation(F.silu(classes)).unflatten(-1, (2, -1))
 
     @torch.no_grad()
     def _initialize(self) -> None:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import ray
 from ray.exceptions import GetTimeoutError, RayError
-from ray.train.torch import TorchTrainer
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from glotok_ray.storage import ownership
 
@@ -24,7 +24,7 @@ _WATCH_S = 5.0
 _ABORT_S = 60.0
 
 
-class AbortedWithDriver(TorchTrainer):
+class AbortedWithDriver(DataParallelTrainer):
     """Ray Train's trainer, whose workers are ended before Ctrl-C or SIGTERM comes out of `fit`.
 
     Ray's own handler of SIGINT exits with 0, as if all were done, and stays when `fit` has returned.

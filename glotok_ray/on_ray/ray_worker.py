@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import ray.train
-import ray.train.torch
 import torch
 
 from glotok_ray.on_ray.gauges import WorkerGauges
@@ -22,7 +21,7 @@ class RayWorker(DistributedWorker):
     """One rank of a Ray Train run."""
 
     def __init__(self, folder: Path, attempt: Attempt, stall_minutes: float) -> None:
-        super().__init__(ray.train.torch.get_device())
+        super().__init__(_own_device())
         self.heartbeat: Heartbeat = WatchedHeartbeat(
             folder, self.rank, self.world_size, attempt, stall_minutes
         )
@@ -43,3 +42,16 @@ class RayWorker(DistributedWorker):
         """Set this rank's gauges; its own memory, where the line tells the largest of all ranks."""
         own = {"memory/peak_gib": self.memory.gib()} if "memory/peak_gib" in metrics else {}
         self._gauges.set({**metrics, **own})
+
+
+def _own_device() -> torch.device:
+    """The device that Ray has given this worker, which is the current one of this thread from now on."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    # It takes half a second to import, and is of no use without a GPU.
+    from ray.train.torch import get_device
+
+    device = get_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device

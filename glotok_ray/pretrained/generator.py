@@ -16,6 +16,7 @@ from glotok_ray.config.overrides import from_dict
 from glotok_ray.config.tokenizer import TokenizerConfig
 from glotok_ray.config.var import ModelConfig, VARConfig
 from glotok_ray.nn.far import FAR
+from glotok_ray.nn.next_scale import ScaleTokenizer
 from glotok_ray.nn.tokenizer_protocol import Rate
 from glotok_ray.nn.var import VAR
 from glotok_ray.nn.xar import XAR
@@ -222,6 +223,22 @@ def check_fit(generator: ModelConfig, decoder: TokenizerConfig | Rate) -> None:
             raise ArtefactError(
                 f"generator.{name} = {have}: the tokenizer has {need}; bring the tokenizer of the generator's codes"
             )
+
+
+def check_scales(model: VARConfig, tokenizer: object) -> None:
+    """Raise ArtefactError when a tokenizer whose grids are VAR's does not add up the codes of scales, or to another
+    width.
+    """
+    if not isinstance(tokenizer, ScaleTokenizer):
+        raise ArtefactError(
+            "generator draws codes of several scales, which this tokenizer does not add up to one map; bring the "
+            "tokenizer of the generator's codes"
+        )
+    if tokenizer.code_width != model.code_width:
+        raise ArtefactError(
+            f"generator.code_width = {model.code_width}: the tokenizer has {tokenizer.code_width}; bring the tokenizer "
+            "of the generator's codes"
+        )
 
 
 def _check_grids(generator: ModelConfig, decoder: Rate) -> None:

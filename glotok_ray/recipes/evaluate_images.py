@@ -9,6 +9,10 @@ from glotok_ray.config.evaluation import EvaluateRun
 from glotok_ray.config.overrides import override
 from glotok_ray.config.pool import PoolConfig
 
+_IBQ = ("ibq_16384_imported", "ibq_16384_ten_crop_codes")
+_VAR = ("var_256_imported", "var_256_codes")
+"""Tokenizer and training codes of a family."""
+
 
 def glotok_16k() -> EvaluateRun:
     """Reconstructions of the 50,000 ImageNet validation images by glotok_16k."""
@@ -124,23 +128,23 @@ def gpt_3b() -> EvaluateRun:
 
 
 def ibq_b() -> EvaluateRun:
-    """The samples of ibq_b; Table 2, IBQ-B: gFID 2.88, IS 254.73, as in IBQ's README."""
-    return _samples_alone("ibq_b")
+    """The samples of ibq_b and their baselines; Table 2, IBQ-B: gFID 2.88, IS 254.73, as in IBQ's README."""
+    return _samples("ibq_b", *_IBQ)
 
 
 def ibq_l() -> EvaluateRun:
-    """The samples of ibq_l; not in Table 2; IBQ's README: 2.45 / 267.48."""
-    return _samples_alone("ibq_l")
+    """The samples of ibq_l and their baselines; not in Table 2; IBQ's README: 2.45 / 267.48."""
+    return _samples("ibq_l", *_IBQ)
 
 
 def ibq_xl() -> EvaluateRun:
-    """The samples of ibq_xl; not in Table 2; IBQ's README: 2.14 / 278.99."""
-    return _samples_alone("ibq_xl")
+    """The samples of ibq_xl and their baselines; not in Table 2; IBQ's README: 2.14 / 278.99."""
+    return _samples("ibq_xl", *_IBQ)
 
 
 def ibq_xxl() -> EvaluateRun:
-    """The samples of ibq_xxl; Table 2, IBQ-XXL: gFID 2.05, IS 286.73, as in IBQ's README."""
-    return _samples_alone("ibq_xxl")
+    """The samples of ibq_xxl and their baselines; Table 2, IBQ-XXL: gFID 2.05, IS 286.73, as in IBQ's README."""
+    return _samples("ibq_xxl", *_IBQ)
 
 
 def taming_gpt() -> EvaluateRun:
@@ -160,30 +164,38 @@ def taming_gpt_small() -> EvaluateRun:
 
 
 def vqgan_lc_gpt() -> EvaluateRun:
-    """The samples of vqgan_lc_gpt; Table 2, VQGAN-LC: gFID 15.4 by clean-fid against the training
+    """The samples of vqgan_lc_gpt and their baselines; Table 2, VQGAN-LC: gFID 15.4 by clean-fid against the training
     images, which ADM's evaluator does not reproduce.
     """
-    return _samples_alone("vqgan_lc_gpt")
+    return _samples("vqgan_lc_gpt", "vqgan_lc_100k_imported", "vqgan_lc_100k_center_codes")
 
 
 def var_d16() -> EvaluateRun:
-    """The samples of var_d16; Table 2, VAR-d16: gFID 3.30, IS 274.4 (VAR's README for the released file: 3.55)."""
-    return _samples_alone("var_d16")
+    """The samples of var_d16 and their baselines; Table 2, VAR-d16: gFID 3.30, IS 274.4 (VAR's README for the released
+    file: 3.55).
+    """
+    return _samples("var_d16", *_VAR)
 
 
 def var_d20() -> EvaluateRun:
-    """The samples of var_d20; not in Table 2; VAR's paper: 2.57 / 302.6, its README for the released file 2.95."""
-    return _samples_alone("var_d20")
+    """The samples of var_d20 and their baselines; not in Table 2; VAR's paper: 2.57 / 302.6, its README for the
+    released file 2.95.
+    """
+    return _samples("var_d20", *_VAR)
 
 
 def var_d24() -> EvaluateRun:
-    """The samples of var_d24; Table 2, VAR-d24: gFID 2.09, IS 312.9 (VAR's README for the released file: 2.33)."""
-    return _samples_alone("var_d24")
+    """The samples of var_d24 and their baselines; Table 2, VAR-d24: gFID 2.09, IS 312.9 (VAR's README for the released
+    file: 2.33).
+    """
+    return _samples("var_d24", *_VAR)
 
 
 def var_d30() -> EvaluateRun:
-    """The samples of var_d30; Table 2, VAR-d30: gFID 1.92, IS 323.1 (VAR's README for the released file: 1.97)."""
-    return _samples_alone("var_d30")
+    """The samples of var_d30 and their baselines; Table 2, VAR-d30: gFID 1.92, IS 323.1 (VAR's README for the released
+    file: 1.97).
+    """
+    return _samples("var_d30", *_VAR)
 
 
 def _samples(name: str, tokenizer: str, codes: str = "") -> EvaluateRun:
@@ -192,16 +204,6 @@ def _samples(name: str, tokenizer: str, codes: str = "") -> EvaluateRun:
         "tokenizer_path": f"runs/{tokenizer}",
         "samples_path": f"runs/{name}_samples",
         "codes_path": f"runs/{codes or f'{tokenizer}_codes'}",
-        "output_path": f"runs/{name}_evaluation",
-    }
-    return override(glotok_16k(), changes)
-
-
-def _samples_alone(name: str) -> EvaluateRun:
-    """Without baselines: evaluations know no tokenizer of these systems."""
-    changes = {
-        "tokenizer_path": "",
-        "samples_path": f"runs/{name}_samples",
         "output_path": f"runs/{name}_evaluation",
     }
     return override(glotok_16k(), changes)
@@ -240,13 +242,16 @@ def quickstart_far() -> EvaluateRun:
 
 
 def quickstart_ibq() -> EvaluateRun:
-    """The samples of quickstart_ibq and the marginal baseline of the same codes."""
+    """The samples of quickstart_ibq, the two baselines of the same codes, and IBQ's loss."""
     return _quickstart_peer("ibq")
 
 
 def quickstart_var() -> EvaluateRun:
-    """The samples of quickstart_var."""
-    changes = {"tokenizer_path": "", "codes_path": ""}
+    """The samples of quickstart_var, the two baselines of the codes of its scales, and VAR's loss."""
+    changes = {
+        "tokenizer_path": "runs/quickstart/scales",
+        "codes_path": "runs/quickstart/scale_codes",
+    }
     return override(_quickstart_peer("var"), changes)
 
 
@@ -254,7 +259,7 @@ def _quickstart_peer(name: str) -> EvaluateRun:
     changes = {
         "samples_path": f"runs/quickstart/{name}_samples",
         "training_path": "",
-        "generator_path": "",
+        "generator_path": f"runs/quickstart/{name}",
         "output_path": f"runs/quickstart/{name}_evaluation",
     }
     return override(quickstart(), changes)

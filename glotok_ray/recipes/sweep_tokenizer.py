@@ -55,7 +55,13 @@ def quickstart_search() -> SweepRun:
     """12 trials of up to 32 steps at the quickstart's size under Optuna and ASHA, two at once, each in a process of its
     own; then the best and the baseline with two more seeds: a few minutes on 2 cores.
     """
-    one_process = {"launcher": "local", "scaling.num_workers": 1, "data.num_validation_images": 0}
+    one_process = {
+        "launcher": "local",
+        "scaling.num_workers": 1,
+        # A process of its own per trial: what it imports costs as much as the steps.
+        "scaling.engine": "torch",
+        "data.num_validation_images": 0,
+    }
     return SweepRun(
         output_path="runs/quickstart_search",
         inputs="quickstart",

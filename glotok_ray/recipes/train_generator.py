@@ -277,7 +277,7 @@ def quickstart_var() -> VARRun:
             stochastic_depth=0.0,
             gate_scale=0.5,
         ),
-        optimizer=dataclasses.replace(base.optimizer, learning_rate=4e-3),
+        optimizer=dataclasses.replace(base.optimizer, learning_rate=8e-3),
         data=dataclasses.replace(base.data, train_path="runs/quickstart/scale_codes"),
         schedule=base.schedule,
         scaling=base.scaling,

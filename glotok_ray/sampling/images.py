@@ -32,6 +32,7 @@ from glotok_ray.nn.xar import XAR
 from glotok_ray.peers.base import PeerTokenizer
 from glotok_ray.pretrained.generator import (
     check_fit,
+    check_scales,
     find_tokenizer,
     flow_config,
     load_generator,
@@ -42,7 +43,6 @@ from glotok_ray.sampling.flow import count_evaluations, sample_latents
 from glotok_ray.sampling.image_random import whole_number
 from glotok_ray.sampling.scales import sample_scales
 from glotok_ray.sampling.tokens import check_guidance, guided_positions, sample_codes
-from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.storage.places import to_path
 
 SAMPLERS: dict[str, type[SamplerConfig]] = {
@@ -74,7 +74,7 @@ class ImageGenerator:
         is_ours = isinstance(tokenizer, GloTokTokenizer)
         check_fit(generator.config, tokenizer.config if is_ours else tokenizer.rate)
         if isinstance(generator, VAR):
-            _check_scales(generator.config, tokenizer)
+            check_scales(generator.config, tokenizer)
         self.generator, self.tokenizer, self.refine = generator, tokenizer, refine
         self._device = torch.device("cpu")
 
@@ -253,19 +253,6 @@ def network_evaluations(model: ModelConfig, sampler: SamplerConfig) -> int:
     guided = guided_positions(tokens, model.num_positions)
     # Twins without a class run along from the first position to the last guided one.
     return model.num_positions + (guided.stop if guided else 0)
-
-
-def _check_scales(model: VARConfig, tokenizer: object) -> None:
-    if not isinstance(tokenizer, ScaleTokenizer):
-        raise ArtefactError(
-            "generator draws codes of several scales, which this tokenizer does not add up to one map; bring the "
-            "tokenizer of the generator's codes"
-        )
-    if tokenizer.code_width != model.code_width:
-        raise ArtefactError(
-            f"generator.code_width = {model.code_width}: the tokenizer has {tokenizer.code_width}; bring the tokenizer "
-            "of the generator's codes"
-        )
 
 
 def _fitting(sampler: object, kind: type[Kind]) -> Kind:

@@ -61,9 +61,12 @@ def sample_scales(
     summed: Tensor | None = None
     drawn: list[Tensor] = []
     for scale, numbers in enumerate(uniforms.split(list(model.config.scale_lengths), dim=1)):
-        logits = model.scale_logits(inputs, scale, cache)
-        strength = ramped_guidance(config.guidance_scale, scale, len(sides))
-        codes = _draw(_guided(logits, halves, strength), config, numbers)
+        hidden = model.scale_hidden(inputs, scale, cache)
+        if halves == 2:
+            hidden = guided_hidden(
+                hidden, ramped_guidance(config.guidance_scale, scale, len(sides))
+            )
+        codes = _draw(model.logits_of(hidden), config, numbers)
         sound &= (codes != NO_CODE).all(dim=1)
         # Some code, since the model goes on with it; NO_CODE takes its place below.
         drawn.append(codes.clamp_min(0))
@@ -85,11 +88,12 @@ def _uniforms(image_ids: Sequence[int], seed: int, num_tokens: int) -> Tensor:
     return torch.stack(draws)
 
 
-def _guided(logits: Tensor, halves: int, strength: float) -> Tensor:
-    if halves == 1:
-        return logits
-    conditional, unconditional = logits.chunk(2)
-    return (1 + strength) * conditional - strength * unconditional
+def guided_hidden(hidden: Float[Tensor, "two_b n d"], strength: float) -> Float[Tensor, "b n d"]:
+    """(1 + t) c - t u of what the output layer takes: the same of its logits, since it is linear and its bias comes
+    1 + t - t times.
+    """
+    conditional, unconditional = hidden.chunk(2)
+    return torch.lerp(unconditional, conditional, 1 + strength)
 
 
 def _draw(logits: Tensor, config: ScaleSamplerConfig, uniforms: Tensor) -> Tensor:

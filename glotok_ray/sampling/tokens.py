@@ -50,22 +50,47 @@ def keep_top_k(logits: Float[Tensor, "b size"], top_k: int) -> Float[Tensor, "b 
 
 
 def keep_top_p(logits: Float[Tensor, "b size"], top_p: float) -> Float[Tensor, "b size"]:
-    """Keep the fewest most likely codes whose probabilities sum to at least p; set the others to -inf."""
-    ordered, order = logits.sort(dim=-1, descending=True, stable=True)
+    """Keep the fewest most likely codes whose probabilities sum to at least p, and what ties with the last of them; set
+    the others to -inf.
+    """
+    ordered = logits.sort(dim=-1, descending=True).values
+    return logits.masked_fill(logits < _least_of_top_p(ordered, top_p), -math.inf)
+
+
+def _keep_both(
+    logits: Float[Tensor, "b size"], top_k: int, top_p: float
+) -> Float[Tensor, "b size"]:
+    """`keep_top_p` of what `keep_top_k` leaves; only the k codes are put in order."""
+    ordered = logits.topk(min(top_k, logits.shape[-1])).values
+    num_tied = (logits >= ordered[:, -1:]).sum(dim=-1, keepdim=True) - ordered.shape[-1]
+    least = _least_of_top_p(ordered, top_p, num_tied)
+    return logits.masked_fill(logits < least, -math.inf)
+
+
+def _least_of_top_p(
+    ordered: Float[Tensor, "b n"], top_p: float, num_tied: Int64[Tensor, "b 1"] | int = 0
+) -> Float[Tensor, "b 1"]:
+    """The smallest logit that top-p keeps, given all logits from the largest on, of which the last occurs `num_tied`
+    times more.
+    """
     probabilities = ordered.softmax(dim=-1)
+    total = 1 + num_tied * probabilities[:, -1:]
     before = probabilities.cumsum(dim=-1) - probabilities
-    # What comes before the most likely code sums to 0, so one code always stays.
-    dropped = (before >= top_p).scatter(-1, order, before >= top_p)
-    return logits.masked_fill(dropped, -math.inf)
+    # What comes before the most likely code sums to 0, so one code always stays; NaN drops none.
+    num_dropped = (before >= top_p * total).sum(dim=-1, keepdim=True)
+    return ordered.gather(-1, ordered.shape[-1] - 1 - num_dropped)
 
 
 def filter_logits(
     logits: Float[Tensor, "b size"], config: TokenSamplerConfig | ScaleSamplerConfig
 ) -> Float[Tensor, "b size"]:
     """Divide by the temperature, then keep the top k codes, then of these the top p."""
-    logits = logits / config.temperature
+    if config.temperature != 1:
+        logits = logits / config.temperature
+    if config.top_k > 0 and config.top_p < 1:
+        return _keep_both(logits, config.top_k, config.top_p)
     if config.top_k > 0:
-        logits = keep_top_k(logits, config.top_k)
+        return keep_top_k(logits, config.top_k)
     return keep_top_p(logits, config.top_p) if config.top_p < 1 else logits
 
 

@@ -18,7 +18,7 @@ from glotok_ray.evaluation.sample_inputs import unpack_samples
 from glotok_ray.evaluation.streams import MeasuredImages, open_measured
 from glotok_ray.evaluation.units import PartMeasurement, Unit
 from glotok_ray.on_ray.actor_pool import map_shards
-from glotok_ray.pretrained.tokenizer import tokenizer_config
+from glotok_ray.pretrained.tokenizer import code_layout
 from glotok_ray.storage.places import to_path
 
 logger = logging.getLogger(__name__)
@@ -60,8 +60,8 @@ def _prepare(missing: Sequence[Unit], config: EvaluateRun, folder: Path) -> None
     """Write what all actors read, once, before they ask for it."""
     kinds = {unit.blocks[0].kind for unit in missing}
     if not kinds.isdisjoint(BASELINES):
-        model = tokenizer_config(to_path(config.tokenizer_path))
-        write_counts(folder, count_training_codes(config, model), model)
+        layout = code_layout(to_path(config.tokenizer_path))
+        write_counts(folder, count_training_codes(config, layout), layout)
     if REFERENCE in kinds:
         unpacked(to_path(config.reference_path), folder)
     if SAMPLES in kinds:

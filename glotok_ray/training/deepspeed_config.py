@@ -19,7 +19,8 @@ def deepspeed_config(
     return {
         "train_micro_batch_size_per_gpu": micro_batch_size,
         "gradient_accumulation_steps": accumulation_steps,
-        "gradient_clipping": optimizer.gradient_clip,
+        # At stage 0 the engine does it, with the norm that it logs.
+        "gradient_clipping": optimizer.gradient_clip if scaling.zero_stage else 0.0,
         # Not "elastic_checkpoint": DeepSpeed 0.19.8 cannot load one back with torch's Adam.
         "zero_optimization": {
             "stage": scaling.zero_stage,

@@ -5,7 +5,9 @@ Read next: glotok_ray/training/counted.py
 
 from typing import Any
 
+from glotok_ray.config.overrides import override
 from glotok_ray.config.runs import AnyGeneratorRun, GeneratorRun, TokenizerRun
+from glotok_ray.config.scaling import ScalingConfig
 from glotok_ray.data.recorded import crops_text
 from glotok_ray.data.records import DatasetInfo, read_dataset
 from glotok_ray.nn.tokenizer import GloTokTokenizer
@@ -13,7 +15,7 @@ from glotok_ray.storage.artefact import MANIFEST, ArtefactError
 from glotok_ray.storage.places import to_path
 from glotok_ray.training.counted import Counted, count_generator, count_tokenizer
 from glotok_ray.training.inputs import check_present_inputs
-from glotok_ray.training.memory import GIB, count_parameters, expected_memory
+from glotok_ray.training.memory import GIB, ExpectedMemory, count_parameters, expected_memory
 
 
 def describe_tokenizer(run: TokenizerRun) -> dict[str, Any]:
@@ -84,17 +86,9 @@ def _arithmetic(run: TokenizerRun | GeneratorRun, dataset: DatasetInfo | None) -
 
 
 def _memory(counted: Counted, run: TokenizerRun | GeneratorRun) -> dict[str, Any]:
-    """GiB per worker."""
-    scaling, schedule = run.scaling, run.schedule
-    averaged = counted.averaged
-    expected = expected_memory(
-        counted.sizes,
-        scaling,
-        activations=counted.activations(schedule.micro_batch(scaling.num_workers)),
-        averaged=count_parameters(averaged) if averaged is not None else 0,
-        accumulation_steps=schedule.accumulation_steps(scaling.num_workers),
-        exported=sum(count_parameters(model) for model in counted.exported),
-    )
+    """GiB per worker, of an elastic run also with the fewest and with the most workers."""
+    scaling = run.scaling
+    expected = _expected(counted, run, scaling)
     note = (
         f"ZeRO stage {scaling.zero_stage} over {scaling.num_workers} workers, {scaling.precision}. The parts are not "
         "there all at once: start comes before training, update after activations and buckets. Activations are what "
@@ -102,11 +96,49 @@ def _memory(counted: Counted, run: TokenizerRun | GeneratorRun) -> dict[str, Any
         "kernels' workspaces, weights of frozen networks and fragmentation. Checkpoints are written from copies in "
         "host memory: checkpoint_host_gib on the first worker. A run reports its own peak as memory/peak_gib"
     )
+    found = _gib(expected)
+    if scaling.is_elastic:
+        note += (
+            ". The number of workers may change: memory_by_workers has the least and the most, and every worker must "
+            "have room for the larger"
+        )
+        found["memory_by_workers"] = {
+            str(workers): _with_workers(counted, run, workers) for workers in scaling.worker_range
+        }
+    return {**found, "memory_note": note}
+
+
+def _expected(
+    counted: Counted, run: TokenizerRun | GeneratorRun, scaling: ScalingConfig
+) -> ExpectedMemory:
+    workers, schedule, averaged = scaling.num_workers, run.schedule, counted.averaged
+    return expected_memory(
+        counted.sizes,
+        scaling,
+        activations=counted.activations(schedule.micro_batch(workers)),
+        averaged=count_parameters(averaged) if averaged is not None else 0,
+        accumulation_steps=schedule.accumulation_steps(workers),
+        exported=sum(count_parameters(model) for model in counted.exported),
+    )
+
+
+def _gib(expected: ExpectedMemory) -> dict[str, Any]:
     return {
         "memory_per_worker_gib": round(expected.total / GIB, 3),
         "memory_parts_gib": {
             name: round(value / GIB, 3) for name, value in expected.parts().items()
         },
         "checkpoint_host_gib": round(expected.checkpoint / GIB, 3),
-        "memory_note": note,
+    }
+
+
+def _with_workers(
+    counted: Counted, run: TokenizerRun | GeneratorRun, workers: int
+) -> dict[str, Any]:
+    """What a worker needs when there are so many of them: ZeRO's parts grow as they get fewer, and passes per step."""
+    scaling = override(run.scaling, {"num_workers": workers, "min_workers": 0, "max_workers": 0})
+    return {
+        "micro_batch_size": run.schedule.micro_batch(workers),
+        "accumulation_steps": run.schedule.accumulation_steps(workers),
+        **_gib(_expected(counted, run, scaling)),
     }

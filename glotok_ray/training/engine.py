@@ -4,7 +4,9 @@ Both engines answer the same calls, so the same step runs in one plain process a
 This is the only module that names deepspeed. Read next: glotok_ray/training/tokenizer_step.py
 """
 
+import contextlib
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -49,8 +51,9 @@ class DeepSpeedEngine:
         micro_batch_size: int,
         accumulation_steps: int,
     ) -> None:
-        import deepspeed
-        import deepspeed.ops
+        with _import_of_mlflow_refused():
+            import deepspeed
+            import deepspeed.ops
 
         if not scaling.use_gpu:
             # DeepSpeed would compile a shared-memory all-reduce at first use: minutes, and a
@@ -76,7 +79,7 @@ class DeepSpeedEngine:
         # At stage 0 the gradients are whole on every worker, and DeepSpeed keeps no norm of them.
         self._keeps_norm = hasattr(self._engine.optimizer, "_global_grad_norm")
         self.gradient_norm = torch.zeros((), device=self._engine.device)
-        self._stage = scaling.zero_stage
+        self._stage, self._clip = scaling.zero_stage, optimizer.gradient_clip
 
     def __call__(self, *inputs: Any) -> Any:
         """The module's forward pass through DeepSpeed's hooks."""
@@ -95,10 +98,19 @@ class DeepSpeedEngine:
         """DeepSpeed counts the accumulation steps itself."""
         boundary = self._engine.is_gradient_accumulation_boundary()
         if boundary and not self._keeps_norm:
-            self.gradient_norm = gradient_norm(self.module.parameters())
+            self._measure_and_clip()
         self._engine.step()
         if boundary and self._keeps_norm:
             self.gradient_norm = self._norm_of_deepspeed()
+
+    def _measure_and_clip(self) -> None:
+        """DeepSpeed would take the norm once more, parameter by parameter, and average it over workers that all have
+        the same.
+        """
+        self.gradient_norm = gradient_norm(self.module.parameters())
+        if self._clip:
+            parameters = self.module.parameters()
+            nn.utils.clip_grads_with_norm_(parameters, self._clip, self.gradient_norm)
 
     def _norm_of_deepspeed(self) -> Tensor:
         found = self._engine.get_global_grad_norm()
@@ -198,6 +210,22 @@ class DeepSpeedEngine:
             {part.stretch.name: part.values for part in self._parts()}, folder, DROP_CHECKPOINT
         )
         working_weights_from_masters(self._engine.optimizer)
+
+
+@contextlib.contextmanager
+def _import_of_mlflow_refused() -> Iterator[None]:
+    """DeepSpeed's autotuner, of which nothing is used here, imports MLflow where it is installed, and does without it
+    otherwise: two seconds of every worker's start.
+    """
+    if "mlflow" in sys.modules:
+        yield
+        return
+    modules: dict[str, Any] = sys.modules
+    modules["mlflow"] = None  # Python's own sign for a module that must not be imported
+    try:
+        yield
+    finally:
+        del modules["mlflow"]
 
 
 def _check_gradients_by_their_norm(optimizer: Any) -> None:

@@ -25,6 +25,14 @@ from glotok_ray.training.batches import Batch
 from glotok_ray.training.engine import Engine
 from glotok_ray.training.finite import StepFlags
 from glotok_ray.training.generator_state import GeneratorState
+from glotok_ray.training.profiling import (
+    AGREEMENT,
+    AVERAGE,
+    BACKWARD,
+    FORWARD,
+    OPTIMIZER,
+    part,
+)
 from glotok_ray.training.schedule import step_generator
 from glotok_ray.training.worker import Worker
 
@@ -153,19 +161,24 @@ class GeneratorStep:
         totals: dict[str, Tensor] = {}
         for position, batch in enumerate(batches):
             self._worker.heartbeat.enter("forward")
-            terms = self._objective(engine, batch, generator)
+            with part(FORWARD):
+                terms = self._objective(engine, batch, generator)
             self.flags.add(terms)
             self._worker.heartbeat.enter("backward")
-            engine.backward(next(iter(terms.values())))
+            with part(BACKWARD):
+                engine.backward(next(iter(terms.values())))
             self._worker.heartbeat.enter("reduce")
             if position == len(batches) - 1:
-                self.flags.verdict(step)
-            engine.step()
+                with part(AGREEMENT):
+                    self.flags.verdict(step)
+            with part(OPTIMIZER):
+                engine.step()
             for name, term in terms.items():
                 share = term.detach().float() / len(batches)
                 totals[name] = totals[name] + share if name in totals else share
         if average is not None:
-            average.update(step)
+            with part(AVERAGE):
+                average.update(step)
         return totals | {"gradient_norm": engine.gradient_norm}
 
     def set_learning_rate(self, learning_rate: float) -> None:

@@ -10,7 +10,7 @@ import json
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -35,6 +35,15 @@ TENSORBOARD_FOLDER = "tensorboard"
 
 def _file(rank: int) -> str:
     return f"log-{rank:04d}.pt"
+
+
+class _OfAllWorkers(NamedTuple):
+    means: list[float]
+    """Of the terms."""
+    peak_gib: float
+    """The largest peak of memory."""
+    broken: int
+    """The sum of the broken rows that each has met."""
 
 
 class MetricsLog:
@@ -118,24 +127,24 @@ class MetricsLog:
             return
         names = sorted(self._sums)
         stacked = torch.stack([self._sums[name].reshape(()) for name in names])
-        totals = (self._worker.all_sum(stacked) / self._worker.world_size).tolist()
+        totals, peak, broken = self._exchanged(stacked)
         values = {
             f"train/{name}": total / self._counts[name]
             for name, total in zip(names, totals, strict=True)
         }
         values["train/learning_rate"] = self._rate
         values |= {f"time/{name}": value for name, value in self.times.take(step).items()}
-        values["memory/peak_gib"] = self._largest_peak(stacked.device)
+        values["memory/peak_gib"] = peak
         values["run/restarts"] = self._restarts
-        values |= self._data_facts()
+        values |= self._data_facts(broken)
         self.write(step + 1, values)
         self._sums, self._steps = {}, 0
         self._counts.clear()
 
-    def _data_facts(self) -> dict[str, float]:
-        """How the rows came; every worker calls it at the same step."""
+    def _data_facts(self, broken: int) -> dict[str, float]:
+        """How the rows came, `broken` of them met as such; every worker calls it at the same step."""
         found = self._worker.data_facts.take()
-        bad_rows = self._seen.check_broken()
+        bad_rows = self._seen.check_broken(broken)
         if bad_rows:
             found["data/bad_rows"] = bad_rows
         if not self._told_first_batch and self.times.first_wait_s is not None:
@@ -143,10 +152,17 @@ class MetricsLog:
             found["time/first_batch_s"] = self.times.first_wait_s
         return found
 
-    def _largest_peak(self, device: torch.device) -> float:
-        peaks = torch.zeros(self._worker.world_size, dtype=torch.float64, device=device)
-        peaks[self._worker.rank] = self._worker.memory.gib()
-        return float(self._worker.all_sum(peaks).max())
+    def _exchanged(self, terms: Tensor) -> _OfAllWorkers:
+        """One exchange and one read by the host, whatever is told."""
+        worker = self._worker
+        # Every worker fills its own place; written on the device, since a copy of a list would be waited for.
+        peaks = torch.zeros(worker.world_size, dtype=torch.float64, device=terms.device)
+        peaks[worker.rank] = worker.memory.gib()
+        broken = torch.full_like(peaks[:1], self._seen.own_broken)
+        found = worker.all_sum(torch.cat([terms, peaks, broken])).tolist()
+        count = len(terms)
+        means = [total / worker.world_size for total in found[:count]]
+        return _OfAllWorkers(means, max(found[count:-1]), int(found[-1]))
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Append one line, and the points of TensorBoard and the trackers."""

@@ -19,11 +19,23 @@ logger = logging.getLogger(__name__)
 
 PROFILE_FOLDER = "profile"
 """In a run's folder."""
+DATA, FORWARD, BACKWARD, AGREEMENT = "data", "forward", "backward", "agreement"
+OPTIMIZER, AVERAGE, METRICS = "optimizer", "average", "metrics"
+PARTS = (DATA, FORWARD, BACKWARD, AGREEMENT, OPTIMIZER, AVERAGE, METRICS)
+"""Ranges of a step in the trace: the wait for rows, the passes (the backward one with the reduction of gradients), what
+workers agree on, clipping and update, the moving average, and the log. A tokenizer's step, whose passes are many, marks
+the first and the last. They cost microseconds where nothing is traced.
+"""
 TRACE_FILE = "trace.json.gz"
 _RECORDING = (
     torch.profiler.ProfilerAction.RECORD,
     torch.profiler.ProfilerAction.RECORD_AND_SAVE,
 )
+
+
+def part(name: str) -> torch.profiler.record_function:
+    """A range of the trace, one of `PARTS`."""
+    return torch.profiler.record_function(name)
 
 
 class StepProfiler:

@@ -56,13 +56,21 @@ class RowsSeen:
                     logger.warning("step %d: a row is left out: %s", step, reason)
                     self._append(self._own_bad_rows, {"step": step, "key": key, "reason": reason})
 
-    def check_broken(self) -> int:
-        """Different broken rows of the whole run so far; every worker calls it at the same step.
+    @property
+    def own_broken(self) -> int:
+        """Different broken rows that this worker has met."""
+        return self._found
+
+    def check_broken(self, found: int | None = None) -> int:
+        """Different broken rows of the whole run so far; every worker calls it at the same step. `found` is the sum of
+        `own_broken` over the workers, where the caller has it: mostly 0, and then nothing more is exchanged.
 
         Raises ArtefactError, on all workers alike, when they are more than allowed.
         """
         worker = self._worker
-        if not int(worker.all_sum(torch.tensor(self._found, device=worker.device))):
+        if found is None:
+            found = int(worker.all_sum(torch.tensor(self._found, device=worker.device)))
+        if not found:
             return 0
         # Another worker meets the same row in another epoch: rank 0 counts what differs.
         reasons = {

@@ -21,7 +21,7 @@ from glotok_ray.training.finite import StepFlags
 from glotok_ray.training.metrics_log import MetricsLog
 from glotok_ray.training.plan import RunPlan
 from glotok_ray.training.preemption import PreemptionNotice
-from glotok_ray.training.profiling import StepProfiler
+from glotok_ray.training.profiling import DATA, METRICS, StepProfiler, part
 from glotok_ray.training.rows_seen import RowsSeen
 from glotok_ray.training.schedule import learning_rate, seed_step
 from glotok_ray.training.snapshot import Snapshot
@@ -148,14 +148,16 @@ class Trainer:
         seed_step(plan.seed, step, self._worker.rank)
         rate = learning_rate(step, plan.total_steps, plan.optimizer)
         self._step.set_learning_rate(rate)
-        micro_batches = log.times.waiting_for(
-            lambda: [next(stream) for _ in range(plan.accumulation_steps)]
-        )
+        with part(DATA):
+            micro_batches = log.times.waiting_for(
+                lambda: [next(stream) for _ in range(plan.accumulation_steps)]
+            )
         self._send_clock()
         terms = self._step.learn([batch.tensors for batch in micro_batches], step)
         log.times.end()
-        seen.add(step, micro_batches)
-        log.add(step, terms, rate)
+        with part(METRICS):
+            seen.add(step, micro_batches)
+            log.add(step, terms, rate)
 
     def _evaluate_and_save(self, step: int, log: MetricsLog) -> None:
         """What is due after `step` steps."""

@@ -7,6 +7,7 @@ This is the only module that names torch.distributed. Read next: glotok_ray/trai
 import atexit
 import os
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any, Protocol
 
 import torch
@@ -110,6 +111,24 @@ class DistributedWorker:
 
     def release(self) -> None:
         """Go on; launchers override this."""
+
+
+def join_group(backend: str, *, timeout_s: int) -> None:
+    """Make this process a rank of a group, whose place and size stand in torch's environment variables (MASTER_ADDR,
+    MASTER_PORT, RANK, WORLD_SIZE); returns when all have come. A collective operation that takes longer fails.
+    """
+    if backend == "nccl" and "TORCH_NCCL_BLOCKING_WAIT" not in os.environ:
+        # A collective that times out ends its process; otherwise the GPU would wait for ever.
+        os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1")
+    torch.distributed.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
+
+
+def leave_group(*, whole: bool) -> None:
+    """Give back the device's cached memory and, where the `whole` group ends, this process's part of it."""
+    if whole and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 _OF_ONE_RANK = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}

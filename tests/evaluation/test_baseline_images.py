@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from glotok_ray.data.code_layout import CodeLayout
 from glotok_ray.evaluation.baseline_images import (
     BaselineCodes,
     count_training_codes,
@@ -23,18 +24,20 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_baselines_draw_from_the_training_codes(inputs: Path, tmp_path: Path) -> None:
     config = settings(inputs, tmp_path)
-    write_counts(tmp_path, count_training_codes(config, TOKENIZER), TOKENIZER)
-    codes = read_counts(tmp_path, config, TOKENIZER)
+    layout = CodeLayout.glotok(TOKENIZER)
+    write_counts(tmp_path, count_training_codes(config, layout), layout)
+    codes = read_counts(tmp_path, config, layout)
     blocks, _ = plan(config)
 
     def drawn(kind: str) -> np.ndarray:
-        return np.concatenate([codes.draw(block) for block in blocks if block.kind == kind])
+        found = [codes.draw(block) for block in blocks if block.kind == kind]
+        return np.concatenate(found, axis=1)
 
-    visual, semantic = drawn("baseline_marginal").swapaxes(0, 1)
+    visual, semantic = drawn("baseline_marginal")
     assert semantic.shape == (6, POSITIONS)
     assert (semantic == 3).all()
     np.testing.assert_array_equal(visual, np.tile(np.arange(POSITIONS), (6, 1)))
-    assert len(np.unique(drawn("baseline_uniform")[:, 0])) > 16
+    assert len(np.unique(drawn("baseline_uniform")[0])) > 16
     for kind in BASELINES:
         np.testing.assert_array_equal(drawn(kind), codes.draw(Block(kind, 0, 6, 0)))
     other = BaselineCodes(codes.counts, seed=1).draw(Block("baseline_uniform", 0, 6, 0))

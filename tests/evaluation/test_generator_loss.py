@@ -16,13 +16,16 @@ from glotok_ray.evaluation.generator_loss import (
     UNLEARNED,
     Codes,
     FlowLoss,
+    ScaleLoss,
     TokenLoss,
     other_labels,
 )
 from glotok_ray.evaluation.generator_metrics import loss_metrics
 from glotok_ray.nn.tokenizer import GloTokTokenizer
-from glotok_ray.training.generator_step import FlowObjective, TokenObjective
+from glotok_ray.nn.var import VAR
+from glotok_ray.training.generator_step import FlowObjective, ScaleObjective, TokenObjective
 from tests.evaluation.tiny_inputs import TINY_FAR, TINY_XAR, TOKENIZER, random_generator
+from tests.small_pyramid import TINY_VAR, SmallPyramid
 
 LABELS = np.array([0, 1, 1, 0, 1], np.int32)
 
@@ -37,7 +40,7 @@ def codes(images: range = range(5)) -> Codes:
     grids = [
         torch.randint(32, (2, 4, 4), generator=torch.Generator().manual_seed(i)) for i in images
     ]
-    return Codes(torch.stack(grids), LABELS[images.start : images.stop], images)
+    return Codes(torch.stack(grids).unbind(1), LABELS[images.start : images.stop], images)
 
 
 def engine_of(model: nn.Module):
@@ -53,8 +56,8 @@ def engine_of(model: nn.Module):
 
 
 def batch_of(drawn: Codes, labels: np.ndarray, image: int) -> dict[str, Tensor]:
-    flat = drawn.indices[image : image + 1].flatten(2)
-    batch = {name: flat[:, place] for place, name in enumerate(TOKENIZER.names)}
+    named = zip(TOKENIZER.names, drawn.grids, strict=True)
+    batch = {name: grid[image : image + 1].flatten(1) for name, grid in named}
     return {**batch, "label": torch.from_numpy(labels[image : image + 1])}
 
 
@@ -104,6 +107,36 @@ def test_the_loss_of_far_is_that_of_its_training() -> None:
             terms = objective(engine_of(model), batch, torch.Generator())
             assert found[name][image] == pytest.approx(terms["cross_entropy"].item(), rel=1e-5)
     np.testing.assert_allclose(found[UNLEARNED], math.log(32))
+
+
+@torch.no_grad()
+def test_the_loss_of_var_is_that_of_its_training() -> None:
+    torch.manual_seed(0)
+    model, pyramid = VAR(TINY_VAR).eval(), SmallPyramid()
+    for weight in model.parameters():
+        nn.init.normal_(weight, std=0.2)
+
+    class Scales:
+        contribution = staticmethod(pyramid)
+
+    grids = [torch.randint(24, (5, side, side)) for side in TINY_VAR.scale_sides]
+    names = [f"scale_{side}" for side in TINY_VAR.scale_sides]
+    found = ScaleLoss(model, Scales(), seed=7)(Codes(grids, LABELS, range(5)))
+    objective = ScaleObjective(Scales(), TINY_VAR, names, label_dropout=0.0)
+    others = other_labels(LABELS, range(5), TINY_VAR.num_classes, seed=7)
+    for name, labels in ((LOSS, LABELS), (SHUFFLED, others)):
+        for image in range(5):
+            own = slice(image, image + 1)
+            codes_of = {n: grid[own].flatten(1) for n, grid in zip(names, grids, strict=True)}
+            batch = {**codes_of, "label": torch.from_numpy(labels[own])}
+            terms = objective(engine_of(model), batch, torch.Generator())
+            assert found[name][image] == pytest.approx(terms["cross_entropy"].item(), rel=1e-5)
+    assert (found[LOSS] != found[SHUFFLED]).all()
+    np.testing.assert_allclose(found[UNLEARNED], math.log(24), rtol=1e-6)
+    nn.init.zeros_(model.output.weight)
+    nn.init.zeros_(model.output.bias)
+    blind = ScaleLoss(model, Scales(), seed=7)(Codes(grids, LABELS, range(5)))
+    np.testing.assert_allclose(blind[LOSS], blind[UNLEARNED], rtol=1e-6)
 
 
 class Blind(nn.Module):

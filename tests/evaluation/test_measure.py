@@ -114,7 +114,7 @@ def test_blocks_are_measured_by_what_the_tokenizer_makes(inputs: Path, tmp_path:
         arrays["psnr"][:1], psnr(pictures["inputs"], pictures["reconstructions"])
     )
     # Decoding the block's own codes as a baseline gives the same image.
-    codes = np.stack([arrays["visual"][:1], arrays["semantic"][:1]], axis=1)
+    codes = [arrays["visual"][:1], arrays["semantic"][:1]]
     np.testing.assert_array_equal(measure._decode(codes), pictures["reconstructions"])
 
 

@@ -7,18 +7,29 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from glotok_ray.config import EncodeRun, EvaluateRun, override
+from glotok_ray.config import EncodeRun, EvaluateRun, override, to_dict
+from glotok_ray.config.var import VARConfig
+from glotok_ray.data.codes import stored_codes, write_code_dataset, write_code_shard
+from glotok_ray.data.pixel_range import to_uint8
 from glotok_ray.data.records import decode_image, read_dataset
 from glotok_ray.data.transforms import center_crop
+from glotok_ray.evaluation.array_names import LABELS
+from glotok_ray.evaluation.baseline_images import count_training_codes, read_counts, write_counts
 from glotok_ray.evaluation.codebook_metrics import grid_metrics
+from glotok_ray.evaluation.generator_loss import LOSS, Codes, ScaleLoss
+from glotok_ray.evaluation.generator_metrics import loss_metrics
 from glotok_ray.evaluation.inputs import check_system
-from glotok_ray.evaluation.plan import plan
+from glotok_ray.evaluation.plan import Block, plan
 from glotok_ray.evaluation.retention import decoded_alone, retention_names
 from glotok_ray.evaluation.units import build_measurement
+from glotok_ray.nn.next_scale import ScaleTokenizer
 from glotok_ray.nn.tokenizer_protocol import grids_of
-from glotok_ray.pretrained.tokenizer import code_layout, empty_tokenizer
+from glotok_ray.nn.var import VAR
+from glotok_ray.pretrained.generator import copy_tokenizer, save_generator
+from glotok_ray.pretrained.tokenizer import code_layout, empty_tokenizer, read_any_tokenizer
 from glotok_ray.recipes.train_generator import far_b, xar_b
 from glotok_ray.stages.encode_images import EncodeActor
+from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.training.inputs import check_family
 from tests.peers.peer_folders import write_peer_folder
@@ -151,13 +162,118 @@ def test_an_encoder_that_diverges_gives_no_codes(tmp_path: Path, name: str) -> N
             model.encode(images)
 
 
+def write_codes(folder: Path, inputs: Path, name: str, codes: tuple[torch.Tensor, ...]) -> None:
+    """The codes of as many training images, of the classes of the shards."""
+    folder.mkdir()
+    layout, classes = code_layout(inputs / name), read_dataset(inputs / "shards").classes
+    stored = stored_codes([grid.numpy() for grid in codes], layout)
+    keys = [str(image) for image in range(len(codes[0]))]
+    shard = write_code_shard(
+        folder / "part-00000.parquet", keys, np.zeros(len(keys), np.int64), stored, layout
+    )
+    write_code_dataset(
+        folder,
+        [shard],
+        layout,
+        num_views=1,
+        classes=classes,
+        tokenizer_sha256=artefact.sha256_of(inputs / name / "tokenizer.safetensors"),
+        details={},
+    )
+    artefact.write_manifest(folder, "codes")
+
+
+@pytest.mark.parametrize("name", ["var_256", "rq_vae"])
+def test_baselines_are_drawn_grid_by_grid(inputs: Path, tmp_path: Path, name: str) -> None:
+    """Two training images of which every position has one code or the other: the marginal knows no others."""
+    model = read_any_tokenizer(inputs / name)
+    first = tuple(
+        torch.arange(grid.num_indices).view(1, *grid.shape) % (grid.num_codes - 1)
+        for grid in model.rate.grids
+    )
+    codes = tuple(torch.cat([grid, grid + 1]) for grid in first)
+    write_codes(tmp_path / "codes", inputs, name, codes)
+    config = evaluate_run(inputs, name, codes_path=str(tmp_path / "codes"))
+    layout = code_layout(inputs / name)
+    write_counts(tmp_path, count_training_codes(config, layout), layout)
+    block = Block("baseline_marginal", 0, 5, 0)
+    drawn = read_counts(tmp_path, config, layout).draw(block)
+    for column, found, grid in zip(layout.columns, drawn, first, strict=True):
+        steps = found.astype(np.int64) - grid.flatten(1).numpy()
+        assert found.shape == (5, column.num_positions)
+        assert set(np.unique(steps)) <= {0, 1}
+    assert 0 < np.concatenate([np.ravel(d % 2) for d in drawn]).mean() < 1
+    measure = build_measurement(config, image_size=model.image_size, folder=tmp_path)
+    pictures = measure([block])[0].pictures["images"]
+    grids = [
+        torch.from_numpy(found.astype(np.int64)).unflatten(1, column.shape)
+        for column, found in zip(layout.columns, drawn, strict=True)
+    ]
+    decoded = model.decode(tuple(grids) if len(grids) > 1 else grids[0])
+    np.testing.assert_array_equal(pictures, to_uint8(decoded))
+
+
+def write_var(folder: Path, tokenizer: Path, width: int) -> VAR:
+    """An untrained VAR on the scales of the small var_256."""
+    torch.manual_seed(3)
+    sizes = {"width": 16, "depth": 1, "num_heads": 1, "num_codes": 32, "code_width": width}
+    classes = list(read_dataset(tokenizer.parent / "shards").classes)
+    model = VAR(VARConfig(scale_sides=(1, 2), num_classes=len(classes), **sizes)).eval()
+    for weight in model.parameters():
+        torch.nn.init.normal_(weight, std=0.2)
+    facts = {
+        "architecture": "var",
+        "model": to_dict(model.config),
+        "tokenizer_sha256": artefact.sha256_of(tokenizer / "tokenizer.safetensors"),
+        "classes": classes,
+    }
+    save_generator(folder, model.state_dict(), None, facts)
+    copy_tokenizer(tokenizer, folder)
+    artefact.write_manifest(folder, "generator")
+    return model
+
+
+@torch.no_grad()
+def test_the_loss_of_var_is_of_its_tokenizers_codes(inputs: Path, tmp_path: Path) -> None:
+    """With the tokenizer measured beside it, and with the copy in its folder."""
+    tokenizer = read_any_tokenizer(inputs / "var_256")
+    assert isinstance(tokenizer, ScaleTokenizer)
+    model = write_var(tmp_path / "var", inputs / "var_256", tokenizer.code_width)
+    changes = {"generator_path": str(tmp_path / "var"), "num_images": 6}
+    beside = evaluate_run(inputs, "var_256", **changes)
+    arrays = []
+    for config in (beside, override(beside, {"tokenizer_path": ""})):
+        blocks, side = plan(config)
+        measure = build_measurement(config, image_size=side, folder=tmp_path)
+        arrays.append(measure(blocks[:1])[0].arrays)
+    measured, alone = arrays
+    grids = [
+        torch.from_numpy(measured[name].astype(np.int64)).unflatten(1, shape)
+        for name, shape in code_layout(inputs / "var_256").grids.items()
+    ]
+    losses = ScaleLoss(model, tokenizer, seed=0)(Codes(grids, measured[LABELS], range(6)))
+    for name, values in losses.items():
+        np.testing.assert_allclose(measured[name], values, rtol=1e-5)
+        np.testing.assert_allclose(alone[name], values, rtol=1e-5)
+    assert "scale_1x1" not in alone
+    found = loss_metrics(losses, "var", 4)[LOSS]
+    assert found["value"] == pytest.approx(losses[LOSS].mean())
+    assert "every code given those of smaller scales" in found["protocol"]
+
+
+def test_a_var_of_another_code_width_is_refused_before_anything_starts(
+    inputs: Path, tmp_path: Path
+) -> None:
+    write_var(tmp_path / "var", inputs / "var_256", 7)
+    with pytest.raises(ArtefactError, match=r"generator.code_width = 7: the tokenizer has"):
+        plan(evaluate_run(inputs, "var_256", generator_path=str(tmp_path / "var")))
+
+
 def test_what_needs_our_code_vectors_is_refused_by_name(inputs: Path) -> None:
-    for field in ("codes_path", "generator_path"):
-        with pytest.raises(ArtefactError, match=rf"{field} = 'x': .* holds one of the system var"):
-            check_system(evaluate_run(inputs, "var_256", **{field: "x"}))
     probed = {"training_path": "x", "probe_images": 5}
     with pytest.raises(ArtefactError, match=r"training_path = 'x': .*leave training_path empty"):
         check_system(evaluate_run(inputs, "var_256", **probed))
+    check_system(evaluate_run(inputs, "var_256", codes_path="x", generator_path="x"))
     check_system(evaluate_run(inputs, "var_256", training_path="x", probe_images=0))
 
 

@@ -60,3 +60,12 @@ def test_codes_from_the_end_and_fractions_are_refused() -> None:
     for codes in (np.array([[0, -1]]), np.array([[0.0, 1.7]])):
         with pytest.raises(ValueError, match=r"codes"):
             counts.add(codes)
+
+
+def test_codes_of_large_codebooks_keep_their_numbers() -> None:
+    """IBQ's and Open-MAGVIT2's largest have 262,144."""
+    counts = PositionCounts(num_positions=1, num_codes=70_000)
+    counts.add(np.array([[69_999]], np.uint32))
+    assert counts.draw(0, 3, seed=0, branch=0).tolist() == [[69_999]] * 3
+    drawn = draw_uniform(0, 200, num_positions=8, num_codes=70_000, seed=0, branch=0)
+    assert 65_536 < drawn.max() < 70_000

@@ -12,7 +12,7 @@ from glotok_ray.nn.quantizer import NO_CODE
 from glotok_ray.nn.var import VAR
 from glotok_ray.peers.multi_scale import MultiScaleQuantizer
 from glotok_ray.sampling.image_random import image_generator
-from glotok_ray.sampling.scales import ramped_guidance, sample_scales
+from glotok_ray.sampling.scales import guided_hidden, ramped_guidance, sample_scales
 from glotok_ray.sampling.tokens import draw_codes, filter_logits
 from tests.small_pyramid import TINY_VAR, SmallPyramid
 
@@ -93,6 +93,30 @@ def test_guidance_grows_over_the_scales_and_leaves_the_first_alone() -> None:
     ]
     assert torch.equal(drawn[0][0], drawn[1][0])
     assert not torch.equal(drawn[0][3], drawn[1][3])
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.5, 2.5])
+@torch.no_grad()
+def test_guidance_before_the_output_layer_is_that_of_the_logits(strength: float) -> None:
+    """Its bias included; what comes before it is not linear in the condition and is done for both halves."""
+    model = build().double()
+    assert model.output.bias.abs().min() > 1e-3
+    labels = torch.cat([LABELS, torch.full_like(LABELS, model.null_label)])
+    hidden = model.scale_hidden(None, 0, model.new_cache(labels))
+    conditional, plain = model.scale_logits(None, 0, model.new_cache(labels)).chunk(2)
+    expected = (1 + strength) * conditional - strength * plain
+    torch.testing.assert_close(model.logits_of(guided_hidden(hidden, strength)), expected)
+
+
+def test_codes_that_tie_are_kept_or_dropped_together() -> None:
+    logits = torch.tensor([[2.0, 0.0, 1.0, 1.0, 1.0, -1.0]])
+    chosen = filter_logits(logits, ScaleSamplerConfig(top_k=3, top_p=0.99))
+    assert chosen.isfinite().tolist() == [[True, False, True, True, True, False]]
+    # Of the four, the first has e / (e + 3) = 0.475.
+    alone = filter_logits(logits, ScaleSamplerConfig(top_k=3, top_p=0.47))
+    assert alone.isfinite().tolist() == [[True, False, False, False, False, False]]
+    more = filter_logits(logits, ScaleSamplerConfig(top_k=3, top_p=0.48))
+    assert torch.equal(more, chosen)
 
 
 def test_without_guidance_the_null_label_is_never_read() -> None:

@@ -12,20 +12,27 @@ NODE = ScalingConfig(num_workers=8, cpus_per_worker=8)
     ("cluster_cpus", "place"), [(64, "trainer"), (119, "trainer"), (120, "ingest"), (256, "ingest")]
 )
 def test_cpus_of_gpu_workers_are_not_idle_while_ingest_has_fewer(cluster_cpus, place) -> None:
-    assert decode_place(NODE, cluster_cpus) == place
+    assert decode_place(NODE, cluster_cpus, has_images=True) == place
 
 
 @pytest.mark.parametrize(("cluster_cpus", "place"), [(2, "trainer"), (3, "ingest")])
 def test_workers_that_train_on_cpus_have_none_to_spare(cluster_cpus, place) -> None:
     scaling = ScalingConfig(num_workers=2, cpus_per_worker=1, use_gpu=False)
-    assert decode_place(scaling, cluster_cpus) == place
+    assert decode_place(scaling, cluster_cpus, has_images=True) == place
+
+
+def test_codes_are_read_where_they_are_used_unless_another_place_is_named() -> None:
+    for scaling in (NODE, ScalingConfig(num_workers=2, cpus_per_worker=1, use_gpu=False)):
+        assert decode_place(scaling, 1000, has_images=False) == "trainer"
+    named = ScalingConfig(decode_on="ingest")
+    assert decode_place(named, 1000, has_images=False) == "ingest"
 
 
 @pytest.mark.parametrize("place", ["ingest", "trainer"])
 def test_a_place_that_is_named_is_taken(place) -> None:
     scaling = ScalingConfig(num_workers=8, cpus_per_worker=8, decode_on=place)
     for cluster_cpus in (64, 1000):
-        assert decode_place(scaling, cluster_cpus) == place
+        assert decode_place(scaling, cluster_cpus, has_images=True) == place
 
 
 @pytest.mark.parametrize(
@@ -41,9 +48,12 @@ def test_a_negative_number_of_threads_is_refused() -> None:
 
 
 def test_the_log_says_where_and_why() -> None:
-    assert described(NODE, "trainer", 64) == (
+    assert described(NODE, "trainer", 64, has_images=True) == (
         "rows are decoded by 7 threads of each worker (the workers hold 64 of 64 CPUs)"
     )
-    assert described(NODE, "ingest", 128) == (
+    assert described(NODE, "ingest", 128, has_images=True) == (
         "rows are decoded by tasks of Ray Data (the workers hold 64 of 128 CPUs)"
+    )
+    assert described(NODE, "trainer", 128, has_images=False) == (
+        "codes are read by a thread of each worker (the workers hold 64 of 128 CPUs)"
     )

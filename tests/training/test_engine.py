@@ -1,11 +1,15 @@
 """The plain engine against torch by hand; DeepSpeed is compared with it in tests/training/test_zero.py."""
 
+import sys
+import types
+
 import pytest
 import torch
 from torch import nn
 
 from glotok_ray.config import OptimizerConfig, ScalingConfig
 from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.training import engine
 from glotok_ray.training.engine import TorchEngine, deepspeed_config, parameter_groups
 
 
@@ -77,3 +81,25 @@ def test_the_gradients_norm_is_that_before_clipping(clip):
         engine.step()
     torch.testing.assert_close(engine.gradient_norm, expected)
     assert expected > 1e-3
+
+
+def test_mlflow_is_as_if_it_were_not_there_while_deepspeed_is_imported(monkeypatch):
+    monkeypatch.delitem(sys.modules, "mlflow", raising=False)
+    with pytest.raises(ModuleNotFoundError), engine._import_of_mlflow_refused():
+        import mlflow  # noqa: F401
+    assert "mlflow" not in sys.modules
+    # One that is there already is left alone.
+    here = types.ModuleType("mlflow")
+    monkeypatch.setitem(sys.modules, "mlflow", here)
+    with engine._import_of_mlflow_refused():
+        assert sys.modules["mlflow"] is here
+
+
+def test_at_stage_0_the_engine_clips_and_deepspeed_does_not():
+    optimizer = OptimizerConfig(gradient_clip=0.5)
+    for stage, clip in ((0, 0.0), (1, 0.5)):
+        scaling = ScalingConfig(num_workers=1, zero_stage=stage, precision="fp32")
+        found = deepspeed_config(
+            optimizer, scaling, micro_batch_size=4, accumulation_steps=1, num_parameters=100
+        )
+        assert found["gradient_clipping"] == clip

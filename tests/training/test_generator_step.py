@@ -18,6 +18,7 @@ from glotok_ray.losses.flow_matching import draw_times, flow_matching_loss, orde
 from glotok_ray.nn.far import FAR
 from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.nn.xar import XAR
+from glotok_ray.training import profiling
 from glotok_ray.training.ema import ExponentialMovingAverage
 from glotok_ray.training.engine import TorchEngine
 from glotok_ray.training.generator_state import GeneratorState
@@ -108,6 +109,17 @@ def test_equal_seeds_give_equal_losses_and_others_do_not(kind: str) -> None:
 
     assert first_loss(0) == first_loss(0)
     assert first_loss(0) != first_loss(1)
+
+
+def test_a_trace_has_the_parts_of_a_step_once_each() -> None:
+    model, objective = make("far")
+    step = step_of(model, objective)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+        step.learn([batch()], 0)
+    counts = {event.key: event.count for event in profiler.key_averages()}
+    # What is left of them is the trainer's.
+    parts = set(profiling.PARTS) - {profiling.DATA, profiling.METRICS}
+    assert {name: counts.get(name) for name in parts} == dict.fromkeys(parts, 1)
 
 
 def test_a_run_may_keep_no_average(tmp_path) -> None:

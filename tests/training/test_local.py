@@ -81,7 +81,7 @@ def test_a_run_in_one_process_tells_its_times_and_leaves_a_trace(config, monkeyp
     with gzip.open(folder / "profile" / "trace.json.gz") as stream:
         events = json.load(stream)["traceEvents"]
     names = {event.get("name") for event in events}
-    assert {"train step 5", "train step 6"} <= names
+    assert {"train step 5", "train step 6", "data", "metrics"} <= names
     assert not {"train step 4", "train step 7"} & names
     assert not [name for name in manifest["files"] if name.startswith("profile")]
     assert artefact.read_manifest(folder, "tokenizer", every_byte=True)["step"] == 8

@@ -261,6 +261,32 @@ def test_a_description_adds_up_and_follows_the_batch():
     json.dumps(found)
 
 
+def test_an_elastic_run_states_the_memory_at_both_ends():
+    fixed = {
+        "data.num_train_images": 100,
+        "schedule.global_batch_size": 8,
+        "schedule.micro_batch_size": 2,
+        # Large enough that parts of it show in the third decimal.
+        "model.width": 512,
+        "model.depth": 6,
+        "scaling.zero_stage": 2,
+        "scaling.num_workers": 4,
+    }
+    run = override(RUN, fixed)
+    assert "memory_by_workers" not in describe_generator(run)
+    found = describe_generator(override(run, {"scaling.min_workers": 2, "scaling.max_workers": 8}))
+    ends = found["memory_by_workers"]
+    assert list(ends) == ["2", "8"]
+    for workers, end in ends.items():
+        alone = describe_generator(override(run, {"scaling.num_workers": int(workers)}))
+        assert end == {name: alone[name] for name in end}
+    assert [end["accumulation_steps"] for end in ends.values()] == [2, 1]
+    optimizer = [end["memory_parts_gib"]["optimizer"] for end in ends.values()]
+    # ZeRO divides it among them.
+    assert optimizer[0] == pytest.approx(4 * optimizer[1], abs=0.003)
+    assert ends["2"]["memory_per_worker_gib"] > 1.1 * found["memory_per_worker_gib"]
+
+
 def activations(run: XARRun | FARRun) -> float:
     """GiB of a batch large enough that rounding does not matter."""
     schedule = {
