@@ -8,7 +8,8 @@ WebDataset, Parquet and Kaggle's folders, and `jobs.shard_images` makes shards o
 its driver is killed (SIGKILL) when a random share of the shards is written, and the job is called again; one form is
 also killed right before its manifests. All shards must be equal byte by byte, and hold the images that were generated.
 Peak memory of the driver and of the largest task is told at --smaller and at --images; at ImageNet's 1.28 million
-images that of the driver alone, with a listing that is made up. Six minutes on two cores; 0.5 GB in --folder.
+images that of the driver alone, with a listing that is made up. Ten minutes on two cores (22 calls of the job); 0.7 GB
+in --folder. Killed itself, it goes on behind the last form that it finished, when it is called again with one --folder.
 """
 
 import contextlib
@@ -27,6 +28,7 @@ from typing import Any
 import psutil
 
 from benchmarks import measured
+from benchmarks.drill_progress import Progress, WrongAnswerError, once
 from benchmarks.five_forms import Images, training_images, validation_images, write_five_forms
 from benchmarks.sharding_driver import driver_case
 from glotok_ray import faults
@@ -40,6 +42,9 @@ IMAGENET = 1_281_167
 FORMS = ("folders", "tars", "webdataset", "parquet", "kaggle")
 _LIMIT_S = 300.0
 _SHARES = (0.2, 0.8)
+_ARGUMENTS = ("images", "smaller", "seed")
+# Looking for receipts is cheap; looking through all processes takes a third of a core at fifty times a second.
+_LOOK_S, _MEMORY_EVERY_S = 0.02, 0.25
 
 
 @dataclass
@@ -53,10 +58,6 @@ class Outcome:
     task_mib: float
     """Largest private memory of a process of Ray that ran tasks."""
     log: str
-
-
-class WrongAnswerError(SystemExit):
-    """What the drill is there to find."""
 
 
 def generated(images: int) -> tuple[Images, Images]:
@@ -97,13 +98,15 @@ def call(
         process = subprocess.Popen(
             job(fields, output), cwd=ROOT, env=environment, stdout=stream, stderr=stream
         )
-    driver, task = 0.0, 0.0
+    driver, task, measured_at = 0.0, 0.0, 0.0
     while process.poll() is None:
-        driver = max(driver, _resident_mib(process.pid))
-        task = max(task, *_task_mib(), 0.0)
-        if time.monotonic() - started > _LIMIT_S or (kill_at and receipts(output) >= kill_at):
+        now = time.monotonic()
+        if now - measured_at > _MEMORY_EVERY_S:
+            driver, task = max(driver, _resident_mib(process.pid)), max(task, *_task_mib(), 0.0)
+            measured_at = now
+        if now - started > _LIMIT_S or (kill_at and receipts(output) >= kill_at):
             process.kill()
-        time.sleep(0.02)
+        time.sleep(_LOOK_S)
     seconds = time.monotonic() - started
     return Outcome(process.returncode, seconds, driver, task, log.read_text())
 
@@ -193,49 +196,66 @@ def killed(
     return {"kept": written, "seconds": first.seconds + second.seconds}
 
 
+def sources(root: Path, images: int) -> tuple[dict[str, dict[str, str]], Any]:
+    """The five forms of so many images, and what their shards must hold."""
+    training, validation = generated(images)
+    forms = write_five_forms(root, training, validation, per_archive=ROWS_PER_SHARD)
+    return forms, wanted_images(training, validation)
+
+
+def drill_form(
+    name: str, forms: list[dict[str, dict[str, str]]], out: Path, address: str, moment: float
+) -> tuple[Any, dict[str, Any]]:
+    """Shards of one form, undisturbed; then killed at that share of them, and resumed: they must be equal."""
+    smaller, whole = (
+        undisturbed(f"{name}{kind}", each[name], out, address)
+        for kind, each in zip(("_smaller", ""), forms, strict=True)
+    )
+    found = shards_of(out / name)
+    total = sum(len(shards) for _, shards in found.values())
+    kill_at = max(1, round(total * moment))
+    facts = killed(name, forms[1][name], out / f"{name}_killed", address, kill_at=kill_at)
+    check(shards_of(out / f"{name}_killed") == found, f"{name}: shards differ after a kill")
+    return found, {
+        "seconds": whole.seconds,
+        "driver_mib": [smaller.driver_mib, whole.driver_mib],
+        "task_mib": [smaller.task_mib, whole.task_mib],
+        "shards": total,
+        "kept_at_the_kill": facts["kept"],
+        "killed_seconds": facts["seconds"],
+    }
+
+
 def drill(root: Path, arguments: Any) -> tuple[list[list[str]], dict[str, Any]]:
     """Rows of the table and figures."""
-    training, validation = generated(arguments.images)
-    forms = write_five_forms(root / "sources", training, validation, per_archive=ROWS_PER_SHARD)
-    wanted = wanted_images(training, validation)
-    del training, validation
-    smaller = write_five_forms(
-        root / "smaller", *generated(arguments.smaller), per_archive=ROWS_PER_SHARD
+    progress = Progress(
+        root / "progress.json", {name: getattr(arguments, name) for name in _ARGUMENTS}
     )
-    generator, rows, figures = random.Random(arguments.seed), [], {}
-    expected: dict[str, Any] = {}
+    forms, wanted = once(root / "whole", lambda path: sources(path, arguments.images))
+    smaller, _ = once(root / "smaller", lambda path: sources(path, arguments.smaller))
+    expected: Any = None
     with private_cluster() as address:
         for name in arguments.forms:
-            fields = forms[name]
-            small = undisturbed(f"{name}_smaller", smaller[name], root / "out", address)
-            whole = undisturbed(name, fields, root / "out", address)
-            found = shards_of(root / "out" / name)
-            if not expected:
+            out = root / name
+            if name in progress.figures:
+                found = shards_of(out / name)
+            else:
+                shutil.rmtree(out, ignore_errors=True)
+                # The same moment, whether forms before it were done by this process or not.
+                moment = random.Random(f"{arguments.seed} {name}").uniform(*_SHARES)
+                found, figures = drill_form(name, [smaller, forms], out, address, moment)
+                progress.note(name, figures)
+            if expected is None:
                 expected = found
-                stored = stored_images(root / "out" / name)
+                stored = stored_images(out / name)
                 check(stored == wanted, f"{name}: shards hold other images than were generated")
             check(found == expected, f"{name}: its shards differ from those of the first form")
-            total = sum(len(shards) for _, shards in expected.values())
-            kill_at = max(1, round(total * generator.uniform(*_SHARES)))
-            facts = killed(name, fields, root / "out" / f"{name}_killed", address, kill_at=kill_at)
-            check(
-                shards_of(root / "out" / f"{name}_killed") == expected,
-                f"{name}: shards differ after a kill",
-            )
-            figures[name] = {
-                "seconds": whole.seconds,
-                "driver_mib": [small.driver_mib, whole.driver_mib],
-                "task_mib": [small.task_mib, whole.task_mib],
-                "shards": total,
-                "kept_at_the_kill": facts["kept"],
-                "killed_seconds": facts["seconds"],
-            }
-            rows.append(_row(name, figures[name]))
-        last = root / "out" / "before_manifest"
-        name = arguments.forms[-1]
-        killed(name, forms[name], last, address, fault="kill:manifest:step=0")
-        check(shards_of(last) == expected, "shards differ after a kill before the manifest")
-    return rows, figures
+        last, name = root / "before_manifest", arguments.forms[-1]
+        shutil.rmtree(last, ignore_errors=True)
+        killed(name, forms[name], last / name, address, fault="kill:manifest:step=0")
+        check(shards_of(last / name) == expected, "shards differ after a kill before the manifest")
+    figures = {name: progress.figures[name] for name in arguments.forms}
+    return [_row(name, each) for name, each in figures.items()], figures
 
 
 def _row(name: str, figures: dict[str, Any]) -> list[str]:
@@ -253,16 +273,21 @@ def main() -> None:
     """Run the drill; exit code 1 and one line where shards differ."""
     parser = measured.parser("Five source forms, killed and undisturbed, give equal shards.")
     parser.add_argument("--images", type=int, default=20_000)
-    parser.add_argument("--smaller", type=int, default=5_000, help="for the growth of memory")
+    parser.add_argument("--smaller", type=int, default=2_000, help="for the growth of memory")
     parser.add_argument("--forms", nargs="+", choices=FORMS, default=FORMS)
     parser.add_argument("--seed", type=int, default=0, help="of the moments of the kills")
-    parser.add_argument("--folder", type=Path, default=None, help="for all files, then removed")
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        default=None,
+        help="where its files lie, so that it can go on; they are removed at the end",
+    )
     arguments = parser.parse_args()
-    root = Path(tempfile.mkdtemp(prefix="source_forms_", dir=arguments.folder))
-    try:
+    with tempfile.TemporaryDirectory(prefix="source_forms_") as temporary:
+        root = (arguments.folder or Path(temporary)).absolute() / "source_forms"
+        root.mkdir(parents=True, exist_ok=True)
         rows, figures = drill(root, arguments)
-    finally:
-        shutil.rmtree(root, ignore_errors=True)
+        shutil.rmtree(root)
     driver = measured.in_own_process(driver_case, IMAGENET, repeats=1, warm_up=False)
     figures["driver_of_imagenet"] = {
         "peak_mib": driver.resident_mib,

@@ -19,8 +19,8 @@ from glotok_ray.storage.object_stores import check_client, scheme_of
 from glotok_ray.storage.places import is_remote, to_path
 
 VARIABLE = "GLOTOK_STORAGE_ROOT"
-# What nobody has made work, or tried, with object stores: trials of Ray Tune, and VAR's guidance.
-_LOCAL_JOBS = ("GeneratorAblationRun", "SweepRun", "TokenizerAblationRun", "VARGuidanceRun")
+# What nobody has tried with object stores.
+_LOCAL_JOBS = ("SweepRun", "TokenizerAblationRun")
 
 
 def add_flag(parser: argparse.ArgumentParser) -> None:

@@ -4,15 +4,16 @@ Read next: glotok_ray/data/tar_listings.py, glotok_ray/data/parquet_images.py
 """
 
 import hashlib
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from glotok_ray.config.jobs import ShardRun
 from glotok_ray.data.image_files import FORMATS
 from glotok_ray.data.left_out import OtherFile, among
-from glotok_ray.data.listing import Listing, Row
+from glotok_ray.data.listing import Listing
+from glotok_ray.data.row_columns import Rows
 from glotok_ray.storage.places import version_of
 from glotok_ray.storage.retries import patiently
 
@@ -48,10 +49,30 @@ class FoundArchive(NamedTuple):
     """What one archive holds; `stamp` changes when its file does, `damage` says why it could not be listed."""
 
     name: str
-    images: list[Found]
+    classes: tuple[int | str, ...]
+    """Of its images, as the archive calls them."""
+    images: Rows[Any]
+    """Their keys are the files' names in the archive, and labels are indices into its own classes."""
     left_out: list[OtherFile]
     stamp: str
     damage: str = ""
+
+
+def found_archive(
+    name: str,
+    found: Iterable[Found],
+    make: Callable[..., Any],
+    left_out: list[OtherFile],
+    stamp: str,
+    damage: str = "",
+) -> FoundArchive:
+    """An archive of these images; `make` makes a row of key, label and place."""
+    classes: dict[int | str, int] = {}
+    rows = [
+        make(image.name, classes.setdefault(image.own_class, len(classes)), *image.place)
+        for image in found
+    ]
+    return FoundArchive(name, tuple(classes), Rows.of(rows), left_out, stamp, damage)
 
 
 def stamp_of(path: Path, minutes: float) -> str:
@@ -63,21 +84,20 @@ def stamp_of(path: Path, minutes: float) -> str:
 def listing_of(
     request: Request,
     archives: Sequence[FoundArchive],
-    make: Callable[..., Row],
     *,
     classes: Iterable[int | str] = (),
     names: Mapping[str, str] | None = None,
     class_in_names: bool = False,
     whole_keys: bool = False,
-) -> Listing[Row]:
-    """One listing of all archives; `make` makes a row of key, label and place.
+) -> Listing[Any]:
+    """One listing of all archives.
 
     Classes are those of the images and `classes`, sorted: as text, or as numbers where all are. `names` gives them
     other names. With `class_in_names` files are called NAME_CLASS, as in Hugging Face's ImageNet, and their keys are
     without the class; with `whole_keys` they are called by their keys, prefix included. Raises ValueError.
     """
     _check_whole(request, archives)
-    own = {image.own_class for archive in archives for image in archive.images} | set(classes)
+    own = {each for archive in archives for each in archive.classes} | set(classes)
     named = _named(request, own, names)
     # A number says an order, which names of many digits lack.
     ordered = (
@@ -89,22 +109,22 @@ def listing_of(
     for each in ordered:
         labels.setdefault(named[each], len(labels))
     left_out = [file for archive in archives for file in archive.left_out]
-    if not any(archive.images for archive in archives):
+    if not any(len(archive.images) for archive in archives):
         raise ValueError(
             f"{request.field} = {str(request.path)!r}: no images of a format that is read ({', '.join(FORMATS)}) in "
             f"its {len(archives)} archives{among(left_out)}"
         )
-    keyed = (
-        _by_name(archives) if whole_keys else _with_keys(request, archives, named, class_in_names)
-    )
-    images = [make(key, labels[named[image.own_class]], *image.place) for key, image in keyed]
-    images.sort(key=lambda image: image.key)
+    keys = _Keys(request, named, class_in_names, whole_keys)
+    images = keys.rows_of(archives, labels).sorted_by_key()
+    if not whole_keys and (twice := images.repeated_keys()):
+        keys.twice = {key.removeprefix(request.key_prefix) for key in twice}
+        images = keys.rows_of(archives, labels).sorted_by_key()
     digest = hashlib.sha256(repr(list(labels)).encode())
     for archive in archives:
         digest.update(archive.stamp.encode())
     for image in images:
         digest.update(repr((image.key, image.size)).encode())
-    return Listing(tuple(labels), tuple(images), tuple(left_out), digest.hexdigest())
+    return Listing(tuple(labels), images, tuple(left_out), digest.hexdigest())
 
 
 def _check_whole(request: Request, archives: Sequence[FoundArchive]) -> None:
@@ -139,44 +159,43 @@ def _named(
     return {each: names[str(each)] for each in own}
 
 
-def _with_keys(
-    request: Request,
-    archives: Sequence[FoundArchive],
-    named: Mapping[int | str, str],
-    class_in_names: bool,
-) -> Iterator[tuple[str, Found]]:
-    """Images with keys CLASS/FILE; those of one name in a class have their archive's name between.
+@dataclass
+class _Keys:
+    """Keys CLASS/FILE; those of one name in a class have their archive's name between."""
 
-    Archives are emptied on the way: a million images need not be held twice.
-    """
-    keys = [
-        [_key(named[image.own_class], image.name, class_in_names) for image in archive.images]
-        for archive in archives
-    ]
-    counts = Counter(key for each in keys for key in each)
-    twice = {key for key, number in counts.items() if number > 1}
-    del counts
-    seen: set[str] = set()
-    for archive, each in zip(archives, keys, strict=True):
-        for key, image in zip(each, archive.images, strict=True):
-            if key in twice:
-                folder, _, name = key.partition("/")
-                key = f"{folder}/{PurePosixPath(archive.name).stem}/{name}"
-                if key in seen:
-                    raise ValueError(
-                        f"{request.field} = {str(request.path)!r}: {archive.name} has two images {image.name!r} of "
-                        f"class {folder!r}; rename one"
-                    )
-                seen.add(key)
-            yield request.key_prefix + key, image
-        archive.images.clear()
-        each.clear()
+    request: Request
+    named: Mapping[int | str, str]
+    class_in_names: bool
+    whole_keys: bool
+    twice: set[str] = field(default_factory=set)
+    """Keys that several images would have."""
 
+    def rows_of(self, archives: Iterable[FoundArchive], labels: Mapping[str, int]) -> Rows[Any]:
+        """The images of all archives, one archive after another: a million are never held as Python's objects."""
+        seen: set[str] = set()
+        return Rows.joined(Rows.of(self._rows(archive, labels, seen)) for archive in archives)
 
-def _by_name(archives: Sequence[FoundArchive]) -> Iterator[tuple[str, Found]]:
-    for archive in archives:
-        yield from ((image.name, image) for image in archive.images)
-        archive.images.clear()
+    def _rows(
+        self, archive: FoundArchive, labels: Mapping[str, int], seen: set[str]
+    ) -> Iterator[Any]:
+        classes = [self.named[own] for own in archive.classes]
+        for image in archive.images:
+            name = classes[image.label]
+            key = image.key if self.whole_keys else self._key(archive, name, image.key, seen)
+            yield image._replace(key=key, label=labels[name])
+
+    def _key(self, archive: FoundArchive, class_name: str, name: str, seen: set[str]) -> str:
+        key = _key(class_name, name, self.class_in_names)
+        if key in self.twice:
+            folder, _, rest = key.partition("/")
+            key = f"{folder}/{PurePosixPath(archive.name).stem}/{rest}"
+            if key in seen:
+                raise ValueError(
+                    f"{self.request.field} = {str(self.request.path)!r}: {archive.name} has two images {name!r} of "
+                    f"class {folder!r}; rename one"
+                )
+            seen.add(key)
+        return self.request.key_prefix + key
 
 
 def _key(class_name: str, name: str, class_in_names: bool) -> str:

@@ -7,11 +7,12 @@ import errno
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 from PIL import Image
 
 from glotok_ray.config.jobs import ShardRun
@@ -25,8 +26,9 @@ from glotok_ray.data.folder_entries import (
 )
 from glotok_ray.data.image_files import FORMATS, StoredImage, UnreadableImageError
 from glotok_ray.data.left_out import OtherFile, among, first
-from glotok_ray.data.listing import Listing, list_in_threads, printable
+from glotok_ray.data.listing import Listing, listed_in_threads, printable
 from glotok_ray.data.reduction import stored_for
+from glotok_ray.data.row_columns import Rows
 from glotok_ray.storage.places import is_remote, to_path, version_of
 from glotok_ray.storage.retries import StorageError, patiently
 from glotok_ray.storage.stretches import numbered, read_stretch
@@ -126,14 +128,25 @@ class _Listing(NamedTuple):
         outside: Iterable[FolderEntry],
     ) -> Listing[ImageFile]:
         """The tree of these classes' files, in order; files `outside` of classes are left out."""
-        found = list_in_threads(self.of_class, list(enumerate(classes.items())), unit="classes")
+        found = listed_in_threads(self._columns, list(enumerate(classes.items())), unit="classes")
         left_out = [OtherFile(self.key_prefix + printable(entry.name), "") for entry in outside]
         digest = hashlib.sha256()
-        for each in found:
-            left_out += each.left_out
-            digest.update(each.stamps)
-        images = sorted((image for each in found for image in each.images), key=_key)
-        return Listing(tuple(classes), tuple(images), tuple(left_out), digest.hexdigest())
+
+        def images() -> Iterator[Rows[ImageFile]]:
+            for rows, beside, stamps in found:
+                left_out.extend(beside)
+                digest.update(stamps)
+                yield rows
+
+        # Of a class that is passed its columns stay alone.
+        joined = Rows.joined(images()).sorted_by_key()
+        return Listing(tuple(classes), joined, tuple(left_out), digest.hexdigest())
+
+    def _columns(
+        self, item: tuple[int, tuple[str, Iterable[FolderEntry]]]
+    ) -> tuple[Rows[ImageFile], list[OtherFile], bytes]:
+        found = self.of_class(item)
+        return Rows.of(found.images), found.left_out, found.stamps
 
     def of_class(self, item: tuple[int, tuple[str, Iterable[FolderEntry]]]) -> "_ClassFiles":
         """The files of (label, (class, its entries))."""
@@ -162,20 +175,15 @@ class _ClassFiles(NamedTuple):
     stamps: bytes
 
 
-def _key(image: ImageFile) -> str:
-    return image.key
-
-
 def _without_empty_classes(tree: Listing[ImageFile]) -> Listing[ImageFile]:
-    found = sorted({image.label for image in tree.images})
+    found, labels = np.unique(tree.images.labels, return_inverse=True)
     if len(found) == len(tree.classes):
         return tree
     empty = [name for label, name in enumerate(tree.classes) if label not in found]
     logger.warning("folders without images, which are no classes: %d, %s", len(empty), first(empty))
-    labels = {label: place for place, label in enumerate(found)}
     return tree._replace(
         classes=tuple(tree.classes[label] for label in found),
-        images=tuple(image._replace(label=labels[image.label]) for image in tree.images),
+        images=tree.images.with_labels(labels),
     )
 
 

@@ -11,6 +11,7 @@ from glotok_ray.data.class_names import read_image_classes
 from glotok_ray.data.folders import ImageFile, list_flat_folder, list_image_files
 from glotok_ray.data.left_out import OtherFile
 from glotok_ray.data.listing import Listing
+from glotok_ray.data.row_columns import Rows
 
 _TABLE = "LOC_val_solution.csv"
 _PLACES = ("ILSVRC/Data/CLS-LOC", "Data/CLS-LOC", "")
@@ -59,7 +60,7 @@ def _validation(request: Request, folder: Path) -> Listing[ImageFile]:
         )
     images.sort(key=lambda image: image.key)
     digest = hashlib.sha256(stamps + repr([image.key for image in images]).encode())
-    return Listing(tuple(names), tuple(images), tuple(left_out), digest.hexdigest())
+    return Listing(tuple(names), Rows.of(images), tuple(left_out), digest.hexdigest())
 
 
 def _table(path: Path) -> str:

@@ -4,13 +4,15 @@ Read next: glotok_ray/data/sources.py
 """
 
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from glotok_ray.config.jobs import ShardRun
 from glotok_ray.data.image_files import StoredImage
 from glotok_ray.data.left_out import LeftOut, Losses, OtherFile
+from glotok_ray.data.row_columns import Rows
 from glotok_ray.progress import ProgressLine
 
 SPLITS = ("train", "validation")
@@ -20,6 +22,7 @@ VALIDATION_PREFIX = "validation/"
 
 # More than cores: a shared file system answers one reader slowly and many fast.
 _THREADS = 16
+_AHEAD = 2 * _THREADS
 _SHOWN_AFTER_S = 2.0
 
 Item = TypeVar("Item")
@@ -57,7 +60,7 @@ class Listing(NamedTuple, Generic[Row]):
 
     classes: tuple[str, ...]
     """Sorted; a label is an index into them."""
-    images: tuple[Row, ...]
+    images: Rows[Row]
     """Sorted by key."""
     left_out: tuple[OtherFile, ...]
     digest: str
@@ -108,19 +111,41 @@ class SourceImages(Protocol):
 def list_in_threads(
     list_one: Callable[[Item], Result], items: Sequence[Item], *, unit: str
 ) -> list[Result]:
+    """`listed_in_threads`, all of it."""
+    return list(listed_in_threads(list_one, items, unit=unit))
+
+
+def listed_in_threads(
+    list_one: Callable[[Item], Result], items: Sequence[Item], *, unit: str
+) -> Iterator[Result]:
     """`list_one` of every item, in order; threads wait for storage side by side.
 
     A listing of more than two seconds shows progress in `unit`, the plural of what an item is.
     """
     line, started = ProgressLine("listing", len(items), unit), time.monotonic()
     line.update(0)
-    results: list[Result] = []
     with ThreadPoolExecutor(_THREADS) as threads:
-        for result in threads.map(list_one, items):
-            results.append(result)
+        for number, result in enumerate(_in_order(threads, list_one, items), start=1):
+            yield result
             if time.monotonic() - started > _SHOWN_AFTER_S:
-                line.update(len(results))
-    return results
+                line.update(number)
+
+
+def _in_order(
+    threads: ThreadPoolExecutor, list_one: Callable[[Item], Result], items: Sequence[Item]
+) -> Iterator[Result]:
+    """Results in order; as in `threads.map`, but few wait for their turn, since they hold what they listed."""
+    begun: deque[Future[Result]] = deque()
+    try:
+        for item in items:
+            if len(begun) == _AHEAD:
+                yield begun.popleft().result()
+            begun.append(threads.submit(list_one, item))
+        while begun:
+            yield begun.popleft().result()
+    finally:
+        for future in begun:
+            future.cancel()
 
 
 def printable(name: str) -> str:

@@ -19,6 +19,7 @@ from glotok_ray.data.archive_listing import (
     Found,
     FoundArchive,
     Request,
+    found_archive,
     listing_of,
     stamp_of,
 )
@@ -111,7 +112,7 @@ def list_parquet(request: Request, files: list[Path]) -> Listing[ParquetImage]:
     names = read_class_names(names_path) if names_path else None
     read = partial(_listed, request.minutes, names is None or not _numbers_alone(names))
     found = list_in_threads(read, files, unit="files")
-    return listing_of(request, found, ParquetImage, names=names, class_in_names=True)
+    return listing_of(request, found, names=names, class_in_names=True)
 
 
 def _numbers_alone(names: dict[str, str]) -> bool:
@@ -130,8 +131,8 @@ def _listed(minutes: float, by_name: bool, path: Path) -> FoundArchive:
         )
     except _DamagedParquetError as error:
         damage = f"{path.name}: {error}; bring a file of Hugging Face's form, or download it again"
-        return FoundArchive(path.name, [], [], stamp, damage)
-    return FoundArchive(path.name, images, left_out, stamp)
+        return found_archive(path.name, [], ParquetImage, [], stamp, damage)
+    return found_archive(path.name, images, ParquetImage, left_out, stamp)
 
 
 def _rows(path: Path, *, by_name: bool) -> tuple[list[Found], list[OtherFile]]:

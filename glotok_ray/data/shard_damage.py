@@ -42,11 +42,12 @@ def damaged_rows_text(path: Path, num_classes: int, *, tar: bool) -> str:
     """
     find = _in_tar if tar else _in_parquet
     found: list[str] = []
+    local = path
     try:
         with _local_copy(path) as local:
             found += map(str, find(local, num_classes))
     except (DamagedArchiveError, ArtefactError) as error:
-        found.append(str(error).removeprefix(f"{path}: "))
+        found.append(str(error).removeprefix(f"{local}: "))
     except (OSError, pyarrow.ArrowException) as error:
         found.append(f"cannot be read as {'a tar' if tar else 'Parquet'} ({_one_line(error)})")
     if not found:

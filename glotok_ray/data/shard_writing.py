@@ -3,7 +3,7 @@
 Read next: glotok_ray/data/written_shards.py
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from glotok_ray.config.jobs import ShardRun
@@ -23,7 +23,7 @@ class ShardTask(NamedTuple):
 
     folder: str
     file: str
-    sources: list[RowSource]
+    sources: Sequence[RowSource]
     measured: int = 0
     """Of the images that are reduced, how many are compared with their originals: the first ones."""
 

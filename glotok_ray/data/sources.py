@@ -13,6 +13,7 @@ from glotok_ray.data.embedded_source import EmbeddedImages, check_embedded_image
 from glotok_ray.data.left_out import LeftOut
 from glotok_ray.data.listed_source import CROP_FIELDS, ListedImages
 from glotok_ray.data.listing import RowSource, SourceImages
+from glotok_ray.data.row_columns import drawn, sizes_of
 from glotok_ray.data.shard_plan import seeded_generator
 from glotok_ray.data.source_kinds import list_source
 from glotok_ray.storage.places import is_remote, to_path
@@ -61,29 +62,29 @@ class ImageSource:
         """The files beside the images."""
         return self.images.left_out
 
-    def rows(self) -> dict[str, list[RowSource]]:
+    def rows(self) -> dict[str, Sequence[RowSource]]:
         """All rows per split, shuffled by the seed, so that shards mix classes. Raises ValueError."""
-        shuffled: dict[str, list[RowSource]] = {}
+        shuffled: dict[str, Sequence[RowSource]] = {}
         for split, rows in self.images.rows().items():
             order = seeded_generator("shuffle", self.run.seed, split).permutation(len(rows))
-            shuffled[split] = [rows[index] for index in order]
+            shuffled[split] = drawn(rows, order)
         return shuffled
 
-    def shards(self) -> dict[str, list[list[RowSource]]]:
+    def shards(self) -> dict[str, list[Sequence[RowSource]]]:
         """The rows of each shard: `rows_per_shard`, or fewer where their files would exceed `shard_mib`."""
         return {split: self._cut(rows) for split, rows in self.rows().items()}
 
-    def _cut(self, rows: Sequence[RowSource]) -> list[list[RowSource]]:
-        shards: list[list[RowSource]] = [[]]
+    def _cut(self, rows: Sequence[RowSource]) -> list[Sequence[RowSource]]:
+        starts = [0]
         held, most = 0, self.run.shard_mib << 20
-        for row in rows:
-            full = len(shards[-1]) == self.run.rows_per_shard or held + row.size > most
-            if shards[-1] and full:
-                shards.append([])
+        for place, size in enumerate(sizes_of(rows).tolist()):
+            full = place - starts[-1] == self.run.rows_per_shard or held + size > most
+            if place > starts[-1] and full:
+                starts.append(place)
                 held = 0
-            shards[-1].append(row)
-            held += row.size
-        return shards
+            held += size
+        stops = [*starts[1:], len(rows)]
+        return [rows[start:stop] for start, stop in zip(starts, stops, strict=True)]
 
 
 def _check(run: ShardRun) -> None:

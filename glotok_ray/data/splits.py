@@ -6,8 +6,11 @@ Read next: glotok_ray/data/folders.py
 import logging
 from collections.abc import Sequence
 
+import numpy as np
+
 from glotok_ray.data.left_out import among, first
 from glotok_ray.data.listing import Listing, Row
+from glotok_ray.data.row_columns import Rows
 from glotok_ray.data.shard_plan import seeded_generator
 
 logger = logging.getLogger(__name__)
@@ -18,7 +21,7 @@ _ENOUGH_FOR_TWO = 6
 
 def split_image_files(
     tree: Listing[Row], *, fraction: float, seed: int, as_found: bool = False
-) -> dict[str, list[Row]]:
+) -> dict[str, Rows[Row]]:
     """Training and validation images, from the listing alone.
 
     Each class gives `fraction` of its sorted images, at least one, drawn by the seed and its name.
@@ -26,15 +29,16 @@ def split_image_files(
     the image of a class that has one is trained on, a warning names such classes, and it is refused alone that no class
     has two.
     """
-    by_class: list[list[Row]] = [[] for _ in tree.classes]
-    for image in tree.images:
-        by_class[image.label].append(image)
-    splits: dict[str, list[Row]] = {"train": [], "validation": []}
+    labels = tree.images.labels
+    counts = np.bincount(labels, minlength=len(tree.classes))
+    # Of each class its images in their order.
+    by_class = np.split(np.argsort(labels, kind="stable"), np.cumsum(counts)[:-1])
+    train, validation = [], []
     if as_found:
-        _check_lone(tree, [len(images) for images in by_class])
+        _check_lone(tree, counts.tolist())
     for name, images in zip(tree.classes, by_class, strict=True):
         if as_found and len(images) == 1:
-            splits["train"] += images
+            train.append(images)
             continue
         if len(images) < 2:
             raise ValueError(
@@ -44,22 +48,26 @@ def split_image_files(
         fewest = 2 if as_found and len(images) >= _ENOUGH_FOR_TWO else 1
         number = min(max(fewest, round(fraction * len(images))), len(images) - 1)
         order = seeded_generator("validation", seed, name).permutation(len(images))
-        chosen = set(order[:number].tolist())
-        for index, image in enumerate(images):
-            splits["validation" if index in chosen else "train"].append(image)
-    return splits
+        chosen = np.zeros(len(images), bool)
+        chosen[order[:number]] = True
+        train.append(images[~chosen])
+        validation.append(images[chosen])
+    return {
+        split: tree.images.drawn(np.concatenate(places))
+        for split, places in (("train", train), ("validation", validation))
+    }
 
 
-def whole_tree(tree: Listing[Row], *, field: str) -> list[Row]:
+def whole_tree(tree: Listing[Row], *, field: str) -> Rows[Row]:
     """The images of a split with a tree of its own, the config's `field`; raises ValueError for a class of none."""
-    found = {image.label for image in tree.images}
+    found = set(np.unique(tree.images.labels).tolist())
     for label, name in enumerate(tree.classes):
         if label not in found:
             raise ValueError(
                 f"{field}: class {name!r} has no images{_left_out_of(tree, name)}; add one, or move the class's "
                 "folder out of source and validation_source"
             )
-    return list(tree.images)
+    return tree.images
 
 
 def _check_lone(tree: Listing[Row], counts: Sequence[int]) -> None:

@@ -16,6 +16,7 @@ from glotok_ray.data.archive_listing import (
     Found,
     FoundArchive,
     Request,
+    found_archive,
     listing_of,
     stamp_of,
 )
@@ -70,11 +71,10 @@ def list_train_tar(request: Request, files: list[Path]) -> Listing[TarImage]:
         classes = _inner_tars(request, outside)
     else:
         classes = [_Stretch(path, path.name) for path in files]
-    found = list_in_threads(
-        partial(_listed, _class_images, request.minutes), classes, unit="archives"
-    )
-    found.append(FoundArchive(outside.name, [], outside.left_out, ""))
-    return listing_of(request, found, TarImage, classes=map(_class_of, classes))
+    read = partial(_listed, _class_images, request.minutes)
+    found = list_in_threads(read, classes, unit="archives")
+    found.append(found_archive(outside.name, [], TarImage, outside.left_out, ""))
+    return listing_of(request, found, classes=map(_class_of, classes))
 
 
 def list_validation_tar(request: Request, files: list[Path]) -> Listing[TarImage]:
@@ -84,7 +84,7 @@ def list_validation_tar(request: Request, files: list[Path]) -> Listing[TarImage
     """
     classes = read_image_classes(request.run.ground_truth_path, images=str(request.path))
     read = partial(_listed, partial(_unnamed_images, classes), request.minutes)
-    return listing_of(request, [read(_Stretch(path, path.name)) for path in files], TarImage)
+    return listing_of(request, [read(_Stretch(path, path.name)) for path in files])
 
 
 def list_webdataset(request: Request, files: list[Path]) -> Listing[TarImage]:
@@ -97,13 +97,13 @@ def list_webdataset(request: Request, files: list[Path]) -> Listing[TarImage]:
     stretches = [_Stretch(path, path.name) for path in files]
     if names is None and (own := own_classes(files[0].parent)):
         read = partial(_own_samples, len(own))
-        found = list_in_threads(partial(_listed, read, request.minutes), stretches, unit="archives")
+        read = partial(_listed, read, request.minutes)
+        found = list_in_threads(read, stretches, unit="archives")
         names = {str(label): name for label, name in enumerate(own)}
-        return listing_of(
-            request, found, TarImage, classes=range(len(own)), names=names, whole_keys=True
-        )
-    found = list_in_threads(partial(_listed, _samples, request.minutes), stretches, unit="archives")
-    return listing_of(request, found, TarImage, names=names)
+        return listing_of(request, found, classes=range(len(own)), names=names, whole_keys=True)
+    read = partial(_listed, _samples, request.minutes)
+    found = list_in_threads(read, stretches, unit="archives")
+    return listing_of(request, found, names=names)
 
 
 def _inner_tars(request: Request, outside: _Contents) -> list[_Stretch]:
@@ -133,7 +133,7 @@ def _listed(read: Reader, minutes: float, stretch: _Stretch) -> FoundArchive:
         except DamagedArchiveError as error:
             damage = str(error)
     stamp = stamp_of(stretch.path, minutes) + stretch.name
-    return FoundArchive(stretch.name, contents.images, contents.left_out, stamp, damage)
+    return found_archive(stretch.name, contents.images, TarImage, contents.left_out, stamp, damage)
 
 
 def _safe(members: Iterable[TarMember], contents: _Contents) -> Iterator[TarMember]:

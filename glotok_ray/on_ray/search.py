@@ -20,6 +20,7 @@ from glotok_ray.on_ray import tune
 from glotok_ray.on_ray.failures import chain
 from glotok_ray.on_ray.stopping import NAME, TIME, StoppedTrials
 from glotok_ray.progress import ProgressLine
+from glotok_ray.storage.places import local_twin
 from glotok_ray.training.suggestions import Suggestions
 from glotok_ray.training.trials import STEP, Status, TrialFiles, TrialRecord
 
@@ -79,7 +80,7 @@ def run_search(
         ),
         run_config=ray.tune.RunConfig(
             name=tune.TUNE_FOLDER,
-            storage_path=str(folder),
+            storage_path=str(local_twin(folder)),
             verbose=0,
             failure_config=ray.tune.FailureConfig(max_failures=config.trial_restarts),
             callbacks=[shown],

@@ -34,6 +34,7 @@ def map_tasks(
     dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
         work, batch_size=1, batch_format="numpy"
     )
+    del items  # The object store has them.
     dataset.context.execution_options.preserve_order = True
     progress, done = ProgressLine(stage, sum(sizes)), 0
     progress.update(0)

@@ -14,9 +14,12 @@ from glotok_ray import faults
 from glotok_ray.config.runs import GeneratorRun, TokenizerRun
 from glotok_ray.on_ray import cluster
 from glotok_ray.progress import ProgressLine
+from glotok_ray.storage.places import local_twin
 
 TUNE_FOLDER = "tune"
-"""Ray Tune's own files, in the folder of a sweep."""
+"""Ray Tune's own files, in the folder of a sweep; of one in a store in the driver's temporary folder, since nothing is
+read of them: what trials found lies in files of ours.
+"""
 
 
 class TrialResult(NamedTuple):
@@ -87,7 +90,7 @@ def run_trials(
         tune_config=ray.tune.TuneConfig(max_concurrent_trials=max_concurrent),
         run_config=ray.tune.RunConfig(
             name=TUNE_FOLDER,
-            storage_path=str(folder),
+            storage_path=str(local_twin(folder)),
             verbose=0,
             callbacks=[_ShownTrials(line, describe, set(finished))],
         ),

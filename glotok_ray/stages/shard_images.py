@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from glotok_ray.config.jobs import ShardRun
 from glotok_ray.config.overrides import with_absolute_paths
 from glotok_ray.data.forms import PARQUET
@@ -19,6 +21,7 @@ from glotok_ray.data.left_out import Losses, left_out_text
 from glotok_ray.data.listing import SPLITS, RowSource
 from glotok_ray.data.records import DATASET, read_dataset, write_dataset
 from glotok_ray.data.reduction import MEASURED_IMAGES, reduction_facts
+from glotok_ray.data.row_columns import labels_of
 from glotok_ray.data.shard_writing import ShardTask, shard_file, write_task
 from glotok_ray.data.sources import ImageSource
 from glotok_ray.data.written_shards import RECEIPTS, WrittenShard, receipt_of
@@ -103,7 +106,7 @@ def run(config: ShardRun, *, fresh: bool = False) -> dict[str, Any]:
 
 
 def _write(
-    shards: Mapping[str, list[list[RowSource]]], config: ShardRun
+    shards: Mapping[str, list[Sequence[RowSource]]], config: ShardRun
 ) -> dict[str, list[WrittenShard]]:
     """Write all shards in one pass."""
     # Here, not above: Ray takes seconds to import, and --dry-run needs this module without it.
@@ -148,7 +151,7 @@ def _remove_receipts(folders: Sequence[Path]) -> None:
 
 def _losses(
     source: ImageSource,
-    shards: Mapping[str, list[list[RowSource]]],
+    shards: Mapping[str, list[Sequence[RowSource]]],
     written: Mapping[str, list[WrittenShard]],
     config: ShardRun,
 ) -> Losses:
@@ -160,23 +163,35 @@ def _losses(
         for shard in written[split]:
             unreadable |= shard.unreadable
             changed |= shard.changed
-        rows = [row for part in shards[split] for row in part]
-        left = {row.label for row in rows if row.key not in unreadable}
-        lost = {
-            source.classes[row.label]: f"{row.key} ({unreadable[row.key]})"
-            for row in rows
-            if row.label not in left
-        }
-        if not left:
+        lost = _lost_classes(shards[split], unreadable, source.classes)
+        if lost and not any(shard.info.rows for shard in written[split]):
             raise ValueError(
-                f"{split}: none of its {len(rows)} images can be read, e.g. {min(lost.values())}; bring "
-                "images that can"
+                f"{split}: none of its {sum(map(len, shards[split]))} images can be read, e.g. "
+                f"{min(lost.values())}; bring images that can"
             )
         empty[split] = dict(sorted(lost.items()))
     num_turned = {split: sum(shard.turned for shard in written[split]) for split in SPLITS}
     num_changed = {split: sum(len(shard.changed) for shard in written[split]) for split in SPLITS}
     reduction = {split: _reduction(written[split], config) for split in SPLITS}
     return Losses(unreadable, changed, num_turned, num_changed, reduction, empty)
+
+
+def _lost_classes(
+    shards: Sequence[Sequence[RowSource]], unreadable: Mapping[str, str], classes: Sequence[str]
+) -> dict[str, str]:
+    """Classes of a split that have no image left, each with one of its images and the reason."""
+    if not unreadable:
+        return {}
+    found = {label for part in shards for label in np.unique(labels_of(part)).tolist()}
+    left = {row.label for part in shards for row in part if row.key not in unreadable}
+    if found == left:
+        return {}
+    return {
+        classes[row.label]: f"{row.key} ({unreadable[row.key]})"
+        for part in shards
+        for row in part
+        if row.label not in left
+    }
 
 
 def _reduction(written: Sequence[WrittenShard], config: ShardRun) -> dict[str, Any]:

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas
+
 from glotok_ray.config.overrides import to_dict
 from glotok_ray.config.sweeps import SweepRun
 from glotok_ray.recipes import sweep_parts
@@ -42,9 +44,9 @@ def write_results(
     summaries = ranked_finalists(config, summarized(finalists, measured))
     best = best_trial(ranked, summaries)
     frame = trials_frame(ranked)
-    frame.to_csv(folder / "results.csv", index=False)
+    _write_csv(folder / "results.csv", frame)
     if summaries:
-        finalists_frame(summaries).to_csv(folder / "finalists.csv", index=False)
+        _write_csv(folder / "finalists.csv", finalists_frame(summaries))
     tables = sweep_table(frame) + finalists_table(config, summaries)
     (folder / "table.md").write_text(tables + "\n")
     page = render_sweep(config, ranked, frame, summaries, best.changes)
@@ -56,6 +58,12 @@ def write_results(
     plot_sweep(shown, label(config.judged_by), folder / "sweep.png")
     artefact.write_json(folder / BEST_FILE, to_dict(sweep_parts.best(config, best.changes)))
     return best.name
+
+
+def _write_csv(path: Path, frame: pandas.DataFrame) -> None:
+    # By a stream: the path may be an object's, of which pandas knows nothing.
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        frame.to_csv(stream, index=False)
 
 
 def best_trial(ranked: Sequence[TrialRecord], finalists: Sequence[FinalistSummary]) -> Trial:

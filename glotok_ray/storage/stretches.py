@@ -85,8 +85,9 @@ class ObjectInOrder:
 
     While readings follow each other within AHEAD_BYTES, so much is requested at once and what lies between is read,
     too; else _FIRST_BYTES are. ImageNet's training tar, 1.28 million members of 110 KB in a thousand inner tars, is
-    listed by 1,000 requests for the outer headers, one after another, and some 18,000 of 8 MiB for the inner ones, side
-    by side in 16 threads: 138 GiB are read once, where a request for each header would make 1.28 million.
+    listed by 1,000 requests for the outer headers, one after another, and 19,000 for the inner ones, all but 1,000 of
+    8 MiB, side by side in 16 threads: 138 GiB are read once, where a request for each header would make 1.28 million.
+    Counted for some classes by `python -m benchmarks.listing_requests`.
     """
 
     def __init__(self, path: Path) -> None:

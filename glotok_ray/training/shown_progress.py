@@ -3,6 +3,7 @@
 Read next: glotok_ray/progress.py
 """
 
+import contextlib
 import threading
 from collections.abc import Mapping
 from typing import Any
@@ -56,7 +57,11 @@ class ShownProgress:
             self._show()
 
     def _show(self) -> None:
-        metrics = latest_metrics(self._folder)
+        # An object that is written again while it is read gives an error, and so does a store that is away: neither
+        # ends a training, and the next look may find it.
+        metrics: dict[str, Any] = {}
+        with contextlib.suppress(OSError):
+            metrics = latest_metrics(self._folder)
         if metrics and metrics != self._shown:
             self._shown = metrics
             self._line.update(int(metrics["step"]), describe_metrics(metrics))

@@ -53,3 +53,24 @@ def test_a_made_up_driver_does_what_the_job_s_does() -> None:
     run, facts = driver_case(2000)
     assert set(run()) == {"listed", "cut", "packed", "finished"}
     assert facts()["tasks_mib"] > facts()["largest_task_mib"] > 0
+
+
+def test_a_drill_that_was_killed_goes_on_behind_what_it_finished(tmp_path: Path) -> None:
+    path = tmp_path / "progress.json"
+    source_forms.Progress(path, {"images": 200}).note("tars", {"seconds": 1.5})
+    assert source_forms.Progress(path, {"images": 200}).figures == {"tars": {"seconds": 1.5}}
+    with pytest.raises(SystemExit, match=r"is of a drill of .*200.*; give another folder"):
+        source_forms.Progress(path, {"images": 300})
+    made: list[Path] = []
+
+    def make(path: Path) -> int:
+        made.append(path)
+        path.mkdir()
+        if len(made) == 1:
+            raise KeyboardInterrupt
+        return len(made)
+
+    with pytest.raises(KeyboardInterrupt):
+        source_forms.once(tmp_path / "sources", make)
+    assert [source_forms.once(tmp_path / "sources", make) for _ in range(2)] == [2, 2]
+    assert len(made) == 2

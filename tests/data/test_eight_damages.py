@@ -1,9 +1,12 @@
-"""Eight damages, in a source and in finished shards: each is answered in one line, and nothing else is lost."""
+"""Eight damages, in a source and in finished shards, on a disk and in an object store: each is answered in one line,
+and nothing else is lost.
+"""
 
 import json
 import re
 import tarfile
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +15,14 @@ import pyarrow.parquet
 import pytest
 
 from benchmarks.five_forms import bomb, jpeg, write_tar
+from benchmarks.s3_server import BUCKET, s3_server
 from glotok_ray.config import ShardRun
 from glotok_ray.data.records import Row, read_rows, write_dataset, write_shard
 from glotok_ray.data.shard_writing import ShardTask, write_task
 from glotok_ray.data.sources import ImageSource
 from glotok_ray.data.tar_shards import read_tar_rows, write_tar_shard
 from glotok_ray.storage import artefact, begun
+from glotok_ray.storage.places import copy_file, to_path
 from jobs import verify
 
 ROWS = [Row(f"a/{row:02d}.jpg", jpeg(row, (40, 30)), row % 3) for row in range(40)]
@@ -26,12 +31,28 @@ PARQUET, TAR = "part-00001.parquet", "000001.tar"
 Damage = Callable[[Path], object]
 
 
-def finished(folder: Path, *, tar: bool) -> Path:
-    """Two shards of twenty rows; returns the second one's file."""
+@pytest.fixture(scope="module")
+def store() -> Iterator[None]:
+    with s3_server():
+        yield
+
+
+def in_store(folder: Path) -> Path:
+    """A copy of the folder."""
+    target = to_path(f"s3://{BUCKET}/damages{folder}")
+    for path in folder.rglob("*"):
+        if path.is_file():
+            copy_file(path, target / path.relative_to(folder).as_posix())
+    return target
+
+
+def finished(folder: Path, *, tar: bool, alike: int = 1) -> Path:
+    """Shards of twenty rows, so many like the second one; returns the second one's file."""
     begun.start_folder(folder, fresh=False)
     write = write_tar_shard if tar else write_shard
     pattern = "{:06d}.tar" if tar else "part-{:05d}.parquet"
-    shards = [write(folder / pattern.format(n), ROWS[20 * n : 20 * n + 20]) for n in range(2)]
+    rows = [ROWS[:20], *[ROWS[20:]] * alike]
+    shards = [write(folder / pattern.format(n), each) for n, each in enumerate(rows)]
     write_dataset(
         folder,
         classes=["x", "y", "z"],
@@ -170,6 +191,27 @@ def test_verify_names_the_shard_the_row_and_what_is_wrong(
     assert list(read(path.with_name("000000.tar" if tar else "part-00000.parquet"))) == ROWS[:20]
 
 
+@pytest.mark.parametrize("tar", [False, True])
+def test_each_damage_is_named_in_a_store(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, store: None, tar: bool
+) -> None:
+    damages = [each for each in IN_SHARDS.values() if each[0] == tar]
+    path = finished(tmp_path / "d", tar=tar, alike=len(damages))
+    names = [path.name.replace("1", str(number)) for number in range(len(damages) + 1)]
+    for name, (_, damage, _) in zip(names[1:], damages, strict=True):
+        damage(path.with_name(name))
+    folder = in_store(path.parent)
+    assert verify.main([str(folder)]) == 2
+    lines = [record.message for record in caplog.records if record.levelname == "ERROR"]
+    assert len(lines) == len(damages)
+    for line, name, (_, _, text) in zip(sorted(lines), names[1:], damages, strict=True):
+        assert "\n" not in line
+        assert line.startswith(f"s3://{BUCKET}/")
+        assert re.search(text.replace(path.name, name), line), line
+        assert tempfile.gettempdir() not in line.replace(str(folder), "")
+    assert list((read_tar_rows if tar else read_rows)(folder / names[0])) == ROWS[:20]
+
+
 def test_many_damaged_rows_are_counted(tmp_path: Path, caplog: Any) -> None:
     path = finished(tmp_path / "d", tar=True)
     write_tar_shard(path, [row._replace(image=b"text") for row in ROWS[20:]])
@@ -188,11 +230,12 @@ def test_other_bytes_of_the_same_rows_are_said_to_be_readable(tmp_path: Path, ca
 # ------------------------------------------------------------------------------------------ sources
 
 
-def webdataset(folder: Path) -> Path:
-    for tar in range(2):
+def webdataset(folder: Path, *, alike: int = 1, size: int = 20) -> Path:
+    """Tars of so many images, `alike` of them like the second one."""
+    for tar, rows in enumerate([ROWS[:size], *[ROWS[20 : 20 + size]] * alike]):
         members = [
             (row.key.replace(".jpg", suffix), content)
-            for row in ROWS[20 * tar : 20 * tar + 20]
+            for row in rows
             for suffix, content in ((".jpg", row.image), (".cls", str(row.label).encode()))
         ]
         write_tar(folder / f"{tar}.tar", members)
@@ -254,6 +297,26 @@ def test_sharding_names_it_and_keeps_all_others(tmp_path: Path, name: str) -> No
     assert not any("\n" in line for line in lines)
     kept = {row.key.rpartition("/")[2] for row in read_rows(tmp_path / "all.parquet")}
     assert kept == {row.key.removeprefix("a/") for row in ROWS} - {"20.jpg"}
+
+
+def test_sharding_from_a_store_names_each_and_keeps_all_others(tmp_path: Path, store: None) -> None:
+    folder = webdataset(tmp_path / "w", alike=len(IN_SOURCES), size=4)
+    for number, (damage, _) in enumerate(IN_SOURCES.values(), start=1):
+        part = tmp_path / "part"
+        part.mkdir(exist_ok=True)
+        (folder / f"{number}.tar").rename(part / "1.tar")
+        damage(part)
+        (part / "1.tar").rename(folder / f"{number}.tar")
+    run = ShardRun(source=str(in_store(folder)), image_size=0)
+    source = ImageSource.of(run)
+    rows = [row for each in source.rows().values() for row in each]
+    found = write_task(ShardTask(str(tmp_path), "all.parquet", rows), run)
+    lines = [f"{item.examples[0]} {item.kind}" for item in source.left_out]
+    lines += [f"{key} {reason}" for key, reason in found.unreadable.items()]
+    assert not any("\n" in line for line in lines)
+    assert all(any(text in line for line in lines) for _, text in IN_SOURCES.values())
+    # Of each tar one image is lost, and no other.
+    assert found.info.rows == 4 + 3 * len(IN_SOURCES)
 
 
 @pytest.mark.parametrize(

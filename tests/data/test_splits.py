@@ -15,7 +15,7 @@ def test_the_split_takes_the_fraction_of_each_class(tmp_path: Path) -> None:
     splits = split_image_files(found, fraction=0.25, seed=0)
     held = [item.label for item in splits["validation"]]
     assert [held.count(label) for label in range(3)] == [5, 1, 2]
-    assert sorted(splits["train"] + splits["validation"]) == sorted(found.images)
+    assert sorted([*splits["train"], *splits["validation"]]) == sorted(found.images)
     assert splits == split_image_files(found, fraction=0.25, seed=0)
     assert splits != split_image_files(found, fraction=0.25, seed=1)
     # A whole class never goes to validation.

@@ -134,7 +134,6 @@ def test_addresses_stay_and_a_root_may_be_one(tmp_path: Path) -> None:
     [
         (config.SweepRun, "output_path = 's3://bucket/runs/sweep': this job reads"),
         (config.TokenizerAblationRun, "this job reads and writes local folders alone"),
-        (config.GeneratorAblationRun, "this job reads and writes local folders alone"),
     ],
 )
 def test_what_stores_cannot_serve_yet_is_refused_before_anything_starts(

@@ -11,8 +11,10 @@ import pytest
 import torch
 
 from benchmarks.s3_server import BUCKET, s3_server
-from glotok_ray.config import ExportRun
+from glotok_ray.config import ExportRun, override
+from glotok_ray.config.jobs import VARSampleRun
 from glotok_ray.config.report import ReportRun
+from glotok_ray.config.sweeps import VARGuidanceRun
 from glotok_ray.evaluation.extractors import build_extractors, networks_of
 from glotok_ray.evaluation.foreign_samples import read_foreign
 from glotok_ray.evaluation.inputs import check_inputs
@@ -22,9 +24,16 @@ from glotok_ray.export import generator as export_generator
 from glotok_ray.export import tokenizer as export_tokenizer
 from glotok_ray.interop import tokenizer_layouts
 from glotok_ray.nn.tokenizer import GloTokTokenizer
-from glotok_ray.stages import evaluate_images, image_measurement, report_results, sweep_guidance
+from glotok_ray.stages import (
+    evaluate_images,
+    image_measurement,
+    report_results,
+    sweep_guidance,
+    train_generator,
+)
 from glotok_ray.storage import artefact, node_cache
 from glotok_ray.storage.places import copy_file, to_path
+from jobs import storage_root
 from tests.evaluation import test_foreign_samples as foreign
 from tests.evaluation.test_inception_metrics import write_reference
 from tests.evaluation.tiny_inputs import write_inputs
@@ -32,6 +41,7 @@ from tests.export import test_generator as generators
 from tests.export import test_tokenizer as tokenizers
 from tests.report.written_evaluations import write_runs
 from tests.stages import test_sweep_guidance as guidance
+from tests.training import test_scales_trained as scales
 
 generator_inputs = generators.inputs
 
@@ -130,15 +140,32 @@ def in_this_process(monkeypatch: Any) -> None:
 
 
 @pytest.mark.slow
-def test_a_guidance_sweep_is_made_and_recognised(tiny: Path, in_this_process: None) -> None:
-    top = uploaded(tiny, "tiny")
+def test_a_guidance_sweep_of_var_is_made_and_recognised(
+    tiny: Path, tmp_path: Path, in_this_process: None
+) -> None:
+    """Of VAR; what xAR samples from a store is looked at by test_stages_on_s3.py."""
+    scales.write_parts(tmp_path)
+    train_generator.run(override(scales.small_run(tmp_path), {"schedule.epochs": 1}))
+    top, mine = uploaded(tiny, "tiny"), uploaded(tmp_path, "scales")
     output = to_path(f"s3://{BUCKET}/guidance/sweep")
-    config = guidance.sweep(top, output, guidance_scales=(2.0,))
+    evaluation = guidance.sweep(top, output).evaluation
+    config = VARGuidanceRun(
+        output_path=str(output),
+        guidance_scales=(0.5,),
+        samples=VARSampleRun(
+            generator_path=str(mine / "var"),
+            num_images=6,
+            sampler=scales.SAMPLER,
+            pool=evaluation.pool,
+        ),
+        evaluation=evaluation,
+    )
+    assert storage_root.located(config, tmp_path).output_path == config.output_path
     manifest = sweep_guidance.run(config)
     assert sweep_guidance.run(config) == manifest
     assert {"guidance.csv", "guidance.json", "guidance.png"} <= set(manifest["files"])
     (row,) = artefact.read_json(output / "guidance.json")["values"]
-    metrics = artefact.read_json(output / "values" / "guidance_2_evaluation" / "metrics.json")
+    metrics = artefact.read_json(output / "values" / "guidance_0.5_evaluation" / "metrics.json")
     assert row["samples_fd_effnet"] == metrics["samples_fd_effnet"]["value"] > 0
 
 

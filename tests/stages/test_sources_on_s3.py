@@ -4,6 +4,7 @@ Ray's pool is replaced by a loop of this process, as in test_stages_on_s3.py.
 """
 
 import logging
+import pickle
 import tarfile
 import threading
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks import listing_requests
 from benchmarks.five_forms import training_images, validation_images, write_five_forms
 from benchmarks.s3_server import BUCKET, S3Server, s3_server
 from glotok_ray.config import ShardRun
@@ -51,7 +53,10 @@ def forms(tmp_path_factory: Any) -> dict[str, dict[str, Any]]:
 
 @pytest.fixture(autouse=True)
 def in_this_process(monkeypatch: Any) -> None:
-    monkeypatch.setattr(tasks, "map_tasks", lambda function, units, **_: map(function, units))
+    def here(function: Any, units: Any, **_: Any) -> Iterator[Any]:
+        return (function(pickle.loads(pickle.dumps(unit))) for unit in units)
+
+    monkeypatch.setattr(tasks, "map_tasks", here)
 
 
 def moved(forms: dict[str, dict[str, Any]], form: str) -> dict[str, Any]:
@@ -116,6 +121,24 @@ def test_listing_a_tar_asks_for_stretches_and_not_for_headers(
     tars = [to_path(fields[name]) for name in ("source", "validation_source")]
     assert len(requests) < source.num_images
     assert sum(size for _, size in requests) < 2 * sum(path.stat().st_size for path in tars)
+
+
+@pytest.mark.parametrize("members", [10, 40])
+def test_requests_of_a_listing_are_those_of_the_formula(
+    members: int, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(stretches, "AHEAD_BYTES", 64 << 10)
+    monkeypatch.setattr(stretches, "_FIRST_BYTES", 3 << 10)
+    sizes = (3, members, 9000)
+    path = listing_requests.zeros_tar(tmp_path / "zeros.tar", *sizes)
+    remote = to_path(f"{TOP}-zeros/{members}.tar")
+    copy_file(path, remote)
+    images, found = listing_requests.requests_of(str(remote))
+    assert images == 3 * members
+    assert found["ranged"] == listing_requests.ranged_requests(*sizes)
+    # At ImageNet's size: not a request for each image.
+    monkeypatch.undo()
+    assert listing_requests.ranged_requests(1000, 1281, 115_000) < 25_000
 
 
 def test_members_larger_than_a_stretch_are_passed_over(tmp_path: Path, monkeypatch: Any) -> None:
