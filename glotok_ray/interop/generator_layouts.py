@@ -9,6 +9,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from glotok_ray.interop.name_rows import renamed
+
 Table = tuple[tuple[str, str], ...]
 """(peer's name, our name) of a module or parameter; "#" stands for one number, the same on both sides."""
 
@@ -138,26 +140,15 @@ def our_name(name: str, layout: str, first_half: int) -> str | None:
     name = name.removeprefix(_PREFIX)
     if _LEFT_OUT.search(name):
         return None
-    found = _renamed(_joined(name, first_half), LAYOUTS[layout].table)
+    found = renamed(_joined(name, first_half), LAYOUTS[layout].table)
     return name if found is None else found
 
 
 def peer_name(name: str, layout: str, first_half: int) -> str | None:
     """A peer's name of our tensor; None where it has none. `first_half` is as for `our_name`."""
     rows = ((ours, peer) for peer, ours in LAYOUTS[layout].table)
-    found = _renamed(name, rows)
+    found = renamed(name, rows)
     return None if found is None else _halved(found, first_half)
-
-
-def _renamed(name: str, rows: Iterable[tuple[str, str]]) -> str | None:
-    """The name under the first row that names it or a module above it."""
-    for old, new in rows:
-        pattern = re.escape(old).replace(r"\#", r"(\d+)")
-        match = re.match(rf"{pattern}(?=\.|$)", name)
-        if match:
-            renamed = new.replace("#", match[1]) if match.groups() else new
-            return renamed + name[match.end() :]
-    return None
 
 
 def _joined(name: str, first_half: int) -> str:

@@ -4,9 +4,10 @@ Read next: glotok_ray/interop/var_generator.py
 """
 
 import re
+from collections.abc import Iterable
 
 
-def renamed(name: str, rows: tuple[tuple[str, str], ...]) -> str | None:
+def renamed(name: str, rows: Iterable[tuple[str, str]]) -> str | None:
     """The new name of a tensor by the first row (old, new) whose old name it has or begins with, up to a dot; None
     where no row fits. "#" stands for one number, the same in both.
     """

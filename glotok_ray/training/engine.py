@@ -80,6 +80,7 @@ class DeepSpeedEngine:
         self._keeps_norm = hasattr(self._engine.optimizer, "_global_grad_norm")
         self.gradient_norm = torch.zeros((), device=self._engine.device)
         self._stage, self._clip = scaling.zero_stage, optimizer.gradient_clip
+        assert self._keeps_norm == self.is_sharded, "else nobody would clip, or both"
 
     def __call__(self, *inputs: Any) -> Any:
         """The module's forward pass through DeepSpeed's hooks."""
