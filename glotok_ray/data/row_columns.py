@@ -42,8 +42,7 @@ class _Columns(NamedTuple):
 
 def _no_columns() -> _Columns:
     nothing = np.empty(0, np.uint8)
-    keys = pyarrow.array([], pyarrow.large_string())
-    return _Columns(None, keys, {}, (), nothing, nothing.astype(bool))
+    return _Columns(None, _keys(b"", nothing), {}, (), nothing, nothing.astype(bool))
 
 
 class Rows(Sequence[Row]):
@@ -155,7 +154,7 @@ class Rows(Sequence[Row]):
 
     def _made(self, places: ndarray) -> Iterator[Row]:
         columns = self._columns
-        taken = columns.keys.take(pyarrow.array(places))
+        taken = columns.keys.take(_as_indices(places))
         keys = cast("list[str]", taken.to_pylist())
         fields = {name: column[places].tolist() for name, column in columns.numbers.items()}
         fields[_KEY], fields[_PATH] = keys, _paths(columns, places, keys)
@@ -261,6 +260,12 @@ def _keys(text: bytes | bytearray, lengths: ndarray) -> pyarrow.LargeStringArray
     return pyarrow.Array.from_buffers(pyarrow.large_string(), len(lengths), buffers)
 
 
+def _as_indices(places: ndarray) -> pyarrow.Int64Array:
+    """By its buffer: `pyarrow.array` imports pandas, half a second of a dry run."""
+    held = np.ascontiguousarray(places, np.int64)
+    return pyarrow.Array.from_buffers(pyarrow.int64(), len(held), [None, pyarrow.py_buffer(held)])
+
+
 def _text_of(keys: pyarrow.LargeStringArray) -> tuple[memoryview, ndarray]:
     """The bytes of all keys, one after another, and where each begins and ends in the buffer."""
     _, places, text = keys.buffers()
@@ -273,7 +278,7 @@ def _gathered(columns: _Columns, order: ndarray) -> _Columns:
     used, text = np.unique(text, return_inverse=True)
     return _Columns(
         columns.kind,
-        columns.keys.take(pyarrow.array(order)),
+        columns.keys.take(_as_indices(order)),
         {name: column[order] for name, column in columns.numbers.items()},
         tuple(columns.texts[place] for place in used.tolist()),
         _smallest(text),

@@ -29,8 +29,8 @@ def plain_norm(tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
 def modulated(
     tokens: Float[Tensor, "b n d"], scale: Float[Tensor, "b 1 d"], shift: Float[Tensor, "b 1 d"]
 ) -> Float[Tensor, "b n d"]:
-    """norm(x) * (1 + scale) + shift, in one pass over the normed tokens."""
-    return torch.addcmul(shift, plain_norm(tokens), 1 + scale)
+    """norm(x) * (1 + scale) + shift."""
+    return _plus_product(shift, plain_norm(tokens), 1 + scale)
 
 
 class ScaleMemory(NamedTuple):
@@ -115,9 +115,9 @@ class VARBlock(nn.Module):
         """`modulation` is the gates of attention and MLP, then their scales, then their shifts."""
         gate1, gate2, scale1, scale2, shift1, shift2 = modulation.unsqueeze(2).unbind(1)
         found = self.attention(modulated(tokens, scale1, shift1), seen, memory)
-        tokens = torch.addcmul(tokens, self._kept(gate1), found)
+        tokens = _plus_product(tokens, self._kept(gate1), found)
         found = self.mlp_second(_gelu(self.mlp_first(modulated(tokens, scale2, shift2))))
-        return torch.addcmul(tokens, self._kept(gate2), found)
+        return _plus_product(tokens, self._kept(gate2), found)
 
     def _kept(self, gate: Float[Tensor, "b 1 d"]) -> Float[Tensor, "b 1 d"]:
         """Zero for some images in training, and larger for the others."""
@@ -126,6 +126,13 @@ class VARBlock(nn.Module):
         share = 1 - self.skip_probability
         kept = torch.rand(len(gate), 1, 1, device=gate.device) < share
         return gate * kept / share
+
+
+def _plus_product(base: Tensor, one: Tensor, other: Tensor) -> Tensor:
+    """base + one * other, in one pass where no gradient asks for it: autocast has `addcmul` keep factors in fp32."""
+    if torch.is_grad_enabled():
+        return base + one * other
+    return torch.addcmul(base, one, other)
 
 
 def _gelu(hidden: Tensor) -> Tensor:
