@@ -43,5 +43,7 @@ def once(path: Path, make: Callable[[Path], Any]) -> Any:
     if not answer.is_file():
         shutil.rmtree(path, ignore_errors=True)
         path.mkdir(parents=True)
-        answer.write_bytes(pickle.dumps(make(path / "files")))
+        torn = path / "finished.tmp"
+        torn.write_bytes(pickle.dumps(make(path / "files")))
+        torn.replace(answer)
     return pickle.loads(answer.read_bytes())

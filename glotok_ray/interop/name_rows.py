@@ -4,7 +4,11 @@ Read next: glotok_ray/interop/var_generator.py
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from torch import Tensor
+
+from glotok_ray.storage.weights import misfits
 
 
 def renamed(name: str, rows: Iterable[tuple[str, str]]) -> str | None:
@@ -18,3 +22,24 @@ def renamed(name: str, rows: Iterable[tuple[str, str]]) -> str | None:
             renamed = new.replace("#", match[1]) if match.groups() else new
             return renamed + name[match.end() :]
     return None
+
+
+def under_peer_names(
+    state: Mapping[str, Tensor],
+    expected: Mapping[str, Tensor],
+    peer_name: Callable[[str], str | None],
+    peer_shape: Callable[[str, Tensor], Sequence[int]],
+) -> dict[str, Tensor]:
+    """A state dict that fits `expected`, under the peer's names and in the shapes that it has there.
+
+    Raises ValueError for the state of another model.
+    """
+    problems = misfits(state, expected)
+    if problems:
+        raise ValueError(f"state: does not fit the generator's config: {problems}")
+    peers: dict[str, Tensor] = {}
+    for name, value in state.items():
+        peer = peer_name(name)
+        assert peer is not None
+        peers[peer] = value.reshape(peer_shape(peer, value))
+    return peers

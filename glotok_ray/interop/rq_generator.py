@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from glotok_ray.config.rq import RQConfig
-from glotok_ray.interop.name_rows import renamed
+from glotok_ray.interop.name_rows import renamed, under_peer_names
 from glotok_ray.nn.rq_transformer import RQTransformer
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.storage.places import to_path
@@ -86,7 +86,9 @@ def import_rq(
     found: dict[str, Tensor] = {}
     for peer, value in tensors.items():
         flat = value.flatten(0, _LEADING_AXES[peer]) if _leads(peer, value) else value
-        found[our_name(peer)] = flat
+        name = our_name(peer)
+        # Two of a file must not become one.
+        found[f"{name} from {peer}" if name in found else name] = flat
     problems = misfits(found, expected)
     if problems:
         raise ArtefactError(
@@ -103,16 +105,12 @@ def export_rq(state: Mapping[str, Tensor], config: RQConfig) -> dict[str, Tensor
 
     Raises ValueError for the state of another model.
     """
-    problems = misfits(state, expected_state(config))
-    if problems:
-        raise ValueError(f"state: does not fit the generator's config: {problems}")
-    peers: dict[str, Tensor] = {}
-    for name, value in state.items():
-        peer = peer_name(name)
-        assert peer is not None
-        leading = (1,) * _LEADING_AXES.get(peer, 0)
-        peers[peer] = value.reshape(*leading, *value.shape)
-    return peers
+    return under_peer_names(
+        state,
+        expected_state(config),
+        peer_name,
+        lambda peer, value: (1,) * _LEADING_AXES.get(peer, 0) + value.shape,
+    )
 
 
 def expected_state(config: RQConfig) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from glotok_ray.config.var import VARConfig
-from glotok_ray.interop.name_rows import renamed
+from glotok_ray.interop.name_rows import renamed, under_peer_names
 from glotok_ray.nn.var import VAR
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.storage.places import to_path
@@ -97,14 +97,7 @@ def export_var(state: Mapping[str, Tensor], config: VARConfig) -> dict[str, Tens
 
     Raises ValueError for the state of another model.
     """
-    problems = misfits(state, expected_state(config))
-    if problems:
-        raise ValueError(f"state: does not fit the generator's config: {problems}")
-    peers: dict[str, Tensor] = {}
-    for name, value in state.items():
-        peer = peer_name(name)
-        assert peer is not None
-        peers[peer] = value.reshape(_peer_shape(peer, value))
+    peers = under_peer_names(state, expected_state(config), peer_name, _peer_shape)
     return peers | _constants(config)
 
 

@@ -54,3 +54,12 @@ def test_a_file_of_another_size_is_refused(tmp_path: Path) -> None:
         ArtefactError, match=r"(?s)1 missing \(output\.bias\).*novelty.*1 misshapen"
     ):
         import_rq(tmp_path / "model.pt", TINY)
+
+
+def test_two_tensors_of_a_file_do_not_become_one(tmp_path: Path) -> None:
+    peers = export_rq(RQTransformer(TINY).state_dict(), TINY)
+    # Our own name beside the peer's.
+    peers["norm.weight"] = torch.zeros_like(peers["classifier.layer_norm.weight"])
+    torch.save({"state_dict": peers}, tmp_path / "model.pt")
+    with pytest.raises(ArtefactError, match=r"norm\.weight from norm\.weight"):
+        import_rq(tmp_path / "model.pt", TINY)
