@@ -32,7 +32,7 @@ from glotok_ray.training.checkpoint import agreed_checkpoint
 from glotok_ray.training.checkpoint_writer import CheckpointWriter
 from glotok_ray.training.ema import ExponentialMovingAverage
 from glotok_ray.training.engine import DeepSpeedEngine, make_engine
-from glotok_ray.training.memory import count_parameters
+from glotok_ray.training.peak_memory import count_parameters
 from glotok_ray.training.snapshot import Snapshot
 from glotok_ray.training.worker import DistributedWorker
 

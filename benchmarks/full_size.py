@@ -43,8 +43,8 @@ from glotok_ray.recipes import train_tokenizer as tokenizers
 from glotok_ray.sampling.images import ImageGenerator
 from glotok_ray.storage import artefact
 from glotok_ray.training.checkpoint import checkpoint_step
-from glotok_ray.training.memory import PeakMemory, count_parameters
 from glotok_ray.training.metrics_file import EVENT
+from glotok_ray.training.peak_memory import PeakMemory, count_parameters
 
 ROOT = Path(__file__).parents[1]
 MEMORY = "memory/peak_gib"

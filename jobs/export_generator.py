@@ -27,7 +27,7 @@ def describe(export: ExportGeneratorRun) -> dict[str, Any]:
         model_config,
     )
     from glotok_ray.pretrained.tokenizer import WEIGHTS_FILE
-    from glotok_ray.training.memory import count_parameters
+    from glotok_ray.training.peak_memory import count_parameters
     from glotok_ray.training.without_numbers import on_meta_device
 
     source = to_path(export.source_path)

@@ -21,34 +21,9 @@ from glotok_ray.pretrained.lpips_weights import (
     fill_lpips,
     read_plain_tensors,
 )
-from glotok_ray.storage.artefact import ArtefactError, sha256_of
+from glotok_ray.pretrained.perceptual_files import BRING_VGG16, check_perceptual
+from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.storage.places import to_path
-
-_BRING = (
-    "bring torchvision's vgg16-397923af.pth (https://download.pytorch.org/models/vgg16-397923af.pth) and name it in "
-    "loss.perceptual_weights_path, or choose loss.perceptual_network efficientnet_lite0, which needs no file"
-)
-
-
-def check_perceptual(loss: TokenizerLossConfig) -> None:
-    """Raise ArtefactError for a weights file that is missing or has another sha256; no network is built, and none is
-    reached over the wire.
-    """
-    if loss.perceptual_weight == 0 or loss.perceptual_network != "lpips_vgg":
-        return
-    path, digest = loss.perceptual_weights_path, loss.perceptual_weights_sha256
-    if path and not to_path(path).is_file():
-        raise ArtefactError(f"loss.perceptual_weights_path = {path!r}: is no file; {_BRING}")
-    if digest and not path:
-        raise ArtefactError(
-            f"loss.perceptual_weights_sha256 = {digest!r}: needs loss.perceptual_weights_path, which is empty; name "
-            "the file there, or leave the digest empty (torchvision checks its own download)"
-        )
-    if digest and (found := sha256_of(to_path(path))) != digest.lower():
-        raise ArtefactError(
-            f"loss.perceptual_weights_sha256 = {digest!r}: must be the sha256 of loss.perceptual_weights_path = "
-            f"{path!r}, which is {found!r}; bring the file you mean, or correct the digest"
-        )
 
 
 def build_perceptual(loss: TokenizerLossConfig) -> nn.Module:
@@ -64,7 +39,7 @@ def build_perceptual(loss: TokenizerLossConfig) -> nn.Module:
     if loss.perceptual_weights_path:
         source = f"loss.perceptual_weights_path = {loss.perceptual_weights_path!r}"
         weights = read_plain_tensors(
-            to_path(loss.perceptual_weights_path), WeightsSource(source, _BRING)
+            to_path(loss.perceptual_weights_path), WeightsSource(source, BRING_VGG16)
         )
         return learned_distance(weights, source)
     return learned_distance(_torchvision_weights(), "torchvision's VGG16")
@@ -76,7 +51,7 @@ def learned_distance(weights: Mapping[str, Tensor], source: str) -> LearnedPerce
     `source` tells in errors where they come from. Raises ArtefactError that names a tensor missing or of another shape.
     """
     network = empty_lpips("vgg")
-    fill_lpips(network, weights, WeightsSource(source, _BRING))
+    fill_lpips(network, weights, WeightsSource(source, BRING_VGG16))
     return LearnedPerceptualDistance(network)
 
 
@@ -99,5 +74,6 @@ def _torchvision_weights() -> Mapping[str, Tensor]:
             return VGG16_Weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True)
     except (OSError, RuntimeError) as error:  # URLError is an OSError
         raise ArtefactError(
-            f"loss.perceptual_weights_path is empty, and torchvision could not get VGG16's weights ({error}); {_BRING}"
+            f"loss.perceptual_weights_path is empty, and torchvision could not get VGG16's weights ({error}); "
+            f"{BRING_VGG16}"
         ) from error

@@ -6,7 +6,6 @@ Read next: glotok_ray/training/as_on_gpu.py
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,24 +13,13 @@ from torch import Tensor, nn
 from glotok_ray.config.training import ScalingConfig
 from glotok_ray.nn.recompute import keep_nothing_inside, recomputing_blocks
 from glotok_ray.training.as_on_gpu import as_on_gpu
+from glotok_ray.training.counts import Kept
 from glotok_ray.training.without_numbers import on_meta_device
 
 Inputs = Callable[[int], tuple[Tensor, ...]]
 # Images of the counted pass: the first of these primes that divides no weight's size. A tensor whose size it divides
 # has a part per image, any other is there once. A second pass, of another batch, would tell the same in twice the time.
 _IMAGES = (211, 223, 227, 229, 233, 239, 241, 251, 257, 263, 269, 271)
-
-
-class Kept(NamedTuple):
-    """Bytes that stay between the passes, parameters apart."""
-
-    per_image: float
-    once: float = 0.0
-    """However large the batch is: weights that autocast has cast, and tables."""
-
-    def of_batch(self, images: int) -> float:
-        """Of one micro batch."""
-        return self.once + images * self.per_image
 
 
 def kept_by_forward(

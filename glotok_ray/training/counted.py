@@ -4,7 +4,7 @@ Read next: glotok_ray/training/describe.py
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -17,9 +17,10 @@ from glotok_ray.nn.discriminator import PatchDiscriminator
 from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.pretrained.generator import build_generator
 from glotok_ray.pretrained.perceptual import perceptual_without_weights
-from glotok_ray.training.activations import Inputs, Kept, kept_by_forward, saved_bytes
+from glotok_ray.training.activations import Inputs, kept_by_forward, saved_bytes
+from glotok_ray.training.counts import Counts, Kept
 from glotok_ray.training.example_inputs import generator_inputs
-from glotok_ray.training.memory import count_parameters
+from glotok_ray.training.peak_memory import count_parameters
 from glotok_ray.training.without_numbers import on_meta_device
 
 
@@ -28,17 +29,7 @@ class Counted(NamedTuple):
 
     models: list[nn.Module]
     """The first is the one that is trained for; a discriminator may follow."""
-    activations: Callable[[int], float]
-    """Bytes that a forward pass over so many images leaves for the backward pass."""
-    averaged: nn.Module | None
-    """The model that has a moving average."""
-    exported: list[nn.Module]
-    """Those that each checkpoint also holds whole."""
-
-    @property
-    def sizes(self) -> list[int]:
-        """Parameters of each model."""
-        return [count_parameters(model) for model in self.models]
+    counts: Counts
 
 
 def count_tokenizer(run: TokenizerRun) -> Counted:
@@ -46,15 +37,18 @@ def count_tokenizer(run: TokenizerRun) -> Counted:
     (model, kept), (discriminator, measured) = _trained_networks(
         run.model, run.discriminator, run.scaling
     )
-    beside = _perceptual_bytes(run)
-    return Counted(
-        models=[model, discriminator],
-        activations=lambda batch: (
-            kept.of_batch(batch) + 2 * measured.of_batch(batch) + batch * beside
-        ),
-        averaged=model if run.ema_decay else None,
-        exported=[model, discriminator],
+    assert isinstance(model, GloTokTokenizer)
+    # The discriminator looks at real images and at reconstructions.
+    per_image = kept.per_image + 2 * measured.per_image + _perceptual_bytes(run)
+    return _counted(
+        [model, discriminator],
+        model.module_parameters(),
+        Kept(per_image, kept.once + 2 * measured.once),
     )
+
+
+def _counted(models: list[nn.Module], modules: Mapping[str, int], kept: Kept) -> Counted:
+    return Counted(models, Counts(tuple(map(count_parameters, models)), modules, kept))
 
 
 @functools.lru_cache(maxsize=1)  # a quickstart's twin has the same ones
@@ -96,14 +90,10 @@ def generator_example(config: AnyGeneratorRun) -> tuple[Callable[[], nn.Module],
 def count_generator(run: AnyGeneratorRun) -> Counted:
     """Of a generator."""
     model, kept = kept_by_forward(*generator_example(run), run.scaling)
-    beside = _cross_entropy_bytes(run)
-    return Counted(
-        models=[model],
-        activations=lambda batch: kept.of_batch(batch) + batch * beside,
-        averaged=model if run.ema_decay else None,
-        # Checkpoints that are evaluated hold the weights for sampling.
-        exported=[model] if run.checkpoint_evaluation.every_steps else [],
-    )
+    modules = {name: count_parameters(child) for name, child in model.named_children()}
+    direct = {name: parameter.numel() for name, parameter in model.named_parameters(recurse=False)}
+    per_image = kept.per_image + _cross_entropy_bytes(run)
+    return _counted([model], modules | direct, Kept(per_image, kept.once))
 
 
 def _cross_entropy_bytes(run: AnyGeneratorRun) -> int:

@@ -1,54 +1,49 @@
 """What a training run would be, without starting it: parameters, steps, batches and memory.
 
-Read next: glotok_ray/training/counted.py
+No torch is imported where the counts are recorded. Read next: glotok_ray/training/counts.py
 """
 
 from typing import Any
 
 from glotok_ray.config.overrides import override
 from glotok_ray.config.runs import AnyGeneratorRun, GeneratorRun, TokenizerRun
-from glotok_ray.config.scaling import ScalingConfig
 from glotok_ray.data.recorded import crops_text
 from glotok_ray.data.records import DatasetInfo, read_dataset
-from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.storage.artefact import MANIFEST, ArtefactError
 from glotok_ray.storage.places import to_path
-from glotok_ray.training.counted import Counted, count_generator, count_tokenizer
-from glotok_ray.training.inputs import check_present_inputs
-from glotok_ray.training.memory import GIB, ExpectedMemory, count_parameters, expected_memory
+from glotok_ray.training.counts import Counts, counts_of, memory_of
+from glotok_ray.training.memory import GIB, ExpectedMemory
+from glotok_ray.training.present_inputs import check_present_inputs
 
 
 def describe_tokenizer(run: TokenizerRun) -> dict[str, Any]:
     """Parameters per module, batch arithmetic and memory of a tokenizer run; inputs that are there must fit it."""
     check_present_inputs(run)
     dataset = _present_dataset(run)
-    counted = count_tokenizer(run)
-    model, discriminator = counted.models
-    assert isinstance(model, GloTokTokenizer)
+    counts = counts_of(run)
+    parameters, discriminator_parameters = counts.sizes
     return {
-        "parameters": count_parameters(model),
-        "modules": model.module_parameters(),
-        "discriminator_parameters": count_parameters(discriminator),
+        "parameters": parameters,
+        "modules": counts.modules,
+        "discriminator_parameters": discriminator_parameters,
         "crops": crops_text(dataset) if dataset is not None else None,
         **_arithmetic(run, dataset),
-        **_memory(counted, run),
+        **_memory(counts, run),
     }
 
 
 def describe_generator(run: AnyGeneratorRun) -> dict[str, Any]:
     """Parameters per module, batch arithmetic and memory of a generator run; inputs that are there must fit it."""
     check_present_inputs(run)
-    counted = count_generator(run)
-    (model,) = counted.models
-    modules = {name: count_parameters(child) for name, child in model.named_children()}
-    direct = {name: parameter.numel() for name, parameter in model.named_parameters(recurse=False)}
+    counts = counts_of(run)
+    (parameters,) = counts.sizes
     return {
-        "parameters": count_parameters(model),
-        "modules": modules | direct,
+        "parameters": parameters,
+        "modules": counts.modules,
         **_arithmetic(run, _present_dataset(run)),
-        **_memory(counted, run),
+        **_memory(counts, run),
         # The first worker gathers both sets of weights in fp32 before it writes them.
-        "export_gib": round((8 if run.ema_decay else 4) * count_parameters(model) / GIB, 3),
+        "export_gib": round((8 if run.ema_decay else 4) * parameters / GIB, 3),
     }
 
 
@@ -85,10 +80,10 @@ def _arithmetic(run: TokenizerRun | GeneratorRun, dataset: DatasetInfo | None) -
     }
 
 
-def _memory(counted: Counted, run: TokenizerRun | GeneratorRun) -> dict[str, Any]:
+def _memory(counts: Counts, run: TokenizerRun | GeneratorRun) -> dict[str, Any]:
     """GiB per worker, of an elastic run also with the fewest and with the most workers."""
     scaling = run.scaling
-    expected = _expected(counted, run, scaling)
+    expected = memory_of(run, counts, scaling)
     note = (
         f"ZeRO stage {scaling.zero_stage} over {scaling.num_workers} workers, {scaling.precision}. The parts are not "
         "there all at once: start comes before training, update after activations and buckets. Activations are what "
@@ -103,23 +98,9 @@ def _memory(counted: Counted, run: TokenizerRun | GeneratorRun) -> dict[str, Any
             "have room for the larger"
         )
         found["memory_by_workers"] = {
-            str(workers): _with_workers(counted, run, workers) for workers in scaling.worker_range
+            str(workers): _with_workers(counts, run, workers) for workers in scaling.worker_range
         }
     return {**found, "memory_note": note}
-
-
-def _expected(
-    counted: Counted, run: TokenizerRun | GeneratorRun, scaling: ScalingConfig
-) -> ExpectedMemory:
-    workers, schedule, averaged = scaling.num_workers, run.schedule, counted.averaged
-    return expected_memory(
-        counted.sizes,
-        scaling,
-        activations=counted.activations(schedule.micro_batch(workers)),
-        averaged=count_parameters(averaged) if averaged is not None else 0,
-        accumulation_steps=schedule.accumulation_steps(workers),
-        exported=sum(count_parameters(model) for model in counted.exported),
-    )
 
 
 def _gib(expected: ExpectedMemory) -> dict[str, Any]:
@@ -132,13 +113,11 @@ def _gib(expected: ExpectedMemory) -> dict[str, Any]:
     }
 
 
-def _with_workers(
-    counted: Counted, run: TokenizerRun | GeneratorRun, workers: int
-) -> dict[str, Any]:
+def _with_workers(counts: Counts, run: TokenizerRun | GeneratorRun, workers: int) -> dict[str, Any]:
     """What a worker needs when there are so many of them: ZeRO's parts grow as they get fewer, and passes per step."""
     scaling = override(run.scaling, {"num_workers": workers, "min_workers": 0, "max_workers": 0})
     return {
         "micro_batch_size": run.schedule.micro_batch(workers),
         "accumulation_steps": run.schedule.accumulation_steps(workers),
-        **_gib(_expected(counted, run, scaling)),
+        **_gib(memory_of(run, counts, scaling)),
     }

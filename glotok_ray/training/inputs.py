@@ -1,10 +1,9 @@
 """What a training reads, held against what the run needs: images or codes, teacher, frozen networks, first weights.
 
-All of it is looked at by the launcher, before a worker starts; a dry run looks at what is there already.
-Read next: glotok_ray/data/recorded.py
+All of it is looked at by the launcher, before a worker starts.
+Read next: glotok_ray/training/present_inputs.py, glotok_ray/data/recorded.py
 """
 
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,12 @@ from glotok_ray.config.overrides import to_dict
 from glotok_ray.config.runs import AnyGeneratorRun, FARRun, TokenizerRun, VARRun, XARRun
 from glotok_ray.data.code_layout import CodeLayout
 from glotok_ray.data.codes import COUNTS_FILE
-from glotok_ray.data.recorded import check_adm_protocol, check_codes, check_side, read_image_dataset
+from glotok_ray.data.recorded import check_codes
 from glotok_ray.data.records import DATASET, DatasetInfo, read_dataset
 from glotok_ray.nn.next_scale import ScaleTokenizer
 from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.pretrained.generator import check_fit
-from glotok_ray.pretrained.perceptual import check_perceptual
+from glotok_ray.pretrained.perceptual_files import check_perceptual
 from glotok_ray.pretrained.tokenizer import (
     CONFIG_FILE,
     DISCRIMINATOR_FILE,
@@ -37,9 +36,8 @@ from glotok_ray.storage.node_cache import at_hand
 from glotok_ray.storage.places import to_path
 from glotok_ray.storage.weights import check_stored, misfits, stored_shapes
 from glotok_ray.teacher.histogram import TeacherHistogram, load_teacher
+from glotok_ray.training.present_inputs import check_image_files
 from glotok_ray.training.trackers import check_trackers
-
-logger = logging.getLogger(__name__)
 
 # Settings of a tokenizer's model that change neither what its weights mean nor their shapes.
 _FREE_MODEL_FIELDS = ("dropout", "contrast", "image_size")
@@ -52,57 +50,21 @@ def check_inputs(run: TokenizerRun | AnyGeneratorRun) -> None:
     """
     check_trackers(run.tracking, to_path(run.output_path))
     if isinstance(run, TokenizerRun):
-        _check_image_files(run)
-        _check_networks(run)
-        _check_teacher(run)
+        check_image_files(run)
+        check_networks(run)
+        check_teacher(run)
         if run.initial_path:
-            _check_initial(run)
+            check_initial(run)
     else:
         fitting_codes(run)
         check_stored(to_path(run.tokenizer_path) / WEIGHTS_FILE)
 
 
-def check_present_inputs(run: TokenizerRun | AnyGeneratorRun) -> None:
-    """The same for those of the run's input folders that are there, for a dry run."""
-    check_trackers(run.tracking, to_path(run.output_path))
-    if isinstance(run, TokenizerRun):
-        _check_image_files(run)
-        if run.teacher_path and _is_finished(run.teacher_path):
-            _check_teacher(run)
-        if run.initial_path and _is_finished(run.initial_path):
-            _check_initial(run)
-    elif _is_finished(run.data.train_path) and _is_finished(run.tokenizer_path):
-        fitting_codes(run)
-
-
-def _is_finished(path: str) -> bool:
-    return (to_path(path) / artefact.MANIFEST).is_file()
-
-
 # ---------------------------------------------------------------------------------------- a tokenizer's
 
 
-def _check_image_files(run: TokenizerRun) -> None:
-    """Side and classes of the images to train on and to validate with, those that are there."""
-    paths = filter(None, (run.data.train_path, run.data.validation_path))
-    found = {
-        to_path(path): read_image_dataset(to_path(path))
-        for path in paths
-        if (to_path(path) / DATASET).is_file()
-    }
-    for folder, dataset in found.items():
-        if run.data.adm_protocol:
-            check_adm_protocol(dataset, folder=folder, field="data.adm_protocol")
-        check_side(dataset, folder, run.model.autoencoder.image_size)
-    if len({dataset.classes for dataset in found.values()}) > 1:
-        # No label is learned from; but more often than not one of the paths is wrong.
-        folders = " and ".join(str(folder) for folder in found)
-        logger.warning(
-            "%s: have different classes; is one of the paths another data set's?", folders
-        )
-
-
-def _check_networks(run: TokenizerRun) -> None:
+def check_networks(run: TokenizerRun) -> None:
+    """The files of networks that the run compares images and codes with."""
     check_perceptual(run.loss)
     contrasts = [item.contrast for item in run.model.codebooks if item.contrast.network]
     if not contrasts:
@@ -114,7 +76,8 @@ def _check_networks(run: TokenizerRun) -> None:
         check_image_network(contrast)
 
 
-def _check_teacher(run: TokenizerRun) -> None:
+def check_teacher(run: TokenizerRun) -> None:
+    """That there is one where the relation loss needs it, and that it fits the codebook."""
     if not run.teacher_path:
         if run.loss.relation_weight > 0:
             raise ValueError(
@@ -138,8 +101,10 @@ def teacher_of(run: TokenizerRun) -> TeacherHistogram:
     return teacher
 
 
-def _check_initial(run: TokenizerRun) -> None:
-    """Weights of equal shapes under another config, such as another look-up, would be another model's."""
+def check_initial(run: TokenizerRun) -> None:
+    """That the first weights are this model's: under another config, such as another look-up, equal shapes would be
+    another model's.
+    """
     path = to_path(run.initial_path) / WEIGHTS_FILE
     if not path.is_file():
         raise ArtefactError(

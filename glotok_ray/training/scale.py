@@ -12,9 +12,15 @@ from glotok_ray.config.rules import require
 from glotok_ray.config.runs import AnyGeneratorRun, GeneratorRun, TokenizerRun
 from glotok_ray.config.training import ScalingConfig
 from glotok_ray.training import gpu_kinds
-from glotok_ray.training.counted import Counted, count_run, operations_per_image
+from glotok_ray.training.counted import count_run, operations_per_image
+from glotok_ray.training.counts import (
+    Counts,
+    averaged_parameters,
+    exported_parameters,
+    memory_of,
+)
 from glotok_ray.training.gpu_kinds import GPU, GPUS_PER_NODE, Measured
-from glotok_ray.training.memory import GIB, ExpectedMemory, count_parameters, expected_memory
+from glotok_ray.training.memory import GIB, ExpectedMemory
 
 Run = TokenizerRun | GeneratorRun
 STAGES = (0, 1, 2, 3)
@@ -24,7 +30,7 @@ class Needs(NamedTuple):
     """What a run needs wherever it runs."""
 
     run: Run
-    counted: Counted
+    counts: Counts
     operations: float
     """Of one image."""
     measured: Measured
@@ -72,9 +78,9 @@ def needs_of(run: Run) -> Needs:
     counted = count_run(run)
     measured = gpu_kinds.TOKENIZER
     if not isinstance(run, TokenizerRun):
-        small = count_parameters(counted.models[0]) <= 2e8
+        small = counted.counts.sizes[0] <= 2e8
         measured = gpu_kinds.XAR_B if small else gpu_kinds.XAR_H
-    return Needs(run, counted, operations_per_image(run, counted), measured)
+    return Needs(run, counted.counts, operations_per_image(run, counted), measured)
 
 
 def row_of(needs: Needs, asked: int, gpu: GPU) -> Row:
@@ -116,19 +122,12 @@ def row_of(needs: Needs, asked: int, gpu: GPU) -> Row:
 
 
 def _memory(needs: Needs, gpus: int, stage: int) -> ExpectedMemory | None:
-    run, counted = needs.run, needs.counted
+    run = needs.run
     try:
         scaling = replace(run.scaling, num_workers=gpus, zero_stage=stage, engine="deepspeed")  # type: ignore[arg-type]
     except ValueError:  # bf16 weights without masters
         return None
-    return expected_memory(
-        counted.sizes,
-        scaling,
-        activations=counted.activations(run.schedule.micro_batch(gpus)),
-        averaged=count_parameters(counted.averaged) if counted.averaged is not None else 0,
-        accumulation_steps=run.schedule.accumulation_steps(gpus),
-        exported=sum(count_parameters(model) for model in counted.exported),
-    )
+    return memory_of(run, needs.counts, scaling)
 
 
 def fits(memory_gib: float, gpu: GPU) -> bool:
@@ -138,10 +137,9 @@ def fits(memory_gib: float, gpu: GPU) -> bool:
 
 def _checkpoint_bytes(needs: Needs) -> float:
     """Masters and moments, average and what is exported: of all workers together, alike at every ZeRO stage."""
-    counted = needs.counted
-    average = count_parameters(counted.averaged) if counted.averaged is not None else 0
-    exported = sum(count_parameters(model) for model in counted.exported)
-    return 12 * sum(counted.sizes) + 4 * average + 4 * exported
+    run, counts = needs.run, needs.counts
+    written = averaged_parameters(run, counts) + exported_parameters(run, counts)
+    return 12 * sum(counts.sizes) + 4 * written
 
 
 def _sent_bytes(needs: Needs, gpus: int, accumulation: int) -> float:
@@ -150,7 +148,7 @@ def _sent_bytes(needs: Needs, gpus: int, accumulation: int) -> float:
     """
     scaling = needs.run.scaling
     width = 2 if scaling.precision == "bf16" else 4
-    whole = width * sum(needs.counted.sizes) * (gpus - 1) / gpus
+    whole = width * sum(needs.counts.sizes) * (gpus - 1) / gpus
     # Stage 2 reduces gradients in every pass, stage 3 also gathers the weights for the forward and the backward pass.
     times = {0: 2, 1: 2, 2: accumulation + 1, 3: 3 * accumulation}[scaling.zero_stage]
     return times * whole

@@ -43,7 +43,7 @@ def table(needs: Needs, rows: Sequence[Row], gpu: GPU, price: float) -> str:
 
 def _facts(needs: Needs, row: Row) -> str:
     schedule, scaling = needs.run.schedule, needs.run.scaling
-    sizes = " + ".join(f"{size:,}" for size in needs.counted.sizes)
+    sizes = " + ".join(f"{size:,}" for size in needs.counts.sizes)
     return (
         f"{sizes} parameters, {needs.operations / 1e9:,.0f} GFLOP per image;"
         f" {schedule.epochs} epochs of {needs.run.data.num_train_images:,} images in batches of"

@@ -17,7 +17,7 @@ from torch import Tensor
 from glotok_ray.config.training import ScalingConfig
 from glotok_ray.training.data_facts import DataFacts
 from glotok_ray.training.heartbeat import Heartbeat
-from glotok_ray.training.memory import PeakMemory
+from glotok_ray.training.peak_memory import PeakMemory
 
 
 class Worker(Protocol):

@@ -23,7 +23,8 @@ from glotok_ray.nn.perceptual import (
     PerceptualDistance,
 )
 from glotok_ray.pretrained.feature_networks import EfficientNetLite0
-from glotok_ray.pretrained.perceptual import build_perceptual, check_perceptual, learned_distance
+from glotok_ray.pretrained.perceptual import build_perceptual, learned_distance
+from glotok_ray.pretrained.perceptual_files import check_perceptual
 from glotok_ray.storage.artefact import ArtefactError, sha256_of
 
 CATS = {281, 282, 283, 284, 285}  # ImageNet-1k: tabby, tiger, Persian, Siamese and Egyptian cat

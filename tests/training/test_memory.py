@@ -81,7 +81,7 @@ def alone(code: str) -> list[float]:
 
 _HOLD = """
 import torch
-from glotok_ray.training.memory import PeakMemory
+from glotok_ray.training.peak_memory import PeakMemory
 first = torch.ones(100 * 2**18)
 memory = PeakMemory(torch.device("cpu"))
 before = memory.gib()

@@ -15,8 +15,8 @@ from glotok_ray.recipes.train_tokenizer import quickstart
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.storage.retries import StorageError
 from glotok_ray.storage.weights import save_weights
-from glotok_ray.training.inputs import check_present_inputs
 from glotok_ray.training.plan import run_plan
+from glotok_ray.training.present_inputs import check_present_inputs
 from glotok_ray.training.runs import exporting, wait_for_inputs
 from glotok_ray.training.worker import LocalWorker
 
