@@ -44,6 +44,7 @@ _PEERS = {
     "ibq_ar": "IBQ's",
     "taming_gpt": "taming-transformers'",
     "var": "VAR's",
+    "imagefolder_var": "ImageFolder's",
 }
 # Of the repositories that publish the weights, as they stated it when the importers were written.
 _LICENCES = {
@@ -53,6 +54,9 @@ _LICENCES = {
     "ibq_ar": "Apache-2.0 (SEED-Voken)",
     "taming_gpt": "MIT (taming-transformers)",
     "var": "MIT (VAR)",
+    "imagefolder_var": (
+        "Adobe Research License (ImageFolder): non-commercial research only, and so is all that is derived from them"
+    ),
 }
 _NO_LICENCE = "VQGAN-LC's repository states none; ask its authors before weights are passed on"
 _SHOWN_CLASSES = 8
@@ -114,9 +118,10 @@ def _described(model: ModelConfig, facts: Mapping[str, Any]) -> str:
         )
     if isinstance(model, VARConfig):
         sides = ", ".join(map(str, model.scale_sides))
+        each = f", {model.num_branches} at each position" if model.num_branches > 1 else ""
         return (
-            f"VAR, a transformer over scales of {sides} positions a side, {model.num_tokens} codes of "
-            f"{model.num_codes} per image, {size}."
+            f"VAR, a transformer over scales of {sides} positions a side, {model.num_indices} codes of "
+            f"{model.num_codes} per image{each}, {size}."
         )
     flow = from_dict(FlowConfig, facts["flow"])
     return (
