@@ -15,8 +15,8 @@ from torch import Tensor
 from glotok_ray.nn.tokenizer_protocol import Tokenizer
 
 Contribution = Callable[[Int64[Tensor, "b *k p p"], int], Float[Tensor, "b c h w"]]
-"""What the codes of a scale, given by its number, add to the map, which has the side of the last scale. Those of several
-branches are (b, k, p, p), and the map holds the channels of one branch after those of another.
+"""What the codes of a scale, given by its number, add to the map, which has the side of the last scale. Those of
+several branches are (b, k, p, p), and the map holds the channels of one branch after those of another.
 """
 
 

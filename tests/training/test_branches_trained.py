@@ -31,7 +31,7 @@ from glotok_ray.training.metrics_file import last_metrics
 from tests.peers.peer_folders import write_peer_folder
 from tests.peers.small_systems import released_tensors, small_model
 from tests.small_data import small_pool, write_shards
-from tests.small_pyramid import TINY_BRANCHES, SmallPyramid
+from tests.small_pyramid import TINY_BRANCHES
 
 STEPS = 30
 SAMPLER = ScaleSamplerConfig(guidance_scale=0.5, temperature=5.0, top_k=0, top_p=0.95)
@@ -193,12 +193,26 @@ class Masks(nn.Module):
         return torch.zeros(len(inputs), inputs.shape[1] + 1, 2 * 24)
 
 
+def test_a_training_tells_each_step_how_far_the_run_is(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, at = [], ScaleObjective.at
+
+    def noted(self: ScaleObjective, step: int) -> None:
+        seen.append((step, self._total_steps))
+        at(self, step)
+
+    monkeypatch.setattr(ScaleObjective, "at", noted)
+    train_generator.run(override(small_run(trained), {"name": "short", "schedule.epochs": 1}))
+    assert seen == [(0, 3), (1, 3), (2, 3)]
+
+
 @pytest.mark.parametrize(("step", "largest"), [(0, 0.4), (5, 0.2), (10, 0.0)])
 def test_shares_of_masked_inputs_are_uniform_and_fall_over_the_run(
     step: int, largest: float
 ) -> None:
     """Of the share p of a batch, uniform in [0, L): mean L / 2, variance L^2 / 12."""
-    tokenizer: Any = SimpleNamespace(contribution=SmallPyramid(TINY_BRANCHES))
+    tokenizer: Any = SimpleNamespace(contribution=lambda *_: torch.zeros(20, 6, 5, 5))
     names = [str(place) for place in range(12)]
     objective = ScaleObjective(tokenizer, TINY_BRANCHES, names, 0.0, total_steps=10)
     lengths = 2 * TINY_BRANCHES.scale_lengths
