@@ -10,6 +10,7 @@ from glotok_ray.config.generator import FARConfig, FlowConfig, XARConfig
 from glotok_ray.config.overrides import from_dict
 from glotok_ray.config.var import ModelConfig, VARConfig
 from glotok_ray.interop.tokenizer_card import shown_value
+from glotok_ray.peers.systems import SYSTEMS
 from glotok_ray.pretrained.generator import CONFIGS, TOKENIZER_FOLDER
 from glotok_ray.storage import artefact
 
@@ -75,6 +76,8 @@ class Card(NamedTuple):
     """A layout of `glotok_ray.interop.generators` where the peer's file lies there too."""
     licence: str = ""
     """Of a peer's weights: `licence_of` their layout."""
+    tokenizer_system: str = ""
+    """A name of `glotok_ray.peers.systems.SYSTEMS` where the tokenizer is another system's."""
 
 
 def licence_of(layout: str, model: ModelConfig) -> str:
@@ -97,6 +100,9 @@ def generator_card(card: Card, facts: Mapping[str, Any], metrics: Mapping[str, o
         f"Weights: {card.source}, with glotok-ray {artefact.versions()['git_commit'][:12] or '(no commit known)'}.",
         f"{_described(model, facts)} {card.parameters:,} parameters.",
         f"Licence of the weights: {card.licence}." if card.licence else "",
+        f"Licence of the tokenizer: {SYSTEMS[card.tokenizer_system].licence}."
+        if card.tokenizer_system
+        else "",
         f"Classes: {model.num_classes}, labels from 0 in the order {', '.join(names[:_SHOWN_CLASSES])}{more}.",
         f"## Use\n\n{_use(card, architecture, labels)}",
         _peer_file(card.peer_layout, model),

@@ -83,7 +83,8 @@ def copy_tokenizer(source: Path, folder: Path) -> None:
 
 def read_facts(folder: Path) -> dict[str, Any]:
     """generator.json: "architecture" ("xar", "far" or "var"), "model" (its config), "flow" (its objective, of xar
-    alone), "tokenizer_sha256" and "classes" (names). Raises ArtefactError that names the file and what it lacks.
+    alone), "tokenizer_sha256" and "classes" (names); of imported weights their "licence". Raises ArtefactError that
+    names the file and what it lacks.
     """
     path = folder / GENERATOR_FILE
     facts = artefact.read_json(path)

@@ -135,6 +135,8 @@ def test_a_training_file_brings_generator_and_tokenizer(
     card = (tmp_path / "exported/README.md").read_text()
     assert "572 codes of 32 per image, 2 at each position" in card
     assert "ImageFolder's code loads" in card
+    assert "Licence of the tokenizer: Adobe Research License" in card
+    assert "Licence of the weights" not in card
     peers = load_file(tmp_path / "exported/generator_peer.safetensors")
     assert peers["attn_bias_for_masking"].shape == (1, 1, 286, 286)
     tokenizer = released_tensors("imagefolder_4096", small_model("imagefolder_4096", monkeypatch))
@@ -152,7 +154,14 @@ def test_a_training_file_brings_generator_and_tokenizer(
         var=small_run(trained).model,
     )
     export.run(imported)
-    assert "non-commercial research only" in (tmp_path / "imported/README.md").read_text()
+    again = ExportGeneratorRun(
+        source_path=str(tmp_path / "imported"), output_path=str(tmp_path / "again")
+    )
+    export.run(again)
+    for name in ("imported", "again"):
+        text = (tmp_path / name / "README.md").read_text()
+        assert "Licence of the weights: Adobe Research License" in text
+        assert "non-commercial research only, and so is all that is derived from them" in text
     states = [
         load_generator(path, use_ema=False).state_dict()
         for path in (trained / "var", tmp_path / "imported")
