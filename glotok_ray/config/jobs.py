@@ -230,7 +230,7 @@ class ExportGeneratorRun:
     """All of `jobs.export_generator`."""
 
     source_path: str = field(default="", metadata=FREE)
-    """Folder of a finished generator, or a checkpoint file of xAR, of VAR or of one of FAR's family."""
+    """Folder of a finished generator, or a checkpoint file of xAR, of VAR, of ImageFolder or of one of FAR's family."""
     output_path: str = field(default="runs/exported_generator", metadata=FREE)
     """Folder that receives generator.safetensors, generator.json, README.md and a copy of the tokenizer."""
     checkpoint: Literal["last", "best"] = field(default="last", metadata={ADDED_LATER: "last"})

@@ -78,7 +78,7 @@ class TokenSamplerConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScaleSamplerConfig:
-    """Scale-by-scale sampling of VAR."""
+    """Scale-by-scale sampling of VAR; where codes have several branches, temperature and filters act on each alone."""
 
     guidance_scale: float = 1.5
     """VAR's t: logits of scale i of n are (1 + t_i) c - t_i u with t_i = t * i / (n - 1), c with the class and u

@@ -1,18 +1,21 @@
-"""VAR, which predicts the codes of one scale of an image after the other.
+"""VAR and ImageFolder's generator, which predict the codes of one scale of an image after the other.
 
 Read next: glotok_ray/nn/var.py
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from glotok_ray.config.generator import FARConfig, XARConfig
-from glotok_ray.config.rules import require, require_positive
+from glotok_ray.config.rules import ADDED_LATER, require, require_positive, require_probability
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VARConfig:
-    """A transformer over the scales of a residual pyramid of codes (Tian et al. 2024; the defaults are VAR-d16)."""
+    """A transformer over the scales of a residual pyramid of codes (Tian et al. 2024; the defaults are VAR-d16).
+
+    With two branches it is ImageFolder's generator (Li et al. 2024).
+    """
 
     scale_sides: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
     """Sides of the grids of codes, in the order of prediction; the first is 1, the last that of the latents."""
@@ -23,9 +26,13 @@ class VARConfig:
     num_heads: int = 16
     """Attention heads."""
     num_codes: int = 4096
-    """Codes of the codebook that all scales share."""
+    """Codes of the codebook that all scales share; of each branch's where there are several."""
+    num_branches: int = field(default=1, metadata={ADDED_LATER: 1})
+    """Codes at every position, each of a codebook of its own; they are predicted by softmaxes that do not see each
+    other. ImageFolder has two, details before semantics.
+    """
     code_width: int = 32
-    """Channels of the map that the codes of all scales add up to."""
+    """Channels of the map that the codes of all scales add up to, of all branches together."""
     num_classes: int = 1000
     """Classes; one more embedding row is the null label."""
     modulation: Literal["block", "shared"] = "block"
@@ -38,10 +45,14 @@ class VARConfig:
     """
     gate_scale: float = 1e-3
     """Factor on the initial weights of the gates."""
+    input_masking: float = field(default=0.0, metadata={ADDED_LATER: 0.0})
+    """In training, the largest share of the inputs behind the first scale that one learned vector replaces; it falls
+    over the run to 0, and each batch's share is uniform below it. 0, as ImageFolder was trained, has no such vector.
+    """
 
     def __post_init__(self) -> None:
-        sizes = ("width", "depth", "num_heads", "num_codes", "code_width", "num_classes")
-        require_positive("model", self, sizes)
+        sizes = ("width", "depth", "num_heads", "num_codes", "num_branches")
+        require_positive("model", self, (*sizes, "code_width", "num_classes"))
         sides = self.scale_sides
         require(
             len(sides) > 1 and sides[0] == 1 and list(sides) == sorted(sides),
@@ -58,6 +69,13 @@ class VARConfig:
         depth = self.stochastic_depth
         require(0 <= depth < 1, "model.stochastic_depth", depth, "must be in [0, 1)")
         require(0 < self.gate_scale <= 1, "model.gate_scale", self.gate_scale, "must be in (0, 1]")
+        require(
+            self.code_width % self.num_branches == 0,
+            "model.code_width",
+            self.code_width,
+            f"must be a multiple of num_branches = {self.num_branches}",
+        )
+        require_probability("model.input_masking", self.input_masking)
 
     @property
     def scale_lengths(self) -> tuple[int, ...]:
@@ -66,8 +84,13 @@ class VARConfig:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of all scales (680 for the default sides)."""
+        """Tokens of all scales (680 for the default sides); each stands for one code of every branch."""
         return sum(self.scale_lengths)
+
+    @property
+    def num_indices(self) -> int:
+        """Codes of an image (680 by default; 572 of ImageFolder's 286 tokens)."""
+        return self.num_branches * self.num_tokens
 
 
 ModelConfig = XARConfig | FARConfig | VARConfig

@@ -52,6 +52,10 @@ class CodeLayout:
     system: str = ""
     """The name of another system, of `glotok_ray.peers.systems`; ours has none."""
 
+    def __post_init__(self) -> None:
+        if len(set(self.names)) < len(self.columns):
+            raise ValueError(f"columns = {', '.join(self.names)}: must have names of their own")
+
     @classmethod
     def glotok(cls, model: TokenizerConfig) -> Self:
         """Of our own tokenizers: a square grid per codebook."""

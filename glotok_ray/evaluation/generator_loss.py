@@ -21,7 +21,7 @@ from glotok_ray.losses.flow_matching import NoisyBatch, draw_noisy_batch, flow_m
 from glotok_ray.losses.token_prediction import token_prediction_losses
 from glotok_ray.nn.entities import code_entities
 from glotok_ray.nn.far import FAR
-from glotok_ray.nn.next_scale import ScaleTokenizer, next_scale_inputs
+from glotok_ray.nn.next_scale import ScaleTokenizer, codes_by_scale, next_scale_inputs
 from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.nn.var import VAR
 from glotok_ray.nn.xar import XAR
@@ -175,11 +175,15 @@ class ScaleLoss(GeneratorLoss):
 
     def _losses(self, codes: Codes, labels: Sequence[Tensor]) -> list[Tensor]:
         config = self._generator.config
-        scales = [grid.flatten(1) for grid in codes.grids]
+        grids = [grid.flatten(1) for grid in codes.grids]
+        scales = codes_by_scale(grids, config.num_branches)
         inputs = next_scale_inputs(scales, config.scale_sides, self._tokenizer.contribution)
-        indices = torch.cat(scales, dim=1).unsqueeze(1)
+        indices = torch.cat(scales, dim=-1).reshape(len(inputs), config.num_branches, -1)
         found = [
-            token_prediction_losses([self._generator(inputs, each)], indices) for each in labels
+            token_prediction_losses(
+                self._generator.logits_by_branch(self._generator(inputs, each)), indices
+            )
+            for each in labels
         ]
         return [*found, torch.full_like(found[0], math.log(config.num_codes))]
 

@@ -37,7 +37,7 @@ from glotok_ray.pretrained.generator import (
     read_facts,
     save_generator,
 )
-from glotok_ray.pretrained.tokenizer import WEIGHTS_FILE, read_any_tokenizer
+from glotok_ray.pretrained.tokenizer import WEIGHTS_FILE, code_layout, read_any_tokenizer
 from glotok_ray.sampling.images import ImageGenerator
 from glotok_ray.storage import artefact, ownership
 from glotok_ray.storage.artefact import ArtefactError
@@ -94,6 +94,7 @@ def run(config: ExportGeneratorRun, *, fresh: bool = False) -> dict[str, Any]:
         has_tokenizer=found.tokenizer is not None,
         peer_layout=layout_of(found.model) if peers else "",
         licence=found.licence,
+        tokenizer_system=code_layout(found.tokenizer).system if found.tokenizer else "",
     )
     (folder / CARD_FILE).write_text(generator_card(card, found.facts, found.metrics))
     return output.finish(source=found.origin, parameters=parameters)
@@ -174,6 +175,7 @@ def _from_run(config: ExportGeneratorRun, source: Path) -> _Source:
         tokenizer=find_tokenizer(source, config.tokenizer_path or None)
         if facts["tokenizer_sha256"] or config.tokenizer_path
         else None,
+        licence=facts.get("licence", ""),
     )
 
 
@@ -192,6 +194,8 @@ def _from_peer(config: ExportGeneratorRun, source: Path) -> _Source:
     if isinstance(model, XARConfig):
         facts["flow"] = to_dict(FlowConfig())
         facts["latent_scale"] = [XAR_LATENT_SCALE] * model.channels
+    # An export of this folder is bound by it, too.
+    facts["licence"] = licence_of(imported.layout, model)
     return _Source(
         model=model,
         state=imported.tensors,
@@ -199,7 +203,7 @@ def _from_peer(config: ExportGeneratorRun, source: Path) -> _Source:
         origin=f"imported from {source.name} ({imported.layout} names, sha256 {imported.sha256})",
         metrics={},
         tokenizer=tokenizer,
-        licence=licence_of(imported.layout, model),
+        licence=facts["licence"],
     )
 
 

@@ -10,6 +10,7 @@ from glotok_ray.config.generator import FARConfig, FlowConfig, XARConfig
 from glotok_ray.config.overrides import from_dict
 from glotok_ray.config.var import ModelConfig, VARConfig
 from glotok_ray.interop.tokenizer_card import shown_value
+from glotok_ray.peers.systems import SYSTEMS
 from glotok_ray.pretrained.generator import CONFIGS, TOKENIZER_FOLDER
 from glotok_ray.storage import artefact
 
@@ -44,6 +45,7 @@ _PEERS = {
     "ibq_ar": "IBQ's",
     "taming_gpt": "taming-transformers'",
     "var": "VAR's",
+    "imagefolder_var": "ImageFolder's",
 }
 # Of the repositories that publish the weights, as they stated it when the importers were written.
 _LICENCES = {
@@ -53,6 +55,9 @@ _LICENCES = {
     "ibq_ar": "Apache-2.0 (SEED-Voken)",
     "taming_gpt": "MIT (taming-transformers)",
     "var": "MIT (VAR)",
+    "imagefolder_var": (
+        "Adobe Research License (ImageFolder): non-commercial research only, and so is all that is derived from them"
+    ),
 }
 _NO_LICENCE = "VQGAN-LC's repository states none; ask its authors before weights are passed on"
 _SHOWN_CLASSES = 8
@@ -71,6 +76,8 @@ class Card(NamedTuple):
     """A layout of `glotok_ray.interop.generators` where the peer's file lies there too."""
     licence: str = ""
     """Of a peer's weights: `licence_of` their layout."""
+    tokenizer_system: str = ""
+    """A name of `glotok_ray.peers.systems.SYSTEMS` where the tokenizer is another system's."""
 
 
 def licence_of(layout: str, model: ModelConfig) -> str:
@@ -93,6 +100,9 @@ def generator_card(card: Card, facts: Mapping[str, Any], metrics: Mapping[str, o
         f"Weights: {card.source}, with glotok-ray {artefact.versions()['git_commit'][:12] or '(no commit known)'}.",
         f"{_described(model, facts)} {card.parameters:,} parameters.",
         f"Licence of the weights: {card.licence}." if card.licence else "",
+        f"Licence of the tokenizer: {SYSTEMS[card.tokenizer_system].licence}."
+        if card.tokenizer_system
+        else "",
         f"Classes: {model.num_classes}, labels from 0 in the order {', '.join(names[:_SHOWN_CLASSES])}{more}.",
         f"## Use\n\n{_use(card, architecture, labels)}",
         _peer_file(card.peer_layout, model),
@@ -114,9 +124,10 @@ def _described(model: ModelConfig, facts: Mapping[str, Any]) -> str:
         )
     if isinstance(model, VARConfig):
         sides = ", ".join(map(str, model.scale_sides))
+        each = f", {model.num_branches} at each position" if model.num_branches > 1 else ""
         return (
-            f"VAR, a transformer over scales of {sides} positions a side, {model.num_tokens} codes of "
-            f"{model.num_codes} per image, {size}."
+            f"VAR, a transformer over scales of {sides} positions a side, {model.num_indices} codes of "
+            f"{model.num_codes} per image{each}, {size}."
         )
     flow = from_dict(FlowConfig, facts["flow"])
     return (

@@ -14,7 +14,7 @@ from torch import Tensor
 from glotok_ray.config.generator import FARConfig, XARConfig
 from glotok_ray.config.var import ModelConfig, VARConfig
 from glotok_ray.interop import generator_layouts
-from glotok_ray.interop.var_generator import VAR_LAYOUT, export_var, import_var
+from glotok_ray.interop.var_generator import export_var, import_var, layout_of_scales
 from glotok_ray.nn.entities import token_places
 from glotok_ray.nn.rotary import grid_rotation, pair_frequencies
 from glotok_ray.pretrained.generator import build_generator
@@ -34,7 +34,7 @@ from glotok_ray.storage.weights import (
 
 RECIPES = (
     "xar_b, xar_l, xar_h, far_b_fqgan, far_l_fqgan, gpt_b, gpt_l, gpt_xl, gpt_xxl, gpt_3b, ibq_b, ibq_l, ibq_xl, "
-    "ibq_xxl, taming_gpt, vqgan_lc_gpt, var_d16, var_d20, var_d24 or var_d30"
+    "ibq_xxl, taming_gpt, vqgan_lc_gpt, var_d16, var_d20, var_d24, var_d30 or imagefolder_var_d17"
 )
 # The scale of MAR's KL-16 autoencoder, with which the released xAR was trained; its code multiplies outside the model.
 XAR_LATENT_SCALE = 0.2325
@@ -58,7 +58,7 @@ class ImportedGenerator(NamedTuple):
     left_out: tuple[str, ...]
     """Names in the file that this package has no use for."""
     layout: str
-    """A name of `glotok_ray.interop.generator_layouts.LAYOUTS`, or `VAR_LAYOUT`."""
+    """A name of `glotok_ray.interop.generator_layouts.LAYOUTS`, or one of `layout_of_scales`."""
     sha256: str
     """Digest of the file."""
 
@@ -136,7 +136,7 @@ def export_generator(state: Mapping[str, Tensor], config: ModelConfig) -> dict[s
 def layout_of(config: ModelConfig) -> str:
     """The layout whose code computes what `config` describes; raises ValueError where there is none."""
     if isinstance(config, VARConfig):
-        return VAR_LAYOUT
+        return layout_of_scales(config)
     if isinstance(config, XARConfig):
         if config.entity != "cell" or config.grid_size != 2 * config.cell_size:
             raise ValueError(
@@ -172,7 +172,8 @@ def layout_of(config: ModelConfig) -> str:
 def _imported_var(path: Path, config: VARConfig, weights: str) -> ImportedGenerator:
     if weights == "ema":
         raise ArtefactError(f"{path}: files of VAR hold no moving average; pass --weights model")
-    return ImportedGenerator(import_var(path, config), (), VAR_LAYOUT, artefact.sha256_of(path))
+    tensors, layout = import_var(path, config), layout_of_scales(config)
+    return ImportedGenerator(tensors, (), layout, artefact.sha256_of(path))
 
 
 def _renamed(

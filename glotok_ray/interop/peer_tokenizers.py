@@ -23,6 +23,7 @@ from glotok_ray.storage.weights import (
     misfits,
     read_checkpoint,
     tensors_of,
+    unnested,
     weights_in,
 )
 
@@ -93,6 +94,8 @@ def renamed(
 def _tensors(path: Path, weights: Literal["model", "ema"]) -> dict[str, Tensor]:
     """The raw weights, or their average, under the names in the file."""
     loaded = read_checkpoint(path, purpose="a tokenizer checkpoint")
+    # Training files of VAR and of ImageFolder's generator hold the tokenizer beside the generator.
+    loaded = unnested(unnested(loaded, ("trainer",)), ("vae_local",))
     has_entry = any(isinstance(loaded.get(nest), Mapping) for nest in AVERAGES)
     if weights == "ema" and has_entry:
         return tensors_of(weights_in(path, loaded, "ema"))

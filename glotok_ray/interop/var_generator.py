@@ -1,4 +1,5 @@
-"""Import VAR's transformer from its released files, and export one under the names that its code loads.
+"""Import VAR's transformer and ImageFolder's from their released files, and export one under the names that their code
+loads.
 
 Read next: glotok_ray/nn/var.py
 """
@@ -25,13 +26,17 @@ from glotok_ray.storage.weights import (
     used,
 )
 
-VAR_LAYOUT = "var"
-"""Name of the layout, beside those of `glotok_ray.interop.generator_layouts.LAYOUTS`."""
+VAR_LAYOUT, IMAGEFOLDER_LAYOUT = "var", "imagefolder_var"
+"""Names of the layouts, beside those of `glotok_ray.interop.generator_layouts.LAYOUTS`: the second has several
+branches, and one name more where its inputs are masked.
+"""
 
 _NAMES = (
     ("pos_start", "start"),
     ("pos_1LC", "positions"),
     ("word_embed", "input_projection"),
+    # An embedding of one row.
+    ("empty_emb.weight", "masked_input"),
     ("class_emb", "class_embedding"),
     ("lvl_embed", "level_embedding"),
     # Number 0 of the peer's sequences is the SiLU.
@@ -66,7 +71,8 @@ def peer_name(name: str) -> str | None:
 def import_var(path: str | Path, config: VARConfig) -> dict[str, Tensor]:
     """The state dict of `VAR(config)` in fp32 from a released file or a training file; nothing in it is executed.
 
-    The number of heads shows in its shapes. Raises ArtefactError that lists all that does not fit or is not finite.
+    The number of heads shows in its shapes, the order of branches does not. Raises ArtefactError that lists all that
+    does not fit or is not finite.
     """
     path = to_path(path)
     loaded = read_checkpoint(path, purpose="a checkpoint of VAR")
@@ -85,15 +91,24 @@ def import_var(path: str | Path, config: VARConfig) -> dict[str, Tensor]:
     if problems:
         raise ArtefactError(
             f"{path}: its names and shapes do not fit the generator's config (VAR: width {config.width}, depth "
-            f"{config.depth}, {config.num_heads} heads, modulation {config.modulation}): {problems}; choose the config "
-            "that fits: var_d16, var_d20, var_d24 or var_d30"
+            f"{config.depth}, {config.num_heads} heads, modulation {config.modulation}, {config.num_branches} branches "
+            f"of {config.num_codes} codes, input_masking {config.input_masking}): {problems}; choose the config that "
+            "fits: var_d16, var_d20, var_d24, var_d30 or imagefolder_var_d17, whose empty_emb takes an input_masking "
+            "above 0"
         )
     check_finite(used(tensors, left_out), path, BRING_ANOTHER)
     return found
 
 
+def layout_of_scales(config: VARConfig) -> str:
+    """VAR's layout, or ImageFolder's, whose code alone knows branches and masked inputs."""
+    of_branches = config.num_branches > 1 or config.input_masking > 0
+    return IMAGEFOLDER_LAYOUT if of_branches else VAR_LAYOUT
+
+
 def export_var(state: Mapping[str, Tensor], config: VARConfig) -> dict[str, Tensor]:
-    """The state dict of `VAR(config)` as VAR's own code loads it, strictly, with the constants that it keeps there.
+    """The state dict of `VAR(config)` as VAR's own code, or ImageFolder's, loads it, strictly, with the constants that
+    it keeps there; ImageFolder's mask is that of a model built without xformers, which has no padding.
 
     Raises ValueError for the state of another model.
     """
@@ -111,6 +126,8 @@ def _peer_shape(peer: str, value: Tensor) -> tuple[int, ...]:
     last = peer.rpartition(".")[2]
     if last == "scale_mul_1H11":
         return (1, len(value), 1, 1)
+    if peer == "empty_emb.weight":
+        return (1, len(value))
     leading = {"pos_start": 2, "pos_1LC": 1, "ada_gss": 2}.get(last, 0)
     return (1,) * leading + tuple(value.shape)
 

@@ -1,6 +1,7 @@
 """Cross-entropy of the next codes: one term per codebook, and their mean as the loss.
 
-Source: LlamaGen (Sun et al. 2024) for one codebook; FQGAN (Bai et al. 2024), section 3.3, for several.
+Source: LlamaGen (Sun et al. 2024) for one codebook; FQGAN (Bai et al. 2024), section 3.3, for several; ImageFolder (Li
+et al. 2024) for masked inputs.
 Read next: glotok_ray/sampling/tokens.py
 """
 
@@ -8,7 +9,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 
@@ -26,6 +27,15 @@ def replace_codes(
         for index, size in enumerate(sizes)
     ]
     return torch.where(replaced.to(codes.device), torch.stack(others, 1).to(codes.device), codes)
+
+
+def masked_inputs(
+    shape: tuple[int, int], largest_share: float, generator: torch.Generator
+) -> Bool[Tensor, "b m"]:
+    """Inputs of a batch to be masked, each with one probability for the whole batch, uniform in [0, largest_share)."""
+    device = generator.device
+    share = largest_share * torch.rand((), generator=generator, device=device)
+    return torch.rand(shape, generator=generator, device=device) < share
 
 
 def codebook_cross_entropies(

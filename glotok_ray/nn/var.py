@@ -1,7 +1,8 @@
 """VAR: the codes of one scale after the other, all positions of a scale at once.
 
 A token sees its own scale and those before; a scale's input is made of the codes of earlier scales, so the output at a
-position predicts the code of that position itself. Source: VAR (Tian et al. 2024), section 3.
+position predicts the code of that position itself, or one of each branch. Source: VAR (Tian et al. 2024), section 3;
+ImageFolder (Li et al. 2024) for branches.
 Read next: glotok_ray/nn/next_scale.py (inputs), glotok_ray/sampling/scales.py (sampling)
 """
 
@@ -10,7 +11,7 @@ import math
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from glotok_ray.config.var import VARConfig
@@ -38,7 +39,10 @@ class ScaleCache:
 
 
 class VAR(nn.Module):
-    """Logits of the code at every position of every scale, given the class and the codes of earlier scales."""
+    """Logits of the code at every position of every scale, given the class and the codes of earlier scales.
+
+    Those of several branches lie one after the other; `logits_by_branch` parts them.
+    """
 
     def __init__(self, config: VARConfig) -> None:
         super().__init__()
@@ -49,6 +53,8 @@ class VAR(nn.Module):
         self.positions = nn.Parameter(torch.empty(config.num_tokens, width))
         self.level_embedding = nn.Embedding(scales, width)
         self.input_projection = nn.Linear(config.code_width, width)
+        if config.input_masking > 0:
+            self.masked_input = nn.Parameter(torch.empty(width))
         if config.modulation == "shared":
             self.shared_modulation = nn.Linear(width, 6 * width)
         last = max(1, config.depth - 1)
@@ -57,7 +63,7 @@ class VAR(nn.Module):
             for index in range(config.depth)
         )
         self.final_modulation = nn.Linear(width, 2 * width)
-        self.output = nn.Linear(width, config.num_codes)
+        self.output = nn.Linear(width, config.num_branches * config.num_codes)
         self._initialize()
 
     @property
@@ -66,11 +72,15 @@ class VAR(nn.Module):
         return self.config.num_classes
 
     def forward(
-        self, inputs: Float[Tensor, "b m c"], labels: Int64[Tensor, " b"]
+        self,
+        inputs: Float[Tensor, "b m c"],
+        labels: Int64[Tensor, " b"],
+        masked: Bool[Tensor, "b m"] | None = None,
     ) -> Float[Tensor, "b n size"]:
         """Teacher-forced logits in fp32 or better, given the `next_scale_inputs` of whole scales from the second on.
 
-        n = m + 1: the class is the first scale's input. Raises ValueError for tokens that are no whole scales.
+        n = m + 1: the class is the first scale's input. One learned vector replaces the inputs that are `masked`, of a
+        model with `input_masking`; they keep their places. Raises ValueError for tokens that are no whole scales.
         """
         length = inputs.shape[1] + 1
         if length not in itertools.accumulate(self.config.scale_lengths):
@@ -79,7 +89,11 @@ class VAR(nn.Module):
                 f"{', '.join(map(str, self.config.scale_sides))}"
             )
         classes = self.class_embedding(labels)
-        tokens = torch.cat([self._start(classes), self.input_projection(inputs)], dim=1)
+        following = self.input_projection(inputs)
+        if masked is not None:
+            vector = self.masked_input.to(following.dtype)
+            following = torch.where(masked.unsqueeze(-1), vector, following)
+        tokens = torch.cat([self._start(classes), following], dim=1)
         tokens = tokens.to(self.positions.dtype) + self._places(slice(0, length))
         levels = self._levels(tokens.device)[:length]
         seen = levels[:, None] >= levels[None, :]
@@ -128,6 +142,12 @@ class VAR(nn.Module):
         logits = self.output(hidden)
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
+    def logits_by_branch(
+        self, logits: Float[Tensor, "b n size"]
+    ) -> tuple[Float[Tensor, "b n codes"], ...]:
+        """Those of the first branch's codes, and so on."""
+        return logits.chunk(self.config.num_branches, dim=-1)
+
     def _start(self, classes: Tensor) -> Tensor:
         return (classes + self.start).unsqueeze(1)
 
@@ -165,7 +185,10 @@ class VAR(nn.Module):
                 nn.init.normal_(module.weight, std=deviation)
             if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
-        for table in (self.start, self.positions):
+        tables = [self.start, self.positions]
+        if self.config.input_masking > 0:
+            tables.append(self.masked_input)
+        for table in tables:
             nn.init.normal_(table, std=deviation)
         self.output.weight.mul_(0.02)
         self.final_modulation.weight.mul_(0.5)

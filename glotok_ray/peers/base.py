@@ -114,8 +114,15 @@ class PeerTokenizer(nn.Module):
 
 
 def scale_names(grids: Sequence[Grid]) -> tuple[str, ...]:
-    """Names of grids by their sides."""
-    return tuple(f"scale_{'x'.join(map(str, grid.shape))}" for grid in grids)
+    """Names of grids by their sides; a grid of the sides of one before it has its number among them at the end, such as
+    "scale_3x3_2".
+    """
+    names: list[str] = []
+    shapes = [grid.shape for grid in grids]
+    for place, shape in enumerate(shapes):
+        before = shapes[:place].count(shape)
+        names.append(f"scale_{'x'.join(map(str, shape))}" + (f"_{before + 1}" if before else ""))
+    return tuple(names)
 
 
 def check_peer_codes(codes: Codes, rate: Rate) -> None:

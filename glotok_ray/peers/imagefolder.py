@@ -7,7 +7,7 @@ for non-commercial research alone. Read next: glotok_ray/peers/multi_scale.py
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from glotok_ray.nn.blocks import positions_on_grid, to_tokens
@@ -152,13 +152,18 @@ class ImageFolder(PeerTokenizer):
         return None
 
     @property
+    def code_width(self) -> int:
+        """Channels of the map that the scales of both branches add up to."""
+        return NUM_BRANCHES * self.config.code_width
+
+    @property
     def rate(self) -> Rate:
         """The scales of branch 0, then those of branch 1."""
         return Rate(NUM_BRANCHES * scale_grids(SIDES, self.config.num_codes))
 
     @property
     def grid_names(self) -> tuple[str, ...]:
-        """Those of the scales, after their branch: "branch_0_scale_16x16" and its like."""
+        """Those of the scales, after their branch: "branch_0_scale_11x11" and its like."""
         names = scale_names(scale_grids(SIDES, self.config.num_codes))
         return tuple(f"branch_{branch}_{name}" for branch in range(NUM_BRANCHES) for name in names)
 
@@ -201,6 +206,16 @@ class ImageFolder(PeerTokenizer):
         branches = (scales[: len(SIDES)], scales[len(SIDES) :])
         maps = [self._quantizer(index).decode(branch) for index, branch in enumerate(branches)]
         return torch.cat(maps, dim=1)
+
+    def contribution(
+        self, indices: Int[Tensor, "b k p p"], scale: int
+    ) -> Float[Tensor, "b d2 h w"]:
+        """What both branches' codes of a scale, given by its number, add to `latents`."""
+        found = [
+            self._quantizer(branch).contribution(codes, scale)
+            for branch, codes in enumerate(indices.unbind(1))
+        ]
+        return torch.cat(found, dim=1)
 
     def decode_latents(self, latents: Float[Tensor, "b d2 h w"]) -> Float[Tensor, "b 3 H W"]:
         """Images of what codes stand for."""

@@ -83,7 +83,8 @@ def copy_tokenizer(source: Path, folder: Path) -> None:
 
 def read_facts(folder: Path) -> dict[str, Any]:
     """generator.json: "architecture" ("xar", "far" or "var"), "model" (its config), "flow" (its objective, of xar
-    alone), "tokenizer_sha256" and "classes" (names). Raises ArtefactError that names the file and what it lacks.
+    alone), "tokenizer_sha256" and "classes" (names); of imported weights their "licence". Raises ArtefactError that
+    names the file and what it lacks.
     """
     path = folder / GENERATOR_FILE
     facts = artefact.read_json(path)
@@ -249,8 +250,8 @@ def _check_grids(generator: ModelConfig, decoder: Rate) -> None:
     if drawn != taken or (len(drawn) > 1 and not isinstance(generator, VARConfig)):
         raise ArtefactError(
             f"generator draws {', '.join(drawn)}: the tokenizer decodes {', '.join(taken)}, and of other systems' only "
-            "those of a single grid, or of one per scale for VAR, decode here; bring the tokenizer of the generator's "
-            "codes"
+            "those of a single grid, or of one per scale and branch for VAR, decode here; bring the tokenizer of the "
+            "generator's codes"
         )
 
 
@@ -259,8 +260,8 @@ def _drawn(generator: ModelConfig) -> list[str]:
     if isinstance(generator, XARConfig):
         return ["latents"]
     if isinstance(generator, VARConfig):
-        codes = generator.num_codes
-        return [f"{side} x {side} of {codes} codes" for side in generator.scale_sides]
+        sides, codes = generator.num_branches * generator.scale_sides, generator.num_codes
+        return [f"{side} x {side} of {codes} codes" for side in sides]
     side = generator.grid_size
     return [f"{side} x {side} of {size} codes" for size in generator.code_counts.values()]
 

@@ -100,6 +100,14 @@ def var_256() -> EncodeRun:
     return override(run, {"views": "center"})
 
 
+def imagefolder_4096() -> EncodeRun:
+    """ImageFolder's tokenizer, the centre, ten scales in each of two branches: 1.5 GB, for imagefolder_var_d17; 8
+    GPUs.
+    """
+    run = _imagenet("imagefolder_4096", "runs/imagefolder_4096_imported")
+    return override(run, {"views": "center"})
+
+
 def glotok_16k_scales() -> EncodeRun:
     """Ten scales over glotok_16k, the centre: 1.7 GB, for VAR on this package's tokenizer; 8 GPUs."""
     run = _imagenet("glotok_16k_scales", "runs/glotok_16k_scales")
@@ -130,6 +138,7 @@ RECIPES = {
         ibq_16384_ten_crop,
         vqgan_lc_100k_center,
         var_256,
+        imagefolder_4096,
         glotok_16k_scales,
         quickstart,
         quickstart_var,

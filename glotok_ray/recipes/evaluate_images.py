@@ -11,6 +11,7 @@ from glotok_ray.config.pool import PoolConfig
 
 _IBQ = ("ibq_16384_imported", "ibq_16384_ten_crop_codes")
 _VAR = ("var_256_imported", "var_256_codes")
+_IMAGEFOLDER = ("imagefolder_4096_imported", "imagefolder_4096_codes")
 """Tokenizer and training codes of a family."""
 
 
@@ -198,6 +199,13 @@ def var_d30() -> EvaluateRun:
     return _samples("var_d30", *_VAR)
 
 
+def imagefolder_var_d17() -> EvaluateRun:
+    """The samples of imagefolder_var_d17 and their baselines; Table 2, ImageFolder: gFID 2.60 (its README), IS 295.0
+    (its authors' later paper).
+    """
+    return _samples("imagefolder_var_d17", *_IMAGEFOLDER)
+
+
 def _samples(name: str, tokenizer: str, codes: str = "") -> EvaluateRun:
     """Samples of a generator, and baselines from the marginals of its training codes."""
     changes = {
@@ -297,6 +305,7 @@ RECIPES: dict[str, Callable[[], EvaluateRun]] = {
     "var_d20": var_d20,
     "var_d24": var_d24,
     "var_d30": var_d30,
+    "imagefolder_var_d17": imagefolder_var_d17,
     "quickstart": quickstart,
     "quickstart_far": quickstart_far,
     "quickstart_ibq": quickstart_ibq,

@@ -134,6 +134,13 @@ def var_d30() -> ExportGeneratorRun:
     return _of(var_generators.var_d30())
 
 
+def imagefolder_var_d17() -> ExportGeneratorRun:
+    """ImageFolder's VAR-d17-MSVR10P2-4096/ar-ckpt-last.pth, for non-commercial research alone; its tokenizer, also in
+    the file: --tokenizer-path runs/imagefolder_4096_imported.
+    """
+    return _of(var_generators.imagefolder_var_d17())
+
+
 RECIPES = {
     function.__name__: function
     for function in (
@@ -158,5 +165,6 @@ RECIPES = {
         var_d20,
         var_d24,
         var_d30,
+        imagefolder_var_d17,
     )
 }

@@ -58,7 +58,11 @@ PEERS: tuple[tuple[str, Literal["model", "ema"], str], ...] = (
     ("ibq_262144", "ema", "IBQ's imagenet256_262144.ckpt"),
     ("ibq_pretrain_16384", "ema", "IBQ's IBQ_pretrain_16384.ckpt"),
     ("ibq_pretrain_262144", "ema", "IBQ's IBQ_pretrain_262144.ckpt"),
-    ("imagefolder_4096", "model", "ImageFolder's MSVR10P2-4096/best_ckpt.pt"),
+    (
+        "imagefolder_4096",
+        "model",
+        "ImageFolder's MSVR10P2-4096/best_ckpt.pt, or its generator's VAR-d17-MSVR10P2-4096/ar-ckpt-last.pth",
+    ),
     ("imagefolder_8192", "model", "ImageFolder's MSVR10P2-8192/best_ckpt.pt"),
     ("imagefolder_16384", "model", "ImageFolder's MSVR10P2-16384/best_ckpt.pt"),
     ("maskbit_10bit", "model", "MaskBit's maskbit_tokenizer_10bit.bin"),

@@ -176,6 +176,19 @@ def var_d30() -> VARSampleRun:
     return _var("var_d30")
 
 
+def imagefolder_var_d17() -> VARSampleRun:
+    """imagefolder_var_d17: guidance 3.25 in VAR's convention, which ends at 4.25 in the other samplers', then in each
+    branch top-k 750 and top-p 0.95; its authors cut pixels to whole numbers, here they are rounded.
+    """
+    changes = {
+        "tokenizer_path": "runs/imagefolder_4096_imported",
+        "sampler.guidance_scale": 3.25,
+        "sampler.top_k": 750,
+        "sampler.top_p": 0.95,
+    }
+    return override(_var("imagefolder_var_d17"), changes)
+
+
 def _var(name: str) -> VARSampleRun:
     # VAR's README; its paper names guidance 2.0.
     return VARSampleRun(
@@ -301,6 +314,7 @@ RECIPES: dict[str, Callable[[], AnySampleRun]] = {
     "var_d20": var_d20,
     "var_d24": var_d24,
     "var_d30": var_d30,
+    "imagefolder_var_d17": imagefolder_var_d17,
     "quickstart": quickstart,
     "quickstart_far": quickstart_far,
     "quickstart_ibq": quickstart_ibq,

@@ -17,6 +17,7 @@ ROWS: Mapping[int, str] = {
     5: "gpt_3b",
     6: "ibq_b",
     7: "ibq_xxl",
+    8: "imagefolder_var_d17",
     9: "var_d16",
     10: "var_d24",
     11: "var_d30",
@@ -33,13 +34,6 @@ ROWS: Mapping[int, str] = {
 """By the row's place in the table, from 1: its recipe of `jobs.train_generator`, `jobs.sample_images` and
 `jobs.evaluate_images`.
 """
-
-WITHOUT_RECIPE: Mapping[int, str] = {
-    8: "ImageFolder's generator draws two codes per position of an 11 x 11 map by two independent heads, on a "
-    "tokenizer of two branches; its licence (Adobe Research) forbids other than non-commercial use of weights and "
-    "derivatives"
-}
-"""Rows that no recipe stands for, and why."""
 
 
 def recipe_of(name: str, model: ModelConfig) -> str:

@@ -1,15 +1,17 @@
-"""VAR on its own tokenizer's scales (paper, Table 2), d16 to d30.
+"""VAR on its own tokenizer's scales, d16 to d30, and ImageFolder's generator on its tokenizer's (paper, Table 2).
 
-All sample with `ScaleSamplerConfig()`: guidance 1.5 (2.5 at the last scale), top-k 900, top-p 0.96, 50 images of
+All of VAR sample with `ScaleSamplerConfig()`: guidance 1.5 (2.5 at the last scale), top-k 900, top-p 0.96, 50 images of
 each class, as in VAR's README; its paper names guidance 2.0. Each image has 680 tokens, drawn in 10 steps;
 Table 2 says 256. The settings of training are those of VAR's repository, with its exceptions here: random crops without
 flips there, the centre crop's cached codes here; fp16 with a loss scaler there, bf16 here; decay of class embedding and
-AdaLN alone of what is no matrix product there, of all here; the label is dropped in validation too there.
+AdaLN alone of what is no matrix product there, of all here; the label is dropped in validation too there. ImageFolder's
+is VAR's code with two branches of codes, and its settings.
 Read next: glotok_ray/nn/var.py
 """
 
 from collections.abc import Callable
 
+from glotok_ray.config.overrides import override
 from glotok_ray.config.runs import VARRun
 from glotok_ray.config.training import (
     CodeDataConfig,
@@ -21,6 +23,8 @@ from glotok_ray.config.var import VARConfig
 
 TOKENIZER = "var_256"
 """The recipe of `jobs.export_tokenizer` that imports VAR's tokenizer."""
+IMAGEFOLDER_TOKENIZER = "imagefolder_4096"
+"""The one that imports the tokenizer of ImageFolder's generator."""
 
 
 def _var(
@@ -109,6 +113,28 @@ def var_d30() -> VARRun:
     )
 
 
+def imagefolder_var_d17() -> VARRun:
+    """ImageFolder's generator, 375,258,593 parameters, of which its blocks have the 362 million of Table 2; 350 epochs;
+    Table 2: gFID 2.60, IS 295.0; 24 GPUs x 32 images.
+
+    Each image has 286 positions of two codes, 572 codes drawn in 10 steps; Table 2 says 256 tokens. Inputs are not
+    masked, as in the published command (`--model.input-masking` masks them). Tokenizer, weights and all that is derived
+    from them are under the Adobe Research License: non-commercial research only.
+    """
+    base = _var(
+        17, epochs=350, learning_rate=2.4e-4, final_share=0.01, gate_scale=1e-4, num_workers=24
+    )
+    changes = {
+        "name": "imagefolder_var_d17",
+        "tokenizer_path": f"runs/{IMAGEFOLDER_TOKENIZER}_imported",
+        "data.train_path": f"runs/{IMAGEFOLDER_TOKENIZER}_codes",
+        "model.scale_sides": (1, 1, 2, 3, 3, 4, 5, 6, 8, 11),
+        "model.num_branches": 2,
+        "model.code_width": 2 * 32,
+    }
+    return override(base, changes)
+
+
 RECIPES: dict[str, Callable[[], VARRun]] = {
-    recipe.__name__: recipe for recipe in (var_d16, var_d20, var_d24, var_d30)
+    recipe.__name__: recipe for recipe in (var_d16, var_d20, var_d24, var_d30, imagefolder_var_d17)
 }

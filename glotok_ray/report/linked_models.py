@@ -172,7 +172,9 @@ def _architecture(name: str, model: ModelConfig) -> str:
 
 
 def _tokens(model: ModelConfig) -> int:
-    if isinstance(model, XARConfig | VARConfig):
+    if isinstance(model, VARConfig):
+        return model.num_indices
+    if isinstance(model, XARConfig):
         return model.num_tokens
     return model.num_positions * len(model.codebooks)
 

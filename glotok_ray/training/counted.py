@@ -101,7 +101,7 @@ def _cross_entropy_bytes(run: AnyGeneratorRun) -> int:
     if isinstance(run, FARRun):
         logits = run.model.num_positions * sum(item.size for item in run.model.codebooks)
     elif isinstance(run, VARRun):
-        logits = run.model.num_tokens * run.model.num_codes
+        logits = run.model.num_indices * run.model.num_codes
     else:
         logits = 0
     return 2 * 4 * logits

@@ -20,7 +20,9 @@ def generator_inputs(
     if isinstance(config, VARRun):
         # The class is the first scale's input, of one token.
         size = (count, config.model.num_tokens - 1, config.model.code_width)
-        return torch.empty(size, device=device), labels
+        masked = torch.zeros(size[:2], dtype=torch.bool, device=device)
+        inputs = torch.empty(size, device=device), labels
+        return (*inputs, masked) if config.model.input_masking > 0 else inputs
     model = config.model
     noisy = torch.empty(count, model.num_tokens, model.channels, device=device)
     times = torch.empty(count, model.num_entities, dtype=torch.float32, device=device)

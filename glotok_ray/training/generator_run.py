@@ -50,7 +50,7 @@ def train_generator(
     set_threads(config.scaling.threads_per_worker)
     codes = plan.dataset
     torch.manual_seed(config.seed)
-    model, objective, facts = _build(config, worker, codes)
+    model, objective, facts = _build(config, worker, plan)
     # Counted while the weights are whole.
     utilization = utilization_of(plan, worker.device, lambda: generator_operations(config, model))
     engine = make_engine(
@@ -88,9 +88,10 @@ def train_generator(
 
 
 def _build(
-    config: AnyGeneratorRun, worker: Worker, codes: DatasetInfo
+    config: AnyGeneratorRun, worker: Worker, plan: RunPlan
 ) -> tuple[nn.Module, Objective, dict[str, Any]]:
     """The model, what it learns from, and what generator.json says of both."""
+    codes = plan.dataset
     if isinstance(config, FARRun):
         return (
             FAR(config.model),
@@ -107,6 +108,7 @@ def _build(
                 config.model,
                 list(codes.code_counts),
                 config.label_dropout,
+                total_steps=plan.total_steps,
             ),
             {"architecture": "var"},
         )

@@ -5,7 +5,7 @@ Read next: glotok_ray/losses/flow_matching.py and glotok_ray/losses/token_predic
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -15,11 +15,12 @@ from glotok_ray.config.var import VARConfig
 from glotok_ray.losses.flow_matching import draw_noisy_batch, drop_labels, flow_matching_loss
 from glotok_ray.losses.token_prediction import (
     codebook_cross_entropies,
+    masked_inputs,
     replace_codes,
     token_prediction_loss,
 )
 from glotok_ray.nn.entities import code_entities
-from glotok_ray.nn.next_scale import ScaleTokenizer, next_scale_inputs
+from glotok_ray.nn.next_scale import ScaleTokenizer, codes_by_scale, next_scale_inputs
 from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.training.batches import Batch
 from glotok_ray.training.engine import Engine
@@ -46,6 +47,15 @@ class Objective(Protocol):
         """Scalar terms; the first is learned. All of its own randomness comes from `generator`; the model's dropout
         draws from torch's.
         """
+        ...
+
+
+@runtime_checkable
+class SteppedObjective(Objective, Protocol):
+    """An objective that changes over the run."""
+
+    def at(self, step: int) -> None:
+        """The batches of an optimizer step, 0-based, come next."""
         ...
 
 
@@ -120,30 +130,54 @@ class ScaleObjective:
         config: VARConfig,
         names: Sequence[str],
         label_dropout: float,
+        *,
+        total_steps: int,
     ) -> None:
         """What codes add to the map is computed by `tokenizer`, frozen and on the worker's device; `names` are those of
-        the scales' codes in a batch, small to large.
+        the scales' codes in a batch, small to large, one branch after the other. Over `total_steps` optimizer steps
+        the masking of inputs falls to none, in a line; ImageFolder's falls from epoch to epoch.
         """
         self._tokenizer, self._config = tokenizer, config
         self._names, self._label_dropout = tuple(names), label_dropout
+        self._total_steps, self._masking = total_steps, config.input_masking
+
+    def at(self, step: int) -> None:
+        """The batches of an optimizer step, 0-based, come next."""
+        self._masking = self._config.input_masking * (1 - step / self._total_steps)
 
     def __call__(
         self, engine: Engine, batch: Batch, generator: torch.Generator
     ) -> dict[str, Tensor]:
-        """The mean over all positions under "cross_entropy", and the last scale's own, which VAR's authors watch."""
+        """The mean over all positions and branches under "cross_entropy", the last scale's own, which VAR's authors
+        watch, and each branch's own where there are several.
+        """
         config = self._config
-        codes = [batch[name].long() for name in self._names]
+        grids = [batch[name].long() for name in self._names]
+        codes = codes_by_scale(grids, config.num_branches)
         labels = drop_labels(
             batch["label"].long(), self._label_dropout, config.num_classes, generator
         )
         with torch.no_grad():
             inputs = next_scale_inputs(codes, config.scale_sides, self._tokenizer.contribution)
         dtype = next(engine.module.parameters()).dtype
-        logits = engine(inputs.to(dtype), labels)
-        (term,) = codebook_cross_entropies([logits], torch.cat(codes, dim=1).unsqueeze(1))
+        arguments = [inputs.to(dtype), labels]
+        if config.input_masking > 0:
+            masked = masked_inputs((len(inputs), inputs.shape[1]), self._masking, generator)
+            arguments.append(masked.to(inputs.device))
+        branches = engine(*arguments).chunk(config.num_branches, dim=-1)
+        targets = torch.cat(codes, dim=-1).reshape(len(inputs), config.num_branches, -1)
+        terms = codebook_cross_entropies(branches, targets)
         last = config.scale_lengths[-1]
-        (of_last,) = codebook_cross_entropies([logits[:, -last:].detach()], codes[-1].unsqueeze(1))
-        return {"cross_entropy": term, "last_scale_cross_entropy": of_last}
+        of_last = codebook_cross_entropies(
+            [logits[:, -last:].detach() for logits in branches], targets[..., -last:]
+        )
+        found = {
+            "cross_entropy": token_prediction_loss(terms),
+            "last_scale_cross_entropy": token_prediction_loss(of_last),
+        }
+        if len(terms) > 1:
+            found |= {f"branch_{i}_cross_entropy": term.detach() for i, term in enumerate(terms)}
+        return found
 
 
 class GeneratorStep:
@@ -158,6 +192,8 @@ class GeneratorStep:
         """One step on all micro batches; returns the objective's terms and the gradient's norm before clipping."""
         generator = step_generator(batches[0]["label"].device)
         engine, average = self._state.engine, self._state.average
+        if isinstance(self._objective, SteppedObjective):
+            self._objective.at(step)
         totals: dict[str, Tensor] = {}
         for position, batch in enumerate(batches):
             self._worker.heartbeat.enter("forward")

@@ -1,5 +1,6 @@
 """The loss of a generator with true and with other labels: that of training, by hand, and alike in all batches."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -9,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from glotok_ray.config import FlowConfig
+from glotok_ray.config.var import VARConfig
 from glotok_ray.data.shard_plan import seeded_generator
 from glotok_ray.evaluation.generator_loss import (
     LOSS,
@@ -25,8 +27,10 @@ from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.nn.var import VAR
 from glotok_ray.training.generator_step import FlowObjective, ScaleObjective, TokenObjective
 from tests.evaluation.tiny_inputs import TINY_FAR, TINY_XAR, TOKENIZER, random_generator
-from tests.small_pyramid import TINY_VAR, SmallPyramid
+from tests.small_pyramid import TINY_BRANCHES, TINY_VAR, SmallPyramid
 
+# An evaluation masks no inputs.
+BRANCHES = dataclasses.replace(TINY_BRANCHES, input_masking=0.0)
 LABELS = np.array([0, 1, 1, 0, 1], np.int32)
 
 
@@ -109,21 +113,23 @@ def test_the_loss_of_far_is_that_of_its_training() -> None:
     np.testing.assert_allclose(found[UNLEARNED], math.log(32))
 
 
+@pytest.mark.parametrize("size", [TINY_VAR, BRANCHES], ids=["one", "branches"])
 @torch.no_grad()
-def test_the_loss_of_var_is_that_of_its_training() -> None:
+def test_the_loss_of_var_is_that_of_its_training(size: VARConfig) -> None:
     torch.manual_seed(0)
-    model, pyramid = VAR(TINY_VAR).eval(), SmallPyramid()
+    model, pyramid = VAR(size).eval(), SmallPyramid(size)
     for weight in model.parameters():
         nn.init.normal_(weight, std=0.2)
 
     class Scales:
         contribution = staticmethod(pyramid)
 
-    grids = [torch.randint(24, (5, side, side)) for side in TINY_VAR.scale_sides]
-    names = [f"scale_{side}" for side in TINY_VAR.scale_sides]
+    sides = size.num_branches * size.scale_sides
+    grids = [torch.randint(24, (5, side, side)) for side in sides]
+    names = [f"grid_{place}" for place in range(len(sides))]
     found = ScaleLoss(model, Scales(), seed=7)(Codes(grids, LABELS, range(5)))
-    objective = ScaleObjective(Scales(), TINY_VAR, names, label_dropout=0.0)
-    others = other_labels(LABELS, range(5), TINY_VAR.num_classes, seed=7)
+    objective = ScaleObjective(Scales(), size, names, label_dropout=0.0, total_steps=9)
+    others = other_labels(LABELS, range(5), size.num_classes, seed=7)
     for name, labels in ((LOSS, LABELS), (SHUFFLED, others)):
         for image in range(5):
             own = slice(image, image + 1)
@@ -131,6 +137,10 @@ def test_the_loss_of_var_is_that_of_its_training() -> None:
             batch = {**codes_of, "label": torch.from_numpy(labels[own])}
             terms = objective(engine_of(model), batch, torch.Generator())
             assert found[name][image] == pytest.approx(terms["cross_entropy"].item(), rel=1e-5)
+            if size.num_branches > 1:
+                both = [terms[f"branch_{branch}_cross_entropy"].item() for branch in range(2)]
+                assert both[0] != both[1]
+                assert np.mean(both) == pytest.approx(terms["cross_entropy"].item(), rel=1e-5)
     assert (found[LOSS] != found[SHUFFLED]).all()
     np.testing.assert_allclose(found[UNLEARNED], math.log(24), rtol=1e-6)
     nn.init.zeros_(model.output.weight)

@@ -1,4 +1,6 @@
-"""VAR: published sizes, a literal forward pass, what sees what, one scale at a time, stochastic depth, start."""
+"""VAR and ImageFolder's generator: published sizes, a literal forward pass, what sees what, one scale at a time, masked
+inputs, stochastic depth, start.
+"""
 
 import dataclasses
 import math
@@ -10,14 +12,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from glotok_ray.config.var import VARConfig
-from glotok_ray.nn.next_scale import next_scale_inputs
+from glotok_ray.nn.next_scale import codes_by_scale, next_scale_inputs
 from glotok_ray.nn.var import VAR
 from glotok_ray.nn.var_blocks import VARBlock
 from glotok_ray.recipes.var_generators import RECIPES
-from tests.small_pyramid import TINY_VAR, SmallPyramid
+from tests.small_pyramid import TINY_BRANCHES, TINY_VAR, SmallPyramid
 
 LENGTHS = TINY_VAR.scale_lengths
 SHARED = dataclasses.replace(TINY_VAR, modulation="shared")
+VARIANTS = {"block": TINY_VAR, "shared": SHARED, "branches": TINY_BRANCHES}
+every_variant = pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS)
 
 
 def build(config: VARConfig = TINY_VAR) -> VAR:
@@ -35,13 +39,17 @@ def block_of(model: VAR, index: int) -> VARBlock:
     return block
 
 
-def drawn_codes(batch: int = 3) -> list[Tensor]:
+def drawn_codes(config: VARConfig = TINY_VAR, batch: int = 3) -> list[Tensor]:
     draw = torch.Generator().manual_seed(5)
-    return [torch.randint(24, (batch, length), generator=draw) for length in LENGTHS]
+    branches = (config.num_branches,) if config.num_branches > 1 else ()
+    return [
+        torch.randint(24, (batch, *branches, length), generator=draw)
+        for length in config.scale_lengths
+    ]
 
 
-def inputs_of(codes: list[Tensor]) -> Tensor:
-    return next_scale_inputs(codes, TINY_VAR.scale_sides, SmallPyramid())
+def inputs_of(codes: list[Tensor], config: VARConfig = TINY_VAR) -> Tensor:
+    return next_scale_inputs(codes, config.scale_sides, SmallPyramid(config))
 
 
 @pytest.mark.parametrize(
@@ -51,6 +59,7 @@ def inputs_of(codes: list[Tensor]) -> Tensor:
         (RECIPES["var_d20"]().model, 600_917_136),
         (RECIPES["var_d24"]().model, 1_033_399_360),
         (RECIPES["var_d30"]().model, 2_010_020_356),
+        (RECIPES["imagefolder_var_d17"]().model, 375_258_593),
         (
             VARConfig(
                 width=2304,
@@ -68,19 +77,29 @@ def test_published_sizes(config: VARConfig, total: int) -> None:
     with torch.device("meta"):
         model = VAR(config)
     assert sum(parameter.numel() for parameter in model.parameters()) == total
+    if config.num_branches == 2:
+        # All that Table 2 counts of ImageFolder.
+        assert sum(parameter.numel() for parameter in model.blocks.parameters()) == 362_484_897
+        assert (config.num_tokens, config.num_indices) == (286, 572)
 
 
-def literal_logits(model: VAR, inputs: Tensor, labels: Tensor) -> Tensor:
+def literal_logits(
+    model: VAR, inputs: Tensor, labels: Tensor, masked: Tensor | None = None
+) -> Tensor:
     """What the facts say of the released code, with a float mask and a full softmax."""
+    lengths = model.config.scale_lengths
     weights = dict(model.named_parameters())
     classes = weights["class_embedding.weight"][labels]
 
     def linear(name: str, values: Tensor) -> Tensor:
         return F.linear(values, weights[f"{name}.weight"], weights.get(f"{name}.bias"))
 
-    levels = torch.cat([torch.full((length,), scale) for scale, length in enumerate(LENGTHS)])
+    levels = torch.cat([torch.full((length,), scale) for scale, length in enumerate(lengths)])
     start = (classes + weights["start"])[:, None]
-    tokens = torch.cat([start, linear("input_projection", inputs)], dim=1)
+    following = linear("input_projection", inputs)
+    if masked is not None:
+        following[masked] = weights["masked_input"]
+    tokens = torch.cat([start, following], dim=1)
     tokens = tokens + weights["positions"] + weights["level_embedding.weight"][levels]
     mask = torch.where(levels[:, None] >= levels[None], 0.0, -math.inf)
     active = classes * classes.sigmoid()
@@ -113,9 +132,10 @@ def literal_logits(model: VAR, inputs: Tensor, labels: Tensor) -> Tensor:
     return linear("output", normed(tokens) * (1 + scale) + shift)
 
 
-@pytest.mark.parametrize("config", [TINY_VAR, SHARED], ids=["block", "shared"])
+@every_variant
 def test_logits_equal_a_literal_implementation(config: VARConfig) -> None:
-    model, inputs, labels = build(config), inputs_of(drawn_codes()), torch.tensor([0, 3, 4])
+    codes, labels = drawn_codes(config), torch.tensor([0, 3, 4])
+    model, inputs = build(config), inputs_of(codes, config)
     with torch.no_grad():
         block_of(model, 0).attention.head_scale[0] = 9.0  # above the bound
     expected = literal_logits(model, inputs, labels)
@@ -123,31 +143,62 @@ def test_logits_equal_a_literal_implementation(config: VARConfig) -> None:
     torch.testing.assert_close(model(inputs, labels), expected, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("config", [TINY_VAR, SHARED], ids=["block", "shared"])
+def test_one_learned_vector_replaces_masked_inputs_which_keep_their_places() -> None:
+    model, labels = build(TINY_BRANCHES), torch.tensor([0, 3, 4])
+    inputs = inputs_of(drawn_codes(TINY_BRANCHES), TINY_BRANCHES)
+    masked = torch.zeros(inputs.shape[:2], dtype=torch.bool)
+    assert torch.equal(model(inputs, labels, masked), model(inputs, labels))
+    masked[0, 0], masked[1, 5:9] = True, True
+    found = model(inputs, labels, masked)
+    expected = literal_logits(model, inputs, labels, masked)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    assert torch.equal(found[2], model(inputs, labels)[2])
+    # What was there before is gone, and two masked inputs of one scale differ by their positions.
+    other = inputs.clone()
+    other[masked] += 1.0
+    assert torch.equal(model(other, labels, masked), found)
+    assert (found[1, 6] - found[1, 7]).abs().max() > 1e-3
+    with pytest.raises(AttributeError, match="masked_input"):
+        build()(inputs_of(drawn_codes()), labels, torch.ones(3, 38, dtype=torch.bool))
+
+
+@every_variant
 def test_one_scale_at_a_time_equals_teacher_forcing(config: VARConfig) -> None:
-    model, inputs, labels = build(config), inputs_of(drawn_codes()), torch.tensor([0, 3, 4])
+    inputs, labels = inputs_of(drawn_codes(config), config), torch.tensor([0, 3, 4])
+    model, lengths = build(config), config.scale_lengths
     whole, cache = model(inputs, labels), model.new_cache(labels)
-    for scale, expected in enumerate(whole.split(list(LENGTHS), dim=1)):
-        start = sum(LENGTHS[:scale]) - 1
-        given = None if scale == 0 else inputs[:, start : start + LENGTHS[scale]]
+    for scale, expected in enumerate(whole.split(list(lengths), dim=1)):
+        start = sum(lengths[:scale]) - 1
+        given = None if scale == 0 else inputs[:, start : start + lengths[scale]]
         found = model.scale_logits(given, scale, cache)
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("scale", range(4))
-def test_codes_of_a_scale_change_later_scales_alone(scale: int) -> None:
-    model, labels = build(), torch.tensor([0, 1, 2])
-    codes = drawn_codes()
+@pytest.mark.parametrize(
+    ("config", "scale", "branch"),
+    [(TINY_VAR, scale, 0) for scale in range(4)]
+    + [(TINY_BRANCHES, scale, branch) for scale in range(6) for branch in range(2)],
+)
+def test_codes_of_a_scale_change_later_scales_alone(
+    config: VARConfig, scale: int, branch: int
+) -> None:
+    """Both branches of them, and neither of its own scale."""
+    model, labels = build(config), torch.tensor([0, 1, 2])
+    codes = drawn_codes(config)
     changed = [each.clone() for each in codes]
-    changed[scale] = (changed[scale] + 1) % 24
+    moved = changed[scale].view(3, config.num_branches, -1)[:, branch]
+    moved.add_(1).remainder_(24)
     before, after = (
-        model(inputs_of(each), labels).split(list(LENGTHS), 1) for each in (codes, changed)
+        model(inputs_of(each, config), labels).split(list(config.scale_lengths), 1)
+        for each in (codes, changed)
     )
-    for other in range(4):
-        if other <= scale:
-            assert torch.equal(before[other], after[other])
-        else:
-            assert ((before[other] - after[other]).abs().amax(dim=(0, 2)) > 1e-4).all()
+    for other, (first, second) in enumerate(zip(before, after, strict=True)):
+        parts = zip(model.logits_by_branch(first), model.logits_by_branch(second), strict=True)
+        for one, two in parts:
+            if other <= scale:
+                assert torch.equal(one, two)
+            else:
+                assert ((one - two).abs().amax(dim=(0, 2)) > 1e-4).all()
 
 
 def test_positions_of_one_scale_see_each_other() -> None:
@@ -182,11 +233,32 @@ def test_inputs_are_the_running_map_at_the_next_scales_size() -> None:
     )
 
 
-@pytest.mark.parametrize("config", [TINY_VAR, SHARED], ids=["block", "shared"])
+def test_each_branch_enters_its_own_channels() -> None:
+    codes = drawn_codes(TINY_BRANCHES)
+    inputs = inputs_of(codes, TINY_BRANCHES)
+    changed = [torch.stack([each[:, 0], (each[:, 1] + 1) % 24], dim=1) for each in codes]
+    moved = (inputs - inputs_of(changed, TINY_BRANCHES)).abs().amax(dim=(0, 1))
+    assert (moved[:3] == 0).all()
+    assert (moved[3:] > 0.1).all()
+
+
+def test_grids_of_a_tokenizer_become_codes_by_scale() -> None:
+    grids = [torch.full((2, 3), place) for place in range(6)]
+    found = codes_by_scale(grids, 2)
+    assert [each[0, :, 0].tolist() for each in found] == [[0, 3], [1, 4], [2, 5]]
+    assert found[0].shape == (2, 2, 3)
+    assert all(one is two for one, two in zip(codes_by_scale(grids, 1), grids, strict=True))
+
+
+@every_variant
 def test_every_parameter_receives_a_gradient(config: VARConfig) -> None:
-    model = build(config)
-    logits = model(inputs_of(drawn_codes()), torch.tensor([0, 1, 4]))
-    F.cross_entropy(logits.flatten(0, 1), torch.cat(drawn_codes(), dim=1).flatten()).backward()
+    model, codes = build(config), drawn_codes(config)
+    inputs = inputs_of(codes, config)
+    masked = torch.arange(inputs.shape[1]).remainder(3).eq(1).expand(3, -1)
+    given = (masked,) if config.input_masking else ()
+    logits = model(inputs, torch.tensor([0, 1, 4]), *given)
+    targets = torch.cat(codes, dim=-1).view(3, config.num_branches, -1).transpose(1, 2)
+    F.cross_entropy(logits.view(-1, 24), targets.flatten()).backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().sum() > 0, name
@@ -238,6 +310,8 @@ def test_blocks_are_left_out_for_some_images_in_training_alone() -> None:
         (lambda: VARConfig(scale_sides=(1, 4, 2)), "never fall"),
         (lambda: VARConfig(num_heads=15), "must divide width = 1024"),
         (lambda: VARConfig(gate_scale=0.0), r"must be in \(0, 1\]"),
+        (lambda: VARConfig(num_branches=3), "must be a multiple of num_branches = 3"),
+        (lambda: VARConfig(input_masking=1.5), r"input_masking = 1.5: must be in \[0, 1\]"),
     ],
 )
 def test_configs_that_do_not_fit_are_refused(build_config: Callable, message: str) -> None:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from glotok_ray.nn.next_scale import codes_by_scale
 from glotok_ray.peers import imagefolder
 from glotok_ray.peers.imagefolder import SIDES, ImageFolder, ImageFolderConfig
 from tests.peers.pseudo_weights import (
@@ -64,6 +65,15 @@ def test_the_methods_of_the_protocol() -> None:
     codes = model.encode(images)
     assert [tuple(part.shape) for part in codes] == [(2, side, side) for side in 2 * SIDES]
     assert torch.equal(model.reconstruct(images), model.decode(codes).clamp(-1, 1))
+    by_scale = [
+        codes_by_scale([part.flatten(1) for part in codes], 2)[scale] for scale in range(10)
+    ]
+    parts = [
+        model.contribution(found.unflatten(-1, (side, side)), scale)
+        for scale, (found, side) in enumerate(zip(by_scale, SIDES, strict=True))
+    ]
+    torch.testing.assert_close(torch.stack(parts).sum(0), model.latents(codes))
+    assert model.code_width == parts[0].shape[1] == 8
     with torch.device("meta"):
         released = ImageFolder(ImageFolderConfig())
     assert (released.rate.num_indices, released.rate.bits) == (572, 572 * 12)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from glotok_ray.config.samplers import ScaleSamplerConfig
+from glotok_ray.config.var import VARConfig
 from glotok_ray.nn.next_scale import next_scale_inputs
 from glotok_ray.nn.quantizer import NO_CODE
 from glotok_ray.nn.var import VAR
@@ -14,15 +15,15 @@ from glotok_ray.peers.multi_scale import MultiScaleQuantizer
 from glotok_ray.sampling.image_random import image_generator
 from glotok_ray.sampling.scales import guided_hidden, ramped_guidance, sample_scales
 from glotok_ray.sampling.tokens import draw_codes, filter_logits
-from tests.small_pyramid import TINY_VAR, SmallPyramid
+from tests.small_pyramid import TINY_BRANCHES, TINY_VAR, SmallPyramid
 
-LENGTHS = TINY_VAR.scale_lengths
 LABELS = torch.tensor([0, 1, 2, 3])
+every_model = pytest.mark.parametrize("size", [TINY_VAR, TINY_BRANCHES], ids=["one", "branches"])
 
 
-def build() -> VAR:
+def build(size: VARConfig = TINY_VAR) -> VAR:
     torch.manual_seed(1)
-    model = VAR(TINY_VAR).eval()
+    model = VAR(size).eval()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     # Many codes are likely, so that draws differ.
@@ -32,27 +33,32 @@ def build() -> VAR:
 
 def reference(model: VAR, config: ScaleSamplerConfig, seed: int) -> list[Tensor]:
     """The same draws by full forward passes of both halves for every scale, without a cache."""
-    pyramid, codes = SmallPyramid(), []
+    size, lengths = model.config, model.config.scale_lengths
+    pyramid, codes = SmallPyramid(size), []
+    numbers = (sum(lengths), size.num_branches)
     uniforms = torch.stack(
         [
-            torch.rand(sum(LENGTHS), generator=image_generator(seed, i), dtype=torch.float64)
+            torch.rand(numbers, generator=image_generator(seed, i), dtype=torch.float64)
             for i in range(4)
         ]
     )
     null = torch.full_like(LABELS, 4)
-    for scale, length in enumerate(LENGTHS):
-        rest = [torch.zeros(4, size, dtype=torch.int64) for size in LENGTHS[scale:]]
-        inputs = next_scale_inputs([*codes, *rest], TINY_VAR.scale_sides, pyramid)
-        start = sum(LENGTHS[:scale])
+    branches = (size.num_branches,) if size.num_branches > 1 else ()
+    for scale, length in enumerate(lengths):
+        rest = [torch.zeros(4, *branches, each, dtype=torch.int64) for each in lengths[scale:]]
+        inputs = next_scale_inputs([*codes, *rest], size.scale_sides, pyramid)
+        start = sum(lengths[:scale])
         place = slice(start, start + length)
         with torch.no_grad():
             conditional, plain = (
                 model(inputs[:, : start + length - 1], each)[:, place] for each in (LABELS, null)
             )
-        t = config.guidance_scale * scale / 3
-        logits = ((1 + t) * conditional - t * plain).flatten(0, 1)
-        drawn = draw_codes(filter_logits(logits, config), uniforms[:, place].flatten())
-        codes.append(drawn.view(4, length))
+        t = config.guidance_scale * scale / (len(lengths) - 1)
+        logits = (1 + t) * conditional - t * plain
+        # A row of 24 logits for every image, position and branch.
+        filtered = filter_logits(logits.reshape(-1, 24), config)
+        drawn = draw_codes(filtered, uniforms[:, place].flatten()).view(4, length, -1)
+        codes.append(drawn.transpose(1, 2).reshape(4, *branches, length))
     return codes
 
 
@@ -64,15 +70,17 @@ def reference(model: VAR, config: ScaleSamplerConfig, seed: int) -> list[Tensor]
     ],
     ids=["published", "unguided"],
 )
-def test_codes_are_those_of_full_passes_without_a_cache(config: ScaleSamplerConfig) -> None:
-    model = build()
-    found = sample_scales(model, LABELS, config, SmallPyramid(), image_ids=range(4), seed=7)
+@every_model
+def test_codes_are_those_of_full_passes_without_a_cache(
+    size: VARConfig, config: ScaleSamplerConfig
+) -> None:
+    model, pyramid = build(size), SmallPyramid(size)
+    found = sample_scales(model, LABELS, config, pyramid, image_ids=range(4), seed=7)
     expected = reference(model, config, 7)
     assert all(torch.equal(a, b) for a, b in zip(found.codes, expected, strict=True))
-    pyramid = SmallPyramid()
     total = sum(
-        pyramid(codes.view(4, side, side), scale)
-        for scale, (codes, side) in enumerate(zip(expected, TINY_VAR.scale_sides, strict=True))
+        pyramid(codes.unflatten(-1, (side, side)), scale)
+        for scale, (codes, side) in enumerate(zip(expected, size.scale_sides, strict=True))
     )
     torch.testing.assert_close(found.latents, total)
 
@@ -119,32 +127,50 @@ def test_codes_that_tie_are_kept_or_dropped_together() -> None:
     assert torch.equal(more, chosen)
 
 
-def test_without_guidance_the_null_label_is_never_read() -> None:
-    model, config = build(), ScaleSamplerConfig(guidance_scale=0.0)
+@every_model
+def test_without_guidance_the_null_label_is_never_read(size: VARConfig) -> None:
+    model, config = build(size), ScaleSamplerConfig(guidance_scale=0.0)
     with torch.no_grad():
         model.class_embedding.weight[model.null_label] = math.nan
-    found = sample_scales(model, LABELS, config, SmallPyramid(), image_ids=range(4), seed=0)
+    found = sample_scales(model, LABELS, config, SmallPyramid(size), image_ids=range(4), seed=0)
     assert all(int(codes.min()) >= 0 for codes in found.codes)
 
 
-def test_an_image_does_not_depend_on_its_batch_but_on_its_seed() -> None:
-    model, config = build(), ScaleSamplerConfig()
-    whole = sample_scales(model, LABELS, config, SmallPyramid(), image_ids=[5, 6, 7, 8], seed=1)
-    alone = sample_scales(model, LABELS[2:3], config, SmallPyramid(), image_ids=[7], seed=1)
-    other = sample_scales(model, LABELS[2:3], config, SmallPyramid(), image_ids=[7], seed=2)
+@every_model
+def test_an_image_does_not_depend_on_its_batch_but_on_its_seed(size: VARConfig) -> None:
+    model, config, pyramid = build(size), ScaleSamplerConfig(), SmallPyramid(size)
+    whole = sample_scales(model, LABELS, config, pyramid, image_ids=[5, 6, 7, 8], seed=1)
+    alone = sample_scales(model, LABELS[2:3], config, pyramid, image_ids=[7], seed=1)
+    other = sample_scales(model, LABELS[2:3], config, pyramid, image_ids=[7], seed=2)
     assert all(torch.equal(a[2:3], b) for a, b in zip(whole.codes, alone.codes, strict=True))
     assert not torch.equal(alone.codes[3], other.codes[3])
 
 
-def test_an_image_whose_logits_are_not_finite_has_no_codes() -> None:
-    model = build()
+@every_model
+def test_an_image_whose_logits_are_not_finite_has_no_codes(size: VARConfig) -> None:
+    model = build(size)
     with torch.no_grad():
         model.class_embedding.weight[2] = math.nan
     config = ScaleSamplerConfig()
-    found = sample_scales(model, LABELS, config, SmallPyramid(), image_ids=range(4), seed=0)
+    found = sample_scales(model, LABELS, config, SmallPyramid(size), image_ids=range(4), seed=0)
     for codes in found.codes:
         assert (codes[2] == NO_CODE).all()
         assert (codes[[0, 1, 3]] != NO_CODE).all()
+
+
+def test_filters_leave_each_branch_its_own_codes() -> None:
+    """One branch a hundred times surer than the other, which one filter over both would silence."""
+    model = build(TINY_BRANCHES)
+    with torch.no_grad():
+        model.output.weight[:24].mul_(100)
+    pyramid, labels = SmallPyramid(TINY_BRANCHES), LABELS.repeat(20)
+    config = ScaleSamplerConfig(guidance_scale=0.0, top_k=2, top_p=1.0)
+    found = sample_scales(model, labels, config, pyramid, image_ids=range(80), seed=0).codes[0]
+    # Images of one label have the same logits at the first scale.
+    for label in range(4):
+        first, second = (found[labels == label, branch].unique() for branch in range(2))
+        assert len(first) <= 2
+        assert len(second) == 2
 
 
 def published_filter(logits: Tensor, top_k: int, top_p: float) -> Tensor:

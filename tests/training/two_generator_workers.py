@@ -111,7 +111,7 @@ class Scales(ScaleObjective):
 
     def __init__(self) -> None:
         tokenizer: Any = SimpleNamespace(contribution=SmallPyramid(VAR_SIZE))
-        super().__init__(tokenizer, VAR_SIZE, SCALES, label_dropout=0.0)
+        super().__init__(tokenizer, VAR_SIZE, SCALES, label_dropout=0.0, total_steps=STEPS)
 
     def __call__(self, *arguments: Any) -> dict[str, Tensor]:
         """The loss under "loss"."""
