@@ -4,6 +4,7 @@ Ray's pools are replaced by loops of this process: what Ray does is the same for
 runs it with Ray, kills and a server that goes away.
 """
 
+import itertools
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,15 +12,25 @@ from typing import Any
 
 import pytest
 
+from benchmarks import s3_sweep
 from benchmarks.s3_drill import CHAIN, TINY, differences
 from benchmarks.s3_server import BUCKET, s3_server
 from glotok_ray.config import QuickstartRun, override
-from glotok_ray.on_ray import actor_pool, tasks
+from glotok_ray.config.sweeps import SweepRun
+from glotok_ray.on_ray import actor_pool, tasks, tune
+from glotok_ray.on_ray.tune import TrialResult
 from glotok_ray.recipes.quickstart import chain, quickstart
-from glotok_ray.stages import evaluate_images, feature_extraction, image_measurement
+from glotok_ray.stages import (
+    evaluate_images,
+    feature_extraction,
+    image_measurement,
+    sweep_tokenizer,
+)
 from glotok_ray.stages.quickstart import Stage, stages
 from glotok_ray.storage import artefact, node_cache, ownership
 from glotok_ray.storage.places import to_path
+from glotok_ray.training.suggestions import Suggestions
+from glotok_ray.training.trials import TrialFiles
 
 AWAY_S = 2.0
 LOCAL = {
@@ -64,6 +75,35 @@ def in_this_process(monkeypatch: Any) -> None:
     monkeypatch.setattr(
         evaluate_images, "run_at_once", lambda function, arguments: [*map(function, arguments)]
     )
+    monkeypatch.setattr(sweep_tokenizer, "run_search", in_turn)
+    monkeypatch.setattr(
+        tune,
+        "run_trials",
+        lambda names, function, **_: [TrialResult(name, function(name), None) for name in names],
+    )
+
+
+def unfinished(config: SweepRun, files: TrialFiles) -> list[str]:
+    """All trials of a search without a scheduler that have not ended, each suggested."""
+    suggestions = Suggestions(config)
+    suggestions.replay(files.records())
+    while found := suggestions.ask():
+        files.suggested(*found)
+    return [record.trial.name for record in files.records() if not record.status]
+
+
+def in_turn(config: SweepRun, files: TrialFiles, function: Callable[[str], Any], **_: Any) -> None:
+    for name in unfinished(config, files):
+        list(function(name))
+        files.ended(name, "finished")
+
+
+def interrupted(
+    config: SweepRun, files: TrialFiles, function: Callable[[str], Any], **_: Any
+) -> None:
+    (name,) = unfinished(config, files)
+    assert len(list(itertools.islice(function(name), 1))) == 1
+    raise KeyboardInterrupt
 
 
 def tiny(root: str) -> QuickstartRun:
@@ -77,6 +117,20 @@ def run(root: str, name: str, **changes: Any) -> Any:
     (stage,) = (item for item in stages(tiny(root)) if item.name == name)
     found: Stage = stage
     return found.run(override(found.settings, changes) if changes else found.settings)
+
+
+def search(root: str) -> SweepRun:
+    """The baseline, and the same with another seed, each of two steps."""
+    parts = tiny(root)
+    changes: dict[str, Any] = {
+        "output_path": f"{root}/{s3_sweep.SWEEP}",
+        "num_trials": 1,
+        "max_steps": 2,
+        "evaluate_every_steps": 1,
+        "tokenizer": override(parts.tokenizer, {"data.num_validation_images": 0}),
+        "evaluation.data_path": parts.evaluation.data_path,
+    }
+    return override(s3_sweep.search(), changes)
 
 
 @pytest.mark.slow
@@ -96,6 +150,13 @@ def test_a_chain_of_stages_gives_what_it_gives_on_a_local_disk(
                             server.stop()
                             threading.Timer(AWAY_S, server.start).start()
                     run(root, name)
-        wrong, count = differences(tmp_path / "local", to_path(f"s3://{BUCKET}/chain"))
+            with monkeypatch.context() as patch:
+                patch.setattr(sweep_tokenizer, "run_search", interrupted)
+                with pytest.raises(KeyboardInterrupt):
+                    sweep_tokenizer.run(search(root))
+            assert sweep_tokenizer.run(search(root))["best"] == "trial_00"
+        local, remote = tmp_path / "local", to_path(f"s3://{BUCKET}/chain")
+        wrong, count = differences(local, remote)
+        wrong += s3_sweep.differences(local, remote)
     assert wrong == []
     assert count > 30
