@@ -116,14 +116,20 @@ def _killed_twice(recipe: Path, root: Path, log: Path) -> list[float]:
     for seen, what in ((in_second_trial, "a trial's evaluation"), (in_finalist, "a finalist")):
         began = time.monotonic()
         process = _sweep(recipe, str(root), log)
-        when(seen, process, what)
-        process.kill()
-        process.wait()
+        try:
+            when(seen, process, what)
+        finally:
+            process.kill()
+            process.wait()
         seconds.append(round(time.monotonic() - began, 1))
         logger.info("killed at %s", what)
     before = [record for record in files.records() if record.status]
     began = time.monotonic()
-    finish(_sweep(recipe, str(root), log), log)
+    process = _sweep(recipe, str(root), log)
+    try:
+        finish(process, log)
+    finally:
+        process.kill()
     if [files.record(record.trial.name) for record in before] != before:
         raise DrillFailed("a trial that had ended was changed")
     return [*seconds, round(time.monotonic() - began, 1)]
