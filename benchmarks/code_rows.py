@@ -175,14 +175,20 @@ def _measure(top: Path, sizes: tuple[int, int], *, as_json: bool) -> None:
         f"lone worker, {sizes[0]:,} images": (tenth, 1, True),
         f"lone worker, {sizes[1]:,} images": (whole, 1, True),
     }
-    rows, figures, ratios = [], {"bound_rows_per_s": bound_rate}, {}
+    rows: list[list[str]] = []
+    figures: dict[str, Any] = {"bound_rows_per_s": bound_rate}
+    ratios: dict[str, float] = {}
     for name, (folder, epochs, alone) in cases.items():
         sys.stderr.write(f"{name}\n")
         found = measured.in_own_process(feed_case, folder, epochs, alone, repeats=1, warm_up=False)
         first = found.seconds["first batch"]
         rate = found.facts["rows"] / (found.total - first)
-        figures[name] = {**found.seconds, "rows_per_s": rate, "peak_mib": found.resident_mib}
-        figures[name]["idle_mib"] = found.idle_mib
+        figures[name] = {
+            **found.seconds,
+            "rows_per_s": rate,
+            "idle_mib": found.idle_mib,
+            "peak_mib": found.resident_mib,
+        }
         ratios[f"rate over the bound's, {name}"] = rate / bound_rate
         rows.append(
             [

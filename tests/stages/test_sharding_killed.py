@@ -59,14 +59,14 @@ def in_this_process(monkeypatch: Any) -> None:
 
 
 @pytest.fixture(scope="module")
-def forms(tmp_path_factory: Any) -> dict[str, dict[str, str]]:
+def forms(tmp_path_factory: Any) -> dict[str, dict[str, Any]]:
     root = tmp_path_factory.mktemp("sources")
     return write_five_forms(root, training_images(8), validation_images(3), per_archive=7)
 
 
 @pytest.fixture(scope="module")
 def undisturbed(
-    forms: dict[str, dict[str, str]], tmp_path_factory: Any
+    forms: dict[str, dict[str, Any]], tmp_path_factory: Any
 ) -> Callable[[str], dict[str, Any]]:
     """What a run of a form leaves, made once."""
 
@@ -79,7 +79,7 @@ def undisturbed(
     return made
 
 
-def settings(fields: dict[str, str], output: Path) -> ShardRun:
+def settings(fields: dict[str, Any], output: Path) -> ShardRun:
     return ShardRun(
         **fields, output_path=str(output), image_size=0, upright=False, rows_per_shard=10
     )
@@ -130,7 +130,7 @@ def whole_shards(output: Path) -> dict[Path, int]:
 
 @pytest.mark.parametrize("name", SEAMS)
 def test_killed_at_a_seam_it_goes_on_behind_the_shards_that_are_whole(
-    forms: dict[str, dict[str, str]],
+    forms: dict[str, dict[str, Any]],
     undisturbed: Callable[[str], dict[str, Any]],
     tmp_path: Path,
     name: str,
@@ -147,7 +147,7 @@ def test_killed_at_a_seam_it_goes_on_behind_the_shards_that_are_whole(
 
 @pytest.mark.parametrize("form", ["tars", "parquet"])
 def test_killed_at_one_seam_after_another(
-    forms: dict[str, dict[str, str]],
+    forms: dict[str, dict[str, Any]],
     undisturbed: Callable[[str], dict[str, Any]],
     tmp_path: Path,
     form: str,

@@ -110,7 +110,7 @@ def interrupted(
     config: SweepRun, files: TrialFiles, function: Callable[[str], Any], **_: Any
 ) -> None:
     """One trial has ended, the next has one of two evaluations."""
-    first, second, _third = unfinished(config, files)
+    first, second = unfinished(config, files)
     list(function(first))
     files.ended(first, "finished")
     assert next(iter(function(second)))["step"] == 2
