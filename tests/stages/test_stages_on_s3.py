@@ -14,6 +14,7 @@ import pytest
 from benchmarks import s3_sweep
 from benchmarks.s3_drill import CHAIN, TINY, differences
 from benchmarks.s3_server import BUCKET, s3_server
+from glotok_ray import faults
 from glotok_ray.config import QuickstartRun, TokenizerRun, override
 from glotok_ray.config.sweeps import SweepRun
 from glotok_ray.on_ray import actor_pool, tasks, tune
@@ -153,6 +154,11 @@ def test_a_chain_of_stages_gives_what_it_gives_on_a_local_disk(
                         run(root, name, **{"schedule.stop_after_steps": 1})
                         manifest = artefact.read_json(to_path(root) / name / "manifest.json")
                         assert manifest["step"] == 1
+                        # What ends it as it goes on leaves no manifest of files that have changed.
+                        with monkeypatch.context() as patch:
+                            patch.setenv(faults.VARIABLE, "full:unit:step=0")
+                            with pytest.raises(OSError, match="No space left"):
+                                run(root, name)
                         if root.startswith("s3"):
                             server.stop()
                             threading.Timer(AWAY_S, server.start).start()
