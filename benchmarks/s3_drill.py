@@ -2,13 +2,15 @@
 
     python -m benchmarks.s3_drill
     python -m benchmarks.s3_drill --away 30 --folder runs/s3_drill
+    python -m benchmarks.s3_drill --sweep
 
 Shards, teacher, tokenizer, codes, xAR generator, samples and evaluation of the quickstart, at tiny size, in a process
 with a Ray cluster of its own: once with a local folder as storage root, and once with s3://glotok/drill on moto's
 server (extra dev). There the tokenizer's training is killed after its first checkpoint and goes on in a new process; in
 the middle of that the server is stopped for --away seconds. Exit code 0 when shards, codes, samples, weights and
 metrics are the same. Needs 2 cores and about 4 GiB; writes times and differences as JSON to stdout. With --folder what
-was finished locally is not done again.
+was finished locally is not done again. With --sweep it is a search of a tokenizer in place of the chain
+(benchmarks/s3_sweep.py).
 """
 
 import argparse
@@ -20,7 +22,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,23 +94,27 @@ class DrillFailed(Exception):  # noqa: N818 - what failed is the drill
     """The drill saw what must not be."""
 
 
-def run_chain(recipe: Path, root: str) -> None:
+def run_chain(recipe: Path, root: str, names: Collection[str] = CHAIN) -> None:
     """Run the stages of the drill in this process."""
     config = from_dict(QuickstartRun, artefact.read_json(recipe))
     config = storage_root.located(chain(config), storage_root.chosen(root))
     with ownership.holding():
         for stage in stages(config):
-            if stage.name in CHAIN:
+            if stage.name in names:
                 start = time.monotonic()
                 stage.run(stage.settings)
                 logger.info("%s: %.1f s: %s", stage.name, time.monotonic() - start, stage.folder)
 
 
 def _start(recipe: Path, root: str, log: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "benchmarks.s3_drill", "--recipe", str(recipe), "--root", root]
+    return start(["benchmarks.s3_drill", "--recipe", str(recipe), "--root", root], log)
+
+
+def start(module: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
+    """A module of this repository with its arguments, in a process of its own that appends to `log`."""
     with log.open("ab") as stream:
         return subprocess.Popen(
-            command,
+            [sys.executable, "-m", *module],
             cwd=ROOT,
             stdout=stream,
             stderr=stream,
@@ -117,13 +123,15 @@ def _start(recipe: Path, root: str, log: Path) -> subprocess.Popen[bytes]:
         )
 
 
-def _finish(process: subprocess.Popen[bytes], log: Path) -> None:
+def finish(process: subprocess.Popen[bytes], log: Path) -> None:
+    """Wait for its end; raises DrillFailed where it failed."""
     code = process.wait(_LONGEST_S)
     if code:
         raise DrillFailed(f"exit code {code}: {log.read_text()[-3000:]}")
 
 
-def _when(seen: Callable[[], bool], process: subprocess.Popen[bytes], what: str) -> None:
+def when(seen: Callable[[], bool], process: subprocess.Popen[bytes], what: str) -> None:
+    """Wait until it is seen; raises DrillFailed where the process ends before."""
     deadline = time.monotonic() + _LONGEST_S
     while not seen():
         if process.poll() is not None or time.monotonic() > deadline:
@@ -139,7 +147,7 @@ def _through_the_store(
     tokenizer = to_path(f"{root}/{OUTPUT}/tokenizer")
     start = time.monotonic()
     process = _start(recipe, root, log)
-    _when(
+    when(
         lambda: any((tokenizer / "checkpoints").glob("step-*/manifest.json")),
         process,
         "the tokenizer's first checkpoint",
@@ -150,7 +158,7 @@ def _through_the_store(
     process = _start(recipe, root, log)
     metrics = tokenizer / "metrics.jsonl"
     lines = len(metrics.read_text().splitlines())
-    _when(
+    when(
         lambda: (
             len(metrics.read_text().splitlines()) > lines or (tokenizer / "manifest.json").exists()
         ),
@@ -160,7 +168,7 @@ def _through_the_store(
     server.stop()
     stopped = time.monotonic()
     threading.Timer(away_s, server.start).start()
-    _finish(process, log)
+    finish(process, log)
     return {
         "first_s": round(killed - start, 1),
         "second_s": round(time.monotonic() - killed, 1),
@@ -207,7 +215,7 @@ def drill(folder: Path, away_s: float) -> dict[str, Any]:
     recipe = folder / "recipe.json"
     artefact.write_json(recipe, to_dict(override(quickstart(), dict(TINY))))
     start = time.monotonic()
-    _finish(_start(recipe, str(folder / "local"), folder / "local.log"), folder / "local.log")
+    finish(_start(recipe, str(folder / "local"), folder / "local.log"), folder / "local.log")
     local_s = round(time.monotonic() - start, 1)
     with s3_server() as server:
         times = {"local_s": local_s, **_through_the_store(server, recipe, folder, away_s)}
@@ -224,15 +232,23 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="The quickstart through an S3 server.")
     parser.add_argument("--away", type=float, default=30.0, metavar="SECONDS")
     parser.add_argument("--folder", type=Path, help="an empty folder (else a temporary one)")
+    parser.add_argument("--sweep", action="store_true", help="a search in place of the chain")
     parser.add_argument("--recipe", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--root", help=argparse.SUPPRESS)
+    parser.add_argument("--stages", nargs="+", default=CHAIN, help=argparse.SUPPRESS)
     flags = parser.parse_args()
     if flags.recipe:
         start_logging()
-        run_chain(flags.recipe, flags.root)
+        run_chain(flags.recipe, flags.root, flags.stages)
         return 0
     with tempfile.TemporaryDirectory() as temporary:
-        found = drill(flags.folder or Path(temporary), flags.away)
+        folder = flags.folder or Path(temporary)
+        if flags.sweep:
+            from benchmarks import s3_sweep  # which is made of parts of this module
+
+            found = s3_sweep.drill(folder)
+        else:
+            found = drill(folder, flags.away)
     sys.stdout.write(json.dumps(found, indent=2) + "\n")
     return int(bool(found["different"]))
 

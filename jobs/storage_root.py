@@ -19,8 +19,6 @@ from glotok_ray.storage.object_stores import check_client, scheme_of
 from glotok_ray.storage.places import is_remote, to_path
 
 VARIABLE = "GLOTOK_STORAGE_ROOT"
-# What nobody has tried with object stores.
-_LOCAL_JOBS = ("SweepRun", "TokenizerAblationRun")
 
 
 def add_flag(parser: argparse.ArgumentParser) -> None:
@@ -64,18 +62,8 @@ def located(config: Any, root: Path) -> Any:
         )
     found = with_absolute_paths(config, root)
     for name, value in addresses(found).items():
-        _check_supported(type(found).__name__, name, value)
         check_client(scheme_of(value), f"{name} = {value!r}")
     return found
-
-
-def _check_supported(kind: str, name: str, value: str) -> None:
-    """Raise ValueError, before anything starts, for what is not read from or written to object stores yet."""
-    if kind in _LOCAL_JOBS:
-        raise ValueError(
-            f"{name} = {value!r}: this job reads and writes local folders alone, not object stores yet; give the "
-            "absolute path of a folder that every node sees"
-        )
 
 
 def ray_copy(folder: Path) -> Path | None:

@@ -228,6 +228,8 @@ class CodeRows:
             columns,
             minutes=self.retry_minutes,
         )
+        if views == 1:
+            return table
         keys = table["key"].take(np.arange(len(part.rows)) * views).to_pylist()
         chosen = [int(row_generator(self.seed, unit.epoch, key).integers(views)) for key in keys]
         return table.take(np.arange(len(keys)) * views + np.array(chosen, dtype=np.int64))

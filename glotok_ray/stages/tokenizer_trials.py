@@ -22,7 +22,7 @@ from glotok_ray.recipes import shard_images as shard_recipes
 from glotok_ray.recipes.sweep_parts import evaluation_path
 from glotok_ray.stages import build_teacher, evaluate_images, shard_images, train_tokenizer
 from glotok_ray.storage import artefact
-from glotok_ray.storage.places import to_path
+from glotok_ray.storage.places import local_twin, to_path
 from glotok_ray.teacher.cosine_distance import cosine_distance
 from glotok_ray.teacher.histogram import load_teacher
 from glotok_ray.training import inputs
@@ -78,7 +78,8 @@ def _measured(recipe: TokenizerRun, evaluation: EvaluateRun) -> dict[str, Any]:
         evaluate_images.run(evaluation)
     elif not path.is_file():
         device = chosen_device(use_gpu=recipe.scaling.use_gpu)
-        parts = path.parent.with_name(f"{path.parent.name}.parts")
+        # Read once more and removed, all in this process: no store need see them.
+        parts = local_twin(path.parent.with_name(f"{path.parent.name}.parts"))
         artefact.write_json(path, measure_reconstructions(evaluation, parts, device))
     return artefact.read_json(path)
 

@@ -66,8 +66,6 @@ def train_to_the_end(
         check_state_layout(newest, plan)
     _open_folder(output, config, facts)
     faults.boundary("unit", 0)
-    # A stopped run goes on: until it ends again, its folder is unfinished.
-    output.reopen()
     _fit(config, plan)
     best = read_best(plan.folder)
     return output.finish(
@@ -99,6 +97,9 @@ def _open_folder(
 ) -> None:
     """Make the folder or go on in it; raises ArtefactError when it holds a run of other settings."""
     folder = output.go_on()
+    # A stopped run goes on: until it ends again, its folder is unfinished. A manifest that were still there after a
+    # kill would tell other files than those written here.
+    output.reopen()
     artefact.write_json(folder / RUN_FILE, dict(facts))
     artefact.write_json(folder / "config.json", to_dict(config))
     artefact.write_json(folder / "versions.json", artefact.versions())

@@ -49,8 +49,7 @@ def trainer_batches(
     size = division.micro_batch_size
 
     def read() -> Iterator[MicroBatch]:
-        units = plan.units(steps.start, steps.stop, division)
-        own = itertools.islice(units, worker, None, division.num_workers)
+        own = plan.units(steps.start, steps.stop, division, worker)
         for unit, columns in unit_columns(own, reader, num_threads):
             check_positions(columns["position"], unit.positions)
             for start in range(0, len(unit.positions), size):

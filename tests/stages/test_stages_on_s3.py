@@ -11,15 +11,27 @@ from typing import Any
 
 import pytest
 
+from benchmarks import s3_sweep
 from benchmarks.s3_drill import CHAIN, TINY, differences
 from benchmarks.s3_server import BUCKET, s3_server
-from glotok_ray.config import QuickstartRun, override
-from glotok_ray.on_ray import actor_pool, tasks
+from glotok_ray import faults
+from glotok_ray.config import QuickstartRun, TokenizerRun, override
+from glotok_ray.config.sweeps import SweepRun
+from glotok_ray.on_ray import actor_pool, tasks, tune
+from glotok_ray.on_ray.tune import TrialResult
 from glotok_ray.recipes.quickstart import chain, quickstart
-from glotok_ray.stages import evaluate_images, feature_extraction, image_measurement
+from glotok_ray.stages import (
+    evaluate_images,
+    feature_extraction,
+    image_measurement,
+    sweep_tokenizer,
+    tokenizer_trials,
+)
 from glotok_ray.stages.quickstart import Stage, stages
 from glotok_ray.storage import artefact, node_cache, ownership
 from glotok_ray.storage.places import to_path
+from glotok_ray.training.suggestions import Suggestions
+from glotok_ray.training.trials import TrialFiles
 
 AWAY_S = 2.0
 LOCAL = {
@@ -64,6 +76,46 @@ def in_this_process(monkeypatch: Any) -> None:
     monkeypatch.setattr(
         evaluate_images, "run_at_once", lambda function, arguments: [*map(function, arguments)]
     )
+    monkeypatch.setattr(sweep_tokenizer, "run_search", in_turn)
+    monkeypatch.setattr(
+        tune,
+        "run_trials",
+        lambda names, function, **_: [TrialResult(name, function(name), None) for name in names],
+    )
+    monkeypatch.setattr(tokenizer_trials, "train_and_measure", measured)
+    monkeypatch.setattr(tokenizer_trials, "cosine_distance_of", lambda recipe: 0.1)
+
+
+def measured(recipe: TokenizerRun, _: Any, *, step: int = 4) -> dict[str, float]:
+    """Of no training: the chain has two, and benchmarks/s3_sweep.py all of a search."""
+    distance = 50 - 10 * recipe.loss.relation_weight - recipe.loss.relation.num_bins / 100
+    return {"psnr": 12.0 + step, "fd_effnet": distance - step + recipe.seed / 7}
+
+
+def unfinished(config: SweepRun, files: TrialFiles) -> list[str]:
+    """All trials of a search without a scheduler that have not ended, each suggested."""
+    suggestions = Suggestions(config)
+    suggestions.replay(files.records())
+    while found := suggestions.ask():
+        files.suggested(*found)
+    return [record.trial.name for record in files.records() if not record.status]
+
+
+def in_turn(config: SweepRun, files: TrialFiles, function: Callable[[str], Any], **_: Any) -> None:
+    for name in unfinished(config, files):
+        list(function(name))
+        files.ended(name, "finished")
+
+
+def interrupted(
+    config: SweepRun, files: TrialFiles, function: Callable[[str], Any], **_: Any
+) -> None:
+    """One trial has ended, the next has one of two evaluations."""
+    first, second = unfinished(config, files)
+    list(function(first))
+    files.ended(first, "finished")
+    assert next(iter(function(second)))["step"] == 2
+    raise KeyboardInterrupt
 
 
 def tiny(root: str) -> QuickstartRun:
@@ -79,6 +131,16 @@ def run(root: str, name: str, **changes: Any) -> Any:
     return found.run(override(found.settings, changes) if changes else found.settings)
 
 
+def search(root: str) -> SweepRun:
+    parts = tiny(root)
+    changes: dict[str, Any] = {
+        "output_path": f"{root}/{s3_sweep.SWEEP}",
+        "tokenizer": override(parts.tokenizer, {"data.num_validation_images": 0}),
+        "evaluation.data_path": parts.evaluation.data_path,
+    }
+    return override(s3_sweep.search(), changes)
+
+
 @pytest.mark.slow
 def test_a_chain_of_stages_gives_what_it_gives_on_a_local_disk(
     in_this_process: None, tmp_path: Path, monkeypatch: Any
@@ -92,10 +154,22 @@ def test_a_chain_of_stages_gives_what_it_gives_on_a_local_disk(
                         run(root, name, **{"schedule.stop_after_steps": 1})
                         manifest = artefact.read_json(to_path(root) / name / "manifest.json")
                         assert manifest["step"] == 1
+                        # What ends it as it goes on leaves no manifest of files that have changed.
+                        with monkeypatch.context() as patch:
+                            patch.setenv(faults.VARIABLE, "full:unit:step=0")
+                            with pytest.raises(OSError, match="No space left"):
+                                run(root, name)
                         if root.startswith("s3"):
                             server.stop()
                             threading.Timer(AWAY_S, server.start).start()
                     run(root, name)
-        wrong, count = differences(tmp_path / "local", to_path(f"s3://{BUCKET}/chain"))
+            with monkeypatch.context() as patch:
+                patch.setattr(sweep_tokenizer, "run_search", interrupted)
+                with pytest.raises(KeyboardInterrupt):
+                    sweep_tokenizer.run(search(root))
+            assert sweep_tokenizer.run(search(root))["failed"] == {}
+        local, remote = tmp_path / "local", to_path(f"s3://{BUCKET}/chain")
+        wrong, count = differences(local, remote)
+        wrong += s3_sweep.differences(local, remote)
     assert wrong == []
     assert count > 30
