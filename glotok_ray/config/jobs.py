@@ -5,6 +5,7 @@ from typing import Literal
 
 from glotok_ray.config.generator import FARConfig, XARConfig
 from glotok_ray.config.pool import PoolConfig
+from glotok_ray.config.rq import RQConfig
 from glotok_ray.config.rules import (
     ADDED_LATER,
     FORMER_NAMES,
@@ -230,7 +231,9 @@ class ExportGeneratorRun:
     """All of `jobs.export_generator`."""
 
     source_path: str = field(default="", metadata=FREE)
-    """Folder of a finished generator, or a checkpoint file of xAR, of VAR, of ImageFolder or of one of FAR's family."""
+    """Folder of a finished generator, or a checkpoint file of xAR, of VAR, of ImageFolder, of RQ-Transformer or of one
+    of FAR's family.
+    """
     output_path: str = field(default="runs/exported_generator", metadata=FREE)
     """Folder that receives generator.safetensors, generator.json, README.md and a copy of the tokenizer."""
     checkpoint: Literal["last", "best"] = field(default="last", metadata={ADDED_LATER: "last"})
@@ -247,16 +250,17 @@ class ExportGeneratorRun:
     """
     layout: Literal["own", "peer"] = "own"
     """"peer" also writes generator_peer.safetensors, under the names that the peer's own code loads."""
-    architecture: Literal["xar", "far", "var"] = "xar"
+    architecture: Literal["xar", "far", "var", "rq"] = "xar"
     """Of a peer's file: which of the sections below describes it. A run brings its own config."""
     xar: XARConfig = field(default_factory=XARConfig)
     far: FARConfig = field(default_factory=FARConfig)
     var: VARConfig = field(default_factory=VARConfig, metadata={ADDED_LATER: VARConfig()})
+    rq: RQConfig = field(default_factory=RQConfig, metadata={ADDED_LATER: RQConfig()})
 
     @property
     def model(self) -> ModelConfig:
         """The section that `architecture` names."""
-        return {"xar": self.xar, "far": self.far, "var": self.var}[self.architecture]
+        return {"xar": self.xar, "far": self.far, "var": self.var, "rq": self.rq}[self.architecture]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -320,7 +324,7 @@ class XARSampleRun(SampleRun):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FARSampleRun(SampleRun):
-    """All of a sampling of FAR, or of LlamaGen's GPT."""
+    """All of a sampling of FAR, of LlamaGen's GPT or of RQ-Transformer."""
 
     sampler: TokenSamplerConfig = field(default_factory=TokenSamplerConfig)
 

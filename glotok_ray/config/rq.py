@@ -48,3 +48,8 @@ class RQConfig:
     def num_positions(self) -> int:
         """Positions of the grid."""
         return self.grid_size**2
+
+    @property
+    def num_indices(self) -> int:
+        """Codes of an image (256 by default)."""
+        return self.num_positions * self.num_residuals

@@ -50,7 +50,7 @@ class FlowSamplerConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenSamplerConfig:
-    """Token-by-token sampling of FAR and of LlamaGen's GPT."""
+    """Token-by-token sampling of FAR, of LlamaGen's GPT and of RQ-Transformer, which has no guidance."""
 
     guidance_scale: float = 2.0
     """Classifier-free guidance s on the logits of every codebook; 1 is unguided."""

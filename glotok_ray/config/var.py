@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from glotok_ray.config.generator import FARConfig, XARConfig
+from glotok_ray.config.rq import RQConfig
 from glotok_ray.config.rules import ADDED_LATER, require, require_positive, require_probability
 
 
@@ -93,5 +94,5 @@ class VARConfig:
         return self.num_branches * self.num_tokens
 
 
-ModelConfig = XARConfig | FARConfig | VARConfig
+ModelConfig = XARConfig | FARConfig | VARConfig | RQConfig
 """The model of any generator."""

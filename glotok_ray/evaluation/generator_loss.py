@@ -22,6 +22,7 @@ from glotok_ray.losses.token_prediction import token_prediction_losses
 from glotok_ray.nn.entities import code_entities
 from glotok_ray.nn.far import FAR
 from glotok_ray.nn.next_scale import ScaleTokenizer, codes_by_scale, next_scale_inputs
+from glotok_ray.nn.rq_transformer import ResidualTokenizer, RQTransformer
 from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.nn.var import VAR
 from glotok_ray.nn.xar import XAR
@@ -188,6 +189,31 @@ class ScaleLoss(GeneratorLoss):
         return [*found, torch.full_like(found[0], math.log(config.num_codes))]
 
 
+class ResidualLoss(GeneratorLoss):
+    """Cross-entropy of the codes of all depths of RQ-Transformer, each given those before it; no draw changes it.
+
+    A model that learned nothing takes all codes for equally likely.
+    """
+
+    def __init__(
+        self, generator: RQTransformer, tokenizer: ResidualTokenizer, *, seed: int
+    ) -> None:
+        super().__init__(generator.config.num_classes, seed)
+        self._generator, self._codebook = generator, tokenizer.codebook
+
+    def _losses(self, codes: Codes, labels: Sequence[Tensor]) -> list[Tensor]:
+        indices = codes.grids[0].flatten(1, 2)
+        vectors = self._codebook[indices]
+        found = [
+            token_prediction_losses(
+                self._generator(vectors, each).unbind(dim=2), indices.transpose(1, 2)
+            )
+            for each in labels
+        ]
+        uniform = math.log(self._generator.config.num_codes)
+        return [*found, torch.full_like(found[0], uniform)]
+
+
 def build_generator_loss(
     config: EvaluateRun, tokenizer: GloTokTokenizer | PeerTokenizer
 ) -> GeneratorLoss:
@@ -209,4 +235,7 @@ def build_generator_loss(
     if isinstance(generator, VAR):
         assert isinstance(tokenizer, ScaleTokenizer)
         return ScaleLoss(generator, tokenizer, seed=config.seed)
+    if isinstance(generator, RQTransformer):
+        assert isinstance(tokenizer, ResidualTokenizer)
+        return ResidualLoss(generator, tokenizer, seed=config.seed)
     return TokenLoss(generator, tokenizer, seed=config.seed)

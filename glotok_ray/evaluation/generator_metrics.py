@@ -19,6 +19,7 @@ _LABELS = {
     "xar": "Flow-matching loss",
     "far": "Cross-entropy of codes",
     "var": "Cross-entropy of codes",
+    "rq": "Cross-entropy of codes",
 }
 
 
@@ -33,7 +34,7 @@ def generator_loss_metrics(
 def loss_metrics(
     arrays: Mapping[str, Float[ndarray, " n"]], architecture: str, num_draws: int
 ) -> Metrics:
-    """The metrics of an "xar", of `num_draws` draws per crop, or of a "far" or a "var"."""
+    """The metrics of an "xar", of `num_draws` draws per crop, or of a "far", a "var" or an "rq"."""
     chance = float(arrays[UNLEARNED].mean())
     method = {
         "xar": f"Flow matching (Eq. 4 of xAR), {num_draws} draws of noise and times per crop by the seed; a velocity "
@@ -42,6 +43,8 @@ def loss_metrics(
         f"before it; codes that are equally likely would have {chance:.4g}",
         "var": "Cross-entropy of codes in nats, mean over the positions of all scales, every code given those of "
         f"smaller scales; codes that are equally likely would have {chance:.4g}",
+        "rq": "Cross-entropy of the next code in nats, mean over positions and depths, every code given those of "
+        f"earlier positions and of smaller depths; codes that are equally likely would have {chance:.4g}",
     }[architecture]
     common = (
         f"mean over the codes of {len(arrays[LOSS])} validation crops, which no training saw; averaged weights where "

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from glotok_ray.config.evaluation import DOWNLOAD, EvaluateRun
+from glotok_ray.config.rq import RQConfig
 from glotok_ray.config.var import VARConfig
 from glotok_ray.data.recorded import (
     check_adm_protocol,
@@ -26,7 +27,7 @@ from glotok_ray.pretrained.generator import (
     TOKENIZER_FOLDER,
     check_fit,
     check_scale,
-    check_scales,
+    check_vectors,
     find_tokenizer,
     model_config,
     read_facts,
@@ -186,8 +187,8 @@ def check_generator(config: EvaluateRun, dataset: DatasetInfo) -> None:
     tokenizer = find_tokenizer(folder, config.tokenizer_path)
     model = model_config(folder)
     check_fit(model, what_is_decoded(tokenizer))
-    if isinstance(model, VARConfig):
-        check_scales(model, empty_tokenizer(tokenizer))
+    if isinstance(model, VARConfig | RQConfig):
+        check_vectors(model, empty_tokenizer(tokenizer))
     check_scale(folder)
 
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from glotok_ray.config.generator import FARConfig, FlowConfig, XARConfig
 from glotok_ray.config.overrides import from_dict
+from glotok_ray.config.rq import RQConfig
 from glotok_ray.config.var import ModelConfig, VARConfig
 from glotok_ray.interop.tokenizer_card import shown_value
 from glotok_ray.peers.systems import SYSTEMS
@@ -26,7 +27,7 @@ images = generator.generate([{labels}], seed=0)      # uint8, (2, height, width,
 
 Many at once: `python -m jobs.sample_images RECIPE --generator-path {folder} --tokenizer-path ""`, with a recipe of
 {architecture}."""
-_ARCHITECTURES = {"xar": "xAR", "far": "FAR", "var": "VAR"}
+_ARCHITECTURES = {"xar": "xAR", "far": "FAR", "var": "VAR", "rq": "RQ-Transformer"}
 _NO_TOKENIZER = {
     "xar": (
         "The folder holds no tokenizer: these weights draw latents of MAR's KL-16 autoencoder, which this package does "
@@ -46,6 +47,7 @@ _PEERS = {
     "taming_gpt": "taming-transformers'",
     "var": "VAR's",
     "imagefolder_var": "ImageFolder's",
+    "rq_transformer": "RQ-Transformer's",
 }
 # Of the repositories that publish the weights, as they stated it when the importers were written.
 _LICENCES = {
@@ -57,6 +59,10 @@ _LICENCES = {
     "var": "MIT (VAR)",
     "imagefolder_var": (
         "Adobe Research License (ImageFolder): non-commercial research only, and so is all that is derived from them"
+    ),
+    "rq_transformer": (
+        "CC-BY-NC-SA-4.0 (RQ-Transformer): non-commercial, and what is derived from them is shared alike; its code is "
+        "Apache-2.0"
     ),
 }
 _NO_LICENCE = "VQGAN-LC's repository states none; ask its authors before weights are passed on"
@@ -129,6 +135,12 @@ def _described(model: ModelConfig, facts: Mapping[str, Any]) -> str:
             f"VAR, a transformer over scales of {sides} positions a side, {model.num_indices} codes of "
             f"{model.num_codes} per image{each}, {size}."
         )
+    if isinstance(model, RQConfig):
+        return (
+            f"RQ-Transformer, causal over {model.grid_size} x {model.grid_size} positions, {size}, with a head of "
+            f"{model.head_depth} blocks over the {model.num_residuals} residual codes of each, of {model.num_codes}: "
+            f"{model.num_indices} codes per image."
+        )
     flow = from_dict(FlowConfig, facts["flow"])
     return (
         f"xAR with {flow.context} context over {model.num_entities} entities ({model.entity}) of "
@@ -173,7 +185,7 @@ def _fixed_in_peer(model: ModelConfig) -> dict[str, tuple[object, object]]:
             "channels": (model.channels, 16),
             "mlp_multiple": (model.mlp_multiple, 1),
         }
-    if isinstance(model, VARConfig):
+    if isinstance(model, VARConfig | RQConfig):
         return {}
     sizes = list(model.code_counts.values())
     if model.variant.block == "gpt":

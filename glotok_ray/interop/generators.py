@@ -1,4 +1,4 @@
-"""Import a generator that a project of Table 2 trained, and export one so that their code loads it.
+"""Import a generator that a project of Table 2 trained, or RQ-Transformer, and export one so that their code loads it.
 
 Names and shapes are checked, and xAR's mask: the number of attention heads, and of FAR and the GPTs the grid's size,
 leave no trace in a checkpoint, and the config must state them. Read next: glotok_ray/interop/generator_layouts.py
@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from glotok_ray.config.generator import FARConfig, XARConfig
+from glotok_ray.config.rq import RQConfig
 from glotok_ray.config.var import ModelConfig, VARConfig
 from glotok_ray.interop import generator_layouts
+from glotok_ray.interop.rq_generator import RQ_LAYOUT, export_rq, import_rq
 from glotok_ray.interop.var_generator import export_var, import_var, layout_of_scales
 from glotok_ray.nn.entities import token_places
 from glotok_ray.nn.rotary import grid_rotation, pair_frequencies
@@ -34,7 +36,8 @@ from glotok_ray.storage.weights import (
 
 RECIPES = (
     "xar_b, xar_l, xar_h, far_b_fqgan, far_l_fqgan, gpt_b, gpt_l, gpt_xl, gpt_xxl, gpt_3b, ibq_b, ibq_l, ibq_xl, "
-    "ibq_xxl, taming_gpt, vqgan_lc_gpt, var_d16, var_d20, var_d24, var_d30 or imagefolder_var_d17"
+    "ibq_xxl, taming_gpt, vqgan_lc_gpt, var_d16, var_d20, var_d24, var_d30, imagefolder_var_d17, rq_480m, "
+    "rq_821m, rq_1400m or rq_3800m"
 )
 # The scale of MAR's KL-16 autoencoder, with which the released xAR was trained; its code multiplies outside the model.
 XAR_LATENT_SCALE = 0.2325
@@ -54,11 +57,11 @@ class ImportedGenerator(NamedTuple):
     """The tensors of a peer's checkpoint under our names, in fp32; they fit the config they were asked for."""
 
     tensors: dict[str, Tensor]
-    """State dict of `XAR`, `FAR` or `VAR`."""
+    """State dict of `XAR`, `FAR`, `VAR` or `RQTransformer`."""
     left_out: tuple[str, ...]
     """Names in the file that this package has no use for."""
     layout: str
-    """A name of `glotok_ray.interop.generator_layouts.LAYOUTS`, or one of `layout_of_scales`."""
+    """A name of `glotok_ray.interop.generator_layouts.LAYOUTS`, one of `layout_of_scales`, or `RQ_LAYOUT`."""
     sha256: str
     """Digest of the file."""
 
@@ -74,9 +77,14 @@ def import_generator(
     """
     path = to_path(path)
     if not isinstance(config, ModelConfig):
-        raise ValueError(f"config = {config!r}: must be an XARConfig, a FARConfig or a VARConfig")
+        raise ValueError(
+            f"config = {config!r}: must be an XARConfig, a FARConfig, a VARConfig or an RQConfig"
+        )
     if isinstance(config, VARConfig):
         return _imported_var(path, config, weights)
+    if isinstance(config, RQConfig):
+        tensors = import_rq(path, config, weights=weights)
+        return ImportedGenerator(tensors, (), RQ_LAYOUT, artefact.sha256_of(path))
     loaded = read_checkpoint(path, purpose="a generator checkpoint")
     described = layout_of(config)
     tensors = tensors_of(weights_in(path, loaded, weights))
@@ -106,7 +114,7 @@ def import_generator(
 
 
 def export_generator(state: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
-    """The state dict of `XAR(config)`, `FAR(config)` or `VAR(config)` as the peer's own code loads it, strictly.
+    """The state dict of the model of `config` as the peer's own code loads it, strictly.
 
     xAR's code keeps its mask and its rotary angles in the file, so these are added; it multiplies latents outside the
     model, so `latent_scale` is left out and must replace its 0.2325 there. FQGAN's code knows one size for all
@@ -116,6 +124,8 @@ def export_generator(state: Mapping[str, Tensor], config: ModelConfig) -> dict[s
     """
     if isinstance(config, VARConfig):
         return export_var(state, config)
+    if isinstance(config, RQConfig):
+        return export_rq(state, config)
     layout = layout_of(config)
     problems = misfits(state, _expected(config))
     if problems:
@@ -137,6 +147,8 @@ def layout_of(config: ModelConfig) -> str:
     """The layout whose code computes what `config` describes; raises ValueError where there is none."""
     if isinstance(config, VARConfig):
         return layout_of_scales(config)
+    if isinstance(config, RQConfig):
+        return RQ_LAYOUT
     if isinstance(config, XARConfig):
         if config.entity != "cell" or config.grid_size != 2 * config.cell_size:
             raise ValueError(

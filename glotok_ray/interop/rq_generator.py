@@ -24,6 +24,9 @@ from glotok_ray.storage.weights import (
     unnested,
 )
 
+RQ_LAYOUT = "rq_transformer"
+"""Name of the layout, beside those of `glotok_ray.interop.generator_layouts.LAYOUTS`."""
+
 _ENTRIES = {"model": ("state_dict",), "ema": ("state_dict_ema",)}
 
 

@@ -4,6 +4,8 @@ It reads no table of its own but the vectors of the tokenizer's codebook. Source
 2022), section 3.2. Read next: glotok_ray/sampling/residual_codes.py
 """
 
+from typing import Protocol, runtime_checkable
+
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
@@ -15,6 +17,19 @@ from glotok_ray.nn.biased_blocks import BiasedAttention
 from glotok_ray.nn.blocks import empty_keys_and_values
 from glotok_ray.nn.far_blocks import FARBlock, PositionMemory
 from glotok_ray.nn.rotary import Rotation
+from glotok_ray.nn.tokenizer_protocol import Tokenizer
+
+
+@runtime_checkable
+class ResidualTokenizer(Tokenizer, Protocol):
+    """A tokenizer of one grid with several codes at every position, all of one codebook, whose vectors the model
+    reads.
+    """
+
+    @property
+    def codebook(self) -> Float[Tensor, "size c"]:
+        """The vectors of the codes."""
+        ...
 
 
 class BlockCache:

@@ -13,10 +13,12 @@ from torch import Tensor
 
 from glotok_ray.config.generator import FARConfig, FlowConfig, XARConfig
 from glotok_ray.config.overrides import from_dict
+from glotok_ray.config.rq import RQConfig
 from glotok_ray.config.tokenizer import TokenizerConfig
 from glotok_ray.config.var import ModelConfig, VARConfig
 from glotok_ray.nn.far import FAR
 from glotok_ray.nn.next_scale import ScaleTokenizer
+from glotok_ray.nn.rq_transformer import ResidualTokenizer, RQTransformer
 from glotok_ray.nn.tokenizer_protocol import Rate
 from glotok_ray.nn.var import VAR
 from glotok_ray.nn.xar import XAR
@@ -36,6 +38,7 @@ CONFIGS: dict[str, type[ModelConfig]] = {
     "xar": XARConfig,
     "far": FARConfig,
     "var": VARConfig,
+    "rq": RQConfig,
 }
 """The model's config by the "architecture" of generator.json."""
 
@@ -48,10 +51,12 @@ def architecture_of(model: ModelConfig) -> str:
 _FIELDS = {"architecture": str, "model": dict, "tokenizer_sha256": str, "classes": list}
 
 
-def build_generator(config: ModelConfig) -> XAR | FAR | VAR:
+def build_generator(config: ModelConfig) -> XAR | FAR | VAR | RQTransformer:
     """The model that a config describes, its weights drawn anew."""
     if isinstance(config, VARConfig):
         return VAR(config)
+    if isinstance(config, RQConfig):
+        return RQTransformer(config)
     return XAR(config) if isinstance(config, XARConfig) else FAR(config)
 
 
@@ -82,8 +87,8 @@ def copy_tokenizer(source: Path, folder: Path) -> None:
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
-    """generator.json: "architecture" ("xar", "far" or "var"), "model" (its config), "flow" (its objective, of xar
-    alone), "tokenizer_sha256" and "classes" (names); of imported weights their "licence". Raises ArtefactError that
+    """generator.json: "architecture" ("xar", "far", "var" or "rq"), "model" (its config), "flow" (its objective, of
+    xar alone), "tokenizer_sha256" and "classes" (names); of imported weights their "licence". Raises ArtefactError that
     names the file and what it lacks.
     """
     path = folder / GENERATOR_FILE
@@ -119,8 +124,8 @@ def model_config(folder: Path) -> ModelConfig:
 
 
 def flow_config(folder: Path) -> FlowConfig:
-    """The objective that an xAR in a generator's folder was trained with; raises ArtefactError for a FAR or a
-    VAR, which have none.
+    """The objective that an xAR in a generator's folder was trained with; raises ArtefactError for others, which have
+    none.
     """
     facts = read_facts(folder)
     if "flow" not in facts:
@@ -130,7 +135,7 @@ def flow_config(folder: Path) -> FlowConfig:
     return _from_facts(folder, "flow", FlowConfig, facts)
 
 
-def load_generator(folder: Path, *, use_ema: bool) -> XAR | FAR | VAR:
+def load_generator(folder: Path, *, use_ema: bool) -> XAR | FAR | VAR | RQTransformer:
     """The frozen generator of a folder, on the CPU, in evaluation mode.
 
     `use_ema` takes the averaged weights where the folder has them. Raises ArtefactError when files are missing or do
@@ -206,10 +211,14 @@ def check_fit(generator: ModelConfig, decoder: TokenizerConfig | Rate) -> None:
     if isinstance(decoder, Rate):
         _check_grids(generator, decoder)
         return
-    if isinstance(generator, VARConfig):
+    if isinstance(generator, VARConfig | RQConfig):
+        draws, has = (
+            ("several scales", "one scale")
+            if isinstance(generator, VARConfig)
+            else ("several depths", "one depth")
+        )
         raise ArtefactError(
-            "generator draws codes of several scales: the tokenizer has one scale; bring the tokenizer of the "
-            "generator's codes"
+            f"generator draws codes of {draws}: the tokenizer has {has}; bring the tokenizer of the generator's codes"
         )
     # On another grid the decoder would give an image of another size, for which neither was trained.
     facts: dict[str, tuple[object, object]] = {
@@ -226,19 +235,30 @@ def check_fit(generator: ModelConfig, decoder: TokenizerConfig | Rate) -> None:
             )
 
 
-def check_scales(model: VARConfig, tokenizer: object) -> None:
-    """Raise ArtefactError when a tokenizer whose grids are VAR's does not add up the codes of scales, or to another
-    width.
+def check_vectors(model: ModelConfig, tokenizer: object) -> None:
+    """Raise ArtefactError when a tokenizer of the generator's grids does not have the vectors that VAR and
+    RQ-Transformer read, or some of another width.
     """
-    if not isinstance(tokenizer, ScaleTokenizer):
+    if isinstance(model, VARConfig):
+        if not isinstance(tokenizer, ScaleTokenizer):
+            raise ArtefactError(
+                "generator draws codes of several scales, which this tokenizer does not add up to one map; bring the "
+                "tokenizer of the generator's codes"
+            )
+        width = tokenizer.code_width
+    elif isinstance(model, RQConfig):
+        if not isinstance(tokenizer, ResidualTokenizer):
+            raise ArtefactError(
+                "generator reads the vectors of one codebook, which this tokenizer does not have; bring the tokenizer "
+                "of the generator's codes"
+            )
+        width = tokenizer.codebook.shape[1]
+    else:
+        return
+    if width != model.code_width:
         raise ArtefactError(
-            "generator draws codes of several scales, which this tokenizer does not add up to one map; bring the "
-            "tokenizer of the generator's codes"
-        )
-    if tokenizer.code_width != model.code_width:
-        raise ArtefactError(
-            f"generator.code_width = {model.code_width}: the tokenizer has {tokenizer.code_width}; bring the tokenizer "
-            "of the generator's codes"
+            f"generator.code_width = {model.code_width}: the tokenizer has {width}; bring the tokenizer of the "
+            "generator's codes"
         )
 
 
@@ -263,6 +283,8 @@ def _drawn(generator: ModelConfig) -> list[str]:
         sides, codes = generator.num_branches * generator.scale_sides, generator.num_codes
         return [f"{side} x {side} of {codes} codes" for side in sides]
     side = generator.grid_size
+    if isinstance(generator, RQConfig):
+        return [f"{side} x {side} x {generator.num_residuals} of {generator.num_codes} codes"]
     return [f"{side} x {side} of {size} codes" for size in generator.code_counts.values()]
 
 

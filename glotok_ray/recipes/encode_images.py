@@ -108,6 +108,20 @@ def imagefolder_4096() -> EncodeRun:
     return override(run, {"views": "center"})
 
 
+def rq_vae() -> EncodeRun:
+    """RQ-VAE's residual codes, the centre, one grid of 8 x 8 x 4: 0.7 GB, for the baselines of rq_1400m and rq_3800m; 8
+    GPUs.
+    """
+    run = _imagenet("rq_vae", "runs/rq_vae_imported")
+    return override(run, {"views": "center"})
+
+
+def rq_vae_10_epochs() -> EncodeRun:
+    """As rq_vae, of the tokenizer of 10 epochs, for the baselines of rq_480m and rq_821m."""
+    run = _imagenet("rq_vae_10_epochs", "runs/rq_vae_10_epochs_imported")
+    return override(run, {"views": "center"})
+
+
 def glotok_16k_scales() -> EncodeRun:
     """Ten scales over glotok_16k, the centre: 1.7 GB, for VAR on this package's tokenizer; 8 GPUs."""
     run = _imagenet("glotok_16k_scales", "runs/glotok_16k_scales")
@@ -139,6 +153,8 @@ RECIPES = {
         vqgan_lc_100k_center,
         var_256,
         imagefolder_4096,
+        rq_vae,
+        rq_vae_10_epochs,
         glotok_16k_scales,
         quickstart,
         quickstart_var,

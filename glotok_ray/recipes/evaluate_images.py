@@ -12,6 +12,8 @@ from glotok_ray.config.pool import PoolConfig
 _IBQ = ("ibq_16384_imported", "ibq_16384_ten_crop_codes")
 _VAR = ("var_256_imported", "var_256_codes")
 _IMAGEFOLDER = ("imagefolder_4096_imported", "imagefolder_4096_codes")
+_RQ_VAE = ("rq_vae_imported", "rq_vae_codes")
+_RQ_VAE_10_EPOCHS = ("rq_vae_10_epochs_imported", "rq_vae_10_epochs_codes")
 """Tokenizer and training codes of a family."""
 
 
@@ -206,6 +208,34 @@ def imagefolder_var_d17() -> EvaluateRun:
     return _samples("imagefolder_var_d17", *_IMAGEFOLDER)
 
 
+def rq_480m() -> EvaluateRun:
+    """The samples of rq_480m and their baselines; not in Table 2; its README: FID 15.72 by statistics of its own, IS
+    86.8 by others.
+    """
+    return _samples("rq_480m", *_RQ_VAE_10_EPOCHS)
+
+
+def rq_821m() -> EvaluateRun:
+    """The samples of rq_821m and their baselines; not in Table 2; its README: FID 13.11 by statistics of its own, IS
+    104.3 by others.
+    """
+    return _samples("rq_821m", *_RQ_VAE_10_EPOCHS)
+
+
+def rq_1400m() -> EvaluateRun:
+    """The samples of rq_1400m, on the tokenizer of 50 epochs, and their baselines; not in Table 2; its README: FID 8.71
+    by statistics of its own (3.89 with rejection, which is not released; 11.56 on the tokenizer of 10 epochs).
+    """
+    return _samples("rq_1400m", *_RQ_VAE)
+
+
+def rq_3800m() -> EvaluateRun:
+    """The samples of rq_3800m and their baselines; not in Table 2; its README: FID 7.55 by statistics of its own (3.80
+    with rejection, which is not released), IS 134.0 by others.
+    """
+    return _samples("rq_3800m", *_RQ_VAE)
+
+
 def _samples(name: str, tokenizer: str, codes: str = "") -> EvaluateRun:
     """Samples of a generator, and baselines from the marginals of its training codes."""
     changes = {
@@ -306,6 +336,10 @@ RECIPES: dict[str, Callable[[], EvaluateRun]] = {
     "var_d24": var_d24,
     "var_d30": var_d30,
     "imagefolder_var_d17": imagefolder_var_d17,
+    "rq_480m": rq_480m,
+    "rq_821m": rq_821m,
+    "rq_1400m": rq_1400m,
+    "rq_3800m": rq_3800m,
     "quickstart": quickstart,
     "quickstart_far": quickstart_far,
     "quickstart_ibq": quickstart_ibq,

@@ -5,8 +5,9 @@ Read next: jobs/export_generator.py
 
 from glotok_ray.config.jobs import ExportGeneratorRun
 from glotok_ray.config.overrides import override
+from glotok_ray.config.rq import RQConfig
 from glotok_ray.config.runs import AnyGeneratorRun, VARRun, XARRun
-from glotok_ray.recipes import peer_generators, train_generator, var_generators
+from glotok_ray.recipes import peer_generators, rq_transformers, train_generator, var_generators
 
 
 def run() -> ExportGeneratorRun:
@@ -141,6 +142,38 @@ def imagefolder_var_d17() -> ExportGeneratorRun:
     return _of(var_generators.imagefolder_var_d17())
 
 
+def rq_480m() -> ExportGeneratorRun:
+    """RQ-Transformer in Kakao Brain's imagenet_480M.tar.gz, for non-commercial use alone; `--weights ema` takes its
+    average; its tokenizer, of 10 epochs and in the same archive: --tokenizer-path runs/rq_vae_10_epochs_imported.
+    """
+    return _rq("rq_480m", rq_transformers.rq_480m())
+
+
+def rq_821m() -> ExportGeneratorRun:
+    """The one in imagenet_821M.tar.gz; licence, weights and tokenizer as of rq_480m."""
+    return _rq("rq_821m", rq_transformers.rq_821m())
+
+
+def rq_1400m() -> ExportGeneratorRun:
+    """The one in imagenet_1.4B_rqvae_50e.tar.gz; licence and weights as of rq_480m; its tokenizer: --tokenizer-path
+    runs/rq_vae_imported. The one in imagenet_1.4B.tar.gz has the tokenizer of rq_480m. Takes 20 GB of memory.
+    """
+    return _rq("rq_1400m", rq_transformers.rq_1400m())
+
+
+def rq_3800m() -> ExportGeneratorRun:
+    """The one in imagenet_3.8B_rqvae_50e.tar.gz; licence and weights as of rq_480m; its tokenizer: --tokenizer-path
+    runs/rq_vae_imported. Takes 50 GB of memory.
+    """
+    return _rq("rq_3800m", rq_transformers.rq_3800m())
+
+
+def _rq(name: str, model: RQConfig) -> ExportGeneratorRun:
+    return ExportGeneratorRun(
+        output_path=f"runs/{name}_imported", weights="model", architecture="rq", rq=model
+    )
+
+
 RECIPES = {
     function.__name__: function
     for function in (
@@ -166,5 +199,9 @@ RECIPES = {
         var_d24,
         var_d30,
         imagefolder_var_d17,
+        rq_480m,
+        rq_821m,
+        rq_1400m,
+        rq_3800m,
     )
 }

@@ -189,6 +189,37 @@ def imagefolder_var_d17() -> VARSampleRun:
     return override(_var("imagefolder_var_d17"), changes)
 
 
+def rq_480m() -> FARSampleRun:
+    """rq_480m: as rq_1400m, since its own file's settings are not known here."""
+    return _rq("rq_480m")
+
+
+def rq_821m() -> FARSampleRun:
+    """rq_821m: as rq_1400m, since its own file's settings are not known here."""
+    return _rq("rq_821m")
+
+
+def rq_1400m() -> FARSampleRun:
+    """rq_1400m: no guidance, top-p 0.92, as its file's config.yaml has it; without the published rejection, whose code
+    is not released.
+    """
+    return _rq("rq_1400m")
+
+
+def rq_3800m() -> FARSampleRun:
+    """rq_3800m: as rq_1400m, since its own file's settings are not known here."""
+    return _rq("rq_3800m")
+
+
+def _rq(name: str) -> FARSampleRun:
+    # The released ones, since no job trains one. All 16,384 codes are its top-k; 50 images of each class.
+    return FARSampleRun(
+        generator_path=f"runs/{name}_imported",
+        output_path=f"runs/{name}_samples",
+        sampler=TokenSamplerConfig(guidance_scale=1.0, top_p=0.92, precision="bf16_autocast"),
+    )
+
+
 def _var(name: str) -> VARSampleRun:
     # VAR's README; its paper names guidance 2.0.
     return VARSampleRun(
@@ -315,6 +346,10 @@ RECIPES: dict[str, Callable[[], AnySampleRun]] = {
     "var_d24": var_d24,
     "var_d30": var_d30,
     "imagefolder_var_d17": imagefolder_var_d17,
+    "rq_480m": rq_480m,
+    "rq_821m": rq_821m,
+    "rq_1400m": rq_1400m,
+    "rq_3800m": rq_3800m,
     "quickstart": quickstart,
     "quickstart_far": quickstart_far,
     "quickstart_ibq": quickstart_ibq,

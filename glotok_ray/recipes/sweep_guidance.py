@@ -10,7 +10,7 @@ from glotok_ray.config.evaluation import EvaluateRun
 from glotok_ray.config.jobs import AnySampleRun, VARSampleRun, XARSampleRun
 from glotok_ray.config.overrides import override
 from glotok_ray.config.sweeps import AnyGuidanceRun, FARGuidanceRun, VARGuidanceRun, XARGuidanceRun
-from glotok_ray.recipes import evaluate_images, sample_images
+from glotok_ray.recipes import evaluate_images, rq_transformers, sample_images
 
 _SCALES = (1.0, 1.5, 2.0, 2.5, 3.0)
 _QUICKSTART_SCALES = {
@@ -65,5 +65,8 @@ def _evaluation(name: str) -> EvaluateRun:
 
 
 RECIPES: dict[str, Callable[[], AnyGuidanceRun]] = {
-    name: _recipe(name) for name in sample_images.RECIPES
+    name: _recipe(name)
+    for name in sample_images.RECIPES
+    # Which have no null label.
+    if name not in rq_transformers.SIZES
 }

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from glotok_ray.config.generator import FARConfig, XARConfig
+from glotok_ray.config.rq import RQConfig
 from glotok_ray.config.tokenizer import TokenizerConfig
 from glotok_ray.config.var import ModelConfig, VARConfig
 from glotok_ray.pretrained.generator import WEIGHTS_FILE, model_config, read_facts
@@ -72,7 +73,7 @@ class LinkedGenerator(NamedTuple):
     name: str
     folder: Path
     architecture: str
-    """"xAR", "FAR", "GPT", "IBQ" or "VAR"."""
+    """"xAR", "FAR", "GPT", "IBQ", "VAR" or "RQ-Transformer"."""
     parameters: int
     tokens: int
     """Codes per image, or latents where the generator has no codes."""
@@ -168,11 +169,11 @@ def _architecture(name: str, model: ModelConfig) -> str:
     if isinstance(model, FARConfig):
         trunk = {"llama": "GPT", "ibq": "IBQ", "gpt": "GPT"}[model.variant.block]
         return "FAR" if model.head_depth and trunk == "GPT" else trunk
-    return {"xar": "xAR", "var": "VAR"}[name]
+    return {"xar": "xAR", "var": "VAR", "rq": "RQ-Transformer"}[name]
 
 
 def _tokens(model: ModelConfig) -> int:
-    if isinstance(model, VARConfig):
+    if isinstance(model, VARConfig | RQConfig):
         return model.num_indices
     if isinstance(model, XARConfig):
         return model.num_tokens

@@ -1,4 +1,5 @@
-"""From class labels to images: a generator and the tokenizer that decodes what it draws, xAR, FAR and VAR alike.
+"""From class labels to images: a generator and the tokenizer that decodes what it draws, xAR, FAR, VAR and
+RQ-Transformer alike.
 
 A generator's folder holds all that is needed. An image depends on its label, its id and the seed alone, up to the
 rounding of sums in batches of another size.
@@ -7,6 +8,7 @@ Read next: glotok_ray/sampling/flow.py, glotok_ray/sampling/tokens.py
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Self, TypeVar
 
@@ -15,7 +17,8 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-from glotok_ray.config.generator import XARConfig
+from glotok_ray.config.generator import FARConfig, XARConfig
+from glotok_ray.config.rq import RQConfig
 from glotok_ray.config.samplers import (
     FlowSamplerConfig,
     SamplerConfig,
@@ -26,13 +29,16 @@ from glotok_ray.config.var import ModelConfig, VARConfig
 from glotok_ray.data.pixel_range import to_uint8
 from glotok_ray.nn.far import FAR
 from glotok_ray.nn.next_scale import ScaleTokenizer
+from glotok_ray.nn.quantizer import NO_CODE
+from glotok_ray.nn.rq_transformer import ResidualTokenizer, RQTransformer
 from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.nn.var import VAR
 from glotok_ray.nn.xar import XAR
 from glotok_ray.peers.base import PeerTokenizer
 from glotok_ray.pretrained.generator import (
+    architecture_of,
     check_fit,
-    check_scales,
+    check_vectors,
     find_tokenizer,
     flow_config,
     load_generator,
@@ -41,17 +47,25 @@ from glotok_ray.pretrained.generator import (
 from glotok_ray.pretrained.tokenizer import read_any_tokenizer
 from glotok_ray.sampling.flow import count_evaluations, sample_latents
 from glotok_ray.sampling.image_random import whole_number
+from glotok_ray.sampling.residual_codes import sample_residual_codes
 from glotok_ray.sampling.scales import sample_scales
-from glotok_ray.sampling.tokens import check_guidance, guided_positions, sample_codes
+from glotok_ray.sampling.tokens import (
+    check_guidance,
+    guided_positions,
+    has_null_label,
+    sample_codes,
+)
 from glotok_ray.storage.places import to_path
 
 SAMPLERS: dict[str, type[SamplerConfig]] = {
     "xar": FlowSamplerConfig,
     "far": TokenSamplerConfig,
     "var": ScaleSamplerConfig,
+    "rq": TokenSamplerConfig,
 }
 """The sampler of each architecture, as generator.json names them."""
 
+_REMEDY = "sample in fp32 (sampler.precision), or take an earlier checkpoint"
 Kind = TypeVar("Kind", FlowSamplerConfig, TokenSamplerConfig, ScaleSamplerConfig)
 
 
@@ -66,15 +80,14 @@ class ImageGenerator:
 
     def __init__(
         self,
-        generator: XAR | FAR | VAR,
+        generator: XAR | FAR | VAR | RQTransformer,
         tokenizer: GloTokTokenizer | PeerTokenizer,
         *,
         refine: bool = True,
     ) -> None:
         is_ours = isinstance(tokenizer, GloTokTokenizer)
         check_fit(generator.config, tokenizer.config if is_ours else tokenizer.rate)
-        if isinstance(generator, VAR):
-            check_scales(generator.config, tokenizer)
+        check_vectors(generator.config, tokenizer)
         self.generator, self.tokenizer, self.refine = generator, tokenizer, refine
         self._device = torch.device("cpu")
 
@@ -95,7 +108,7 @@ class ImageGenerator:
         folder = to_path(folder)
         facts = read_facts(folder)
         tokenizer = find_tokenizer(folder, tokenizer_path)
-        # The codes of FAR and VAR are decoded as codes, which refines them always.
+        # Codes are decoded as codes, which refines them always.
         is_bare = facts["architecture"] != "xar" or flow_config(folder).latent_space == "codes"
         return cls(
             load_generator(folder, use_ema=use_ema),
@@ -129,12 +142,14 @@ class ImageGenerator:
 
         `image_ids` tell images of one label apart, 0, 1, ... where none are given: the same label, id and seed give the
         same image in any batch, up to rounding. `sampler` is a FlowSamplerConfig for xAR, a TokenSamplerConfig for FAR
-        and a ScaleSamplerConfig for VAR, each with its defaults where none is given. Raises ValueError for labels, ids,
-        a seed and a sampler that do not fit, and for images that are not finite, which a diverged model makes.
+        and RQ-Transformer and a ScaleSamplerConfig for VAR, the `default_sampler` where none is given. Raises
+        ValueError for labels, ids, a seed and a sampler that do not fit, and for images that are not finite, which a
+        diverged model makes.
         """
         classes = self._classes(labels)
         ids = range(len(labels)) if image_ids is None else image_ids
         generator, tokenizer = self.generator, self.tokenizer
+        sampler = default_sampler(generator.config) if sampler is None else sampler
         if isinstance(generator, XAR):
             assert isinstance(tokenizer, GloTokTokenizer)  # no other tokenizer has its latents
             flow = _fitting(sampler, FlowSamplerConfig)
@@ -149,11 +164,13 @@ class ImageGenerator:
             scales = _fitting(sampler, ScaleSamplerConfig)
             return self._images_of_scales(generator, classes, scales, ids, seed)
         tokens = _fitting(sampler, TokenSamplerConfig)
+        if isinstance(generator, RQTransformer):
+            return self._images_of_residuals(generator, classes, tokens, ids, seed)
         with self._products(tokens):
             codes = sample_codes(generator, classes, tokens, image_ids=ids, seed=seed)
         side = generator.config.grid_size
         if not isinstance(tokenizer, GloTokTokenizer):
-            return _pixels(tokenizer.decode(codes[:, 0].unflatten(1, (side, side))))
+            return _decoded(tokenizer, codes[:, 0].unflatten(1, (side, side)))
         return _pixels(
             tokenizer.images_of(self._in_tokenizer_order(codes).unflatten(2, (side, side)))
         )
@@ -180,6 +197,25 @@ class ImageGenerator:
                 generator, classes, sampler, contribution, image_ids=ids, seed=seed
             )
         return _pixels(tokenizer.decode_latents(drawn.latents))
+
+    def _images_of_residuals(
+        self,
+        generator: RQTransformer,
+        classes: Tensor,
+        sampler: TokenSamplerConfig,
+        ids: Sequence[int],
+        seed: int,
+    ) -> UInt8[np.ndarray, "b height width 3"]:
+        """One image per label by RQ-Transformer."""
+        tokenizer = self.tokenizer
+        assert isinstance(tokenizer, ResidualTokenizer)
+        assert not isinstance(tokenizer, GloTokTokenizer)
+        table = tokenizer.codebook
+        with self._products(sampler):
+            codes = sample_residual_codes(
+                generator, classes, sampler, table, image_ids=ids, seed=seed
+            )
+        return _decoded(tokenizer, codes)
 
     @contextmanager
     def _products(self, sampler: SamplerConfig) -> Iterator[None]:
@@ -233,15 +269,32 @@ def _pixels(images: Float[Tensor, "b 3 h w"]) -> UInt8[np.ndarray, "b h w 3"]:
     try:
         return to_uint8(images)
     except ValueError as error:
+        raise ValueError(f"{error}: of the generator or of its tokenizer; {_REMEDY}") from error
+
+
+def _decoded(
+    tokenizer: PeerTokenizer, codes: Int64[Tensor, "b ..."]
+) -> UInt8[np.ndarray, "b h w 3"]:
+    """Images of another system's codes; raises ValueError where logits were not finite, which leaves none."""
+    missing = (codes == NO_CODE).flatten(1).any(dim=1).nonzero().flatten().tolist()
+    if missing:
         raise ValueError(
-            f"{error}: of the generator or of its tokenizer; sample in fp32 (sampler.precision), or take an earlier "
-            "checkpoint"
-        ) from error
+            f"logits of image {missing[0]} of {len(codes)} hold NaN or infinite values: of the generator; {_REMEDY}"
+        )
+    return _pixels(tokenizer.decode(codes))
+
+
+def default_sampler(model: ModelConfig) -> SamplerConfig:
+    """The defaults of a model's kind of sampler, without guidance where it has no null label."""
+    sampler = SAMPLERS[architecture_of(model)]()
+    if isinstance(model, FARConfig | RQConfig) and not has_null_label(model):
+        return replace(sampler, guidance_scale=1.0)
+    return sampler
 
 
 def network_evaluations(model: ModelConfig, sampler: SamplerConfig) -> int:
-    """Passes through the network per image, those without a class included; FAR's head over codebooks counts with the
-    position that it belongs to. Raises ValueError when the sampler is another architecture's.
+    """Passes through the network per image, those without a class included; the head over the codes of a position, of
+    FAR and RQ-Transformer, counts with the position. Raises ValueError when the sampler is another architecture's.
     """
     if isinstance(model, XARConfig):
         return count_evaluations(model.num_entities, _fitting(sampler, FlowSamplerConfig))
@@ -256,9 +309,7 @@ def network_evaluations(model: ModelConfig, sampler: SamplerConfig) -> int:
 
 
 def _fitting(sampler: object, kind: type[Kind]) -> Kind:
-    """The sampler, or the defaults of `kind`; raises ValueError when it is another architecture's."""
-    if sampler is None:
-        return kind()
+    """The sampler; raises ValueError when it is another architecture's."""
     if not isinstance(sampler, kind):
         raise ValueError(
             f"sampler = {sampler!r}: must be a {kind.__name__} for this generator; give one, or none"

@@ -14,7 +14,7 @@ from glotok_ray.config.samplers import TokenSamplerConfig
 from glotok_ray.nn.quantizer import NO_CODE
 from glotok_ray.nn.rq_transformer import RQTransformer
 from glotok_ray.sampling.image_random import check_sampling, image_generator
-from glotok_ray.sampling.tokens import draw_codes, filter_logits
+from glotok_ray.sampling.tokens import check_guidance, draw_codes, filter_logits
 
 
 @torch.no_grad()
@@ -34,10 +34,7 @@ def sample_residual_codes(
     for guidance, and for labels, ids or a seed that do not fit.
     """
     check_sampling(model, labels, image_ids, seed)
-    if config.guidance_scale != 1.0:
-        raise ValueError(
-            f"sampler.guidance_scale = {config.guidance_scale}: must be 1, since RQ-Transformer has no null label"
-        )
+    check_guidance(model.config, config)
     device, sizes = model.output.weight.device, model.config
     shape = (sizes.num_positions, sizes.num_residuals)
     draws = [

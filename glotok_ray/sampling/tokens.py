@@ -12,6 +12,7 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from glotok_ray.config.generator import FARConfig
+from glotok_ray.config.rq import RQConfig
 from glotok_ray.config.samplers import ScaleSamplerConfig, TokenSamplerConfig
 from glotok_ray.nn.far import FAR
 from glotok_ray.nn.quantizer import NO_CODE
@@ -27,13 +28,24 @@ def guided_positions(config: TokenSamplerConfig, num_positions: int) -> range:
     return range(low, high)
 
 
-def check_guidance(model: FARConfig, config: TokenSamplerConfig) -> None:
+def has_null_label(model: FARConfig | RQConfig) -> bool:
+    """Whether the model knows images without a class, which guidance needs."""
+    return isinstance(model, FARConfig) and model.variant.has_null_label
+
+
+def check_guidance(model: FARConfig | RQConfig, config: TokenSamplerConfig) -> None:
     """Raise ValueError for guidance of a model that knows no null label."""
-    if config.guidance_scale != 1.0 and not model.variant.has_null_label:
-        raise ValueError(
-            f"sampler.guidance_scale = {config.guidance_scale}: must be 1, since this generator has no null label "
-            f"(model.variant.class_input = {model.variant.class_input!r}); pass --sampler.guidance-scale 1"
-        )
+    if config.guidance_scale == 1.0 or has_null_label(model):
+        return
+    cause = (
+        f"model.variant.class_input = {model.variant.class_input!r}"
+        if isinstance(model, FARConfig)
+        else "RQ-Transformer"
+    )
+    raise ValueError(
+        f"sampler.guidance_scale = {config.guidance_scale}: must be 1, since this generator has no null label "
+        f"({cause}); pass --sampler.guidance-scale 1"
+    )
 
 
 def guide(

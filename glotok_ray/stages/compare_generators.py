@@ -28,7 +28,7 @@ from glotok_ray.report.compared_folders import folders_there
 from glotok_ray.report.generator_table import IMAGES_PER_SECOND, GeneratorRow
 from glotok_ray.report.linked_models import read_generator, sampling_text
 from glotok_ray.report.sample_rows import Entries, labels_and_protocols
-from glotok_ray.sampling.images import SAMPLERS, ImageGenerator, network_evaluations
+from glotok_ray.sampling.images import ImageGenerator, default_sampler, network_evaluations
 from glotok_ray.stages import evaluate_images, sample_images
 from glotok_ray.stages.sample_images import IMAGES_FILE
 from glotok_ray.storage import artefact, output, ownership
@@ -45,7 +45,7 @@ TABLE_FILE, CSV_FILE, METRICS_FILE, GRID_FILE = (
     "metrics.json",
     "samples.png",
 )
-_RUNS = {"xar": XARSampleRun, "far": FARSampleRun, "var": VARSampleRun}
+_RUNS = {"xar": XARSampleRun, "far": FARSampleRun, "var": VARSampleRun, "rq": FARSampleRun}
 
 
 class ComparedGenerator(NamedTuple):
@@ -119,7 +119,7 @@ def _parts(config: CompareGeneratorsRun, name: str, path: str) -> ComparedGenera
         output_path=str(top / VALUES_FOLDER / f"{name}_samples"),
         num_images=config.num_images,
         seed=config.seed,
-        sampler=table_2.sampler_of(model, SAMPLERS[architecture]()),
+        sampler=table_2.sampler_of(model, default_sampler(model)),
         pool=config.pool,
     )
     kept = config.evaluation.statistics_path or str(top / STATISTICS_FOLDER)

@@ -21,6 +21,7 @@ from PIL import Image
 from glotok_ray.config.generator import FARConfig
 from glotok_ray.config.jobs import AnySampleRun
 from glotok_ray.config.overrides import bound_settings, to_dict, with_absolute_paths
+from glotok_ray.config.rq import RQConfig
 from glotok_ray.config.samplers import TokenSamplerConfig
 from glotok_ray.data.forms import CROP
 from glotok_ray.data.records import SCHEMA, ShardInfo, encode_png, write_dataset
@@ -147,7 +148,7 @@ def check_inputs(config: AnySampleRun) -> dict[str, Any]:
     tokenizer = find_tokenizer(generator, config.tokenizer_path)
     model = model_config(generator)
     check_fit(model, what_is_decoded(tokenizer))
-    if isinstance(model, FARConfig) and isinstance(config.sampler, TokenSamplerConfig):
+    if isinstance(model, FARConfig | RQConfig) and isinstance(config.sampler, TokenSamplerConfig):
         check_guidance(model, config.sampler)
     check_scale(generator)
     return facts
