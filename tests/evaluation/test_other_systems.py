@@ -16,16 +16,17 @@ from glotok_ray.data.transforms import center_crop
 from glotok_ray.evaluation.array_names import LABELS
 from glotok_ray.evaluation.baseline_images import count_training_codes, read_counts, write_counts
 from glotok_ray.evaluation.codebook_metrics import grid_metrics
-from glotok_ray.evaluation.generator_loss import LOSS, Codes, ScaleLoss
+from glotok_ray.evaluation.generator_loss import LOSS, UNLEARNED, Codes, ScaleLoss
 from glotok_ray.evaluation.generator_metrics import loss_metrics
 from glotok_ray.evaluation.inputs import check_system
 from glotok_ray.evaluation.plan import Block, plan
 from glotok_ray.evaluation.retention import decoded_alone, retention_names
 from glotok_ray.evaluation.units import build_measurement
 from glotok_ray.nn.next_scale import ScaleTokenizer
+from glotok_ray.nn.rq_transformer import ResidualTokenizer
 from glotok_ray.nn.tokenizer_protocol import grids_of
 from glotok_ray.nn.var import VAR
-from glotok_ray.pretrained.generator import copy_tokenizer, save_generator
+from glotok_ray.pretrained.generator import copy_tokenizer, load_generator, save_generator
 from glotok_ray.pretrained.tokenizer import code_layout, empty_tokenizer, read_any_tokenizer
 from glotok_ray.recipes.train_generator import far_b, xar_b
 from glotok_ray.stages.encode_images import EncodeActor
@@ -34,6 +35,7 @@ from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.training.inputs import check_family
 from tests.peers.peer_folders import write_peer_folder
 from tests.small_data import small_pool, write_shards
+from tests.small_residuals import write_generator
 
 COLUMNS = {
     "var_256": {"scale_1x1": (1, 1), "scale_2x2": (2, 2)},
@@ -268,6 +270,43 @@ def test_a_var_of_another_code_width_is_refused_before_anything_starts(
     write_var(tmp_path / "var", inputs / "var_256", 7)
     with pytest.raises(ArtefactError, match=r"generator.code_width = 7: the tokenizer has"):
         plan(evaluate_run(inputs, "var_256", generator_path=str(tmp_path / "var")))
+
+
+RQ_SIZES = {"grid_size": 1, "num_residuals": 4, "num_codes": 32, "code_width": 8}
+"""On the small rq_vae."""
+
+
+@torch.no_grad()
+def test_the_loss_of_rq_transformer_is_of_its_tokenizers_codes(
+    inputs: Path, tmp_path: Path
+) -> None:
+    classes = read_dataset(inputs / "shards").classes
+    write_generator(tmp_path / "rq", inputs / "rq_vae", classes, **RQ_SIZES)
+    config = evaluate_run(
+        inputs, "rq_vae", generator_path=str(tmp_path / "rq"), tokenizer_path="", num_images=6
+    )
+    blocks, side = plan(config)
+    arrays = build_measurement(config, image_size=side, folder=tmp_path)(blocks[:1])[0].arrays
+    tokenizer = read_any_tokenizer(inputs / "rq_vae")
+    assert isinstance(tokenizer, ResidualTokenizer)
+    pictures = [
+        center_crop(decode_image(row.as_py(), ""), side)
+        for row in pq.read_table(inputs / "shards/part-00000.parquet")["image"]
+    ]
+    images = torch.from_numpy(np.stack(pictures)[:6].copy()).permute(0, 3, 1, 2) / 127.5 - 1
+    codes = tokenizer.encode(images)
+    assert codes.shape == (6, 1, 1, 4)
+    model = load_generator(tmp_path / "rq", use_ema=True)
+    labels = torch.from_numpy(arrays[LABELS].astype(np.int64))
+    logits = model(tokenizer.codebook[codes.flatten(1, 2)], labels).flatten(1, 2)
+    chosen = logits.log_softmax(-1).gather(-1, codes.flatten(1).unsqueeze(-1)).squeeze(-1)
+    np.testing.assert_allclose(arrays[LOSS], -chosen.mean(dim=1), rtol=1e-4)
+    np.testing.assert_allclose(arrays[UNLEARNED], np.log(32), rtol=1e-6)
+    protocol = loss_metrics(arrays, "rq", 4)[LOSS]["protocol"]
+    assert "every code given those of earlier positions and of smaller depths" in protocol
+    write_generator(tmp_path / "other", inputs / "rq_vae", classes, **RQ_SIZES | {"code_width": 5})
+    with pytest.raises(ArtefactError, match=r"generator.code_width = 5: the tokenizer has 8"):
+        plan(override(config, {"generator_path": str(tmp_path / "other")}))
 
 
 def test_what_needs_our_code_vectors_is_refused_by_name(inputs: Path) -> None:

@@ -15,11 +15,15 @@ from glotok_ray.storage.artefact import ArtefactError
 from jobs import compare_generators as job
 from tests.evaluation.tiny_inputs import settings, write_inputs
 from tests.small_data import small_pool
+from tests.small_residuals import write_generator, write_tokenizer
 
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_inputs(tmp_path_factory.mktemp("generators"))
+    folder = write_inputs(tmp_path_factory.mktemp("generators"))
+    write_tokenizer(folder / "rq_vae")
+    write_generator(folder / "rq", folder / "rq_vae", ("a", "b"))
+    return folder
 
 
 @pytest.fixture
@@ -52,14 +56,15 @@ def comparison(inputs: Path, output: Path, *names: str) -> CompareGeneratorsRun:
     )
 
 
-def test_both_kinds_stand_in_one_table(inputs: Path, tmp_path: Path, units: dict[str, int]) -> None:
-    config = comparison(inputs, tmp_path / "both", "xar", "far")
+def test_all_kinds_stand_in_one_table(inputs: Path, tmp_path: Path, units: dict[str, int]) -> None:
+    config = comparison(inputs, tmp_path / "both", "xar", "far", "rq")
     manifest = job.run(config)
     folder = tmp_path / "both"
     rows = {row["name"]: row for row in manifest["rows"]}
-    assert list(rows) == ["xar", "far"]
-    assert (rows["xar"]["architecture"], rows["far"]["architecture"]) == ("xAR", "FAR")
-    assert (rows["xar"]["tokens"], rows["far"]["tokens"]) == (16, 32)
+    assert list(rows) == ["xar", "far", "rq"]
+    assert [row["architecture"] for row in rows.values()] == ["xAR", "FAR", "RQ-Transformer"]
+    assert [row["tokens"] for row in rows.values()] == [16, 32, 2 * 2 * 3]
+    assert rows["rq"]["sampling"].startswith("guidance 1,")
     for row in rows.values():
         assert row["metrics"]["images_per_second"] > 0
         assert row["metrics"]["samples_fd_effnet"] > 0
@@ -68,8 +73,8 @@ def test_both_kinds_stand_in_one_table(inputs: Path, tmp_path: Path, units: dict
     assert "*VAR-d16*" in shown
     with (folder / "table.csv").open() as stream:
         found = list(csv.DictReader(stream))
-    assert [row["name"] for row in found[:2]] == ["xar", "far"]
-    assert len(found) == 2 + 20
+    assert [row["name"] for row in found[:3]] == ["xar", "far", "rq"]
+    assert len(found) == 3 + 20
     assert artefact.read_json(folder / "metrics.json")["rows"] == manifest["rows"]
     assert Image.open(folder / "samples.png").size[1] > 2 * 90
     # What it drew is what sample_images draws.
