@@ -139,7 +139,7 @@ class XARCheckpointsConfig(SampledCheckpointsConfig):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FARCheckpointsConfig(SampledCheckpointsConfig):
-    """Checkpoints of FAR, or of LlamaGen's GPT."""
+    """Checkpoints of FAR, of LlamaGen's GPT or of RQ-Transformer."""
 
     sampler: TokenSamplerConfig = field(default_factory=TokenSamplerConfig)
 

@@ -1,4 +1,4 @@
-"""All of a training run: a tokenizer's, xAR's, FAR's and VAR's."""
+"""All of a training run: a tokenizer's, xAR's, FAR's, VAR's and RQ-Transformer's."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -12,7 +12,9 @@ from glotok_ray.config.checkpoint_evaluation import (
 )
 from glotok_ray.config.generator import FARConfig, FlowConfig, XARConfig
 from glotok_ray.config.losses import TokenizerLossConfig
+from glotok_ray.config.rq import RQConfig
 from glotok_ray.config.rules import ADDED_LATER, FREE, require, require_finite, require_probability
+from glotok_ray.config.samplers import TokenSamplerConfig
 from glotok_ray.config.tokenizer import DiscriminatorConfig, TokenizerConfig
 from glotok_ray.config.tracking import TrackingConfig
 from glotok_ray.config.training import (
@@ -101,7 +103,7 @@ class TokenizerRun:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GeneratorRun:
-    """What all of `jobs.train_generator`'s runs have; XARRun, FARRun and VARRun add the model."""
+    """What all of `jobs.train_generator`'s runs have; XARRun, FARRun, VARRun and RQRun add the model."""
 
     name: str = "generator"
     """Folder of the run under output_path."""
@@ -174,15 +176,8 @@ class FARRun(GeneratorRun):
             f"must be 0 with model.variant.class_input = {self.model.variant.class_input!r}, which has no null label",
         )
         require_probability("code_noise", self.code_noise)
-        evaluated = self.checkpoint_evaluation
-        require(
-            evaluated.every_steps == 0
-            or evaluated.sampler.guidance_scale == 1
-            or self.model.variant.has_null_label,
-            "checkpoint_evaluation.sampler.guidance_scale",
-            evaluated.sampler.guidance_scale,
-            "must be 1, since this generator has no null label",
-        )
+        if not self.model.variant.has_null_label:
+            _require_unguided(self.checkpoint_evaluation)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -201,5 +196,31 @@ class VARRun(GeneratorRun):
         require_probability("label_dropout", self.label_dropout)
 
 
-AnyGeneratorRun = XARRun | FARRun | VARRun
+def _unguided() -> FARCheckpointsConfig:
+    return FARCheckpointsConfig(sampler=TokenSamplerConfig(guidance_scale=1.0))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RQRun(GeneratorRun):
+    """All of a training of RQ-Transformer, which has no null label: every image keeps its own."""
+
+    model: RQConfig = field(default_factory=RQConfig)
+    checkpoint_evaluation: FARCheckpointsConfig = field(default_factory=_unguided, metadata=FREE)
+
+    def __post_init__(self) -> None:
+        GeneratorRun.__post_init__(self)
+        _require_unguided(self.checkpoint_evaluation)
+
+
+def _require_unguided(evaluated: FARCheckpointsConfig) -> None:
+    scale = evaluated.sampler.guidance_scale
+    require(
+        evaluated.every_steps == 0 or scale == 1,
+        "checkpoint_evaluation.sampler.guidance_scale",
+        scale,
+        "must be 1, since this generator has no null label",
+    )
+
+
+AnyGeneratorRun = XARRun | FARRun | VARRun | RQRun
 """What `jobs.train_generator` trains."""

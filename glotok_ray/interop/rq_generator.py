@@ -97,7 +97,7 @@ def import_rq(
         raise ArtefactError(
             f"{path}: its names and shapes do not fit the generator's config (RQ-Transformer: width {config.width}, "
             f"{config.depth} blocks and {config.head_depth} of the head): {problems}; choose the size that fits, of "
-            "glotok_ray/recipes/rq_transformers.py"
+            "rq_480m, rq_821m, rq_1400m or rq_3800m"
         )
     check_finite(tensors, path, BRING_ANOTHER)
     return found

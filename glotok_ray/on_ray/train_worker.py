@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from glotok_ray.config.overrides import from_dict, override
-from glotok_ray.config.runs import FARRun, TokenizerRun, VARRun, XARRun
+from glotok_ray.config.runs import FARRun, RQRun, TokenizerRun, VARRun, XARRun
 from glotok_ray.config.training import ScalingConfig
 from glotok_ray.on_ray.data import Feed, worker_batches
 from glotok_ray.on_ray.ray_worker import RayWorker
@@ -38,7 +38,7 @@ NOT_FINITE_FILE = "not_finite.txt"
 def train_worker(loop_config: dict[str, Any]) -> None:
     """What every rank runs, with what `glotok_ray.on_ray.train` tells it."""
     logging.basicConfig(level=logging.WARNING)
-    kind = {item.__name__: item for item in (TokenizerRun, XARRun, FARRun, VARRun)}[
+    kind = {item.__name__: item for item in (TokenizerRun, XARRun, FARRun, VARRun, RQRun)}[
         loop_config["kind"]
     ]
     config = from_dict(kind, loop_config["run"])

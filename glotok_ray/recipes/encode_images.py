@@ -109,17 +109,15 @@ def imagefolder_4096() -> EncodeRun:
 
 
 def rq_vae() -> EncodeRun:
-    """RQ-VAE's residual codes, the centre, one grid of 8 x 8 x 4: 0.7 GB, for the baselines of rq_1400m and rq_3800m; 8
+    """RQ-VAE's residual codes, centre and mirror image, one grid of 8 x 8 x 4: 1.3 GB, for rq_1400m and rq_3800m; 8
     GPUs.
     """
-    run = _imagenet("rq_vae", "runs/rq_vae_imported")
-    return override(run, {"views": "center"})
+    return _imagenet("rq_vae", "runs/rq_vae_imported")
 
 
 def rq_vae_10_epochs() -> EncodeRun:
-    """As rq_vae, of the tokenizer of 10 epochs, for the baselines of rq_480m and rq_821m."""
-    run = _imagenet("rq_vae_10_epochs", "runs/rq_vae_10_epochs_imported")
-    return override(run, {"views": "center"})
+    """As rq_vae, of the tokenizer of 10 epochs, for rq_480m and rq_821m; 8 GPUs."""
+    return _imagenet("rq_vae_10_epochs", "runs/rq_vae_10_epochs_imported")
 
 
 def glotok_16k_scales() -> EncodeRun:

@@ -5,8 +5,7 @@ Read next: jobs/export_generator.py
 
 from glotok_ray.config.jobs import ExportGeneratorRun
 from glotok_ray.config.overrides import override
-from glotok_ray.config.rq import RQConfig
-from glotok_ray.config.runs import AnyGeneratorRun, VARRun, XARRun
+from glotok_ray.config.runs import AnyGeneratorRun, RQRun, VARRun, XARRun
 from glotok_ray.recipes import peer_generators, rq_transformers, train_generator, var_generators
 
 
@@ -24,6 +23,10 @@ def _of(recipe: AnyGeneratorRun) -> ExportGeneratorRun:
     if isinstance(recipe, VARRun):
         return ExportGeneratorRun(
             output_path=output_path, weights="model", architecture="var", var=recipe.model
+        )
+    if isinstance(recipe, RQRun):
+        return ExportGeneratorRun(
+            output_path=output_path, weights="model", architecture="rq", rq=recipe.model
         )
     return ExportGeneratorRun(
         output_path=output_path, weights="model", architecture="far", far=recipe.model
@@ -146,32 +149,26 @@ def rq_480m() -> ExportGeneratorRun:
     """RQ-Transformer in Kakao Brain's imagenet_480M.tar.gz, for non-commercial use alone; `--weights ema` takes its
     average; its tokenizer, of 10 epochs and in the same archive: --tokenizer-path runs/rq_vae_10_epochs_imported.
     """
-    return _rq("rq_480m", rq_transformers.rq_480m())
+    return _of(rq_transformers.rq_480m())
 
 
 def rq_821m() -> ExportGeneratorRun:
     """The one in imagenet_821M.tar.gz; licence, weights and tokenizer as of rq_480m."""
-    return _rq("rq_821m", rq_transformers.rq_821m())
+    return _of(rq_transformers.rq_821m())
 
 
 def rq_1400m() -> ExportGeneratorRun:
     """The one in imagenet_1.4B_rqvae_50e.tar.gz; licence and weights as of rq_480m; its tokenizer: --tokenizer-path
     runs/rq_vae_imported. The one in imagenet_1.4B.tar.gz has the tokenizer of rq_480m. Takes 20 GB of memory.
     """
-    return _rq("rq_1400m", rq_transformers.rq_1400m())
+    return _of(rq_transformers.rq_1400m())
 
 
 def rq_3800m() -> ExportGeneratorRun:
     """The one in imagenet_3.8B_rqvae_50e.tar.gz; licence and weights as of rq_480m; its tokenizer: --tokenizer-path
     runs/rq_vae_imported. Takes 50 GB of memory.
     """
-    return _rq("rq_3800m", rq_transformers.rq_3800m())
-
-
-def _rq(name: str, model: RQConfig) -> ExportGeneratorRun:
-    return ExportGeneratorRun(
-        output_path=f"runs/{name}_imported", weights="model", architecture="rq", rq=model
-    )
+    return _of(rq_transformers.rq_3800m())
 
 
 RECIPES = {

@@ -212,9 +212,10 @@ def rq_3800m() -> FARSampleRun:
 
 
 def _rq(name: str) -> FARSampleRun:
-    # The released ones, since no job trains one. All 16,384 codes are its top-k; 50 images of each class.
+    # All 16,384 codes are its top-k; 50 images of each class. The tokenizer is the copy in the generator's folder, since
+    # files of one size come with RQ-VAEs of 10 and of 50 epochs.
     return FARSampleRun(
-        generator_path=f"runs/{name}_imported",
+        generator_path=f"runs/{name}",
         output_path=f"runs/{name}_samples",
         sampler=TokenSamplerConfig(guidance_scale=1.0, top_p=0.92, precision="bf16_autocast"),
     )

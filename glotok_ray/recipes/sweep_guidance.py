@@ -68,5 +68,5 @@ RECIPES: dict[str, Callable[[], AnyGuidanceRun]] = {
     name: _recipe(name)
     for name in sample_images.RECIPES
     # Which have no null label.
-    if name not in rq_transformers.SIZES
+    if name not in rq_transformers.RECIPES
 }

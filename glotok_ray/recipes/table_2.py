@@ -3,11 +3,11 @@
 Read next: glotok_ray/recipes/compare_generators.py
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 from glotok_ray.config.samplers import SamplerConfig
 from glotok_ray.config.var import ModelConfig
-from glotok_ray.recipes import rq_transformers, sample_images, train_generator
+from glotok_ray.recipes import sample_images, train_generator
 
 ROWS: Mapping[int, str] = {
     1: "taming_gpt_small",
@@ -40,7 +40,7 @@ def recipe_of(name: str, model: ModelConfig) -> str:
     """The recipe of a run, by its name where it has one's and its model, else by its model alone; empty where none is,
     or where several are.
     """
-    found = [each for each, known in _models() if known == model]
+    found = [each for each, recipe in train_generator.RECIPES.items() if recipe().model == model]
     named = [each for each in found if name in (each, f"{each}_imported")]
     if named:
         return named[0]
@@ -54,13 +54,7 @@ def row_of(recipe: str) -> int | None:
 
 def sampler_of(model: ModelConfig, default: SamplerConfig) -> SamplerConfig:
     """The sampler of the first recipe with such a model, else `default`. Recipes of one model share their settings."""
-    for name, known in _models():
-        if name in sample_images.RECIPES and known == model:
+    for name, recipe in train_generator.RECIPES.items():
+        if name in sample_images.RECIPES and recipe().model == model:
             return sample_images.RECIPES[name]().sampler
     return default
-
-
-def _models() -> Iterator[tuple[str, ModelConfig]]:
-    """Those that are trained here, then those that are imported alone."""
-    yield from ((name, recipe().model) for name, recipe in train_generator.RECIPES.items())
-    yield from ((name, size()) for name, size in rq_transformers.SIZES.items())

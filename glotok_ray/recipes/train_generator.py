@@ -19,7 +19,7 @@ from glotok_ray.config.training import (
     ScheduleConfig,
 )
 from glotok_ray.config.var import VARConfig
-from glotok_ray.recipes import peer_generators, var_generators
+from glotok_ray.recipes import peer_generators, rq_transformers, var_generators
 
 Run = TypeVar("Run", XARRun, FARRun)
 
@@ -300,6 +300,7 @@ RECIPES: dict[str, Callable[[], AnyGeneratorRun]] = {
     "far_l_fqgan": far_l_fqgan,
     **peer_generators.RECIPES,
     **var_generators.RECIPES,
+    **rq_transformers.RECIPES,
     "quickstart": quickstart,
     "quickstart_far": quickstart_far,
     "quickstart_ibq": quickstart_ibq,

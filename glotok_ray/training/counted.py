@@ -10,7 +10,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from glotok_ray.config.runs import AnyGeneratorRun, FARRun, GeneratorRun, TokenizerRun, VARRun
+from glotok_ray.config.runs import (
+    AnyGeneratorRun,
+    FARRun,
+    GeneratorRun,
+    RQRun,
+    TokenizerRun,
+    VARRun,
+)
 from glotok_ray.config.scaling import ScalingConfig
 from glotok_ray.config.tokenizer import DiscriminatorConfig, TokenizerConfig
 from glotok_ray.nn.discriminator import PatchDiscriminator
@@ -100,7 +107,7 @@ def _cross_entropy_bytes(run: AnyGeneratorRun) -> int:
     """The logarithms of probabilities, which the loss keeps in fp32, and their gradient, of one image; xAR has none."""
     if isinstance(run, FARRun):
         logits = run.model.num_positions * sum(item.size for item in run.model.codebooks)
-    elif isinstance(run, VARRun):
+    elif isinstance(run, VARRun | RQRun):
         logits = run.model.num_indices * run.model.num_codes
     else:
         logits = 0

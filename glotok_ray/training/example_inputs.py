@@ -6,7 +6,7 @@ Read next: glotok_ray/training/activations.py
 import torch
 from torch import Tensor
 
-from glotok_ray.config.runs import AnyGeneratorRun, FARRun, VARRun
+from glotok_ray.config.runs import AnyGeneratorRun, FARRun, RQRun, VARRun
 
 
 def generator_inputs(
@@ -17,6 +17,10 @@ def generator_inputs(
     if isinstance(config, FARRun):
         shape = (count, len(config.model.codebooks), config.model.num_positions)
         return torch.zeros(shape, dtype=torch.int64, device=device), labels
+    if isinstance(config, RQRun):
+        sizes = config.model
+        shape = (count, sizes.num_positions, sizes.num_residuals, sizes.code_width)
+        return torch.empty(shape, device=device), labels
     if isinstance(config, VARRun):
         # The class is the first scale's input, of one token.
         size = (count, config.model.num_tokens - 1, config.model.code_width)

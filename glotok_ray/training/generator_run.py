@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from glotok_ray.config.overrides import to_dict
-from glotok_ray.config.runs import AnyGeneratorRun, FARRun, VARRun
+from glotok_ray.config.runs import AnyGeneratorRun, FARRun, RQRun, VARRun
 from glotok_ray.data.records import DatasetInfo
 from glotok_ray.nn.far import FAR
 from glotok_ray.nn.next_scale import ScaleTokenizer
+from glotok_ray.nn.rq_transformer import ResidualTokenizer, RQTransformer
 from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.nn.var import VAR
 from glotok_ray.nn.xar import XAR
@@ -29,6 +30,7 @@ from glotok_ray.training.generator_step import (
     FlowObjective,
     GeneratorStep,
     Objective,
+    ResidualObjective,
     ScaleObjective,
     TokenObjective,
 )
@@ -111,6 +113,16 @@ def _build(
                 total_steps=plan.total_steps,
             ),
             {"architecture": "var"},
+        )
+    if isinstance(config, RQRun):
+        residuals = load_any_tokenizer(to_path(config.tokenizer_path))
+        assert isinstance(residuals, ResidualTokenizer)
+        (name,) = codes.code_counts
+        codebook = residuals.codebook.to(worker.device)
+        return (
+            RQTransformer(config.model),
+            ResidualObjective(codebook, config.model, name),
+            {"architecture": "rq"},
         )
     tokenizer = load_glotok_tokenizer(to_path(config.tokenizer_path))
     model = XAR(config.model)

@@ -1,6 +1,6 @@
 """One optimizer step of a generator on cached codes, and the average of its weights.
 
-What a batch of codes costs is an objective's matter: flow matching of xAR, or the codes' cross-entropy of FAR and VAR.
+What a batch of codes costs is an objective's matter: flow matching of xAR, or the codes' cross-entropy of the others.
 Read next: glotok_ray/losses/flow_matching.py and glotok_ray/losses/token_prediction.py
 """
 
@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from glotok_ray.config.generator import FARConfig, FlowConfig, XARConfig
+from glotok_ray.config.rq import RQConfig
 from glotok_ray.config.var import VARConfig
 from glotok_ray.losses.flow_matching import draw_noisy_batch, drop_labels, flow_matching_loss
 from glotok_ray.losses.token_prediction import (
@@ -178,6 +180,30 @@ class ScaleObjective:
         if len(terms) > 1:
             found |= {f"branch_{i}_cross_entropy": term.detach() for i, term in enumerate(terms)}
         return found
+
+
+class ResidualObjective:
+    """Cross-entropy of RQ-Transformer on the codes of all depths, each given those before it.
+
+    Targets are the codes themselves; the paper's are softened by the distance of every code to what is left over, of
+    which it also draws the inputs: they need the images, and that training code is not released.
+    """
+
+    def __init__(self, codebook: Float[Tensor, "size c"], config: RQConfig, name: str) -> None:
+        """The tokenizer's `codebook`, frozen and on the worker's device; `name` is that of its codes in a batch."""
+        self._codebook, self._config, self._name = codebook, config, name
+
+    def __call__(
+        self, engine: Engine, batch: Batch, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """The mean over positions and depths under "cross_entropy", and each depth's own."""
+        shape = (self._config.num_positions, self._config.num_residuals)
+        codes = batch[self._name].long().unflatten(1, shape)
+        dtype = next(engine.module.parameters()).dtype
+        logits = engine(self._codebook[codes].to(dtype), batch["label"].long())
+        terms = codebook_cross_entropies(logits.unbind(dim=2), codes.transpose(1, 2))
+        own = {f"depth_{depth}_cross_entropy": term.detach() for depth, term in enumerate(terms)}
+        return {"cross_entropy": token_prediction_loss(terms), **own}
 
 
 class GeneratorStep:

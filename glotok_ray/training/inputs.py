@@ -12,14 +12,14 @@ import numpy as np
 import torch
 
 from glotok_ray.config.overrides import to_dict
-from glotok_ray.config.runs import AnyGeneratorRun, FARRun, TokenizerRun, VARRun, XARRun
+from glotok_ray.config.runs import AnyGeneratorRun, FARRun, RQRun, TokenizerRun, VARRun, XARRun
 from glotok_ray.data.code_layout import CodeLayout
 from glotok_ray.data.codes import COUNTS_FILE
 from glotok_ray.data.recorded import check_codes
 from glotok_ray.data.records import DATASET, DatasetInfo, read_dataset
 from glotok_ray.nn.next_scale import ScaleTokenizer
 from glotok_ray.nn.tokenizer import GloTokTokenizer
-from glotok_ray.pretrained.generator import check_fit
+from glotok_ray.pretrained.generator import check_fit, check_vectors
 from glotok_ray.pretrained.perceptual_files import check_perceptual
 from glotok_ray.pretrained.tokenizer import (
     CONFIG_FILE,
@@ -158,8 +158,8 @@ def fitting_codes(run: AnyGeneratorRun) -> DatasetInfo:
     That no file has changed is the launcher's to verify, once: ten crops of ImageNet are 13 GB of codes, too many to
     be read by every worker before it begins.
     """
-    if isinstance(run, VARRun):
-        return _fitting_scales(run)
+    if isinstance(run, VARRun | RQRun):
+        return _fitting_grids(run)
     folder, tokenizer = to_path(run.data.train_path), to_path(run.tokenizer_path)
     codes, layout = read_dataset(folder), code_layout(tokenizer)
     check_codes(codes, folder, layout, tokenizer, artefact.sha256_of(tokenizer / WEIGHTS_FILE))
@@ -185,8 +185,8 @@ def _check_views(run: AnyGeneratorRun, codes: DatasetInfo) -> None:
         )
 
 
-def _fitting_scales(run: VARRun) -> DatasetInfo:
-    """The facts of codes of several scales; raises ArtefactError as `fitting_codes`."""
+def _fitting_grids(run: VARRun | RQRun) -> DatasetInfo:
+    """The facts of codes of several scales or depths; raises ArtefactError as `fitting_codes`."""
     folder, tokenizer = to_path(run.data.train_path), to_path(run.tokenizer_path)
     codes, layout = read_dataset(folder), code_layout(tokenizer)
     check_codes(codes, folder, layout, tokenizer, artefact.sha256_of(tokenizer / WEIGHTS_FILE))
@@ -197,7 +197,9 @@ def _fitting_scales(run: VARRun) -> DatasetInfo:
         )
     model = empty_tokenizer(tokenizer)
     check_fit(run.model, what_is_decoded(tokenizer))
-    if not isinstance(model, ScaleTokenizer) or model.code_width != run.model.code_width:
+    if isinstance(run, RQRun):
+        check_vectors(run.model, model)
+    elif not isinstance(model, ScaleTokenizer) or model.code_width != run.model.code_width:
         width = getattr(model, "code_width", "none")
         raise ArtefactError(
             f"model.code_width = {run.model.code_width}: the tokenizer {tokenizer} adds its scales up to a map of "

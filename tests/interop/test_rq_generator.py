@@ -22,7 +22,7 @@ SHAPES = Path(__file__).parent / "shapes/rqtransformer_in256_480m.json"
 
 
 def test_names_shapes_and_total_are_the_listed_ones() -> None:
-    theirs, config = json.loads(SHAPES.read_text()), rq_480m()
+    theirs, config = json.loads(SHAPES.read_text()), rq_480m().model
     state = expected_state(config)
     assert sum(value.numel() for value in state.values()) == theirs["total_params"]
     peers = export_rq(state, config)

@@ -10,7 +10,7 @@ from torch import Tensor
 from glotok_ray.config.rq import RQConfig
 from glotok_ray.interop.rq_generator import expected_state
 from glotok_ray.nn.rq_transformer import RQTransformer
-from glotok_ray.recipes.rq_transformers import SIZES
+from glotok_ray.recipes.rq_transformers import RECIPES
 
 TINY = RQConfig(
     grid_size=3,
@@ -49,7 +49,7 @@ def drawn_vectors(positions: int = 9) -> Tensor:
     ],
 )
 def test_published_sizes(name: str, total: int) -> None:
-    assert sum(value.numel() for value in expected_state(SIZES[name]()).values()) == total
+    assert sum(value.numel() for value in expected_state(RECIPES[name]().model).values()) == total
 
 
 def literal_logits(model: RQTransformer, vectors: Tensor) -> Tensor:

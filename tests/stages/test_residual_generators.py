@@ -18,6 +18,8 @@ from glotok_ray.peers.rq_vae import RQVAETokenizer
 from glotok_ray.pretrained.generator import load_generator
 from glotok_ray.pretrained.tokenizer import read_any_tokenizer
 from glotok_ray.recipes import (
+    encode_images,
+    evaluate_images,
     export_generator,
     rq_transformers,
     sample_images,
@@ -180,13 +182,22 @@ def test_a_tokenizer_that_does_not_fit_is_refused(
 
 
 def test_recipes_of_every_size_go_together(tmp_path: Path) -> None:
-    for name, size in rq_transformers.SIZES.items():
-        imported, samples = export_generator.RECIPES[name](), sample_images.RECIPES[name]()
-        assert imported.model == size()
-        assert imported.model.num_indices == 256
-        assert samples.generator_path == imported.output_path
+    written = {recipe().output_path: recipe() for recipe in encode_images.RECIPES.values()}
+    for name, recipe in rq_transformers.RECIPES.items():
+        run, samples = recipe(), sample_images.RECIPES[name]()
+        evaluation, model = evaluate_images.RECIPES[name](), run.model
+        assert export_generator.RECIPES[name]().model == model
+        assert model.num_indices == 256
+        codes = written[run.data.train_path]
+        assert (codes.tokenizer_path, codes.views) == (run.tokenizer_path, run.data.views)
+        assert (evaluation.tokenizer_path, evaluation.codes_path) == (
+            run.tokenizer_path,
+            run.data.train_path,
+        )
+        assert samples.generator_path == f"runs/{name}"
+        assert samples.output_path == evaluation.samples_path
         for folder in (name, f"{name}_imported"):
-            assert table_2.recipe_of(folder, size()) == name
+            assert table_2.recipe_of(folder, model) == name
         assert table_2.row_of(name) is None
-        assert table_2.sampler_of(size(), default_sampler(size())) == samples.sampler
+        assert table_2.sampler_of(model, default_sampler(model)) == samples.sampler
         assert name not in sweep_guidance.RECIPES
