@@ -1,6 +1,6 @@
 """RQ-Transformer at its released sizes, on the residual codes of RQ-VAE: 8 x 8 positions of four codes.
 
-Not in the paper's Table 2. Its authors measure FID by statistics of their own, not ADM's, without rejection: 480M 15.72,
+Not in the paper's Table 2. Its authors' FID is by statistics of their own, not ADM's, without rejection: 480M 15.72,
 821M 13.11, 1.4B 11.56, each on an RQ-VAE of 10 epochs; on the RQ-VAE of 50 epochs 1.4B 8.71, 3.8B 7.55. The weights of
 both are for non-commercial use. The code that trained it is not released. Batches, epochs, optimizer and learning rate
 are those of its configurations, with these exceptions: targets are the codes here, softened there, where inputs are

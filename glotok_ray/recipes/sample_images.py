@@ -212,8 +212,8 @@ def rq_3800m() -> FARSampleRun:
 
 
 def _rq(name: str) -> FARSampleRun:
-    # All 16,384 codes are its top-k; 50 images of each class. The tokenizer is the copy in the generator's folder, since
-    # files of one size come with RQ-VAEs of 10 and of 50 epochs.
+    # Its top-k is all 16,384 codes; 50 images of each class. The tokenizer is the copy in the generator's folder: files
+    # of one size come with RQ-VAEs of 10 and of 50 epochs.
     return FARSampleRun(
         generator_path=f"runs/{name}",
         output_path=f"runs/{name}_samples",

@@ -295,6 +295,7 @@ def test_the_loss_of_rq_transformer_is_of_its_tokenizers_codes(
     ]
     images = torch.from_numpy(np.stack(pictures)[:6].copy()).permute(0, 3, 1, 2) / 127.5 - 1
     codes = tokenizer.encode(images)
+    assert isinstance(codes, torch.Tensor)
     assert codes.shape == (6, 1, 1, 4)
     model = load_generator(tmp_path / "rq", use_ema=True)
     labels = torch.from_numpy(arrays[LABELS].astype(np.int64))
