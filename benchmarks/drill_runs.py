@@ -69,6 +69,7 @@ TINY = {
     "schedule.checkpoint_every_steps": CHECKPOINT_EVERY,
     "schedule.checkpoints_to_keep": 3,
     "scaling.num_workers": WORKERS,
+    "scaling.zero_stage": 2,
 }
 
 

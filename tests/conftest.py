@@ -54,8 +54,10 @@ TINY = {
     "generator.schedule.micro_batch_size": 12,
     "generator.schedule.epochs": 2,
     "generator.schedule.log_every_steps": 1,
-    # FAR's codes are read in the workers, as by default.
+    # FAR's codes are read in the workers, and nothing of it is divided, as by default.
     "generator.scaling.decode_on": "ingest",
+    "generator.scaling.zero_stage": 2,
+    "tokenizer.scaling.zero_stage": 2,
     "samples.num_images": 20,
     "samples.sampler.num_steps": 3,
     "far.model.grid_size": 8,
