@@ -75,7 +75,7 @@ def rq_3800m() -> RQRun:
     """3,822,488,064 parameters, 100 epochs; its README: FID 7.55 by statistics of its own; 128 GPUs x 16 images."""
     model = RQConfig(width=2560, depth=42, head_depth=6, num_heads=40)
     run = _run("rq_3800m", model, TOKENIZER, num_workers=128, micro_batch_size=16)
-    # No GPU of 80 GB holds weights, gradients and what a pass keeps beside each other.
+    # Full shards, as gpt_3b: the weights alone are 15 GB in fp32.
     return override(run, {"scaling.zero_stage": 3, "scaling.activation_checkpointing": True})
 
 
