@@ -1,4 +1,4 @@
-"""Train a generator on codes: xAR, FAR or LlamaGen's GPT (paper section 3.4 and Table 2).
+"""Train a generator on codes: xAR, FAR and those that the paper compares with (paper section 3.4 and Table 2).
 
     python -m jobs.train_generator quickstart
     ray job submit --address http://127.0.0.1:8265 -- python -m jobs.train_generator xar_b

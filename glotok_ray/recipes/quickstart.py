@@ -47,18 +47,18 @@ STAGES = {
 """The stages before the report, in order, by the section of their settings, which also names their folder."""
 
 EXPECTED_SECONDS = {
-    "data": 14,
-    "teacher": 26,
+    "data": 15,
+    "teacher": 27,
     "tokenizer": 190,
-    "twin": 182,
-    "codes": 10,
-    "generator": 205,
-    "samples": 34,
-    "far": 192,
-    "far_samples": 17,
-    "evaluation": 49,
-    "far_evaluation": 19,
-    "twin_evaluation": 22,
+    "twin": 180,
+    "codes": 12,
+    "generator": 170,
+    "samples": 52,
+    "far": 162,
+    "far_samples": 29,
+    "evaluation": 50,
+    "far_evaluation": 17,
+    "twin_evaluation": 21,
     "report": 4,
 }
 """About what each stage takes on two cores, for the time left over all of them while no earlier run tells; what the

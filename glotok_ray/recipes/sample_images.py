@@ -289,7 +289,7 @@ def quickstart_far() -> FARSampleRun:
         tokenizer_path="runs/quickstart/tokenizer",
         output_path="runs/quickstart/far_samples",
         num_images=_QUICKSTART_IMAGES,
-        sampler=TokenSamplerConfig(guidance_scale=2.5, temperature=0.9),
+        sampler=TokenSamplerConfig(guidance_scale=2.5, temperature=0.75),
         pool=_QUICKSTART_POOL,
     )
 
@@ -299,6 +299,7 @@ def quickstart_ibq() -> FARSampleRun:
     changes = {
         "generator_path": "runs/quickstart/ibq",
         "output_path": "runs/quickstart/ibq_samples",
+        "sampler.temperature": 0.9,
     }
     return override(quickstart_far(), changes)
 
