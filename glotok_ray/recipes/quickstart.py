@@ -54,7 +54,7 @@ EXPECTED_SECONDS = {
     "codes": 12,
     "generator": 170,
     "samples": 52,
-    "far": 162,
+    "far": 195,
     "far_samples": 29,
     "evaluation": 50,
     "far_evaluation": 17,

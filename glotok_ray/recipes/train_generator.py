@@ -217,7 +217,7 @@ def quickstart() -> XARRun:
 
 
 def quickstart_far() -> FARRun:
-    """FAR at width 96 with 3 blocks and a head of one, on 2 CPU workers: about two and a half minutes."""
+    """FAR at width 96 with 3 blocks and a head of one, on 2 CPU workers: about three and a half minutes."""
     base = quickstart()
     return FARRun(
         name="far",
@@ -241,7 +241,7 @@ def quickstart_far() -> FARRun:
         optimizer=dataclasses.replace(base.optimizer, learning_rate=1.4e-2),
         data=base.data,
         schedule=dataclasses.replace(
-            base.schedule, global_batch_size=16, micro_batch_size=8, epochs=4
+            base.schedule, global_batch_size=16, micro_batch_size=8, epochs=5
         ),
         scaling=base.scaling,
     )
@@ -253,6 +253,7 @@ def quickstart_ibq() -> FARRun:
         "name": "ibq",
         "model.variant": CausalVariantConfig(block="ibq", gate_scale=0.5),
         "optimizer.learning_rate": 8e-3,
+        "schedule.epochs": 4,
     }
     return override(quickstart_far(), changes)
 
@@ -280,7 +281,7 @@ def quickstart_var() -> VARRun:
         ),
         optimizer=dataclasses.replace(base.optimizer, learning_rate=8e-3),
         data=dataclasses.replace(base.data, train_path="runs/quickstart/scale_codes"),
-        schedule=base.schedule,
+        schedule=dataclasses.replace(base.schedule, epochs=4),
         scaling=base.scaling,
     )
 
