@@ -23,6 +23,7 @@ RECORDED = Path(__file__).with_name("recorded_counts.json")
 _SOURCES = (
     "config/causal.py",
     "config/generator.py",
+    "config/rq.py",
     "config/tokenizer.py",
     "config/var.py",
     "devices.py",
