@@ -69,7 +69,7 @@ def test_every_metric_has_what_all_share_and_what_is_its_own(inputs: Path, tmp_p
         ),
         (
             "quickstart_far",
-            {"temperature": 0.9, "sampling_seed": 3},
+            {"temperature": 0.75, "sampling_seed": 3},
             "temperature 0.75, seed 3, classes equally often.",
         ),
     ],
