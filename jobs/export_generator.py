@@ -28,13 +28,13 @@ def describe(export: ExportGeneratorRun) -> dict[str, Any]:
     )
     from glotok_ray.pretrained.tokenizer import WEIGHTS_FILE
     from glotok_ray.training.peak_memory import count_parameters
-    from glotok_ray.training.without_numbers import on_meta_device
+    from glotok_ray.training.without_numbers import LeftUnfilled, on_meta_device
 
     source = to_path(export.source_path)
     is_run = bool(export.source_path) and (source / GENERATOR_FILE).is_file()
     model = model_config(source) if is_run else export.model
     tokenizer = to_path(export.tokenizer_path or source / TOKENIZER_FOLDER)
-    with on_meta_device():
+    with on_meta_device(), LeftUnfilled():
         generator = build_generator(model)
     return {
         "source_found": bool(export.source_path) and source.exists(),

@@ -12,7 +12,26 @@ from typing import Any
 
 import torch
 import torch._compile
+from torch.overrides import TorchFunctionMode
 
+# What initialisations call on parameters.
+_FILLING = frozenset(
+    [
+        "add_",
+        "clamp_",
+        "constant_",
+        "div_",
+        "erfinv_",
+        "fill_",
+        "kaiming_uniform_",
+        "mul_",
+        "normal_",
+        "trunc_normal_",
+        "uniform_",
+        "xavier_uniform_",
+        "zero_",
+    ]
+)
 # Where torch/_compile.py keeps what the compiler has made of a function that it must leave alone.
 _LEFT_ALONE = "__dynamo_disable"
 
@@ -35,6 +54,21 @@ def on_meta_device() -> Iterator[None]:
     finally:
         for function in functions:
             delattr(function, _LEFT_ALONE)
+
+
+class LeftUnfilled(TorchFunctionMode):
+    """Within, on the meta device, parameters are not filled: they have no numbers, and the first operation that is
+    written in Python imports sympy, which takes half a second.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        named = kwargs or {}
+        filled = named.get("tensor", args[0] if args else None)
+        if getattr(func, "__name__", "") in _FILLING and filled is not None and filled.is_meta:
+            return filled
+        return func(*args, **named)
 
 
 @functools.cache

@@ -105,3 +105,22 @@ def test_what_a_count_loads_of_models_is_among_its_sources() -> None:
     loaded = {name for name in done.stdout.split() if name.startswith("glotok_ray.nn.")}
     assert loaded
     assert loaded <= known
+
+
+def test_models_that_are_left_unfilled_have_the_same_shapes_and_import_no_sympy() -> None:
+    script = """
+import sys
+from glotok_ray.pretrained.generator import build_generator
+from glotok_ray.recipes.export_generator import RECIPES
+from glotok_ray.training.without_numbers import LeftUnfilled, on_meta_device
+model, shapes = RECIPES["xar_b"]().model, []
+for context in (LeftUnfilled(), on_meta_device()):
+    with on_meta_device(), context:
+        shapes.append([tuple(each.shape) for each in build_generator(model).parameters()])
+    print("sympy" in sys.modules)
+assert shapes[0] == shapes[1]
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert done.stdout.split() == ["False", "True"]
