@@ -72,6 +72,7 @@ TINY = {
     "far.schedule.epochs": 2,
     "far.schedule.log_every_steps": 1,
     "far_samples.num_images": 20,
+    "far_samples.sampler.temperature": 0.9,
     "far_evaluation.feature_size": 64,
     "evaluation.feature_size": 64,
     "evaluation.uniformity_repeats": 1,
