@@ -156,14 +156,3 @@ def _recorded() -> Mapping[str, Counts]:
         key: Counts(tuple(item["sizes"]), item["modules"], Kept(*item["kept"]))
         for key, item in recorded["counts"].items()
     }
-
-
-def record(runs: Mapping[str, TokenizerRun | GeneratorRun], counted: Mapping[str, Counts]) -> str:
-    """The text of recorded_counts.json, of runs by name and what was counted of them."""
-    found: dict[str, dict[str, Any]] = {}
-    for name, run in runs.items():
-        sizes, modules, kept = counted[name]
-        entry = {"of": name, "sizes": sizes, "modules": dict(modules), "kept": kept}
-        # The first of several that have the same models names them.
-        found.setdefault(key_of(run), entry)
-    return json.dumps({"sources": sources_digest(), "counts": found}, indent=1) + "\n"

@@ -7,7 +7,9 @@ counted, which a test asks for. Half a minute.
 """
 
 import argparse
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from glotok_ray.config.runs import GeneratorRun, TokenizerRun
 from glotok_ray.recipes import (
@@ -18,7 +20,7 @@ from glotok_ray.recipes import (
     train_generator,
     train_tokenizer,
 )
-from glotok_ray.training.counts import RECORDED, record
+from glotok_ray.training.counts import RECORDED, Counts, key_of, sources_digest
 
 
 def recipe_runs() -> Iterator[tuple[str, TokenizerRun | GeneratorRun]]:
@@ -35,6 +37,17 @@ def recipe_runs() -> Iterator[tuple[str, TokenizerRun | GeneratorRun]]:
         run = chained()
         for stage in ("tokenizer", "twin", "generator", "far"):
             yield f"{name} {stage}", getattr(run, stage)
+
+
+def record(runs: Mapping[str, TokenizerRun | GeneratorRun], counted: Mapping[str, Counts]) -> str:
+    """The text of recorded_counts.json, of runs by name and what was counted of them."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, run in runs.items():
+        sizes, modules, kept = counted[name]
+        entry = {"of": name, "sizes": sizes, "modules": dict(modules), "kept": kept}
+        # The first of several that have the same models names them.
+        found.setdefault(key_of(run), entry)
+    return json.dumps({"sources": sources_digest(), "counts": found}, indent=1) + "\n"
 
 
 def main() -> None:

@@ -10,26 +10,24 @@ import torch
 from glotok_ray.config import override
 from glotok_ray.config.runs import RQRun
 from glotok_ray.config.samplers import TokenSamplerConfig
-from glotok_ray.data.codes import stored_codes, write_code_dataset, write_code_shard
 from glotok_ray.evaluation.generator_loss import LOSS, Codes, ResidualLoss
 from glotok_ray.nn.rq_transformer import RQTransformer
 from glotok_ray.peers.rq_vae import RQVAETokenizer
 from glotok_ray.pretrained.generator import load_generator
-from glotok_ray.pretrained.tokenizer import code_layout, read_any_tokenizer
+from glotok_ray.pretrained.tokenizer import read_any_tokenizer
 from glotok_ray.recipes import rq_transformers
 from glotok_ray.sampling.images import ImageGenerator
 from glotok_ray.sampling.residual_codes import sample_residual_codes
 from glotok_ray.stages import train_generator
-from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.training.generator_step import ResidualObjective
 from glotok_ray.training.inputs import check_inputs
 from glotok_ray.training.metrics_file import last_metrics
 from tests.evaluation.test_generator_loss import engine_of
+from tests.small_codes import CLASSES, write_codes
 from tests.small_residuals import TINY_RQ, write_tokenizer
 
 STEPS = 60
-CLASSES = np.arange(16) % 2
 # Of one image per class.
 CODES = torch.randint(24, (2, 2, 2, 3), generator=torch.Generator().manual_seed(4))
 
@@ -37,21 +35,7 @@ CODES = torch.randint(24, (2, 2, 2, 3), generator=torch.Generator().manual_seed(
 def write_parts(folder: Path) -> None:
     """A tokenizer of three depths, and codes of 16 images."""
     write_tokenizer(folder / "tokenizer")
-    (folder / "codes").mkdir()
-    layout = code_layout(folder / "tokenizer")
-    codes = stored_codes([CODES[CLASSES].numpy()], layout)
-    keys = [str(key) for key in range(16)]
-    shard = write_code_shard(folder / "codes/part-00000.parquet", keys, CLASSES, codes, layout)
-    write_code_dataset(
-        folder / "codes",
-        [shard],
-        layout,
-        num_views=1,
-        classes=["a", "b"],
-        tokenizer_sha256=artefact.sha256_of(folder / "tokenizer/tokenizer.safetensors"),
-        details={"views": "center"},
-    )
-    artefact.write_manifest(folder / "codes", "codes")
+    write_codes(folder, [CODES[CLASSES].numpy()])
 
 
 def small_run(folder: Path) -> RQRun:

@@ -14,13 +14,11 @@ from glotok_ray.config.runs import VARRun
 from glotok_ray.config.samplers import ScaleSamplerConfig
 from glotok_ray.config.scales import GloTokScalesConfig
 from glotok_ray.config.var import VARConfig
-from glotok_ray.data.codes import stored_codes, write_code_dataset, write_code_shard
 from glotok_ray.export import generator as export
 from glotok_ray.nn.tokenizer_protocol import grids_of
 from glotok_ray.peers.glotok_scales import GloTokScales
 from glotok_ray.pretrained.generator import load_generator
 from glotok_ray.pretrained.peer_tokenizers import write_peer
-from glotok_ray.pretrained.tokenizer import code_layout
 from glotok_ray.recipes.train_generator import quickstart_var
 from glotok_ray.sampling.images import ImageGenerator, network_evaluations
 from glotok_ray.sampling.scales import sample_scales
@@ -29,6 +27,7 @@ from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.training.inputs import check_inputs
 from glotok_ray.training.metrics_file import last_metrics
+from tests.small_codes import write_codes
 from tests.small_data import small_pool
 from tests.small_models import tiny_tokenizer
 
@@ -58,23 +57,8 @@ def write_parts(folder: Path) -> GloTokScales:
     model = small_scales()
     write_peer(folder / "tokenizer", model, "glotok_scales", {})
     artefact.write_manifest(folder / "tokenizer", "tokenizer")
-    (folder / "codes").mkdir()
-    layout = code_layout(folder / "tokenizer")
     grids = grids_of(model.encode(class_images()), model.rate)
-    codes = stored_codes([grid.numpy() for grid in grids], layout)
-    path = folder / "codes/part-00000.parquet"
-    keys = [str(key) for key in range(16)]
-    shard = write_code_shard(path, keys, np.arange(16) % 2, codes, layout)
-    write_code_dataset(
-        folder / "codes",
-        [shard],
-        layout,
-        num_views=1,
-        classes=["a", "b"],
-        tokenizer_sha256=artefact.sha256_of(folder / "tokenizer/tokenizer.safetensors"),
-        details={"views": "center"},
-    )
-    artefact.write_manifest(folder / "codes", "codes")
+    write_codes(folder, [grid.numpy() for grid in grids])
     return model
 
 
