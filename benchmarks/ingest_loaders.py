@@ -118,7 +118,8 @@ def trainer_batches(folder: Path, decoding: Decoding, num_shards: int | None = N
 
 def ray_batches(folder: Path, decoding: Decoding) -> Batches:
     """Ours, in tasks of Ray Data, on a cluster of two CPUs that is there already."""
-    from glotok_ray.on_ray.data import Feed, start_ingest, worker_batches
+    from glotok_ray.on_ray.data import worker_batches
+    from glotok_ray.on_ray.windows import Feed, start_ingest
 
     plan = _plan(folder)
     feed = Feed(plan, DIVISION, plan.steps_per_epoch)

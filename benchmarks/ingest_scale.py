@@ -25,7 +25,8 @@ import torch
 from benchmarks import measured
 from glotok_ray.data.shard_plan import Division, PlanUnit, ShardPlan, ShardRows
 from glotok_ray.on_ray import cluster
-from glotok_ray.on_ray.data import Feed, start_ingest, worker_batches
+from glotok_ray.on_ray.data import worker_batches
+from glotok_ray.on_ray.windows import Feed, start_ingest
 
 IMAGES, ROWS_PER_SHARD, EPOCHS = 1_281_167, 1000, 800
 WORKERS = 2

@@ -36,6 +36,9 @@ def connect(logical_cpus: int = 0, *, state_api: bool = False) -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # Ray's server remembers this many tasks, about 1 KB each; a week of reading has millions.
     os.environ.setdefault("RAY_task_events_max_num_task_in_gcs", "10000")
+    # Ray would give all else on the machine, its own daemons too, precedence over its workers (15). That guards the
+    # head of a large cluster; with the few actors here it only makes workers that meet at every step wait.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     ray.init(
         address="local",
         num_cpus=logical_cpus or max(4, 2 * cores),

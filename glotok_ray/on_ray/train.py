@@ -22,11 +22,11 @@ from glotok_ray.data.training_rows import CodeRows, ImageRows
 from glotok_ray.on_ray import cluster
 from glotok_ray.on_ray.attempts import Attempts, attempt_name
 from glotok_ray.on_ray.checkpoint_evaluation import evaluating_checkpoints
-from glotok_ray.on_ray.data import Feed, start_ingest
 from glotok_ray.on_ray.elastic import LOOK_EVERY_S, trainer_of
 from glotok_ray.on_ray.interruption import AbortedWithDriver, wait_for
 from glotok_ray.on_ray.process_group import ProcessGroupConfig
 from glotok_ray.on_ray.train_worker import NOT_FINITE_FILE, train_worker
+from glotok_ray.on_ray.windows import Feed, start_ingest
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.storage.places import appending, local_twin

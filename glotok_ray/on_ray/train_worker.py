@@ -14,9 +14,10 @@ from typing import Any
 from glotok_ray.config.overrides import from_dict, override
 from glotok_ray.config.runs import FARRun, RQRun, TokenizerRun, VARRun, XARRun
 from glotok_ray.config.training import ScalingConfig
-from glotok_ray.on_ray.data import Feed, worker_batches
+from glotok_ray.on_ray.data import worker_batches
 from glotok_ray.on_ray.ray_worker import RayWorker
 from glotok_ray.on_ray.store_watch import StoreWatch
+from glotok_ray.on_ray.windows import Feed
 from glotok_ray.storage.node_cache import cache_facts
 from glotok_ray.storage.object_streams import ObjectLog
 from glotok_ray.storage.places import is_remote

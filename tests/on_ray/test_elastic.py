@@ -10,8 +10,8 @@ from ray.train.v2._internal.execution.scaling_policy import NoopDecision, Resize
 from glotok_ray.config import ScalingConfig
 from glotok_ray.data.shard_plan import Division, ShardPlan, ShardRows
 from glotok_ray.on_ray import elastic
-from glotok_ray.on_ray.data import Feed, IngestActor
 from glotok_ray.on_ray.elastic import DividingPolicy, allowed_workers, fitting
+from glotok_ray.on_ray.windows import Feed, IngestActor
 from glotok_ray.storage import artefact
 from glotok_ray.training.checkpoint import checkpoint_path
 from glotok_ray.training.stalls import Beat, find_late_ranks

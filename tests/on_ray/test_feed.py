@@ -14,9 +14,10 @@ import torch
 from glotok_ray.data.records import Row, encode_png, write_shard
 from glotok_ray.data.shard_plan import Division, PlanUnit, ShardPlan, ShardRows
 from glotok_ray.data.training_rows import ImageRows
-from glotok_ray.on_ray.data import Feed, start_ingest, worker_batches
+from glotok_ray.on_ray.data import worker_batches
 from glotok_ray.on_ray.failures import chain, explain
 from glotok_ray.on_ray.store_watch import StoreWatch
+from glotok_ray.on_ray.windows import Feed, start_ingest
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.training.batches import MicroBatch, ahead, check_positions
 from glotok_ray.training.trainer_feed import trainer_batches
