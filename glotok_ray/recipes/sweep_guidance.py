@@ -9,8 +9,14 @@ from collections.abc import Callable
 from glotok_ray.config.evaluation import EvaluateRun
 from glotok_ray.config.jobs import AnySampleRun, VARSampleRun, XARSampleRun
 from glotok_ray.config.overrides import override
+from glotok_ray.config.runs import FARRun
 from glotok_ray.config.sweeps import AnyGuidanceRun, FARGuidanceRun, VARGuidanceRun, XARGuidanceRun
-from glotok_ray.recipes import evaluate_images, rq_transformers, sample_images
+from glotok_ray.recipes import (
+    evaluate_images,
+    rq_transformers,
+    sample_images,
+    train_generator,
+)
 
 _SCALES = (1.0, 1.5, 2.0, 2.5, 3.0)
 _QUICKSTART_SCALES = {
@@ -64,9 +70,14 @@ def _evaluation(name: str) -> EvaluateRun:
     return override(evaluate_images.RECIPES[row](), dict.fromkeys(fields, ""))
 
 
+def _has_null_label(name: str) -> bool:
+    """Whether the generator of the row learns images of no class; the GPTs whose classes are codes do not."""
+    if name in rq_transformers.RECIPES:
+        return False
+    run = train_generator.RECIPES[name.removesuffix("_fast")]()
+    return not isinstance(run, FARRun) or run.model.variant.class_input == "own_table"
+
+
 RECIPES: dict[str, Callable[[], AnyGuidanceRun]] = {
-    name: _recipe(name)
-    for name in sample_images.RECIPES
-    # Which have no null label.
-    if name not in rq_transformers.RECIPES
+    name: _recipe(name) for name in sample_images.RECIPES if _has_null_label(name)
 }

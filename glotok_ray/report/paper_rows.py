@@ -33,6 +33,17 @@ _TABLE_2 = {
     ("xAR", _GLOTOK_2X, 173): 19,
     ("xAR", _GLOTOK_1X, 1186): 20,
 }
+# The same of generators whose tokenizers are in no other table, by codes per codebook in place of the system.
+_TABLE_2_OTHERS = {
+    ("GPT", (1024,), 172): 1,
+    ("GPT", (100000,), 509): 2,
+    ("IBQ", (16384,), 343): 6,
+    ("IBQ", (16384,), 2063): 7,
+    ("VAR", (4096,), 375): 8,
+    ("VAR", (4096,), 310): 9,
+    ("VAR", (4096,), 1033): 10,
+    ("VAR", (4096,), 2010): 11,
+}
 _TABLE_4 = {0.0: 1, 0.1: 2, 0.01: 3}
 _TABLE_6 = {"fqgan": 1, "imagefolder": 2, "dinov2": 3}
 _WIDTH = 8
@@ -101,8 +112,10 @@ def _is_glotok(tokenizer: LinkedTokenizer) -> bool:
 def _table_2(run: FinishedRun) -> int | None:
     if run.generator is None or run.tokenizer is None:
         return None
-    millions = round(run.generator.parameters / 1e6)
-    return _TABLE_2.get((run.generator.architecture, system(run.tokenizer), millions))
+    architecture, millions = run.generator.architecture, round(run.generator.parameters / 1e6)
+    if found := system(run.tokenizer):
+        return _TABLE_2.get((architecture, found, millions))
+    return _TABLE_2_OTHERS.get((architecture, run.tokenizer.sizes, millions))
 
 
 def _table_3(run: FinishedRun) -> int | None:

@@ -81,6 +81,9 @@ class DeepSpeedEngine:
         self.gradient_norm = torch.zeros((), device=self._engine.device)
         self._stage, self._clip = scaling.zero_stage, optimizer.gradient_clip
         assert self._keeps_norm == self.is_sharded, "else nobody would clip, or both"
+        if self._engine.world_size == 1 and not self.is_sharded:
+            # DeepSpeed would copy all gradients into one tensor and back, for nobody to add to them.
+            self._engine.enable_backward_allreduce = False
 
     def __call__(self, *inputs: Any) -> Any:
         """The module's forward pass through DeepSpeed's hooks."""

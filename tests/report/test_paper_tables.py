@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from glotok_ray.config import override, to_dict
-from glotok_ray.recipes import train_tokenizer
+from glotok_ray.recipes import table_2, train_generator, train_tokenizer
 from glotok_ray.report.finished_runs import FinishedRun, evaluation_folders, read_run
 from glotok_ray.report.linked_models import LinkedGenerator, LinkedTokenizer, Training
 from glotok_ray.report.paper_bars import bar_chart, bars_html
@@ -15,6 +15,7 @@ from glotok_ray.report.paper_files import markdown, write_csv
 from glotok_ray.report.paper_rows import belongs, row_beside
 from glotok_ray.report.paper_tables import PaperTable, paper_tables
 from glotok_ray.report.published import published_numbers
+from glotok_ray.training.counts import counts_of
 from tests.report.written_evaluations import (
     ADM,
     entry,
@@ -114,6 +115,34 @@ def test_generators_stand_beside_the_row_of_their_size_and_tokenizer(
         generator=generator_of(architecture, parameters),
     )
     assert row_beside(run, 2) == row
+
+
+@pytest.mark.parametrize(
+    ("architecture", "codes", "parameters", "row"),
+    [
+        ("GPT", 1024, 171_879_936, 1),
+        ("GPT", 100_000, 509_422_592, 2),
+        ("IBQ", 16384, 342_994_944, 6),
+        ("IBQ", 16384, 2_063_331_840, 7),
+        ("VAR", 4096, 375_258_593, 8),
+        ("VAR", 4096, 310_283_520, 9),
+        ("VAR", 4096, 1_033_399_360, 10),
+        ("VAR", 4096, 2_010_020_356, 11),
+        ("VAR", 4096, 600_000_000, None),
+        ("RQ-Transformer", 16384, 480_921_088, None),
+    ],
+)
+def test_generators_of_other_systems_stand_beside_theirs(
+    small: FinishedRun, architecture: str, codes: int, parameters: int, row: int | None
+) -> None:
+    tokenizer = tokenizer_of("llamagen_vq16")._replace(model=None, peer="other", peer_codes=codes)
+    run = dataclasses.replace(
+        small, tokenizer=tokenizer, generator=generator_of(architecture, parameters)
+    )
+    assert row_beside(run, 2) == row
+    if row is not None:
+        # The sizes above are those of the recipes.
+        assert counts_of(train_generator.RECIPES[table_2.ROWS[row]]()).sizes == (parameters,)
 
 
 def test_numbers_of_another_protocol_are_refused_by_name(small: FinishedRun) -> None:
