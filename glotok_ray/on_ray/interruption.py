@@ -6,14 +6,16 @@ Read next: glotok_ray/storage/ownership.py
 import contextlib
 import logging
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from typing import Any, TypeVar
 
 import ray
-from ray.exceptions import GetTimeoutError, RayError
+from ray.exceptions import RayError
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
+from glotok_ray.on_ray import cluster
 from glotok_ray.storage import ownership
 
 logger = logging.getLogger(__name__)
@@ -22,6 +24,7 @@ Answer = TypeVar("Answer")
 
 _WATCH_S = 5.0
 _ABORT_S = 60.0
+_LOOK_S = 1.0
 
 
 class AbortedWithDriver(DataParallelTrainer):
@@ -44,16 +47,25 @@ class AbortedWithDriver(DataParallelTrainer):
         self._controller = controller
 
     def _abort(self) -> None:
-        if self._controller is None:
-            return
-        try:
-            ray.get(self._controller.abort.remote(), timeout=_ABORT_S)
-        except GetTimeoutError:
-            logger.warning("the workers did not end within %g s and are killed", _ABORT_S)
-        except RayError:
-            return  # it ends itself behind its workers
-        with contextlib.suppress(RayError):
-            ray.kill(self._controller)
+        if self._controller is not None and self._outlives_abort(self._controller):
+            with contextlib.suppress(RayError):
+                ray.kill(self._controller)
+
+    def _outlives_abort(self, controller: Any) -> bool:
+        """Have the controller end its workers and itself; whether it is still there afterwards."""
+        answer = controller.abort.remote()
+        deadline = time.monotonic() + _ABORT_S
+        while time.monotonic() < deadline:
+            if ray.wait([answer], timeout=_LOOK_S)[0]:
+                try:
+                    ray.get(answer)
+                except RayError:
+                    return False  # it ends itself behind its workers
+                return True
+            if cluster.private_head_ended():
+                return False  # all processes of the cluster end with it
+        logger.warning("the workers did not end within %g s and are killed", _ABORT_S)
+        return True
 
 
 def wait_for(work: Callable[[], Answer]) -> Answer:

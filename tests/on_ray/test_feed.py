@@ -1,8 +1,10 @@
 """The data feed on a real cluster: the plan's rows for every worker, across windows, from any step; errors by name."""
 
+import os
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,6 +108,40 @@ def test_two_workers_from_any_step_see_what_one_sees(alone, division, first_step
     for batch in found[1]:
         assert batch.tensors["x"].shape == (division.micro_batch_size,)
         assert batch.tensors.keys() == {"x"}
+
+
+class Announced(NamingReader):
+    """Leaves a file, named by the process, wherever it arrives."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        object.__setattr__(self, "folder", folder)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return announced, (self.folder,)
+
+
+def announced(folder: Path) -> Announced:
+    (folder / str(os.getpid())).touch()
+    return Announced(folder)
+
+
+def test_reading_processes_are_there_before_a_window_is_opened(tmp_path: Path) -> None:
+    ingest = start_ingest(Feed(PLAN, Division(1, 6, 48), LAST), Announced(tmp_path), {})
+    deadline = time.monotonic() + 60
+    # The actor's process, and one that reads.
+    while len(list(tmp_path.iterdir())) < 2 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert len(list(tmp_path.iterdir())) >= 2
+    del ingest
+
+
+def test_what_reads_needs_no_torch() -> None:
+    # A second of CPU in every reading process, for which the first batch waits.
+    needed = "import glotok_ray.on_ray.windows, glotok_ray.data.training_rows"
+    subprocess.run(
+        [sys.executable, "-c", f"{needed}, sys; assert 'torch' not in sys.modules"], check=True
+    )
 
 
 def test_rows_that_the_plan_has_elsewhere_are_not_learned_from() -> None:

@@ -205,6 +205,39 @@ def test_a_training_that_is_ended_leaves_no_worker_and_goes_on(
     np.testing.assert_array_equal(losses(folder), undisturbed[1])
 
 
+@pytest.mark.slow
+def test_a_signal_to_the_whole_process_group_ends_a_private_cluster_too(undisturbed, tmp_path):
+    """As of SLURM, systemd or `timeout`: nothing waits for a head that has ended, and the run goes on."""
+    run = override(undisturbed[0], {"output_path": str(tmp_path), "name": "run"})
+    artefact.write_json(tmp_path / "run.json", config.to_dict(run))
+    command = [sys.executable, "-c", JOB, str(tmp_path / "run.json")]
+    folder, log = tmp_path / "run", tmp_path / "log.txt"
+    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    with log.open("w") as stream:
+        process = subprocess.Popen(
+            command,
+            env=environment | {faults.VARIABLE: "hang:data:step=6"},
+            stderr=stream,
+            stdout=stream,
+            start_new_session=True,
+        )
+    deadline = time.monotonic() + 180
+    while not list(folder.glob("faults/*")):
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.2)
+    os.killpg(process.pid, signal.SIGTERM)
+    started = time.monotonic()
+    assert process.wait(timeout=120) == 143, log.read_text()
+    # Without a look at the head it was a minute.
+    assert time.monotonic() - started < 45
+    assert log.read_text().count("train_tokenizer: ended by SIGTERM; the same command goes on") == 1
+    assert "Traceback" not in log.read_text()
+    done = subprocess.run(command, env=environment, capture_output=True, timeout=180, check=False)
+    assert done.returncode == 0, done.stderr
+    np.testing.assert_array_equal(losses(folder), undisturbed[1])
+
+
 def broken_loop(settings):
     """A worker that reads its rows, or raises what `settings` says."""
     if settings["where"] == "worker":

@@ -18,8 +18,8 @@ from glotok_ray.training.worker import Worker
 
 SAVED, MOVED, STEPS = 2, 4, 6
 # Stages that one worker takes up what two have left at stage 2; and two again what one has left at its stage.
-ALONE = (3, 1)
-TOGETHER = ((3, 2), (1, 3))
+ALONE = (3, 1, 0)
+TOGETHER = ((3, 2), (1, 3), (0, 2))
 TOKENIZER = override(RUN, {**ADVERSARIAL, "loss.restart_every_steps": 5})
 
 
