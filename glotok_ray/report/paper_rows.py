@@ -34,7 +34,7 @@ _TABLE_2 = {
     ("xAR", _GLOTOK_1X, 1186): 20,
 }
 # The same of generators whose tokenizers are in no other table, by codes per codebook in place of the system.
-_TABLE_2_OTHERS = {
+_TABLE_2_OTHERS: dict[tuple[str, tuple[int, ...], int], int] = {
     ("GPT", (1024,), 172): 1,
     ("GPT", (100000,), 509): 2,
     ("IBQ", (16384,), 343): 6,
