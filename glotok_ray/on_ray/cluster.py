@@ -11,7 +11,7 @@ import threading
 from typing import Any
 
 import ray
-from ray._private.ray_constants import PROCESS_TYPE_GCS_SERVER
+from ray._private.ray_constants import PROCESS_TYPE_RAYLET
 from ray.data import DataContext
 
 logger = logging.getLogger(__name__)
@@ -55,14 +55,14 @@ def connect(logical_cpus: int = 0, *, state_api: bool = False) -> None:
     logger.info("started a private Ray cluster on this machine: %s", _resources())
 
 
-def private_head_ended() -> bool:
-    """Whether the head of this process's private cluster has ended, so that no call is answered any more.
+def private_node_ended() -> bool:
+    """Whether the one node of this process's private cluster has ended, so that no call is answered any more.
 
-    SLURM, systemd and `timeout` signal all processes of a group or a unit, Ray's among them.
+    SLURM, systemd and `timeout` signal all processes of a group or a unit, Ray's among them; its raylet obeys.
     """
     node: Any = ray._private.worker._global_node  # type: ignore[attr-defined]
-    heads = node.all_processes.get(PROCESS_TYPE_GCS_SERVER, []) if node is not None else []
-    return any(head.process.poll() is not None for head in heads)
+    raylets = node.all_processes.get(PROCESS_TYPE_RAYLET, []) if node is not None else []
+    return any(raylet.process.poll() is not None for raylet in raylets)
 
 
 def num_cpus() -> float:

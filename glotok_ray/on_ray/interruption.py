@@ -62,8 +62,8 @@ class AbortedWithDriver(DataParallelTrainer):
                 except RayError:
                     return False  # it ends itself behind its workers
                 return True
-            if cluster.private_head_ended():
-                return False  # all processes of the cluster end with it
+            if cluster.private_node_ended():
+                return False  # all actors end with it
         logger.warning("the workers did not end within %g s and are killed", _ABORT_S)
         return True
 

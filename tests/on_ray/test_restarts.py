@@ -207,7 +207,7 @@ def test_a_training_that_is_ended_leaves_no_worker_and_goes_on(
 
 @pytest.mark.slow
 def test_a_signal_to_the_whole_process_group_ends_a_private_cluster_too(undisturbed, tmp_path):
-    """As of SLURM, systemd or `timeout`: nothing waits for a head that has ended, and the run goes on."""
+    """As of SLURM, systemd or `timeout`: nothing waits for a cluster that has ended, and the run goes on."""
     run = override(undisturbed[0], {"output_path": str(tmp_path), "name": "run"})
     artefact.write_json(tmp_path / "run.json", config.to_dict(run))
     command = [sys.executable, "-c", JOB, str(tmp_path / "run.json")]
@@ -229,7 +229,7 @@ def test_a_signal_to_the_whole_process_group_ends_a_private_cluster_too(undistur
     os.killpg(process.pid, signal.SIGTERM)
     started = time.monotonic()
     assert process.wait(timeout=120) == 143, log.read_text()
-    # Without a look at the head it was a minute.
+    # Without a look at the raylet it was a minute.
     assert time.monotonic() - started < 45
     assert log.read_text().count("train_tokenizer: ended by SIGTERM; the same command goes on") == 1
     assert "Traceback" not in log.read_text()
