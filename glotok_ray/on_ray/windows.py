@@ -97,14 +97,13 @@ def _start_readers(read_rows: RowReader, free_cpus: float) -> None:
     """Have the processes of the first reading tasks started, and what they import, while the training workers start;
     later tasks find them waiting.
     """
-    read = ray.remote(num_cpus=1, max_retries=0)(_import_readers)
+    task = ray.remote(num_cpus=1, max_retries=0)(_import_readers)
     for _ in range(min(_FIRST_READERS, int(free_cpus))):
-        read.remote(read_rows)
+        task.remote(read_rows)
 
 
 def _import_readers(read_rows: RowReader) -> None:
-    # Unpickled, it has brought its modules with it; Ray Data's tasks need their own.
-    import ray.data  # noqa: F401
+    """Nothing: to be called, it has had this module imported, Ray Data with it, and the reader's."""
 
 
 def unit_dataset(
