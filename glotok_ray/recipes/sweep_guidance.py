@@ -75,7 +75,7 @@ def _has_null_label(name: str) -> bool:
     if name in rq_transformers.RECIPES:
         return False
     run = train_generator.RECIPES[name.removesuffix("_fast")]()
-    return not isinstance(run, FARRun) or run.model.variant.class_input == "own_table"
+    return not isinstance(run, FARRun) or run.model.variant.has_null_label
 
 
 RECIPES: dict[str, Callable[[], AnyGuidanceRun]] = {
