@@ -97,7 +97,8 @@ def _start_readers(read_rows: RowReader, free_cpus: float) -> None:
     """Have the processes of the first reading tasks started, and what they import, while the training workers start;
     later tasks find them waiting.
     """
-    task = ray.remote(num_cpus=1, max_retries=0)(_import_readers)
+    # Spread, as Ray Data's own reading tasks: by default a trial's tasks must fit into the trial's placement group.
+    task = ray.remote(num_cpus=1, max_retries=0, scheduling_strategy="SPREAD")(_import_readers)
     for _ in range(min(_FIRST_READERS, int(free_cpus))):
         task.remote(read_rows)
 

@@ -11,7 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import ray
 import torch
+from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from glotok_ray.data.records import Row, encode_png, write_shard
 from glotok_ray.data.shard_plan import Division, PlanUnit, ShardPlan, ShardRows
@@ -126,14 +129,28 @@ def announced(folder: Path) -> Announced:
     return Announced(folder)
 
 
-def test_reading_processes_are_there_before_a_window_is_opened(tmp_path: Path) -> None:
-    ingest = start_ingest(Feed(PLAN, Division(1, 6, 48), LAST), Announced(tmp_path), {})
+def start_and_count(folder: Path) -> int:
+    """The processes that hold the reader within a minute, of which two are enough: the actor's, and one that reads."""
+    ingest = start_ingest(Feed(PLAN, Division(1, 6, 48), LAST), Announced(folder), {})
     deadline = time.monotonic() + 60
-    # The actor's process, and one that reads.
-    while len(list(tmp_path.iterdir())) < 2 and time.monotonic() < deadline:
+    while len(list(folder.iterdir())) < 2 and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert len(list(tmp_path.iterdir())) >= 2
     del ingest
+    return len(list(folder.iterdir()))
+
+
+def test_reading_processes_are_there_before_a_window_is_opened(tmp_path: Path) -> None:
+    assert start_and_count(tmp_path) >= 2
+
+
+def test_a_trial_s_readers_need_no_room_in_its_placement_group(tmp_path: Path) -> None:
+    # As Ray Tune's: a group without CPUs, which what the trial starts would have to fit into.
+    group = placement_group([{"node:__internal_head__": 0.001}])
+    trial = PlacementGroupSchedulingStrategy(group, placement_group_capture_child_tasks=True)
+    resources = {"node:__internal_head__": 0.001}
+    started: Any = ray.remote(num_cpus=0, resources=resources)(start_and_count)
+    assert ray.get(started.options(scheduling_strategy=trial).remote(tmp_path)) >= 2
+    remove_placement_group(group)
 
 
 def test_what_reads_needs_no_torch() -> None:
