@@ -1,4 +1,5 @@
-"""The lines of several stages in a row: the present one redrawn in place, those before it kept with their times.
+"""The lines of several stages in a row: the present one redrawn in place, those before it kept with their times. What
+runs side by side shares a line while it runs.
 
 The time left over all stages comes from an expectation of each, which is corrected by what the stages took so far.
 Read next: glotok_ray/stages/quickstart.py
@@ -8,10 +9,10 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 from glotok_ray.console import CONSOLE
-from glotok_ray.progress import Piece, duration, lay_out, plain, set_whole
+from glotok_ray.progress import Piece, duration, lay_out, plain, set_whole, together
 
 logger = logging.getLogger(__name__)
 
@@ -70,13 +71,28 @@ class TimeLeft:
 
 
 class StageLines:
-    """Shows stages in a row, each done inside `stage`; pieces of work report to it while the block runs."""
+    """Shows stages in a row, each done inside `stage`, or several side by side; pieces of work report to it while the
+    block runs.
+    """
 
-    def __init__(self, titles: Mapping[str, str], expected: Mapping[str, float]) -> None:
-        """`titles` and `expected` seconds of all stages, in order."""
-        self._titles, self._left = dict(titles), TimeLeft(expected)
-        self._name, self._started = "", 0.0
-        self._piece: Piece | None = None
+    def __init__(
+        self,
+        titles: Mapping[str, str],
+        expected: Mapping[str, float],
+        side_by_side: Sequence[tuple[str, ...]] = (),
+    ) -> None:
+        """`titles` and `expected` seconds of all stages, in order; those `side_by_side` follow each other there, and
+        take the longest one's time.
+        """
+        self._titles = dict(titles)
+        seconds = dict(expected)
+        for first, *others in side_by_side:
+            seconds[first] = max(seconds[first], *(seconds.pop(name) for name in others))
+        self._left = TimeLeft(seconds)
+        self._names: tuple[str, ...] = ()
+        self._started = 0.0
+        self._pieces: dict[str, Piece] = {}
+        self._ended: dict[str, float] = {}
         self._lock, self._stopped = threading.RLock(), threading.Event()
 
     def __enter__(self) -> "StageLines":
@@ -89,46 +105,68 @@ class StageLines:
         set_whole(None)
 
     @contextlib.contextmanager
-    def stage(self, name: str, *, is_there: bool = False) -> Iterator[Callable[[], float]]:
-        """The block is the stage `name`; what is given tells the seconds since it began.
+    def stage(self, *names: str, there: Collection[str] = ()) -> Iterator[Callable[[], float]]:
+        """The block is the stage of this name, or those of these names side by side; what is given tells the seconds
+        since it began.
 
-        `is_there` says that its result is there already, and will be recognised.
+        The results of those that are `there` already will be recognised.
         """
         with self._lock:
-            self._name, self._started, self._piece = name, time.monotonic(), None
+            self._names, self._started = names, time.monotonic()
+            self._pieces, self._ended = {}, {}
         began = self._elapsed
-        logger.info("stage %s: %s; all: about %s", self._head(), self._titles[name], self._all())
+        titles = "; ".join(self._titles[name] for name in names)
+        logger.info("stage %s: %s; all: about %s", self._head(), titles, self._all())
         self._draw()
         try:
             yield began
         except BaseException as error:
             word = "failed" if isinstance(error, Exception) else "stopped"
-            self._end(f"{word} after {duration(began())}")
+            self._end(f"{word} after {duration(began())}", there)
             raise
         seconds = began()
-        found = "finished before: " if is_there else ""
-        self._end(f"{duration(seconds):>7}  {found}{self._titles[name]}")
+        self._end("", there)
         with self._lock:
-            self._left.finish(name, seconds, counts=not is_there and not self._is_resumed())
+            counts = not there and not self._is_resumed()
+            self._left.finish(names[0], seconds, counts=counts)
+
+    def end(self, name: str) -> None:
+        """The stage `name` has ended well, others beside it perhaps not."""
+        with self._lock:
+            self._ended[name] = self._elapsed()
 
     def show(self, piece: Piece) -> None:
         """Show the piece in the present stage's line."""
-        with self._lock:
-            self._piece = piece
+        self._take(piece)
         self._draw()
 
     def describe(self, piece: Piece) -> str:
         """The piece as a log line."""
         with self._lock:
-            if not self._name:
+            if not self._names:
                 return plain(piece)
-            self._piece = piece
-            return plain(piece, self._head(piece), f"all {self._all()}")
+            stage = self._take(piece)
+            return plain(piece, self._head(stage, piece), f"all {self._all()}")
 
-    def _head(self, piece: Piece | None = None) -> str:
-        names = list(self._titles)
-        inner = f", {piece.name}" if piece and piece.name != self._name else ""
-        return f"{names.index(self._name) + 1}/{len(names)} {self._name}{inner}"
+    def _take(self, piece: Piece) -> str:
+        """Keep the newest piece of each stage; returns the stage that it belongs to."""
+        with self._lock:
+            first = self._names[0] if self._names else ""
+            stage = piece.name if piece.name in self._names else first
+            self._pieces[stage] = piece
+            return stage
+
+    @property
+    def _piece(self) -> Piece | None:
+        return together(list(self._pieces.values())) if self._pieces else None
+
+    def _head(self, stage: str = "", piece: Piece | None = None) -> str:
+        """Of one of the present stages, or of all of them: "3/13 tokenizer", "3-4/13 tokenizer, twin"."""
+        names = (stage,) if stage else self._names
+        places = [list(self._titles).index(name) + 1 for name in names]
+        number = "-".join(str(place) for place in sorted({places[0], places[-1]}))
+        inner = f", {piece.name}" if piece and piece.name and piece.name not in names else ""
+        return f"{number}/{len(self._titles)} {', '.join(names)}{inner}"
 
     def _is_resumed(self) -> bool:
         piece = self._piece
@@ -138,27 +176,32 @@ class StageLines:
         return time.monotonic() - self._started
 
     def _all(self) -> str:
-        return duration(self._left.all(self._name, self._elapsed(), self._piece, time.monotonic()))
+        elapsed, now = self._elapsed(), time.monotonic()
+        return duration(self._left.all(self._names[0], elapsed, self._piece, now))
 
     def _draw(self) -> None:
         with self._lock:
-            if not (self._name and CONSOLE.is_terminal):
+            if not (self._names and CONSOLE.is_terminal):
                 return
             piece, now = self._piece, time.monotonic()
             left = piece.left(now) if piece and piece.share < 1 else None
             passed = f"{duration(self._elapsed())} so far"
             own = passed if left is None else f"ETA {duration(left)}"
-            CONSOLE.redraw(
-                lay_out(self._head(piece), piece, f"{own} · all {self._all()}", CONSOLE.columns)
-            )
+            head = self._head("", piece)
+            CONSOLE.redraw(lay_out(head, piece, f"{own} · all {self._all()}", CONSOLE.columns))
 
-    def _end(self, text: str) -> None:
-        """Keep the present stage's line, with `text` in it."""
+    def _end(self, failure: str, there: Collection[str]) -> None:
+        """Keep a line of each of the present stages, with its time, or the failure of those that have not ended."""
         with self._lock:
             width = len(f"{len(self._titles)}/{len(self._titles)} ") + max(map(len, self._titles))
-            if CONSOLE.is_terminal:
-                CONSOLE.keep(f"{self._head():<{width}}  {text}"[: CONSOLE.columns])
-            self._name = ""
+            for name in self._names if CONSOLE.is_terminal else ():
+                found = "finished before: " if name in there else ""
+                seconds = self._ended.get(name, self._elapsed())
+                text = f"{duration(seconds):>7}  {found}{self._titles[name]}"
+                if failure and name not in self._ended:
+                    text = failure
+                CONSOLE.keep(f"{self._head(name):<{width}}  {text}"[: CONSOLE.columns])
+            self._names = ()
 
     def _tick(self) -> None:
         while not self._stopped.wait(_TICK_S):

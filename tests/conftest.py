@@ -76,7 +76,12 @@ TINY = {
     "far_evaluation.feature_size": 64,
     "evaluation.feature_size": 64,
     "evaluation.uniformity_repeats": 1,
+    # As of each training alone.
+    "tokenizer.scaling.num_workers": 2,
+    "generator.scaling.num_workers": 2,
+    "far.scaling.num_workers": 2,
 }
+SIDE_BY_SIDE = {f"{name}.scaling.num_workers": 1 for name in ("tokenizer", "generator", "far")}
 
 
 RAY_FIXTURES = {"ray_cluster", "head_node", "finished"}
@@ -142,10 +147,13 @@ def finished(
     tiny_quickstart: Callable[[Path], QuickstartRun],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[QuickstartRun, dict[str, Any]]:
-    """One whole tiny pipeline: its chained config and its answer. What tests add to it lies elsewhere."""
+    """One whole tiny pipeline, its trainings side by side as the quickstart's: its chained config and its answer. What
+    tests add to it lies elsewhere.
+    """
     from glotok_ray.stages import quickstart as stage
 
     config = chain(tiny_quickstart(tmp_path_factory.mktemp("pipeline")))
+    config = override(config, SIDE_BY_SIDE)
     return config, stage.run(config)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from glotok_ray.progress import Piece, ProgressLine
+from glotok_ray.progress import Piece, ProgressLine, together
 from glotok_ray.recipes.quickstart import EXPECTED_SECONDS, STAGES
 from glotok_ray.stage_progress import StageLines, TimeLeft
 
@@ -13,7 +13,7 @@ EXPECTED = {"data": 10.0, "tokenizer": 200.0, "report": 10.0}
 
 
 def piece(share: float, left: float) -> Piece:
-    return Piece("tokenizer", int(100 * share), 100, "steps", "", 0, left, 0.0)
+    return Piece("tokenizer", int(100 * share), 100, "steps", 0.0, "steps", 0, left, 0.0)
 
 
 def test_before_anything_is_known_expectations_count() -> None:
@@ -78,7 +78,7 @@ def test_pieces_of_a_stage_are_logged_in_its_name_with_the_time_left_over_all(ca
     with StageLines({"data": "shards", "report": "page"}, {"data": 90, "report": 30}) as lines:
         with lines.stage("data"):
             ProgressLine("encode", 4, interval_s=0.0).update(0)
-        with lines.stage("report", is_there=True):
+        with lines.stage("report", there=["report"]):
             ProgressLine("report", 4).update(4)
     ProgressLine("alone", 4).update(4)
     assert caplog.messages == [
@@ -88,3 +88,49 @@ def test_pieces_of_a_stage_are_logged_in_its_name_with_the_time_left_over_all(ca
         "2/2 report: 4/4 images  ETA 0:00 · all 0:00",
         "alone: 4/4 images  ETA 0:00",
     ]
+
+
+PAIR = {"data": "shards", "tokenizer": "with", "twin": "without", "report": "page"}
+
+
+def test_stages_side_by_side_have_one_head_and_the_longest_ones_time(caplog: Any) -> None:
+    caplog.set_level(logging.INFO)
+    seconds = {"data": 10, "tokenizer": 200, "twin": 180, "report": 10}
+    with StageLines(PAIR, seconds, [("tokenizer", "twin")]) as lines:
+        with lines.stage("data"):
+            pass
+        with lines.stage("tokenizer", "twin"):
+            for name in ("tokenizer", "twin"):
+                ProgressLine(name, 512, "steps", interval_s=0.0).update(0)
+            ProgressLine("audit", 5, "rows", interval_s=0.0).update(0)
+            lines.end("twin")
+        with lines.stage("report"):
+            pass
+    assert caplog.messages == [
+        "stage 1/4 data: shards; all: about 3:40",
+        # 22 of 32 seconds, as in the first test here, of all that is left.
+        "stage 2-3/4 tokenizer, twin: with; without; all: about 2:24",
+        "2/4 tokenizer: 0/512 steps  all 2:24",
+        "3/4 twin: 0/512 steps  all 2:24",
+        "2/4 tokenizer, audit: 0/5 rows  all 2:24",
+        "stage 4/4 report: page; all: about 0:01",
+    ]
+
+
+def test_pieces_side_by_side_are_one_with_the_rest_of_the_slower() -> None:
+    first = Piece("generator", 320, 640, "steps", 100.0, "images", 0, 90.0, 5.0, "loss 1")
+    second = Piece("far", 320, 1280, "steps", 60.0, "images", 20, 200.0, 8.0)
+    assert together([first]) is first
+    both = together([first, second])
+    assert (both.name, both.count, both.rate, both.facts) == (
+        "",
+        "640/1920 steps",
+        "160 images/s",
+        "",
+    )
+    assert both.share == pytest.approx(620 / 1900)
+    assert both.left(8.0) == 200
+    ended = first._replace(done=640, left_s=0.0)
+    assert together([ended, second]).rate == "60 images/s"
+    assert together([ended, second]).left(18.0) == 190
+    assert together([first, second._replace(left_s=None)]).left(8.0) is None

@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import threading
+from collections.abc import Mapping
 from typing import Any
 
 import ray
@@ -68,6 +69,12 @@ def private_node_ended() -> bool:
 def num_cpus() -> float:
     """Logical CPUs of all nodes that are there now."""
     return ray.cluster_resources().get("CPU", 0.0)
+
+
+def has(resources: Mapping[str, float]) -> bool:
+    """Whether all nodes together have these logical resources, used or not."""
+    there = ray.cluster_resources()
+    return all(there.get(name, 0.0) >= amount for name, amount in resources.items())
 
 
 def _keep_handler(before: Any) -> None:

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from typing import Any, TypeVar
 
@@ -25,6 +25,8 @@ Answer = TypeVar("Answer")
 _WATCH_S = 5.0
 _ABORT_S = 60.0
 _LOOK_S = 1.0
+_ending = threading.Event()
+"""Set while the trainings that `side_by_side` has in threads are to end."""
 
 
 class AbortedWithDriver(DataParallelTrainer):
@@ -40,13 +42,14 @@ class AbortedWithDriver(DataParallelTrainer):
         try:
             return super().fit()
         except (KeyboardInterrupt, SystemExit):
-            self._abort()
+            self.abort()
             raise
 
     def _register_sigint_handler(self, controller: Any) -> None:
         self._controller = controller
 
-    def _abort(self) -> None:
+    def abort(self) -> None:
+        """Have the workers end, and kill them if they do not; nothing where none were started."""
         if self._controller is not None and self._outlives_abort(self._controller):
             with contextlib.suppress(RayError):
                 ray.kill(self._controller)
@@ -68,21 +71,66 @@ class AbortedWithDriver(DataParallelTrainer):
         return True
 
 
-def wait_for(work: Callable[[], Answer]) -> Answer:
-    """What `work` returns. In a thread, which no signal reaches, such as a trial's of Ray Tune, the wait ends with
-    FolderLostError when a folder of this process is lost; the work ends with the trial's process then.
+def wait_for(work: Callable[[], Answer], abort: Callable[[], None]) -> Answer:
+    """What `work` returns. In a thread, which no signal reaches, the wait looks for itself: it ends by `abort` and
+    FolderLostError when a folder of this process is lost, and by SystemExit where `side_by_side` ends.
     """
     if threading.current_thread() is threading.main_thread():
         return work()
     answer: Future[Answer] = Future()
+    _in_thread("training", work, answer)
+    next_watch = time.monotonic() + _WATCH_S
+    try:
+        while not wait([answer], timeout=min(_LOOK_S, _WATCH_S)).done:
+            if _ending.is_set():
+                raise SystemExit(1)
+            if time.monotonic() >= next_watch:
+                ownership.check_held()
+                next_watch = time.monotonic() + _WATCH_S
+    except BaseException:
+        abort()
+        raise
+    return answer.result()
 
+
+def side_by_side(works: Sequence[Callable[[], Answer]]) -> list[Answer]:
+    """What all of `works` return, of which the first runs in this thread, and each other one in a thread of its own.
+
+    When all have ended, the first error of those that failed is raised. Ctrl-C and SIGTERM end the trainings of all.
+    """
+    first, *others = works
+    answers: list[Future[Answer]] = [Future() for _ in works]
+    threads = [
+        _in_thread("beside", work, answer) for work, answer in zip(others, answers[1:], strict=True)
+    ]
+    try:
+        _answer(first, answers[0])
+        wait(answers)
+    except (KeyboardInterrupt, SystemExit):
+        _ending.set()
+        for thread in threads:
+            thread.join(_ABORT_S + 2 * _WATCH_S)
+        raise
+    finally:
+        _ending.clear()
+    return [answer.result() for answer in answers]
+
+
+def _in_thread(name: str, work: Callable[[], Answer], answer: "Future[Answer]") -> threading.Thread:
     def run() -> None:
         try:
-            answer.set_result(work())
+            _answer(work, answer)
         except BaseException as error:
             answer.set_exception(error)
 
-    threading.Thread(target=run, name="training", daemon=True).start()
-    while not wait([answer], timeout=_WATCH_S).done:
-        ownership.check_held()
-    return answer.result()
+    thread = threading.Thread(target=run, name=name, daemon=True)
+    thread.start()
+    return thread
+
+
+def _answer(work: Callable[[], Answer], answer: "Future[Answer]") -> None:
+    """Have what `work` returns, or its error, in `answer`; what ends a process comes out."""
+    try:
+        answer.set_result(work())
+    except Exception as error:
+        answer.set_exception(error)

@@ -25,6 +25,7 @@ from glotok_ray.on_ray.checkpoint_evaluation import evaluating_checkpoints
 from glotok_ray.on_ray.elastic import LOOK_EVERY_S, trainer_of
 from glotok_ray.on_ray.interruption import AbortedWithDriver, wait_for
 from glotok_ray.on_ray.process_group import ProcessGroupConfig
+from glotok_ray.on_ray.process_wide import stdout_to, variable
 from glotok_ray.on_ray.train_worker import NOT_FINITE_FILE, train_worker
 from glotok_ray.on_ray.windows import Feed, start_ingest
 from glotok_ray.storage import artefact
@@ -95,8 +96,9 @@ def _train(
     reader: ImageRows | CodeRows,
 ) -> None:
     """One attempt, its checkpoints evaluated beside it."""
-    with evaluating_checkpoints(config, plan, attempt.number, _all_resources(config)):
-        wait_for(_trainer(config, plan, attempt, feed, reader).fit)
+    with evaluating_checkpoints(config, plan, attempt.number, all_resources(config)):
+        trainer = _trainer(config, plan, attempt, feed, reader)
+        wait_for(trainer.fit, trainer.abort)
 
 
 def _trainer(
@@ -109,7 +111,7 @@ def _trainer(
     scaling = config.scaling
     # Of each attempt anew: nodes come and go.
     in_trainer = _decode_place(config) == "trainer"
-    ingest = None if in_trainer else start_ingest(feed, reader, _all_resources(config))
+    ingest = None if in_trainer else start_ingest(feed, reader, all_resources(config))
     make, num_workers = trainer_of(plan)
     loop_config = {
         "kind": type(config).__name__,
@@ -162,11 +164,7 @@ def _process_group(scaling: ScalingConfig) -> ProcessGroupConfig:
 @contextlib.contextmanager
 def _ray_prints_to(path: Path) -> Iterator[None]:
     """Ray prints the end of every worker to stdout, where the job's answer belongs."""
-    with (
-        appending(path) as local,
-        local.open("a", buffering=1) as stream,
-        contextlib.redirect_stdout(stream),
-    ):
+    with appending(path) as local, local.open("a", buffering=1) as stream, stdout_to(stream):
         yield
 
 
@@ -175,14 +173,11 @@ def _patient_health_checks(stall_minutes: float) -> Iterator[None]:
     """Let Ray Train give up a worker that does not answer (alone in its group nobody watches it) after our own watch
     has had its time; a user's own setting stays.
     """
-    if not stall_minutes or _HEALTH_VARIABLE in os.environ:
+    if not stall_minutes:
         yield
         return
-    os.environ[_HEALTH_VARIABLE] = str(int(90 * stall_minutes) + 30)
-    try:
+    with variable(_HEALTH_VARIABLE, str(int(90 * stall_minutes) + 30)):
         yield
-    finally:
-        del os.environ[_HEALTH_VARIABLE]
 
 
 def _worker_resources(config: TokenizerRun | GeneratorRun) -> dict[str, float]:
@@ -190,7 +185,7 @@ def _worker_resources(config: TokenizerRun | GeneratorRun) -> dict[str, float]:
     return resources | ({"GPU": 1.0} if config.scaling.use_gpu else {})
 
 
-def _all_resources(config: TokenizerRun | GeneratorRun) -> dict[str, float]:
-    """Of all workers together, the most that there may be."""
+def all_resources(config: TokenizerRun | GeneratorRun) -> dict[str, float]:
+    """Logical resources of all workers of a training together, the most that there may be."""
     workers = config.scaling.worker_range[1]
     return {name: amount * workers for name, amount in _worker_resources(config).items()}

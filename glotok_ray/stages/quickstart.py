@@ -3,8 +3,11 @@
 Finished stages are recognised by their manifests. Read next: glotok_ray/recipes/quickstart.py
 """
 
+import functools
 import logging
-from collections.abc import Callable, Mapping
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,7 @@ from glotok_ray.config.quickstart import QuickstartRun
 from glotok_ray.console import CONSOLE, NOTE
 from glotok_ray.data.listing import SPLITS
 from glotok_ray.data.records import read_dataset
-from glotok_ray.recipes.quickstart import EXPECTED_SECONDS, STAGES, chain
+from glotok_ray.recipes.quickstart import EXPECTED_SECONDS, SIDE_BY_SIDE, STAGES, chain
 from glotok_ray.report.inputs import collect, read_metrics
 from glotok_ray.report.page import write_report
 from glotok_ray.stage_progress import StageLines
@@ -60,8 +63,8 @@ def stages(quickstart: QuickstartRun) -> list[Stage]:
         "twin": train_tokenizer.run,
         "codes": encode_images.run,
         "generator": train_generator.run,
-        "samples": sample_images.run,
         "far": train_generator.run,
+        "samples": sample_images.run,
         "far_samples": sample_images.run,
         "evaluation": evaluate_images.run,
         "far_evaluation": evaluate_images.run,
@@ -110,7 +113,8 @@ def _lines(quickstart: QuickstartRun, known: Mapping[str, float]) -> StageLines:
     expected = {**EXPECTED_SECONDS, **known}
     there = {stage.name for stage in stages(quickstart) if _finished_before(stage)}
     titles = STAGES | {_REPORT: "one page of all results"}
-    return StageLines(titles, {name: 0 if name in there else expected[name] for name in titles})
+    seconds = {name: 0 if name in there else expected[name] for name in titles}
+    return StageLines(titles, seconds, SIDE_BY_SIDE)
 
 
 def _known_seconds(root: Path) -> dict[str, float]:
@@ -129,13 +133,14 @@ def _run_stages(quickstart: QuickstartRun, lines: StageLines) -> list[dict[str, 
     root = to_path(quickstart.output_path)
     records = []
     adapted = quickstart
-    names = [stage.name for stage in stages(quickstart)]
-    for number, name in enumerate(names, start=1):
-        stage = next(item for item in stages(adapted) if item.name == name)
-        with lines.stage(name, is_there=_finished_before(stage)) as elapsed:
-            faults.boundary("stage", number)
-            records.append(_run_stage(f"stage {number}/{len(names) + 1} {name}", stage, elapsed))
-        if name == "data":
+    for names in _rows():
+        row = [stage for stage in stages(adapted) if stage.name in names]
+        there = [stage.name for stage in row if _finished_before(stage)]
+        with lines.stage(*names, there=there):
+            for name in names:
+                faults.boundary("stage", _number(name))
+            records += _run_row(row, lines)
+        if names == ("data",):
             train, validation = (read_dataset(root / "data" / split) for split in SPLITS)
             adapted, said = fit_to_data(quickstart, train, validation)
             if said:
@@ -144,10 +149,52 @@ def _run_stages(quickstart: QuickstartRun, lines: StageLines) -> list[dict[str, 
     return records
 
 
-def _run_stage(label: str, stage: Stage, elapsed: Callable[[], float]) -> dict[str, Any]:
+def _rows() -> list[tuple[str, ...]]:
+    """The names of all stages in order, those together that may run side by side."""
+    beside = {row[0]: row for row in SIDE_BY_SIDE}
+    others = {name for row in SIDE_BY_SIDE for name in row[1:]}
+    return [beside.get(name, (name,)) for name in STAGES if name not in others]
+
+
+def _run_row(row: Sequence[Stage], lines: StageLines) -> list[dict[str, Any]]:
+    """Run stages that need nothing of each other: side by side where the cluster has room for all."""
+    if sum(not _finished_before(stage) for stage in row) > 1 and _have_room(row):
+        from glotok_ray.on_ray.interruption import side_by_side
+
+        return side_by_side([functools.partial(_run_beside, stage, lines) for stage in row])
+    return [_run_stage(stage, lines) for stage in row]
+
+
+def _have_room(row: Sequence[Stage]) -> bool:
+    """Whether all of these trainings' workers find place at once, and a CPU is left that reads their data."""
+    if any(stage.settings.launcher == "local" for stage in row):
+        return False  # two in this process would draw from one stream of random numbers
+    # Here, not above: Ray takes seconds to import, and --dry-run needs this module without it.
+    from glotok_ray.on_ray import cluster, train
+
+    cluster.connect()
+    needed = Counter({"CPU": 1.0})
+    for stage in row:
+        needed.update(train.all_resources(stage.settings))
+    return cluster.has(needed)
+
+
+def _run_beside(stage: Stage, lines: StageLines) -> dict[str, Any]:
+    """As `_run_stage`; an error is told at once, as the stage beside may go on for minutes."""
+    try:
+        return _run_stage(stage, lines)
+    except Exception as error:
+        logger.warning("%s failed: %s; the stage beside it goes on to its end", stage.name, error)
+        raise
+
+
+def _run_stage(stage: Stage, lines: StageLines) -> dict[str, Any]:
+    label = f"stage {_number(stage.name)}/{len(STAGES) + 1} {stage.name}"
     had_manifest = _finished_before(stage)
+    began = time.monotonic()
     stage.run(stage.settings)
-    seconds = elapsed()
+    seconds = time.monotonic() - began
+    lines.end(stage.name)
     status = "recognised" if had_manifest else "made"
     logger.info("%s: %s in %.0f s: %s", label, status, seconds, stage.folder)
     timing = stage.folder.parent / f".{stage.name}.seconds"
@@ -162,6 +209,10 @@ def _run_stage(label: str, stage: Stage, elapsed: Callable[[], float]) -> dict[s
         "status": status,
         "folder": str(stage.folder),
     }
+
+
+def _number(name: str) -> int:
+    return 1 + list(STAGES).index(name)
 
 
 def _finished_before(stage: Stage) -> bool:

@@ -36,10 +36,11 @@ class FolderLostError(RuntimeError):
 
 
 _held: dict[Path, Mark] = {}
-_in_threads: set[Path] = set()
-"""What was claimed beside the main thread, such as by a trial of Ray Tune: no signal reaches those."""
+_claimants: dict[Path, int] = {}
+"""The thread that claimed each; no signal reaches one beside the main thread, such as a trial's of Ray Tune."""
 _lost: dict[Path, str] = {}
-_holdings = 0
+_holders: list[int] = []
+"""The threads that are inside of `holding`, as often as they are."""
 _terminated = False
 _lock = threading.RLock()
 _beats = False
@@ -51,15 +52,14 @@ _beats = False
 @contextlib.contextmanager
 def holding() -> Iterator[None]:
     """What is claimed inside is given back at the end, however that comes, SIGTERM included; also a decorator for what
-    a job runs.
+    a job runs. What another thread claims inside of a `holding` of its own is that one's to give back.
 
     Raises FolderLostError for whatever ends the work once another job has taken over one of its folders: the signal
     that a beat sends, or what the work meets in a folder that is not its own.
     """
-    global _holdings
-    before = set(_held)
+    before, thread = set(_held), threading.get_ident()
     with _lock:
-        _holdings += 1
+        _holders.append(thread)
     try:
         with _ending_in_order():
             yield
@@ -68,10 +68,12 @@ def holding() -> Iterator[None]:
         raise
     finally:
         for folder in set(_held) - before:
-            give_back(folder)
+            claimant = _claimants.get(folder)
+            if claimant == thread or claimant not in _holders:
+                give_back(folder)
         with _lock:
-            _holdings -= 1
-            if not _holdings:  # before, work that goes on would take a lost folder for a free one
+            _holders.remove(thread)
+            if not _holders:  # before, work that goes on would take a lost folder for a free one
                 _lost.clear()
 
 
@@ -130,8 +132,7 @@ def claim(folder: Path) -> Owner | None:
                 logger.warning("%s: taken over from %s, which is gone", folder, found.owner)
             with _lock:
                 _held[folder] = mark
-                if threading.current_thread() is not threading.main_thread():
-                    _in_threads.add(folder)
+                _claimants[folder] = threading.get_ident()
             return None
         time.sleep(_LOOK_S * int.from_bytes(os.urandom(1)) / 256)
     raise OSError(f"{folder / MARK}: cannot be written in {_TRIES} tries; look at the storage")
@@ -175,7 +176,7 @@ def move(folder: Path, place: Path) -> None:
 
 
 def _let_go(folder: Path) -> Mark | None:
-    _in_threads.discard(folder)
+    _claimants.pop(folder, None)
     return _held.pop(folder, None)
 
 
@@ -264,7 +265,7 @@ def _forget_parents() -> None:
     """A child that was forked holds nothing, and has no thread that beats."""
     global _beats, _lock
     _held.clear()
-    _in_threads.clear()
+    _claimants.clear()
     _lock = threading.RLock()
     _beats = False
 
@@ -292,7 +293,7 @@ def _beat(folder: Path, mark: Mark) -> None:
     with _lock:  # whoever finds that the folder is lost finds the signal on its way, too
         if _held.get(folder) != mark:
             return  # given back meanwhile
-        in_thread = folder in _in_threads
+        in_thread = _claimants.get(folder) != threading.main_thread().ident
         if _look(folder):
             marks.touch(folder, mark)
         elif folder in _lost and not in_thread and callable(signal.getsignal(signal.SIGTERM)):

@@ -163,6 +163,7 @@ def test_two_deepspeed_workers_equal_one_plain_process(finished, tmp_path):
     both = override(
         config.tokenizer,
         {
+            "scaling.num_workers": 2,
             "loss.entropy_weight": 0.0,
             "loss.adversarial_weight": 0.0,
             "optimizer.learning_rate": 1e-4,
@@ -191,6 +192,7 @@ def test_far_on_two_workers_under_zero_3_equals_one_plain_process_and_resumes(fi
         {
             "model.token_dropout": 0.0,
             "label_dropout": 0.0,
+            "scaling.num_workers": 2,
             "scaling.zero_stage": 3,
             "output_path": str(tmp_path),
             "name": "two",
