@@ -1,4 +1,4 @@
-"""Where a job speaks to its user: log lines, and on a terminal one line below them that is redrawn in place.
+"""Where a job speaks to its user: log lines, and on a terminal a line or some below them that are redrawn in place.
 
 What a job and the libraries in it print beside that may go to a file. Read next: glotok_ray/progress.py
 """
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
-_CLEAR = "\r\x1b[2K"
+_CLEAR, _UP = "\r\x1b[2K", "\x1b[1A"
 _COLUMNS = 80
 _OURS = ("glotok_ray", "jobs", "benchmarks", "__main__")
 _STDOUT, _STDERR = 1, 2
@@ -42,15 +42,16 @@ class Console:
         return (found or _COLUMNS) - 1
 
     def write(self, text: str) -> None:
-        """Write lines, above the one that is redrawn."""
+        """Write lines, above what is redrawn."""
         with self._lock:
-            self._put(f"{_CLEAR}{text}\n{self._shown}" if self._shown else f"{text}\n")
+            self._put(f"{self._clear()}{text}\n{self._shown}" if self._shown else f"{text}\n")
 
-    def redraw(self, line: str) -> None:
-        """Show `line` in the place of the one before; for terminals alone."""
+    def redraw(self, lines: str) -> None:
+        """Show `lines` in the place of those before, "" for none; for terminals alone."""
         with self._lock:
-            self._shown = line
-            self._put(f"{_CLEAR}{line}")
+            clear = self._clear()
+            self._shown = lines
+            self._put(f"{clear}{lines}")
 
     def keep(self, line: str = "") -> None:
         """End the line that is redrawn, as it is or as `line`; it stays."""
@@ -60,6 +61,10 @@ class Console:
             if self._shown:
                 self._put("\n")
             self._shown = ""
+
+    def _clear(self) -> str:
+        """What takes the shown lines away, from the end of the last one."""
+        return _CLEAR + (_UP + _CLEAR) * self._shown.count("\n")
 
     @contextlib.contextmanager
     def alone(self, log: Path) -> Iterator[None]:

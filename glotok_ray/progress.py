@@ -6,7 +6,6 @@ piece of a stage among several is shown in that stage's line. Read next: glotok_
 
 import logging
 import time
-from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from glotok_ray.console import CONSOLE
@@ -25,10 +24,8 @@ class Piece(NamedTuple):
     done: int
     total: int
     unit: str
-    per_s: float
-    """Of `counted` per second; 0 where it is not known yet."""
-    counted: str
-    """Units or images."""
+    rate: str
+    """Units or images per second, with the unit; empty where it is not known yet."""
     begun_at: int
     """What was done when this process took it up."""
     left_s: float | None
@@ -51,32 +48,6 @@ class Piece(NamedTuple):
     def count(self) -> str:
         """Done of total, with the unit."""
         return f"{self.done}/{self.total} {self.unit}"
-
-    @property
-    def rate(self) -> str:
-        """As it is shown; empty where it is not known yet."""
-        return per_second(self.per_s, self.counted) if self.per_s else ""
-
-
-def together(pieces: Sequence[Piece]) -> Piece:
-    """Pieces of work side by side, of one unit, as one without a name; its rest is the longest of theirs."""
-    if len(pieces) == 1:
-        return pieces[0]
-    seen = max(piece.seen_s for piece in pieces)
-    left = [piece.left(seen) for piece in pieces]
-    known = [seconds for seconds in left if seconds is not None]
-    return Piece(
-        name="",
-        done=sum(piece.done for piece in pieces),
-        total=sum(piece.total for piece in pieces),
-        unit=pieces[0].unit,
-        # What has ended counts no more.
-        per_s=sum(piece.per_s for piece in pieces if piece.share < 1),
-        counted=pieces[0].counted,
-        begun_at=sum(piece.begun_at for piece in pieces),
-        left_s=max(known) if len(known) == len(left) else None,
-        seen_s=seen,
-    )
 
 
 class Whole(Protocol):
@@ -140,15 +111,14 @@ class ProgressLine:
     def _piece(self, done: int, now: float, facts: str) -> Piece:
         offset, elapsed = self._offset or 0, now - self._started
         fresh = done - offset
-        unit = "images" if self._images_per_unit else self._unit
-        rate, left = 0.0, 0.0 if done >= self._total else None
+        rate, left = "", 0.0 if done >= self._total else None
         if fresh > 0 and elapsed > 0:
+            unit = "images" if self._images_per_unit else self._unit
             speed = fresh / elapsed
-            rate = speed * (self._images_per_unit or 1)
+            shown = speed * (self._images_per_unit or 1)
+            rate = per_second(shown, unit)
             left = max(0, self._total - done) / speed
-        return Piece(
-            self._stage, done, self._total, self._unit, rate, unit, offset, left, now, facts
-        )
+        return Piece(self._stage, done, self._total, self._unit, rate, offset, left, now, facts)
 
 
 class _Present:

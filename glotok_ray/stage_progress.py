@@ -1,5 +1,4 @@
-"""The lines of several stages in a row: the present one redrawn in place, those before it kept with their times. What
-runs side by side shares a line while it runs.
+"""The lines of several stages: those of the present ones redrawn in place, those before kept with their times.
 
 The time left over all stages comes from an expectation of each, which is corrected by what the stages took so far.
 Read next: glotok_ray/stages/quickstart.py
@@ -9,10 +8,11 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from glotok_ray.console import CONSOLE
-from glotok_ray.progress import Piece, duration, lay_out, plain, set_whole, together
+from glotok_ray.progress import Piece, duration, lay_out, plain, set_whole
 
 logger = logging.getLogger(__name__)
 
@@ -26,10 +26,29 @@ _FIRST_SEEN = 0.1
 _TICK_S = 1.0
 
 
+@dataclass
+class Present:
+    """A stage that runs."""
+
+    began: float
+    """When, on the monotonic clock."""
+    thread: int
+    piece: Piece | None = None
+    """The newest piece of its work."""
+
+    @property
+    def is_resumed(self) -> bool:
+        """Whether much of its work had been done before."""
+        piece = self.piece
+        return piece is not None and piece.begun_at > _FIRST_SEEN * piece.total
+
+
 class TimeLeft:
     """Seconds that stages in a row still take, from the expected seconds of each, in order; 0 for one that is there."""
 
-    def __init__(self, expected: Mapping[str, float]) -> None:
+    def __init__(self, expected: Mapping[str, float], lanes: Sequence[Sequence[str]] = ()) -> None:
+        """`lanes` run side by side, each a row of stages."""
+        self.lanes = lanes
         self._open = dict(expected)
         self._prior = _PRIOR * sum(expected.values())
         self._expected = self._taken = 0.0
@@ -41,11 +60,10 @@ class TimeLeft:
             self._expected += expected
             self._taken += seconds
 
-    def stage(
-        self, name: str, elapsed: float, piece: Piece | None = None, now: float = 0.0
-    ) -> float:
-        """Seconds for the rest of a stage that began `elapsed` seconds ago."""
+    def stage(self, name: str, present: Present, now: float) -> float:
+        """Seconds for the rest of a stage that runs."""
         slowness = self._slowness(self._expected, self._taken)
+        elapsed, piece = now - present.began, present.piece
         rest = max(0.0, self._open[name] * slowness - elapsed)
         left = piece.left(now) if piece else None
         if piece is None or left is None:
@@ -57,13 +75,19 @@ class TimeLeft:
         trust = min(1.0, piece.share / _TRUSTED)
         return trust * left + (1 - trust) * rest
 
-    def all(self, name: str, elapsed: float, piece: Piece | None = None, now: float = 0.0) -> float:
-        """Seconds for the rest of the stage `name`, which runs, and for all that come after it."""
-        rest = self.stage(name, elapsed, piece, now)
-        known = piece.share if piece and piece.left(now) is not None else 0.0
-        expected = self._expected + known * self._open[name]
-        slowness = self._slowness(expected, self._taken + known * (elapsed + rest))
-        return rest + slowness * sum(value for key, value in self._open.items() if key != name)
+    def all(self, present: Mapping[str, Present], now: float) -> float:
+        """Seconds for the rest of the stages that run, and for all that come after them."""
+        rest = {name: self.stage(name, stage, now) for name, stage in present.items()}
+        expected, taken = self._expected, self._taken
+        for name, stage in present.items():
+            piece = stage.piece
+            known = piece.share if piece and piece.left(now) is not None else 0.0
+            expected += known * self._open[name]
+            taken += known * (now - stage.began + rest[name])
+        slowness = self._slowness(expected, taken)
+        left = {name: slowness * value for name, value in self._open.items()} | rest
+        lanes = [sum(left.pop(name, 0.0) for name in lane) for lane in self.lanes]
+        return sum(left.values()) + max(lanes, default=0.0)
 
     def _slowness(self, expected: float, taken: float) -> float:
         total = expected + self._prior
@@ -71,28 +95,17 @@ class TimeLeft:
 
 
 class StageLines:
-    """Shows stages in a row, each done inside `stage`, or several side by side; pieces of work report to it while the
-    block runs.
-    """
+    """Shows stages, each done inside `stage`, in whatever threads; pieces of work report to it while the block runs."""
 
     def __init__(
         self,
         titles: Mapping[str, str],
         expected: Mapping[str, float],
-        side_by_side: Sequence[tuple[str, ...]] = (),
+        lanes: Sequence[Sequence[str]] = (),
     ) -> None:
-        """`titles` and `expected` seconds of all stages, in order; those `side_by_side` follow each other there, and
-        take the longest one's time.
-        """
-        self._titles = dict(titles)
-        seconds = dict(expected)
-        for first, *others in side_by_side:
-            seconds[first] = max(seconds[first], *(seconds.pop(name) for name in others))
-        self._left = TimeLeft(seconds)
-        self._names: tuple[str, ...] = ()
-        self._started = 0.0
-        self._pieces: dict[str, Piece] = {}
-        self._ended: dict[str, float] = {}
+        """`titles` and `expected` seconds of all stages, in order; `lanes` of them run side by side."""
+        self._titles, self._left = dict(titles), TimeLeft(expected, lanes)
+        self._present: dict[str, Present] = {}
         self._lock, self._stopped = threading.RLock(), threading.Event()
 
     def __enter__(self) -> "StageLines":
@@ -104,104 +117,90 @@ class StageLines:
         self._stopped.set()
         set_whole(None)
 
-    @contextlib.contextmanager
-    def stage(self, *names: str, there: Collection[str] = ()) -> Iterator[Callable[[], float]]:
-        """The block is the stage of this name, or those of these names side by side; what is given tells the seconds
-        since it began.
+    def one_after_another(self) -> None:
+        """No lanes: every stage begins when the one before has ended."""
+        self._left.lanes = ()
 
-        The results of those that are `there` already will be recognised.
+    @contextlib.contextmanager
+    def stage(self, name: str, *, is_there: bool = False) -> Iterator[Callable[[], float]]:
+        """The block is the stage `name`; what is given tells the seconds since it began.
+
+        `is_there` says that its result is there already, and will be recognised.
         """
         with self._lock:
-            self._names, self._started = names, time.monotonic()
-            self._pieces, self._ended = {}, {}
-        began = self._elapsed
-        titles = "; ".join(self._titles[name] for name in names)
-        logger.info("stage %s: %s; all: about %s", self._head(), titles, self._all())
+            present = self._present[name] = Present(time.monotonic(), threading.get_ident())
+            head, left = self._head(name), self._all()
+        logger.info("stage %s: %s; all: about %s", head, self._titles[name], left)
         self._draw()
         try:
-            yield began
+            yield lambda: time.monotonic() - present.began
         except BaseException as error:
             word = "failed" if isinstance(error, Exception) else "stopped"
-            self._end(f"{word} after {duration(began())}", there)
+            self._end(name, f"{word} after {duration(time.monotonic() - present.began)}")
             raise
-        seconds = began()
-        self._end("", there)
+        seconds = time.monotonic() - present.began
+        found = "finished before: " if is_there else ""
         with self._lock:
-            counts = not there and not self._is_resumed()
-            self._left.finish(names[0], seconds, counts=counts)
-
-    def end(self, name: str) -> None:
-        """The stage `name` has ended well, others beside it perhaps not."""
-        with self._lock:
-            self._ended[name] = self._elapsed()
+            counts = not is_there and not present.is_resumed
+            self._left.finish(name, seconds, counts=counts)
+            self._end(name, f"{duration(seconds):>7}  {found}{self._titles[name]}")
 
     def show(self, piece: Piece) -> None:
-        """Show the piece in the present stage's line."""
+        """Show the piece in the line of its stage."""
         self._take(piece)
         self._draw()
 
     def describe(self, piece: Piece) -> str:
         """The piece as a log line."""
         with self._lock:
-            if not self._names:
+            name = self._take(piece)
+            if not name:
                 return plain(piece)
-            stage = self._take(piece)
-            return plain(piece, self._head(stage, piece), f"all {self._all()}")
+            return plain(piece, self._head(name), f"all {self._all()}")
 
     def _take(self, piece: Piece) -> str:
-        """Keep the newest piece of each stage; returns the stage that it belongs to."""
+        """Give the piece to its stage, whose name is returned: that of its name, or of its thread, or the first one."""
         with self._lock:
-            first = self._names[0] if self._names else ""
-            stage = piece.name if piece.name in self._names else first
-            self._pieces[stage] = piece
-            return stage
+            thread = threading.get_ident()
+            of_thread = [name for name, stage in self._present.items() if stage.thread == thread]
+            of_name = [piece.name] if piece.name in self._present else []
+            for name in (*of_name, *of_thread, *self._present):
+                self._present[name].piece = piece
+                return name
+            return ""
 
-    @property
-    def _piece(self) -> Piece | None:
-        return together(list(self._pieces.values())) if self._pieces else None
-
-    def _head(self, stage: str = "", piece: Piece | None = None) -> str:
-        """Of one of the present stages, or of all of them: "3/13 tokenizer", "3-4/13 tokenizer, twin"."""
-        names = (stage,) if stage else self._names
-        places = [list(self._titles).index(name) + 1 for name in names]
-        number = "-".join(str(place) for place in sorted({places[0], places[-1]}))
-        inner = f", {piece.name}" if piece and piece.name and piece.name not in names else ""
-        return f"{number}/{len(self._titles)} {', '.join(names)}{inner}"
-
-    def _is_resumed(self) -> bool:
-        piece = self._piece
-        return piece is not None and piece.begun_at > _FIRST_SEEN * piece.total
-
-    def _elapsed(self) -> float:
-        return time.monotonic() - self._started
+    def _head(self, name: str) -> str:
+        names = list(self._titles)
+        present = self._present.get(name)
+        piece = present.piece if present else None
+        inner = f", {piece.name}" if piece and piece.name != name else ""
+        return f"{names.index(name) + 1}/{len(names)} {name}{inner}"
 
     def _all(self) -> str:
-        elapsed, now = self._elapsed(), time.monotonic()
-        return duration(self._left.all(self._names[0], elapsed, self._piece, now))
+        return duration(self._left.all(self._present, time.monotonic()))
 
     def _draw(self) -> None:
         with self._lock:
-            if not (self._names and CONSOLE.is_terminal):
-                return
-            piece, now = self._piece, time.monotonic()
-            left = piece.left(now) if piece and piece.share < 1 else None
-            passed = f"{duration(self._elapsed())} so far"
-            own = passed if left is None else f"ETA {duration(left)}"
-            head = self._head("", piece)
-            CONSOLE.redraw(lay_out(head, piece, f"{own} · all {self._all()}", CONSOLE.columns))
+            if CONSOLE.is_terminal and self._present:
+                CONSOLE.redraw("\n".join(self._line(name) for name in self._present))
 
-    def _end(self, failure: str, there: Collection[str]) -> None:
-        """Keep a line of each of the present stages, with its time, or the failure of those that have not ended."""
+    def _line(self, name: str) -> str:
+        present, now = self._present[name], time.monotonic()
+        piece = present.piece
+        left = piece.left(now) if piece and piece.share < 1 else None
+        passed = f"{duration(now - present.began)} so far"
+        own = passed if left is None else f"ETA {duration(left)}"
+        times = f"{own} · all {self._all()}"
+        return lay_out(self._head(name), piece, times, CONSOLE.columns)
+
+    def _end(self, name: str, text: str) -> None:
+        """Keep a line of the stage, with `text` in it, above those that go on."""
         with self._lock:
             width = len(f"{len(self._titles)}/{len(self._titles)} ") + max(map(len, self._titles))
-            for name in self._names if CONSOLE.is_terminal else ():
-                found = "finished before: " if name in there else ""
-                seconds = self._ended.get(name, self._elapsed())
-                text = f"{duration(seconds):>7}  {found}{self._titles[name]}"
-                if failure and name not in self._ended:
-                    text = failure
-                CONSOLE.keep(f"{self._head(name):<{width}}  {text}"[: CONSOLE.columns])
-            self._names = ()
+            del self._present[name]
+            if CONSOLE.is_terminal:
+                CONSOLE.redraw("\n".join(self._line(other) for other in self._present))
+                CONSOLE.write(f"{self._head(name):<{width}}  {text}"[: CONSOLE.columns])
 
     def _tick(self) -> None:
         while not self._stopped.wait(_TICK_S):

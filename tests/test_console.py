@@ -83,6 +83,79 @@ def screen(sent: str) -> list[str]:
     return [re.sub(r"^\d\d:\d\d:\d\d ", "", line) for line in lines if line]
 
 
+def shown(sent: str) -> list[str]:
+    """The lines of a terminal, for text and the few control sequences that are used."""
+    lines, row = [""], 0
+    for part in re.findall(r"\n|\r|\x1b\[2K|\x1b\[1A|[^\n\r\x1b]+", sent):
+        if part == "\n":
+            row += 1
+            lines += [""] * (row == len(lines))
+        elif part == "\x1b[1A":
+            row -= 1
+        elif part == "\x1b[2K":
+            lines[row] = ""
+        elif part != "\r":
+            lines[row] += part
+    return lines
+
+
+TWO_LANES = """
+import logging, threading
+from glotok_ray.progress import ProgressLine
+from glotok_ray.stage_progress import StageLines
+from jobs.command_line import start_logging
+
+def work(name, done):
+    line = ProgressLine(name, 4)
+    line._shown = 0
+    line.update(done)
+
+start_logging()
+logging.getLogger("glotok_ray").setLevel(logging.WARNING)
+titles = {"first": "of one lane", "second": "of the other", "third": "behind the first"}
+begun, other_over, over = (threading.Event() for _ in range(3))
+with StageLines(titles, dict.fromkeys(titles, 60), [("first", "third"), ("second",)]) as lines:
+    def other():
+        with lines.stage("second"):
+            work("second", 1)
+            begun.set()
+            over.wait()
+            work("second", 2)
+        other_over.set()
+    threading.Thread(target=other).start()
+    with lines.stage("first"):
+        begun.wait()
+        work("first", 3)
+        logging.getLogger("glotok_ray.tests").warning("a warning")
+    with lines.stage("third"):
+        work("third", 2)
+        %s
+        over.set()
+        other_over.wait()
+"""
+
+
+def test_stages_side_by_side_have_a_line_each_below_those_that_have_ended() -> None:
+    begin = [sys.executable, "-c"]
+    code, sent = on_a_terminal([*begin, TWO_LANES % "import os; os._exit(0)"], TERM="xterm")
+    assert code == 0
+    ended = ["a warning", "1/3 first      0:00  of one lane"]
+    lines = [re.sub(r"^\d\d:\d\d:\d\d ", "", line) for line in shown(sent)]
+    assert [line[:40] for line in lines] == [
+        *ended,
+        "2/3 second  [#####...............]  1/4 ",
+        "3/3 third  [##########..........]  2/4 i",
+    ]
+    code, sent = on_a_terminal([*begin, TWO_LANES % "pass"], TERM="xterm")
+    lines = [re.sub(r"^\d\d:\d\d:\d\d ", "", line) for line in shown(sent)]
+    assert lines == [
+        *ended,
+        "2/3 second     0:00  of the other",
+        "3/3 third      0:00  behind the first",
+        "",
+    ]
+
+
 def test_a_terminal_keeps_one_line_per_stage_and_the_log_has_the_rest(tmp_path: Path) -> None:
     log = tmp_path / "log.txt"
     code, sent = on_a_terminal([sys.executable, "-c", JOB, str(log)], TERM="xterm")

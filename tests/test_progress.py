@@ -9,7 +9,7 @@ from glotok_ray import progress
 from glotok_ray.progress import Piece, ProgressLine, duration, lay_out, plain
 
 PIECE = Piece(
-    *("tokenizer", 212, 512, "steps", 41.0, "images", 10, 130.0, 5.0),
+    *("tokenizer", 212, 512, "steps", "41 images/s", 10, 130.0, 5.0),
     facts="loss 0.512  gradient 1.2  step 0.4 s",
 )
 

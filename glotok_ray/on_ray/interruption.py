@@ -25,8 +25,6 @@ Answer = TypeVar("Answer")
 _WATCH_S = 5.0
 _ABORT_S = 60.0
 _LOOK_S = 1.0
-_ending = threading.Event()
-"""Set while the trainings that `side_by_side` has in threads are to end."""
 
 
 class AbortedWithDriver(DataParallelTrainer):
@@ -72,21 +70,16 @@ class AbortedWithDriver(DataParallelTrainer):
 
 
 def wait_for(work: Callable[[], Answer], abort: Callable[[], None]) -> Answer:
-    """What `work` returns. In a thread, which no signal reaches, the wait looks for itself: it ends by `abort` and
-    FolderLostError when a folder of this process is lost, and by SystemExit where `side_by_side` ends.
+    """What `work` returns. In a thread, which no signal reaches, such as a trial's of Ray Tune, the wait looks for
+    itself, and ends by `abort` where `ownership.check_held` raises, such as for a folder that is lost.
     """
     if threading.current_thread() is threading.main_thread():
         return work()
     answer: Future[Answer] = Future()
     _in_thread("training", work, answer)
-    next_watch = time.monotonic() + _WATCH_S
     try:
-        while not wait([answer], timeout=min(_LOOK_S, _WATCH_S)).done:
-            if _ending.is_set():
-                raise SystemExit(1)
-            if time.monotonic() >= next_watch:
-                ownership.check_held()
-                next_watch = time.monotonic() + _WATCH_S
+        while not wait([answer], timeout=_WATCH_S).done:
+            ownership.check_held()
     except BaseException:
         abort()
         raise
@@ -96,7 +89,8 @@ def wait_for(work: Callable[[], Answer], abort: Callable[[], None]) -> Answer:
 def side_by_side(works: Sequence[Callable[[], Answer]]) -> list[Answer]:
     """What all of `works` return, of which the first runs in this thread, and each other one in a thread of its own.
 
-    When all have ended, the first error of those that failed is raised. Ctrl-C and SIGTERM end the trainings of all.
+    When all have ended, the first error of those that failed is raised. Ctrl-C and SIGTERM end all, where they look by
+    `ownership.check_held`.
     """
     first, *others = works
     answers: list[Future[Answer]] = [Future() for _ in works]
@@ -107,12 +101,10 @@ def side_by_side(works: Sequence[Callable[[], Answer]]) -> list[Answer]:
         _answer(first, answers[0])
         wait(answers)
     except (KeyboardInterrupt, SystemExit):
-        _ending.set()
-        for thread in threads:
-            thread.join(_ABORT_S + 2 * _WATCH_S)
+        with ownership.ending_other_threads():
+            for thread in threads:
+                thread.join(_ABORT_S + 2 * _WATCH_S)
         raise
-    finally:
-        _ending.clear()
     return [answer.result() for answer in answers]
 
 

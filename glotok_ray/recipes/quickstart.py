@@ -53,8 +53,8 @@ STAGES = {
     "twin": "the same tokenizer without the relation loss",
     "codes": "codes of the training images",
     "generator": "xAR generator",
-    "far": "FAR generator",
     "samples": "images drawn from xAR",
+    "far": "FAR generator",
     "far_samples": "images drawn from FAR",
     "evaluation": "metrics of reconstructions, xAR's samples and baselines",
     "far_evaluation": "metrics of FAR's samples",
@@ -62,8 +62,14 @@ STAGES = {
 }
 """The stages before the report, in order, by the section of their settings, which also names their folder."""
 
-SIDE_BY_SIDE = (("tokenizer", "twin"), ("generator", "far"))
-"""Trainings that need nothing of each other, which run at the same time where the cluster has room for both."""
+LANES = (
+    ("tokenizer", "codes", "generator", "samples", "evaluation"),
+    ("twin", "twin_evaluation", "far", "far_samples", "far_evaluation"),
+)
+"""The stages behind the teacher in two rows that run side by side where the cluster has room for both."""
+
+NEEDED = {"far": "codes"}
+"""What a stage waits for that is not in its own lane."""
 
 EXPECTED_SECONDS = {
     "data": 15,

@@ -5,7 +5,7 @@ Finished stages are recognised by their manifests. Read next: glotok_ray/recipes
 
 import functools
 import logging
-import time
+import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from glotok_ray.config.quickstart import QuickstartRun
 from glotok_ray.console import CONSOLE, NOTE
 from glotok_ray.data.listing import SPLITS
 from glotok_ray.data.records import read_dataset
-from glotok_ray.recipes.quickstart import EXPECTED_SECONDS, SIDE_BY_SIDE, STAGES, chain
+from glotok_ray.recipes.quickstart import EXPECTED_SECONDS, LANES, NEEDED, STAGES, chain
 from glotok_ray.report.inputs import collect, read_metrics
 from glotok_ray.report.page import write_report
 from glotok_ray.stage_progress import StageLines
@@ -40,6 +40,7 @@ logger = logging.getLogger(__name__)
 
 REPORT_FILE = "report.html"
 _REPORT = "report"
+_LOOK_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,8 @@ def stages(quickstart: QuickstartRun) -> list[Stage]:
         "twin": train_tokenizer.run,
         "codes": encode_images.run,
         "generator": train_generator.run,
-        "far": train_generator.run,
         "samples": sample_images.run,
+        "far": train_generator.run,
         "far_samples": sample_images.run,
         "evaluation": evaluate_images.run,
         "far_evaluation": evaluate_images.run,
@@ -114,7 +115,7 @@ def _lines(quickstart: QuickstartRun, known: Mapping[str, float]) -> StageLines:
     there = {stage.name for stage in stages(quickstart) if _finished_before(stage)}
     titles = STAGES | {_REPORT: "one page of all results"}
     seconds = {name: 0 if name in there else expected[name] for name in titles}
-    return StageLines(titles, seconds, SIDE_BY_SIDE)
+    return StageLines(titles, seconds, LANES)
 
 
 def _known_seconds(root: Path) -> dict[str, float]:
@@ -129,73 +130,91 @@ def _known_seconds(root: Path) -> dict[str, float]:
 
 
 def _run_stages(quickstart: QuickstartRun, lines: StageLines) -> list[dict[str, Any]]:
-    """Run all stages; those behind the data are fitted to what the data turned out to be."""
+    """Run all stages; those behind the data are fitted to what the data turned out to be. Returns a record of each."""
     root = to_path(quickstart.output_path)
-    records = []
-    adapted = quickstart
-    for names in _rows():
-        row = [stage for stage in stages(adapted) if stage.name in names]
-        there = [stage.name for stage in row if _finished_before(stage)]
-        with lines.stage(*names, there=there):
-            for name in names:
-                faults.boundary("stage", _number(name))
-            records += _run_row(row, lines)
-        if names == ("data",):
-            train, validation = (read_dataset(root / "data" / split) for split in SPLITS)
-            adapted, said = fit_to_data(quickstart, train, validation)
-            if said:
-                logger.info("%s", said, extra=NOTE)
-            artefact.write_json(root / "config.json", to_dict(adapted))
-    return records
+    data, *_ = stages(quickstart)
+    records = {data.name: _run_stage(data, lines)}
+    train, validation = (read_dataset(root / "data" / split) for split in SPLITS)
+    adapted, said = fit_to_data(quickstart, train, validation)
+    if said:
+        logger.info("%s", said, extra=NOTE)
+    artefact.write_json(root / "config.json", to_dict(adapted))
+    others = {stage.name: stage for stage in stages(adapted)[1:]}
+    if _have_room(adapted):
+        records |= _run_lanes(others, lines)
+    else:
+        lines.one_after_another()
+        records |= {name: _run_stage(stage, lines) for name, stage in others.items()}
+    return [records[name] for name in STAGES]
 
 
-def _rows() -> list[tuple[str, ...]]:
-    """The names of all stages in order, those together that may run side by side."""
-    beside = {row[0]: row for row in SIDE_BY_SIDE}
-    others = {name for row in SIDE_BY_SIDE for name in row[1:]}
-    return [beside.get(name, (name,)) for name in STAGES if name not in others]
-
-
-def _run_row(row: Sequence[Stage], lines: StageLines) -> list[dict[str, Any]]:
-    """Run stages that need nothing of each other: side by side where the cluster has room for all."""
-    if sum(not _finished_before(stage) for stage in row) > 1 and _have_room(row):
-        from glotok_ray.on_ray.interruption import side_by_side
-
-        return side_by_side([functools.partial(_run_beside, stage, lines) for stage in row])
-    return [_run_stage(stage, lines) for stage in row]
-
-
-def _have_room(row: Sequence[Stage]) -> bool:
-    """Whether all of these trainings' workers find place at once, and a CPU is left that reads their data."""
-    if any(stage.settings.launcher == "local" for stage in row):
+def _have_room(quickstart: QuickstartRun) -> bool:
+    """Whether there are two stages to run, and the cluster has room for the trainings of both lanes at once, and a CPU
+    more that reads their data.
+    """
+    if sum(not _finished_before(stage) for stage in stages(quickstart)) < 2:
+        return False
+    tokenizers = quickstart.tokenizer, quickstart.twin
+    generators = quickstart.generator, quickstart.far
+    if any(training.launcher == "local" for training in (*tokenizers, *generators)):
         return False  # two in this process would draw from one stream of random numbers
     # Here, not above: Ray takes seconds to import, and --dry-run needs this module without it.
     from glotok_ray.on_ray import cluster, train
 
     cluster.connect()
-    needed = Counter({"CPU": 1.0})
-    for stage in row:
-        needed.update(train.all_resources(stage.settings))
-    return cluster.has(needed)
+    for both in (tokenizers, generators):
+        needed = Counter({"CPU": 1.0})
+        for training in both:
+            needed.update(train.all_resources(training))
+        if not cluster.has(needed):
+            return False
+    return True
 
 
-def _run_beside(stage: Stage, lines: StageLines) -> dict[str, Any]:
-    """As `_run_stage`; an error is told at once, as the stage beside may go on for minutes."""
-    try:
-        return _run_stage(stage, lines)
-    except Exception as error:
-        logger.warning("%s failed: %s; the stage beside it goes on to its end", stage.name, error)
-        raise
+def _run_lanes(others: Mapping[str, Stage], lines: StageLines) -> dict[str, dict[str, Any]]:
+    """Run the stages of all lanes side by side, behind those that are in no lane. Where a stage fails, those beside it
+    go on to their end, and no other begins.
+    """
+    from glotok_ray.on_ray.interruption import side_by_side
+
+    in_lanes = [name for lane in LANES for name in lane]
+    records = {
+        name: _run_stage(stage, lines) for name, stage in others.items() if name not in in_lanes
+    }
+    ended = {name: threading.Event() for name in in_lanes}
+    is_over = threading.Event()
+
+    def run_lane(lane: Sequence[str]) -> None:
+        try:
+            for name in lane:
+                needed = ended[NEEDED[name]] if name in NEEDED else None
+                while needed and not needed.wait(_LOOK_S) and not is_over.is_set():
+                    ownership.check_held()
+                if is_over.is_set():
+                    return
+                ownership.check_held()
+                records[name] = _run_stage(others[name], lines)
+                ended[name].set()
+        except Exception as error:
+            if not is_over.is_set():
+                logger.warning("%s; what runs beside it goes on to the end of its stage", error)
+            is_over.set()
+            raise
+
+    side_by_side([functools.partial(run_lane, lane) for lane in LANES])
+    return records
 
 
 def _run_stage(stage: Stage, lines: StageLines) -> dict[str, Any]:
-    label = f"stage {_number(stage.name)}/{len(STAGES) + 1} {stage.name}"
+    """Run or recognise one stage; returns its record."""
+    number = 1 + list(STAGES).index(stage.name)
     had_manifest = _finished_before(stage)
-    began = time.monotonic()
-    stage.run(stage.settings)
-    seconds = time.monotonic() - began
-    lines.end(stage.name)
+    with lines.stage(stage.name, is_there=had_manifest) as elapsed:
+        faults.boundary("stage", number)
+        stage.run(stage.settings)
+        seconds = elapsed()
     status = "recognised" if had_manifest else "made"
+    label = f"stage {number}/{len(STAGES) + 1} {stage.name}"
     logger.info("%s: %s in %.0f s: %s", label, status, seconds, stage.folder)
     timing = stage.folder.parent / f".{stage.name}.seconds"
     if not had_manifest:
@@ -209,10 +228,6 @@ def _run_stage(stage: Stage, lines: StageLines) -> dict[str, Any]:
         "status": status,
         "folder": str(stage.folder),
     }
-
-
-def _number(name: str) -> int:
-    return 1 + list(STAGES).index(name)
 
 
 def _finished_before(stage: Stage) -> bool:

@@ -41,6 +41,8 @@ _claimants: dict[Path, int] = {}
 _lost: dict[Path, str] = {}
 _holders: list[int] = []
 """The threads that are inside of `holding`, as often as they are."""
+_ending = threading.Event()
+"""Set while work in other threads than the main one is to end."""
 _terminated = False
 _lock = threading.RLock()
 _beats = False
@@ -102,6 +104,16 @@ def _end(number: int, frame: object) -> None:
     global _terminated
     _terminated = True
     sys.exit(128 + number)
+
+
+@contextlib.contextmanager
+def ending_other_threads() -> Iterator[None]:
+    """Inside of it `check_held` raises SystemExit in all threads but the main one, which signals do not reach."""
+    _ending.set()
+    try:
+        yield
+    finally:
+        _ending.clear()
 
 
 def was_terminated() -> bool:
@@ -212,7 +224,10 @@ def check_held(folder: Path | None = None) -> None:
 
     Drivers call it wherever they wait for the next piece of work, since a job that was paused goes on before its next
     beat. Raises OSError when the mark of `folder` cannot be read; without one, storage that is away is passed over.
+    Raises SystemExit in a thread that is to end (`ending_other_threads`).
     """
+    if _ending.is_set() and threading.current_thread() is not threading.main_thread():
+        raise SystemExit(1)
     folders = list(_held) if folder is None else [folder.absolute()]
     with _lock:
         for each in folders:

@@ -98,7 +98,7 @@ def test_all_works_end_before_the_first_error_comes_out():
     assert sorted(ended) == [0, 1, 2]
 
 
-def test_what_ends_the_process_ends_the_waits_of_all_works():
+def test_what_ends_the_process_ends_the_waits_of_all_works(monkeypatch):
     aborted, waiting = threading.Event(), threading.Event()
 
     def first():
@@ -109,6 +109,7 @@ def test_what_ends_the_process_ends_the_waits_of_all_works():
         waiting.set()
         interruption.wait_for(lambda: aborted.wait(30), aborted.set)
 
+    monkeypatch.setattr(interruption, "_WATCH_S", 0.2)
     with pytest.raises(KeyboardInterrupt):
         side_by_side([first, second])
     assert aborted.is_set()
