@@ -1,6 +1,6 @@
 """The stages of the quickstart: every job's own quickstart recipe, chained by folders."""
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from glotok_ray.config.overrides import override
 from glotok_ray.config.quickstart import QuickstartRun
@@ -16,7 +16,7 @@ from glotok_ray.recipes import (
 )
 from glotok_ray.storage.places import to_path
 
-Training = TypeVar("Training", TokenizerRun, XARRun, FARRun)
+Stage = TypeVar("Stage")
 
 
 def quickstart() -> QuickstartRun:
@@ -24,26 +24,27 @@ def quickstart() -> QuickstartRun:
     return QuickstartRun(
         data=shard_images.quickstart(),
         teacher=build_teacher.quickstart(),
-        tokenizer=_on_one_worker(train_tokenizer.quickstart()),
-        codes=encode_images.quickstart(),
-        generator=_on_one_worker(train_generator.quickstart()),
-        samples=sample_images.quickstart(),
-        far=_on_one_worker(train_generator.quickstart_far()),
-        far_samples=sample_images.quickstart_far(),
-        evaluation=evaluate_images.quickstart(),
-        far_evaluation=evaluate_images.quickstart_far(),
+        tokenizer=_on_one_core(train_tokenizer.quickstart()),
+        codes=_on_one_core(encode_images.quickstart()),
+        generator=_on_one_core(train_generator.quickstart()),
+        samples=_on_one_core(sample_images.quickstart()),
+        far=_on_one_core(train_generator.quickstart_far()),
+        far_samples=_on_one_core(sample_images.quickstart_far()),
+        evaluation=_on_one_core(evaluate_images.quickstart()),
+        far_evaluation=_on_one_core(evaluate_images.quickstart_far()),
     )
 
 
-def _on_one_worker(run: Training) -> Training:
-    """The training on a core of its own: two of them side by side take three quarters of the time of one after the
-    other, whose workers would wait for each other at every step.
+def _on_one_core(stage: Stage) -> Stage:
+    """The stage with one worker or actor, as two lanes of stages share two cores: two workers would wait for each other
+    at every step, and two processes of everything take twice the time to start.
     """
-    one = {
-        "scaling.num_workers": 1,
-        "schedule.micro_batch_size": run.schedule.global_batch_size,
-    }
-    return override(run, one)
+    if isinstance(stage, TokenizerRun | XARRun | FARRun):
+        batch = stage.schedule.global_batch_size
+        one: dict[str, Any] = {"scaling.num_workers": 1, "schedule.micro_batch_size": batch}
+    else:
+        one = {"pool.num_actors": 1}
+    return override(stage, one)
 
 
 STAGES = {

@@ -1,0 +1,113 @@
+"""The order of the quickstart's stages in lanes, with stages that do nothing but note their turn. Starts no Ray."""
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from glotok_ray.recipes.quickstart import LANES, STAGES
+from glotok_ray.stage_progress import StageLines
+from glotok_ray.stages import quickstart
+from glotok_ray.stages.quickstart import Stage
+from glotok_ray.storage import ownership
+
+
+class Noted:
+    """Stages below a folder, and what they noted: "+name" at the begin of each, "-name" at its end."""
+
+    def __init__(self, root: Path, **doing: Callable[[], Any]) -> None:
+        self._doing, self.notes = doing, list[str]()
+        self.stages = {
+            name: Stage(name, title, self._run, name, root / name)
+            for name, title in STAGES.items()
+            if name != "data"
+        }
+
+    def _run(self, name: str) -> dict[str, Any]:
+        self.notes.append(f"+{name}")
+        self._doing.get(name, lambda: None)()
+        self.notes.append(f"-{name}")
+        return {}
+
+    def run(self) -> dict[str, dict[str, Any]]:
+        with StageLines(STAGES, dict.fromkeys(STAGES, 1.0), LANES) as lines:
+            return quickstart._run_lanes(self.stages, lines)
+
+    def holds(self, *notes: str) -> bool:
+        """Whether these were noted in this order."""
+        places = [self.notes.index(note) for note in notes]
+        return places == sorted(places)
+
+
+def test_both_lanes_run_at_the_same_time_behind_the_teacher(tmp_path: Path) -> None:
+    both = threading.Barrier(2, timeout=20)
+    noted = Noted(tmp_path, tokenizer=both.wait, twin=both.wait)
+    records = noted.run()
+    assert set(records) == set(STAGES) - {"data"}
+    assert all(record["status"] == "made" for record in records.values())
+    assert noted.notes[:2] == ["+teacher", "-teacher"]
+    for lane in LANES:
+        assert noted.holds(*(f"{sign}{name}" for name in lane for sign in "+-"))
+    assert {(tmp_path / f".{name}.seconds").is_file() for name in noted.stages} == {True}
+
+
+def test_far_waits_for_the_codes_of_the_other_lane(tmp_path: Path) -> None:
+    noted = Noted(tmp_path, codes=lambda: time.sleep(1.5))
+    noted.run()
+    assert noted.holds("-twin_evaluation", "-codes", "+far")
+
+
+@pytest.mark.parametrize("failing", ["tokenizer", "codes"])
+def test_a_stage_that_fails_lets_the_one_beside_end_and_no_other_begin(
+    tmp_path: Path, failing: str, caplog: Any
+) -> None:
+    failed = threading.Event()
+
+    def fail() -> None:
+        assert begun.wait(20)
+        failed.set()
+        raise ValueError("the cause")
+
+    begun = threading.Event()
+
+    def beside() -> None:
+        begun.set()
+        assert failed.wait(20)
+        time.sleep(0.5)
+
+    noted = Noted(tmp_path, **{failing: fail, "twin": beside})
+    with pytest.raises(ValueError, match="the cause"):
+        noted.run()
+    assert "-twin" in noted.notes
+    assert {note for note in noted.notes if note.startswith("+")} == {
+        *("+teacher", "+tokenizer", "+twin", f"+{failing}")
+    }
+    assert (
+        caplog.messages.count("the cause; what runs beside it goes on to the end of its stage") == 1
+    )
+
+
+def test_what_ends_the_process_ends_the_other_lane_too(tmp_path: Path) -> None:
+    waits = threading.Event()
+
+    def stop() -> None:
+        assert waits.wait(20)
+        raise KeyboardInterrupt
+
+    def wait() -> None:
+        waits.set()
+        while True:
+            ownership.check_held()
+            time.sleep(0.1)
+
+    noted = Noted(tmp_path, tokenizer=stop, twin=wait)
+    with pytest.raises(KeyboardInterrupt):
+        noted.run()
+    assert noted.notes[-2:] == ["+tokenizer", "+twin"] or noted.notes[-2:] == [
+        "+twin",
+        "+tokenizer",
+    ]
+    assert not [thread for thread in threading.enumerate() if thread.name == "beside"]
