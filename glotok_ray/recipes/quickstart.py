@@ -27,17 +27,18 @@ def quickstart() -> QuickstartRun:
         tokenizer=_on_one_core(train_tokenizer.quickstart()),
         codes=_on_one_core(encode_images.quickstart()),
         generator=_on_one_core(train_generator.quickstart()),
-        samples=_on_one_core(sample_images.quickstart()),
+        samples=sample_images.quickstart(),
         far=_on_one_core(train_generator.quickstart_far()),
         far_samples=_on_one_core(sample_images.quickstart_far()),
-        evaluation=_on_one_core(evaluate_images.quickstart()),
+        evaluation=evaluate_images.quickstart(),
         far_evaluation=_on_one_core(evaluate_images.quickstart_far()),
     )
 
 
 def _on_one_core(stage: Stage) -> Stage:
     """The stage with one worker or actor, as two lanes of stages share two cores: two workers would wait for each other
-    at every step, and two processes of everything take twice the time to start.
+    at every step, and two processes of everything take twice the time to start. The last stages of the longer lane keep
+    two, since the other core is free by then.
     """
     if isinstance(stage, TokenizerRun | XARRun | FARRun):
         batch = stage.schedule.global_batch_size

@@ -52,10 +52,9 @@ def metrics(inputs: ReportInputs, _: ImageFormat) -> str:
 
 def _summary(inputs: ReportInputs) -> str:
     """One paragraph in plain sentences, from whatever the run has."""
-    seconds = sum(float(stage["seconds"]) for stage in inputs.stages)
     parts = ["A GloTok image tokenizer and generators on its codes, trained and measured"]
     if inputs.stages:
-        parts[0] += f" in {seconds / 60:.1f} minutes over {len(inputs.stages)} stages"
+        parts[0] += f" in {inputs.seconds / 60:.1f} minutes over {len(inputs.stages)} stages"
     parts[0] += "."
     source = Source(inputs.metrics)
     psnr, ssim = source.value("reconstruction_psnr"), source.value("reconstruction_ssim")

@@ -38,7 +38,9 @@ class ReportInputs:
 
     title: str = "GloTok run"
     stages: Sequence[Mapping[str, Any]] = ()
-    """One of {"stage", "seconds", "status", "folder", "summary"} per stage, in order."""
+    """One of {"stage", "seconds", "began_unix_s", "status", "folder", "summary"} per stage, in order; several may have
+    run at the same time.
+    """
     metrics: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """metrics.json: name -> {"label", "value", "protocol", "std", "chance"}; FAR's begin with far_, those of the
     tokenizer without the relation loss with twin_.
@@ -70,6 +72,20 @@ class ReportInputs:
     def shown_classes(self) -> list[int]:
         """Labels of the classes that have samples, in order, at most MOST_CLASSES."""
         return _shown_classes(self.samples, self.far_samples)
+
+    @property
+    def seconds(self) -> float:
+        """In which at least one stage ran; one that tells no begin counts for itself."""
+        total, end = 0.0, float("-inf")
+        for stage in sorted(self.stages, key=lambda stage: stage.get("began_unix_s", 0.0)):
+            seconds = float(stage["seconds"])
+            if "began_unix_s" not in stage:
+                total += seconds
+                continue
+            began = float(stage["began_unix_s"])
+            total += max(0.0, began + seconds - max(began, end))
+            end = max(end, began + seconds)
+        return total
 
 
 def collect(run_folder: Path) -> ReportInputs:

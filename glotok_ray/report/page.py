@@ -120,9 +120,8 @@ def _cards(inputs: ReportInputs) -> list[_Card]:
         meaning = "KL divergence of the codebook's cosines from the teacher's; lower is closer"
         cards.append(_Card(f"{inputs.relation['kl_final']:.3g}", meaning))
     if inputs.stages:
-        seconds = sum(float(stage["seconds"]) for stage in inputs.stages)
         meaning = f"for the {len(inputs.stages)} stages from images to these numbers"
-        cards.append(_Card(f"{seconds / 60:.1f} min", meaning))
+        cards.append(_Card(f"{inputs.seconds / 60:.1f} min", meaning))
     return cards
 
 

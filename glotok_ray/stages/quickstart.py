@@ -6,6 +6,7 @@ Finished stages are recognised by their manifests. Read next: glotok_ray/recipes
 import functools
 import logging
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -125,7 +126,7 @@ def _known_seconds(root: Path) -> dict[str, float]:
         for name in STAGES:
             timing = folder / f".{name}.seconds"
             if timing.is_file():
-                found[name] = float(timing.read_text())
+                found[name] = float(timing.read_text().split()[0])
     return found
 
 
@@ -209,6 +210,7 @@ def _run_stage(stage: Stage, lines: StageLines) -> dict[str, Any]:
     """Run or recognise one stage; returns its record."""
     number = 1 + list(STAGES).index(stage.name)
     had_manifest = _finished_before(stage)
+    began = time.time()
     with lines.stage(stage.name, is_there=had_manifest) as elapsed:
         faults.boundary("stage", number)
         stage.run(stage.settings)
@@ -218,13 +220,13 @@ def _run_stage(stage: Stage, lines: StageLines) -> dict[str, Any]:
     logger.info("%s: %s in %.0f s: %s", label, status, seconds, stage.folder)
     timing = stage.folder.parent / f".{stage.name}.seconds"
     if not had_manifest:
-        timing.write_text(f"{seconds:.1f}")
+        timing.write_text(f"{seconds:.1f} {began:.1f}")
     # A recognised stage reports the time that it took when it was made.
-    made_in = float(timing.read_text()) if timing.is_file() else seconds
+    times = map(float, timing.read_text().split()) if timing.is_file() else (seconds, began)
     return {
         "stage": stage.name,
         "summary": stage.title,
-        "seconds": made_in,
+        **dict(zip(("seconds", "began_unix_s"), times)),
         "status": status,
         "folder": str(stage.folder),
     }

@@ -3,6 +3,7 @@
 from typing import Any
 
 from glotok_ray.report.headlines import Headline, Source, headlines
+from glotok_ray.report.inputs import ReportInputs
 
 
 def entry(value: float | None, chance: float | None = None) -> dict[str, Any]:
@@ -78,3 +79,18 @@ def test_what_was_not_measured_or_is_undefined_has_no_line() -> None:
 def test_a_line_stands_without_what_it_could_be_compared_with() -> None:
     lines = headlines(Source({"far_samples_own_class": entry(0.5)}))
     assert [(line.values, line.beside) for line in lines] == [({"FAR": "50 %"}, "")]
+
+
+def test_stages_that_run_at_the_same_time_count_once() -> None:
+    def stage(seconds: float, began: float | None = None) -> dict[str, float]:
+        return {"seconds": seconds} | ({} if began is None else {"began_unix_s": began})
+
+    def whole(*stages: dict[str, float]) -> float:
+        return ReportInputs(stages=stages).seconds
+
+    assert whole() == 0
+    assert whole(stage(10, 100), stage(50, 110), stage(70, 110), stage(5, 180)) == 85
+    # A row that goes on after a night, out of order.
+    assert whole(stage(30, 9000), stage(20, 100), stage(40, 90)) == 70
+    # Of an older run.
+    assert whole(stage(10), stage(50), stage(20, 100)) == 80
