@@ -221,12 +221,12 @@ def _run_stage(stage: Stage, lines: StageLines) -> dict[str, Any]:
     timing = stage.folder.parent / f".{stage.name}.seconds"
     if not had_manifest:
         timing.write_text(f"{seconds:.1f} {began:.1f}")
-    # A recognised stage reports the time that it took when it was made.
+    # A recognised stage reports the times of when it was made; an older version wrote no begin.
     times = map(float, timing.read_text().split()) if timing.is_file() else (seconds, began)
     return {
         "stage": stage.name,
         "summary": stage.title,
-        **dict(zip(("seconds", "began_unix_s"), times)),
+        **dict(zip(("seconds", "began_unix_s"), times, strict=False)),
         "status": status,
         "folder": str(stage.folder),
     }
