@@ -132,13 +132,17 @@ class StageLines:
             head, left = self._head(name), self._all()
         logger.info("stage %s: %s; all: about %s", head, self._titles[name], left)
         self._draw()
+
+        def elapsed() -> float:
+            return time.monotonic() - present.began
+
         try:
-            yield lambda: time.monotonic() - present.began
+            yield elapsed
         except BaseException as error:
             word = "failed" if isinstance(error, Exception) else "stopped"
-            self._end(name, f"{word} after {duration(time.monotonic() - present.began)}")
+            self._end(name, f"{word} after {duration(elapsed())}")
             raise
-        seconds = time.monotonic() - present.began
+        seconds = elapsed()
         found = "finished before: " if is_there else ""
         with self._lock:
             counts = not is_there and not present.is_resumed

@@ -44,10 +44,8 @@ def stdout_to(stream: TextIO) -> Iterator[None]:
 def variable(name: str, value: str) -> Iterator[None]:
     """The environment's variable has the value, that of the first where several ask; one that is set already stays."""
     with _lock:
-        if name in os.environ and name not in _users:
-            is_ours = False
-        else:
-            is_ours = True
+        is_ours = name in _users or name not in os.environ
+        if is_ours:
             os.environ.setdefault(name, value)
             _users[name] = _users.get(name, 0) + 1
     try:
