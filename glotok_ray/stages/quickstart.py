@@ -124,10 +124,20 @@ def _known_seconds(root: Path) -> dict[str, float]:
     found: dict[str, float] = {}
     for folder in (root.with_name(f"{root.name}.previous"), root):
         for name in STAGES:
-            timing = folder / f".{name}.seconds"
-            if timing.is_file():
-                found[name] = float(timing.read_text().split()[0])
+            times = _times_of(folder / f".{name}.seconds")
+            if times:
+                found[name] = times[0]
     return found
+
+
+def _times_of(timing: Path) -> list[float]:
+    """Seconds that a stage took and, unless an older version wrote the file, when it began (unix time). Empty where no
+    such file tells: without it only the expected time is less sure.
+    """
+    try:
+        return [float(text) for text in timing.read_text().split()]
+    except (OSError, ValueError):
+        return []
 
 
 def _run_stages(quickstart: QuickstartRun, lines: StageLines) -> list[dict[str, Any]]:
@@ -220,9 +230,10 @@ def _run_stage(stage: Stage, lines: StageLines) -> dict[str, Any]:
     logger.info("%s: %s in %.0f s: %s", label, status, seconds, stage.folder)
     timing = stage.folder.parent / f".{stage.name}.seconds"
     if not had_manifest:
-        timing.write_text(f"{seconds:.1f} {began:.1f}")
-    # A recognised stage reports the times of when it was made; an older version wrote no begin.
-    times = map(float, timing.read_text().split()) if timing.is_file() else (seconds, began)
+        with artefact.replacing(timing) as temporary:
+            temporary.write_text(f"{seconds:.1f} {began:.1f}")
+    # A recognised stage reports the times of when it was made.
+    times = _times_of(timing) or (seconds, began)
     return {
         "stage": stage.name,
         "summary": stage.title,

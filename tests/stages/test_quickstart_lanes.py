@@ -111,3 +111,14 @@ def test_what_ends_the_process_ends_the_other_lane_too(tmp_path: Path) -> None:
         "+tokenizer",
     ]
     assert not [thread for thread in threading.enumerate() if thread.name == "beside"]
+
+
+def test_a_file_of_a_stages_time_that_tells_nothing_is_as_none(tmp_path: Path) -> None:
+    for name, text in {
+        "tokenizer": "250.0 1700000000.0",
+        "codes": "24",
+        "far": "",
+        "data": "?",
+    }.items():
+        (tmp_path / f".{name}.seconds").write_text(text)
+    assert quickstart._known_seconds(tmp_path) == {"tokenizer": 250, "codes": 24}
