@@ -20,6 +20,8 @@ from glotok_ray.teacher.clustering import FEWEST_POINTS_PER_CENTROID
 _CLUSTERS_OF_FEW, _VECTORS_OF_FEW = 64, 4
 _TOKENS_PER_CODE = 8
 _FEWEST_CODES = 16
+# Beyond so many epochs FAR knows its images by heart, and without dropout others are less likely to it than by chance.
+_EPOCHS_WITHOUT_DROPOUT, _DROPOUT = 20, 0.1
 # A run that whole epochs would make longer than this stops within the last one.
 _LONGEST = 1.1
 _SAMPLES_FACTOR = 2
@@ -124,7 +126,12 @@ def _xar(run: XARRun, size: DataSize) -> Iterator[Choice]:
 def _far(run: FARRun, size: DataSize) -> Iterator[Choice]:
     yield from _codebooks(run.model.codebooks, size.train * run.model.grid_size**2)
     yield Choice("model.num_classes", size.classes)
-    yield from _schedule(run, size.train)
+    schedule = list(_schedule(run, size.train))
+    yield from schedule
+    epochs = {choice.field: choice.value for choice in schedule}.get("schedule.epochs", 0)
+    if epochs > _EPOCHS_WITHOUT_DROPOUT:
+        dropout = max(run.model.dropout, _DROPOUT)
+        yield Choice("model.dropout", dropout, f"as each image is seen {epochs} times")
 
 
 def _codebooks(codebooks: Sequence[Any], tokens: int) -> Iterator[Choice]:

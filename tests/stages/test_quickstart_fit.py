@@ -105,6 +105,19 @@ def test_what_was_chosen_is_said_in_one_line_with_the_reasons() -> None:
     assert "num_train_images" not in said
 
 
+@pytest.mark.parametrize(
+    ("images", "own", "dropout"),
+    [(4100, 0.0, 0.0), (1025, 0.0, 0.0), (900, 0.0, 0.1), (300, 0.0, 0.1), (300, 0.3, 0.3)],
+)
+def test_far_has_dropout_where_it_sees_an_image_often(
+    images: int, own: float, dropout: float
+) -> None:
+    mine = override(RECIPE, {"far.model.dropout": own})
+    assert fit(mine, DataSize(images, 60, 10)).quickstart.far.model.dropout == dropout
+    was_said = "model.dropout 0.1 (as each image" in fit(mine, DataSize(300, 60, 10)).said
+    assert was_said == (own == 0)
+
+
 def test_settings_of_the_user_stay_where_they_fit() -> None:
     mine = override(
         RECIPE, {"tokenizer.schedule.stop_after_steps": 7, "teacher.kmeans.num_clusters": 5}
