@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any, TextIO
 
-_lock = threading.Lock()
+_lock = threading.RLock()
 _streams: list[TextIO] = []
 _before: list[Any] = []
 _users: dict[str, int] = {}
@@ -20,7 +20,10 @@ class _Newest:
     """In the place of stdout: the stream that was given last."""
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(_streams[-1], name)
+        # Whoever kept it, such as a log handler, may write when all have left.
+        with _lock:
+            stream = _streams[-1] if _streams else sys.stdout
+        return getattr(stream, name)
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ Stage = TypeVar("Stage")
 
 
 def quickstart() -> QuickstartRun:
-    """All stages on photographs that ship with the packages, 14 to 17 minutes on 2 cores."""
+    """All stages on photographs that ship with the packages, 11 to 15 minutes on 2 cores."""
     return QuickstartRun(
         data=shard_images.quickstart(),
         teacher=build_teacher.quickstart(),

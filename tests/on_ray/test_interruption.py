@@ -152,12 +152,14 @@ def test_what_several_change_of_the_process_is_undone_by_the_last(monkeypatch):
         stack.enter_context(process_wide.stdout_to(stream))
         stack.enter_context(process_wide.variable("GLOTOK_TEST", str(len(os.environ))))
     sys.stdout.write("both\n")
+    kept = sys.stdout
     value = os.environ["GLOTOK_TEST"]
     first.close()
     sys.stdout.write("second\n")
     assert os.environ["GLOTOK_TEST"] == value
     second.close()
     assert sys.stdout is before
+    assert kept.write == before.write
     assert "GLOTOK_TEST" not in os.environ
     assert [stream.getvalue() for stream in streams] == ["", "both\nsecond\n"]
     monkeypatch.setenv("GLOTOK_TEST", "a user's")
