@@ -2,7 +2,6 @@
 
 import dataclasses
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from glotok_ray.config.evaluation import EvaluateRun
 from glotok_ray.config.jobs import EncodeRun, FARSampleRun, ShardRun, TeacherRun, XARSampleRun
@@ -55,13 +54,14 @@ class QuickstartRun:
     @property
     def twin_evaluation(self) -> EvaluateRun:
         """The evaluation of the twin, of its reconstructions and codebooks alone."""
+        root = self.output_path.rstrip("/")  # as text: it may be an address of an object store
         return dataclasses.replace(
             self.evaluation,
-            tokenizer_path=str(Path(self.output_path) / "twin"),
+            tokenizer_path=f"{root}/twin",
             samples_path="",
             codes_path="",
             training_path="",
             generator_path="",
             reference_path="",
-            output_path=str(Path(self.output_path) / "twin_evaluation"),
+            output_path=f"{root}/twin_evaluation",
         )

@@ -208,7 +208,7 @@ def summary_of(images: MeasuredImages, name: str) -> FeatureSummary:
         found = read_statistics(folder, key)
     except ArtefactError as error:
         logger.warning("%s; it is computed again", str(error).split("; remove the file")[0])
-        statistics_path(folder, key).unlink()
+        statistics_path(folder, key).unlink(missing_ok=True)
         found = None
     if found is not None:
         return FeatureSummary(None, found[output])

@@ -7,13 +7,21 @@ import contextlib
 import logging
 import threading
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from typing import Any, TypeVar
 
 import ray
+from ray._common.constants import RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_ENV_VAR
 from ray.exceptions import RayError
+from ray.train.v2._internal.constants import (
+    DEFAULT_RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_VALUE,
+    get_env_vars_to_propagate,
+)
+from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from glotok_ray.on_ray import cluster
 from glotok_ray.storage import ownership
@@ -30,10 +38,12 @@ _LOOK_S = 1.0
 class AbortedWithDriver(DataParallelTrainer):
     """Ray Train's trainer, whose workers are ended before Ctrl-C or SIGTERM comes out of `fit`.
 
-    Ray's own handler of SIGINT exits with 0, as if all were done, and stays when `fit` has returned.
+    Ray's own handler of SIGINT exits with 0, as if all were done, and stays when `fit` has returned. In a thread beside
+    the main one there is none, and nothing in Ray that ends a training.
     """
 
     _controller: Any = None
+    _is_aborted = False
 
     def fit(self) -> Any:
         """As Ray's; KeyboardInterrupt and SystemExit are raised when the workers have been told to end, and killed."""
@@ -43,11 +53,25 @@ class AbortedWithDriver(DataParallelTrainer):
             self.abort()
             raise
 
-    def _register_sigint_handler(self, controller: Any) -> None:
-        self._controller = controller
+    def _initialize_and_run_controller(self, **settings: Any) -> Any:
+        """As Ray's, with the controller known to `abort` in every thread, and no handler of SIGINT."""
+        variables = {
+            RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_ENV_VAR: DEFAULT_RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_VALUE
+        } | get_env_vars_to_propagate()
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        actor: Any = ray.remote(TrainController)
+        actor = actor.options(
+            num_cpus=0, scheduling_strategy=here, runtime_env={"env_vars": variables}
+        )
+        self._controller = controller = actor.remote(**settings)
+        if self._is_aborted:  # by another thread, while there was no controller
+            ray.kill(controller)
+        ray.get(controller.run.remote())
+        return ray.get(controller.get_result.remote())
 
     def abort(self) -> None:
-        """Have the workers end, and kill them if they do not; nothing where none were started."""
+        """Have the workers end, and kill them if they do not, from whatever thread; what has not begun does not."""
+        self._is_aborted = True
         if self._controller is not None and self._outlives_abort(self._controller):
             with contextlib.suppress(RayError):
                 ray.kill(self._controller)
@@ -89,8 +113,8 @@ def wait_for(work: Callable[[], Answer], abort: Callable[[], None]) -> Answer:
 def side_by_side(works: Sequence[Callable[[], Answer]]) -> list[Answer]:
     """What all of `works` return, of which the first runs in this thread, and each other one in a thread of its own.
 
-    When all have ended, the first error of those that failed is raised. Ctrl-C and SIGTERM end all, where they look by
-    `ownership.check_held`.
+    When all have ended, the first error of those that failed is raised, with the others' as its notes. Ctrl-C and
+    SIGTERM end all, where they look by `ownership.check_held`.
     """
     first, *others = works
     answers: list[Future[Answer]] = [Future() for _ in works]
@@ -105,6 +129,9 @@ def side_by_side(works: Sequence[Callable[[], Answer]]) -> list[Answer]:
             for thread in threads:
                 thread.join(_ABORT_S + 2 * _WATCH_S)
         raise
+    errors = [error for answer in answers if (error := answer.exception()) is not None]
+    for error in errors[1:]:
+        errors[0].add_note("and beside it:\n" + "".join(traceback.format_exception(error)))
     return [answer.result() for answer in answers]
 
 

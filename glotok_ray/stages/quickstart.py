@@ -177,6 +177,9 @@ def _have_room(quickstart: QuickstartRun) -> bool:
         needed = Counter({"CPU": 1.0})
         for training in both:
             needed.update(train.all_resources(training))
+            beside = training.checkpoint_evaluation
+            if beside.every_steps:
+                needed.update({"CPU": beside.num_cpus, "GPU": float(beside.use_gpu)})
         if not cluster.has(needed):
             return False
     return True
@@ -207,9 +210,10 @@ def _run_lanes(others: Mapping[str, Stage], lines: StageLines) -> dict[str, dict
                 records[name] = _run_stage(others[name], lines)
                 ended[name].set()
         except Exception as error:
-            if not is_over.is_set():
-                logger.warning("%s; what runs beside it goes on to the end of its stage", error)
+            is_second = is_over.is_set()
             is_over.set()
+            rest = "" if is_second else "; what runs beside it goes on to the end of its stage"
+            logger.warning("%s%s", error, rest)
             raise
 
     side_by_side([functools.partial(run_lane, lane) for lane in LANES])

@@ -15,6 +15,7 @@ import logging
 import math
 import os
 import subprocess
+import threading
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -50,14 +51,14 @@ class ArtefactError(ValueError):
 def replacing(path: Path) -> Iterator[Path]:
     """A path beside `path` to write to; at the end it takes the place of `path`, so that readers never see half a file.
 
-    Of several processes that write the same file, the last one's stays. After an exception nothing of it is left.
+    Of several that write the same file at a time, the last one's stays. After an exception nothing of it is left.
     Of an object it is a local file, which is sent at the end; the store shows it whole or not at all.
     """
     if is_remote(path):
         with writing(path) as local:
             yield local
         return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
         yield temporary
     except BaseException:

@@ -9,6 +9,8 @@ from contextlib import ExitStack
 from functools import partial
 
 import pytest
+import ray
+import ray.train
 
 from glotok_ray.on_ray import interruption, process_wide
 from glotok_ray.on_ray.interruption import side_by_side
@@ -16,7 +18,7 @@ from glotok_ray.storage import begun, marks, ownership
 from glotok_ray.storage.ownership import FolderLostError
 
 
-def in_thread(work):
+def in_thread(work, timeout=20):
     """What `work` raised in a thread of its own."""
     raised = []
 
@@ -28,7 +30,7 @@ def in_thread(work):
 
     thread = threading.Thread(target=run)
     thread.start()
-    thread.join(timeout=20)
+    thread.join(timeout)
     assert not thread.is_alive()
     return raised
 
@@ -51,6 +53,55 @@ def test_a_wait_in_a_thread_ends_when_its_folder_is_lost(tmp_path, monkeypatch):
     assert isinstance(error, FolderLostError)
     assert marks.read_mark(tmp_path / "trial").token == "theirs"
     time.sleep(0.1)
+
+
+def test_a_training_in_a_thread_ends_with_its_workers(ray_cluster, tmp_path, monkeypatch):
+    monkeypatch.setattr(interruption, "_WATCH_S", 0.2)
+    alive, go_on = tmp_path / "alive", tmp_path / "go_on"
+
+    def loop():  # what Ray sends to its workers must not name this module
+        for _ in range(600):
+            alive.touch()
+            if go_on.exists():
+                return
+            time.sleep(0.1)
+
+    def trainer(name):
+        return interruption.AbortedWithDriver(
+            loop,
+            scaling_config=ray.train.ScalingConfig(num_workers=1),
+            run_config=ray.train.RunConfig(name=name, storage_path=str(tmp_path / "ray")),
+        )
+
+    @ownership.holding()
+    def work():
+        folder = begun.start_folder(tmp_path / "trial", fresh=False)
+        ended = trainer("ended")
+
+        def lose():
+            while not alive.exists():
+                time.sleep(0.05)
+            theirs = '{"token": "theirs", "fingerprint": "", "owner": null}'
+            (folder / ".begun.json").write_text(theirs)
+
+        threading.Thread(target=lose).start()
+        interruption.wait_for(ended.fit, ended.abort)
+
+    (error,) = in_thread(work, timeout=90)
+    assert isinstance(error, FolderLostError)
+    alive.unlink()
+    time.sleep(1)
+    assert not alive.exists()
+
+    too_early = trainer("early")
+    too_early.abort()
+    with pytest.raises(ray.exceptions.RayError):
+        too_early.fit()
+    assert not alive.exists()
+
+    go_on.touch()
+    assert trainer("whole").fit().error is None
+    assert in_thread(trainer("in a thread").fit, timeout=90) == []
 
 
 def not_called():
@@ -93,8 +144,11 @@ def test_all_works_end_before_the_first_error_comes_out():
         if number:
             raise ValueError(str(number))
 
-    with pytest.raises(ValueError, match="1"):
+    with pytest.raises(ValueError, match="1") as raised:
         side_by_side([partial(work, number) for number in (0, 1, 2)])
+    (note,) = raised.value.__notes__
+    assert note.startswith("and beside it:")
+    assert note.endswith("ValueError: 2\n")
     assert sorted(ended) == [0, 1, 2]
 
 

@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 
+from glotok_ray.config.overrides import override
+from glotok_ray.on_ray import cluster
+from glotok_ray.recipes import quickstart as recipes
 from glotok_ray.recipes.quickstart import LANES, STAGES
 from glotok_ray.stage_progress import StageLines
 from glotok_ray.stages import quickstart
@@ -88,6 +91,49 @@ def test_a_stage_that_fails_lets_the_one_beside_end_and_no_other_begin(
     assert (
         caplog.messages.count("the cause; what runs beside it goes on to the end of its stage") == 1
     )
+
+
+def test_both_causes_are_told_where_both_lanes_fail(tmp_path: Path, caplog: Any) -> None:
+    failed = threading.Event()
+
+    def fail() -> None:
+        failed.set()
+        raise ValueError("one cause")
+
+    def fail_later() -> None:
+        assert failed.wait(20)
+        time.sleep(0.3)
+        raise ValueError("another cause")
+
+    with pytest.raises(ValueError, match="one cause") as raised:
+        Noted(tmp_path, tokenizer=fail, twin=fail_later).run()
+    told = [message for message in caplog.messages if "cause" in message]
+    assert told == [
+        "one cause; what runs beside it goes on to the end of its stage",
+        "another cause",
+    ]
+    (note,) = raised.value.__notes__
+    assert "fail_later" in note
+
+
+def test_room_is_for_the_trainings_their_evaluators_and_what_reads(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    asked: list[dict[str, float]] = []
+    monkeypatch.setattr(cluster, "connect", lambda: None)
+    monkeypatch.setattr(cluster, "has", lambda needed: asked.append(dict(needed)) or True)
+    recipe = override(recipes.quickstart(), {"output_path": str(tmp_path)})
+    assert quickstart._have_room(recipes.chain(recipe))
+    assert asked == [{"CPU": 3.0}, {"CPU": 3.0}]
+    asked.clear()
+    evaluated = {
+        "tokenizer.checkpoint_evaluation.every_steps": 64,  # the twin's, too
+        "far.checkpoint_evaluation.every_steps": 64,
+        "far.checkpoint_evaluation.num_cpus": 1.5,
+        "far.checkpoint_evaluation.use_gpu": True,
+    }
+    assert quickstart._have_room(recipes.chain(override(recipe, evaluated)))
+    assert asked == [{"CPU": 5.0, "GPU": 0.0}, {"CPU": 4.5, "GPU": 1.0}]
 
 
 def test_what_ends_the_process_ends_the_other_lane_too(tmp_path: Path) -> None:

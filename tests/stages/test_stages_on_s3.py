@@ -27,6 +27,7 @@ from glotok_ray.stages import (
     sweep_tokenizer,
     tokenizer_trials,
 )
+from glotok_ray.stages import quickstart as whole_quickstart
 from glotok_ray.stages.quickstart import Stage, stages
 from glotok_ray.storage import artefact, node_cache, ownership
 from glotok_ray.storage.places import to_path
@@ -173,3 +174,29 @@ def test_a_chain_of_stages_gives_what_it_gives_on_a_local_disk(
         wrong += s3_sweep.differences(local, remote)
     assert wrong == []
     assert count > 30
+
+
+@pytest.mark.slow
+def test_the_whole_quickstart_and_its_page_lie_in_a_store(
+    in_this_process: None, tiny_quickstart: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setenv(node_cache.FOLDER_VARIABLE, str(tmp_path / "cache"))
+    with s3_server():
+        root = f"s3://{BUCKET}/quickstart"
+        changes = {**LOCAL, "far_samples.num_images": 10}
+        for section in ("tokenizer", "generator", "far"):
+            changes |= {f"{section}.{name}": value for name, value in TRAINING.items()}
+        config = override(tiny_quickstart(root), changes)
+        answer = whole_quickstart.run(config)
+        assert [record["status"] for record in answer["stages"]] == ["made"] * 12
+        assert answer["report"] == f"{root}/report.html"
+        assert "FAR" in (to_path(root) / "report.html").read_text()
+        assert answer["twin_relation"] is not None
+        again = whole_quickstart.run(config)
+        assert [record["status"] for record in again["stages"]] == ["recognised"] * 12
+        assert again["metrics"] == answer["metrics"]
+        # The times are those of when it was made.
+        times = ("stage", "seconds", "began_unix_s")
+        assert [[record[name] for name in times] for record in again["stages"]] == [
+            [pytest.approx(record[name], abs=0.1) for name in times] for record in answer["stages"]
+        ]

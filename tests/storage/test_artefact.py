@@ -6,6 +6,8 @@ import io
 import json
 import math
 import resource
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -225,3 +227,19 @@ def test_nan_is_written_into_no_json_and_into_lines_as_null_with_its_name(tmp_pa
         "not_finite": ["eval/psnr", "grad"],
     }
     assert whole == {"step": 2, "eval/psnr": 20.0}
+
+
+def test_threads_that_write_one_file_at_a_time_do_not_meet(tmp_path: Path) -> None:
+    both = threading.Barrier(2, timeout=10)
+
+    def write(text: str) -> None:
+        with artefact.replacing(tmp_path / "same") as temporary:
+            temporary.write_text(text)
+            both.wait()
+            assert temporary.read_text() == text
+            both.wait()
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(write, ("one", "two")))
+    assert (tmp_path / "same").read_text() in ("one", "two")
+    assert [item.name for item in tmp_path.iterdir()] == ["same"]
