@@ -35,6 +35,8 @@ class Present:
     thread: int
     piece: Piece | None = None
     """The newest piece of its work."""
+    is_measure: bool = True
+    """Whether its time tells something of the other stages'."""
 
     @property
     def is_resumed(self) -> bool:
@@ -81,7 +83,8 @@ class TimeLeft:
         expected, taken = self._expected, self._taken
         for name, stage in present.items():
             piece = stage.piece
-            known = piece.share if piece and piece.left(now) is not None else 0.0
+            has_rate = piece is not None and piece.left(now) is not None and stage.is_measure
+            known = piece.share if piece and has_rate else 0.0
             expected += known * self._open[name]
             taken += known * (now - stage.began + rest[name])
         slowness = self._slowness(expected, taken)
@@ -122,13 +125,17 @@ class StageLines:
         self._left.lanes = ()
 
     @contextlib.contextmanager
-    def stage(self, name: str, *, is_there: bool = False) -> Iterator[Callable[[], float]]:
+    def stage(
+        self, name: str, *, is_there: bool = False, is_measure: bool = True
+    ) -> Iterator[Callable[[], float]]:
         """The block is the stage `name`; what is given tells the seconds since it began.
 
-        `is_there` says that its result is there already, and will be recognised.
+        `is_there` says that its result is there already, and will be recognised; without `is_measure` what it takes
+        tells nothing of the others, such as that of data of any size.
         """
         with self._lock:
-            present = self._present[name] = Present(time.monotonic(), threading.get_ident())
+            present = Present(time.monotonic(), threading.get_ident(), is_measure=is_measure)
+            self._present[name] = present
             head, left = self._head(name), self._all()
         logger.info("stage %s: %s; all: about %s", head, self._titles[name], left)
         self._draw()
@@ -145,7 +152,7 @@ class StageLines:
         seconds = elapsed()
         found = "finished before: " if is_there else ""
         with self._lock:
-            counts = not is_there and not present.is_resumed
+            counts = is_measure and not is_there and not present.is_resumed
             self._left.finish(name, seconds, counts=counts)
             self._end(name, f"{duration(seconds):>7}  {found}{self._titles[name]}")
 

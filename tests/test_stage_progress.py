@@ -44,6 +44,23 @@ def test_a_stage_that_was_there_says_nothing_about_the_others() -> None:
     assert left.all(present("tokenizer", 0.0), 1000.0) == pytest.approx(210)
 
 
+def test_a_stage_of_any_size_says_nothing_about_the_others(caplog: Any) -> None:
+    left = TimeLeft(EXPECTED)
+    slow = Present(1000.0 - 400.0, 0, piece(0.5, 400.0), is_measure=False)
+    assert left.all({"data": slow}, 1000.0) == pytest.approx(400 + 210)
+    slow.is_measure = True
+    assert left.all({"data": slow}, 1000.0) > 400 + 1000
+    caplog.set_level(logging.INFO)
+    for is_measure, told in ((True, False), (False, True)):
+        caplog.clear()
+        with StageLines({"data": "d", "report": "r"}, {"data": 900, "report": 100}) as lines:
+            with lines.stage("data", is_measure=is_measure):
+                pass
+            with lines.stage("report"):
+                pass
+        assert ("all: about 1:40" in caplog.messages[-1]) == told
+
+
 def test_a_pieces_own_rate_counts_once_a_fifth_of_it_is_done() -> None:
     left = TimeLeft(EXPECTED)
     left.finish("data", 10.0)

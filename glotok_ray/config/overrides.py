@@ -141,8 +141,8 @@ def _check_address(name: str, value: str) -> None:
     if "@" in bucket:
         # Without the value: what stands before the sign is secret.
         raise ValueError(
-            f"{name}: an address holds no credentials; give them in the environment (AWS_ACCESS_KEY_ID and "
-            "AWS_SECRET_ACCESS_KEY) or in the store's own files"
+            f"{name}: an address holds no credentials and no account; give them in the environment (AWS_ACCESS_KEY_ID "
+            "and AWS_SECRET_ACCESS_KEY, AZURE_STORAGE_ACCOUNT_NAME) or in the store's own files"
         )
 
 

@@ -120,6 +120,10 @@ class ScheduleConfig:
     """Images per worker and forward pass, at most: a worker's share is cut into equal passes."""
     epochs: int = 150
     """Passes over the training set (paper section 4.1); the remainder that fills no batch is dropped."""
+    num_steps: int = field(default=0, metadata={ADDED_LATER: 0})
+    """Optimizer steps of the whole run, at most: it ends there, also within an epoch, and so do its schedules; 0 takes
+    those of `epochs`.
+    """
     log_every_steps: int = field(default=100, metadata=FREE)
     """Steps between lines of metrics.jsonl."""
     checkpoint_every_epochs: int = field(default=1, metadata=FREE)
@@ -145,6 +149,12 @@ class ScheduleConfig:
         counts = ("global_batch_size", "micro_batch_size", "epochs", "log_every_steps")
         require_positive("schedule", self, counts)
         require_positive("schedule", self, ("checkpoint_every_epochs", "checkpoints_to_keep"))
+        require(
+            self.num_steps >= 0,
+            "schedule.num_steps",
+            self.num_steps,
+            "must not be negative; 0 trains for schedule.epochs",
+        )
         require(
             self.profile_steps >= 0,
             "schedule.profile_steps",
@@ -201,6 +211,11 @@ class ScheduleConfig:
             f"exceeds the training set of {num_images} images; lower it",
         )
         return steps
+
+    def total_steps(self, steps_per_epoch: int) -> int:
+        """Optimizer steps of the whole run."""
+        steps = steps_per_epoch * self.epochs
+        return min(self.num_steps or steps, steps)
 
 
 def _divisors(number: int) -> list[int]:

@@ -76,9 +76,9 @@ def list_image_files(
     """List a tree; the class is the first-level folder, deeper folders belong to it.
 
     Keys begin with `key_prefix`. Hidden entries are skipped and links to folders are not followed. What storage does
-    not give is tried again for `minutes`. With `as_found` folders without images are no classes, and images beside no
-    class folders are one class of the tree's name. Raises ValueError, in the name of the config's `field`, and
-    StorageError.
+    not give is tried again for `minutes`. With `as_found` folders without images are no classes, and images beside the
+    class folders are a class of the tree's name where they are more than those within. Raises ValueError, in the name
+    of the config's `field`, and StorageError.
     """
     if not source.is_dir():
         raise ValueError(
@@ -91,12 +91,15 @@ def list_image_files(
     if folders or not (as_found and files):
         _check_classes(source, [folder.name for folder in folders], field)
     listing = _Listing(source, key_prefix, minutes)
-    tree = listing.tree(
-        {printable(folder.name): files_below(to_path(folder.path), minutes) for folder in folders},
-        files,
-    )
-    if as_found and not tree.images and files:
-        tree = listing.tree({printable(source.resolve().name): files}, [])
+
+    def classes() -> dict[str, Iterable[FolderEntry]]:
+        return {
+            printable(folder.name): files_below(to_path(folder.path), minutes) for folder in folders
+        }
+
+    tree = listing.tree(classes(), files)
+    if as_found and files:
+        tree = _with_loose(tree, files, classes, listing)
     if not tree.images:
         raise ValueError(
             f"{field} = {str(source)!r}: no images of a format that is read ({', '.join(FORMATS)}) in its "
@@ -173,6 +176,28 @@ class _ClassFiles(NamedTuple):
     images: list[ImageFile]
     left_out: list[OtherFile]
     stamps: bytes
+
+
+def _with_loose(
+    tree: Listing[ImageFile],
+    files: list[FolderEntry],
+    classes: Callable[[], dict[str, Iterable[FolderEntry]]],
+    listing: _Listing,
+) -> Listing[ImageFile]:
+    """The tree with its loose `files` as a class, where they hold more images than all class folders; else as it is."""
+    name = printable(listing.source.resolve().name)
+    loose = listing.tree({name: files}, [])
+    if len(loose.images) <= len(tree.images):
+        return tree
+    if not tree.images:
+        return loose
+    while name in tree.classes:
+        name += "_"
+    logger.warning(
+        "%d images beside the class folders, which hold %d, are a class of their own, %s",
+        *(len(loose.images), len(tree.images), name),
+    )
+    return listing.tree(dict(sorted({**classes(), name: files}.items())), [])
 
 
 def _without_empty_classes(tree: Listing[ImageFile]) -> Listing[ImageFile]:

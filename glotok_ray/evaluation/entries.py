@@ -20,7 +20,8 @@ def metric_entry(
     facts: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """One entry of metrics.json; a value that is not finite becomes null, which JSON can hold, and the protocol then
-    begins with what it was. A caller that passes None gives the reason in the protocol.
+    begins with what it was. A caller that passes None gives the reason in the protocol. A deviation that is not finite
+    is left out.
 
     `chance` is what a model that learned nothing would score; the protocol says how it is known. `facts` are those
     parts of the protocol that two values must share to be compared, as data.
@@ -33,7 +34,7 @@ def metric_entry(
         "value": value if finite else None,
         "protocol": protocol,
     }
-    if finite and deviation is not None:
+    if finite and deviation is not None and math.isfinite(deviation):
         entry["std"] = deviation
     if chance is not None:
         entry["chance"] = chance

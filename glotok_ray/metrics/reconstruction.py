@@ -57,8 +57,8 @@ class ScoreSum(NamedTuple):
 
     @property
     def standard_deviation(self) -> float:
-        """Population deviation over images with a finite score; NaN without any."""
-        if not self.count:
+        """Population deviation over images with a finite score; NaN below two, of which one tells no spread."""
+        if self.count < 2:
             return float("nan")
         return float(np.sqrt(max(self.total_squares / self.count - self.mean**2, 0.0)))
 

@@ -72,8 +72,9 @@ def headlines(source: Source) -> list[Headline]:
 
 
 def percent(share: float) -> str:
-    """A share in [0, 1] as a whole percentage."""
-    return f"{100 * share:.0f} %"
+    """A share in [0, 1] as a percentage: whole from 10 % on, of two digits below, so that a small one is not 0."""
+    per_cent = 100 * share
+    return f"{per_cent:.0f} %" if per_cent >= 9.95 else f"{per_cent:.2g} %"
 
 
 def _reconstruction(source: Source) -> Headline:
@@ -104,14 +105,21 @@ def _class_from_codes(source: Source) -> Headline:
     )
 
 
+def own_class(source: Source) -> tuple[dict[str, float], float | None]:
+    """Share of each generator's samples that look most like their own class, and the chance level; none of one class,
+    of which every sample is.
+    """
+    found = source.of_generators("samples_own_class")
+    chance = next(iter(source.chances("samples_own_class").values()), None)
+    return ({}, None) if chance is not None and chance >= 1 else (found, chance)
+
+
 def _own_class(source: Source) -> Headline:
-    name = "samples_own_class"
-    parts = []
-    if chances := source.chances(name):
-        parts.append(f"chance {percent(next(iter(chances.values())))}")
+    found, chance = own_class(source)
+    parts = [] if chance is None else [f"chance {percent(chance)}"]
     if (ceiling := source.value("validation_own_class")) is not None:
         parts.append(f"real crops {percent(ceiling)}")
-    values = {model: percent(value) for model, value in source.of_generators(name).items()}
+    values = {model: percent(value) for model, value in found.items()}
     return Headline(
         "Samples that look most like their own class", values, _sentence("; ".join(parts))
     )

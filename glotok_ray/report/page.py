@@ -6,7 +6,7 @@ All text from configs, logs and data is escaped. Read next: glotok_ray/report/in
 from pathlib import Path
 from typing import NamedTuple
 
-from glotok_ray.report.headlines import GENERATORS, Source, percent
+from glotok_ray.report.headlines import GENERATORS, Source, own_class, percent
 from glotok_ray.report.inputs import ReportInputs
 from glotok_ray.report.markup import ImageFormat, text
 from glotok_ray.report.picture import write_picture
@@ -107,9 +107,9 @@ def _cards(inputs: ReportInputs) -> list[_Card]:
         cards.append(
             _Card(f"{psnr:.1f} dB", "PSNR of crops that were never trained on, after decoding")
         )
-    if own := source.of_generators("samples_own_class"):
-        chances = list(source.chances("samples_own_class").values())
-        beside = f" (chance: {percent(chances[0])})" if chances else ""
+    own, chance = own_class(source)
+    if own:
+        beside = "" if chance is None else f" (chance: {percent(chance)})"
         shares = " \u00b7 ".join(percent(value) for value in own.values())
         meaning = f"of the samples of {' and '.join(own)} look most like their own class{beside}"
         cards.append(_Card(shares, meaning))

@@ -31,6 +31,8 @@ class _Measure(NamedTuple):
     """Its name in metrics.json."""
     logged: str = ""
     """Its name in metrics.jsonl, where it is measured in training alone."""
+    is_mean: bool = False
+    """Over crops: without a deviation there were too few to say which side is better."""
 
 
 class _Row(NamedTuple):
@@ -78,6 +80,7 @@ _MEASURES = (
         False,
         "{:.2f}",
         metric="reconstruction_psnr",
+        is_mean=True,
     ),
 )
 
@@ -165,7 +168,10 @@ def _better(row: _Row) -> bool | None:
     if row.with_loss is None or row.without_loss is None:
         return None
     difference = row.with_loss.mean - row.without_loss.mean
-    noise = sum(value.deviation or 0 for value in (row.with_loss, row.without_loss))
+    deviations = [value.deviation for value in (row.with_loss, row.without_loss)]
+    if row.measure.is_mean and None in deviations:
+        return None
+    noise = sum(value or 0 for value in deviations)
     return None if abs(difference) <= noise else (difference < 0) is row.measure.lower_is_better
 
 

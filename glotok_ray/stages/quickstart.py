@@ -20,6 +20,7 @@ from glotok_ray.console import CONSOLE, NOTE
 from glotok_ray.data.listing import SPLITS
 from glotok_ray.data.records import read_dataset
 from glotok_ray.recipes.quickstart import EXPECTED_SECONDS, LANES, NEEDED, STAGES, chain
+from glotok_ray.recipes.shard_images import quickstart as quickstart_data
 from glotok_ray.report.inputs import collect, read_metrics
 from glotok_ray.report.page import write_report
 from glotok_ray.stage_progress import StageLines
@@ -225,7 +226,8 @@ def _run_stage(stage: Stage, lines: StageLines) -> dict[str, Any]:
     number = 1 + list(STAGES).index(stage.name)
     had_manifest = _finished_before(stage)
     began = time.time()
-    with lines.stage(stage.name, is_there=had_manifest) as elapsed:
+    is_measure = stage.name != "data" or stage.settings.source == quickstart_data().source
+    with lines.stage(stage.name, is_there=had_manifest, is_measure=is_measure) as elapsed:
         faults.boundary("stage", number)
         stage.run(stage.settings)
         seconds = elapsed()

@@ -22,8 +22,6 @@ _TOKENS_PER_CODE = 8
 _FEWEST_CODES = 16
 # Beyond so many epochs FAR knows its images by heart, and without dropout others are less likely to it than by chance.
 _EPOCHS_WITHOUT_DROPOUT, _DROPOUT = 20, 0.1
-# A run that whole epochs would make longer than this stops within the last one.
-_LONGEST = 1.1
 _SAMPLES_FACTOR = 2
 _MOST_EVALUATED = 1200
 _MOST_COMPARED = 5000
@@ -150,7 +148,7 @@ def _schedule(run: TrainingRun, images: int) -> Iterator[Choice]:
         return
     workers = min(run.scaling.num_workers, images)
     batch = min(schedule.global_batch_size, images // workers * workers)
-    steps = schedule.steps_per_epoch(expected or images) * schedule.epochs
+    steps = schedule.total_steps(schedule.steps_per_epoch(expected or images))
     per_epoch = images // batch
     epochs = -(-steps // per_epoch)
     evaluations = max(1, schedule.epochs // schedule.checkpoint_every_epochs)
@@ -158,8 +156,8 @@ def _schedule(run: TrainingRun, images: int) -> Iterator[Choice]:
     yield Choice("schedule.global_batch_size", batch, "no more than the images")
     yield Choice("schedule.epochs", epochs, f"for {steps} steps as ever")
     yield Choice("schedule.checkpoint_every_epochs", -(-epochs // evaluations))
-    if epochs * per_epoch > _LONGEST * steps and not schedule.stop_after_steps:
-        yield Choice("schedule.stop_after_steps", steps, "within the last epoch")
+    # Within the last epoch, where it does not end just there: the learning rate falls until then.
+    yield Choice("schedule.num_steps", steps)
 
 
 def _samples(run: SampleRun, size: DataSize) -> Iterator[Choice]:

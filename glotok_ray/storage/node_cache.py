@@ -23,6 +23,7 @@ from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.storage.digests import sha256_of
 from glotok_ray.storage.object_streams import fetch
 from glotok_ray.storage.places import is_remote
+from glotok_ray.storage.stretches import numbered
 
 logger = logging.getLogger(__name__)
 
@@ -138,9 +139,13 @@ def cache_facts() -> dict[str, float]:
 def at_hand(path: Path) -> Path:
     """A local file with the content of `path`: itself, or of an object its copy in this node's cache.
 
-    The copy may be opened within a minute; what is open stays readable. Raises what `NodeCache.local` raises.
+    The copy may be opened within a minute; what is open stays readable. Raises what `NodeCache.local` raises, with the
+    numbers of errno, by which readers tell storage that is away from a file that is damaged.
     """
-    return NodeCache.of_this_node().local(path) if is_remote(path) else path
+    if not is_remote(path):
+        return path
+    with numbered():
+        return NodeCache.of_this_node().local(path)
 
 
 def _listed_digest(path: Path) -> str:
@@ -157,7 +162,8 @@ def _digests(folder: Path) -> dict[str, str]:
     path, key = folder / artefact.MANIFEST, str(folder)
     try:
         status = path.stat()
-    except FileNotFoundError:
+    # Whose key is for a prefix alone may not look above it.
+    except (FileNotFoundError, PermissionError):
         _known_digests.pop(key, None)
         return {}
     known = _known_digests.get(key)

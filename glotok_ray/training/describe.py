@@ -71,8 +71,8 @@ def _arithmetic(run: TokenizerRun | GeneratorRun, dataset: DatasetInfo | None) -
     return {
         "num_images": images,
         "steps_per_epoch": steps,
-        "total_steps": steps * schedule.epochs,
-        "samples_seen": steps * schedule.epochs * schedule.global_batch_size,
+        "total_steps": schedule.total_steps(steps),
+        "samples_seen": schedule.total_steps(steps) * schedule.global_batch_size,
         "global_batch_size": schedule.global_batch_size,
         "micro_batch_size": schedule.micro_batch(workers),
         "num_workers": workers,

@@ -64,7 +64,7 @@ class RunPlan:
     @property
     def total_steps(self) -> int:
         """Optimizer steps of the whole run."""
-        return self.steps_per_epoch * self.schedule.epochs
+        return self.schedule.total_steps(self.steps_per_epoch)
 
     @property
     def last_step(self) -> int:

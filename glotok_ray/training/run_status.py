@@ -174,6 +174,7 @@ def _total_steps(config: Mapping[str, Any], metrics: Mapping[str, Any]) -> int:
     else:
         per_epoch = images // batch if batch else 0
     total = per_epoch * epochs
+    total = min(schedule.get("num_steps") or total, total)
     return min(schedule.get("stop_after_steps") or total, total)
 
 

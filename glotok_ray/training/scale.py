@@ -102,7 +102,7 @@ def row_of(needs: Needs, asked: int, gpu: GPU) -> Row:
         "ingest": batch / capacity if capacity else 0.0,
     }
     step_s = max(max(seconds["gpu"], seconds["host"]) + seconds["network"], seconds["ingest"])
-    steps = run.schedule.steps_per_epoch(images) * run.schedule.epochs
+    steps = run.schedule.total_steps(run.schedule.steps_per_epoch(images))
     return Row(
         asked=asked,
         gpus=gpus,

@@ -1,13 +1,14 @@
 """Shards of images and of codes in an object store: written, read in each of the ways that jobs read them, verified."""
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from benchmarks.s3_server import BUCKET, s3_server
+from benchmarks.s3_server import BUCKET, S3Server, s3_server
 from glotok_ray.data.records import (
     Row,
     encode_png,
@@ -16,6 +17,7 @@ from glotok_ray.data.records import (
     write_dataset,
     write_shard,
 )
+from glotok_ray.data.shard_parts import read_images_of_part
 from glotok_ray.data.shard_reader import (
     read_chosen_rows,
     read_labels,
@@ -23,15 +25,16 @@ from glotok_ray.data.shard_reader import (
     read_shard_rows,
 )
 from glotok_ray.data.verification import manifest_folders, verify_folder
-from glotok_ray.storage import artefact, node_cache
+from glotok_ray.storage import artefact, node_cache, object_stores
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.storage.places import to_path
+from glotok_ray.storage.retries import StorageError
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _server() -> Iterator[None]:
-    with s3_server():
-        yield
+def server() -> Iterator[S3Server]:
+    with s3_server() as found:
+        yield found
 
 
 @pytest.fixture
@@ -89,3 +92,56 @@ def test_what_is_damaged_is_named(folder: Any, tmp_path: Path, monkeypatch: Any)
     monkeypatch.setenv(node_cache.FOLDER_VARIABLE, str(tmp_path / "another"))
     with pytest.raises(ArtefactError, match=r"part-0\.parquet: differs from its sha256"):
         read_shard(folder, shard, minutes=0)
+
+
+READERS: dict[str, Callable[[Any], Any]] = {
+    "training": lambda path: read_images_of_part(path, 6, np.arange(2), minutes=0.5),
+    "rows": lambda path: read_shard_rows(path, 0, 2, minutes=0.5),
+}
+
+
+@pytest.mark.parametrize("read", READERS.values(), ids=READERS)
+def test_a_store_that_is_away_or_refuses_is_waited_for_and_no_damage(
+    folder: Any, read: Callable[[Any], Any], server: S3Server, monkeypatch: Any
+) -> None:
+    part = folder / build(folder).file
+    client = object_stores.client("s3")
+    # Of the hundred seconds of a request's own, one.
+    monkeypatch.setattr(object_stores, "_LISTING_MINUTES", 1 / 60)
+    monkeypatch.setattr(client, "retries", 1)
+    server.stop()
+    threading.Timer(3.0, server.start).start()
+    assert len(read(part)) > 0
+
+    info, refusals = client.info, iter(range(2))
+
+    def refused(*arguments: Any, **named: Any) -> Any:
+        for _ in refusals:
+            raise PermissionError("The provided token has expired.")
+        return info(*arguments, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(client, "info", refused)
+        assert len(read(part)) > 0
+
+
+def test_a_shard_that_is_not_there_is_not_called_damaged(folder: Any) -> None:
+    build(folder)
+    with pytest.raises(StorageError, match=r"no\.parquet"):
+        read_shard_rows(folder / "no.parquet", 0, 2, minutes=0.01)
+
+
+def test_a_key_for_a_prefix_alone_reads_what_lies_right_below_it(
+    folder: Any, monkeypatch: Any
+) -> None:
+    part = folder / write_shard(folder / "part-0.parquet", rows()).file  # listed in no manifest
+    client, prefix = object_stores.client("s3"), f"{BUCKET}/{folder.parent.name}/train/"
+    info = client.info
+
+    def within(key: str, *arguments: Any, **named: Any) -> Any:
+        if not key.startswith(prefix):
+            raise PermissionError("Forbidden")
+        return info(key, *arguments, **named)
+
+    monkeypatch.setattr(client, "info", within)
+    assert read_shard_rows(part, 0, 2, minutes=0).num_rows == 2

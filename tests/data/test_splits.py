@@ -1,5 +1,6 @@
 """The split of a class-folder tree: a rule of seed and names, also for classes that have few images or none."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -108,3 +109,34 @@ def test_images_without_class_folders_are_one_class_where_they_are_taken_as_foun
     assert [len(splits[split]) for split in ("train", "validation")] == [2, 1]
     with pytest.raises(ValueError, match="no class folders"):
         list_image_files(tmp_path / "holidays" / "thumbnails", as_found=True)
+
+
+def test_loose_images_that_are_most_are_a_class_where_classes_are_taken_as_found(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = tree(tmp_path, photos=5) / "photos"
+    (source / "edited").mkdir()
+    for name, number in (("edited/0.png", 1), ("edited/1.png", 2), ("zoo/0.png", 3)):
+        (source / name).parent.mkdir(exist_ok=True)
+        (source / name).write_bytes((source / "00.png").read_bytes())
+        found = list_image_files(source, as_found=True)
+        assert found.classes == ("edited", "photos", "zoo")[: 2 + (number == 3)]
+        assert len(found.images) == 5 + number
+        assert {item.key for item in found.images if item.label == 1} == {
+            f"0{place}.png" for place in range(5)
+        }
+        assert f"5 images beside the class folders, which hold {number}, are" in caplog.text
+    assert [
+        len(part) for part in split_image_files(found, fraction=0.1, seed=0, as_found=True).values()
+    ] == [6, 2]
+    # Strictly, and where the folders hold as many, they are left out, as ever.
+    assert list_image_files(source).classes == ("edited", "zoo")
+    for place in range(2):
+        (source / "zoo" / f"1{place}.png").write_bytes((source / "00.png").read_bytes())
+    assert list_image_files(source, as_found=True).classes == ("edited", "zoo")
+    # A folder of the same name is another class.
+    for folder in ("edited", "zoo"):
+        shutil.rmtree(source / folder)
+    (source / "photos").mkdir()
+    (source / "photos" / "a.png").write_bytes((source / "00.png").read_bytes())
+    assert list_image_files(source, as_found=True).classes == ("photos", "photos_")

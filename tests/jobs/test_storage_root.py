@@ -103,7 +103,7 @@ def test_absolute_paths_stay_and_the_home_is_expanded(tmp_path: Path, monkeypatc
     [
         ("s3:/bucket/runs", "an address is written s3://BUCKET/PREFIX"),
         ("s3:///runs", "an address is written s3://BUCKET/PREFIX"),
-        ("s3://KEY:SECRET@bucket/runs", "an address holds no credentials; give them in the"),
+        ("s3://KEY:SECRET@bucket/runs", "an address holds no credentials and no account; give"),
         ("ftp://bucket/runs", "ftp:// is not supported; there is s3, gs, abfs"),
     ],
 )

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from skimage.metrics import structural_similarity
 
+from glotok_ray.evaluation.entries import metric_entry
 from glotok_ray.metrics.reconstruction import ScoreSum, psnr, ssim
 
 
@@ -33,6 +34,11 @@ def test_identical_images_are_counted_apart() -> None:
     assert (summed.count, summed.num_infinite) == (1, 2)
     assert summed.mean == pytest.approx(48.1308036, abs=1e-6)
     assert np.isnan(ScoreSum().mean)
+    # One score says nothing of a spread.
+    assert np.isnan(summed.standard_deviation)
+    entry = metric_entry("PSNR", summed.mean, "p", summed.standard_deviation)
+    assert entry["value"] == summed.mean
+    assert "std" not in entry
 
 
 def test_ssim_equals_scikit_image() -> None:

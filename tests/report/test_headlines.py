@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from glotok_ray.report.headlines import Headline, Source, headlines
+from glotok_ray.report.headlines import Headline, Source, headlines, own_class, percent
 from glotok_ray.report.inputs import ReportInputs
 
 
@@ -94,3 +94,15 @@ def test_stages_that_run_at_the_same_time_count_once() -> None:
     assert whole(stage(30, 9000), stage(20, 100), stage(40, 90)) == 70
     # Of an older run.
     assert whole(stage(10), stage(50), stage(20, 100)) == 80
+
+
+def test_small_shares_and_chances_are_no_zeros() -> None:
+    shares = (0.0, 1 / 700, 0.0043, 0.05, 0.0994, 0.0996, 0.1, 0.684, 1.0)
+    shown = ["0 %", "0.14 %", "0.43 %", "5 %", "9.9 %", "10 %", "10 %", "68 %", "100 %"]
+    assert [percent(share) for share in shares] == shown
+
+
+def test_of_one_class_nothing_is_said_of_the_samples_class() -> None:
+    metrics = {"samples_own_class": entry(1.0, 1.0), "far_samples_own_class": entry(1.0, 1.0)}
+    assert headlines(Source(metrics)) == []
+    assert own_class(Source(metrics)) == ({}, None)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from glotok_ray.report import relation_section
 from glotok_ray.report.inputs import collect
 from glotok_ray.report.page import MOST_BYTES, render, write_report
 from glotok_ray.report.sections import SECTIONS
@@ -195,3 +196,10 @@ def test_large_images_are_kept_no_larger_than_the_page_shows_them(tmp_path: Path
     images = np.random.default_rng(0).integers(0, 256, size=(2, 256, 256, 3), dtype=np.uint8)
     np.savez(tmp_path / "evaluation/reconstructions.npz", inputs=images, reconstructions=images)
     assert len(render(collect(tmp_path)).encode()) < 1_000_000
+
+
+@pytest.mark.parametrize(("deviation", "side"), [(0.2, True), (2.0, None), (None, None)])
+def test_of_one_crop_no_side_is_the_better_one(deviation: float | None, side: bool | None) -> None:
+    (psnr,) = (item for item in relation_section._MEASURES if item.metric == "reconstruction_psnr")
+    values = (relation_section._Value(mean, deviation) for mean in (23.0, 22.0))
+    assert relation_section._better(relation_section._Row(psnr, *values)) is side

@@ -10,6 +10,7 @@ from glotok_ray.recipes.quickstart import chain, quickstart
 from glotok_ray.stages.quickstart_fit import DataSize, fit
 from glotok_ray.stages.shard_images import ShardTask, write_task
 from glotok_ray.teacher import features
+from glotok_ray.training.schedule import learning_rate
 from tests.own_pictures import LONE, write_own_pictures
 
 TRAININGS = ("tokenizer", "twin", "generator", "far")
@@ -49,12 +50,12 @@ def test_trainings_fit_the_images(size: DataSize) -> None:
         assert schedule.global_batch_size <= min(size.train, recipe.schedule.global_batch_size)
         # Raises for batches that the workers cannot share.
         assert schedule.accumulation_steps(workers) >= 1
-        steps = schedule.steps_per_epoch(size.train) * schedule.epochs
-        wanted = recipe.schedule.epochs * recipe.schedule.steps_per_epoch(
+        total = schedule.total_steps(schedule.steps_per_epoch(size.train))
+        assert total == recipe.schedule.epochs * recipe.schedule.steps_per_epoch(
             recipe.data.num_train_images
         )
-        taken = min(steps, schedule.stop_after_steps or steps)
-        assert wanted <= taken <= 1.1 * wanted
+        # The learning rate falls as it does over the recipe's own data.
+        assert learning_rate(total - 1, total, run.optimizer) < 0.01 * run.optimizer.learning_rate
         assert schedule.epochs / schedule.checkpoint_every_epochs <= recipe.schedule.epochs
     assert fitted.generator.model.num_classes == fitted.far.model.num_classes == size.classes
     assert fitted.tokenizer.data.num_validation_images <= size.validation
@@ -91,7 +92,8 @@ def test_very_many_classes_and_images_are_bounded() -> None:
     assert fitted.evaluation.training_images == 5000
     schedule = RECIPE.generator.schedule
     steps = schedule.epochs * schedule.steps_per_epoch(RECIPE.generator.data.num_train_images)
-    assert fitted.generator.schedule.stop_after_steps == steps
+    assert fitted.generator.schedule.num_steps == steps
+    assert fitted.generator.schedule.stop_after_steps == 0
     assert "evaluation, far_evaluation: num_images 1200 (of 20000" in said
 
 

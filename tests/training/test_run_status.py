@@ -155,7 +155,10 @@ def test_stop_after_steps_and_unknown_numbers_of_images(run: Path) -> None:
     config["schedule"]["stop_after_steps"] = 2000
     write(run / "config.json", config)
     assert status_of(run, now=NOW).total_steps == 2000
-    config["schedule"]["stop_after_steps"] = 0
+    config["schedule"]["num_steps"] = 1500
+    write(run / "config.json", config)
+    assert status_of(run, now=NOW).total_steps == 1500
+    config["schedule"]["stop_after_steps"] = config["schedule"]["num_steps"] = 0
     config["data"]["num_train_images"] = 0
     write(run / "config.json", config)
     assert status_of(run, now=NOW).total_steps == 625 * 800

@@ -21,6 +21,7 @@ from glotok_ray.training.heartbeat import Heartbeat
 from glotok_ray.training.metrics_file import last_metrics
 from glotok_ray.training.plan import RunPlan
 from glotok_ray.training.preemption import NodeReclaimed
+from glotok_ray.training.schedule import learning_rate
 from glotok_ray.training.trainer import Trainer
 from glotok_ray.training.worker import LocalWorker
 
@@ -161,6 +162,24 @@ def test_a_run_that_dies_within_an_epoch_goes_on_from_its_last_steps(tmp_path, d
     # Lines of three steps' averages too: what a line has seen before the crash is in the checkpoint.
     assert metrics(tmp_path / "run", "train/total") == metrics(tmp_path / "whole", "train/total")
     assert metrics(tmp_path / "run", "eval/weight") == metrics(tmp_path / "whole", "eval/weight")
+
+
+def test_a_run_of_so_many_steps_ends_within_an_epoch_and_its_learning_rate_with_it(tmp_path):
+    seen, rates = [], []
+
+    def note(step):
+        note_steps(step, seen)
+        step.set_learning_rate = rates.append
+
+    fit(tmp_path / "run", num_steps=13, change=note)
+    assert seen == list(range(13))
+    assert checkpoints(tmp_path / "run") == [5, 10, 13]
+    assert [step for step, _ in metrics(tmp_path / "run", "eval/weight")] == [5, 10, 13]
+    optimizer = OptimizerConfig(learning_rate=0.05, schedule="warmup_cosine", warmup_fraction=0.25)
+    assert rates == [pytest.approx(learning_rate(step, 13, optimizer)) for step in range(13)]
+    seen.clear()
+    fit(tmp_path / "more", num_steps=99, change=lambda step: note_steps(step, seen))
+    assert seen == list(range(20))
 
 
 def note_steps(step, seen):

@@ -41,6 +41,8 @@ class Cloud:
     """URI below which all files of all jobs lie."""
     network: str
     """Where nodes are: AWS's subnet, Google's subnetwork, Azure's resource group."""
+    storage_account: str = ""
+    """Azure alone: the account of the storage root's container, which the address does not name."""
     security_group: str = ""
     """AWS alone: a group that lets nodes talk to each other, and SSH in from your network. Elsewhere nodes have no
     public address.

@@ -85,9 +85,11 @@ def _gpu_group(
 
 def _start(cloud: Cloud, command: str) -> str:
     """The command in the environment of every node: the token is asked for, and paths start at the storage root."""
+    # adlfs asks as nobody, and not by the node's identity, unless it is told.
+    account = f"AZURE_STORAGE_ACCOUNT_NAME={cloud.storage_account} AZURE_STORAGE_ANON=false "
     return (
         f"ulimit -n 65536; RAY_AUTH_MODE=token GLOTOK_STORAGE_ROOT={cloud.storage_root} "
-        f"RAY_enable_autoscaler_v2=1 {command}"
+        f"{account if cloud.storage_account else ''}RAY_enable_autoscaler_v2=1 {command}"
     )
 
 
