@@ -12,7 +12,6 @@ and compares what the feed's processes hold with what they held after 5,000.
 import argparse
 import subprocess
 import sys
-import threading
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -80,46 +79,59 @@ def plan_case() -> tuple[Any, None]:
     return run, None
 
 
+class Consumer:
+    """A worker that takes micro batches, one step after the other, as training does.
+
+    It is a process of its own, as there: a thread of this one could ask Ray for rows behind its shutdown, which ends
+    the process with 1.
+    """
+
+    def __init__(self, ingest: Any, feed: Feed, worker: int) -> None:
+        self._ingest, self._feed, self._worker, self._taken = ingest, feed, worker, 0
+
+    def run(self) -> None:
+        """Take all of them."""
+        stream = worker_batches(
+            self._ingest, self._feed, worker=self._worker, first_step=0, device=torch.device("cpu")
+        )
+        for _ in stream:
+            self._taken += 1
+
+    def taken(self) -> int:
+        """How many it has taken so far."""
+        return self._taken
+
+
 class Consumers:
-    """Workers that take micro batches in threads of this process, one step after the other, as training does."""
+    """All workers of a feed."""
 
     def __init__(self, feed: Feed, reader: SleepingReader) -> None:
         self._ingest = start_ingest(feed, reader, {})
-        self._feed, self.taken, self._stopped = feed, [0] * WORKERS, threading.Event()
-        self._threads = [
-            threading.Thread(target=self._take, args=(worker,), daemon=True)
-            for worker in range(WORKERS)
-        ]
-
-    def _take(self, worker: int) -> None:
-        stream = worker_batches(
-            self._ingest, self._feed, worker=worker, first_step=0, device=torch.device("cpu")
-        )
-        for _ in stream:
-            self.taken[worker] += 1
-            if self._stopped.is_set():
-                return
+        kind: Any = ray.remote(num_cpus=0)(Consumer)
+        # One thread to take, one to answer.
+        actor = kind.options(max_concurrency=2)
+        self._actors = [actor.remote(self._ingest, feed, worker) for worker in range(WORKERS)]
+        self._runs: list[Any] = []
 
     def start(self) -> None:
         """Let all of them begin."""
-        for thread in self._threads:
-            thread.start()
+        self._runs = [actor.run.remote() for actor in self._actors]
+
+    def taken(self) -> int:
+        """Micro batches that all have taken; raises what one failed with."""
+        ended, _ = ray.wait(self._runs, num_returns=len(self._runs), timeout=0)
+        ray.get(ended)
+        return sum(ray.get([actor.taken.remote() for actor in self._actors]))
 
     def wait_until(self, micro_batches: int) -> None:
         """Until all have taken so many in all; raises RuntimeError when none comes for two minutes."""
         last, since = -1, time.monotonic()
-        while sum(self.taken) < micro_batches:
-            if sum(self.taken) != last:
-                last, since = sum(self.taken), time.monotonic()
+        while (taken := self.taken()) < micro_batches:
+            if taken != last:
+                last, since = taken, time.monotonic()
             if time.monotonic() - since > 120:
                 raise RuntimeError(f"no micro batch for two minutes after {last}")
-            time.sleep(0.02)
-
-    def stop(self) -> None:
-        """Have all of them ended: one that asked Ray for rows behind its shutdown would end this process with 1."""
-        self._stopped.set()
-        for thread in self._threads:
-            thread.join(60)
+            time.sleep(0.05)
 
 
 def rate_case(tasks: int, sleep: float, seconds: float, most_units: int) -> dict[str, float]:
@@ -134,11 +146,10 @@ def rate_case(tasks: int, sleep: float, seconds: float, most_units: int) -> dict
     consumers.start()
     # Past the start of Ray's worker processes, which comes once per job.
     consumers.wait_until(3 * tasks * per_unit)
-    first, started = sum(consumers.taken), time.monotonic()
+    first, started = consumers.taken(), time.monotonic()
     time.sleep(seconds)
-    arrived = (sum(consumers.taken) - first) / per_unit
+    arrived = (consumers.taken() - first) / per_unit
     elapsed = time.monotonic() - started
-    consumers.stop()
     return {
         "units_of_the_run": units,
         "units_per_s": arrived / elapsed,
@@ -158,14 +169,15 @@ def memory_case(micro_batches: int, most_units: int) -> dict[str, float]:
     for count in (micro_batches // 10, micro_batches):
         consumers.wait_until(count)
         held[count] = _held_mib()
-    consumers.stop()
     (early, before), (late, after) = held.items()
     return {"early": early, "late": late, "mib_early": before, "mib_late": after}
 
 
 def _held_mib() -> float:
-    """Private memory of this process, of the feed's actors and of Ray's own servers; objects lie in shared memory."""
-    names = ("IngestActor", "SplitCoordinator", "gcs_server", "raylet")
+    """Private memory of this process, of the feed's and the workers' actors and of Ray's own servers; objects lie in
+    shared memory.
+    """
+    names = ("Consumer", "IngestActor", "SplitCoordinator", "gcs_server", "raylet")
     total = 0
     for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
         try:
@@ -185,7 +197,7 @@ def in_subprocess(arguments: list[str]) -> dict[str, float]:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"benchmark: a case failed:\n{done.stderr[-3000:]}")
-    words = done.stdout.split("CASE ", 1)[1].split()
+    words = done.stdout.split("CASE ", 1)[1].splitlines()[0].split()
     return dict(zip(words[::2], map(float, words[1::2]), strict=True))
 
 
@@ -199,9 +211,11 @@ def main() -> None:
             found = rate_case(int(numbers[0]), numbers[1], numbers[2], int(numbers[3]))
         else:
             found = memory_case(int(numbers[0]), int(numbers[1]))
-        sys.stdout.write("CASE " + " ".join(f"{name} {value}" for name, value in found.items()))
-        sys.stdout.flush()
+        # First, for what Ray still has to say would stand among the figures.
         ray.shutdown()
+        sys.stdout.write(
+            "\nCASE " + " ".join(f"{name} {value}" for name, value in found.items()) + "\n"
+        )
         return
     rows: list[list[str]] = []
     figures: dict[str, Any] = {}
