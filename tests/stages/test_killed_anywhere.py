@@ -143,6 +143,34 @@ def test_killed_at_every_boundary_a_stage_ends_as_if_undisturbed(
 
 
 @pytest.mark.ray
+def test_a_training_that_ends_within_an_epoch_is_killed_about_its_end(finished, tmp_path) -> None:
+    config, _ = finished
+    # Of five steps an epoch, two epochs.
+    settings = override(config.generator, {"schedule.num_steps": 8})
+    undisturbed = override(settings, {"output_path": str(tmp_path / "undisturbed")})
+    killed = override(settings, {"output_path": str(tmp_path / "killed")})
+    train_generator.run(undisturbed)
+    reference, folder = (Path(run.output_path) / run.name for run in (undisturbed, killed))
+    # Behind the last step a worker dies, and the driver before its manifest and behind it.
+    for fault in ("export:step=8,kill:manifest:step=0", ENDS[1]):
+        log = tmp_path / "drivers.log"
+        code = run_with_fault(train_generator.run, killed, f"kill:{fault}", log)
+        assert code == -9, f"{fault}: {log.read_text()[-3000:]}"
+    assert train_generator.run(killed)["step"] == 8
+    assert contents(folder) == contents(reference)
+
+    def steps(run: Path) -> list[tuple[int, float, float]]:
+        lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+        names = ("step", "train/flow_matching", "train/learning_rate")
+        return [tuple(line[name] for name in names) for line in lines if names[1] in line]
+
+    assert [step for step, *_ in steps(folder)] == list(range(1, 9))
+    assert steps(folder) == steps(reference)
+    rates = [rate for *_, rate in steps(folder)]
+    assert rates[-1] < 0.2 * max(rates)
+
+
+@pytest.mark.ray
 def test_a_quickstart_that_is_killed_between_stages_goes_on(finished, tmp_path) -> None:
     config, _ = finished
     log = tmp_path / "drivers.log"
