@@ -177,12 +177,17 @@ class AblationRun:
     """Names of the recipes' ROWS; empty takes all. Rows that an earlier run finished stay in the tables."""
     max_concurrent_rows: int = field(default=1, metadata=FREE)
     """Rows that are trained at once."""
+    row_restarts: int = field(default=2, metadata=FREE)
+    """Times that a row whose process died is started again; it goes on at its last checkpoint. An error of its own
+    settings is a row without metrics at once.
+    """
     retry_failed: bool = field(default=False, metadata=FREE)
     """Train again the rows that failed in an earlier run, which otherwise stay without metrics."""
 
     def __post_init__(self) -> None:
-        rows = self.max_concurrent_rows
+        rows, restarts = self.max_concurrent_rows, self.row_restarts
         require(rows >= 1, "max_concurrent_rows", rows, "must be at least 1")
+        require(restarts >= 0, "row_restarts", restarts, "must not be negative")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -214,6 +219,16 @@ class GeneratorAblationRun(AblationRun):
     """Sampling of every row; its generator_path and output_path are the row's."""
     evaluation: EvaluateRun = field(default_factory=EvaluateRun)
     """Evaluation of every row's samples; its samples_path and output_path are the row's."""
+
+    def __post_init__(self) -> None:
+        AblationRun.__post_init__(self)
+        generator = self.generator
+        require(
+            generator.launcher == "ray" or not generator.scaling.use_gpu,
+            "generator.launcher",
+            generator.launcher,
+            "must be ray on GPUs: the process of a row has none; pass --generator.launcher ray",
+        )
 
 
 AUTOMATIC = "auto"

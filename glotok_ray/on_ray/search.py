@@ -17,7 +17,6 @@ from ray.tune.search import Searcher
 from glotok_ray import faults
 from glotok_ray.config.sweeps import SweepRun
 from glotok_ray.on_ray import tune
-from glotok_ray.on_ray.failures import chain
 from glotok_ray.on_ray.stopping import NAME, TIME, StoppedTrials
 from glotok_ray.progress import ProgressLine
 from glotok_ray.storage.places import local_twin
@@ -38,24 +37,28 @@ def run_search(
     *,
     folder: Path,
     describe: Callable[[TrialRecord], str],
-    ends_all: Callable[[BaseException], bool],
+    ends_all: Callable[[BaseException], BaseException | None],
     keep_reason: Callable[[str, BaseException], str],
 ) -> None:
-    """Run all trials that have not ended yet, until each has; `files` tell what they are and receive how they end.
+    """Run all trials that have not ended yet, until as many have as the config says; `files` tell what they are and
+    receive how they end.
 
     `function(name)` runs in a trial's process and gives its evaluations, each after it is noted in `files`. A trial
     whose process dies is started again, `trial_restarts` times; then `keep_reason` notes why. Tune keeps its files in
-    `folder`. Raises what `ends_all` says is no trial's own error, KeyboardInterrupt when trials were interrupted, and
-    RuntimeError, before any trial, when the cluster cannot run them.
+    `folder`. Raises what `ends_all` finds in an error that is no trial's own, KeyboardInterrupt when trials were
+    interrupted, and RuntimeError, before any trial, when the cluster cannot run them.
     """
     records = files.records()
-    unfinished = [record for record in records if not record.status]
+    unfinished = [record.trial.name for record in records if not record.status]
     suggestions, stopping = Suggestions(config), StoppedTrials(config)
     suggestions.replay(records)
     stopping.replay(records)
-    missing = config.num_trials - len(records) + len(unfinished)
+    done = len(records) - len(unfinished)
+    missing = config.num_trials - done
     if missing <= 0:
         return
+    # More have begun where an earlier command wanted more; those stay as they are.
+    begun = unfinished[:missing]
     tune.connect()
 
     def trainable(space: dict[str, Any]) -> None:
@@ -66,10 +69,8 @@ def run_search(
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     # A trial that failed reports its reason, and no metric.
     os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"
-    shown = _Shown(config, files, describe, len(records) - len(unfinished))
-    asked = _Asked(
-        suggestions, files, [record.trial.name for record in unfinished], stopping, config
-    )
+    shown = _Shown(config, files, describe, done)
+    asked = _Asked(suggestions, files, begun, stopping, config)
     tuner = ray.tune.Tuner(
         ray.tune.with_resources(trainable, tune.driver_resources(config.tokenizer)),
         tune_config=ray.tune.TuneConfig(
@@ -89,7 +90,8 @@ def run_search(
     faults.boundary("unit", 0)
     results = tuner.fit()
     _note_errors([results[place] for place in range(len(results))], files, ends_all, keep_reason)
-    if any(not record.status for record in files.records()):
+    wanted = {*begun, *asked.names.values()}
+    if any(not record.status for record in files.records() if record.trial.name in wanted):
         # After Ctrl-C Ray Tune returns as if all were done.
         raise KeyboardInterrupt
 
@@ -97,15 +99,14 @@ def run_search(
 def _note_errors(
     results: Iterable[Any],
     files: TrialFiles,
-    ends_all: Callable[[BaseException], bool],
+    ends_all: Callable[[BaseException], BaseException | None],
     keep_reason: Callable[[str, BaseException], str],
 ) -> None:
     for result in results:
         if result.error is None:
             continue
-        for cause in chain(result.error):
-            if ends_all(cause):
-                raise cause
+        if found := ends_all(result.error):
+            raise found
         name = result.config[NAME]
         files.ended(name, "failed", keep_reason(name, result.error))
 
@@ -117,19 +118,20 @@ class _Asked(Searcher):
         self,
         suggestions: Suggestions,
         files: TrialFiles,
-        unfinished: list[str],
+        begun: Iterable[str],
         stopping: StoppedTrials,
         config: SweepRun,
     ) -> None:
         super().__init__(metric=config.judged_by, mode="max" if config.higher_is_better else "min")
-        self._suggestions, self._files, self._unfinished = suggestions, files, unfinished
+        self._suggestions, self._files, self._begun = suggestions, files, list(begun)
         self._stopping, self._last_step = stopping, config.max_steps
-        self._names: dict[str, str] = {}
+        self.names: dict[str, str] = {}
+        """Of trials, by the ids that Tune gave them."""
 
     def suggest(self, trial_id: str) -> Any:
         """Those that an earlier process had begun come first."""
-        if self._unfinished:
-            name = self._unfinished.pop(0)
+        if self._begun:
+            name = self._begun.pop(0)
         else:
             found = self._suggestions.ask()
             if found is None:
@@ -137,7 +139,7 @@ class _Asked(Searcher):
             trial, choices = found
             self._files.suggested(trial, choices)
             name = trial.name
-        self._names[trial_id] = name
+        self.names[trial_id] = name
         return {NAME: name}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -147,7 +149,7 @@ class _Asked(Searcher):
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         """Note the end, unless the trial was interrupted; that of a dead process is noted with its error later."""
-        name = self._names[trial_id]
+        name = self.names[trial_id]
         reports = self._files.reports(name)
         status, reason = self._end(name, reports, result or {})
         if error:

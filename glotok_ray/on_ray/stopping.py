@@ -4,6 +4,7 @@ The policy (ASHA, the median) knows trials by their names and not by Tune's ids,
 reported counts, and a trial that is taken up again is judged once per step. Read next: glotok_ray/on_ray/search.py
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -54,6 +55,7 @@ class StoppedTrials(FIFOScheduler):
         self._config, self._policy = config, policy_of(config)
         self._known: dict[str, Any] = {}
         self._answers: dict[tuple[str, int], str] = {}
+        self._gone_on: set[str] = set()
         self.stopped: set[str] = set()
         """Names of those that the policy ended before the last step."""
 
@@ -78,15 +80,23 @@ class StoppedTrials(FIFOScheduler):
     def _answer(self, name: str, report: Mapping[str, Any], step: int) -> str:
         if step >= self._config.max_steps and self._config.scheduler == "none":
             return TrialScheduler.CONTINUE
+        if name in self.stopped:
+            # In truth it went on: of reports at about one time the policy saw another first. It is asked no more.
+            self.stopped.discard(name)
+            self._gone_on.add(name)
+        if name in self._gone_on:
+            return TrialScheduler.CONTINUE
         trial: Any = self._known.get(name)
         if trial is None:
             trial = self._known[name] = _Known(name)
             self._policy.on_trial_add(_NO_CONTROLLER, trial)
         value = report.get(self._config.judged_by)
         # What was not measured, such as the PSNR of a broken image, is worse than all that was.
-        loss = float("inf") if value is None else float(value)
-        if value is not None and self._config.higher_is_better:
+        loss = math.nan if value is None else float(value)
+        if self._config.higher_is_better:
             loss = -loss
+        if math.isnan(loss):
+            loss = math.inf
         return self._policy.on_trial_result(_NO_CONTROLLER, trial, {STEP: step, _VALUE: loss})
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:

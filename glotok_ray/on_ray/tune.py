@@ -30,6 +30,15 @@ class TrialResult(NamedTuple):
     error: BaseException | None
 
 
+class TrialProcess(NamedTuple):
+    """The process of a trial."""
+
+    resources: Mapping[str, float]
+    """What it asks for (`driver_resources`)."""
+    restarts: int = 0
+    """Times that it is started again where it died, or raised."""
+
+
 HEAD_NODE = "node:__internal_head__"
 """A resource that Ray gives to the head of every cluster: on demand in all of ours, alive as long as the cluster."""
 _SHARE = 0.001
@@ -67,14 +76,14 @@ def run_trials(
     describe: Callable[[Mapping[str, Any]], str],
     shown_as: tuple[str, str] = ("sweep", "trials"),
     finished: Collection[str] = (),
-    resources: Mapping[str, float] | None = None,
+    process: TrialProcess | None = None,
 ) -> Iterator[TrialResult]:
     """Call `function(name)` for every name, each in a trial of its own; results in the order of the names.
 
     Ray Tune keeps its files in `folder`; `describe` puts a row into words for the progress line, which `shown_as`
-    names, with its unit. Those in `finished` were so before, and take no time. `resources` are those of a trial's
-    process (`driver_resources`). Raises KeyboardInterrupt when trials
-    were interrupted, and RuntimeError, before any trial, when the cluster cannot run them.
+    names, with its unit. Those in `finished` were so before, and take no time. `process` says where trials run. Raises
+    KeyboardInterrupt when trials were interrupted, and RuntimeError, before any trial, when the cluster cannot run
+    them.
     """
     connect()
 
@@ -83,15 +92,17 @@ def run_trials(
         ray.tune.report({"row": dict(function(space["trial"]))})
 
     stage, unit = shown_as
+    process = process or TrialProcess(driver_resources())
     line = ProgressLine(stage, len(names), unit, interval_s=0.0)
     tuner = ray.tune.Tuner(
-        ray.tune.with_resources(trainable, dict(resources or driver_resources())),
+        ray.tune.with_resources(trainable, dict(process.resources)),
         param_space={"trial": ray.tune.grid_search(list(names))},
         tune_config=ray.tune.TuneConfig(max_concurrent_trials=max_concurrent),
         run_config=ray.tune.RunConfig(
             name=TUNE_FOLDER,
             storage_path=str(local_twin(folder)),
             verbose=0,
+            failure_config=ray.tune.FailureConfig(max_failures=process.restarts),
             callbacks=[_ShownTrials(line, describe, set(finished))],
         ),
     )

@@ -14,7 +14,7 @@ import pandas
 
 from glotok_ray.config.overrides import with_absolute_paths
 from glotok_ray.config.sweeps import AblationRun, GeneratorAblationRun, TokenizerAblationRun
-from glotok_ray.on_ray.tune import TUNE_FOLDER
+from glotok_ray.on_ray.tune import TUNE_FOLDER, TrialProcess
 from glotok_ray.recipes.sweep_parts import chosen_rows
 from glotok_ray.report.markdown import failed_rows
 from glotok_ray.stages.failed_rows import FAILED, failed_of
@@ -42,6 +42,11 @@ class Rows(Protocol):
     @property
     def columns(self) -> tuple[str, ...]:
         """What is measured, the columns of results.csv."""
+        ...
+
+    @property
+    def resources(self) -> dict[str, float]:
+        """What the process of a row asks for."""
         ...
 
     def check_settings(self, rows: Sequence[str]) -> None:
@@ -110,6 +115,7 @@ def run(config: AblationRun, *, fresh: bool = False) -> dict[str, Any]:
         max_concurrent=config.max_concurrent_rows,
         shown=rows.shown,
         shown_as=(_KIND, "rows"),
+        process=TrialProcess(rows.resources, config.row_restarts),
     )
     return _write_results(output, rows, measured)
 

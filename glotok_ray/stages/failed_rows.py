@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from glotok_ray.on_ray.causes import innermost
 from glotok_ray.on_ray.failures import chain, reason_of
 from glotok_ray.storage import artefact
 from glotok_ray.storage.begun import FolderInUseError
@@ -19,8 +20,9 @@ logger = logging.getLogger(__name__)
 
 FAILED = "failed"
 """Of a row that failed: the reason, in one line."""
-NOT_THE_ROWS = (FolderInUseError, FolderLostError, StorageError)
-"""Nothing that a row's own settings bring about: the whole run stops."""
+_NOT_THE_ROWS = (FolderInUseError, FolderLostError, StorageError)
+# What files and stores raise that nobody was patient with. Other kinds say what a row asked for, such as no such file.
+_OF_STORAGE = (OSError, PermissionError)
 
 
 def attempt(path: Path, work: Callable[[], Mapping[str, Any]], *, retry: bool) -> dict[str, Any]:
@@ -36,14 +38,22 @@ def attempt(path: Path, work: Callable[[], Mapping[str, Any]], *, retry: bool) -
         return dict(work())
     # Any error of one row leaves the others as they are.
     except Exception as error:
-        if says_nothing_of_the_row(error):
+        if not_of_the_row(error):
             raise
         return {FAILED: keep_reason(path, error)}
 
 
-def says_nothing_of_the_row(error: BaseException) -> bool:
-    """Whether the error, or one of its causes, would have come to any row."""
-    return any(isinstance(cause, NOT_THE_ROWS) for cause in chain(error))
+def not_of_the_row(error: BaseException) -> BaseException | None:
+    """The error, or that one of its causes, that would have come to any row, so that the whole run stops: another job
+    works on a folder, or storage is away. None for an error of the row's own.
+    """
+    for cause in chain(error):
+        # Of what an actor raised the text alone may arrive.
+        for found in (cause, innermost(cause)):
+            if isinstance(found, _NOT_THE_ROWS):
+                return found
+    inner = innermost(error)
+    return inner if type(inner) in _OF_STORAGE else None
 
 
 def keep_reason(path: Path, error: BaseException) -> str:

@@ -55,6 +55,11 @@ class GeneratorRows:
         """The rows of `config`, whose paths are absolute; their parts lie in `folder`."""
         self._config, self._folder = config, folder
 
+    @property
+    def resources(self) -> dict[str, float]:
+        """Those of a process that waits: it must leave the CPUs to the actors that sample and measure for it."""
+        return tune.driver_resources()
+
     def parts(self, row: str) -> GeneratorParts:
         """Training, sampling and evaluation of one row, each in a folder of its own."""
         return sweep_parts.generator_row(self._config, self._folder, row)

@@ -8,12 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from glotok_ray.config.runs import TokenizerRun
 from glotok_ray.on_ray import tune
-from glotok_ray.on_ray.failures import chain
-from glotok_ray.on_ray.tune import TrialResult
+from glotok_ray.on_ray.tune import TrialProcess, TrialResult
 from glotok_ray.recipes.sweep_parts import evaluation_path
-from glotok_ray.stages.failed_rows import FAILED, NOT_THE_ROWS, attempt, keep_reason
+from glotok_ray.stages.failed_rows import FAILED, attempt, keep_reason, not_of_the_row
 from glotok_ray.storage import artefact
 
 _NAME = "name"
@@ -33,13 +31,13 @@ def run_rows(
     max_concurrent: int,
     shown: Callable[[Mapping[str, Any]], str],
     shown_as: tuple[str, str],
-    trained_as: TokenizerRun | None = None,
+    process: TrialProcess,
 ) -> dict[str, dict[str, Any]]:
     """The metrics that `measure(name)` returns for every row, by name; of a row that failed the reason, under FAILED.
 
     The rows' parts lie in `folder`, Ray Tune's files beside it. `shown` puts metrics into words for the progress line,
-    which `shown_as` names, with its unit; `trained_as` is a run that says where rows train. Raises what says nothing of
-    a row, such as storage that is away.
+    which `shown_as` names, with its unit; `process` says where rows train, and how often one whose process dies is
+    started again. Raises what says nothing of a row, such as storage that is away.
     """
 
     def run_row(name: str) -> dict[str, Any]:
@@ -58,7 +56,7 @@ def run_rows(
         describe=describe,
         shown_as=shown_as,
         finished=[name for name in names if _is_finished(folder, name, retry_failed)],
-        resources=tune.driver_resources(trained_as),
+        process=process,
     )
     return {result.name: _row_of(folder, result) for result in results}
 
@@ -72,7 +70,6 @@ def _row_of(folder: Path, result: TrialResult) -> dict[str, Any]:
     """What a trial reported; of one whose process died, why. Raises what ends the whole run."""
     if result.error is None:
         return {name: value for name, value in result.row.items() if name != _NAME}
-    for cause in chain(result.error):
-        if isinstance(cause, NOT_THE_ROWS):
-            raise cause
+    if found := not_of_the_row(result.error):
+        raise found
     return {FAILED: keep_reason(failure_path(folder, result.name), result.error)}

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from glotok_ray.config.runs import TokenizerRun
 from glotok_ray.config.sweeps import SweepRun
+from glotok_ray.on_ray.tune import TrialProcess, driver_resources
 from glotok_ray.recipes import sweep_parts
 from glotok_ray.stages import tokenizer_trials
 from glotok_ray.stages.rows import run_rows
@@ -28,12 +29,15 @@ class Finalist(NamedTuple):
 
 
 def chosen_finalists(config: SweepRun, ranked: Sequence[TrialRecord]) -> list[Finalist]:
-    """Of trials in the order of their rank, the best that came to the end, and the baseline; one for each seed."""
-    ended = [record.trial for record in ranked if record.status == "finished"]
-    chosen = ended[: config.num_finalists]
+    """Of trials in the order of their rank, the best that came to the end, and the baseline, though it was stopped
+    early: seeds train to the end. One for each seed.
+    """
+    chosen = [record.trial for record in ranked if record.status == "finished"]
+    chosen = chosen[: config.num_finalists]
     if chosen:
         first = baseline(config)
-        chosen += [trial for trial in ended if trial.changes == first and trial not in chosen]
+        whole = [record.trial for record in ranked if record.status in ("finished", "stopped")]
+        chosen += [trial for trial in whole if trial.changes == first and trial not in chosen]
     return [
         Finalist(f"{trial.name}_seed_{seed}", trial, seed)
         for trial in chosen
@@ -64,5 +68,5 @@ def run_finalists(config: SweepRun, finalists: Sequence[Finalist]) -> dict[str, 
         max_concurrent=config.max_concurrent_trials,
         shown=tokenizer_trials.shown_metrics,
         shown_as=("sweep", "finalists"),
-        trained_as=config.tokenizer,
+        process=TrialProcess(driver_resources(config.tokenizer), config.trial_restarts),
     )

@@ -14,7 +14,7 @@ from glotok_ray.on_ray.search import run_search
 from glotok_ray.on_ray.tune import TUNE_FOLDER
 from glotok_ray.report.sweep_summary import label, ranked_trials
 from glotok_ray.stages import tokenizer_trials, train_tokenizer
-from glotok_ray.stages.failed_rows import FAILED, NOT_THE_ROWS, failed_of, keep_reason
+from glotok_ray.stages.failed_rows import FAILED, failed_of, keep_reason, not_of_the_row
 from glotok_ray.stages.rows import failure_path
 from glotok_ray.stages.sweep_finalists import (
     FINALISTS_FOLDER,
@@ -22,13 +22,13 @@ from glotok_ray.stages.sweep_finalists import (
     run_finalists,
 )
 from glotok_ray.stages.sweep_results import write_results
-from glotok_ray.stages.sweep_trials import TRIALS_FOLDER, run_trial, trial_recipe
+from glotok_ray.stages.sweep_trials import TRIALS_FOLDER, run_trial, trial_files, trial_recipe
 from glotok_ray.storage import ownership
 from glotok_ray.storage.output import look
 from glotok_ray.storage.places import to_path
 from glotok_ray.training.search_space import corners
 from glotok_ray.training.suggestions import first_trials
-from glotok_ray.training.trials import STEP, Trial, TrialFiles, TrialRecord
+from glotok_ray.training.trials import STEP, Trial, TrialRecord
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ def run(config: SweepRun, *, fresh: bool = False) -> dict[str, Any]:
         logger.info("sweep: already finished: %s", output.folder)
         return output.finished
     folder = output.go_on(adopt=True)
-    records = _searched(config, folder / TRIALS_FOLDER)
+    records = _searched(config)
     failed = failed_of({item.trial.name: _row(item) for item in records}, TRIALS_FOLDER)
     finalists = chosen_finalists(config, ranked_trials(config, records))
     measured = run_finalists(config, finalists)
@@ -91,9 +91,9 @@ def check_inputs(config: SweepRun, trials: list[Trial]) -> list[Path]:
     return tokenizer_trials.check_inputs(config, recipes)
 
 
-def _searched(config: SweepRun, folder: Path) -> list[TrialRecord]:
-    """All trials, each ended."""
-    files = TrialFiles(folder)
+def _searched(config: SweepRun) -> list[TrialRecord]:
+    """All trials that ended. Where an unfinished sweep goes on with fewer, others have begun, and are left."""
+    files = trial_files(config)
     if config.retry_failed:
         for record in files.records():
             if record.status == "failed":
@@ -102,12 +102,12 @@ def _searched(config: SweepRun, folder: Path) -> list[TrialRecord]:
         config,
         files,
         lambda name: run_trial(config, name),
-        folder=folder.parent,
+        folder=files.folder.parent,
         describe=lambda record: _described(config, record),
-        ends_all=lambda error: isinstance(error, NOT_THE_ROWS),
-        keep_reason=lambda name, error: keep_reason(failure_path(folder, name), error),
+        ends_all=not_of_the_row,
+        keep_reason=lambda name, error: keep_reason(failure_path(files.folder, name), error),
     )
-    return files.records()
+    return [record for record in files.records() if record.status]
 
 
 def _row(record: TrialRecord) -> dict[str, Any]:

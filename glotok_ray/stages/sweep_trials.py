@@ -17,7 +17,7 @@ from glotok_ray.config.sweeps import SweepRun
 from glotok_ray.on_ray.search import FAILED, stamped
 from glotok_ray.recipes import sweep_parts
 from glotok_ray.stages import tokenizer_trials
-from glotok_ray.stages.failed_rows import keep_reason, says_nothing_of_the_row
+from glotok_ray.stages.failed_rows import keep_reason, not_of_the_row
 from glotok_ray.stages.rows import failure_path
 from glotok_ray.storage import artefact
 from glotok_ray.storage.places import to_path
@@ -31,6 +31,11 @@ DISTANCE = "cosine_distance"
 def trials_folder(config: SweepRun) -> Path:
     """Where the trials of a sweep lie."""
     return to_path(config.output_path) / TRIALS_FOLDER
+
+
+def trial_files(config: SweepRun) -> TrialFiles:
+    """What is noted of the trials."""
+    return TrialFiles(trials_folder(config), config.tokenizer.scaling.storage_retry_minutes)
 
 
 def trial_recipe(config: SweepRun, trial: Trial) -> TokenizerRun:
@@ -49,7 +54,7 @@ def run_trial(config: SweepRun, name: str) -> Iterator[dict[str, Any]]:
 
     Raises what says nothing of the trial, such as storage that is away.
     """
-    files = TrialFiles(trials_folder(config))
+    files = trial_files(config)
     files.started(
         name, {"unix_s": int(time.time()), "host": socket.gethostname(), "pid": os.getpid()}
     )
@@ -62,7 +67,7 @@ def run_trial(config: SweepRun, name: str) -> Iterator[dict[str, Any]]:
         yield from _reports(config, files, files.record(name).trial)
     # Any error of one trial leaves the others as they are.
     except Exception as error:
-        if says_nothing_of_the_row(error):
+        if not_of_the_row(error):
             raise
         yield {FAILED: keep_reason(path, error)}
 

@@ -10,6 +10,7 @@ from typing import Any
 from glotok_ray.config import overrides
 from glotok_ray.config.runs import TokenizerRun
 from glotok_ray.config.sweeps import TokenizerAblationRun
+from glotok_ray.on_ray.tune import driver_resources
 from glotok_ray.recipes import sweep_parts
 from glotok_ray.recipes.tokenizer_rows import ROWS
 from glotok_ray.report.tokenizer_ablations import ablation_tables
@@ -25,6 +26,11 @@ class TokenizerRows:
     def __init__(self, config: TokenizerAblationRun, folder: Path) -> None:
         """The rows of `config`, whose paths are absolute; their parts lie in `folder`."""
         self._config, self._folder = config, folder
+
+    @property
+    def resources(self) -> dict[str, float]:
+        """Those of where rows train: what trains in a row's own process is measured there too."""
+        return driver_resources(self._config.tokenizer)
 
     def recipe(self, row: str) -> TokenizerRun:
         """The training of a row."""

@@ -4,6 +4,7 @@ The loss is never the measure: its meaning changes with bins and alpha. The teac
 rebuilt. Read next: glotok_ray/stages/train_tokenizer.py
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -67,8 +68,9 @@ def reconstruction_metrics(metrics: dict[str, Any]) -> dict[str, float]:
 
 
 def shown_metrics(metrics: Mapping[str, Any]) -> str:
-    """A training's metrics in words."""
-    return f"PSNR {metrics['psnr']:.4g}, FD-EffNet {metrics['fd_effnet']:.4g}"
+    """A training's metrics in words; what is undefined is None where it was read from a file."""
+    values = [math.nan if metrics[name] is None else metrics[name] for name in METRICS[:2]]
+    return "PSNR {:.4g}, FD-EffNet {:.4g}".format(*values)
 
 
 def _measured(recipe: TokenizerRun, evaluation: EvaluateRun) -> dict[str, Any]:

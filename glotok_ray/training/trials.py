@@ -3,12 +3,13 @@
 Read next: glotok_ray/training/suggestions.py
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from glotok_ray.storage import artefact
+from glotok_ray.storage.retries import Result, patiently
 from glotok_ray.training.metrics_file import metric_lines
 from glotok_ray.training.search_space import Changes
 
@@ -48,61 +49,73 @@ class TrialRecord:
 
 
 class TrialFiles:
-    """The files beside the trials' run folders, of which each has one writer: the sweep's driver or the trial."""
+    """The files beside the trials' run folders, of which each has one writer: the sweep's driver or the trial.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    What is not read or written at once is tried again for `retry_minutes`, then StorageError is raised: a trial of
+    hours must not fail by a store that is away for a moment.
+    """
+
+    def __init__(self, folder: Path, retry_minutes: float = 0.0) -> None:
+        self.folder, self._minutes = folder, retry_minutes
 
     def suggested(self, trial: Trial, choices: Changes) -> None:
         """Note a trial before it runs; by the driver."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         values = {"changes": trial.changes, "choices": choices}
-        artefact.write_json(self._path(trial.name, "suggestion.json"), values)
+
+        def write() -> None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            artefact.write_json(self._path(trial.name, "suggestion.json"), values)
+
+        self._patiently(write, "writing")
 
     def started(self, name: str, facts: Mapping[str, Any]) -> None:
         """Note that a process works on it; by the trial."""
-        artefact.append_line(self._path(name, "starts.jsonl"), facts)
+        self._append(name, "starts.jsonl", facts)
 
     def last_start(self, name: str) -> dict[str, Any]:
         """What the newest process that works on a trial noted; empty before the first."""
-        return ([*metric_lines(self._path(name, "starts.jsonl"))] or [{}])[-1]
+        return (self._lines(name, "starts.jsonl") or [{}])[-1]
 
     def reported(self, name: str, report: Mapping[str, Any]) -> None:
         """Note an evaluation; by the trial."""
-        artefact.append_line(self._path(name, "reports.jsonl"), report)
+        self._append(name, "reports.jsonl", report)
 
     def reports(self, name: str) -> list[dict[str, Any]]:
         """The evaluations, each step once."""
-        by_step = {line[STEP]: line for line in metric_lines(self._path(name, "reports.jsonl"))}
+        by_step = {line[STEP]: line for line in self._lines(name, "reports.jsonl")}
         return [by_step[step] for step in sorted(by_step)]
 
     def ended(self, name: str, status: Status, reason: str = "") -> None:
         """Note how it ended; by the driver."""
-        artefact.write_json(self._path(name, "end.json"), {"status": status, "reason": reason})
+        end = {"status": status, "reason": reason}
+        path = self._path(name, "end.json")
+        self._patiently(lambda: artefact.write_json(path, end), "writing")
 
     def reopen(self, name: str) -> None:
         """Forget how it ended: it is tried again."""
-        self._path(name, "end.json").unlink(missing_ok=True)
+        path = self._path(name, "end.json")
+        self._patiently(lambda: path.unlink(missing_ok=True), "removing")
 
     def names(self) -> list[str]:
         """The trials that were suggested, in order."""
         ending = "_suggestion.json"
-        return sorted(path.name.removesuffix(ending) for path in self.folder.glob(f"*{ending}"))
+        found = self._patiently(lambda: [*self.folder.glob(f"*{ending}")], "listing")
+        return sorted(path.name.removesuffix(ending) for path in found)
 
     def record(self, name: str) -> TrialRecord:
         """All of a trial."""
-        suggestion = artefact.read_json(self._path(name, "suggestion.json"))
-        path = self._path(name, "end.json")
+        suggested, ended = self._path(name, "suggestion.json"), self._path(name, "end.json")
+        suggestion = self._patiently(lambda: artefact.read_json(suggested))
         end: dict[str, Any] = {"status": "", "reason": ""}
-        if path.is_file():
-            end = artefact.read_json(path)
+        if self._patiently(ended.is_file):
+            end = self._patiently(lambda: artefact.read_json(ended))
         return TrialRecord(
             trial=Trial(name, suggestion["changes"]),
             choices=suggestion["choices"],
             reports=self.reports(name),
             status=end["status"],
             reason=end["reason"],
-            starts=len([*metric_lines(self._path(name, "starts.jsonl"))]),
+            starts=len(self._lines(name, "starts.jsonl")),
         )
 
     def records(self) -> list[TrialRecord]:
@@ -111,3 +124,14 @@ class TrialFiles:
 
     def _path(self, name: str, what: str) -> Path:
         return self.folder / f"{name}_{what}"
+
+    def _append(self, name: str, what: str, values: Mapping[str, Any]) -> None:
+        path = self._path(name, what)
+        self._patiently(lambda: artefact.append_line(path, values), "writing")
+
+    def _lines(self, name: str, what: str) -> list[dict[str, Any]]:
+        path = self._path(name, what)
+        return self._patiently(lambda: [*metric_lines(path)])
+
+    def _patiently(self, action: Callable[[], Result], doing: str = "reading") -> Result:
+        return patiently(action, self.folder, minutes=self._minutes, doing=doing)

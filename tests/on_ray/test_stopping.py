@@ -1,5 +1,7 @@
 """Which trials are stopped: Tune's policies by the trials' names, the same after a restart. Starts no Ray."""
 
+import math
+
 import pytest
 
 from glotok_ray.config import override
@@ -64,6 +66,33 @@ def test_the_worse_are_stopped_and_a_restart_changes_nothing(scheduler) -> None:
         assert judged(config, restart_at=restart_at) == (reached, stopped)
 
 
+@pytest.mark.parametrize("scheduler", ["asha", "median"])
+def test_one_that_went_on_is_not_stopped_afterwards(scheduler) -> None:
+    """Reports of one moment may reach the driver in another order than that of their times."""
+    config = override(sweep_tokenizer.quickstart_search(), {"scheduler": scheduler})
+    live, reports = StoppedTrials(config), []
+
+    def report(name: str, step: int, loss: float, time: int) -> str:
+        found = {"step": step, config.judged_by: loss, "unix_s": time}
+        reports.append((name, found))
+        return live.judge(name, found)
+
+    early = ("first", 8, 10.0, 1), ("second", 8, 20.0, 2), ("third", 8, 30.0, 3)
+    # The last to write was judged first, when nothing was better.
+    assert report("swapped", 8, 90.0, 4) == "CONTINUE"
+    for each in early:
+        report(*each)
+    assert report("swapped", 16, 80.0, 5) == "CONTINUE"
+    later = StoppedTrials(config)
+    names = dict.fromkeys(name for name, _ in reports)
+    later.replay(
+        TrialRecord(Trial(name, {}), {}, [found for other, found in reports if other == name], "")
+        for name in names
+    )
+    assert "swapped" not in later.stopped
+    assert later.judge("swapped", {"step": 24, config.judged_by: 70.0}) == "CONTINUE"
+
+
 def test_higher_is_better_where_it_is_and_nobody_stops_without_a_scheduler() -> None:
     config = override(sweep_tokenizer.quickstart_search(), {"metric": "psnr"})
     by_loss = judged(override(config, {"metric": "fd_effnet"}))
@@ -84,5 +113,6 @@ def test_a_trial_that_is_taken_up_again_is_judged_once_a_step_and_one_without_a_
     # Judged by what was known then.
     assert stopping.judge("late", {"step": 8, "fd_effnet": 10.0}) == "CONTINUE"
     assert stopping.judge("unmeasured", {"step": 8, "fd_effnet": None}) == "STOP"
+    assert stopping.judge("undefined", {"step": 8, "fd_effnet": math.nan}) == "STOP"
     assert stopping.judge("failed", {"failed": "reason"}) == "CONTINUE"
-    assert stopping.stopped == {"trial_1", "trial_2", "trial_3", "unmeasured"}
+    assert stopping.stopped == {"trial_1", "trial_2", "trial_3", "unmeasured", "undefined"}

@@ -1,6 +1,7 @@
 """A sweep's results: ranks, finalists by mean and spread, the Pareto front, the page and the best recipe."""
 
 import csv
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -78,6 +79,14 @@ def test_finalists_are_the_best_and_the_baseline_with_other_seeds() -> None:
     assert [item.name for item in chosen] == list(MEASURED)
     assert {item.seed for item in chosen} == {1, 2}
     assert chosen_finalists(override(CONFIG, {"num_finalists": 0}), RECORDS) == []
+    # Seeds of a baseline that was stopped early train to the end.
+    early = [
+        replace(record, status="stopped") if not number else record
+        for number, record in enumerate(RECORDS)
+    ]
+    assert [item.name for item in chosen_finalists(CONFIG, ranked_trials(CONFIG, early))] == list(
+        MEASURED
+    )
 
 
 def test_finalists_rank_by_mean_then_spread_and_those_of_which_a_seed_failed_are_last() -> None:

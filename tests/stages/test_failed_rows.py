@@ -9,7 +9,7 @@ from ray.exceptions import RayTaskError
 from glotok_ray.on_ray.attempts import RunFailed
 from glotok_ray.on_ray.failures import reason_of
 from glotok_ray.on_ray.tune import trial_result
-from glotok_ray.stages.failed_rows import FAILED, attempt, failed_of
+from glotok_ray.stages.failed_rows import FAILED, attempt, failed_of, not_of_the_row
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.storage.begun import FolderInUseError
@@ -46,6 +46,32 @@ def test_so_does_what_a_run_stopped_for(tmp_path):
     with pytest.raises(RunFailed):
         attempt(tmp_path / "a_failure.json", raising(stopped), retry=False)
     assert not (tmp_path / "a_failure.json").exists()
+
+
+def test_so_do_a_store_that_answers_with_an_error_and_a_full_disk(tmp_path):
+    path = tmp_path / "a_failure.json"
+    for error in (OSError("s3://bucket/x: SlowDown"), PermissionError("s3://bucket/x: Forbidden")):
+        with pytest.raises(type(error)):
+            attempt(path, raising(error), retry=False)
+        assert not path.exists()
+    # What a row asks for is its own.
+    assert attempt(path, raising(FileNotFoundError("no such weights")), retry=False)[FAILED]
+
+
+def test_so_does_what_an_actor_stopped_for_of_which_the_text_alone_arrives(tmp_path):
+    text = (
+        'Traceback (most recent call last):\n  File "a.py", line 1, in read\n    raise\n'
+        "glotok_ray.storage.retries.StorageError: s3://b/part: reading it failed for 5 minutes\n\n"
+        "The above exception was the direct cause of the following exception:\n\n"
+        "Traceback (most recent call last):\nUserCodeException: the task failed"
+    )
+    kind = type("UserCodeException", (Exception,), {"__module__": "ray.exceptions"})
+    wrapped = RayTaskError("map", text, kind(text))
+    for error in (wrapped, wrapped.as_instanceof_cause()):
+        assert isinstance(not_of_the_row(error), StorageError)
+        with pytest.raises(type(error)):
+            attempt(tmp_path / "a_failure.json", raising(error), retry=False)
+    assert not_of_the_row(RuntimeError("its own")) is None
 
 
 def test_a_trial_that_was_interrupted_is_no_row():

@@ -4,7 +4,7 @@ import pytest
 
 from glotok_ray.config import override
 from glotok_ray.on_ray import tune
-from glotok_ray.on_ray.tune import TrialResult
+from glotok_ray.on_ray.tune import TrialProcess, TrialResult
 from glotok_ray.recipes import sweep_tokenizer
 from glotok_ray.stages import ablations, tokenizer_trials
 from glotok_ray.stages.failed_rows import FAILED
@@ -39,7 +39,12 @@ def trials(monkeypatch):
 
 
 def rows(folder, names, **others):
-    given = {"retry_failed": False, "max_concurrent": 2, "shown_as": ("ablations", "rows")}
+    given = {
+        "retry_failed": False,
+        "max_concurrent": 2,
+        "shown_as": ("ablations", "rows"),
+        "process": TrialProcess({"CPU": 1}, 2),
+    }
     return run_rows(
         names, measure, folder=folder, shown=lambda row: f"PSNR {row['psnr']:g}", **given | others
     )
@@ -55,6 +60,7 @@ def test_every_row_has_metrics_or_a_reason_that_is_kept(tmp_path, trials):
     }
     assert trials["said"] == ["whole: PSNR 20", "diverges: failed: step 3: total not finite", ""]
     assert (trials["folder"], trials["max_concurrent"]) == (tmp_path, 2)
+    assert trials["process"] == ({"CPU": 1}, 2)
     assert trials["finished"] == []
     for name in ("diverges", "killed"):
         reason = artefact.read_json(failure_path(tmp_path / "rows", name))["reason"]

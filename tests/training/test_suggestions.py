@@ -1,11 +1,13 @@
 """What a sweep tries: points of a space in the fields' own types, and a search that a restart does not change."""
 
 import math
+import threading
 
 import pytest
 
 from glotok_ray.config import SearchField, SweepRun, override
 from glotok_ray.recipes import sweep_tokenizer
+from glotok_ray.storage.retries import StorageError
 from glotok_ray.training.search_space import baseline, corners, grid
 from glotok_ray.training.suggestions import Suggestions, first_trials
 from glotok_ray.training.trials import Trial, TrialFiles, TrialRecord
@@ -158,3 +160,20 @@ def test_the_files_of_a_trial_keep_what_is_known(tmp_path) -> None:
     )
     files.reopen("trial_00")
     assert files.record("trial_00").status == ""
+
+
+def test_a_folder_that_is_away_for_a_moment_fails_no_trial(tmp_path) -> None:
+    top = tmp_path / "share"
+    top.write_text("not mounted")
+
+    def mount() -> None:
+        top.unlink()
+        top.mkdir()
+
+    threading.Timer(0.4, mount).start()
+    files = TrialFiles(top / "trials", retry_minutes=0.5)
+    files.suggested(Trial("trial_00", {WEIGHT: 0.5}), {})
+    assert files.names() == ["trial_00"]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match=r"trials: writing it failed"):
+        TrialFiles(tmp_path / "file" / "trials").ended("trial_00", "finished")

@@ -97,9 +97,9 @@ def test_a_consumer_that_stops_ends_the_reading(tmp_path: Path) -> None:
 
 
 def test_memory_does_not_grow_with_the_data_set(tmp_path: Path) -> None:
-    files = shards(tmp_path, 36)
+    files = shards(tmp_path, 60)
     peaks = []
-    for number in (12, 36):
+    for number in (12, 60):
         steps = number * ROWS // 12
         order, rows = plan(steps, files[:number]), reader(tmp_path, size=64)
         tracemalloc.start()
@@ -115,4 +115,5 @@ def test_memory_does_not_grow_with_the_data_set(tmp_path: Path) -> None:
             pass
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    assert peaks[1] < 1.3 * peaks[0], peaks
+    # How far threads are ahead at a moment differs from run to run by a third.
+    assert peaks[1] < 2 * peaks[0], peaks
