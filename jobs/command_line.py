@@ -33,12 +33,12 @@ def run_job(
     dry_run: Callable[[Any], dict[str, Any]],
     run: Callable[..., dict[str, Any]],
     show: Callable[[dict[str, Any]], str] | None = None,
-    complete: Callable[[Any], Any] | None = None,
+    complete: Callable[[Any, Any], Any] | None = None,
 ) -> int:
     """Parse `argv`, then describe (`--dry-run`) or run the job; returns the exit code.
 
-    The result is printed as JSON, or as `show` formats it. `complete` fills in paths that follow from others, before
-    all are made absolute.
+    The result is printed as JSON, or as `show` formats it. `complete(config, recipe)` fills in paths that follow from
+    others, before all are made absolute; `recipe` is the config without the command line's overrides.
     """
     start_logging()
     flags, rest = _parser(name, recipes).parse_known_args(argv)
@@ -46,8 +46,9 @@ def run_job(
 
     def job() -> int:
         root = storage_root.chosen(flags.storage_root)
-        config = _configure(name, _recipe(flags.recipe, recipes, root), rest, flags.recipe)
-        config = storage_root.located(complete(config) if complete else config, root)
+        recipe = _recipe(flags.recipe, recipes, root)
+        config = _configure(name, recipe, rest, flags.recipe)
+        config = storage_root.located(complete(config, recipe) if complete else config, root)
         if flags.dry_run:
             facts = {"job": name, "recipe": flags.recipe, **dry_run(config)}
             _print({**facts, "config": to_dict(config)})

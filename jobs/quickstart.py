@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from glotok_ray.config.quickstart import QuickstartRun
-from glotok_ray.recipes.quickstart import RECIPES, STAGES, chain
+from glotok_ray.recipes.quickstart import RECIPES, STAGES, chain, check_chained
 from glotok_ray.storage.places import to_path
 from jobs.command_line import run_job
 
@@ -26,6 +26,12 @@ def describe(quickstart: QuickstartRun) -> dict[str, Any]:
         "generator": describe_generator(quickstart.generator),
         "far": describe_generator(quickstart.far),
     }
+
+
+def complete(config: QuickstartRun, recipe: QuickstartRun) -> QuickstartRun:
+    """With every stage's folders; raises ValueError for one that was given otherwise."""
+    check_chained(config, recipe)
+    return chain(config)
 
 
 def run(config: QuickstartRun, *, fresh: bool = False) -> dict[str, Any]:
@@ -51,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         dry_run=describe,
         run=run,
         show=show,
-        complete=chain,
+        complete=complete,
     )
 
 

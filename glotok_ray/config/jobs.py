@@ -313,6 +313,8 @@ class SampleRun:
     def __post_init__(self) -> None:
         require_finite(self)
         require(self.num_images >= 1, "num_images", self.num_images, "must be at least 1")
+        # As it stands in samples.parquet.
+        require(-(2**63) <= self.seed < 2**63, "seed", self.seed, "must fit into 64 bits")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

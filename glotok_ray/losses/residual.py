@@ -14,11 +14,12 @@ def residual_loss(
     code_vectors: Float[Tensor, "b d h w"],
     residual: Float[Tensor, "b d h w"],
 ) -> Float[Tensor, ""]:
-    """Eq. 10: |sg[Z] - Z_hat - Z_res|^2 of one branch; it trains the predictor alone.
+    """Eq. 10: |sg[Z] - Z_hat - Z_res|^2 of one branch; its gradient is that of `residual` alone.
 
-    Eq. 10 leaves Z_hat outside sg. Its gradient would repeat Eq. 1's first term, or with a
-    straight-through Z_hat reach the encoder in spite of sg[Z]; so the whole target Z - Z_hat is
-    held fixed. Raises ValueError for unequal shapes, which would be broadcast.
+    Eq. 10 leaves Z_hat outside sg. Its gradient would repeat Eq. 1's first term, so the whole target
+    Z - Z_hat is held fixed. Z_res = R(Z_hat) of Eq. 8 is as it is: through R's straight-through
+    input a small part of the gradient goes on to the encoder, as that of the reconstruction does.
+    Raises ValueError for unequal shapes, which would be broadcast.
     """
     if not latent.shape == code_vectors.shape == residual.shape:
         raise ValueError(

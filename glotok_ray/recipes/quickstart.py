@@ -1,9 +1,11 @@
 """The stages of the quickstart: every job's own quickstart recipe, chained by folders."""
 
+from operator import attrgetter
 from typing import Any, TypeVar
 
 from glotok_ray.config.overrides import override
 from glotok_ray.config.quickstart import QuickstartRun
+from glotok_ray.config.rules import require
 from glotok_ray.config.runs import FARRun, TokenizerRun, XARRun
 from glotok_ray.recipes import (
     build_teacher,
@@ -95,54 +97,71 @@ run tells; what the first stages take corrects the others.
 
 def chain(quickstart: QuickstartRun) -> QuickstartRun:
     """The same run with every stage's folders under `output_path`, each reading what the one before wrote."""
+    return override(quickstart, _chained(quickstart))
+
+
+def check_chained(quickstart: QuickstartRun, recipe: QuickstartRun) -> None:
+    """Raise ValueError for a field of `quickstart` that `chain` would replace, where somebody has set it: in place of
+    what `recipe` has, from which the run was made, or within that.
+    """
+    known = (chain(quickstart), chain(recipe), QuickstartRun())
+    for name in _chained(quickstart):
+        value, *others = (attrgetter(name)(run) for run in (quickstart, *known))
+        require(
+            value in others,
+            name,
+            value,
+            f"must be {others[0]!r}, which follows from the quickstart's other fields; leave it out, or run "
+            "the stage's own job",
+        )
+
+
+def _chained(quickstart: QuickstartRun) -> dict[str, Any]:
     root = to_path(quickstart.output_path)
     data, tokenizer, codes = str(root / "data"), str(root / "tokenizer"), str(root / "codes")
     train_data, validation_data = f"{data}/train", f"{data}/validation"
-    return override(
-        quickstart,
-        {
-            "output_path": str(root),
-            "data.output_path": data,
-            "teacher.data_path": train_data,
-            "teacher.output_path": str(root / "teacher"),
-            "tokenizer.output_path": str(root),
-            "tokenizer.name": "tokenizer",
-            "tokenizer.teacher_path": str(root / "teacher"),
-            "tokenizer.data.train_path": train_data,
-            "tokenizer.data.validation_path": validation_data,
-            "codes.data_path": train_data,
-            "codes.tokenizer_path": tokenizer,
-            "codes.output_path": codes,
-            "generator.output_path": str(root),
-            "generator.name": "generator",
-            "generator.tokenizer_path": tokenizer,
-            "generator.data.train_path": codes,
-            "samples.generator_path": str(root / "generator"),
-            "samples.tokenizer_path": tokenizer,
-            "samples.output_path": str(root / "samples"),
-            "far.output_path": str(root),
-            "far.name": "far",
-            "far.tokenizer_path": tokenizer,
-            "far.data.train_path": codes,
-            "far_samples.generator_path": str(root / "far"),
-            "far_samples.tokenizer_path": tokenizer,
-            "far_samples.output_path": str(root / "far_samples"),
-            "far_evaluation.data_path": validation_data,
-            # A file of Inception's weights that is given once serves both generators.
-            "far_evaluation.inception_path": quickstart.evaluation.inception_path,
-            "far_evaluation.training_path": train_data,
-            "far_evaluation.generator_path": str(root / "far"),
-            "far_evaluation.samples_path": str(root / "far_samples"),
-            "far_evaluation.output_path": str(root / "far_evaluation"),
-            "evaluation.tokenizer_path": tokenizer,
-            "evaluation.data_path": validation_data,
-            "evaluation.samples_path": str(root / "samples"),
-            "evaluation.codes_path": codes,
-            "evaluation.training_path": train_data,
-            "evaluation.generator_path": str(root / "generator"),
-            "evaluation.output_path": str(root / "evaluation"),
-        },
-    )
+    return {
+        "output_path": str(root),
+        "data.output_path": data,
+        "teacher.data_path": train_data,
+        "teacher.output_path": str(root / "teacher"),
+        "tokenizer.output_path": str(root),
+        "tokenizer.name": "tokenizer",
+        "tokenizer.teacher_path": str(root / "teacher"),
+        "tokenizer.data.train_path": train_data,
+        "tokenizer.data.validation_path": validation_data,
+        "codes.data_path": train_data,
+        "codes.tokenizer_path": tokenizer,
+        "codes.output_path": codes,
+        "generator.output_path": str(root),
+        "generator.name": "generator",
+        "generator.tokenizer_path": tokenizer,
+        "generator.data.train_path": codes,
+        "samples.generator_path": str(root / "generator"),
+        "samples.tokenizer_path": tokenizer,
+        "samples.output_path": str(root / "samples"),
+        "far.output_path": str(root),
+        "far.name": "far",
+        "far.tokenizer_path": tokenizer,
+        "far.data.train_path": codes,
+        "far_samples.generator_path": str(root / "far"),
+        "far_samples.tokenizer_path": tokenizer,
+        "far_samples.output_path": str(root / "far_samples"),
+        "far_evaluation.data_path": validation_data,
+        # A file of Inception's weights that is given once serves both generators.
+        "far_evaluation.inception_path": quickstart.evaluation.inception_path,
+        "far_evaluation.training_path": train_data,
+        "far_evaluation.generator_path": str(root / "far"),
+        "far_evaluation.samples_path": str(root / "far_samples"),
+        "far_evaluation.output_path": str(root / "far_evaluation"),
+        "evaluation.tokenizer_path": tokenizer,
+        "evaluation.data_path": validation_data,
+        "evaluation.samples_path": str(root / "samples"),
+        "evaluation.codes_path": codes,
+        "evaluation.training_path": train_data,
+        "evaluation.generator_path": str(root / "generator"),
+        "evaluation.output_path": str(root / "evaluation"),
+    }
 
 
 RECIPES = {"quickstart": quickstart}

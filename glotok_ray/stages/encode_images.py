@@ -32,7 +32,7 @@ from glotok_ray.data.recorded import check_adm_protocol, check_side, crops_text,
 from glotok_ray.data.records import DATASET, DatasetInfo, ShardInfo, read_dataset
 from glotok_ray.data.shard_reader import read_shard, view_batches
 from glotok_ray.data.transforms import center_crop, ten_crop, with_mirror_images
-from glotok_ray.devices import chosen_device
+from glotok_ray.devices import chosen_device, full_precision
 from glotok_ray.nn.tokenizer_protocol import grids_of
 from glotok_ray.pretrained.tokenizer import (
     CONFIG_FILE,
@@ -115,7 +115,8 @@ class EncodeActor:
     @torch.inference_mode()
     def _encode(self, images: np.ndarray) -> dict[str, Int[np.ndarray, "rows positions"]]:
         # What it makes of numbers that are not finite, the files' own check finds.
-        codes = self._tokenizer.look_up(to_model_range(images, self._device))
+        with full_precision():  # of TF32's products one code in 200 is another
+            codes = self._tokenizer.look_up(to_model_range(images, self._device))
         found = [grid.cpu().numpy() for grid in grids_of(codes, self._tokenizer.rate)]
         return stored_codes(found, self._layout)
 

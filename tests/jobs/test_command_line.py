@@ -97,6 +97,32 @@ def test_ablations_of_a_tokenizer_describe_their_rows_from_a_file_too(tmp_path, 
     assert (answer["steps_per_row"], answer["config"]["inputs"]) == (256, "quickstart")
 
 
+@pytest.mark.parametrize(
+    ("flag", "value", "field"),
+    [
+        ("--tokenizer.teacher-path", "/x/teacher", "tokenizer.teacher_path"),
+        ("--tokenizer.name", "mine", "tokenizer.name"),
+        ("--far-evaluation.inception-path", "/x/i.pth", "far_evaluation.inception_path"),
+        ("--generator.data.train-path", "/x/codes", "generator.data.train_path"),
+    ],
+)
+def test_what_the_quickstart_chains_cannot_be_given(caplog, flag, value, field):
+    assert quickstart.main(["quickstart", "--dry-run", flag, value]) == 2
+    assert f"{field} = {value!r}: must be " in caplog.text
+
+
+def test_a_quickstart_s_own_config_goes_on_and_may_move(tmp_path, capsys, caplog):
+    path = tmp_path / "mine.json"
+    resolved = dry_run(quickstart, capsys, "quickstart", "--output-path", "runs/a")["config"]
+    path.write_text(json.dumps(resolved))
+    moved = dry_run(quickstart, capsys, str(path), "--output-path", str(tmp_path / "b"))["config"]
+    assert moved["codes"]["tokenizer_path"] == str(tmp_path / "b" / "tokenizer")
+    resolved["codes"]["tokenizer_path"] = "/x/tokenizer"
+    path.write_text(json.dumps(resolved))
+    assert quickstart.main([str(path), "--dry-run"]) == 2
+    assert "codes.tokenizer_path = '/x/tokenizer': must be " in caplog.text
+
+
 def test_an_unknown_recipe_names_the_known_ones(caplog):
     assert train_tokenizer.main(["glotok_16m"]) == 2
     assert "glotok_16k" in caplog.text

@@ -1,4 +1,4 @@
-"""L_res: the target is held fixed, so only the residual learns (Eq. 10)."""
+"""L_res: the target is held fixed (Eq. 10); where its gradient goes in a model, tests/nn/test_tokenizer.py tells."""
 
 import pytest
 import torch

@@ -12,6 +12,7 @@ from glotok_ray.config import (
     ResidualConfig,
     TokenizerConfig,
 )
+from glotok_ray.losses.residual import residual_loss
 from glotok_ray.nn.recompute import recompute_activations
 from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.storage.artefact import ArtefactError
@@ -137,6 +138,27 @@ def test_reconstruction_reaches_the_encoder_but_not_the_codebooks(images):
     assert model.encoder.conv_in.weight.grad.abs().sum() > 0
     assert model.quantizer("semantic").codebook.grad is None
     assert model.quantizer("visual").codebook.grad is None
+
+
+def test_l_res_reaches_the_predictors_and_through_their_input_the_encoder(images):
+    model = tokenizer()
+    loss = 0
+    for branch in model(images).branches.values():
+        loss = loss + residual_loss(branch.latent, branch.code_vectors, branch.residual)
+    loss.backward()
+    learned = {name for name, p in model.named_parameters() if p.grad is not None}
+    predictors = {name for name, _ in model.named_parameters() if ".residual." in name}
+    assert predictors <= learned
+    assert not any(name.startswith("decoder") or "quantizer" in name for name in learned)
+    assert model.encoder.conv_in.weight.grad.abs().sum() > 0
+    # At the start of a training, where the last layer is zero, nothing of it reaches the encoder.
+    torch.manual_seed(0)
+    start = GloTokTokenizer(SMALL)
+    for branch in start(images).branches.values():
+        residual_loss(branch.latent, branch.code_vectors, branch.residual).backward(
+            retain_graph=True
+        )
+    assert start.encoder.conv_in.weight.grad.abs().sum() == 0
 
 
 def test_residual_learning_can_be_off(images):

@@ -328,13 +328,25 @@ def direct_codes(inputs: Path) -> dict[str, np.ndarray]:
 
 def test_one_view_on_request(inputs: Path, tmp_path: Path) -> None:
     actor = encode_images.EncodeActor(encode_run(inputs, tmp_path, views="center"))
+    precisions = []
+    actor._tokenizer.encoder.register_forward_hook(
+        lambda *_: precisions.append(torch.backends.cudnn.conv.fp32_precision)  # type: ignore[attr-defined]
+    )
     written = actor(read_dataset(inputs / "shards").shards[1])
+    # On a GPU, too, codes are those of fp32.
+    assert set(precisions) == {"ieee"}
     table = pq.read_table(tmp_path / "part-00001.parquet")
     assert (written.info.rows, table["view"].to_pylist()) == (10, [0] * 10)
     assert written.info.sha256 == artefact.sha256_of(tmp_path / written.info.file)
     np.testing.assert_array_equal(
         np.array(table["visual"].to_pylist()), direct_codes(inputs)["visual"][::2]
     )
+
+
+def test_a_seed_that_samples_parquet_cannot_hold_is_refused(inputs: Path, tmp_path: Path) -> None:
+    assert sample_run(inputs, tmp_path, seed=2**63 - 1).seed
+    with pytest.raises(ValueError, match=r"seed = 9223372036854775808: must fit into 64 bits"):
+        sample_run(inputs, tmp_path, seed=2**63)
 
 
 def test_ten_crops_are_ten_adjacent_rows(ray_cluster: Any, inputs: Path, tmp_path: Path) -> None:
