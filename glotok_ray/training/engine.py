@@ -5,6 +5,7 @@ This is the only module that names deepspeed. Read next: glotok_ray/training/tok
 """
 
 import contextlib
+import math
 import os
 import sys
 from collections.abc import Iterator
@@ -109,9 +110,13 @@ class DeepSpeedEngine:
 
     def _measure_and_clip(self) -> None:
         """DeepSpeed would take the norm once more, parameter by parameter, and average it over workers that all have
-        the same.
+        the same. A gradient that is not finite is left out, as at other stages.
         """
-        self.gradient_norm = gradient_norm(self.module.parameters())
+        norm = gradient_norm(self.module.parameters())
+        broken = ~norm.isfinite()
+        self.gradient_norm = norm.masked_fill(broken, math.inf)
+        # Where torch's own GradScaler tells it: fused Adam asks on the device, and the host waits for nothing.
+        self._engine.optimizer.found_inf = broken.float()
         if self._clip:
             parameters = self.module.parameters()
             nn.utils.clip_grads_with_norm_(parameters, self._clip, self.gradient_norm)

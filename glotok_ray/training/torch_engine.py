@@ -3,6 +3,7 @@
 Read next: glotok_ray/training/engine.py
 """
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,7 +28,7 @@ class Engine(Protocol):
     module: nn.Module
     gradient_norm: Tensor
     """L2 norm of the whole gradient at the last optimizer step, before clipping: a scalar on the device, equal on all
-    workers, and infinite where DeepSpeed left a step out.
+    workers, and infinite where the step was left out because the gradient was not finite.
     """
 
     def __call__(self, *inputs: Any) -> Any:
@@ -43,7 +44,9 @@ class Engine(Protocol):
         ...
 
     def step(self) -> None:
-        """After the last accumulation step: clip, update, clear. Before it: nothing."""
+        """After the last accumulation step: clip, update, clear. Before it: nothing. A gradient that is not finite is
+        cleared, and nothing else moves.
+        """
         ...
 
     def set_learning_rate(self, learning_rate: float) -> None:
@@ -134,6 +137,7 @@ class TorchEngine:
         groups = parameter_groups(module, optimizer.weight_decay)
         self._optimizer = kind(groups, lr=optimizer.learning_rate, betas=optimizer.betas)
         self.gradient_norm = torch.zeros(())
+        self._norm_on_host = _OnHost()
 
     def __call__(self, *inputs: Any) -> Any:
         """The module's forward pass."""
@@ -146,25 +150,28 @@ class TorchEngine:
             return self(images)
 
     def backward(self, loss: Tensor) -> None:
-        """Add the gradients of `loss`, divided by the accumulation steps."""
+        """Add the gradients of `loss`, divided by the accumulation steps; after the last of them, measure the whole."""
         (loss / self._accumulation_steps).backward()
+        if (self._micro_steps + 1) % self._accumulation_steps == 0:
+            self.gradient_norm = gradient_norm(self.module.parameters())
+            self._norm_on_host.send(self.gradient_norm)
 
     def step(self) -> None:
         """After the last accumulation step: clip, update, clear."""
         self._micro_steps += 1
         if self._micro_steps % self._accumulation_steps:
             return
-        self._measure_and_clip()
-        self._optimizer.step()
+        if math.isfinite(self._norm_on_host.value()):
+            self._clip_gradients()
+            self._optimizer.step()
+        else:
+            self.gradient_norm = torch.full_like(self.gradient_norm, math.inf)
         self._optimizer.zero_grad(set_to_none=True)
 
-    def _measure_and_clip(self) -> None:
-        parameters = self.module.parameters()
-        self.gradient_norm = (
-            nn.utils.clip_grad_norm_(parameters, self._clip)
-            if self._clip
-            else gradient_norm(parameters)
-        )
+    def _clip_gradients(self) -> None:
+        if self._clip:
+            parameters = self.module.parameters()
+            nn.utils.clip_grads_with_norm_(parameters, self._clip, self.gradient_norm)
 
     def set_learning_rate(self, learning_rate: float) -> None:
         """Set the learning rate of every parameter group."""
@@ -221,6 +228,32 @@ class TorchEngine:
         check_finite(state["module"], path, DROP_CHECKPOINT)
         self.module.load_state_dict(state["module"])
         self._optimizer.load_state_dict(state["optimizer"])
+
+
+class _OnHost:
+    """A scalar that goes to the host while the device works on: the flags of the step, which the host waits for in any
+    case, come behind it.
+    """
+
+    def __init__(self) -> None:
+        self._sent, self._arrived = torch.zeros(()), None
+
+    def send(self, scalar: Tensor) -> None:
+        """Begin; on the CPU it is there."""
+        if scalar.device.type != "cuda":
+            self._sent = scalar
+            return
+        if self._arrived is None:
+            self._sent = torch.empty((), dtype=scalar.dtype, pin_memory=True)
+            self._arrived = torch.cuda.Event()
+        self._sent.copy_(scalar, non_blocking=True)
+        self._arrived.record(torch.cuda.current_stream(scalar.device))
+
+    def value(self) -> float:
+        """What was sent last."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return float(self._sent)
 
 
 def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:

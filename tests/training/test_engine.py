@@ -1,5 +1,6 @@
 """The plain engine against torch by hand; DeepSpeed is compared with it in tests/training/test_zero.py."""
 
+import math
 import sys
 import types
 
@@ -10,6 +11,7 @@ from torch import nn
 from glotok_ray.config import OptimizerConfig, ScalingConfig
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.training import engine
+from glotok_ray.training.ema import ExponentialMovingAverage
 from glotok_ray.training.engine import TorchEngine, deepspeed_config, parameter_groups
 
 
@@ -81,6 +83,52 @@ def test_the_gradients_norm_is_that_before_clipping(clip):
         engine.step()
     torch.testing.assert_close(engine.gradient_norm, expected)
     assert expected > 1e-3
+
+
+def everything_of(engine):
+    """Copies of weights and moments, flat."""
+    state = engine._optimizer.state_dict()["state"].values()
+    moments = [value.clone() for each in state for value in each.values()]
+    return [*(shard.clone() for shard in engine.shards()), *moments]
+
+
+def all_equal(before, after):
+    return all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+@pytest.mark.parametrize("clip", [0.0, 1.0])
+@pytest.mark.parametrize("factor", [math.nan, math.inf])
+def test_a_gradient_that_is_not_finite_moves_nothing(factor, clip, name):
+    torch.manual_seed(0)
+    optimizer = OptimizerConfig(
+        name=name, learning_rate=0.1, weight_decay=0.1 * (name == "adamw"), gradient_clip=clip
+    )
+    engine = TorchEngine(nn.Linear(3, 2), optimizer, 2)
+    average = ExponentialMovingAverage(engine, 0.5)
+
+    def learn(step, of):
+        for part in torch.randn(4, 3).split(2):
+            loss = of(engine(part))
+            engine.backward(loss)
+            engine.step()
+        average.update(step)
+        return bool(loss.isfinite())
+
+    def broken(found):
+        away = found - found.detach()
+        return away.square().sqrt().mean() if math.isnan(factor) else (away * 3e38 * 10).sum()
+
+    # Moments from here on, by which a gradient of zeros would move weights too.
+    assert learn(0, lambda found: found.square().mean())
+    before = everything_of(engine)
+    assert learn(1, broken)
+    assert all_equal(before, everything_of(engine))
+    assert engine.gradient_norm == math.inf
+    assert all(shard.isfinite().all() for shard in average._shards)
+    assert learn(2, lambda found: found.square().mean())
+    assert not all_equal(before, everything_of(engine))
+    assert engine.gradient_norm.isfinite()
 
 
 def test_mlflow_is_as_if_it_were_not_there_while_deepspeed_is_imported(monkeypatch):

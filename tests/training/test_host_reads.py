@@ -118,7 +118,7 @@ class EngineWithoutOptimizer(TorchEngine):
 
     def step(self) -> None:
         """What reads beyond is the optimizer's, which on a GPU is another."""
-        self._measure_and_clip()
+        self._clip_gradients()
 
 
 @pytest.fixture(autouse=True)

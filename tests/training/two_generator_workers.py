@@ -230,11 +230,24 @@ def broken_gradient(scaling: ScalingConfig, worker: Worker) -> dict[str, object]
     weight = next(iter(engine.module.parameters()))
     hook = weight.register_hook(lambda gradient: gradient * float("nan" if worker.rank else "1.0"))
     broken = moves()
+    norm = float(engine.gradient_norm)
     hook.remove()
     moves()
     with Operations() as counted:
         whole = moves()
-    return {"broken": broken, "whole": whole, "operations": dict(counted.calls)}
+    # The first one had no moments, by which a gradient of zeros would move weights too.
+    hook = weight.register_hook(lambda gradient: gradient * float("inf" if worker.rank else "1.0"))
+    later = moves()
+    hook.remove()
+    average = training.state.average.whole(keep=True).values()
+    return {
+        "broken": broken,
+        "norm": norm,
+        "whole": whole,
+        "later": later,
+        "average": all(bool(value.isfinite().all()) for value in average),
+        "operations": dict(counted.calls),
+    }
 
 
 def main(folder: Path) -> None:
@@ -254,8 +267,9 @@ def main(folder: Path) -> None:
                     kind, autocast, worker, folder / f"{kind}-{stage}-autocast"
                 ),
             }
-    for stage in (1, 2):
-        for precision in ("bf16", "bf16_autocast", "fp32"):
+    for stage in (0, 1, 2, 3):
+        # DeepSpeed keeps bf16 weights with fp32 masters from stage 1 on.
+        for precision in ("bf16", "bf16_autocast", "fp32")[stage == 0 :]:
             scaling = override(SCALING, {"zero_stage": stage, "precision": precision})
             answers[f"broken-{stage}-{precision}"] = broken_gradient(scaling, worker)
     torch.save(answers, folder / f"answers-{worker.rank}.pt")
