@@ -33,6 +33,7 @@ from glotok_ray.config import (
 )
 from glotok_ray.data.records import DatasetInfo
 from glotok_ray.losses.pairs import passes
+from glotok_ray.losses.pairs.tables import Share
 from glotok_ray.losses.relation import codebook_histogram
 from glotok_ray.nn.discriminator import PatchDiscriminator
 from glotok_ray.nn.far import FAR
@@ -124,7 +125,17 @@ class EngineWithoutOptimizer(TorchEngine):
 @pytest.fixture(autouse=True)
 def _pairs_as_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
     # The CPU's own kernels read numbers; Triton's cannot run here, and plain torch is what stands in for them.
-    monkeypatch.setattr(passes, "_backend", lambda unit: passes.TILED)
+    monkeypatch.setattr(passes, "_backend", lambda unit: passes.BY_ROWS)
+
+
+def test_a_share_of_the_pairs_lets_the_host_wait_for_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    unit, slope, share = torch.randn(700, 8), torch.randn(513), Share(1, 3)
+    with host_reads(monkeypatch) as found:
+        passes.pair_histogram(unit, 512, share)
+        passes.accumulate_gradient(unit, slope, share)
+    assert not found, found
 
 
 def tokenizer_step() -> TokenizerStep:

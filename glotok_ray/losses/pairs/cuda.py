@@ -14,9 +14,8 @@ import triton.language as tl
 from jaxtyping import Float
 from torch import Tensor
 
-from glotok_ray.losses.pairs.tables import Share, value_and_rise
+from glotok_ray.losses.pairs.tables import ROWS_PER_BLOCK, Share, row_blocks, value_and_rise
 
-_ROWS = 64
 _COLUMNS = 64
 # tl.dot takes at least 16 channels at a time; narrower vectors are padded with zeros.
 _CHANNELS = 16
@@ -136,7 +135,7 @@ def pair_histogram(
     """`passes.pair_histogram` of finite fp32 vectors on one device; at most 2^13 nodes keep ten bits of
     fraction.
     """
-    vectors, blocks = _padded(unit), _row_blocks(len(unit), share)
+    vectors, blocks = _padded(unit), row_blocks(len(unit), share)
     bits = min(_FRACTION_BITS, 23 - (num_nodes - 1).bit_length())
     copies = max(_FEWEST_COPIES, len(unit) ** 2 // 2 // _MOST_PAIRS_PER_COUNTER + 1)
     packed = torch.zeros(copies, num_nodes + 1, dtype=torch.int64, device=unit.device)
@@ -155,7 +154,7 @@ def pair_histogram(
                 WIDTH=vectors.shape[1],
                 BITS=bits,
                 COUNT_BIT=_COUNT_BIT,
-                ROWS=_ROWS,
+                ROWS=ROWS_PER_BLOCK,
                 COLUMNS=_COLUMNS,
                 CHANNELS=_CHANNELS,
             )
@@ -172,7 +171,7 @@ def accumulate_gradient(
 
     A share holds whole rows here, with the pairs on both sides of them.
     """
-    vectors, blocks = _padded(unit), _row_blocks(len(unit), share)
+    vectors, blocks = _padded(unit), row_blocks(len(unit), share)
     gradient = torch.zeros_like(vectors)
     if len(blocks):
         with torch.cuda.device_of(unit):
@@ -186,7 +185,7 @@ def accumulate_gradient(
                 (len(slope) - 1) / 2,
                 WIDTH=vectors.shape[1],
                 PADDED=triton.next_power_of_2(vectors.shape[1]),
-                ROWS=_ROWS,
+                ROWS=ROWS_PER_BLOCK,
                 COLUMNS=_COLUMNS,
                 CHANNELS=_CHANNELS,
             )
@@ -195,7 +194,3 @@ def accumulate_gradient(
 
 def _padded(unit: Tensor) -> Tensor:
     return torch.nn.functional.pad(unit.detach(), (0, -unit.shape[1] % _CHANNELS)).contiguous()
-
-
-def _row_blocks(length: int, share: Share) -> range:
-    return range(triton.cdiv(length, _ROWS))[share.index :: share.count]

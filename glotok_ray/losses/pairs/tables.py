@@ -14,6 +14,15 @@ class Share(NamedTuple):
     count: int = 1
 
 
+ROWS_PER_BLOCK = 64
+"""On CUDA, whatever computes there: how many rows are dealt out to a share at once."""
+
+
+def row_blocks(length: int, share: Share) -> range:
+    """The numbers of the share's blocks of rows; the last block of all may be shorter."""
+    return range(-(-length // ROWS_PER_BLOCK))[share.index :: share.count]
+
+
 def value_and_rise(slope: Float[Tensor, " nodes"]) -> Float[Tensor, "nodes 2"]:
     """The table as compiled kernels read it, fp32: the value at a node beside its rise to the next one,
     so that one cache line serves both look-ups.

@@ -184,6 +184,23 @@ for n, d in ((1, 8), (70, 8), (130, 3), (150, 24)):
     whole = passes.TILED.accumulate_gradient(unit.double(), slope, Share())
     pulled = sum(cuda.accumulate_gradient(unit, slope, Share(i, 2)) for i in range(2))
     assert (pulled - whole).norm() <= 1e-5 * whole.norm(), (n, d)
+
+# Of three workers, one lacks Triton, or has it alone. Blocks of 64 rows: some of a tile of plain torch, and more.
+for n in (1, 70, 150, 700):
+    unit = torch.nn.functional.normalize(torch.randn(n, 8), dim=1)
+    shares = [Share(i, 3) for i in range(3)]
+    kernels = passes.Backend(cuda.pair_histogram, cuda.accumulate_gradient)
+    counts = [kernels.pair_histogram(unit, 512, share) for share in shares]
+    pulled = [kernels.accumulate_gradient(unit, slope, share) for share in shares]
+    for backends in ((kernels, kernels, passes.BY_ROWS), (passes.BY_ROWS, kernels, passes.BY_ROWS)):
+        for backend, share, own, row in zip(backends, shares, counts, pulled):
+            found = backend.pair_histogram(unit, 512, share)
+            assert round(float(found.sum()), 6) == float(own.sum()), (n, share)
+            assert (found - own).abs().sum() <= 1e-3 * own.sum(), (n, share)
+            found = backend.accumulate_gradient(unit, slope, share)
+            assert (found - row).norm() <= 1e-5 * row.norm(), (n, share)
+    alone = passes.BY_ROWS.accumulate_gradient(unit, slope, Share())
+    assert (alone - sum(pulled)).norm() <= 1e-5 * alone.norm(), n
 assert len(Recorded.entered) > 10 and set(Recorded.entered) == {-1}, Recorded.entered
 print("equal")
 """
@@ -218,6 +235,17 @@ def test_without_triton_one_line_per_gpu_says_so(monkeypatch, caplog):
     lines = [record.getMessage() for record in caplog.records]
     assert [f"Triton does not work on GPU {gpu}" in lines[gpu] for gpu in (0, 1)] == [True, True]
     assert len(lines) == 2
+
+
+@pytest.mark.usefixtures("_nothing_remembered")
+def test_a_worker_without_triton_divides_the_pairs_as_one_with_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "glotok_ray.losses.pairs.cuda", None)
+    with FakeTensorMode():
+        on_gpu = torch.empty(10, 8, device="cuda")
+        assert passes._backend(on_gpu) is passes.BY_ROWS
+        # Of these the kernels take none, on whichever worker.
+        assert passes._backend(on_gpu.double()) is passes.TILED
+        assert passes._backend(torch.empty(10, 129, device="cuda")) is passes.TILED
 
 
 @pytest.mark.parametrize(
@@ -260,7 +288,7 @@ def test_triton_kernels_on_a_gpu():
 def test_triton_kernels_on_a_gpu_equal_fp64():
     unit, table = vectors(4096).cuda(), slope().cuda()
     backend = passes._backend(unit)
-    assert backend is not passes.TILED  # Triton works
+    assert backend is not passes.BY_ROWS  # Triton works
     exact = passes.TILED.pair_histogram(unit.double(), NODES, Share())
     counts = [backend.pair_histogram(unit, NODES, Share(index, 3)) for index in range(3)]
     # Whole pairs are counted exactly; fractions of a node are rounded.
