@@ -25,21 +25,28 @@ RECIPES: dict[str, Callable[[], SweepRun | TokenizerAblationRun]] = {
 
 def describe(config: SweepRun | TokenizerAblationRun) -> dict[str, Any]:
     """The trials, or the rows, and the cost of one of them."""
-    from glotok_ray.recipes.sweep_parts import chosen_rows
+    from glotok_ray.recipes.sweep_parts import check_lengths, chosen_rows, tokenizer_row, trial
     from glotok_ray.training.describe import describe_tokenizer
     from glotok_ray.training.suggestions import first_trials
 
+    folder = to_path(config.output_path)
     if isinstance(config, TokenizerAblationRun):
-        what = {"rows": list(chosen_rows(config)), "steps_per_row": config.max_steps}
+        rows = chosen_rows(config)
+        trainings = [tokenizer_row(config, folder, row) for row in rows]
+        what = {"rows": list(rows), "steps_per_row": config.max_steps}
     else:
+        # Of Optuna's, those that it draws before it learns.
+        trials = {each.name: each.changes for each in first_trials(config)}
+        trainings = [trial(config, folder, *each) for each in trials.items()]
         what = {
-            # Of Optuna's, those that it draws before it learns.
-            "trials": {trial.name: trial.changes for trial in first_trials(config)},
+            "trials": trials,
             "num_trials": config.num_trials,
             "judged_by": config.judged_by,
             "steps_per_trial": config.max_steps,
         }
-    return {**what, **describe_tokenizer(config.tokenizer)}
+    found = describe_tokenizer(config.tokenizer)
+    check_lengths(config, trainings, found["num_images"])
+    return {**what, **found}
 
 
 def show(manifest: dict[str, Any]) -> str:

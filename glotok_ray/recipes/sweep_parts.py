@@ -4,13 +4,14 @@ set of samples its parts.
 Read next: glotok_ray/stages/ablations.py, glotok_ray/stages/sweep_tokenizer.py
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from glotok_ray.config.evaluation import EvaluateRun
 from glotok_ray.config.jobs import AnySampleRun, XARSampleRun
 from glotok_ray.config.overrides import override
+from glotok_ray.config.rules import require
 from glotok_ray.config.runs import TokenizerRun, XARRun
 from glotok_ray.config.sweeps import (
     AUTOMATIC,
@@ -96,6 +97,24 @@ def finalist(
 def best(config: SweepRun, changes: dict[str, Any]) -> TokenizerRun:
     """The recipe that a sweep found: the base recipe, at its own length, with the changes of the best trial."""
     return override(config.tokenizer, {**changes, "name": f"{config.tokenizer.name}_best"})
+
+
+def check_lengths(
+    config: SweepRun | TokenizerAblationRun, trainings: Iterable[TokenizerRun], num_images: int
+) -> None:
+    """Raise ValueError where one of the trainings, on so many images, ends before max_steps: it would be told, and
+    measured again, as of steps that it never makes.
+    """
+    for run in trainings:
+        schedule = run.schedule
+        steps = schedule.total_steps(schedule.steps_per_epoch(num_images))
+        require(
+            config.max_steps <= steps,
+            "max_steps",
+            config.max_steps,
+            f"{run.name} ends at step {steps} (tokenizer.schedule.epochs = {schedule.epochs} and num_steps = "
+            f"{schedule.num_steps} on {num_images} images); lower max_steps to {steps}, or raise them",
+        )
 
 
 def _short(run: TokenizerRun, steps: int, folder: Path, changes: dict[str, Any]) -> TokenizerRun:

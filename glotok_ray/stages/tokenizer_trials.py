@@ -13,6 +13,7 @@ from glotok_ray.config.evaluation import EvaluateRun
 from glotok_ray.config.overrides import override
 from glotok_ray.config.runs import TokenizerRun
 from glotok_ray.config.sweeps import SweepRun, TokenizerAblationRun
+from glotok_ray.data.records import read_dataset
 from glotok_ray.devices import chosen_device
 from glotok_ray.evaluation import inputs as evaluation_inputs
 from glotok_ray.evaluation.in_process import measure_reconstructions
@@ -20,7 +21,7 @@ from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.on_ray import tune
 from glotok_ray.recipes import build_teacher as teacher_recipes
 from glotok_ray.recipes import shard_images as shard_recipes
-from glotok_ray.recipes.sweep_parts import evaluation_path
+from glotok_ray.recipes.sweep_parts import check_lengths, evaluation_path
 from glotok_ray.stages import build_teacher, evaluate_images, shard_images, train_tokenizer
 from glotok_ray.storage import artefact
 from glotok_ray.storage.places import local_twin, to_path
@@ -130,7 +131,7 @@ def check_inputs(
     config: SweepRun | TokenizerAblationRun, recipes: Iterable[TokenizerRun]
 ) -> list[Path]:
     """The folders that all trainings read, verified here once for all of them; raises ArtefactError for what would stop
-    one of them later.
+    one of them later, and ValueError where one is shorter than max_steps.
     """
     found = [
         to_path(config.tokenizer.data.train_path),
@@ -144,6 +145,7 @@ def check_inputs(
         artefact.verify_once(path, kind)
     if config.tokenizer.data.validation_path:
         artefact.verify_once(to_path(config.tokenizer.data.validation_path), "shards")
+    check_lengths(config, trainings, read_dataset(found[0]).num_images)
     for recipe in trainings:
         inputs.check_inputs(recipe)
     evaluation_inputs.check_images(config.evaluation, config.tokenizer.model.autoencoder.image_size)

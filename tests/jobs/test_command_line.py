@@ -123,6 +123,24 @@ def test_a_quickstart_s_own_config_goes_on_and_may_move(tmp_path, capsys, caplog
     assert "codes.tokenizer_path = '/x/tokenizer': must be " in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("recipe", "flags", "message"),
+    [
+        ("quickstart", ["--max-steps", "513"], "max_steps = 513: trial_00 ends at step 512"),
+        (
+            "ablations_tiny",
+            ["--tokenizer.schedule.num-steps", "99"],
+            "max_steps = 256: single_codebook ends at step 99",
+        ),
+    ],
+)
+def test_a_dry_run_refuses_trials_and_rows_that_end_before_max_steps(
+    caplog, recipe, flags, message
+):
+    assert sweep_tokenizer.main([recipe, "--dry-run", *flags]) != 0
+    assert message in caplog.text
+
+
 def test_an_unknown_recipe_names_the_known_ones(caplog):
     assert train_tokenizer.main(["glotok_16m"]) == 2
     assert "glotok_16k" in caplog.text

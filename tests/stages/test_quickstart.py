@@ -387,7 +387,7 @@ def test_the_trials_of_a_sweep_trust_what_its_driver_verified(finished, tmp_path
         (Path(path) / artefact.RECEIPT).unlink(missing_ok=True)
     sweep = override(
         tokenizer_ablations.ablations_tiny(),
-        {"tokenizer": config.tokenizer, "evaluation": config.evaluation},
+        {"max_steps": 8, "tokenizer": config.tokenizer, "evaluation": config.evaluation},
     )
     assert len(TokenizerRows(sweep, tmp_path).check_inputs(["single_codebook"])) == 3
     folders = (

@@ -3,9 +3,11 @@
 import pytest
 
 from glotok_ray.config import override
+from glotok_ray.data.records import read_dataset
 from glotok_ray.on_ray import tune
 from glotok_ray.on_ray.tune import TrialProcess, TrialResult
 from glotok_ray.recipes import sweep_tokenizer
+from glotok_ray.recipes.tokenizer_ablations import ablations_tiny
 from glotok_ray.stages import ablations, tokenizer_trials
 from glotok_ray.stages.failed_rows import FAILED
 from glotok_ray.stages.rows import evaluation_path, failure_path, run_rows
@@ -13,6 +15,7 @@ from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.storage.output import Unfinished, look
 from glotok_ray.storage.retries import StorageError
+from tests.small_data import write_shards
 
 
 def measure(name):
@@ -106,3 +109,30 @@ def test_an_evaluation_that_no_trial_could_finish_is_refused_before_the_first_tr
     )
     with pytest.raises(ValueError, match=r"codes_path = .*: baselines need"):
         tokenizer_trials.check_inputs(sweep, [sweep.tokenizer])
+
+
+@pytest.mark.parametrize("kind", ["sweep", "ablations"])
+def test_trainings_that_end_before_max_steps_are_refused_before_the_first_trains(tmp_path, kind):
+    shards = str(write_shards(tmp_path / "shards"))
+    teacher = look(tmp_path / "teacher", "teacher", {})
+    teacher.begin(Unfinished.REPLACE)
+    teacher.finish()
+    recipe = sweep_tokenizer.quickstart() if kind == "sweep" else ablations_tiny()
+    images = read_dataset(tmp_path / "shards").num_images
+    changes = {
+        "max_steps": 9,
+        "tokenizer.teacher_path": str(tmp_path / "teacher"),
+        "tokenizer.data.train_path": shards,
+        "tokenizer.data.validation_path": "",
+        "tokenizer.data.num_train_images": 0,
+        "tokenizer.schedule.global_batch_size": images // 2,
+        "tokenizer.schedule.micro_batch_size": 1,
+        "tokenizer.schedule.epochs": 4,
+        "evaluation.data_path": shards,
+    }
+    config = override(recipe, changes)
+    message = (
+        rf"max_steps = 9: tokenizer ends at step 8 .*epochs = 4 .* on {images} images\); lower"
+    )
+    with pytest.raises(ValueError, match=message):
+        tokenizer_trials.check_inputs(config, [config.tokenizer])
