@@ -12,6 +12,7 @@ from glotok_ray import faults
 from glotok_ray.config.overrides import to_dict
 from glotok_ray.config.runs import GeneratorRun, TokenizerRun
 from glotok_ray.storage import artefact
+from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.storage.output import Output, look
 from glotok_ray.training import checkpoint
 from glotok_ray.training.checkpoint import CHECKPOINT_FOLDER, check_state_layout
@@ -64,6 +65,7 @@ def train_to_the_end(
     newest = checkpoint.newest_checkpoint(plan.folder / CHECKPOINT_FOLDER, verify=False)
     if newest is not None and not fresh:
         check_state_layout(newest, plan)
+        _check_step(newest, plan)
     _open_folder(output, config, facts)
     faults.boundary("unit", 0)
     _fit(config, plan)
@@ -74,6 +76,19 @@ def train_to_the_end(
         metrics=last_metrics(plan.folder),
         **({"best_checkpoint": best} if best else {}),
     )
+
+
+def _check_step(newest: Path, plan: RunPlan) -> None:
+    """Raise ArtefactError where the run has come further than it is to go: the weights would be told as of a step that
+    they have left behind.
+    """
+    step = checkpoint.checkpoint_step(newest)
+    if step > plan.last_step:
+        raise ArtefactError(
+            f"{newest}: is at step {step} already, and this command ends at step {plan.last_step} "
+            "(schedule.stop_after_steps, num_steps or epochs); let it end there or later, or give --fresh or another "
+            "--name"
+        )
 
 
 def _fit(config: TokenizerRun | GeneratorRun, plan: RunPlan) -> None:

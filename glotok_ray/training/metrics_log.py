@@ -8,7 +8,7 @@ import contextlib
 import functools
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -65,6 +65,8 @@ class MetricsLog:
         self._steps = 0
         self._rate = 0.0
         self._told_first_batch, self._restarts = False, 0
+        self.evaluated_step = first_step
+        """The step of the last evaluation that what is saved now comes after."""
         self.times = StepTimes(plan.schedule.global_batch_size, utilization)
         self.latest: dict[str, Any] = {}
         self._points: Any = None
@@ -73,21 +75,24 @@ class MetricsLog:
         self._purge_step = first_step
         self._trackers: Trackers | None = None
         if worker.rank == 0:
-            self._patiently(lambda: self._drop_lines_after(first_step))
+            # A run that died after its last checkpoint repeats those steps; their lines would appear twice.
+            self._keep_lines(lambda line: line["step"] <= first_step)
             self._trackers = Trackers(plan.tracking, plan.folder, rows_file=ROWS_FILE)
 
     def _patiently(self, write: Callable[[], None]) -> None:
         minutes = self._plan.scaling.storage_retry_minutes
         patiently(write, self._path, minutes=minutes, doing="writing")
 
-    def _drop_lines_after(self, step: int) -> None:
-        # A run that died after its last checkpoint repeats those steps; their lines would appear twice.
-        if self._path.is_file():
-            lines = [
-                line for line in metric_lines(self._path) if line["step"] <= step or EVENT in line
-            ]
-            with artefact.replacing(self._path) as temporary:
-                temporary.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    def _keep_lines(self, is_kept: Callable[[dict[str, Any]], bool]) -> None:
+        """Drop the other lines from metrics.jsonl; those of events stay."""
+
+        def rewrite() -> None:
+            if self._path.is_file():
+                kept = [line for line in metric_lines(self._path) if EVENT in line or is_kept(line)]
+                with artefact.replacing(self._path) as temporary:
+                    temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
+
+        self._patiently(rewrite)
 
     def add(self, step: int, terms: dict[str, Tensor], rate: float) -> None:
         """Take the terms of one step; every `log_every_steps` steps, write a line."""
@@ -102,7 +107,13 @@ class MetricsLog:
 
     def snapshot(self, into: Snapshot) -> None:
         """Add what has come since the last line, so that the next one is the same after a restart."""
-        state = {"sums": self._sums, "counts": dict(self._counts), "steps": self._steps}
+        state = {
+            "sums": self._sums,
+            "counts": dict(self._counts),
+            "steps": self._steps,
+            "rate": self._rate,
+            "evaluated_step": self.evaluated_step,
+        }
         into.add_state(_file(self._worker.rank), state)
 
     def load(self, folder: Path) -> None:
@@ -120,6 +131,9 @@ class MetricsLog:
             for name in first["sums"]
         }
         self._steps, self._counts = first["steps"], collections.Counter(first["counts"])
+        # Older versions saved neither: what they went on with was the next step.
+        self._rate = first.get("rate", self._rate)
+        self.evaluated_step = first.get("evaluated_step", self.evaluated_step)
 
     def flush(self, step: int) -> None:
         """Write the averages since the last line."""
@@ -175,6 +189,24 @@ class MetricsLog:
         self._draw(step, values)
         if self._trackers is not None:
             self._trackers.log(step, values)
+
+    def forget_evaluation(self, step: int) -> None:
+        """Drop its line, and that of the steps before it, where they were written after the checkpoint of `step`."""
+        if self._worker.rank == 0:
+            self._keep_lines(
+                lambda line: (
+                    line["step"] != step
+                    or (
+                        not any(name.startswith("eval/") for name in line)
+                        and not (self._steps and "train/learning_rate" in line)
+                    )
+                )
+            )
+
+    def write_evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Append the line of an evaluation, which follows that of the steps before it."""
+        self.write(step, {f"eval/{name}": value for name, value in metrics.items()})
+        self.evaluated_step = step
 
     def _draw(self, step: int, values: dict[str, float]) -> None:
         """Add TensorBoard points; they show what metrics.jsonl holds, so nothing waits for them."""

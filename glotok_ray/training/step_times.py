@@ -73,8 +73,11 @@ class StepTimes:
 
     def take(self, step: int) -> dict[str, float]:
         """Metrics of the time since the last call, up to the end of `step`; after the warm-up also the median and the
-        95th percentile of the steps' times, and MFU at the median.
+        95th percentile of the steps' times, and MFU at the median. None where there was no step.
         """
+        if not self._steps:
+            self._restart()
+            return {}
         seconds = time.monotonic() - self._since
         values = {
             "images_per_s": self._steps * self._images / seconds,

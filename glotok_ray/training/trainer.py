@@ -133,6 +133,11 @@ class Trainer:
         self, first_step: int, stream: Iterator[MicroBatch], log: MetricsLog, seen: RowsSeen
     ) -> None:
         self._saved_at = time.monotonic()
+        if self._evaluation_is_due(first_step) and log.evaluated_step < first_step:
+            # A node was taken back before it. The next checkpoint keeps that it is done; until then it is done anew,
+            # since a restart finds the state of before.
+            log.forget_evaluation(first_step)
+            self._measure(first_step, log)
         with StepProfiler(self._plan, self._worker) as profiler:
             for step in range(first_step, self._plan.last_step):
                 with profiler.step(step):
@@ -169,15 +174,19 @@ class Trainer:
             self._log_written(log)
             self._worker.release()
         if self._evaluation_is_due(step):
-            log.flush(step - 1)
-            self._worker.heartbeat.enter("evaluation", step)
-            metrics = self._evaluate()
-            log.write(step, {f"eval/{name}": value for name, value in metrics.items()})
-            self._save(step, log)
-            self._worker.report({"step": step, **metrics})
+            self._measure(step, log, and_save=True)
         elif self._checkpoint_is_due(step) and not noticed:
             self._save(step, log)
         self._log_written(log)
+
+    def _measure(self, step: int, log: MetricsLog, *, and_save: bool = False) -> None:
+        log.flush(step - 1)
+        self._worker.heartbeat.enter("evaluation", step)
+        metrics = self._evaluate()
+        log.write_evaluation(step, metrics)
+        if and_save:
+            self._save(step, log)
+        self._worker.report({"step": step, **metrics})
 
     def _save(self, step: int, log: MetricsLog) -> None:
         def copy_state(into: Snapshot) -> None:

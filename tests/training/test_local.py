@@ -17,6 +17,7 @@ from glotok_ray.stages import train_tokenizer
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.training import local
+from glotok_ray.training.plan import RunPlan
 from glotok_ray.training.shown_progress import describe_metrics
 
 
@@ -91,6 +92,27 @@ def test_a_loss_that_is_not_finite_ends_it_as_under_ray(config) -> None:
     broken = override(config, {"loss.reconstruction_weight": 1e39, "schedule.profile_steps": 0})
     with pytest.raises(ArtefactError, match=r"step 0: total not finite.*--initial-path"):
         train_tokenizer.run(broken)
+
+
+def test_a_run_that_is_past_its_end_is_refused_and_left_as_it_is(config, monkeypatch) -> None:
+    config = override(config, {"schedule.profile_steps": 0})
+    folder = Path(config.output_path) / config.name
+    fit = local.fit
+
+    def killed(run: TokenizerRun, plan: RunPlan) -> None:
+        fit(run, plan)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(local, "fit", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train_tokenizer.run(override(config, {"schedule.stop_after_steps": 5}))
+    monkeypatch.setattr(local, "fit", fit)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with pytest.raises(ArtefactError, match=r"step-000000005: is at step 5 already, .* at step 3 "):
+        train_tokenizer.run(override(config, {"schedule.stop_after_steps": 3}))
+    assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    # At its very step there is nothing left but the export.
+    assert train_tokenizer.run(override(config, {"schedule.stop_after_steps": 5}))["step"] == 5
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")

@@ -11,6 +11,7 @@ from torch import nn
 
 from glotok_ray.config import OptimizerConfig, ScalingConfig, ScheduleConfig
 from glotok_ray.data.records import DatasetInfo
+from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.storage.retries import StorageError
 from glotok_ray.training import checkpoint
@@ -35,8 +36,11 @@ class ToyStep:
             nn.Linear(3, 1), OptimizerConfig(learning_rate=0.05), accumulation_steps=2
         )
         self.flags = StepFlags(LocalWorker())
+        # As a codebook's counts: of the steps since the last evaluation.
+        self.window = 0
 
     def learn(self, batches, step):
+        self.window += 1
         total = torch.zeros(())
         for batch in batches:
             loss = (
@@ -54,13 +58,16 @@ class ToyStep:
         self.engine.set_learning_rate(learning_rate)
 
     def evaluate(self):
-        return {"weight": float(self.engine.module.weight.detach().sum())}
+        window, self.window = self.window, 0
+        return {"weight": float(self.engine.module.weight.detach().sum()), "window": window}
 
     def snapshot(self, into):
         self.engine.snapshot(into.within("toy"))
+        into.add_state("window.pt", {"steps": self.window})
 
     def load(self, folder):
         self.engine.load(folder / "toy")
+        self.window = torch.load(folder / "window.pt", weights_only=True)["steps"]
 
 
 def batches(first_step):
@@ -263,6 +270,72 @@ def test_a_notice_that_the_node_is_taken_back_brings_a_checkpoint_at_once(
     fit(tmp_path / "run", keep=20, stop=10)
     fit(tmp_path / "whole", keep=20, stop=10)
     assert losses(tmp_path / "run") == losses(tmp_path / "whole")
+
+
+def without_times(folder):
+    """The lines of training and evaluation, without what differs from run to run."""
+    named = [
+        {name: value for name, value in line.items() if name.split("/")[0] in ("train", "eval")}
+        | {"step": line["step"]}
+        for line in lines(folder)
+    ]
+    return [line for line in named if len(line) > 1]
+
+
+@pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.parametrize("killed_after", [False, True])
+def test_an_evaluation_before_which_the_node_was_taken_back_is_made_up_for(
+    tmp_path, monkeypatch, killed_after, every
+):
+    notice = tmp_path / "notice.json"
+    monkeypatch.setenv("GLOTOK_PREEMPTION_NOTICE", str(notice))
+
+    def notice_in_the_ninth(step):
+        learn = step.learn
+
+        def taken_back(batches, number):
+            if number == 8:
+                notice.write_text("taken back")
+            return learn(batches, number)
+
+        step.learn = taken_back
+
+    with pytest.raises(NodeReclaimed):
+        fit(tmp_path / "run", every=every, change=notice_in_the_ninth, worker=LeavingWorker())
+    # Saved without the evaluation that was due there.
+    assert checkpoints(tmp_path / "run") == [5, 10]
+    assert [step for step, _ in metrics(tmp_path / "run", "eval/weight")] == [5]
+    if killed_after:
+        with pytest.raises(RuntimeError, match="killed"):
+            fit(tmp_path / "run", every=every, change=stop_at(13))
+        assert [step for step, _ in metrics(tmp_path / "run", "eval/weight")] == [5, 10]
+    fit(tmp_path / "run", every=every)
+    fit(tmp_path / "whole", every=every)
+    assert without_times(tmp_path / "run") == without_times(tmp_path / "whole")
+    assert metrics(tmp_path / "run", "eval/window") == [(5, 5), (10, 5), (15, 5), (20, 5)]
+
+
+@pytest.mark.parametrize("stop", [7, 10])
+def test_what_was_evaluated_before_a_restart_is_not_evaluated_again(tmp_path, stop):
+    fit(tmp_path / "run", stop=stop)
+    reports = fit(tmp_path / "run")
+    assert [report["step"] for report in reports] == [step for step in (10, 15, 20) if step > stop]
+
+
+def test_a_checkpoint_of_an_older_version_was_evaluated(tmp_path):
+    fit(tmp_path / "run", stop=10)
+    path = checkpoint.newest_checkpoint(tmp_path / "run" / "checkpoints")
+    state = torch.load(path / "log-0000.pt", weights_only=True)
+    for name in ("rate", "evaluated_step"):
+        del state[name]
+    torch.save(state, path / "log-0000.pt")
+    artefact.write_manifest(
+        path,
+        "checkpoint",
+        step=10,
+        state_layout=artefact.read_json(path / "manifest.json")["state_layout"],
+    )
+    assert [report["step"] for report in fit(tmp_path / "run")] == [15, 20]
 
 
 def test_each_checkpoint_is_measured_at_its_step(tmp_path):
