@@ -3,8 +3,9 @@
 Read next: glotok_ray/training/checkpoint_measurement.py
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from glotok_ray.config.runs import AnyGeneratorRun, TokenizerRun
 from glotok_ray.pretrained import generator, tokenizer
@@ -30,21 +31,24 @@ def copy_weights(
     place.mkdir(parents=True)
     is_tokenizer = isinstance(config, TokenizerRun)
     try:
-        _copy(checkpoint, place, _OF_TOKENIZER if is_tokenizer else _OF_GENERATOR)
+        # Once: it may be gone when the files are copied.
+        manifest = _manifest(checkpoint)
+        names = _OF_TOKENIZER if is_tokenizer else _OF_GENERATOR
+        _copy(checkpoint, place, names, manifest["files"])
     except FileNotFoundError:
         remove_tree(place)
         return None
     if not is_tokenizer:
         generator.copy_tokenizer(to_path(config.tokenizer_path), place)
     kind = "tokenizer" if is_tokenizer else "generator"
-    step = artefact.read_json(checkpoint / artefact.MANIFEST)["step"]
-    artefact.write_manifest(place, kind, step=step, checkpoint_of=config.name)
+    artefact.write_manifest(place, kind, step=manifest["step"], checkpoint_of=config.name)
     return place
 
 
-def _copy(checkpoint: Path, place: Path, names: Sequence[str]) -> None:
-    """Copy those of the files that the checkpoint has; raises FileNotFoundError for one that is gone."""
-    listed = _listed(checkpoint)
+def _copy(
+    checkpoint: Path, place: Path, names: Sequence[str], listed: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Copy those of the files that are `listed`; raises FileNotFoundError for one that is gone."""
     if names[0] not in listed:
         raise ArtefactError(
             f"{checkpoint}: holds no {names[0]}: it was written while checkpoint_evaluation.every_steps was 0"
@@ -59,6 +63,10 @@ def _copy(checkpoint: Path, place: Path, names: Sequence[str]) -> None:
             )
 
 
-def _listed(checkpoint: Path) -> dict[str, dict[str, object]]:
-    (checkpoint / artefact.MANIFEST).stat()  # FileNotFoundError where the checkpoint is gone
-    return artefact.read_json(checkpoint / artefact.MANIFEST)["files"]
+def _manifest(checkpoint: Path) -> dict[str, Any]:
+    path = checkpoint / artefact.MANIFEST
+    try:
+        return artefact.read_json(path)
+    except ArtefactError:
+        path.stat()  # FileNotFoundError where the checkpoint is gone
+        raise

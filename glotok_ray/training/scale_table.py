@@ -43,10 +43,12 @@ def table(needs: Needs, rows: Sequence[Row], gpu: GPU, price: float) -> str:
 
 def _facts(needs: Needs, row: Row) -> str:
     schedule, scaling = needs.run.schedule, needs.run.scaling
+    # Not schedule.epochs, before which schedule.num_steps may end the run.
+    epochs = row.steps / schedule.steps_per_epoch(needs.run.data.num_train_images)
     sizes = " + ".join(f"{size:,}" for size in needs.counts.sizes)
     return (
         f"{sizes} parameters, {needs.operations / 1e9:,.0f} GFLOP per image;"
-        f" {schedule.epochs} epochs of {needs.run.data.num_train_images:,} images in batches of"
+        f" {epochs:.4g} epochs of {needs.run.data.num_train_images:,} images in batches of"
         f" {schedule.global_batch_size:,}: {row.steps:,} steps;"
         f" ZeRO stage {scaling.zero_stage}, {scaling.precision}; a checkpoint has {row.checkpoint_gib:.1f} GiB."
     )

@@ -31,6 +31,7 @@ from glotok_ray.pretrained.tokenizer import load_tokenizer
 from glotok_ray.sampling.images import ImageGenerator
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.training import checkpoint_weights
 from glotok_ray.training.checkpoint_measurement import CheckpointMeasurement
 from glotok_ray.training.checkpoint_protocol import check_checkpoint_evaluation, protocol_of
 from glotok_ray.training.ema import ExponentialMovingAverage
@@ -166,6 +167,26 @@ def test_a_checkpoint_that_is_gone_is_none_and_a_damaged_one_is_refused(inputs, 
     assert measure(path) is None
     shutil.rmtree(path)
     assert measure(path) is None
+
+
+def test_a_checkpoint_that_is_removed_when_its_weights_are_copied_is_measured(
+    inputs, tmp_path, monkeypatch
+):
+    path = tokenizer_checkpoint(tmp_path)
+    last = checkpoint_weights._OF_TOKENIZER[1]
+    assert not (path / checkpoint_weights._OF_TOKENIZER[2]).exists()
+    copy_file = checkpoint_weights.copy_file
+
+    def copy_and_remove(source: Path, target: Path) -> None:
+        copy_file(source, target)
+        if source.name == last:  # as the writer of the next checkpoint does
+            shutil.rmtree(path)
+
+    monkeypatch.setattr(checkpoint_weights, "copy_file", copy_and_remove)
+    found = CheckpointMeasurement(tokenizer_run(inputs), tmp_path)(path)
+    assert found is not None
+    assert artefact.read_manifest(found.weights, "tokenizer")["step"] == 3
+    assert not path.exists()
 
 
 @pytest.mark.parametrize("averaged", [True, False])

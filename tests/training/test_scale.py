@@ -89,6 +89,18 @@ def test_what_takes_longest_binds(
     assert row_of(change(xar_b), 8, H100).bound == bound
 
 
+@pytest.mark.parametrize(
+    ("num_steps", "told"),
+    [
+        (0, " 800 epochs of 1,281,167 images in batches of 2,048: 500,000 steps;"),
+        (1000, " 1.6 epochs of 1,281,167 images in batches of 2,048: 1,000 steps;"),
+    ],
+)
+def test_epochs_are_those_of_the_steps(xar_b: Needs, num_steps: int, told: str) -> None:
+    needs = xar_b._replace(run=override(xar_b.run, {"schedule.num_steps": num_steps}))
+    assert told in table(needs, [row_of(needs, 8, H100)], H100, 0.0)
+
+
 def test_a_slow_network_binds(xar_b: Needs) -> None:
     assert row_of(xar_b, 64, H100._replace(between_gb_s=1)).bound == "network"
 
