@@ -20,6 +20,7 @@ from glotok_ray.config.jobs import AnySampleRun, FARSampleRun, VARSampleRun, XAR
 from glotok_ray.config.overrides import bound_settings, override, to_dict, with_absolute_paths
 from glotok_ray.devices import chosen_device
 from glotok_ray.evaluation import inputs
+from glotok_ray.evaluation.extractors import file_digests
 from glotok_ray.pretrained.generator import WEIGHTS_FILE, model_config, read_facts
 from glotok_ray.recipes import table_2
 from glotok_ray.recipes.sweep_parts import STATISTICS_FOLDER, VALUES_FOLDER, short_names
@@ -66,12 +67,13 @@ def run(config: CompareGeneratorsRun, *, fresh: bool = False) -> dict[str, Any]:
     compared = compared_generators(config)
     check_inputs(config, compared)
     folders = [one.samples.generator_path for one in compared]
+    # The order is the table's.
+    weights = {"weights_sha256": [_digest(to_path(path)) for path in folders]}
     found = output.begin(
         config.output_path,
         KIND,
-        # The order is the table's.
-        bound_settings(config) | {"weights_sha256": [_digest(to_path(path)) for path in folders]},
-        [*folders, config.evaluation.data_path],
+        bound_settings(config) | weights | file_digests(config.evaluation),
+        [*folders, *_shards(config.evaluation)],
         fresh=fresh,
         unfinished=Unfinished.SAME_ONLY,
     )
@@ -136,8 +138,12 @@ def check_inputs(config: CompareGeneratorsRun, compared: Sequence[ComparedGenera
     for one in compared:
         sample_images.check_inputs(one.samples)
         inputs.check_inputs(one.evaluation)
-    check_finished([config.evaluation.data_path])
+    check_finished(_shards(config.evaluation))
     inputs.check_images(config.evaluation, 0)
+
+
+def _shards(evaluation: EvaluateRun) -> list[str]:
+    return [path for path in (evaluation.data_path, evaluation.training_path) if path]
 
 
 def _digest(folder: Path) -> str:

@@ -14,6 +14,7 @@ from glotok_ray.config.overrides import bound_settings, override, to_dict, with_
 from glotok_ray.config.sweeps import AnyGuidanceRun
 from glotok_ray.data.recorded import check_classes
 from glotok_ray.evaluation import inputs
+from glotok_ray.evaluation.extractors import file_digests
 from glotok_ray.recipes.sweep_parts import (
     STATISTICS_FOLDER,
     VALUES_FOLDER,
@@ -43,6 +44,7 @@ def run(config: AnyGuidanceRun, *, fresh: bool = False) -> dict[str, Any]:
     paths = _check_inputs(config)
     # Every value replaces it, so no other value of it may part a sweep from its finished values.
     settings = bound_settings(override(config, {"samples.sampler.guidance_scale": 1.0}))
+    settings |= file_digests(config.evaluation)
     output = look(to_path(config.output_path), _KIND, settings, paths, fresh=fresh)
     scales = set(config.guidance_scales)
     if output.finished is not None:

@@ -10,6 +10,7 @@ from typing import Any
 from glotok_ray.config import overrides
 from glotok_ray.config.overrides import with_absolute_paths
 from glotok_ray.config.sweeps import SweepRun
+from glotok_ray.evaluation.extractors import file_digests
 from glotok_ray.on_ray.search import run_search
 from glotok_ray.on_ray.tune import TUNE_FOLDER
 from glotok_ray.report.sweep_summary import label, ranked_trials
@@ -44,12 +45,13 @@ def run(config: SweepRun, *, fresh: bool = False) -> dict[str, Any]:
     tokenizer_trials.require_teacher(config.tokenizer)
     if config.inputs == "quickstart":
         tokenizer_trials.make_inputs(config)
+    inputs = check_inputs(config, trials)
     settings = bound_settings(config)
     output = look(
         to_path(config.output_path),
         "sweep",
         settings,
-        check_inputs(config, trials),
+        inputs,
         fresh=fresh,
         # One that is unfinished may go on with more trials or fewer.
         begun_settings={**settings, "num_trials": None},
@@ -79,6 +81,7 @@ def bound_settings(config: SweepRun) -> dict[str, Any]:
     return {
         **overrides.bound_settings(config),
         "tokenizer": train_tokenizer.bound_settings(config.tokenizer),
+        **file_digests(config.evaluation),
     }
 
 

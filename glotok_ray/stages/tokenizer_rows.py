@@ -10,6 +10,7 @@ from typing import Any
 from glotok_ray.config import overrides
 from glotok_ray.config.runs import TokenizerRun
 from glotok_ray.config.sweeps import TokenizerAblationRun
+from glotok_ray.evaluation.extractors import file_digests
 from glotok_ray.on_ray.tune import driver_resources
 from glotok_ray.recipes import sweep_parts
 from glotok_ray.recipes.tokenizer_rows import ROWS
@@ -53,7 +54,8 @@ class TokenizerRows:
     def bound_settings(self) -> dict[str, Any]:
         """The settings that decide the metrics of a row."""
         settings = overrides.bound_settings(self._config)
-        return settings | {"tokenizer": train_tokenizer.bound_settings(self._config.tokenizer)}
+        tokenizer = train_tokenizer.bound_settings(self._config.tokenizer)
+        return settings | {"tokenizer": tokenizer} | file_digests(self._config.evaluation)
 
     def measure(self, row: str) -> dict[str, Any]:
         """Train and measure one row."""

@@ -95,6 +95,19 @@ def test_a_sweep_is_bound_to_what_its_trials_are() -> None:
         ) != sweep_tokenizer.bound_settings(sweep)
 
 
+def test_sweeps_and_ablations_are_bound_to_the_weights_that_measure(tmp_path) -> None:
+    weights = tmp_path / "inception.pth"
+    change = {"evaluation.inception_path": str(weights)}
+    sweep = override(SWEEPS["glotok_16k"](), change)
+    rows = TokenizerRows(override(TOKENIZER_ABLATIONS["ablations"](), change), tmp_path)
+    found = []
+    for content in (b"one", b"two"):
+        weights.write_bytes(content)
+        found.append((sweep_tokenizer.bound_settings(sweep), rows.bound_settings()))
+    assert found[0][0] != found[1][0]
+    assert found[0][1] != found[1][1]
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -1,6 +1,7 @@
 """Generators of several kinds in one table: sampled, measured and timed once, and refused where they cannot be."""
 
 import csv
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from glotok_ray.stages import compare_generators, image_measurement
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
 from jobs import compare_generators as job
-from tests.evaluation.tiny_inputs import settings, write_inputs
+from tests.evaluation.tiny_inputs import settings, write_images, write_inputs
 from tests.small_data import small_pool
 from tests.small_residuals import write_generator, write_tokenizer
 
@@ -105,6 +106,39 @@ def test_a_comparison_that_was_killed_goes_on(
     monkeypatch.setattr(compare_generators, "_timed", timed)
     assert len(compare_generators.run(config)["rows"]) == 2
     assert units == done
+
+
+def test_other_training_crops_are_another_comparison(
+    inputs: Path, tmp_path: Path, units: dict[str, int]
+) -> None:
+    training = tmp_path / "training"
+    shutil.copytree(inputs / "training", training)
+    config = override(
+        comparison(inputs, tmp_path / "out", "xar"), {"evaluation.training_path": str(training)}
+    )
+    (row,) = compare_generators.run(config)["rows"]
+    assert row["metrics"]["samples_nearest_training"] > 0
+    assert units["sample"] > 0
+    shutil.rmtree(training)
+    write_images(training, np.zeros((4, 16, 16, 3), np.uint8))
+    with pytest.raises(ArtefactError, match="--fresh"):
+        compare_generators.run(config)
+
+
+def test_other_weights_of_a_network_are_another_comparison(
+    inputs: Path, tmp_path: Path, units: dict[str, int]
+) -> None:
+    weights = tmp_path / "inception.pth"
+    weights.write_bytes(b"one")
+    config = override(
+        comparison(inputs, tmp_path / "out", "xar"), {"evaluation.inception_path": str(weights)}
+    )
+    with pytest.raises(ArtefactError, match=r"inception\.pth"):
+        compare_generators.run(config)
+    assert units["sample"] > 0
+    weights.write_bytes(b"two")
+    with pytest.raises(ArtefactError, match=r"out: .*--fresh"):
+        compare_generators.run(config)
 
 
 def test_what_cannot_be_compared_is_refused(inputs: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@ that is finished.
 """
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import pytest
@@ -125,7 +126,9 @@ def test_with_inception_the_curve_is_of_fid_and_its_score(
     inputs: Path, tmp_path: Path, counts: dict[str, int], inception_file: Path
 ) -> None:
     # The fewest that the score has a value of: each of its ten parts holds one image, and is exactly 1.
-    files = {"inception_path": str(inception_file), "training_path": "", "num_images": 4}
+    weights = tmp_path / "inception.pth"
+    shutil.copyfile(inception_file, weights)
+    files = {"inception_path": str(weights), "training_path": "", "num_images": 4}
     config = sweep(inputs, tmp_path / "sweep", **{"samples.num_images": 10})
     config = override(config, {f"evaluation.{name}": value for name, value in files.items()})
     manifest = sweep_guidance.run(config)
@@ -141,6 +144,10 @@ def test_with_inception_the_curve_is_of_fid_and_its_score(
     assert f"best guidance {manifest['best']:g} by FID of samples" in table
     with Image.open(tmp_path / "sweep" / "guidance.png") as chart:
         assert chart.size == (1350, 630)
+    # Other weights under the same name are not taken for those.
+    weights.write_bytes(b"others")
+    with pytest.raises(ArtefactError, match=r"sweep: .*--fresh"):
+        sweep_guidance.run(config)
 
 
 def test_a_far_is_swept_too(inputs: Path, tmp_path: Path, counts: dict[str, int]) -> None:
