@@ -36,7 +36,9 @@ def describe(config: CompareGeneratorsRun) -> dict[str, Any]:
     from glotok_ray.stages import compare_generators
 
     compared = compare_generators.compared_generators(config)
-    if compared and to_path(config.evaluation.data_path).is_dir():
+    evaluation = config.evaluation
+    shards = [evaluation.data_path, *filter(None, [evaluation.training_path])]
+    if compared and all(to_path(path).is_dir() for path in shards):
         compare_generators.check_inputs(config, compared)
     found = {}
     for one in compared:

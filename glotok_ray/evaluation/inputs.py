@@ -4,6 +4,7 @@ docs/recorded_facts.md lists the facts that folders record. Read next: glotok_ra
 """
 
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -112,12 +113,31 @@ def check_weight_files(config: EvaluateRun) -> None:
 
 def stored_count(path: str) -> int:
     """Images that lie beside the statistics in a file; 0 where it has statistics alone."""
+    shape = _reference_shape(path)
+    return shape[0] if shape else 0
+
+
+def check_reference_side(config: EvaluateRun, image_size: int) -> None:
+    """Raise ArtefactError when the images of the reference, if it has any, are of another side than the samples:
+    networks would see more or less detail in them.
+    """
+    shape = _reference_shape(config.reference_path) if config.reference_path else ()
+    if shape and shape[1:3] != (image_size, image_size):
+        height, width = shape[1:3]
+        raise ArtefactError(
+            f"reference_path = {config.reference_path!r}: its images have {width} x {height} pixels, and the samples "
+            f"{image_size} x {image_size}; bring a reference of that size, or one that holds statistics alone"
+        )
+
+
+def _reference_shape(path: str) -> tuple[int, ...]:
+    """Shape of the images in a file of statistics; empty where it has none."""
     file = at_hand(to_path(path))
     if not zipfile.is_zipfile(file):
-        return 0
+        return ()
     with zipfile.ZipFile(file) as archive:
         has_images = f"{IMAGES_ARRAY}.npy" in archive.namelist()
-    return stored_images(file).shape[0] if has_images else 0
+    return stored_images(file).shape if has_images else ()
 
 
 class Present(NamedTuple):
@@ -147,6 +167,7 @@ def check_present_inputs(config: EvaluateRun) -> Present:
     )
     if has_samples and has_tokenizer and has_generator:
         samples = measured_samples(config, images)
+        check_reference_side(config, samples.image_size)
     if config.generator_path and has_generator and has_tokenizer:
         check_generator(config, images)
     if is_there(config.training_path):
@@ -154,6 +175,20 @@ def check_present_inputs(config: EvaluateRun) -> Present:
     if is_there(config.codes_path) and has_tokenizer:
         baseline_codes(config)
     return Present(images, samples, training)
+
+
+def check_coming_samples(
+    config: EvaluateRun, classes: Sequence[str], generator_path: str, image_size: int
+) -> DatasetInfo:
+    """The facts of the validation shards; raises ArtefactError when they, the training shards or the reference do not
+    fit the samples of side `image_size` that the generator of these classes is yet to draw.
+    """
+    images = check_images(config, image_size)
+    check_classes(classes, generator_path, images.classes, config.data_path)
+    if config.training_path:
+        training_images(config, images, image_size)
+    check_reference_side(config, image_size)
+    return images
 
 
 def measured_images(config: EvaluateRun) -> DatasetInfo:

@@ -135,11 +135,15 @@ def _parts(config: CompareGeneratorsRun, name: str, path: str) -> ComparedGenera
 
 def check_inputs(config: CompareGeneratorsRun, compared: Sequence[ComparedGenerator]) -> None:
     """Raise ArtefactError or ValueError for what would stop a generator later."""
+    classes = {}
     for one in compared:
-        sample_images.check_inputs(one.samples)
+        classes[one.name] = sample_images.check_inputs(one.samples)["classes"]
         inputs.check_inputs(one.evaluation)
     check_finished(_shards(config.evaluation))
-    inputs.check_images(config.evaluation, 0)
+    for one in compared:
+        side = sample_images.image_side(one.samples)
+        path = one.samples.generator_path
+        inputs.check_coming_samples(one.evaluation, classes[one.name], path, side)
 
 
 def _shards(evaluation: EvaluateRun) -> list[str]:

@@ -33,7 +33,7 @@ from glotok_ray.pretrained.generator import (
     model_config,
     read_facts,
 )
-from glotok_ray.pretrained.tokenizer import what_is_decoded
+from glotok_ray.pretrained.tokenizer import code_layout, what_is_decoded
 from glotok_ray.sampling.images import SAMPLERS, ImageGenerator
 from glotok_ray.sampling.tokens import check_guidance
 from glotok_ray.storage import artefact, output, ownership
@@ -152,6 +152,12 @@ def check_inputs(config: AnySampleRun) -> dict[str, Any]:
         check_guidance(model, config.sampler)
     check_scale(generator)
     return facts
+
+
+def image_side(config: AnySampleRun) -> int:
+    """Side of the images that the samples will be, pixels."""
+    tokenizer = find_tokenizer(to_path(config.generator_path), config.tokenizer_path)
+    return code_layout(tokenizer).image_size
 
 
 # ---------------------------------------------------------------------------------------- blocks

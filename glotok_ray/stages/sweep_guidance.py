@@ -12,7 +12,6 @@ from typing import Any
 
 from glotok_ray.config.overrides import bound_settings, override, to_dict, with_absolute_paths
 from glotok_ray.config.sweeps import AnyGuidanceRun
-from glotok_ray.data.recorded import check_classes
 from glotok_ray.evaluation import inputs
 from glotok_ray.evaluation.extractors import file_digests
 from glotok_ray.recipes.sweep_parts import (
@@ -41,7 +40,7 @@ def run(config: AnyGuidanceRun, *, fresh: bool = False) -> dict[str, Any]:
     metric = chosen_metric(config)
     for scale in config.guidance_scales:
         inputs.check_inputs(guidance_value(config, scale).evaluation)
-    paths = _check_inputs(config)
+    paths = check_inputs(config)
     # Every value replaces it, so no other value of it may part a sweep from its finished values.
     settings = bound_settings(override(config, {"samples.sampler.guidance_scale": 1.0}))
     settings |= file_digests(config.evaluation)
@@ -93,24 +92,29 @@ def _write(
     )
 
 
-def _check_inputs(config: AnyGuidanceRun) -> list[Path]:
+def check_inputs(config: AnyGuidanceRun) -> list[Path]:
     """The folders that all values read; raises ArtefactError for what would stop a value later."""
     facts = sample_images.check_inputs(config.samples)
     evaluation = config.evaluation
-    images = inputs.check_images(evaluation, 0)
-    check_classes(
-        facts["classes"], config.samples.generator_path, images.classes, evaluation.data_path
+    images = inputs.check_coming_samples(
+        evaluation,
+        facts["classes"],
+        config.samples.generator_path,
+        sample_images.image_side(config.samples),
     )
-    if evaluation.training_path:
-        inputs.training_images(evaluation, images, 0)
     if evaluation.generator_path:
         inputs.check_generator(evaluation, images)
-    paths = [
-        config.samples.generator_path,
-        config.samples.tokenizer_path,
-        evaluation.data_path,
-        evaluation.training_path,
-    ]
-    given = [path for path in paths if path]
+    given = input_paths(config)
     check_finished(given)
     return [to_path(path) for path in given]
+
+
+def input_paths(config: AnyGuidanceRun) -> list[str]:
+    """The paths of the folders that all values read."""
+    paths = (
+        config.samples.generator_path,
+        config.samples.tokenizer_path,
+        config.evaluation.data_path,
+        config.evaluation.training_path,
+    )
+    return [path for path in paths if path]

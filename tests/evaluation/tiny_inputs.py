@@ -1,6 +1,7 @@
 """What the tests of evaluations measure: an untrained tokenizer, and images, samples and codes for it."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -135,6 +136,14 @@ def write_images(folder: Path, *parts: np.ndarray) -> None:
         start += len(part)
     write_dataset(folder, classes=["a", "b"], form="crop", image_size=16, shards=shards, details={})
     artefact.write_manifest(folder, "shards")
+
+
+def copy_shards(folder: Path, to: Path, **facts: object) -> None:
+    """The same shards with other facts of their own."""
+    shutil.copytree(folder, to)
+    (to / artefact.MANIFEST).unlink()
+    artefact.write_json(to / "dataset.json", {**artefact.read_json(to / "dataset.json"), **facts})
+    artefact.write_manifest(to, "shards")
 
 
 def describe_samples(

@@ -14,7 +14,7 @@ from glotok_ray.stages import compare_generators, image_measurement
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
 from jobs import compare_generators as job
-from tests.evaluation.tiny_inputs import settings, write_images, write_inputs
+from tests.evaluation.tiny_inputs import copy_shards, settings, write_images, write_inputs
 from tests.small_data import small_pool
 from tests.small_residuals import write_generator, write_tokenizer
 
@@ -139,6 +139,25 @@ def test_other_weights_of_a_network_are_another_comparison(
     weights.write_bytes(b"two")
     with pytest.raises(ArtefactError, match=r"out: .*--fresh"):
         compare_generators.run(config)
+
+
+def test_shards_that_fit_no_samples_are_refused_before_anything_is_drawn(
+    inputs: Path, tmp_path: Path, units: dict[str, int]
+) -> None:
+    config = comparison(inputs, tmp_path / "out", "xar")
+    for field in ("data_path", "training_path"):
+        for change, message in (
+            ({"classes": ["a", "c"]}, r"has 2 classes \(a, c\)"),
+            ({"image_size": 8}, "stored at 8 pixels .*the tokenizer takes 16"),
+        ):
+            shards = tmp_path / field / next(iter(change))
+            copy_shards(inputs / "validation", shards, **change)
+            wrong = override(config, {f"evaluation.{field}": str(shards)})
+            for check in (job.run, job.describe):
+                with pytest.raises(ArtefactError, match=message):
+                    check(wrong)
+    assert units == {"sample": 0, "evaluate": 0}
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_cannot_be_compared_is_refused(inputs: Path, tmp_path: Path) -> None:

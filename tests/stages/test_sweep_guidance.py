@@ -6,6 +6,7 @@ import dataclasses
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -19,7 +20,7 @@ from glotok_ray.stages import evaluate_images, image_measurement, sweep_guidance
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
 from jobs import sweep_guidance as sweep_guidance_job
-from tests.evaluation.tiny_inputs import settings, write_inputs
+from tests.evaluation.tiny_inputs import copy_shards, settings, write_inputs
 from tests.small_data import small_pool
 
 
@@ -164,10 +165,24 @@ def test_a_far_is_swept_too(inputs: Path, tmp_path: Path, counts: dict[str, int]
 
 def test_what_would_stop_a_value_stops_the_sweep(inputs: Path, tmp_path: Path) -> None:
     config = sweep(inputs, tmp_path / "sweep")
+    named, small = tmp_path / "named", tmp_path / "small"
+    copy_shards(inputs / "validation", named, classes=["a", "c"])
+    copy_shards(inputs / "validation", small, image_size=8)
+    weights, reference = tmp_path / "inception.pth", tmp_path / "reference.npz"
+    weights.touch()
+    np.savez(reference, np.zeros((4, 8, 8, 3), np.uint8))
+    compared = {
+        "evaluation.inception_path": str(weights),
+        "evaluation.reference_path": str(reference),
+    }
     for changes, error, message in (
         ({"best_by": "samples_fid"}, ValueError, r"best_by = 'samples_fid': needs evaluation\.inc"),
         ({"evaluation.data_path": ""}, ValueError, "data_path is empty"),
         ({"samples.generator_path": str(inputs / "far")}, ArtefactError, "sampler is a Flow"),
+        ({"evaluation.data_path": str(named)}, ArtefactError, r"2 classes \(a, c\)"),
+        ({"evaluation.data_path": str(small)}, ArtefactError, r"small: its .* tokenizer takes 16"),
+        ({"evaluation.training_path": str(small)}, ArtefactError, r"small: .* tokenizer takes 16"),
+        (compared, ArtefactError, "images have 8 x 8 pixels, and the samples 16 x 16; bring"),
     ):
         wrong = override(config, changes)
         for check in (sweep_guidance.run, sweep_guidance_job.describe):
