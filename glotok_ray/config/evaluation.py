@@ -61,7 +61,8 @@ class EvaluateRun:
     """
     reference_path: str = field(default="", metadata={ADDED_LATER: ""})
     """File of published Inception statistics with which samples are compared as well: ADM's npz, pytorch-fid's npz or
-    torch-fidelity's cache. Empty compares them with the run's own crops alone.
+    torch-fidelity's cache; or an npz of images alone (arr_0), of which they are taken. Empty compares them with the
+    run's own crops alone.
     """
     dinov2_path: str = field(default="", metadata={ADDED_LATER: ""})
     """File of the weights of DINOv2's ViT-L/14: FD-DINOv2 is measured. Empty measures none."""

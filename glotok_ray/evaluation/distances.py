@@ -15,7 +15,7 @@ from glotok_ray.evaluation.extractors import DINOV2, EFFNET, INCEPTION, Network
 from glotok_ray.evaluation.features import POOLED, SPATIAL
 from glotok_ray.evaluation.files import BASELINES
 from glotok_ray.evaluation.kept_features import summary_of
-from glotok_ray.evaluation.plan import SAMPLES, TRAINING, VALIDATION
+from glotok_ray.evaluation.plan import REFERENCE, SAMPLES, TRAINING, VALIDATION
 from glotok_ray.evaluation.reference import Gaussian, Reference
 from glotok_ray.evaluation.streams import MeasuredImages
 from glotok_ray.metrics.frechet import (
@@ -123,7 +123,12 @@ def _of_network(
         compared = made | {VALIDATION: real}
         metrics |= _distances(compared, training, network, distance, TO_TRAINING)
     if published is not None and SAMPLES in made:
-        metrics |= _to_reference(made[SAMPLES], network, distance, published)
+        images = measured.get(REFERENCE)
+        if distance.output in published.gaussians:
+            metrics |= _to_reference(made[SAMPLES], network, distance, published)
+        elif images is not None:
+            summary = summary_of(images, array)
+            metrics |= _to_images(made[SAMPLES], summary, network, distance, published)
     return metrics
 
 
@@ -192,11 +197,8 @@ def _protocol(
 def _to_reference(
     features: FeatureSummary, network: Network, distance: Distance, reference: Reference
 ) -> Metrics:
-    """The distance of samples to published statistics, where the file has those of these features."""
-    if distance.output not in reference.gaussians:
-        return {}
-    name, where = f"{SAMPLES}_{distance.name}_reference", reference_text(reference)
-    label = f"{distance.title}{_OF[SAMPLES]}, from {reference.path.name}"
+    """The distance of samples to published statistics, of which the file has those of these features."""
+    (name, label), where = _of_reference(distance, reference), reference_text(reference)
     protocol = _protocol(
         distance, network, features, f"{_WHAT[SAMPLES]} and {where}", _WHAT[SAMPLES]
     )
@@ -213,10 +215,42 @@ def _to_reference(
     return {name: metric_entry(label, value, protocol, facts=facts)}
 
 
+def _to_images(
+    features: FeatureSummary,
+    images: FeatureSummary,
+    network: Network,
+    distance: Distance,
+    reference: Reference,
+) -> Metrics:
+    """The distance of samples to the images of a reference without statistics of these features."""
+    name, label = _of_reference(distance, reference)
+    entry = frechet_metric(
+        distance,
+        features,
+        images,
+        label=label,
+        what=_WHAT[SAMPLES],
+        network=network,
+        crops=f"images in {_file_text(reference)}",
+    )
+    facts = {**entry["facts"], "reference_sha256": reference.sha256}
+    return {name: {**entry, "facts": facts}}
+
+
+def _of_reference(distance: Distance, reference: Reference) -> tuple[str, str]:
+    """Name and label of a distance to a reference."""
+    name = f"{SAMPLES}_{distance.name}_reference"
+    return name, f"{distance.title}{_OF[SAMPLES]}, from {reference.path.name}"
+
+
 def reference_text(reference: Reference) -> str:
     """A file of published statistics, as protocols name it. ADM's is known by its file's name: no digest of it was
     published.
     """
     if reference.path.name in _ADM_FILES:
         return ADM_STATISTICS
-    return f"the statistics in {reference.path.name} (sha256 {reference.sha256[:12]})"
+    return f"the statistics in {_file_text(reference)}"
+
+
+def _file_text(reference: Reference) -> str:
+    return f"{reference.path.name} (sha256 {reference.sha256[:12]})"

@@ -10,6 +10,7 @@ from torch_fidelity.metric_isc import isc_features_to_metric
 from torch_fidelity.metric_prc import calculate_precision_recall_full
 
 from glotok_ray.evaluation.array_names import of_reconstructions
+from glotok_ray.evaluation.distances import distance_metrics
 from glotok_ray.evaluation.extractors import build_extractors, networks_of
 from glotok_ray.evaluation.inputs import check_inputs
 from glotok_ray.evaluation.metrics import metrics_of
@@ -27,7 +28,7 @@ REFERENCE_IMAGES = 12
 def write_reference(path: Path, *, seed: int = 0) -> Path:
     """Statistics in ADM's layout, with images, packed."""
     generator = np.random.default_rng(seed)
-    images = generator.integers(0, 256, (REFERENCE_IMAGES, 24, 24, 3), dtype=np.uint8)
+    images = generator.integers(0, 256, (REFERENCE_IMAGES, 16, 16, 3), dtype=np.uint8)
     arrays = {}
     for suffix, width in (("", 2048), ("_s", 2023)):
         arrays[f"mu{suffix}"] = generator.normal(size=width).astype(np.float32)
@@ -104,6 +105,16 @@ def test_every_metric_is_that_of_the_stored_features(tmp_path: Path, inception_f
     assert found["reconstruction_fid"]["facts"]["reference"] == "the same validation crops"
     assert facts["weights_sha256"] == networks[1].weights_sha256
     assert "rank 5 at most" in found["samples_fid"]["protocol"]
+
+    # Of a file that holds images alone the statistics are those of the images.
+    alone = distance_metrics(measured, config, networks, reference._replace(gaussians={}))
+    for output, name in (("pooled", "fid"), ("spatial", "sfid")):
+        entry = alone[f"samples_{name}_reference"]
+        expected = frechet_distance_of_features(rows(SAMPLES, output), rows(REFERENCE, output))
+        assert entry["value"] == pytest.approx(expected, rel=1e-9)
+        assert entry["facts"]["reference_images"] == REFERENCE_IMAGES
+        assert entry["facts"]["reference_sha256"] == reference.sha256
+        assert f"{REFERENCE_IMAGES} images in reference.npz (sha256 " in entry["protocol"]
 
 
 @pytest.mark.parametrize("name", ["inception_path", "reference_path", "dinov2_path", "lpips_path"])

@@ -145,6 +145,14 @@ def test_with_inception_the_curve_is_of_fid_and_its_score(
     assert f"best guidance {manifest['best']:g} by FID of samples" in table
     with Image.open(tmp_path / "sweep" / "guidance.png") as chart:
         assert chart.size == (1350, 630)
+    # Samples are compared with the images of a reference that has no statistics, too.
+    np.savez(tmp_path / "reference.npz", np.zeros((4, 16, 16, 3), np.uint8))
+    change = {
+        "evaluation.reference_path": str(tmp_path / "reference.npz"),
+        "guidance_scales": (1.0,),
+    }
+    config_of_reference = override(config, {**change, "output_path": str(tmp_path / "reference")})
+    assert sweep_guidance.run(config_of_reference)["best_by"] == "samples_fid_reference"
     # Other weights under the same name are not taken for those.
     weights.write_bytes(b"others")
     with pytest.raises(ArtefactError, match=r"sweep: .*--fresh"):
