@@ -16,6 +16,7 @@ from glotok_ray.report.linked_models import (
     LinkedSamples,
     LinkedTokenizer,
     read_generator,
+    read_own_tokenizer,
     read_samples,
     read_tokenizer,
 )
@@ -143,7 +144,11 @@ def read_run(folder: Path) -> FinishedRun:
     is_foreign = FOREIGN_SAMPLES in manifest
     samples = None if is_foreign else _linked(config.get("samples_path"), read_samples, missing)
     generator_path = samples.generator_path if samples else config.get("generator_path")
+    generator = _linked(generator_path, read_generator, missing)
     tokenizer_path = config.get("tokenizer_path") or (samples.tokenizer_path if samples else "")
+    tokenizer = _linked(tokenizer_path, read_tokenizer, missing)
+    if samples and generator and not tokenizer_path:
+        tokenizer = _linked(generator_path, read_own_tokenizer, missing)
     return FinishedRun(
         folder=folder,
         commit=manifest["versions"]["git_commit"][:7],
@@ -153,9 +158,9 @@ def read_run(folder: Path) -> FinishedRun:
         num_classes=manifest.get("num_classes"),
         crops=manifest.get("crops", ""),
         uniformity_vectors=config.get("uniformity_vectors"),
-        tokenizer=_linked(tokenizer_path, read_tokenizer, missing),
+        tokenizer=tokenizer,
         samples=samples,
-        generator=_linked(generator_path, read_generator, missing),
+        generator=generator,
         missing=missing,
     )
 

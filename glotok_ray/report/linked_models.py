@@ -11,7 +11,12 @@ from glotok_ray.config.generator import FARConfig, XARConfig
 from glotok_ray.config.rq import RQConfig
 from glotok_ray.config.tokenizer import TokenizerConfig
 from glotok_ray.config.var import ModelConfig, VARConfig
-from glotok_ray.pretrained.generator import WEIGHTS_FILE, model_config, read_facts
+from glotok_ray.pretrained.generator import (
+    TOKENIZER_FOLDER,
+    WEIGHTS_FILE,
+    model_config,
+    read_facts,
+)
 from glotok_ray.pretrained.tokenizer import CONFIG_FILE, code_layout, tokenizer_config
 from glotok_ray.pretrained.tokenizer import WEIGHTS_FILE as TOKENIZER_WEIGHTS
 from glotok_ray.storage import artefact
@@ -94,8 +99,18 @@ class LinkedSamples(NamedTuple):
 
 def read_tokenizer(folder: Path) -> LinkedTokenizer:
     """The facts of a tokenizer's folder; raises ArtefactError where it is not there or not finished."""
-    manifest, config = _opened(folder, "tokenizer"), artefact.read_json(folder / CONFIG_FILE)
-    layout = code_layout(folder)
+    return _tokenizer(folder, _opened(folder, "tokenizer"))
+
+
+def read_own_tokenizer(generator: Path) -> LinkedTokenizer:
+    """The facts of the tokenizer that lies with a finished generator, which has no manifest of its own: how long it was
+    trained, it does not say. Raises ArtefactError where there is none.
+    """
+    return _tokenizer(generator / TOKENIZER_FOLDER, {})
+
+
+def _tokenizer(folder: Path, manifest: Mapping[str, Any]) -> LinkedTokenizer:
+    config, layout = artefact.read_json(folder / CONFIG_FILE), code_layout(folder)
     return LinkedTokenizer(
         name=str(config.get("name") or folder.name),
         folder=folder,

@@ -2,11 +2,13 @@
 
 import csv
 import dataclasses
+import shutil
 from pathlib import Path
 
 import pytest
 
 from glotok_ray.config import override, to_dict
+from glotok_ray.pretrained.generator import copy_tokenizer
 from glotok_ray.recipes import table_2, train_generator, train_tokenizer
 from glotok_ray.report.finished_runs import FinishedRun, evaluation_folders, read_run
 from glotok_ray.report.linked_models import LinkedGenerator, LinkedTokenizer, Training
@@ -15,12 +17,15 @@ from glotok_ray.report.paper_files import markdown, write_csv
 from glotok_ray.report.paper_rows import belongs, row_beside
 from glotok_ray.report.paper_tables import PaperTable, paper_tables
 from glotok_ray.report.published import published_numbers
+from glotok_ray.storage import artefact
 from glotok_ray.training.counts import counts_of
 from tests.report.written_evaluations import (
     ADM,
     entry,
     write_evaluation,
+    write_generator,
     write_runs,
+    write_sampled,
     write_tokenizer,
 )
 
@@ -307,6 +312,30 @@ def test_linked_folders_that_are_gone_are_named(tmp_path: Path) -> None:
     assert run.generator is None
     assert run.tokenizer is not None
     assert "generator: holds no finished generator" in run.missing[0]
+
+
+def test_the_tokenizer_in_a_generator_s_folder_says_what_decoded_its_samples(
+    tmp_path: Path,
+) -> None:
+    write_tokenizer(tmp_path / "tokenizer")
+    recipe = train_tokenizer.RECIPES["glotok_16k"]()
+    artefact.write_json(tmp_path / "tokenizer" / "config.json", to_dict(recipe))
+    write_generator(tmp_path / "generator")
+    copy_tokenizer(tmp_path / "tokenizer", tmp_path / "generator")
+    write_sampled(tmp_path / "samples", tmp_path / "generator", None)
+    metrics = {"samples_fd_effnet": entry(3400.0)}
+    evaluation = tmp_path / "evaluation"
+    write_evaluation(evaluation, metrics, samples_path=tmp_path / "samples")
+    run = read_run(evaluation)
+    assert run.missing == []
+    assert run.tokenizer is not None
+    assert run.tokenizer.name == "glotok_16k"
+    full_size = dataclasses.replace(run, generator=generator_of("xAR", 172_638_224))
+    assert row_beside(full_size, 2) == 18
+    shutil.rmtree(tmp_path / "generator" / "tokenizer")
+    without = read_run(evaluation)
+    assert without.tokenizer is None
+    assert "config.json: no such file" in without.missing[0]
 
 
 def test_folders_above_evaluations_stand_for_them(tmp_path: Path) -> None:

@@ -53,10 +53,10 @@ def write_generator(folder: Path) -> None:
     artefact.write_manifest(folder, "generator", step=7)
 
 
-def write_sampled(folder: Path, generator: Path, tokenizer: Path) -> None:
-    """Six samples of two classes."""
+def write_sampled(folder: Path, generator: Path, tokenizer: Path | None) -> None:
+    """Six samples of two classes; without a tokenizer's folder the generator's own decoded them."""
     write_samples(folder, [0, 1] * 3)
-    changes = {"generator_path": str(generator), "tokenizer_path": str(tokenizer)}
+    changes = {"generator_path": str(generator), "tokenizer_path": str(tokenizer or "")}
     run: XARSampleRun | FARSampleRun = override(sample_images.quickstart(), changes)
     artefact.write_manifest(
         folder, "samples", num_images=6, classes=CLASSES, architecture="xar", config=to_dict(run)
