@@ -4,14 +4,15 @@ set of samples its parts.
 Read next: glotok_ray/stages/ablations.py, glotok_ray/stages/sweep_tokenizer.py
 """
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from glotok_ray.config.evaluation import EvaluateRun
 from glotok_ray.config.jobs import AnySampleRun, XARSampleRun
-from glotok_ray.config.overrides import override
-from glotok_ray.config.rules import require
+import hashlib
+from collections.abc import Iterable, Sequence
 from glotok_ray.config.runs import TokenizerRun, XARRun
 from glotok_ray.config.sweeps import (
     AUTOMATIC,
@@ -28,6 +29,7 @@ GeneratorParts = tuple[XARRun, XARSampleRun, EvaluateRun]
 """Training, sampling and evaluation of one row of xAR's ablations."""
 VALUES_FOLDER, STATISTICS_FOLDER = "values", "statistics"
 """Of a guidance sweep and of a comparison: what each value has, and what is kept of real images."""
+_HASH_DIGITS = 8
 _NEEDED = {
     "samples_fid_reference": ("inception_path", "reference_path"),
     "samples_fid": ("inception_path",),
@@ -168,7 +170,9 @@ def chosen_metric(config: AnyGuidanceRun) -> str:
 
 
 def samples_evaluations(config: EvaluateRun) -> dict[str, EvaluateRun]:
-    """The evaluation of each of samples_paths, in a folder of its own, by a short name that no other one has."""
+    """The evaluation of each of samples_paths, by a short name that no other one has; its folder's name follows from
+    the whole path, so that another call finds the same set there, whatever stands beside it.
+    """
     top = to_path(config.output_path)
     names = short_names(config.samples_paths)
     alone = {"samples_paths": (), "tokenizer_path": "", "codes_path": "", "generator_path": ""}
@@ -179,12 +183,19 @@ def samples_evaluations(config: EvaluateRun) -> dict[str, EvaluateRun]:
             {
                 **alone,
                 "samples_path": path,
-                "output_path": str(evaluation_path(top / VALUES_FOLDER, name)),
+                "output_path": str(evaluation_path(top / VALUES_FOLDER, _set_name(path))),
                 "statistics_path": kept,
             },
         )
         for name, path in zip(names, config.samples_paths, strict=True)
     }
+
+
+def _set_name(path: str) -> str:
+    """The last two parts of a path or address, and some digits of a hash of all of it, seen from the present folder."""
+    whole = absolute_path("samples_paths", path, Path().absolute())
+    place, digest = to_path(whole), hashlib.sha256(whole.encode()).hexdigest()
+    return f"{place.parent.name}_{place.name}_{digest[:_HASH_DIGITS]}"
 
 
 def short_names(paths: Sequence[str]) -> list[str]:

@@ -65,11 +65,13 @@ def test_each_set_has_its_own_numbers_and_real_images_are_measured_once(
     manifest = evaluate_images_job.run(config)
     # 11 validation crops, 11 training crops and 6 samples of each set.
     assert sum(seen) == 11 + 11 + 6 + 6
-    values = tmp_path / "both" / "values"
+    evaluations = samples_evaluations(config)
     rows = artefact.read_json(tmp_path / "both" / "samples.json")["values"]
     assert [row["samples"] for row in rows] == ["samples", "samples.npz"]
     for row, path in zip(rows, (inputs / "samples", theirs), strict=True):
-        own = artefact.read_json(values / f"{row['samples']}_evaluation" / "metrics.json")
+        folder = Path(evaluations[row["samples"]].output_path)
+        assert folder.parent == tmp_path / "both" / "values"
+        own = artefact.read_json(folder / "metrics.json")
         no_more = {"tokenizer_path": "", "codes_path": "", "generator_path": ""}
         alone = settings(inputs, tmp_path / f"{path.name}_alone", samples_path=str(path), **no_more)
         evaluate_images.run(alone)
@@ -95,8 +97,24 @@ def test_each_set_has_its_own_numbers_and_real_images_are_measured_once(
     assert list(more["sets"]) == ["samples.npz", "third.npz"]
     # A set that was drawn anew is not taken for the old one.
     np.savez(third, np.zeros((6, 16, 16, 3), np.uint8))
-    with pytest.raises(ArtefactError, match=r"third\.npz_evaluation.*--fresh"):
+    with pytest.raises(ArtefactError, match=r"third\.npz_\w{8}_evaluation.*--fresh"):
         evaluate_images_job.run(compared(inputs, tmp_path / "both", theirs, third))
+
+
+def test_sets_of_one_name_are_measured_in_folders_of_their_own(
+    inputs: Path, tmp_path: Path, seen: list[int]
+) -> None:
+    first, second = (others(tmp_path / name / "samples.npz") for name in ("a", "b"))
+    with np.load(first) as stored:
+        np.savez(second, 255 - stored["arr_0"])
+    both = [*map(str, (first, second)), "s3://bucket/a/samples.npz"]
+    folders = samples_evaluations(settings(inputs, tmp_path / "out", samples_paths=tuple(both)))
+    assert len({each.output_path for each in folders.values()}) == 3
+    evaluate_images_job.run(compared(inputs, tmp_path / "out", first, inputs / "samples"))
+    seen.clear()
+    more = evaluate_images_job.run(compared(inputs, tmp_path / "out", second, inputs / "samples"))
+    assert sum(seen) == 6
+    assert list(more["sets"]) == ["samples.npz", "samples"]
 
 
 def test_sets_that_cannot_be_compared_are_refused_before_anything_starts(
