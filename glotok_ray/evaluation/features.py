@@ -52,7 +52,7 @@ class FeatureExtractor(Protocol):
 
 
 class EfficientNetLite0Features:
-    """Pooled features of EfficientNet-Lite0, whose weights ship with a package."""
+    """Pooled features of EfficientNet-Lite0, whose weights ship with a package, in full fp32."""
 
     name = "EfficientNet-Lite0"
     key = "effnet"
@@ -78,7 +78,8 @@ class EfficientNetLite0Features:
             align_corners=False,
             antialias=True,
         )
-        return {POOLED: self._network.pooled(resized).float().cpu().numpy()}
+        with full_precision():
+            return {POOLED: self._network.pooled(resized).float().cpu().numpy()}
 
 
 class _FromFile:

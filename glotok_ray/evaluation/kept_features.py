@@ -119,7 +119,8 @@ def _image_ids(blocks: Sequence[Block]) -> list[str]:
 
 def _computed(config: EvaluateRun) -> str:
     pool = config.pool
-    device = "GPU" if pool.use_gpu else "CPU"
+    # What is kept of "GPU" alone is of convolutions in TF32.
+    device = "GPU in fp32" if pool.use_gpu else "CPU"
     return f"{device}, batches of {pool.batch_size}, torch {torch.__version__}, Pillow {PIL.__version__}"
 
 

@@ -18,6 +18,7 @@ from glotok_ray.data.codes import stored_codes
 from glotok_ray.data.pixel_range import to_model_range, to_uint8
 from glotok_ray.data.shard_reader import read_chosen_rows, read_shard_rows, view_batches
 from glotok_ray.data.transforms import center_crop
+from glotok_ray.devices import full_precision
 from glotok_ray.evaluation.array_names import (
     GREY,
     LABELS,
@@ -108,6 +109,7 @@ class BlockMeasurement:
             )
 
     @torch.inference_mode()
+    @full_precision()
     def __call__(
         self, blocks: Sequence[Block], *, done: Collection[str] = ()
     ) -> list[MeasuredBlock]:

@@ -22,6 +22,7 @@ from glotok_ray.data.pixel_range import to_model_range, to_uint8
 from glotok_ray.data.recorded import check_side
 from glotok_ray.data.records import DatasetInfo
 from glotok_ray.data.shard_reader import read_shard_rows, view_batches
+from glotok_ray.devices import full_precision
 from glotok_ray.evaluation.crop_protocols import own_crop
 from glotok_ray.evaluation.extractors import INCEPTION
 from glotok_ray.evaluation.features import POOLED, FeatureExtractor
@@ -141,6 +142,7 @@ class Stopwatch:
 
 
 @torch.inference_mode()
+@full_precision()
 def measure_tokenizer(
     tokenizer: Tokenizer,
     crops: RealCrops,

@@ -19,6 +19,7 @@ from glotok_ray.evaluation.features import (
     InceptionFeatures,
 )
 from glotok_ray.pretrained.inception import InceptionOutputs
+from tests.evaluation.tiny_inputs import recorded_precisions
 
 CPU = torch.device("cpu")
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 20, 30, 3), dtype=np.uint8)
@@ -106,6 +107,13 @@ def test_full_precision_ends_with_its_block() -> None:
         work()
     assert within == ["ieee", "ieee"]
     assert [setting.fp32_precision for setting in settings] == before
+
+
+def test_efficientnet_does_not_round_to_tf32() -> None:
+    network = EfficientNetLite0Features(input_side=32, device=torch.device("cpu"))
+    with recorded_precisions() as found:
+        network(IMAGES)
+    assert found == {"ieee"}
 
 
 @pytest.mark.slow

@@ -32,7 +32,7 @@ from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.storage import artefact
 from glotok_ray.teacher.networks import weights_digest
 from tests.evaluation.stored_parts import in_parts
-from tests.evaluation.tiny_inputs import TOKENIZER, settings, write_inputs
+from tests.evaluation.tiny_inputs import TOKENIZER, recorded_precisions, settings, write_inputs
 from tests.small_data import small_pool
 
 
@@ -116,6 +116,15 @@ def test_blocks_are_measured_by_what_the_tokenizer_makes(inputs: Path, tmp_path:
     # Decoding the block's own codes as a baseline gives the same image.
     codes = [arrays["visual"][:1], arrays["semantic"][:1]]
     np.testing.assert_array_equal(measure._decode(codes), pictures["reconstructions"])
+
+
+def test_convolutions_do_not_round_to_tf32(inputs: Path, tmp_path: Path) -> None:
+    config = settings(inputs, tmp_path)
+    blocks, _ = plan(config)
+    measure = BlockMeasurement(config, [SumExtractor()], image_size=16)
+    with recorded_precisions() as found:
+        measure(blocks[:1])
+    assert found == {"ieee"}
 
 
 def test_crops_of_originals_are_adm_s(inputs: Path, tmp_path: Path) -> None:

@@ -2,12 +2,16 @@
 
 import dataclasses
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pyarrow
 import pyarrow.parquet
 import torch
+from torch import nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from glotok_ray.config import (
     CodebookConfig,
@@ -136,6 +140,22 @@ def write_images(folder: Path, *parts: np.ndarray) -> None:
         start += len(part)
     write_dataset(folder, classes=["a", "b"], form="crop", image_size=16, shards=shards, details={})
     artefact.write_manifest(folder, "shards")
+
+
+@contextmanager
+def recorded_precisions() -> Iterator[set[str]]:
+    """The precisions that cuDNN's convolutions of fp32 numbers have while modules convolve within."""
+    found: set[str] = set()
+
+    def record(layer: nn.Module, _: object) -> None:
+        if isinstance(layer, nn.Conv2d):
+            found.add(torch.backends.cudnn.conv.fp32_precision)  # type: ignore[attr-defined]
+
+    hook = register_module_forward_pre_hook(record)
+    try:
+        yield found
+    finally:
+        hook.remove()
 
 
 def copy_shards(folder: Path, to: Path, **facts: object) -> None:

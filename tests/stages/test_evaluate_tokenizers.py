@@ -22,6 +22,7 @@ from glotok_ray.pretrained.tokenizer import load_tokenizer
 from glotok_ray.stages import evaluate_tokenizers as stage
 from glotok_ray.storage import artefact
 from jobs import evaluate_tokenizers, report_results
+from tests.evaluation.tiny_inputs import recorded_precisions
 from tests.peers.small_systems import SMALL, small_model
 from tests.small_data import write_shards
 from tests.small_models import NO_RESIDUAL, tiny_tokenizer
@@ -59,7 +60,9 @@ def test_all_systems_come_into_one_table_and_one_grid(
     assert evaluate_tokenizers.main(arguments(folders, "--dry-run")) == 0
     assert json.loads(capsys.readouterr().out)["tokenizers"]["rq_vae"]["indices"] == 4
     assert not Path("out").exists()
-    assert evaluate_tokenizers.main(arguments(folders)) == 0
+    with recorded_precisions() as precisions:
+        assert evaluate_tokenizers.main(arguments(folders)) == 0
+    assert precisions == {"ieee"}  # as the protocol says
     with Path("out/table.csv").open() as file:
         rows = {row["name"]: row for row in csv.DictReader(file)}
     assert list(rows) == folders
