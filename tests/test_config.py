@@ -127,6 +127,23 @@ def test_bad_values_name_the_field_the_value_and_the_rule(changes, message):
         config.override(train_tokenizer.glotok_16k(), changes)
 
 
+@pytest.mark.parametrize(
+    ("field", "least"),
+    [
+        ("num_images", 0),
+        ("training_images", 0),
+        ("uniformity_repeats", 0),
+        ("generator_draws", 1),
+        ("feature_size", 1),
+        ("uniformity_vectors", 1),
+    ],
+)
+def test_counts_of_an_evaluation_have_a_least_value(field, least):
+    config.override(config.EvaluateRun(), {field: least})
+    with pytest.raises(ValueError, match=rf"^{field} = {least - 1}: must be at least {least}"):
+        config.override(config.EvaluateRun(), {field: least - 1})
+
+
 @pytest.mark.parametrize("run", [train_generator.xar_b(), train_generator.far_b()])
 @pytest.mark.parametrize(
     "field", ["grid_size", "width", "num_heads", "mlp_multiple", "num_classes"]

@@ -100,17 +100,17 @@ class EvaluateRun:
             self.samples_paths,
             "must be two or more different paths; give a single one as samples_path",
         )
+        for name in ("num_images", "training_images"):
+            value = getattr(self, name)
+            require(value >= 0, name, value, "must be at least 0; 0 takes all")
+        for name in ("generator_draws", "feature_size", "uniformity_vectors"):
+            value = getattr(self, name)
+            require(value >= 1, name, value, "must be at least 1")
         require(
-            self.training_images >= 0,
-            "training_images",
-            self.training_images,
-            "must be at least 0; 0 takes all",
-        )
-        require(
-            self.generator_draws >= 1,
-            "generator_draws",
-            self.generator_draws,
-            "must be at least 1",
+            self.uniformity_repeats >= 0,
+            "uniformity_repeats",
+            self.uniformity_repeats,
+            "must be at least 0; 0 draws none",
         )
         require(
             self.probe_images >= 0,

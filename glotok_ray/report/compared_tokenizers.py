@@ -82,6 +82,11 @@ def check_crops(
         raise ArtefactError(
             f"num_images = {config.num_images}: {folder} holds {dataset.num_images} images; lower it, 0 takes all"
         )
+    if (config.num_images or dataset.num_images) < 2:
+        raise ArtefactError(
+            f"num_images = {config.num_images}: of {folder} 1 image is taken; Frechet distances need at least 2: take "
+            "more, 0 takes all"
+        )
     for one in compared:
         side = config.image_size or one.model.image_size
         fitting_rate(one, side)

@@ -115,6 +115,10 @@ def test_a_killed_comparison_goes_on_with_the_next_tokenizer(
         (["--image-size", "128"], "stored at 64 pixels"),
         (["--image-size", "128"], "or pass --image-size 64, which all of these tokenizers take"),
         (["--num-images", "99"], "num_images = 99: shards holds 36 images"),
+        (
+            ["--num-images", "1"],
+            "num_images = 1: of shards 1 image is taken; Frechet distances need",
+        ),
     ],
 )
 def test_what_cannot_be_measured_is_refused_before_the_start(
