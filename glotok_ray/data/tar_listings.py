@@ -37,6 +37,7 @@ IMAGE_SUFFIXES = frozenset({"jpg", "jpeg", "png", "webp"})
 LABEL_SUFFIXES = ("cls", "json", "txt")
 """What says an image's class in a WebDataset; the first that a sample has decides."""
 _LABEL_FIELDS = ("label", "cls", "class", "class_name", "synset")
+_LONG_EXTENSION = "images with a further dot in their names, by which their extension is no image's"
 # A longer file is no label.
 _LONGEST_LABEL = 1 << 16
 _LONGEST_NAME = 200
@@ -176,8 +177,8 @@ def _unnamed_images(
 def _samples(span: Span, members: Iterable[TarMember], contents: _Contents) -> None:
     for _, group in itertools.groupby(members, key=_sample_of):
         sample = list(group)
-        images = [member for member in sample if _suffix(member) in IMAGE_SUFFIXES]
-        labels = {_suffix(member): member for member in sample}
+        images = [member for member in sample if _extension(member) in IMAGE_SUFFIXES]
+        labels = {_extension(member): member for member in sample}
         own = _own_class(span, labels) if images else None
         for place, member in enumerate(images):
             if place:
@@ -188,8 +189,9 @@ def _samples(span: Span, members: Iterable[TarMember], contents: _Contents) -> N
                 file = PurePosixPath(member.name).name
                 contents.images.append(Found(own, file, _place(span, member)))
         for member in sample:
-            if not images or _suffix(member) not in IMAGE_SUFFIXES.union(LABEL_SUFFIXES):
-                contents.leave_out(member.name, contents.name)
+            if not images or _extension(member) not in IMAGE_SUFFIXES.union(LABEL_SUFFIXES):
+                is_long = PurePosixPath(_extension(member)).suffix[1:] in IMAGE_SUFFIXES
+                contents.leave_out(member.name, contents.name, _LONG_EXTENSION if is_long else "")
 
 
 def _own_samples(
@@ -212,8 +214,9 @@ def _sample_of(member: TarMember) -> str:
     return str(path.with_name(path.name.partition(".")[0]))
 
 
-def _suffix(member: TarMember) -> str:
-    return PurePosixPath(member.name).suffix[1:].lower()
+def _extension(member: TarMember) -> str:
+    """As WebDataset defines it: all behind that dot, so that the depth map 0001.depth.png is not the photo 0001.png."""
+    return PurePosixPath(member.name).name.partition(".")[2].lower()
 
 
 def _own_class(span: Span, members: dict[str, TarMember]) -> int | str | None:

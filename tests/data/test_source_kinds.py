@@ -133,6 +133,43 @@ def test_classes_of_samples_may_be_text_or_json(tmp_path: Path) -> None:
     assert keys == ["bird/b.webp", "bird/d.webp", "fish/a.webp", "fish/c.webp"]
 
 
+def test_the_extension_is_all_behind_the_first_dot(tmp_path: Path) -> None:
+    """A depth map, a mask or a further description beside a photo is neither its image nor its label."""
+    photos = {str(index): five_forms.jpeg(index) for index in range(3)}
+    members = []
+    for name, photo in photos.items():
+        # In a tar's usual order, by name: the others come first.
+        members += [
+            (f"{name}.depth.png", five_forms.jpeg(9)),
+            (f"{name}.flow.cls", b"8"),
+            (f"{name}.jpg", photo),
+            (f"{name}.json", b'{"label": 4}'),
+        ]
+    five_forms.write_tar(
+        tmp_path / "w.tar", [*members, ("x.seg.png", photos["0"]), ("x.cls", b"5")]
+    )
+    source = source_of({"source": str(tmp_path / "w.tar")})
+    rows = [row for each in source.rows().values() for row in each]
+    assert source.classes == ("4",)
+    assert {row.key: row.encode(source.run).encoded for row in rows} == {
+        f"4/{name}.jpg": photo for name, photo in photos.items()
+    }
+    left_out = {item.kind: item.files for item in source.left_out}
+    assert left_out == {
+        ".cls": 4,
+        "images with a further dot in their names, by which their extension is no image's": 4,
+    }
+
+
+def test_a_class_s_tar_has_images_of_any_name(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        members = [(f"{name}.{index}.jpg", five_forms.jpeg(index)) for index in range(3)]
+        five_forms.write_tar(tmp_path / "t" / f"{name}.tar", members)
+    source = source_of({"source": str(tmp_path / "t")})
+    keys = {row.key for rows in source.rows().values() for row in rows}
+    assert keys == {f"{name}/{name}.{index}.jpg" for name in ("cat", "dog") for index in range(3)}
+
+
 def test_images_of_one_name_in_a_class_have_keys_of_their_own(tmp_path: Path) -> None:
     for tar in ("p", "q"):
         members = [("0.jpg", five_forms.jpeg(0)), ("0.cls", b"0")]
