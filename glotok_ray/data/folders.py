@@ -7,7 +7,7 @@ import errno
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -29,6 +29,7 @@ from glotok_ray.data.left_out import OtherFile, among, first
 from glotok_ray.data.listing import Listing, listed_in_threads, printable
 from glotok_ray.data.reduction import stored_for
 from glotok_ray.data.row_columns import Rows
+from glotok_ray.data.split_names import check_filled_folders, check_folders
 from glotok_ray.storage.places import is_remote, to_path, version_of
 from glotok_ray.storage.retries import StorageError, patiently
 from glotok_ray.storage.stretches import numbered, read_stretch
@@ -48,7 +49,6 @@ _OTHER_SOURCES = {
     "source": "'photographs' for the embedded set",
     "validation_source": "leave it empty, which takes a share of source",
 }
-_SPLIT_NAMES = frozenset({"train", "training", "val", "valid", "validation", "test"})
 
 
 class ImageFile(NamedTuple):
@@ -89,7 +89,7 @@ def list_image_files(
     folders = [entry for entry in entries if entry.is_dir(follow_symlinks=False)]
     files = [entry for entry in entries if is_file(entry)]
     if folders or not (as_found and files):
-        _check_classes(source, [folder.name for folder in folders], field)
+        check_folders(source, [folder.name for folder in folders], field)
     listing = _Listing(source, key_prefix, minutes)
 
     def classes() -> dict[str, Iterable[FolderEntry]]:
@@ -98,6 +98,8 @@ def list_image_files(
         }
 
     tree = listing.tree(classes(), files)
+    filled = np.unique(tree.images.labels)
+    check_filled_folders(source, [tree.classes[label] for label in filled], field)
     if as_found and files:
         tree = _with_loose(tree, files, classes, listing)
     if not tree.images:
@@ -288,16 +290,3 @@ def _storage_answers(path: Path) -> bool:
         return any(folder.is_dir() for folder in path.parents)
     except OSError:
         return False
-
-
-def _check_classes(source: Path, names: Collection[str], field: str) -> None:
-    if not names:
-        raise ValueError(
-            f"{field} = {str(source)!r}: no class folders; put the images of each class into a "
-            "sub-folder of its own"
-        )
-    if _SPLIT_NAMES.issuperset(name.lower() for name in names):
-        raise ValueError(
-            f"{field} = {str(source)!r}: its folders ({', '.join(sorted(names))}) look like splits, "
-            f"not classes; give one of them, such as {str(source / sorted(names)[0])!r}"
-        )

@@ -16,6 +16,7 @@ from glotok_ray.data.folders import list_image_files
 from glotok_ray.data.kaggle import images_folder, list_kaggle
 from glotok_ray.data.listing import SPLITS, VALIDATION_PREFIX, Listing, RowSource
 from glotok_ray.data.parquet_images import list_parquet
+from glotok_ray.data.split_names import SPLIT_OF
 from glotok_ray.data.tar_archives import DamagedArchiveError, Span, tar_members
 from glotok_ray.data.tar_listings import (
     IMAGE_SUFFIXES,
@@ -27,14 +28,6 @@ from glotok_ray.data.tar_listings import (
 from glotok_ray.storage.places import entries, to_path
 
 _PEEKED_MEMBERS = 20
-_SPLIT_NAMES = {
-    "train": "train",
-    "training": "train",
-    "val": "validation",
-    "valid": "validation",
-    "validation": "validation",
-    "test": "test",
-}
 
 
 class Parts(NamedTuple):
@@ -214,4 +207,4 @@ def _parts(path: Path, kind: str) -> Parts:
 def _split_of(name: str) -> str:
     """The split that a file's name says, as in train-00000-of-00294.parquet; empty where it says none."""
     words = re.split(r"[-_.]", name.lower())
-    return next((_SPLIT_NAMES[word] for word in words if word in _SPLIT_NAMES), "")
+    return next((SPLIT_OF[word] for word in words if word in SPLIT_OF), "")

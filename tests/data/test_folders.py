@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,35 @@ def test_clear_errors(tmp_path: Path) -> None:
         list_image_files(tmp_path)
     with pytest.raises(ValueError, match=r"look like splits.*s/train'"):
         list_image_files(tree(tmp_path / "s", train=1, val=1))
+
+
+@pytest.mark.parametrize("as_found", [True, False])
+@pytest.mark.parametrize("other", ["annotations", "__MACOSX", "more"])
+def test_splits_are_no_classes_whatever_lies_beside_them(
+    tmp_path: Path, other: str, as_found: bool
+) -> None:
+    source = tree(tmp_path / "s", train=2, val=2, **({"more": 1} if other == "more" else {}))
+    (source / other).mkdir(exist_ok=True)
+    (source / other / "._00.png").write_bytes(b"macOS")
+    (source / "test").mkdir()
+    with pytest.raises(
+        ValueError,
+        match=r"its folders \(train, val\) look like splits, not classes; give one of them, such as '.*s/train', as "
+        r"source and another, such as '.*s/val', as validation_source$",
+    ):
+        list_image_files(source, as_found=as_found)
+    shutil.rmtree(source / "val")
+    if other == "more":
+        assert list_image_files(source, as_found=True).classes == ("more", "train")
+    else:
+        with pytest.raises(ValueError, match=r"\(train\) look like splits"):
+            list_image_files(source, as_found=as_found)
+
+
+@pytest.mark.parametrize("name", ["train", "test", "val"])
+def test_a_class_may_be_called_as_a_split(tmp_path: Path, name: str) -> None:
+    source = tree(tmp_path / "s", **{"bus": 2, name: 2})
+    assert set(list_image_files(source, as_found=True).classes) == {"bus", name}
 
 
 @pytest.mark.parametrize(
