@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int
 
+from glotok_ray.data.listing import list_in_threads
 from glotok_ray.data.records import DatasetInfo, ShardInfo
 from glotok_ray.data.shard_plan import seeded_generator
 from glotok_ray.data.shard_reader import read_labels
@@ -23,17 +24,23 @@ class DrawnRows(NamedTuple):
 
 
 def draw_images(
-    dataset: DatasetInfo, folder: Path, *, max_images: int, stratified: bool, seed: int
+    dataset: DatasetInfo,
+    folder: Path,
+    *,
+    max_images: int,
+    stratified: bool,
+    seed: int,
+    minutes: float,
 ) -> list[DrawnRows]:
     """At most `max_images` rows of all shards in `folder`; 0 takes every row. Stratified, equally many of each
-    class as far as it has them; else each image equally likely.
+    class as far as it has them; else each image equally likely. Storage that is away is waited for, for `minutes`.
     """
     total = sum(shard.rows for shard in dataset.shards)
     chosen = np.arange(total)
     if 0 < max_images < total:
         if stratified:
-            labels = np.concatenate([read_labels(folder, shard) for shard in dataset.shards])
-            chosen = draw_stratified(labels, max_images, seed=seed)
+            labels = _labels(dataset.shards, folder, minutes)
+            chosen = draw_stratified(np.concatenate(labels), max_images, seed=seed)
         else:
             generator = seeded_generator("images", seed)
             chosen = np.sort(generator.choice(total, max_images, replace=False))
@@ -74,8 +81,16 @@ def draw_stratified(
 
 
 def drawn_per_class(
-    units: Sequence[DrawnRows], folder: Path, num_classes: int
+    units: Sequence[DrawnRows], folder: Path, num_classes: int, *, minutes: float
 ) -> Int[np.ndarray, " classes"]:
-    """Drawn images of each class."""
-    drawn = [read_labels(folder, unit.shard)[unit.rows] for unit in units]
+    """Drawn images of each class; storage that is away is waited for, for `minutes`."""
+    labels = _labels([unit.shard for unit in units], folder, minutes)
+    drawn = [found[unit.rows] for found, unit in zip(labels, units, strict=True)]
     return np.bincount(np.concatenate(drawn), minlength=num_classes)
+
+
+def _labels(shards: Sequence[ShardInfo], folder: Path, minutes: float) -> list[np.ndarray]:
+    """Of the rows of each shard; threads wait for storage side by side."""
+    return list_in_threads(
+        lambda shard: read_labels(folder, shard, minutes=minutes), shards, unit="shards"
+    )

@@ -9,15 +9,21 @@ import io
 import os
 import zlib
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Integer, Shaped
 
+from glotok_ray.storage.places import is_remote
+from glotok_ray.storage.stretches import read_stretch
+
 FIELD = b"glotok_ray.image_places"
 """Of the file's key-value metadata."""
 DAMAGED = "the bytes of its image fail their checksum"
+_REQUESTS = 16
+"""At once, of an object: each waits for the store."""
 _PLACE = np.dtype([("offset", "<i8"), ("size", "<u4"), ("crc32", "<u4")])
 
 
@@ -86,7 +92,12 @@ def read_images(
 def read_whole_images(
     path: Path, places: Shaped[np.ndarray, " rows"], rows: Integer[np.ndarray, " n"]
 ) -> list[bytes | None]:
-    """The same, with None for an image that is damaged; raises OSError."""
+    """The same, with None for an image that is damaged; raises OSError. Of an object each is a request."""
+    if is_remote(path):
+        with ThreadPoolExecutor(_REQUESTS) as threads:
+            return list(
+                threads.map(lambda row: _requested(path, places[row].item()), rows.tolist())
+            )
     with path.open("rb", buffering=0) as stream:
         return [_checked(stream.fileno(), places[row].item()) for row in rows.tolist()]
 
@@ -94,4 +105,10 @@ def read_whole_images(
 def _checked(descriptor: int, place: tuple[int, int, int]) -> bytes | None:
     offset, size, crc32 = place
     image = os.pread(descriptor, size, offset)
+    return image if zlib.crc32(image) == crc32 else None
+
+
+def _requested(path: Path, place: tuple[int, int, int]) -> bytes | None:
+    offset, size, crc32 = place
+    image = read_stretch(path, offset, size)
     return image if zlib.crc32(image) == crc32 else None

@@ -21,10 +21,14 @@ from glotok_ray.data.image_places import DamagedImageError, places_of, read_imag
 from glotok_ray.data.records import DATASET, ShardInfo, decode_image
 from glotok_ray.data.shard_parts import rows_of_groups
 from glotok_ray.storage.artefact import ArtefactError
-from glotok_ray.storage.node_cache import at_hand
+from glotok_ray.storage.node_cache import at_hand, held
+from glotok_ray.storage.places import is_remote
 from glotok_ray.storage.retries import patiently
+from glotok_ray.storage.stretches import by_name_or_stream
 
 _COLUMNS = ("key", "image", "label")
+# Of an object, images of up to one row in so many are requested one by one; of more it is fetched whole.
+_ROWS_PER_REQUESTED = 8
 
 Result = TypeVar("Result")
 ViewsOf = Callable[[UInt8[np.ndarray, "h w 3"]], UInt8[np.ndarray, "views height width 3"]]
@@ -121,29 +125,57 @@ def _damaged(path: Path, error: Exception) -> ArtefactError:
 
 
 def _read_placed(path: Path, rows: Integer[np.ndarray, " n"]) -> pyarrow.Table | None:
-    """The rows by their images' places; None where the file does not say them."""
-    local = at_hand(path)
-    with pyarrow.parquet.ParquetFile(local, page_checksum_verification=True) as file:
+    """The rows by their images' places; None where the file does not say them. Few rows of an object are requested,
+    and the shard stays where it is.
+    """
+    local = held(path)
+    if local is None:
+        with _opened(path) as file:
+            places = places_of(file.metadata.metadata, file.metadata.num_rows)
+            if places is None:
+                return None
+            if len(rows) * _ROWS_PER_REQUESTED <= len(places):
+                return _placed(file, path, places, rows)
+        local = at_hand(path)
+    with _opened(local) as file:
         places = places_of(file.metadata.metadata, file.metadata.num_rows)
-        if places is None:
-            return None
-        table = rows_of_groups(file, rows, [name for name in _COLUMNS if name != "image"])
-    images = pyarrow.array(read_images(local, places, rows), pyarrow.binary())
+        return None if places is None else _placed(file, local, places, rows)
+
+
+def _placed(
+    file: pyarrow.parquet.ParquetFile,
+    path: Path,
+    places: np.ndarray,
+    rows: Integer[np.ndarray, " n"],
+) -> pyarrow.Table:
+    table = rows_of_groups(file, rows, [name for name in _COLUMNS if name != "image"])
+    images = pyarrow.array(read_images(path, places, rows), pyarrow.binary())
     return table.add_column(1, "image", images)
+
+
+def _opened(path: Path) -> pyarrow.parquet.ParquetFile:
+    """The file; of an object its end is requested, and then what is read."""
+    return pyarrow.parquet.ParquetFile(
+        by_name_or_stream(path), pre_buffer=is_remote(path), page_checksum_verification=True
+    )
 
 
 def _read_groups(
     path: Path, rows: Integer[np.ndarray, " n"], columns: Sequence[str]
 ) -> pyarrow.Table:
-    with pyarrow.parquet.ParquetFile(at_hand(path), page_checksum_verification=True) as file:
+    with _opened(at_hand(path)) as file:
         return rows_of_groups(file, rows, columns)
 
 
-def read_labels(folder: Path, shard: ShardInfo) -> np.ndarray:
-    """The labels of all rows of a shard, in order."""
-    return pyarrow.parquet.read_table(at_hand(folder / shard.file), columns=["label"])[
-        "label"
-    ].to_numpy()
+def read_labels(folder: Path, shard: ShardInfo, *, minutes: float) -> np.ndarray:
+    """The labels of all rows of a shard, in order; nothing else is read of an object. Raises as `read_shard_rows`."""
+    path = folder / shard.file
+
+    def read() -> np.ndarray:
+        with _opened(held(path) or path) as file:
+            return file.read(columns=["label"])["label"].to_numpy()
+
+    return _from_storage(read, path, minutes)
 
 
 def decoded_rows(

@@ -113,6 +113,7 @@ def _training_blocks(training: DatasetInfo, config: EvaluateRun) -> Iterator[Blo
         max_images=most,
         stratified=False,
         seed=config.seed,
+        minutes=config.pool.storage_retry_minutes,
     )
     size, first_image = config.pool.batch_size, 0
     for shard, rows in drawn:

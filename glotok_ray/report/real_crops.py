@@ -30,7 +30,8 @@ def read_real_crops(
     for shard in read_dataset(folder).shards:
         if not any(left.values()):
             break
-        for index, label in enumerate(read_labels(folder, shard).tolist()):
+        found = read_labels(folder, shard, minutes=_PATIENCE_MINUTES)
+        for index, label in enumerate(found.tolist()):
             if left.get(label):
                 left[label] -= 1
                 images.append(_read_image(folder, shard, index, image_size))

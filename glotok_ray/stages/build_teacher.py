@@ -98,18 +98,20 @@ def check_inputs(config: TeacherRun) -> tuple[DatasetInfo, list[DrawnRows]]:
     networks.check_network(config.network)
     folder = to_path(config.data_path)
     dataset = read_image_dataset(folder)
+    minutes = config.pool.storage_retry_minutes
     units = draw_images(
         dataset,
         folder,
         max_images=config.max_images,
         stratified=config.stratified,
         seed=config.seed,
+        minutes=minutes,
     )
     per_image = min(config.vectors_per_image, features.grid_side(config.network) ** 2)
     clustering.check_count(sum(len(unit.rows) for unit in units) * per_image, config.kmeans)
     if config.kmeans.clusters_per_class:
-        vectors = drawn_per_class(units, folder, len(dataset.classes)) * per_image
-        check_classes(vectors, dataset.classes, config.kmeans)
+        drawn = drawn_per_class(units, folder, len(dataset.classes), minutes=minutes)
+        check_classes(drawn * per_image, dataset.classes, config.kmeans)
     return dataset, units
 
 

@@ -71,9 +71,7 @@ class NodeCache:
         FileNotFoundError, and OSError when the store does not answer.
         """
         digest = _listed_digest(path)
-        status: Any = path.stat()
-        content = digest or f"{status.etag} {status.st_size} {status.st_mtime_ns}"
-        entry = self._entry(path, content)
+        entry = self._entry(path, digest)
         if self._is_used(entry):
             _lookups["hits"] += 1
             return entry
@@ -84,7 +82,14 @@ class NodeCache:
         self._evict()
         return entry
 
-    def _entry(self, path: Path, content: str) -> Path:
+    def held(self, path: Path) -> Path | None:
+        """The local copy of the object as it is now, where there is one."""
+        entry = self._entry(path, _listed_digest(path))
+        return entry if self._is_used(entry) else None
+
+    def _entry(self, path: Path, digest: str) -> Path:
+        status: Any = path.stat()
+        content = digest or f"{status.etag} {status.st_size} {status.st_mtime_ns}"
         key = hashlib.sha256(f"{path}\0{content}".encode()).hexdigest()[:32]
         return self.folder / _ENTRIES / f"{key}-{path.name}"
 
@@ -146,6 +151,14 @@ def at_hand(path: Path) -> Path:
         return path
     with numbered():
         return NodeCache.of_this_node().local(path)
+
+
+def held(path: Path) -> Path | None:
+    """What `at_hand` gives, where nothing needs to be fetched for it; else None."""
+    if not is_remote(path):
+        return path
+    with numbered():
+        return NodeCache.of_this_node().held(path)
 
 
 def _listed_digest(path: Path) -> str:

@@ -22,7 +22,9 @@ def test_drawn_images_are_spread_over_shards_and_follow_the_seed(
     dataset = read_dataset(shards)
 
     def draw(max_images: int = 20, seed: int = 0):
-        return draw_images(dataset, shards, max_images=max_images, stratified=stratified, seed=seed)
+        return draw_images(
+            dataset, shards, max_images=max_images, stratified=stratified, seed=seed, minutes=0
+        )
 
     units = draw()
     assert sum(len(unit.rows) for unit in units) == 20
@@ -33,7 +35,7 @@ def test_drawn_images_are_spread_over_shards_and_follow_the_seed(
     assert [(unit.shard, len(unit.rows)) for unit in everything] == [
         (shard, shard.rows) for shard in dataset.shards
     ]
-    assert drawn_per_class(everything, shards, 3).tolist() == [13, 12, 11]
+    assert drawn_per_class(everything, shards, 3, minutes=0).tolist() == [13, 12, 11]
 
 
 def test_a_stratified_draw_is_even_as_far_as_classes_have_images() -> None:

@@ -47,7 +47,7 @@ def test_a_shard_is_read_whole_and_refused_when_it_has_changed(tmp_path: Path) -
     folder = write_shards(tmp_path / "shards")
     shard = read_dataset(folder).shards[2]
     assert read_shard(folder, shard, minutes=0)["key"].to_pylist() == [f"2/{n}" for n in range(12)]
-    assert read_labels(folder, shard).tolist() == [0, 1, 2] * 4
+    assert read_labels(folder, shard, minutes=0).tolist() == [0, 1, 2] * 4
     (folder / shard.file).write_bytes(b"x")
     with pytest.raises(ArtefactError, match=r"part-00002\.parquet: differs from its sha256"):
         read_shard(folder, shard, minutes=0)

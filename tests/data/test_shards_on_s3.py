@@ -9,8 +9,12 @@ import numpy as np
 import pytest
 
 from benchmarks.s3_server import BUCKET, S3Server, s3_server
+from glotok_ray.data import shard_reader
+from glotok_ray.data.drawing import draw_images, drawn_per_class
 from glotok_ray.data.records import (
+    DatasetInfo,
     Row,
+    ShardInfo,
     encode_png,
     read_dataset,
     read_rows,
@@ -20,6 +24,7 @@ from glotok_ray.data.records import (
 from glotok_ray.data.shard_parts import read_images_of_part
 from glotok_ray.data.shard_reader import (
     read_chosen_rows,
+    read_drawn_rows,
     read_labels,
     read_shard,
     read_shard_rows,
@@ -75,7 +80,7 @@ def test_rows_are_read_in_every_way(folder: Any) -> None:
     ]
     chosen = read_chosen_rows(folder / shard.file, np.array([1, 5]), minutes=0)
     assert chosen["label"].to_pylist() == [1, 1]
-    assert read_labels(folder, shard).tolist() == [0, 1, 0, 1, 0, 1]
+    assert read_labels(folder, shard, minutes=0).tolist() == [0, 1, 0, 1, 0, 1]
 
 
 def test_what_is_damaged_is_named(folder: Any, tmp_path: Path, monkeypatch: Any) -> None:
@@ -94,7 +99,10 @@ def test_what_is_damaged_is_named(folder: Any, tmp_path: Path, monkeypatch: Any)
         read_shard(folder, shard, minutes=0)
 
 
+FACTS = ShardInfo("part-0.parquet", 6, "")
 READERS: dict[str, Callable[[Any], Any]] = {
+    "labels": lambda path: read_labels(path.parent, FACTS, minutes=0.5),
+    "few rows": lambda path: read_drawn_rows(path.parent, FACTS, [1], minutes=0.5),
     "training": lambda path: read_images_of_part(path, 6, np.arange(2), minutes=0.5),
     "rows": lambda path: read_shard_rows(path, 0, 2, minutes=0.5),
 }
@@ -109,6 +117,8 @@ def test_a_store_that_is_away_or_refuses_is_waited_for_and_no_damage(
     # Of the hundred seconds of a request's own, one.
     monkeypatch.setattr(object_stores, "_LISTING_MINUTES", 1 / 60)
     monkeypatch.setattr(client, "retries", 1)
+    # Of six rows, one is few.
+    monkeypatch.setattr(shard_reader, "_ROWS_PER_REQUESTED", 6)
     server.stop()
     threading.Timer(3.0, server.start).start()
     assert len(read(part)) > 0
@@ -145,3 +155,91 @@ def test_a_key_for_a_prefix_alone_reads_what_lies_right_below_it(
 
     monkeypatch.setattr(client, "info", within)
     assert read_shard_rows(part, 0, 2, minutes=0).num_rows == 2
+
+
+LARGE = [
+    Row(f"n/{row}.jpg", np.random.default_rng(row).bytes(20_000), row % 5) for row in range(160)
+]
+
+
+def build_large(folder: Any) -> tuple[DatasetInfo, int]:
+    """Three shards of 160 images, and the bytes of one."""
+    shards = [write_shard(folder / f"part-{number}.parquet", LARGE) for number in range(3)]
+    write_dataset(
+        folder,
+        classes=list("abcde"),
+        form="original",
+        image_size=0,
+        shards=shards,
+        details={"left_out": []},
+    )
+    artefact.write_manifest(folder, "shards")
+    return read_dataset(folder), (folder / shards[0].file).stat().st_size
+
+
+@pytest.fixture
+def fetched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The bytes of each answer of the store, of stretches and of whole objects."""
+    found: list[int] = []
+    client = object_stores.client("s3")
+    cat_file, get_file = client.cat_file, client.get_file
+
+    def requested(*arguments: Any, **named: Any) -> bytes:
+        content = cat_file(*arguments, **named)
+        found.append(len(content))
+        return content
+
+    def whole(key: str, place: str, **named: Any) -> None:
+        get_file(key, place, **named)
+        found.append(Path(place).stat().st_size)
+
+    monkeypatch.setattr(client, "cat_file", requested)
+    monkeypatch.setattr(client, "get_file", whole)
+    return found
+
+
+def test_labels_are_read_without_their_images(folder: Any, fetched: list[int]) -> None:
+    dataset, size = build_large(folder)
+    fetched.clear()
+    units = draw_images(dataset, folder, max_images=30, stratified=True, seed=0, minutes=0)
+    assert drawn_per_class(units, folder, 5, minutes=0).tolist() == [6] * 5
+    # A Parquet file's end is asked for in 64 KiB; the rest are labels.
+    assert sum(fetched) < 2 * 3 * (80 << 10) < 0.06 * 3 * size
+    # What lies on this node is not asked for again.
+    for shard in dataset.shards:
+        read_shard(folder, shard, minutes=0)
+    fetched.clear()
+    again = draw_images(dataset, folder, max_images=30, stratified=True, seed=0, minutes=0)
+    assert again == units
+    assert max(fetched, default=0) < 4 << 10  # The manifest, perhaps.
+
+
+def test_few_drawn_rows_are_read_without_the_others(folder: Any, fetched: list[int]) -> None:
+    dataset, size = build_large(folder)
+    shard = dataset.shards[0]
+    few, many = [3, 40, 41, 159], list(range(0, 160, 4))
+    fetched.clear()
+    found = read_drawn_rows(folder, shard, few, minutes=0)
+    assert found.to_pylist() == [LARGE[row]._asdict() for row in few]
+    assert sum(fetched) < 4 * 20_000 + (96 << 10) < 0.06 * size
+    assert node_cache.held(folder / shard.file) is None
+    # Many come with the whole shard, which the node then has.
+    fetched.clear()
+    found = read_drawn_rows(folder, shard, many, minutes=0)
+    assert found.to_pylist() == [LARGE[row]._asdict() for row in many]
+    assert size in fetched
+    fetched.clear()
+    assert read_drawn_rows(folder, shard, few, minutes=0)["key"][0].as_py() == "n/3.jpg"
+    assert max(fetched, default=0) < 4 << 10
+
+
+def test_damage_of_few_drawn_rows_is_named(folder: Any) -> None:
+    dataset, _ = build_large(folder)
+    path = folder / dataset.shards[0].file
+    content = bytearray(path.read_bytes())
+    content[content.index(LARGE[40].image) + 50] ^= 1
+    path.write_bytes(bytes(content))
+    with pytest.raises(ArtefactError, match=r"part-0\.parquet: differs from its sha256.*row 40: "):
+        read_drawn_rows(folder, dataset.shards[0], [3, 40], minutes=60)
+    rows = read_drawn_rows(folder, dataset.shards[0], [3, 41], minutes=0)
+    assert rows["label"].to_pylist() == [3, 1]

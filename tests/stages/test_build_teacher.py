@@ -54,6 +54,7 @@ def drawn(dataset: DatasetInfo, run: TeacherRun) -> list[DrawnRows]:
         max_images=run.max_images,
         stratified=run.stratified,
         seed=run.seed,
+        minutes=0,
     )
 
 
