@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 FEWEST_POINTS_PER_CENTROID = 39
 # k-means++ walks a sample, one pass per centroid: this many vectors for each.
 _SAMPLE_PER_CENTROID = 32
+# Of distances in fp32, as a share of the vectors' squared norm; products of a thousand numbers stay well below it.
+_ROUNDING = 1e-5
 
 
 class Clusters(NamedTuple):
@@ -166,7 +168,10 @@ def _without_empty(
         # Each move serves its vector better, unless all vectors lie on centroids already.
         if previous is not None:
             gain = found.objective - previous.objective
-            if (gain if spherical else -gain) <= 1e-7 * abs(previous.objective):
+            gain = gain if spherical else -gain
+            # Of many millions of vectors a move gains a small share, too.
+            is_small = gain <= 1e-7 * abs(previous.objective)
+            if is_small and (gain <= 0 or _serves_all(found, spherical=spherical)):
                 raise ValueError(
                     f"{setting} = {len(centroids)}: {len(empty)} clusters stay empty, since the "
                     f"{vectors.count} feature vectors hold too few different ones; lower it to at most "
@@ -176,6 +181,12 @@ def _without_empty(
         centroids = centroids.copy()
         empty = empty[: len(found.worst)]
         centroids[empty] = found.worst[: len(empty)]
+
+
+def _serves_all(found: PartialSums, *, spherical: bool) -> bool:
+    """Whether even the worst-served vector lies on its centroid, as far as fp32 can tell."""
+    scale = 1.0 if spherical else float(np.square(found.worst[0].astype(np.float64)).sum())
+    return float(found.badness[0]) <= _ROUNDING * scale
 
 
 def check_count(count: int, config: KMeansConfig) -> None:

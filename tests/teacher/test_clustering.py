@@ -13,7 +13,12 @@ import torch
 from glotok_ray.config import KMeansConfig
 from glotok_ray.teacher import clustering
 from glotok_ray.teacher.clustering import Clusters, State
-from glotok_ray.teacher.partial_sums import InMemory, nearest_by_product, partial_sums
+from glotok_ray.teacher.partial_sums import (
+    InMemory,
+    PartialSums,
+    nearest_by_product,
+    partial_sums,
+)
 from glotok_ray.teacher.preparation import add_up, normalize_rows
 
 CONFIG = KMeansConfig(num_clusters=4, iterations=10)
@@ -238,6 +243,54 @@ def test_an_emptied_cluster_is_filled_again_though_another_empties() -> None:
     )
     assert (sums.counts > 0).all()
     assert 14 in found
+
+
+class ManyCopies(InMemory):
+    """Vectors of which the first stands for so many copies that one move gains next to nothing of the objective; a pass
+    remembers one of the worst served.
+    """
+
+    COPIES = 4e7
+
+    def partial_sums(self, centroids: np.ndarray) -> PartialSums:
+        found = super().partial_sums(centroids)
+        first = partial_sums(self._vectors[:1], centroids, spherical=self._spherical)
+        more = self.COPIES - 1
+        return PartialSums(
+            found.sums + more * first.sums,
+            found.counts + (more * first.counts).astype(np.int64),
+            found.objective + more * first.objective,
+            found.worst[:1],
+            found.badness[:1],
+        )
+
+
+@pytest.mark.parametrize("spherical", [False, True])
+def test_empty_clusters_are_filled_among_millions_of_vectors(spherical: bool) -> None:
+    axes = np.eye(12, dtype=np.float32)
+    # The first axis has a centroid near it, at a side; no axis is nearest to those behind it.
+    seeds = np.stack([axes[0] + 1.2 * axes[1], *(-9 * axes[0] - axes[2:9])])
+    if spherical:
+        seeds = normalize_rows(seeds)
+    found, sums = clustering._without_empty(
+        ManyCopies(axes, spherical=spherical), seeds, spherical=spherical, setting="num_clusters"
+    )
+    assert (sums.counts > 0).all()
+    # One axis after another got one.
+    assert (found[1:] == 1).sum(axis=1).tolist() == [1] * 7
+
+
+@pytest.mark.parametrize("spherical", [False, True])
+def test_too_few_different_ones_among_millions_are_refused(spherical: bool) -> None:
+    vectors = normalize_rows(cloud(3, 384))
+    seeds = vectors[[0, 1, 2, 0, 1]]
+    with pytest.raises(ValueError, match=r"num_clusters = 5: 2 clusters stay empty"):
+        clustering._without_empty(
+            ManyCopies(np.repeat(vectors, 500, axis=0), spherical=spherical),
+            seeds,
+            spherical=spherical,
+            setting="num_clusters",
+        )
 
 
 @pytest.mark.parametrize("spherical", [False, True])
