@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
+import numpy as np
+
 from glotok_ray.config.jobs import ShardRun
 from glotok_ray.data.image_files import StoredImage
 from glotok_ray.data.left_out import LeftOut, Losses, OtherFile
@@ -59,12 +61,21 @@ class Listing(NamedTuple, Generic[Row]):
     """What was found at one path, or in one part of it."""
 
     classes: tuple[str, ...]
-    """Sorted; a label is an index into them."""
+    """Sorted, as text or as numbers; a label is an index into them."""
     images: Rows[Row]
     """Sorted by key."""
     left_out: tuple[OtherFile, ...]
     digest: str
     """Changes when an image, its class or the file that holds it does."""
+
+    def with_order_of(self, classes: tuple[str, ...]) -> "Listing[Row]":
+        """The same with the labels that `classes` give, where they are the same classes in another order."""
+        if self.classes == classes or sorted(self.classes) != sorted(classes):
+            return self
+        places = {name: label for label, name in enumerate(classes)}
+        labels = np.array([places[name] for name in self.classes])
+        images = self.images.with_labels(labels[self.images.labels])
+        return self._replace(classes=classes, images=images)
 
 
 class SourceImages(Protocol):

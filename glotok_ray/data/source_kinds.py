@@ -101,7 +101,8 @@ def list_source(run: ShardRun) -> tuple[Listing[RowSource], Listing[RowSource] |
         return listing, None
     held_out = validation.listing(run, "validation", VALIDATION_PREFIX)
     _check_keys(listing, held_out, run)
-    return listing, held_out
+    # Folders called by numbers are sorted as text, numbers in archives are not.
+    return listing, held_out.with_order_of(listing.classes)
 
 
 def _check_keys(

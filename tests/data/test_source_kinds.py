@@ -115,6 +115,34 @@ def test_numbers_without_names_are_classes_in_their_order(tmp_path: Path) -> Non
     assert labels["11/23.jpg"] == 11
 
 
+@pytest.mark.parametrize("training", ["folders", "tar"])
+def test_validation_images_get_the_labels_of_the_training_source(
+    tmp_path: Path, training: str
+) -> None:
+    """Numbers sort as numbers in archives and as text as folders: 0, 1, 10, 11, 2."""
+    members = []
+    for number in range(12):
+        members += [(f"{number}.jpg", five_forms.jpeg(number)), (f"{number}.cls", b"%d" % number)]
+    places = {
+        "folders": class_tree(tmp_path / "f", **{str(number): 1 for number in range(12)}),
+        "tar": five_forms.write_tar(tmp_path / "w.tar", members),
+    }
+    validation = next(name for name in places if name != training)
+    source = source_of(
+        {"source": str(places[training]), "validation_source": str(places[validation])}
+    )
+    numbers = list(map(str, range(12)))
+    assert list(source.classes) == (sorted(numbers) if training == "folders" else numbers)
+    rows = source.rows()
+    assert len(rows["validation"]) == 12
+    for row in (*rows["train"], *rows["validation"]):
+        assert row.key.removeprefix("validation/").split("/")[0] == source.classes[row.label]
+    # The images are the same in another order, and other classes are named.
+    places["folders"].joinpath("10").rename(places["folders"] / "12")
+    with pytest.raises(ValueError, match=r"in one alone: 10, 12$"):
+        source_of({"source": str(places[training]), "validation_source": str(places[validation])})
+
+
 def test_classes_of_samples_may_be_text_or_json(tmp_path: Path) -> None:
     image = five_forms.jpeg(0)
     contents = {
