@@ -4,7 +4,8 @@ A row group is read whole for each of its images, so rows of one group are read 
 wait until it is their turn. Read next: glotok_ray/data/shard_writing.py
 """
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from glotok_ray.config.jobs import ShardRun
@@ -33,6 +34,32 @@ def encoded_rows(sources: Sequence[RowSource], run: ShardRun) -> Iterator[Encode
         order = sorted(range(len(window)), key=lambda place: _group_of(window[place]))
         found = {place: _encoded(window[place], run) for place in order}
         yield from (found[place] for place in range(len(window)))
+
+
+def times_read(shards: Iterable[Sequence[RowSource]]) -> float | None:
+    """How many times over the images of Parquet sources are read for all shards, by their bytes; None without any.
+
+    Of g images in each row group and n shards that all images are shuffled over, n (1 - (1 - 1/n)^g): each group is
+    read by every shard that has an image of it.
+    """
+    group_bytes: Counter[tuple[str, int]] = Counter()
+    readings: Counter[tuple[str, int]] = Counter()
+    for sources in shards:
+        # The images of a shard are of one kind.
+        if not isinstance(sources[0], ParquetImage):
+            continue
+        for window in _windows(sources):
+            groups: Counter[tuple[str, int]] = Counter()
+            for source in window:
+                groups[_group_of(source)[:2]] += source.size
+            group_bytes.update(groups)
+            readings.update(groups.keys())
+    total = group_bytes.total()
+    return (
+        sum(readings[group] * size for group, size in group_bytes.items()) / total
+        if total
+        else None
+    )
 
 
 def _encoded(source: RowSource, run: ShardRun) -> Encoded:

@@ -7,6 +7,7 @@ Read next: glotok_ray/data/sources.py
 """
 
 import functools
+import itertools
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 
 from glotok_ray.config.jobs import ShardRun
 from glotok_ray.config.overrides import with_absolute_paths
+from glotok_ray.data.encoding_order import times_read
 from glotok_ray.data.forms import PARQUET
 from glotok_ray.data.left_out import Losses, left_out_text
 from glotok_ray.data.listing import SPLITS, RowSource
@@ -32,6 +34,8 @@ from glotok_ray.storage.places import remove_tree, to_path
 logger = logging.getLogger(__name__)
 
 _NAMED_CLASSES = 5
+_MOST_TIMES_READ = 2.0
+"""Above it the log says how often Parquet's row groups are read, and what to do."""
 
 
 def describe(config: ShardRun) -> dict[str, Any]:
@@ -40,6 +44,7 @@ def describe(config: ShardRun) -> dict[str, Any]:
     shards = source.shards()
     _name_classes(source)
     _name_left_out(source)
+    times = _name_readings(shards)
     return {
         "source": config.source,
         "output_path": config.output_path,
@@ -48,6 +53,7 @@ def describe(config: ShardRun) -> dict[str, Any]:
         "shards": {split: len(parts) for split, parts in shards.items()},
         "form": source.form,
         "left_out": [item._asdict() for item in source.left_out],
+        **({} if times is None else {"source_times_read": round(times, 1)}),
     }
 
 
@@ -70,6 +76,7 @@ def run(config: ShardRun, *, fresh: bool = False) -> dict[str, Any]:
     shards = source.shards()
     _name_classes(source)
     _name_left_out(source)
+    _name_readings(shards)
     for output in outputs:
         output.check_startable()
     for output in outputs:
@@ -217,6 +224,22 @@ def _name_left_out(source: ImageSource) -> None:
             sum(item.files for item in source.left_out),
             left_out_text(source.left_out),
         )
+
+
+def _name_readings(shards: Mapping[str, list[Sequence[RowSource]]]) -> float | None:
+    """How many times over a Parquet source is read, which is logged where it is much; None for other sources."""
+    times = times_read(itertools.chain.from_iterable(shards.values()))
+    if times is not None and times > _MOST_TIMES_READ:
+        logger.warning(
+            "images of the Parquet source are read %.1f times over, since those of a shard lie in many row groups. "
+            "Give a source of folders or tars, or write each file again with groups of %d images: "
+            "python -c \"from pyarrow.parquet import *; write_table(read_table('OLD.parquet'), 'NEW.parquet', "
+            'row_group_size=%d)"',
+            times,
+            _MOST_TIMES_READ,
+            _MOST_TIMES_READ,
+        )
+    return times
 
 
 def _name_losses(source: ImageSource, losses: Losses, output: Path) -> None:

@@ -1,5 +1,11 @@
 """Images of Parquet sources are read group by group, and written in the order of the shard."""
 
+import dataclasses
+import itertools
+import logging
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +15,11 @@ from benchmarks import five_forms
 from benchmarks.five_forms import training_images
 from glotok_ray.config import ShardRun
 from glotok_ray.data import encoding_order, parquet_images
-from glotok_ray.data.encoding_order import encoded_rows
+from glotok_ray.data.encoding_order import encoded_rows, times_read
 from glotok_ray.data.image_files import StoredImage, UnreadableImageError
 from glotok_ray.data.sources import ImageSource
+from glotok_ray.stages import shard_images
+from tests.small_data import class_tree
 
 
 class Source:
@@ -69,3 +77,61 @@ def test_a_group_is_read_once_for_all_of_its_images(
     monkeypatch.setattr(encoding_order, "WAITING_BYTES", 20 * rows[0].size)
     assert [row.stored for row in encoded_rows(rows, run)] == straight
     assert 6 < len(groups_read) <= 24
+
+
+def test_how_often_groups_are_read_is_known_before(
+    tmp_path: Path, groups_read: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = training_images(40)
+    path = five_forms.write_parquet(tmp_path / "p.parquet", images, rows_per_group=12)
+    run = ShardRun(source=str(path), image_size=0, rows_per_shard=20)
+    shards = list(itertools.chain.from_iterable(ImageSource.of(run).shards().values()))
+    size = [0] * 10
+    for row in itertools.chain.from_iterable(shards):
+        size[row.group] += row.size  # type: ignore[attr-defined]
+    for waiting in (encoding_order.WAITING_BYTES, 7 * shards[0][0].size):
+        monkeypatch.setattr(encoding_order, "WAITING_BYTES", waiting)
+        groups_read.clear()
+        for shard in shards:
+            parquet_images._images_of.cache_clear()
+            assert not any(row.error for row in encoded_rows(shard, run))
+        expected = sum(size[group] for group in groups_read) / sum(size)
+        assert times_read(shards) == pytest.approx(expected, rel=1e-9)
+        assert expected > 4
+    # The rule of the docstring, on average over the seeds.
+    monkeypatch.undo()
+    found = []
+    for seed in range(20):
+        source = ImageSource.of(
+            ShardRun(source=str(path), image_size=0, rows_per_shard=27, seed=seed)
+        )
+        found.append(times_read(source.shards()["train"]))
+    assert sum(found) / 20 == pytest.approx(4 * (1 - (3 / 4) ** 10.8), rel=0.02)
+
+
+def test_the_dry_run_says_how_often_and_what_to_do(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    old = five_forms.write_parquet(tmp_path / "OLD.parquet", training_images(40), rows_per_group=60)
+    run = ShardRun(
+        source=str(old), image_size=0, rows_per_shard=10, output_path=str(tmp_path / "o")
+    )
+    with caplog.at_level(logging.WARNING):
+        times = shard_images.describe(run)["source_times_read"]
+    assert 10 < times < 13
+    (line,) = caplog.messages
+    assert f"are read {times:.1f} times over" in line
+    # The command that it tells.
+    command = re.search(r'python -c "(.*)"$', line)
+    assert command
+    subprocess.run([sys.executable, "-c", command[1]], cwd=tmp_path, check=True)
+    caplog.clear()
+    again = dataclasses.replace(run, source=str(tmp_path / "NEW.parquet"))
+    answer = shard_images.describe(again)
+    assert 1 < answer["source_times_read"] <= 2
+    assert not caplog.messages
+    rows = [ImageSource.of(each).rows()["train"] for each in (run, again)]
+    assert [row.encode(run) for row in rows[0]] == [row.encode(run) for row in rows[1]]
+    # Files are read one by one.
+    tree = class_tree(tmp_path / "tree", a=4, b=4)
+    assert "source_times_read" not in shard_images.describe(ShardRun(source=str(tree)))
