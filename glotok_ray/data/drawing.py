@@ -4,16 +4,19 @@ Read next: glotok_ray/teacher/extraction.py
 """
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int
 
-from glotok_ray.data.listing import list_in_threads
 from glotok_ray.data.records import DatasetInfo, ShardInfo
 from glotok_ray.data.shard_plan import seeded_generator
 from glotok_ray.data.shard_reader import read_labels
+
+# They wait for storage.
+_THREADS = 16
 
 
 class DrawnRows(NamedTuple):
@@ -91,6 +94,5 @@ def drawn_per_class(
 
 def _labels(shards: Sequence[ShardInfo], folder: Path, minutes: float) -> list[np.ndarray]:
     """Of the rows of each shard; threads wait for storage side by side."""
-    return list_in_threads(
-        lambda shard: read_labels(folder, shard, minutes=minutes), shards, unit="shards"
-    )
+    with ThreadPoolExecutor(_THREADS) as threads:
+        return list(threads.map(lambda shard: read_labels(folder, shard, minutes=minutes), shards))

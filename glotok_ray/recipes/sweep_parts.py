@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 from glotok_ray.config.evaluation import EvaluateRun
 from glotok_ray.config.jobs import AnySampleRun, XARSampleRun
-import hashlib
-from collections.abc import Iterable, Sequence
+from glotok_ray.config.overrides import absolute_path, override
+from glotok_ray.config.rules import require
 from glotok_ray.config.runs import TokenizerRun, XARRun
 from glotok_ray.config.sweeps import (
     AUTOMATIC,
