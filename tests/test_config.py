@@ -144,6 +144,14 @@ def test_counts_of_an_evaluation_have_a_least_value(field, least):
         config.override(config.EvaluateRun(), {field: least - 1})
 
 
+@pytest.mark.parametrize("run", [train_tokenizer.glotok_16k(), train_generator.xar_b()])
+@pytest.mark.parametrize("name", ["", ".", "..", "../thesis", "a/b", "/", "a\\b"])
+def test_the_name_of_a_run_is_one_folder_of_its_own(run, name):
+    with pytest.raises(ValueError, match=r"^name = '.*': must name one folder under output_path"):
+        config.override(run, {"name": name})
+    assert config.override(run, {"name": "..a b"}).name == "..a b"
+
+
 @pytest.mark.parametrize("run", [train_generator.xar_b(), train_generator.far_b()])
 @pytest.mark.parametrize(
     "field", ["grid_size", "width", "num_heads", "mlp_multiple", "num_classes"]

@@ -36,6 +36,13 @@ def _require_one_worker(launcher: str, scaling: ScalingConfig) -> None:
     )
 
 
+def _require_folder_name(name: str) -> None:
+    """An empty name, of a shell variable that is not set, would make the folder of all runs the run's own."""
+    is_name = name not in ("", ".", "..") and not {"/", "\\"} & set(name)
+    rule = "must name one folder under output_path, without / or \\; give a name such as 'first'"
+    require(is_name, "name", name, rule)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenizerRun:
     """All of `jobs.train_tokenizer`."""
@@ -78,6 +85,7 @@ class TokenizerRun:
 
     def __post_init__(self) -> None:
         require_finite(self)
+        _require_folder_name(self.name)
         _require_one_worker(self.launcher, self.scaling)
         self.schedule.check_workers(self.scaling)
         require(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "must be in [0, 1)")
@@ -134,6 +142,7 @@ class GeneratorRun:
 
     def __post_init__(self) -> None:
         require_finite(self)
+        _require_folder_name(self.name)
         _require_one_worker(self.launcher, self.scaling)
         self.schedule.check_workers(self.scaling)
         require(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "must be in [0, 1)")

@@ -19,6 +19,7 @@ from glotok_ray.config.quickstart import QuickstartRun
 from glotok_ray.console import CONSOLE, NOTE
 from glotok_ray.data.listing import SPLITS
 from glotok_ray.data.records import read_dataset
+from glotok_ray.data.sources import ImageSource
 from glotok_ray.recipes.quickstart import EXPECTED_SECONDS, LANES, NEEDED, STAGES, chain
 from glotok_ray.recipes.shard_images import quickstart as quickstart_data
 from glotok_ray.report.inputs import collect, read_metrics
@@ -35,14 +36,31 @@ from glotok_ray.stages import (
 )
 from glotok_ray.stages.quickstart_fit import fit_to_data
 from glotok_ray.storage import artefact, ownership
+from glotok_ray.storage.contents import Collection
 from glotok_ray.storage.output import collection
 from glotok_ray.storage.places import appending, to_path
 
 logger = logging.getLogger(__name__)
 
 REPORT_FILE = "report.html"
+_SETTINGS_FILE = "config.json"
+_VERSIONS_FILE = "versions.json"
+_STAGES_FILE = "stages.json"
 _REPORT = "report"
 _LOOK_S = 0.5
+_PARTS = Collection(
+    files=(
+        artefact.LOG_FILE,
+        _SETTINGS_FILE,
+        _VERSIONS_FILE,
+        _STAGES_FILE,
+        REPORT_FILE,
+        *(f".{name}.seconds" for name in STAGES),
+    ),
+    first="data",
+    settled=_SETTINGS_FILE,
+    last=REPORT_FILE,
+)
 
 
 @dataclass(frozen=True)
@@ -88,16 +106,18 @@ def run(quickstart: QuickstartRun, *, fresh: bool = False) -> dict[str, Any]:
     root = to_path(quickstart.output_path)
     report = root / REPORT_FILE
     known = _known_seconds(root)
+    if fresh:  # a source that is refused must cost nothing that is there
+        ImageSource.of(quickstart.data).shards()
     with (
-        collection(root, fresh=fresh),
+        collection(root, _PARTS, fresh=fresh),
         appending(root / artefact.LOG_FILE) as log,
         CONSOLE.alone(log),
     ):
         with _lines(quickstart, known) as lines:
             records = _run_stages(quickstart, lines)
             with lines.stage(_REPORT) as elapsed:
-                artefact.write_json(root / "versions.json", artefact.versions())
-                artefact.write_json(root / "stages.json", records)
+                artefact.write_json(root / _VERSIONS_FILE, artefact.versions())
+                artefact.write_json(root / _STAGES_FILE, records)
                 write_report(report, collect(root))
         count = len(records) + 1
         logger.info("stage %d/%d report: written in %.0f s: %s", count, count, elapsed(), report)
@@ -150,7 +170,7 @@ def _run_stages(quickstart: QuickstartRun, lines: StageLines) -> list[dict[str, 
     adapted, said = fit_to_data(quickstart, train, validation)
     if said:
         logger.info("%s", said, extra=NOTE)
-    artefact.write_json(root / "config.json", to_dict(adapted))
+    artefact.write_json(root / _SETTINGS_FILE, to_dict(adapted))
     others = {stage.name: stage for stage in stages(adapted)[1:]}
     if _have_room(adapted):
         records |= _run_lanes(others, lines)

@@ -1,15 +1,19 @@
 """Folders that jobs begin: whose they are, what is kept of what lies there, and what is refused.
 
 A folder is begun by its mark (`ownership.py`), finished by its manifest (`artefact.py`), and
-anything else in it is a user's own.
+anything else in it is a user's own (`contents.py`).
 """
 
+import logging
 import os
 from pathlib import Path
 
-from glotok_ray.storage import artefact, marks, ownership
+from glotok_ray.storage import artefact, contents, marks, ownership
 from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.contents import Collection
 from glotok_ray.storage.places import is_remote, remove_tree
+
+logger = logging.getLogger(__name__)
 
 
 class FolderInUseError(ArtefactError):
@@ -53,19 +57,63 @@ def _refuse(folder: Path, owner: marks.Owner | None) -> None:
         )
 
 
-def set_aside(folder: Path) -> None:
+def set_aside(folder: Path, collection: Collection | None = None) -> None:
     """Keep what `folder` holds as NAME.previous, in the place of an older one; nothing happens when there is none.
+    Unfinished work takes no finished one's place: it is removed, and the folder stays this process's own.
 
-    Raises FolderInUseError when another job works on it, and ArtefactError for what is no folder.
+    Raises FolderInUseError when another job works on it, and ArtefactError for what is no folder, and where something
+    would be moved or removed that no job of this package began; a `collection` says what it may hold.
     """
     check_free(folder)
-    if folder.exists():
-        own(folder)
-        previous = folder.with_name(folder.name + ".previous")
-        remove_tree(previous, ignore_errors=True)
-        ownership.move(folder, previous)
-        if artefact.is_finished(previous):
-            ownership.clear(previous)
+    if not folder.exists():
+        return
+    _check_own(folder, collection)
+    own(folder)
+    previous = _previous(folder)
+    if contents.is_complete(previous, collection) and not contents.is_complete(folder, collection):
+        logger.info("%s: unfinished, and removed; %s is finished, and stays", folder, previous)
+        _empty_for_good(folder)
+        return
+    remove_tree(previous, ignore_errors=True)
+    ownership.move(folder, previous)
+    if artefact.is_finished(previous):
+        ownership.clear(previous)
+
+
+def _previous(folder: Path) -> Path:
+    return folder.with_name(folder.name + ".previous")
+
+
+def _check_own(folder: Path, collection: Collection | None = None) -> None:
+    """Raise ArtefactError where setting `folder` aside would move or remove what no job of this package began."""
+    foreign = contents.foreign(folder, collection)
+    if foreign is not None and foreign != folder:
+        raise ArtefactError(
+            f"{foreign}: no job of this package began it, and --fresh would move it away with {folder}; "
+            "choose another output_path, or move it away yourself"
+        )
+    if foreign is not None:
+        raise ArtefactError(_foreign_files(folder))
+    if not contents.is_replaceable(_previous(folder), collection):
+        raise ArtefactError(
+            f"{_previous(folder)}: is no folder that a job of this package has left, and --fresh would remove it; "
+            "move it away yourself, or choose another output_path"
+        )
+
+
+def _foreign_files(folder: Path) -> str:
+    return (
+        f"{folder}: holds files that no job of this package began, and a job would remove "
+        "them; choose another output_path, or empty it yourself"
+    )
+
+
+def own_collection(folder: Path) -> None:
+    """`own`, after which nothing is left of what a job that was killed was removing."""
+    own(folder)
+    mark = marks.read_mark(folder)
+    if mark is not None and mark.fingerprint == contents.BEING_EMPTIED:
+        _empty_for_good(folder)
 
 
 def reopen(folder: Path, fingerprint: str = "") -> None:
@@ -85,13 +133,11 @@ def check_startable(folder: Path, *, fresh: bool) -> None:
     if artefact.is_finished(folder):
         if not fresh:
             raise ArtefactError(f"{folder}: already finished; pass --fresh to redo it")
+        _check_own(folder)
         return
     foreign = folder.is_dir() and any(folder.iterdir())
     if foreign and marks.read_mark(folder) is None:
-        raise ArtefactError(
-            f"{folder}: holds files that no job of this package began, and a job would remove "
-            "them; choose another output_path, or empty it yourself"
-        )
+        raise ArtefactError(_foreign_files(folder))
 
 
 def start_folder(
@@ -132,10 +178,10 @@ def go_on(folder: Path, fingerprint: str, *, adopt: bool = False) -> None:
     that is known: files without a mark, such as a copy that lacks its hidden file.
     """
     _check_place(folder)
-    if not (adopt or artefact.is_finished(folder) or _is_known(folder)):
+    if not (adopt or artefact.is_finished(folder) or contents.is_known(folder)):
         raise ArtefactError(
             f"{folder}: holds files and no {marks.MARK}, which says what settings they are of; copy that hidden file "
-            "with a folder, choose another output_path (of a training, another --name), or pass --fresh"
+            "with a folder, choose another output_path (of a training, another --name), or empty it yourself"
         )
     own(folder)
     if begun_fingerprint(folder) not in ("", fingerprint):
@@ -146,20 +192,7 @@ def go_on(folder: Path, fingerprint: str, *, adopt: bool = False) -> None:
 def begun_fingerprint(folder: Path) -> str:
     """The fingerprint of the files in an unfinished folder; empty where that was not noted."""
     mark = marks.read_mark(folder)
-    return (mark.fingerprint if mark else "") or _fingerprint_of_before(folder)
-
-
-def _fingerprint_of_before(folder: Path) -> str:
-    """What trainings of older versions noted in run.json, some of them there alone; empty without one."""
-    path = folder / "run.json"
-    facts = artefact.read_json(path) if path.is_file() else {}
-    return facts.get("fingerprint", "") if isinstance(facts, dict) else ""
-
-
-def _is_known(folder: Path) -> bool:
-    """Whether the folder is empty, or what it holds was begun by a job that noted its fingerprint."""
-    is_empty = not folder.is_dir() or not any(map(_is_no_mark, folder.iterdir()))
-    return is_empty or marks.read_mark(folder) is not None or bool(_fingerprint_of_before(folder))
+    return (mark.fingerprint if mark else "") or contents.fingerprint_of_before(folder)
 
 
 def _other_fingerprint(folder: Path) -> str:
@@ -169,9 +202,11 @@ def _other_fingerprint(folder: Path) -> str:
     )
 
 
-def _is_no_mark(path: Path) -> bool:
-    """Another process may be about to mark the folder."""
-    return not path.name.startswith(".begun.")
+def _empty_for_good(folder: Path) -> None:
+    """Remove everything, so that after a kill in between no job goes on with what is left."""
+    ownership.ask(folder, contents.BEING_EMPTIED)
+    _empty(folder)
+    ownership.ask(folder, "")
 
 
 def _empty(folder: Path) -> None:
@@ -179,5 +214,5 @@ def _empty(folder: Path) -> None:
     for path in folder.iterdir():
         if path.is_dir() and not path.is_symlink():
             remove_tree(path)
-        elif _is_no_mark(path):
+        elif contents.is_no_mark(path):
             path.unlink()

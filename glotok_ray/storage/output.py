@@ -15,6 +15,7 @@ from typing import Any
 
 from glotok_ray.storage import artefact, begun, ownership
 from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.contents import Collection
 from glotok_ray.storage.places import to_path
 from glotok_ray.storage.weights import check_stored
 
@@ -71,11 +72,12 @@ class Output:
 
     def go_on(self, *, adopt: bool = False) -> Path:
         """Go on with whatever the folder holds, finished or not, when it is of the same fingerprint; with `fresh` it is
-        kept as NAME.previous, unfinished work too.
+        kept as NAME.previous, unfinished work too unless that holds finished work.
 
         For trainings that were stopped early and for tables that take more rows. A folder with files and without a mark
-        is taken with `adopt` alone, by a job whose parts have fingerprints of their own. Raises ArtefactError for
-        unfinished work of another fingerprint and for such a folder; FolderInUseError when another job works on it.
+        is taken with `adopt` alone, by a job whose parts have fingerprints of their own, and never with `fresh`. Raises
+        ArtefactError for unfinished work of another fingerprint and for such a folder; FolderInUseError when another
+        job works on it.
         """
         if self.fresh:
             begun.set_aside(self.folder)
@@ -190,12 +192,13 @@ def _check_weights(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def collection(folder: Path, *, fresh: bool) -> Iterator[Path]:
+def collection(folder: Path, parts: Collection, *, fresh: bool) -> Iterator[Path]:
     """A folder of other jobs' folders, this process its owner: begun as long as the block runs, without a manifest of
-    its own. With `fresh` what was there is kept as NAME.previous.
+    its own. With `fresh` what was there is kept as NAME.previous, as `begun.set_aside` describes it; raises what that
+    raises.
     """
     if fresh:
-        begun.set_aside(folder)
-    begun.own(folder)
+        begun.set_aside(folder, parts)
+    begun.own_collection(folder)
     yield folder
     ownership.finish(folder)

@@ -27,7 +27,7 @@ from glotok_ray.stages import (
 )
 from glotok_ray.stages import train_generator as generator_stage
 from glotok_ray.stages.tokenizer_rows import TokenizerRows
-from glotok_ray.storage import artefact
+from glotok_ray.storage import artefact, contents
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.training.inputs import fitting_codes
 from glotok_ray.training.trials import TrialFiles
@@ -90,6 +90,7 @@ def test_all_stages_leave_their_artefacts(finished):
     assert expected <= set(answer["metrics"])
     assert all(np.isfinite(entry["value"]) for entry in answer["metrics"].values())
     assert (root / "tokenizer" / "tensorboard").is_dir()
+    assert contents.foreign(root, quickstart._PARTS) is None  # --fresh may set it aside
 
 
 def test_the_twin_is_the_tokenizer_without_the_relation_loss(finished):

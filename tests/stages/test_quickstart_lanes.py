@@ -16,6 +16,8 @@ from glotok_ray.stage_progress import StageLines
 from glotok_ray.stages import quickstart
 from glotok_ray.stages.quickstart import Stage
 from glotok_ray.storage import ownership
+from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.output import Unfinished, look
 
 
 class Noted:
@@ -168,3 +170,60 @@ def test_a_file_of_a_stages_time_that_tells_nothing_is_as_none(tmp_path: Path) -
     }.items():
         (tmp_path / f".{name}.seconds").write_text(text)
     assert quickstart._known_seconds(tmp_path) == {"tokenizer": 250, "codes": 24}
+
+
+def left_by_a_run(root: Path) -> Path:
+    """A finished quickstart's folder: its own files, its stages', and what a job that was run by hand has added."""
+    for name in ("data/train", "data/validation", *list(STAGES)[1:], "scales"):
+        with ownership.holding():
+            look(root / name, "thing", {}).begin(Unfinished.REPLACE)
+            look(root / name, "thing", {}).finish()
+    for name in STAGES:
+        (root / f".{name}.seconds").write_text("1.0 1.0")
+    for name in ("log.txt", "config.json", "versions.json", "stages.json", "report.html"):
+        (root / name).touch()
+    return root
+
+
+def test_fresh_checks_the_source_before_it_touches_what_is_there(tmp_path: Path) -> None:
+    root = left_by_a_run(tmp_path / "mine")
+    before = sorted(tmp_path.rglob("*"))
+    run = override(
+        recipes.quickstart(),
+        {"output_path": str(root), "data.source": str(tmp_path / "photso")},
+    )
+    with pytest.raises(ValueError, match="photso"):
+        quickstart.run(run, fresh=True)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_fresh_again_after_a_failure_keeps_the_finished_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = left_by_a_run(tmp_path / "mine")
+    run = override(recipes.quickstart(), {"output_path": str(root)})
+
+    def dies(*given: object) -> None:
+        raise ValueError("dies")
+
+    monkeypatch.setattr(quickstart, "_run_stages", dies)
+    for _ in range(3):
+        with pytest.raises(ValueError, match="dies"):
+            quickstart.run(run, fresh=True)
+        assert (tmp_path / "mine.previous" / "report.html").is_file()
+        assert (tmp_path / "mine.previous" / "scales" / "manifest.json").is_file()
+        assert not (root / "report.html").exists()
+
+
+@pytest.mark.parametrize("place", [".", "runs"])
+def test_fresh_moves_no_project_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    left_by_a_run(tmp_path / "runs" / "mine")
+    (tmp_path / "thesis.tex").write_text("years")
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.chdir(tmp_path)
+    run = override(recipes.quickstart(), {"output_path": place})
+    with pytest.raises(ArtefactError, match="no job of this package began it, and --fresh would"):
+        quickstart.run(run, fresh=True)
+    assert sorted(tmp_path.rglob("*")) == before

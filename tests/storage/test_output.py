@@ -2,11 +2,18 @@
 
 import pytest
 
-from glotok_ray.storage import artefact, marks, ownership
+from glotok_ray.storage import artefact, begun, contents, marks, ownership
 from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.contents import Collection
 from glotok_ray.storage.output import Unfinished, begin, collection, look, look_at_all
 
 ONE, TWO = {"seed": 1}, {"seed": 2}
+PARTS = Collection(
+    files=("log.txt", "config.json", "report.html"),
+    first="part",
+    settled="config.json",
+    last="report.html",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -118,15 +125,94 @@ def test_fresh_keeps_the_unfinished_work_of_a_job_that_goes_on(folder):
     assert (folder.with_name("thing.previous") / "half").exists()
 
 
+@pytest.fixture
+def finished_previous(folder):
+    """Unfinished work of `folder` beside a finished NAME.previous."""
+    look(folder, "thing", ONE).begin(Unfinished.REPLACE)
+    (folder / "weights").touch()
+    look(folder, "thing", ONE).finish()
+    look(folder, "thing", TWO, fresh=True).go_on()
+    (folder / "half").touch()
+    ownership.give_back(folder)
+    return folder.with_name("thing.previous")
+
+
+def test_fresh_again_after_a_failure_keeps_the_finished_work_of_before(folder, finished_previous):
+    for settings in (TWO, ONE):
+        look(folder, "thing", settings, fresh=True).go_on()
+        assert names(folder) == [".begun.json"]
+        assert ownership.holds(folder)
+        assert names(finished_previous) == ["manifest.json", "weights"]
+        (folder / "half").touch()
+        ownership.give_back(folder)
+    look(folder, "thing", ONE).go_on()
+    look(folder, "thing", ONE).finish()
+    look(folder, "thing", TWO, fresh=True).go_on()  # finished work takes its place
+    assert names(finished_previous) == ["half", "manifest.json"]
+
+
+def test_remains_that_a_kill_left_are_no_work_to_go_on_with(folder, finished_previous, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(begun, "_empty", killed)
+        with pytest.raises(KeyboardInterrupt):
+            look(folder, "thing", TWO, fresh=True).go_on()
+    assert names(folder) == [".begun.json", "half"]
+    with pytest.raises(ArtefactError, match=r"unfinished work of other settings.*--fresh"):
+        look(folder, "thing", TWO).go_on()
+    look(folder, "thing", TWO, fresh=True).go_on()
+    assert names(folder) == [".begun.json"]
+
+
+def killed(folder):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("kind", ["folder", "file", "link"])
+@pytest.mark.parametrize("how", ["go_on", "begin", "check_startable"])
+def test_fresh_removes_no_previous_folder_that_no_job_left(folder, how, kind):
+    look(folder, "thing", ONE).begin(Unfinished.REPLACE)
+    look(folder, "thing", ONE).finish()
+    previous = folder.with_name("thing.previous")
+    if kind == "folder":
+        previous.mkdir()
+        (previous / "thesis.txt").write_text("years")
+    elif kind == "file":
+        previous.write_text("years")
+    else:
+        previous.symlink_to(folder)
+    again = look(folder, "thing", TWO, fresh=True)
+    call = {
+        "go_on": again.go_on,
+        "begin": lambda: again.begin(Unfinished.REPLACE),
+        "check_startable": again.check_startable,
+    }[how]
+    with pytest.raises(ArtefactError, match=r"^\S+thing\.previous: is no folder .*; move it away"):
+        call()
+    assert names(folder) == ["manifest.json"]
+    kept = {"folder": previous / "thesis.txt", "file": previous, "link": previous / "manifest.json"}
+    assert kept[kind].is_file()
+
+
+def test_fresh_takes_the_unmarked_runs_of_older_versions(folder):
+    folder.mkdir()
+    artefact.write_json(folder / "run.json", {"fingerprint": "of before"})
+    look(folder, "thing", ONE, fresh=True).go_on()
+    assert names(folder.with_name("thing.previous")) == [".begun.json", "run.json"]
+
+
 def test_files_that_no_job_began_are_gone_on_with_by_who_asks_for_it_alone(folder):
     folder.mkdir()
     look(folder, "thing", ONE).go_on()  # an empty folder is free to take
     (folder / ".begun.json").unlink()
     (folder / "thesis.txt").touch()
     ownership._held.clear()
-    with pytest.raises(ArtefactError, match=r"holds files and no \.begun\.json, .*--fresh"):
+    with pytest.raises(ArtefactError, match=r"holds files and no \.begun\.json, .*empty it"):
         look(folder, "thing", ONE).go_on()
+    for adopt in (False, True):
+        with pytest.raises(ArtefactError, match="thing: holds files that no job of this package"):
+            look(folder, "thing", ONE, fresh=True).go_on(adopt=adopt)
     assert names(folder) == ["thesis.txt"]
+    assert not folder.with_name("thing.previous").exists()
     look(folder, "thing", ONE).go_on(adopt=True)
     assert names(folder) == [".begun.json", "thesis.txt"]
 
@@ -172,7 +258,7 @@ def test_folders_of_one_job_are_finished_together_or_not_at_all(tmp_path):
 
 def test_a_collection_is_begun_as_long_as_its_parts_are_made(folder):
     def make(*, fails):
-        with collection(folder, fresh=False):
+        with collection(folder, PARTS, fresh=False):
             (folder / "part").mkdir(exist_ok=True)
             assert ownership.holds(folder)
             if fails:
@@ -183,6 +269,111 @@ def test_a_collection_is_begun_as_long_as_its_parts_are_made(folder):
     assert marks.read_mark(folder) is not None
     make(fails=False)
     assert names(folder) == ["part"]
-    with collection(folder, fresh=True):
+    with collection(folder, PARTS, fresh=True):
         assert names(folder) == [".begun.json"]
     assert (folder.with_name("thing.previous") / "part").is_dir()
+
+
+def collected(folder, *done):
+    """A collection whose job ends behind the last of these."""
+    with collection(folder, PARTS, fresh=False):
+        for name in done:
+            if "." in name:
+                (folder / name).touch()
+            else:
+                finished(folder / name)
+        if "report.html" not in done:
+            ownership.give_back(folder)
+            return
+    (folder / "log.txt").touch()
+
+
+def finished(folder):
+    look(folder, "thing", ONE).begin(Unfinished.REPLACE)
+    look(folder, "thing", ONE).finish()
+
+
+def fail(folder):
+    with ownership.holding(), collection(folder, PARTS, fresh=True):
+        assert names(folder) == [".begun.json"]
+        (folder / "log.txt").touch()
+        raise ValueError("no")
+
+
+def test_fresh_twice_keeps_a_finished_collection(folder):
+    collected(folder, "part", "config.json", "other", "report.html")
+    previous = folder.with_name("thing.previous")
+    for _ in range(3):
+        with pytest.raises(ValueError, match="no"):
+            fail(folder)
+        assert names(folder) == [".begun.json", "log.txt"]
+        assert {"part", "other", "report.html"} <= set(names(previous))
+    collected(folder, "part", "config.json", "report.html")
+    with collection(folder, PARTS, fresh=True):
+        pass
+    assert "other" not in names(previous)
+
+
+def foreign_file(folder):
+    (folder / "thesis.tex").write_text("years")
+
+
+def foreign_folder(folder):
+    (folder / "photos").mkdir()
+    (folder / "photos" / "a.png").touch()
+
+
+def link(folder):
+    (folder / "photos").symlink_to(folder / "part")
+
+
+def other_collection(folder):
+    (folder / "quick").mkdir()
+    collected(folder / "quick", "part", "config.json", "report.html")
+
+
+@pytest.mark.parametrize("add", [foreign_file, foreign_folder, link, other_collection])
+@pytest.mark.parametrize("place", ["thing", "thing.previous"])
+def test_fresh_moves_no_collection_with_anything_that_is_not_its_own(folder, add, place):
+    for each in (folder, folder.with_name("thing.previous")):
+        collected(each, "part", "config.json", "report.html")
+    add(folder.with_name(place))
+    text = "no job of this package began it" if place == "thing" else "is no folder that a job"
+    before = [sorted(folder.parent.rglob("*"))]
+    with (
+        pytest.raises(ArtefactError, match=rf"^\S+: {text}.*--fresh.*; .*move it away yourself"),
+        collection(folder, PARTS, fresh=True),
+    ):
+        pass
+    assert [sorted(folder.parent.rglob("*"))] == before
+
+
+def test_fresh_moves_no_folder_of_runs_that_a_collection_was_begun_in_by_mistake(folder):
+    finished(folder / "first")
+    collected(folder, "log.txt")
+    with (
+        pytest.raises(ArtefactError, match=r"first: no job of .* move it away with \S+thing;"),
+        collection(folder, PARTS, fresh=True),
+    ):
+        pass
+    assert names(folder / "first") == ["manifest.json"]
+
+
+def test_a_collection_that_was_being_emptied_is_emptied_to_the_end(folder):
+    collected(folder, "part", "config.json", "report.html")
+    with collection(folder, PARTS, fresh=True):
+        pass
+    for fresh in (False, True):
+        (folder / "part").mkdir(exist_ok=True)
+        (folder / "part" / "remains").touch()
+        mark_as_being_emptied(folder)
+        with collection(folder, PARTS, fresh=fresh):
+            assert names(folder) == [".begun.json"]
+            assert marks.read_mark(folder).fingerprint == ""
+    assert "report.html" in names(folder.with_name("thing.previous"))
+
+
+def mark_as_being_emptied(folder):
+    begun.own(folder)
+    ownership.ask(folder, contents.BEING_EMPTIED)
+    ownership.give_back(folder)

@@ -15,8 +15,9 @@ from benchmarks.s3_server import BUCKET, s3_server
 from glotok_ray.storage import artefact, begun, marks, node_cache, owners, ownership
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.storage.begun import FolderInUseError
+from glotok_ray.storage.contents import Collection
 from glotok_ray.storage.node_cache import NodeCache, at_hand
-from glotok_ray.storage.output import Unfinished, look
+from glotok_ray.storage.output import Unfinished, collection, look
 from glotok_ray.storage.ownership import FolderLostError
 from glotok_ray.storage.places import to_path
 from glotok_ray.storage.weights import load_weights, save_weights
@@ -62,6 +63,44 @@ def test_a_finished_folder_is_recognised_and_kept_aside_with_fresh(folder: Any) 
     previous = folder.with_name("out.previous")
     assert artefact.read_manifest(previous, "things", every_byte=True) == manifest
     assert names(previous) == ["b.bin", "manifest.json", "sub/a.txt"]
+
+
+def test_fresh_keeps_finished_work_and_touches_no_foreign_objects(folder: Any) -> None:
+    finish(folder)
+    previous = folder.with_name("out.previous")
+    for _ in range(3):
+        look(folder, "things", {"x": 2}, fresh=True).go_on()
+        (folder / "half").touch()
+        ownership.give_back(folder)
+        assert names(folder) == [".begun.json", "half"]
+        assert names(previous) == ["b.bin", "manifest.json", "sub/a.txt"]
+    (previous / "manifest.json").unlink()
+    with pytest.raises(ArtefactError, match=r"^s3://\S+out\.previous: is no folder that a job"):
+        look(folder, "things", {"x": 2}, fresh=True).go_on()
+    assert names(previous) == ["b.bin", "sub/a.txt"]
+    parts = Collection(files=("log.txt",), first="data", settled="config.json", last="report.html")
+    with (
+        pytest.raises(ArtefactError, match="half: no job of"),
+        collection(folder, parts, fresh=True),
+    ):
+        pass
+
+
+def test_fresh_keeps_a_finished_collection(folder: Any) -> None:
+    parts = Collection(files=("*.html",), first="data", settled="config.json", last="report.html")
+    with collection(folder, parts, fresh=False):
+        finish(folder / "data" / "train")
+        (folder / "report.html").touch()
+    for _ in range(2):
+        with collection(folder, parts, fresh=True):
+            assert names(folder) == [".begun.json"]
+        assert "report.html" in names(folder.with_name("out.previous"))
+        mark_begun(folder)
+
+
+def mark_begun(folder: Any) -> None:
+    begun.own(folder)
+    ownership.give_back(folder)
 
 
 def test_damage_is_found_by_size_and_by_digest(folder: Any) -> None:
