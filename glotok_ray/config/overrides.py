@@ -3,11 +3,10 @@
 import dataclasses
 import json
 import re
-import types
-import typing
 from pathlib import Path
 from typing import Any, TypeVar
 
+from glotok_ray.config.plain_types import read_section
 from glotok_ray.config.rules import ADDED_LATER, CHANGES_NO_RESULT, FORMER_NAMES, PATH_UNLESS
 
 Config = TypeVar("Config")
@@ -203,25 +202,7 @@ def _bound(config: Any) -> dict[str, Any]:
 
 
 def from_dict(kind: type[Config], values: dict[str, Any]) -> Config:
-    """Rebuild a config from `to_dict`; raises ValueError for unknown fields, which a newer or older
-    version may have written.
+    """Rebuild a config from `to_dict`; raises ValueError for unknown fields, which a newer or older version may have
+    written, and for values that are not of their field's type.
     """
-    hints = typing.get_type_hints(kind)
-    unknown = sorted(set(values) - set(hints))
-    if unknown:
-        raise ValueError(f"{kind.__name__} has no field {unknown[0]!r}; it has {', '.join(hints)}")
-    return kind(**{name: _from_plain(hints[name], value) for name, value in values.items()})
-
-
-def _from_plain(hint: Any, value: Any) -> Any:
-    if dataclasses.is_dataclass(hint):
-        return from_dict(typing.cast(type, hint), value)
-    if typing.get_origin(hint) is tuple:
-        return tuple(_from_plain(typing.get_args(hint)[0], item) for item in value)
-    if hint is float or (
-        isinstance(hint, types.UnionType)
-        and float in typing.get_args(hint)
-        and isinstance(value, int)
-    ):
-        return float(value)
-    return value
+    return read_section(kind, values)
