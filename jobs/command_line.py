@@ -119,14 +119,27 @@ def _recipe(name: str, recipes: Mapping[str, Callable[[], Any]], root: Path) -> 
 
 
 def _from_json(path: Path, kinds: Iterable[type]) -> Any:
-    """The config in a file, as the first of the job's kinds of runs that has its fields."""
-    values, problems = artefact.read_json(path), []
+    """The config in a file, as the job's kind of run that has exactly its fields, or else as the first that has them
+    among others.
+    """
+    values, fits, problems = artefact.read_json(path), [], []
     for kind in kinds:
         try:
-            return from_dict(kind, values)
+            fits.append(from_dict(kind, values))
         except (ValueError, TypeError, AttributeError) as error:
             problems.append(f"as {kind.__name__}: {error}")
-    raise ValueError(f"{path}: holds no config of this job ({'; '.join(problems)}); correct it")
+    if not fits:
+        raise ValueError(f"{path}: holds no config of this job ({'; '.join(problems)}); correct it")
+    # A kind may have all fields of another and more, which a file of the other leaves at their defaults.
+    exact = [config for config in fits if _fields(to_dict(config)) == _fields(values)]
+    return (exact or fits)[0]
+
+
+def _fields(values: Any) -> Any:
+    """The names of the fields, at every depth, without their values."""
+    if isinstance(values, dict):
+        return {name: _fields(inner) for name, inner in values.items()}
+    return [_fields(inner) for inner in values] if isinstance(values, list) else None
 
 
 def _configure(name: str, recipe: Any, arguments: Sequence[str], recipe_name: str) -> Any:

@@ -1,6 +1,10 @@
 """What users type: dry runs of full-size recipes, overrides, and refusals."""
 
+import importlib
 import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -8,7 +12,17 @@ from glotok_ray import config
 from glotok_ray.recipes import train_generator as generator_recipes
 from glotok_ray.recipes.tokenizer_ablations import ablations_tiny
 from glotok_ray.recipes.train_tokenizer import glotok_16k
-from jobs import quickstart, sweep_tokenizer, train_generator, train_tokenizer
+from jobs import (
+    command_line,
+    quickstart,
+    sample_images,
+    sweep_guidance,
+    sweep_tokenizer,
+    train_generator,
+    train_tokenizer,
+)
+
+JOBS = {path.stem: path for path in Path(command_line.__file__).parent.glob("[a-z]*.py")}
 
 
 def dry_run(job, capsys, *arguments):
@@ -170,3 +184,48 @@ def test_a_json_file_is_read_as_the_kind_of_run_that_has_its_fields(tmp_path, ca
         assert found["parameters"] > 1e5
     path.write_text(json.dumps({**config.to_dict(recipe()), "depht": 3}))
     assert train_generator.main([str(path), "--dry-run"]) == 2
+
+
+def read_back(path: Path, content: Any, recipes: Mapping[str, Any]) -> Any:
+    path.write_text(json.dumps(content))
+    kinds = {type(recipe()): None for recipe in recipes.values()}
+    return command_line._from_json(path, kinds)
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_every_recipe_in_a_file_is_read_back_as_its_kind_and_value(job, tmp_path):
+    recipes = getattr(importlib.import_module(f"jobs.{job}"), "RECIPES", {})
+    for name, recipe in recipes.items():
+        chosen = recipe()
+        found = read_back(tmp_path / "mine.json", config.to_dict(chosen), recipes)
+        assert type(found) is type(chosen), name
+        assert found == chosen, name
+
+
+def test_a_file_with_some_of_the_fields_is_the_first_kind_that_has_them(tmp_path):
+    kinds = list({type(recipe()): None for recipe in sample_images.RECIPES.values()})
+    found = read_back(tmp_path / "mine.json", {"seed": 3}, sample_images.RECIPES)
+    assert (type(found), found.seed) == (kinds[0], 3)
+    found = read_back(tmp_path / "mine.json", {"sampler": {"num_steps": 9}}, sample_images.RECIPES)
+    assert (type(found), found.sampler.num_steps) == (config.XARSampleRun, 9)
+
+
+@pytest.mark.parametrize(
+    ("job", "values", "text"),
+    [
+        (
+            train_tokenizer,
+            {"scaling": {"precision": "fp16"}},
+            "scaling.precision = 'fp16': must be",
+        ),
+        (sweep_guidance, {"colour": "red"}, "has no field 'colour'"),
+        (train_tokenizer, ["glotok_16k"], "must be a mapping of fields"),
+    ],
+)
+def test_a_wrong_file_is_bad_input(job, values, text, tmp_path, caplog):
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps(values))
+    assert job.main([str(path), "--dry-run"]) == 2
+    (message,) = caplog.messages
+    assert f"{path}: holds no config of this job" in message
+    assert text in message
