@@ -4,7 +4,8 @@
     python -m jobs.write_cluster --description my_cluster.yaml --output my_cluster
 
 Reads cluster/description.yaml and writes aws.yaml, gcp.yaml, azure.yaml, raycluster.yaml and rayjob.yaml beside it.
-Exit code 2 for a description with missing or unknown fields. Read next: glotok_ray/on_ray/clusters/written.py
+Exit code 2, and nothing written, for a description that cannot be read or has a wrong field.
+Read next: glotok_ray/on_ray/clusters/written.py
 """
 
 import argparse
@@ -37,8 +38,12 @@ def _write(description: Path, folder: Path) -> int:
     from glotok_ray.on_ray.clusters.description import read_description
     from glotok_ray.on_ray.clusters.written import cluster_files
 
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, text in cluster_files(read_description(description)).items():
+    texts = cluster_files(read_description(description))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ValueError(f"--output {folder}: {error.strerror}; name a folder") from error
+    for name, text in texts.items():
         (folder / name).write_text(text)
         logger.info("wrote %s", folder / name)
     return DONE

@@ -10,6 +10,7 @@ import yaml
 
 from glotok_ray.config.overrides import from_dict
 from glotok_ray.config.rules import require
+from glotok_ray.on_ray.clusters.machines import MACHINES, unknown_machine
 
 PLACEHOLDER = "YOUR-"
 """What you have to fill in begins like this."""
@@ -97,6 +98,22 @@ class Description:
     azure: Cloud
     kubernetes: Kubernetes
 
+    def __post_init__(self) -> None:
+        # What a group without nodes would be is not written, and not looked at.
+        has_gpus = bool(self.gpu_on_demand.most or self.gpu_spot.most)
+        for kind in CLOUDS:
+            cloud: Cloud = getattr(self, kind)
+            for role in ("head", "ingest", "gpu") if has_gpus else ("head", "ingest"):
+                instance = getattr(cloud, role)
+                rule = unknown_machine(kind, instance)
+                require(instance in MACHINES[kind], f"{kind}.{role}", instance, rule)
+        require(bool(self.gcp.zones), "gcp.zones", self.gcp.zones, "must hold at least one zone")
+        labels = {"gpu_node_label": has_gpus, "spot_node_label": bool(self.gpu_spot.most)}
+        for name in (name for name, is_written in labels.items() if is_written):
+            label = getattr(self.kubernetes, name)
+            rule = "must be written label=value"
+            require(label.count("=") == 1, f"kubernetes.{name}", label, rule)
+
     def image_of(self, kind: str) -> str:
         """The image for "cpu" or "gpu"."""
         return f"{self.image}:{self.ray}-{self.python}-{kind}"
@@ -108,8 +125,16 @@ class Description:
 
 
 def read_description(path: Path) -> Description:
-    """The description in a YAML file; raises ValueError for a field that is missing or unknown."""
-    values = yaml.safe_load(path.read_text())
+    """The description in a YAML file; raises ValueError for a file that cannot be read, and for a field that is
+    missing, unknown or not of its type.
+    """
+    try:
+        values = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror}); correct the path") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        said = " ".join(str(error).split())
+        raise ValueError(f"{path}: is not YAML ({said}); correct it") from error
     require(isinstance(values, dict), str(path), values, "must be a mapping of fields")
     try:
         return from_dict(Description, values)

@@ -4,6 +4,7 @@ Written from the vendors' pages and checked against no cloud: a type or place th
 Read next: glotok_ray/on_ray/clusters/nodes.py
 """
 
+import difflib
 from typing import NamedTuple
 
 
@@ -143,3 +144,13 @@ ZONES = {
     "azure": {region: ["1", "2", "3"] for region in _AZURE_REGIONS},
 }
 """By the provider's type and the region (of Azure: the location)."""
+
+
+def unknown_machine(kind: str, instance: str) -> str:
+    """What is wrong with a machine type of the cloud `kind` that is not in the table, with the nearest that are."""
+    near = difflib.get_close_matches(instance, MACHINES[kind], 3)
+    hint = f"; near it: {', '.join(near)}" if near else ""
+    return (
+        f"is no machine type that glotok_ray/on_ray/clusters/machines.py knows of {kind}{hint}; correct it, or add it "
+        "there"
+    )

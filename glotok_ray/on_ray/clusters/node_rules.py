@@ -9,7 +9,7 @@ from typing import Any
 
 from glotok_ray.config.training import ScalingConfig
 from glotok_ray.on_ray.clusters import nodes
-from glotok_ray.on_ray.clusters.machines import MACHINES
+from glotok_ray.on_ray.clusters.machines import MACHINES, unknown_machine
 
 _SHORTEST_IDLE_MINUTES = 10
 # Image (about 15 GB unpacked), Ray's spilled objects and logs.
@@ -78,12 +78,7 @@ def machines(config: dict[str, Any]) -> Iterator[str]:
         field, instance = nodes.instance_of(kind, group["node_config"])
         machine = MACHINES[kind].get(instance)
         if machine is None:
-            near = difflib.get_close_matches(instance, MACHINES[kind], 3)
-            hint = f"; near it: {', '.join(near)}" if near else ""
-            yield (
-                f"{where}.node_config.{field} = {instance!r}: is no machine type that glotok_ray/on_ray/clusters/"
-                f"machines.py knows of {kind}{hint}; correct it, or add it there"
-            )
+            yield f"{where}.node_config.{field} = {instance!r}: {unknown_machine(kind, instance)}"
             continue
         resources = group["resources"]
         # The head may hide its GPUs; that it has some is told by another rule.
