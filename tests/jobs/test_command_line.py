@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from glotok_ray import config
+from glotok_ray.config.sweeps import VARGuidanceRun
 from glotok_ray.recipes import train_generator as generator_recipes
 from glotok_ray.recipes.tokenizer_ablations import ablations_tiny
 from glotok_ray.recipes.train_tokenizer import glotok_16k
@@ -229,3 +230,11 @@ def test_a_wrong_file_is_bad_input(job, values, text, tmp_path, caplog):
     (message,) = caplog.messages
     assert f"{path}: holds no config of this job" in message
     assert text in message
+
+
+def test_a_guidance_sweep_of_var_without_an_unguided_value_is_not_fars(tmp_path):
+    chosen = config.override(VARGuidanceRun(), {"guidance_scales": (1.0, 2.0)})
+    content = config.to_dict(chosen)
+    found = read_back(tmp_path / "mine.json", content, sweep_guidance.RECIPES)
+    assert isinstance(found, VARGuidanceRun)
+    assert found == chosen
