@@ -22,9 +22,9 @@ def describe(config: AnyGuidanceRun) -> dict[str, Any]:
     """What would run: per value the images and, when the generator is there, network evaluations per image."""
     from glotok_ray.evaluation.inputs import check_inputs, check_present_inputs
     from glotok_ray.pretrained.generator import GENERATOR_FILE, model_config
-    from glotok_ray.recipes.sweep_parts import chosen_metric, guidance_value
+    from glotok_ray.recipes.sweep_parts import chosen_metric, guidance_inputs, guidance_value
     from glotok_ray.sampling.images import network_evaluations
-    from glotok_ray.stages import sample_images, sweep_guidance
+    from glotok_ray.stages import sample_images
     from glotok_ray.storage import artefact
 
     generator = to_path(config.samples.generator_path)
@@ -43,7 +43,10 @@ def describe(config: AnyGuidanceRun) -> dict[str, Any]:
             "samples_path": value.samples.output_path,
             "evaluation_path": value.evaluation.output_path,
         }
-    if all(artefact.is_finished(to_path(path)) for path in sweep_guidance.input_paths(config)):
+    if all(artefact.is_finished(to_path(path)) for path in guidance_inputs(config)):
+        # It brings Ray and pandas, for which a dry run without inputs does not wait.
+        from glotok_ray.stages import sweep_guidance
+
         sweep_guidance.check_inputs(config)
     return {
         "generator_found": model is not None,

@@ -150,6 +150,17 @@ def guidance_value(config: AnyGuidanceRun, scale: float) -> GuidanceValue:
     return GuidanceValue(override(config.samples, drawn), override(config.evaluation, evaluation))
 
 
+def guidance_inputs(config: AnyGuidanceRun) -> list[str]:
+    """The paths of the folders that all values read."""
+    paths = (
+        config.samples.generator_path,
+        config.samples.tokenizer_path,
+        config.evaluation.data_path,
+        config.evaluation.training_path,
+    )
+    return [path for path in paths if path]
+
+
 def chosen_metric(config: AnyGuidanceRun) -> str:
     """The metric that names the best value; raises ValueError for one that the evaluation does not measure."""
     evaluation = config.evaluation

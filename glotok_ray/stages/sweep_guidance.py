@@ -19,6 +19,7 @@ from glotok_ray.recipes.sweep_parts import (
     VALUES_FOLDER,
     GuidanceValue,
     chosen_metric,
+    guidance_inputs,
     guidance_value,
 )
 from glotok_ray.report.guidance import Curve, best_value, write_curve
@@ -104,17 +105,6 @@ def check_inputs(config: AnyGuidanceRun) -> list[Path]:
     )
     if evaluation.generator_path:
         inputs.check_generator(evaluation, images)
-    given = input_paths(config)
+    given = guidance_inputs(config)
     check_finished(given)
     return [to_path(path) for path in given]
-
-
-def input_paths(config: AnyGuidanceRun) -> list[str]:
-    """The paths of the folders that all values read."""
-    paths = (
-        config.samples.generator_path,
-        config.samples.tokenizer_path,
-        config.evaluation.data_path,
-        config.evaluation.training_path,
-    )
-    return [path for path in paths if path]

@@ -136,7 +136,10 @@ def search(root: str) -> SweepRun:
     parts = tiny(root)
     changes: dict[str, Any] = {
         "output_path": f"{root}/{s3_sweep.SWEEP}",
-        "tokenizer": override(parts.tokenizer, {"data.num_validation_images": 0}),
+        # Of three steps an epoch, as many as the search has.
+        "tokenizer": override(
+            parts.tokenizer, {"data.num_validation_images": 0, "schedule.epochs": 2}
+        ),
         "evaluation.data_path": parts.evaluation.data_path,
     }
     return override(s3_sweep.search(), changes)
