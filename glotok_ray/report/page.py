@@ -17,7 +17,7 @@ from glotok_ray.report.style import STYLE
 MOST_BYTES = 4_500_000
 """Of the page; many images are kept as JPEG, coarser and coarser, until it fits."""
 _QUALITIES = (None, 92, 80, 60, 40)
-_PICTURE_FILE = "report.png"
+PICTURE_FILE = "report.png"
 
 
 class _Card(NamedTuple):
@@ -33,7 +33,7 @@ def write_report(path: Path, inputs: ReportInputs) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(render(inputs), encoding="utf-8")
-    write_picture(path.with_name(_PICTURE_FILE), inputs)
+    write_picture(path.with_name(PICTURE_FILE), inputs)
 
 
 def render(inputs: ReportInputs) -> str:

@@ -23,7 +23,7 @@ from glotok_ray.data.sources import ImageSource
 from glotok_ray.recipes.quickstart import EXPECTED_SECONDS, LANES, NEEDED, STAGES, chain
 from glotok_ray.recipes.shard_images import quickstart as quickstart_data
 from glotok_ray.report.inputs import collect, read_metrics
-from glotok_ray.report.page import write_report
+from glotok_ray.report.page import PICTURE_FILE, write_report
 from glotok_ray.stage_progress import StageLines
 from glotok_ray.stages import (
     build_teacher,
@@ -55,6 +55,7 @@ _PARTS = Collection(
         _VERSIONS_FILE,
         _STAGES_FILE,
         REPORT_FILE,
+        PICTURE_FILE,
         *(f".{name}.seconds" for name in STAGES),
     ),
     first="data",
