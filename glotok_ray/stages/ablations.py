@@ -106,7 +106,7 @@ def run(config: AblationRun, *, fresh: bool = False) -> dict[str, Any]:
             return output.finished
         logger.info("joining the finished rows %s", ", ".join(output.finished["rows"]))
         names = tuple(row for row in rows.known if row in {*output.finished["rows"], *names})
-    folder = output.go_on(adopt=True)
+    folder = output.go_on(adopt=ROWS_FOLDER)
     measured = run_rows(
         names,
         rows.measure,

@@ -33,7 +33,7 @@ def run(config: EvaluateRun, *, fresh: bool = False) -> dict[str, Any]:
     evaluations = samples_evaluations(config)
     check_alike(evaluations.values())
     output = _look(config, fresh=fresh)
-    output.go_on(adopt=True)
+    output.go_on(adopt=VALUES_FOLDER)
     measured, metrics = {}, {}
     for place, (name, evaluation) in enumerate(evaluations.items(), 1):
         logger.info("samples %d of %d: %s", place, len(evaluations), evaluation.samples_path)

@@ -53,7 +53,7 @@ def run(config: AnyGuidanceRun, *, fresh: bool = False) -> dict[str, Any]:
             logger.info("already finished: %s", output.folder)
             return output.finished
         scales |= finished
-    output.go_on(adopt=True)
+    output.go_on(adopt=VALUES_FOLDER)
     measured = {
         scale: _measure(guidance_value(config, scale), scale, place, len(scales), metric)
         for place, scale in enumerate(sorted(scales), 1)

@@ -59,7 +59,7 @@ def run(config: SweepRun, *, fresh: bool = False) -> dict[str, Any]:
     if output.finished is not None and not (config.retry_failed and output.finished["failed"]):
         logger.info("sweep: already finished: %s", output.folder)
         return output.finished
-    folder = output.go_on(adopt=True)
+    folder = output.go_on(adopt=TRIALS_FOLDER)
     records = _searched(config)
     failed = failed_of({item.trial.name: _row(item) for item in records}, TRIALS_FOLDER)
     finalists = chosen_finalists(config, ranked_trials(config, records))

@@ -171,14 +171,15 @@ def start_folder(
     return folder
 
 
-def go_on(folder: Path, fingerprint: str, *, adopt: bool = False) -> None:
+def go_on(folder: Path, fingerprint: str, *, adopt: str = "") -> None:
     """Make `folder`, where it is missing, and go on with whatever is in it, its owner this process.
 
-    Raises FolderInUseError, and ArtefactError for unfinished work of another fingerprint, or without `adopt` of none
-    that is known: files without a mark, such as a copy that lacks its hidden file.
+    Raises FolderInUseError, and ArtefactError for unfinished work of another fingerprint, or of none that is known:
+    files without a mark, such as a copy that lacks its hidden file. With the folder `adopt` among them they are taken.
     """
     _check_place(folder)
-    if not (adopt or artefact.is_finished(folder) or contents.is_known(folder)):
+    is_adopted = bool(adopt) and (folder / adopt).is_dir()
+    if not (is_adopted or artefact.is_finished(folder) or contents.is_known(folder)):
         raise ArtefactError(
             f"{folder}: holds files and no {marks.MARK}, which says what settings they are of; copy that hidden file "
             "with a folder, choose another output_path (of a training, another --name), or empty it yourself"

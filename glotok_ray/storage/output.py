@@ -70,14 +70,14 @@ class Output:
         """Raise what `begin` would raise, before anything is touched."""
         begun.check_startable(self.folder, fresh=self.fresh)
 
-    def go_on(self, *, adopt: bool = False) -> Path:
+    def go_on(self, *, adopt: str = "") -> Path:
         """Go on with whatever the folder holds, finished or not, when it is of the same fingerprint; with `fresh` it is
         kept as NAME.previous, unfinished work too unless that holds finished work.
 
         For trainings that were stopped early and for tables that take more rows. A folder with files and without a mark
-        is taken with `adopt` alone, by a job whose parts have fingerprints of their own, and never with `fresh`. Raises
-        ArtefactError for unfinished work of another fingerprint and for such a folder; FolderInUseError when another
-        job works on it.
+        is taken only where it has the folder `adopt`, in which a job's parts have fingerprints of their own, and never
+        with `fresh`. Raises ArtefactError for unfinished work of another fingerprint and for such a folder;
+        FolderInUseError when another job works on it.
         """
         if self.fresh:
             begun.set_aside(self.folder)

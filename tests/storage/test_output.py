@@ -206,15 +206,19 @@ def test_files_that_no_job_began_are_gone_on_with_by_who_asks_for_it_alone(folde
     (folder / ".begun.json").unlink()
     (folder / "thesis.txt").touch()
     ownership._held.clear()
-    with pytest.raises(ArtefactError, match=r"holds files and no \.begun\.json, .*empty it"):
+    for adopt in ("", "rows"):
+        with pytest.raises(ArtefactError, match=r"holds files and no \.begun\.json, .*empty it"):
+            look(folder, "thing", ONE).go_on(adopt=adopt)
+    (folder / "rows").mkdir()
+    with pytest.raises(ArtefactError, match=r"holds files and no \.begun\.json"):
         look(folder, "thing", ONE).go_on()
-    for adopt in (False, True):
+    for adopt in ("", "rows"):
         with pytest.raises(ArtefactError, match="thing: holds files that no job of this package"):
             look(folder, "thing", ONE, fresh=True).go_on(adopt=adopt)
-    assert names(folder) == ["thesis.txt"]
+    assert names(folder) == ["rows", "thesis.txt"]
     assert not folder.with_name("thing.previous").exists()
-    look(folder, "thing", ONE).go_on(adopt=True)
-    assert names(folder) == [".begun.json", "thesis.txt"]
+    look(folder, "thing", ONE).go_on(adopt="rows")
+    assert names(folder) == [".begun.json", "rows", "thesis.txt"]
 
 
 def test_an_input_is_looked_at_before_the_folder_is_begun(tmp_path, folder):
