@@ -101,17 +101,16 @@ def chain(quickstart: QuickstartRun) -> QuickstartRun:
 
 
 def check_chained(quickstart: QuickstartRun, recipe: QuickstartRun) -> None:
-    """Raise ValueError for a field of `quickstart` that `chain` would replace, where somebody has set it: in place of
-    what `recipe` has, from which the run was made, or within that.
+    """Raise ValueError for a field of `quickstart` that `chain` would replace and that is not as in `recipe`, of which
+    the run was made: somebody has given it.
     """
-    known = (chain(quickstart), chain(recipe), QuickstartRun())
-    for name in _chained(quickstart):
-        value, *others = (attrgetter(name)(run) for run in (quickstart, *known))
+    for name, chained in _chained(quickstart).items():
+        value = attrgetter(name)(quickstart)
         require(
-            value in others,
+            value in (chained, attrgetter(name)(recipe)),
             name,
             value,
-            f"must be {others[0]!r}, which follows from the quickstart's other fields; leave it out, or run "
+            f"must be {chained!r}, which follows from the quickstart's other fields; leave it out, or run "
             "the stage's own job",
         )
 

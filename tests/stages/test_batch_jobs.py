@@ -328,10 +328,13 @@ def direct_codes(inputs: Path) -> dict[str, np.ndarray]:
 
 def test_one_view_on_request(inputs: Path, tmp_path: Path) -> None:
     actor = encode_images.EncodeActor(encode_run(inputs, tmp_path, views="center"))
-    precisions = []
-    actor._tokenizer.encoder.register_forward_hook(
-        lambda *_: precisions.append(torch.backends.cudnn.conv.fp32_precision)  # type: ignore[attr-defined]
-    )
+    look_up, precisions = actor._tokenizer.look_up, []
+
+    def noted(images: torch.Tensor) -> Any:
+        precisions.append(torch.backends.cudnn.conv.fp32_precision)  # type: ignore[attr-defined]
+        return look_up(images)
+
+    actor._tokenizer.look_up = noted
     written = actor(read_dataset(inputs / "shards").shards[1])
     # On a GPU, too, codes are those of fp32.
     assert set(precisions) == {"ieee"}
