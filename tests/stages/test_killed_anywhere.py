@@ -3,7 +3,9 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from glotok_ray.config import ExportGeneratorRun, ExportRun, override
 from glotok_ray.export import generator, tokenizer
@@ -20,6 +22,7 @@ from glotok_ray.stages import (
 from glotok_ray.storage import artefact, begun, marks, ownership
 from tests.on_ray.killed_driver import run_with_fault
 
+TEACHER = "teacher.safetensors"
 # Behind the last unit; between the manifest and the end of the mark.
 ENDS = ("manifest:step=0", "finished:step=0")
 # Before the first unit, and behind it.
@@ -67,7 +70,14 @@ def stages(config, root: Path):
 def contents(folder: Path) -> dict[str, str]:
     """Digests of what a run leaves that tells neither time nor place, by name."""
     manifest = artefact.read_json(folder / artefact.MANIFEST)
-    changing = ("metrics.jsonl", "config.json", "README.md", "versions.json", "teacher.json")
+    changing = (
+        "metrics.jsonl",
+        "config.json",
+        "README.md",
+        "versions.json",
+        "teacher.json",
+        TEACHER,
+    )
     return {
         name: facts["sha256"]
         for name, facts in manifest["files"].items()
@@ -125,6 +135,12 @@ def test_killed_at_every_boundary_a_stage_ends_as_if_undisturbed(
             undisturbed = reference / folder.relative_to(tmp_path)
             if undisturbed.is_dir():
                 assert contents(folder) == contents(undisturbed)
+                if name == "teacher":
+                    # On AMD's processors the last bits depend on the threads, of which forks have one.
+                    found, expected = (
+                        load_file(place / TEACHER) for place in (folder, undisturbed)
+                    )
+                    np.testing.assert_allclose(found["centroids"], expected["centroids"], atol=1e-5)
 
     for fault in faults:
         kill(fault)
