@@ -104,11 +104,13 @@ def read_whole_images(
 
 def _checked(descriptor: int, place: tuple[int, int, int]) -> bytes | None:
     offset, size, crc32 = place
-    image = os.pread(descriptor, size, offset)
-    return image if zlib.crc32(image) == crc32 else None
+    return _whole(os.pread(descriptor, size, offset), crc32)
 
 
 def _requested(path: Path, place: tuple[int, int, int]) -> bytes | None:
     offset, size, crc32 = place
-    image = read_stretch(path, offset, size)
+    return _whole(read_stretch(path, offset, size), crc32)
+
+
+def _whole(image: bytes, crc32: int) -> bytes | None:
     return image if zlib.crc32(image) == crc32 else None
