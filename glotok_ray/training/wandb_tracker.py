@@ -33,6 +33,7 @@ class WandbTracker:
         import wandb
 
         check_key()
+        self._teardown = wandb.teardown
         self._files = contextlib.ExitStack()
         # Of a run in an object store the files are sent at the end.
         folder = self._files.enter_context(writing_tree(run.folder / TRACKER_FOLDER))
@@ -67,4 +68,6 @@ class WandbTracker:
         """End the run, its last numbers in the summary; a later start goes on with it."""
         self._run.summary.update({f"final/{name}": value for name, value in values.items()})
         self._run.finish(exit_code=int(failed))
+        # Its service writes the last lines after that call has returned, and has done so when it has ended.
+        self._teardown()
         self._files.close()

@@ -6,6 +6,7 @@ import struct
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -112,6 +113,10 @@ def test_wandb_offline_holds_one_id_over_restarts_with_configuration_and_numbers
     plan = plan_in(tmp_path / "run", "wandb")
     train(plan, range(0, 2), failed=True)
     train(plan, range(1, 4))
+    # Its service writes the last lines after `finish`, until it ends.
+    assert not [
+        child for child in psutil.Process().children(recursive=True) if "wandb" in child.name()
+    ]
 
     key = json.loads((plan.folder / "trackers" / "key.json").read_text())["key"]
     files = sorted(plan.folder.glob("trackers/wandb/offline-run-*/*.wandb"))
