@@ -15,6 +15,8 @@ BEING_EMPTIED = "being emptied"
 """In the place of a fingerprint: the files are remains that no job goes on with, and some may be gone already."""
 # Of marks, and what a kill left of a file that was being replaced.
 _WORKING_FILES = (".begun.*", ".*.tmp")
+# What desktops write into each folder that somebody looks into, and holds nothing of the user's.
+_OF_DESKTOPS = (".DS_Store", "Thumbs.db", "desktop.ini", ".directory")
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ def foreign(folder: Path, collection: Collection | None) -> Path | None:
         if is_dir:
             is_ours = (settled or path.name == collection.first) and _is_part(path)
         else:
-            patterns = (*collection.files, *_WORKING_FILES)
+            patterns = (*collection.files, *_WORKING_FILES, *_OF_DESKTOPS)
             is_ours = any(fnmatchcase(path.name, pattern) for pattern in patterns)
         if not is_ours:
             return path
@@ -63,7 +65,7 @@ def _is_part(folder: Path) -> bool:
     return not _is_link(folder) and (
         _is_of_a_job(folder)
         or all(
-            _is_of_a_job(path) if is_dir else path.name == artefact.LOG_FILE
+            _is_of_a_job(path) if is_dir else path.name in (artefact.LOG_FILE, *_OF_DESKTOPS)
             for path, is_dir in entries(folder)
         )
     )

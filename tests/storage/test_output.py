@@ -352,6 +352,16 @@ def test_fresh_moves_no_collection_with_anything_that_is_not_its_own(folder, add
     assert [sorted(folder.parent.rglob("*"))] == before
 
 
+def test_fresh_moves_what_desktops_write_into_each_folder_that_is_looked_into(folder):
+    collected(folder, "part", "config.json", "report.html")
+    finished(folder / "splits" / "train")
+    for place in (folder, folder / "splits"):
+        (place / ".DS_Store").touch()
+    with collection(folder, PARTS, fresh=True):
+        assert names(folder) == [".begun.json"]
+    assert ".DS_Store" in names(folder.with_name("thing.previous"))
+
+
 def test_fresh_moves_no_folder_of_runs_that_a_collection_was_begun_in_by_mistake(folder):
     finished(folder / "first")
     collected(folder, "log.txt")
