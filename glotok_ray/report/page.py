@@ -13,6 +13,7 @@ from glotok_ray.report.picture import write_picture
 from glotok_ray.report.relation_section import relation_gain, times
 from glotok_ray.report.sections import SECTIONS
 from glotok_ray.report.style import STYLE
+from glotok_ray.storage import artefact
 
 MOST_BYTES = 4_500_000
 """Of the page; many images are kept as JPEG, coarser and coarser, until it fits."""
@@ -28,12 +29,14 @@ class _Card(NamedTuple):
 
 
 def write_report(path: Path, inputs: ReportInputs) -> None:
-    """Write the page and, beside it, report.png; every section appears, and says so where the run has nothing for
+    """Write report.png and then, beside it, the page; every section appears, and says so where the run has nothing for
     it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(render(inputs), encoding="utf-8")
     write_picture(path.with_name(PICTURE_FILE), inputs)
+    # Last and whole: that the page is there says that the run is finished.
+    with artefact.replacing(path) as temporary:
+        temporary.write_text(render(inputs), encoding="utf-8")
 
 
 def render(inputs: ReportInputs) -> str:

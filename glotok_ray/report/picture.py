@@ -17,6 +17,7 @@ from glotok_ray.report.grids import by_class
 from glotok_ray.report.images import LabelledImages
 from glotok_ray.report.inputs import ReportInputs
 from glotok_ray.report.pictures import class_name
+from glotok_ray.storage import artefact
 
 MOST_BYTES = 300_000
 _COLUMNS = 10
@@ -50,7 +51,8 @@ def write_picture(path: Path, inputs: ReportInputs) -> bool:
         if len(encoded) < MOST_BYTES:
             break
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(encoded)
+    with artefact.replacing(path) as temporary:
+        temporary.write_bytes(encoded)
     return True
 
 

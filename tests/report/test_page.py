@@ -2,6 +2,7 @@
 
 import json
 import re
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -172,6 +173,31 @@ def test_an_empty_folder_still_gives_every_section(tmp_path: Path) -> None:
     write_report(tmp_path / "report.html", collect(tmp_path))
     assert (tmp_path / "report.html").exists()
     assert not (tmp_path / "report.png").exists()
+
+
+def test_a_page_that_was_cut_off_while_it_was_written_is_not_there(tmp_path: Path) -> None:
+    write_run(tmp_path)
+    for path in tmp_path.rglob("*.npz"):
+        path.unlink()  # no picture then, and the page alone meets the limit
+    inputs = collect(tmp_path)
+    size = len(render(inputs).encode())
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            write_report(tmp_path / "report.html", inputs)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not [path for path in tmp_path.iterdir() if "report" in path.name]
+
+
+def test_the_page_is_the_last_file_of_a_report(tmp_path: Path) -> None:
+    write_run(tmp_path)
+    inputs = collect(tmp_path)
+    (tmp_path / "report.png").mkdir()  # so that the picture cannot be written
+    with pytest.raises(OSError, match=r"report\.png"):
+        write_report(tmp_path / "report.html", inputs)
+    assert not (tmp_path / "report.html").exists()
 
 
 def test_many_classes_are_cut_and_the_page_stays_small(tmp_path: Path) -> None:
