@@ -47,6 +47,21 @@ class ArtefactError(ValueError):
     """A file or folder is missing, unfinished, damaged or made by other settings; the text names it and the remedy."""
 
 
+class OtherWorkError(ArtefactError):
+    """A folder holds what other settings, inputs or jobs made. A job whose stages write several folders has another
+    remedy than the folder's own job, and tells `what` with it.
+    """
+
+    def __init__(self, what: str, remedy: str) -> None:
+        super().__init__(what, remedy)  # both, so that it can be pickled
+        self.what = what
+        """What the folder holds, without a remedy."""
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.what}; {self.remedy}"
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A path beside `path` to write to; at the end it takes the place of `path`, so that readers never see half a file.
@@ -421,16 +436,15 @@ def finished(folder: Path, kind: str, fingerprint: str) -> dict[str, Any] | None
         return None
     found = read_json(folder / MANIFEST).get("kind")
     if found != kind:
-        raise ArtefactError(
-            f"{folder}: holds a finished {found!r}, and this job writes {kind!r}; choose another output_path, or pass "
-            f"--fresh (the old one is kept as {folder.name}.previous)"
+        raise OtherWorkError(
+            f"{folder}: holds a finished {found!r}, and this job writes {kind!r}",
+            f"choose another output_path, or pass --fresh (the old one is kept as {folder.name}.previous)",
         )
     manifest = read_manifest(folder, kind)
     if manifest["fingerprint"] != fingerprint:
-        raise ArtefactError(
-            f"{folder}: holds a finished {kind} made by other settings or inputs; choose "
-            "another output_path, or pass --fresh to redo it (the old one is kept as "
-            f"{folder.name}.previous)"
+        raise OtherWorkError(
+            f"{folder}: holds a finished {kind} made by other settings or inputs",
+            f"choose another output_path, or pass --fresh to redo it (the old one is kept as {folder.name}.previous)",
         )
     ownership.clear(folder)
     return manifest

@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 
 from glotok_ray.storage import artefact, contents, marks, ownership
-from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.artefact import ArtefactError, OtherWorkError
 from glotok_ray.storage.contents import Collection
 from glotok_ray.storage.places import is_remote, remove_tree
 
@@ -164,7 +164,7 @@ def start_folder(
         own(folder)
     asked = begun_fingerprint(folder)
     if fingerprint and not (fresh or replace) and asked not in ("", fingerprint):
-        raise ArtefactError(_other_fingerprint(folder))
+        raise _other_work(folder)
     if fresh or not (keep or (fingerprint and asked == fingerprint)):
         _empty(folder)
     ownership.ask(folder, fingerprint)
@@ -186,7 +186,7 @@ def go_on(folder: Path, fingerprint: str, *, adopt: str = "") -> None:
         )
     own(folder)
     if begun_fingerprint(folder) not in ("", fingerprint):
-        raise ArtefactError(_other_fingerprint(folder))
+        raise _other_work(folder)
     ownership.ask(folder, fingerprint)
 
 
@@ -196,10 +196,10 @@ def begun_fingerprint(folder: Path) -> str:
     return (mark.fingerprint if mark else "") or contents.fingerprint_of_before(folder)
 
 
-def _other_fingerprint(folder: Path) -> str:
-    return (
-        f"{folder}: holds unfinished work of other settings or inputs; choose another output_path (of a training, "
-        f"another --name), or pass --fresh"
+def _other_work(folder: Path) -> OtherWorkError:
+    return OtherWorkError(
+        f"{folder}: holds unfinished work of other settings or inputs",
+        "choose another output_path (of a training, another --name), or pass --fresh",
     )
 
 

@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import math
+import pickle
 import resource
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,7 @@ import pytest
 import torch
 
 from glotok_ray.storage import artefact, begun
-from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.artefact import ArtefactError, OtherWorkError
 
 
 @pytest.fixture
@@ -40,6 +41,14 @@ def test_a_finished_folder_is_recognised(folder):
 def test_other_settings_are_refused_with_the_remedy(folder):
     with pytest.raises(ArtefactError, match=r"made by other settings.*--fresh"):
         artefact.finished(folder, "thing", "f2")
+
+
+def test_the_refusal_of_other_settings_survives_the_way_from_another_process(folder):
+    with pytest.raises(OtherWorkError) as raised:
+        artefact.finished(folder, "thing", "f2")
+    again = pickle.loads(pickle.dumps(raised.value))
+    assert str(again) == str(raised.value)
+    assert again.what == f"{folder}: holds a finished thing made by other settings or inputs"
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
