@@ -11,6 +11,7 @@ from glotok_ray.report.curves import all_metric_charts, usage_chart
 from glotok_ray.report.headlines import GENERATORS, Source
 from glotok_ray.report.inputs import ReportInputs
 from glotok_ray.report.markup import ImageFormat, absent, number, table, text
+from glotok_ray.report.stage_times import status_text, time_text
 
 _GROUPS = {
     "reconstruction": "Reconstruction",
@@ -54,7 +55,7 @@ def _summary(inputs: ReportInputs) -> str:
     """One paragraph in plain sentences, from whatever the run has."""
     parts = ["A GloTok image tokenizer and generators on its codes, trained and measured"]
     if inputs.stages:
-        parts[0] += f" in {inputs.seconds / 60:.1f} minutes over {len(inputs.stages)} stages"
+        parts[0] += f" in {inputs.minutes_text} minutes over {len(inputs.stages)} stages"
     parts[0] += "."
     source = Source(inputs.metrics)
     psnr, ssim = source.value("reconstruction_psnr"), source.value("reconstruction_ssim")
@@ -139,8 +140,8 @@ def stages(inputs: ReportInputs, _: ImageFormat) -> str:
         return absent("This run kept no stage times.")
     rows = [
         f"<tr><td>{text(stage['stage'])}</td><td>{text(_in_words(stage['summary']))}</td>"
-        f'<td class="number">{float(stage["seconds"]):.1f} s</td>'
-        f"<td>{text(stage['status'])}</td><td><code>{text(stage['folder'])}</code></td></tr>"
+        f'<td class="number">{time_text(stage, digits=1)}</td>'
+        f"<td>{text(status_text(stage))}</td><td><code>{text(stage['folder'])}</code></td></tr>"
         for stage in inputs.stages
     ]
     return table(("Stage", "What", "Time", "", "Folder"), rows, "stages")
@@ -162,11 +163,20 @@ def config(inputs: ReportInputs, _: ImageFormat) -> str:
 
 
 def versions(inputs: ReportInputs, _: ImageFormat) -> str:
-    """Packages and the commit."""
-    if not inputs.versions:
+    """Packages and the commit, as they were when each stage was made."""
+    of_stages = {stage["stage"]: stage.get("versions") or {} for stage in inputs.stages}
+    if not any(of_stages.values()):
+        of_stages = {"": inputs.versions} if inputs.versions else {}
+    if not of_stages:
         return absent("This run kept no versions.")
-    rows = [
-        f"<tr><td>{text(name)}</td><td><code>{text(value)}</code></td></tr>"
-        for name, value in inputs.versions.items()
-    ]
+    rows = []
+    for name in sorted({name for found in of_stages.values() for name in found}):
+        stages: dict[str, list[str]] = {}
+        for stage, found in of_stages.items():
+            stages.setdefault(str(found.get(name, "not known")), []).append(stage)
+        for value, those in stages.items():
+            which = f" ({', '.join(those)})" if len(stages) > 1 else ""
+            rows.append(
+                f"<tr><td>{text(name)}</td><td><code>{text(value)}</code>{text(which)}</td></tr>"
+            )
     return table(("Package", "Version"), rows, "versions")

@@ -19,6 +19,7 @@ from glotok_ray.evaluation.files import BASELINES, CODE_COUNTS_FILE, RECONSTRUCT
 from glotok_ray.report.images import ImagePairs, LabelledImages, Retention
 from glotok_ray.report.metric_log import MetricLog, read_metric_lines
 from glotok_ray.report.real_crops import read_real_crops
+from glotok_ray.report.stage_times import is_least, seconds_of
 from glotok_ray.storage import artefact
 from glotok_ray.storage.node_cache import at_hand
 from glotok_ray.storage.retries import StorageError
@@ -38,8 +39,8 @@ class ReportInputs:
 
     title: str = "GloTok run"
     stages: Sequence[Mapping[str, Any]] = ()
-    """One of {"stage", "seconds", "began_unix_s", "status", "folder", "summary"} per stage, in order; several may have
-    run at the same time.
+    """One of {"stage", "seconds", "began_unix_s", "attempts", "status", "folder", "summary", "versions"} per stage, in
+    order; several may have run at the same time. Older runs have neither attempts nor versions in it.
     """
     metrics: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """metrics.json: name -> {"label", "value", "protocol", "std", "chance"}; FAR's begin with far_, those of the
@@ -65,6 +66,7 @@ class ReportInputs:
     code_counts: Mapping[str, Int[ndarray, " n"]] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, Any] = field(default_factory=dict)
+    """versions.json of an older run, whose stages.json tells none."""
     missing: Sequence[str] = ()
     """One sentence per part that could not be read."""
 
@@ -75,17 +77,14 @@ class ReportInputs:
 
     @property
     def seconds(self) -> float:
-        """In which at least one stage ran; one that tells no begin counts for itself."""
-        total, end = 0.0, float("-inf")
-        for stage in sorted(self.stages, key=lambda stage: stage.get("began_unix_s", 0.0)):
-            seconds = float(stage["seconds"])
-            if "began_unix_s" not in stage:
-                total += seconds
-                continue
-            began = float(stage["began_unix_s"])
-            total += max(0.0, began + seconds - max(began, end))
-            end = max(end, began + seconds)
-        return total
+        """In which at least one stage ran, as far as it is known."""
+        return seconds_of(self.stages)
+
+    @property
+    def minutes_text(self) -> str:
+        """`seconds` in minutes, without the unit."""
+        least = "at least " if is_least(self.stages) else ""
+        return f"{least}{self.seconds / 60:.1f}"
 
 
 def collect(run_folder: Path) -> ReportInputs:
@@ -113,9 +112,11 @@ def collect(run_folder: Path) -> ReportInputs:
         )
 
     dataset = part(f"data/train/{DATASET}", artefact.read_json, {})
+    stages = part("stages.json", artefact.read_json, [])
+    is_older = not any(stage.get("versions") for stage in stages)
     return ReportInputs(
         title=f"GloTok {run_folder.resolve().name}",
-        stages=part("stages.json", artefact.read_json, []),
+        stages=stages,
         metrics=part("evaluation/metrics.json", lambda _: read_metrics(run_folder), {}),
         reconstructions=part(f"evaluation/{RECONSTRUCTIONS_FILE}", read_pairs, None),
         retention=part("evaluation/retention.npz", read_retention, None),
@@ -137,7 +138,7 @@ def collect(run_folder: Path) -> ReportInputs:
         twin_relation=part("twin/relation.json", artefact.read_json, None),
         code_counts=part(f"evaluation/{CODE_COUNTS_FILE}", _read_arrays, {}),
         config=part("config.json", artefact.read_json, {}),
-        versions=part("versions.json", artefact.read_json, {}),
+        versions=part("versions.json", artefact.read_json, {}) if is_older else {},
         missing=missing,
     )
 

@@ -124,7 +124,7 @@ def _cards(inputs: ReportInputs) -> list[_Card]:
         cards.append(_Card(f"{inputs.relation['kl_final']:.3g}", meaning))
     if inputs.stages:
         meaning = f"for the {len(inputs.stages)} stages from images to these numbers"
-        cards.append(_Card(f"{inputs.seconds / 60:.1f} min", meaning))
+        cards.append(_Card(f"{inputs.minutes_text} min", meaning))
     return cards
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from glotok_ray.report.headlines import Headline, Source, headlines
+from glotok_ray.report.stage_times import status_text, time_text
 
 _BRANCHES = ("semantic", "visual")
 
@@ -12,7 +13,7 @@ def results_table(answer: Mapping[str, Any]) -> str:
     """Stages with seconds, every metric, the relation KL before and after, the few numbers that matter beside their
     chance levels and baselines, and where the report lies.
     """
-    stages = [(row["stage"], f"{row['seconds']:.0f} s", row["status"]) for row in answer["stages"]]
+    stages = [(row["stage"], time_text(row), status_text(row)) for row in answer["stages"]]
     metrics = [
         (_label(name, entry), _number(entry), "") for name, entry in answer["metrics"].items()
     ]

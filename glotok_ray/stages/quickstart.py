@@ -3,6 +3,7 @@
 Finished stages are recognised by their manifests. Read next: glotok_ray/recipes/quickstart.py
 """
 
+import contextlib
 import functools
 import logging
 import threading
@@ -35,7 +36,17 @@ from glotok_ray.stages import (
     train_tokenizer,
 )
 from glotok_ray.stages.quickstart_fit import fit_to_data
+from glotok_ray.stages.quickstart_refusal import refusal
+from glotok_ray.stages.quickstart_times import (
+    Attempt,
+    known_seconds,
+    read_attempts,
+    times_file,
+    times_of,
+    write_attempts,
+)
 from glotok_ray.storage import artefact, ownership
+from glotok_ray.storage.artefact import OtherWorkError
 from glotok_ray.storage.contents import Collection
 from glotok_ray.storage.output import collection
 from glotok_ray.storage.places import appending, to_path
@@ -44,7 +55,7 @@ logger = logging.getLogger(__name__)
 
 REPORT_FILE = "report.html"
 _SETTINGS_FILE = "config.json"
-_VERSIONS_FILE = "versions.json"
+_VERSIONS_FILE = "versions.json"  # of older versions
 _STAGES_FILE = "stages.json"
 _REPORT = "report"
 _LOOK_S = 0.5
@@ -56,7 +67,7 @@ _PARTS = Collection(
         _STAGES_FILE,
         REPORT_FILE,
         PICTURE_FILE,
-        *(f".{name}.seconds" for name in STAGES),
+        *map(times_file, STAGES),
     ),
     first="data",
     settled=_SETTINGS_FILE,
@@ -117,7 +128,6 @@ def run(quickstart: QuickstartRun, *, fresh: bool = False) -> dict[str, Any]:
         with _lines(quickstart, known) as lines:
             records = _run_stages(quickstart, lines)
             with lines.stage(_REPORT) as elapsed:
-                artefact.write_json(root / _VERSIONS_FILE, artefact.versions())
                 artefact.write_json(root / _STAGES_FILE, records)
                 write_report(report, collect(root))
         count = len(records) + 1
@@ -146,20 +156,10 @@ def _known_seconds(root: Path) -> dict[str, float]:
     found: dict[str, float] = {}
     for folder in (root.with_name(f"{root.name}.previous"), root):
         for name in STAGES:
-            times = _times_of(folder / f".{name}.seconds")
-            if times:
-                found[name] = times[0]
+            seconds = known_seconds(folder / times_file(name))
+            if seconds is not None:
+                found[name] = seconds
     return found
-
-
-def _times_of(timing: Path) -> list[float]:
-    """Seconds that a stage took and, unless an older version wrote the file, when it began (unix time). Empty where no
-    such file tells: without it only the expected time is less sure.
-    """
-    try:
-        return [float(text) for text in timing.read_text().split()]
-    except (OSError, ValueError):
-        return []
 
 
 def _run_stages(quickstart: QuickstartRun, lines: StageLines) -> list[dict[str, Any]]:
@@ -171,13 +171,18 @@ def _run_stages(quickstart: QuickstartRun, lines: StageLines) -> list[dict[str, 
     adapted, said = fit_to_data(quickstart, train, validation)
     if said:
         logger.info("%s", said, extra=NOTE)
-    artefact.write_json(root / _SETTINGS_FILE, to_dict(adapted))
+    settings_file = root / _SETTINGS_FILE
+    was_there = settings_file.is_file()
+    if not was_there:
+        artefact.write_json(settings_file, to_dict(adapted))
     others = {stage.name: stage for stage in stages(adapted)[1:]}
     if _have_room(adapted):
         records |= _run_lanes(others, lines)
     else:
         lines.one_after_another()
         records |= {name: _run_stage(stage, lines) for name, stage in others.items()}
+    if was_there:  # not before: what a stage refuses must not stand in the config of what is there
+        artefact.write_json(settings_file, to_dict(adapted))
     return [records[name] for name in STAGES]
 
 
@@ -248,28 +253,62 @@ def _run_stage(stage: Stage, lines: StageLines) -> dict[str, Any]:
     had_manifest = _finished_before(stage)
     began = time.time()
     is_measure = stage.name != "data" or stage.settings.source == quickstart_data().source
+    times = stage.folder.parent / times_file(stage.name)
+    # Of a result that was removed by hand nothing counts.
+    before = [] if _has_made(times) else read_attempts(times)
+    if not had_manifest:
+        write_attempts(times, [*before, Attempt(None, began)])
     with lines.stage(stage.name, is_there=had_manifest, is_measure=is_measure) as elapsed:
-        faults.boundary("stage", number)
-        stage.run(stage.settings)
+        try:
+            faults.boundary("stage", number)
+            _run_or_refuse(stage)
+        except BaseException:
+            # Another job may have taken the folder over; and a full disk must not hide the cause.
+            if not had_manifest and ownership.holds(times.parent):
+                with contextlib.suppress(OSError):
+                    write_attempts(times, [*before, Attempt(elapsed(), began)])
+            raise
         seconds = elapsed()
     status = "recognised" if had_manifest else "made"
     label = f"stage {number}/{len(STAGES) + 1} {stage.name}"
     logger.info("%s: %s in %.0f s: %s", label, status, seconds, stage.folder)
-    timing = stage.folder.parent / f".{stage.name}.seconds"
     if not had_manifest:
-        with artefact.replacing(timing) as temporary:
-            temporary.write_text(f"{seconds:.1f} {began:.1f}")
-    # A recognised stage reports the times of when it was made.
-    times = _times_of(timing) or (seconds, began)
+        write_attempts(times, [*before, Attempt(seconds, began, is_made=True)])
     return {
         "stage": stage.name,
         "summary": stage.title,
-        **dict(zip(("seconds", "began_unix_s"), times, strict=False)),
+        # A recognised stage has the times and versions of when it was made.
+        **times_of(read_attempts(times)),
+        "versions": _versions_of(stage),
         "status": status,
         "folder": str(stage.folder),
     }
 
 
+def _has_made(times: Path) -> bool:
+    attempts = read_attempts(times)
+    return bool(attempts) and attempts[-1].is_made
+
+
+def _run_or_refuse(stage: Stage) -> None:
+    try:
+        stage.run(stage.settings)
+    except OtherWorkError as error:
+        settings_file = stage.folder.parent / _SETTINGS_FILE
+        raise refusal(error, stage.name, stage.settings, settings_file) from error
+
+
 def _finished_before(stage: Stage) -> bool:
-    folder = stage.folder / "train" if stage.name == "data" else stage.folder
-    return (folder / artefact.MANIFEST).is_file()
+    return all(path.is_file() for path in _manifests(stage))
+
+
+def _manifests(stage: Stage) -> list[Path]:
+    folders = [stage.folder]
+    if stage.name == "data":
+        folders = [stage.folder / split for split in SPLITS]
+    return [folder / artefact.MANIFEST for folder in folders]
+
+
+def _versions_of(stage: Stage) -> dict[str, str]:
+    """Of the packages and the commit that the stage was made with."""
+    return artefact.read_json(_manifests(stage)[0]).get("versions", {})

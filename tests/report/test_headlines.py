@@ -82,10 +82,10 @@ def test_a_line_stands_without_what_it_could_be_compared_with() -> None:
 
 
 def test_stages_that_run_at_the_same_time_count_once() -> None:
-    def stage(seconds: float, began: float | None = None) -> dict[str, float]:
+    def stage(seconds: float, began: float | None = None) -> dict[str, Any]:
         return {"seconds": seconds} | ({} if began is None else {"began_unix_s": began})
 
-    def whole(*stages: dict[str, float]) -> float:
+    def whole(*stages: dict[str, Any]) -> float:
         return ReportInputs(stages=stages).seconds
 
     assert whole() == 0
@@ -94,6 +94,9 @@ def test_stages_that_run_at_the_same_time_count_once() -> None:
     assert whole(stage(30, 9000), stage(20, 100), stage(40, 90)) == 70
     # Of an older run.
     assert whole(stage(10), stage(50), stage(20, 100)) == 80
+    # One that was killed, and went on after a night beside another.
+    attempts = [stage(10, 100), {"seconds": None, "began_unix_s": 150}, stage(20, 9000)]
+    assert whole({**stage(30, 100), "attempts": attempts}, stage(30, 9010)) == 50
 
 
 def test_small_shares_and_chances_are_no_zeros() -> None:

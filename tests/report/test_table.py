@@ -42,3 +42,17 @@ def test_the_short_table_stands_last_with_chance_levels_beside():
     assert any("0.1" in line and "Without the relation loss 0.15" in line for line in short)
     assert "semantic: Usage without the relation loss" in text
     assert short[-1] == "report: runs/report.html"
+
+
+def test_a_time_that_is_not_wholly_known_is_said_so():
+    begun = {"seconds": None, "began_unix_s": 1.0}
+    row = {"stage": "far", "seconds": 12.0, "status": "made"}
+    rows = [
+        {**row, "attempts": [begun, {"seconds": 12.0, "began_unix_s": 9.0}]},
+        {**row, "stage": "data", "seconds": 0.0, "status": "recognised", "attempts": [begun]},
+    ]
+    relation = {"kl_initial": 0.2, "kl_final": 0.1}
+    answer = {"stages": rows, "metrics": {}, "relation": relation, "twin_relation": None}
+    lines = [line.split() for line in results_table({**answer, "report": "r"}).splitlines()]
+    assert ["far", "at", "least", "12", "s", "made,", "resumed:", "2", "attempts"] in lines
+    assert ["data", "not", "known", "recognised"] in lines

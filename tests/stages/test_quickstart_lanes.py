@@ -15,7 +15,7 @@ from glotok_ray.recipes.quickstart import LANES, STAGES
 from glotok_ray.stage_progress import StageLines
 from glotok_ray.stages import quickstart
 from glotok_ray.stages.quickstart import Stage
-from glotok_ray.storage import ownership
+from glotok_ray.storage import artefact, ownership
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.storage.output import Unfinished, look
 
@@ -34,6 +34,7 @@ class Noted:
     def _run(self, name: str) -> dict[str, Any]:
         self.notes.append(f"+{name}")
         self._doing.get(name, lambda: None)()
+        artefact.write_json(self.stages[name].folder / artefact.MANIFEST, {})
         self.notes.append(f"-{name}")
         return {}
 
@@ -167,6 +168,8 @@ def test_a_file_of_a_stages_time_that_tells_nothing_is_as_none(tmp_path: Path) -
         "codes": "24",
         "far": "",
         "data": "?",
+        "teacher": "3.0 1700000000.0 stopped\n9.0 1700000100.0\n",  # resumed: neither is the whole
+        "generator": "? 1700000000.0\n",
     }.items():
         (tmp_path / f".{name}.seconds").write_text(text)
     assert quickstart._known_seconds(tmp_path) == {"tokenizer": 250, "codes": 24}
