@@ -4,6 +4,7 @@ Read next: glotok_ray/training/trainer.py
 """
 
 import functools
+import json
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -34,14 +35,43 @@ class RowsSeen:
         max_bad_rows: int,
         *,
         audit: bool,
+        first_step: int = 0,
         retry_minutes: float = 0.0,
     ) -> None:
+        """`first_step` is the step of the checkpoint that the run goes on from: broken rows of before count, and those
+        of later steps, which are done again, when they turn out broken again.
+        """
         self._worker, self._max_bad_rows, self._minutes = worker, max_bad_rows, retry_minutes
         name = f"rank-{worker.rank:04d}.jsonl"
         self._bad_rows, self._audit = folder / BAD_ROWS_FOLDER, audit
         self._own_bad_rows, self._audit_file = self._bad_rows / name, folder / AUDIT_FOLDER / name
+        patiently(
+            lambda: self._forget_from(first_step),
+            self._bad_rows,
+            minutes=retry_minutes,
+            doing="rewriting",
+        )
         self._known = {line["key"] for line in _lines([self._own_bad_rows])}
-        self._found = 0
+        # Rank 0 knows those of workers too that are no longer there, so that no row of before goes uncounted.
+        of_before = _broken_before(folder, first_step) if worker.rank == 0 else {}
+        self._found = len(of_before.keys() | self._known)
+
+    def _forget_from(self, first_step: int) -> None:
+        """Drop the lines of steps that are done again: a row may have been repaired, and then counts no more."""
+        paths = [self._own_bad_rows]
+        if self._worker.rank == 0:
+            # Each file has one writer; rank 0 stands in for workers that are no longer there.
+            paths += [
+                path
+                for path in self._bad_rows.glob("rank-*.jsonl")
+                if int(path.stem.removeprefix("rank-")) >= self._worker.world_size
+            ]
+        for path in paths:
+            lines = list(_lines([path]))
+            kept = [line for line in lines if line["step"] < first_step]
+            if len(kept) < len(lines):
+                with artefact.replacing(path) as temporary:
+                    temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
 
     def add(self, step: int, batches: Sequence[MicroBatch]) -> None:
         """Take the micro batches of a finished step."""
@@ -58,7 +88,7 @@ class RowsSeen:
 
     @property
     def own_broken(self) -> int:
-        """Different broken rows that this worker has met."""
+        """Different broken rows that this worker has met; of starts before this one rank 0 has those of all workers."""
         return self._found
 
     def check_broken(self, found: int | None = None) -> int:
@@ -90,6 +120,26 @@ class RowsSeen:
     def _append(self, path: Path, line: dict[str, Any]) -> None:
         write = functools.partial(artefact.append_line, path, line)
         patiently(write, path, minutes=self._minutes, doing="writing")
+
+
+def check_broken_before(folder: Path, first_step: int, max_bad_rows: int) -> None:
+    """Raise ArtefactError where the steps before `first_step`, which are not done again, met more broken rows than
+    allowed: all workers would say so at their first line of the log.
+    """
+    reasons = _broken_before(folder, first_step)
+    if len(reasons) > max_bad_rows:
+        raise ArtefactError(
+            f"data.max_bad_rows = {max_bad_rows}: {len(reasons)} different rows turned out broken before step "
+            f"{first_step}, where this run goes on, which {folder / BAD_ROWS_FOLDER} names, the first: "
+            f"{next(iter(reasons.values()))}; allow more, or repair the shards and start a new run with --fresh or "
+            "another --name"
+        )
+
+
+def _broken_before(folder: Path, step: int) -> dict[str, str]:
+    """Keys of rows that turned out broken in earlier steps, over all workers, and why."""
+    lines = _lines(sorted((folder / BAD_ROWS_FOLDER).glob("*.jsonl")))
+    return {line["key"]: line["reason"] for line in lines if line["step"] < step}
 
 
 def _lines(paths: Iterable[Path]) -> Iterator[dict[str, Any]]:

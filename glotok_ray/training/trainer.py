@@ -103,6 +103,7 @@ class Trainer:
             self._worker,
             plan.max_bad_rows,
             audit=plan.audit_keys,
+            first_step=first_step,
             retry_minutes=plan.scaling.storage_retry_minutes,
         )
         log = MetricsLog(plan, self._worker, first_step, seen, self._utilization)
