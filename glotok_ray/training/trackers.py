@@ -3,6 +3,7 @@
 Read next: glotok_ray/training/mlflow_tracker.py, glotok_ray/training/wandb_tracker.py
 """
 
+import contextlib
 import logging
 import math
 import os
@@ -15,6 +16,7 @@ from typing import Any
 
 from glotok_ray.config.tracking import TrackingConfig
 from glotok_ray.storage.places import is_remote
+from glotok_ray.storage.retries import StorageError
 from glotok_ray.training.metrics_file import metric_lines
 from glotok_ray.training.mlflow_tracker import MLflowTracker, check_address
 from glotok_ray.training.tracked_run import Tracker, tracked_run
@@ -80,7 +82,8 @@ class _Sender:
         self._name, self._config, self._folder = name, config, folder
         self._rows = _EvaluatedRows(folder / rows_file) if rows_file else None
         self._waiting: queue.Queue[Callable[[Tracker], None] | None] = queue.Queue(_MOST_WAITING)
-        self._broken = False
+        # `failed`: of a training whose end is never told to the tracker.
+        self._broken, self._failed = False, True
         self._thread = threading.Thread(target=self._run, name=f"tracker-{name}", daemon=True)
         self._thread.start()
 
@@ -89,7 +92,7 @@ class _Sender:
         self._put(lambda tracker: tracker.log(step, numbers))
 
     def end(self, values: Mapping[str, Any], *, failed: bool) -> None:
-        numbers = _numbers(values)
+        numbers, self._failed = _numbers(values), failed
         self._put(lambda tracker: tracker.finish(numbers, failed=failed))
         self._put(None)
 
@@ -107,15 +110,26 @@ class _Sender:
             self._tell(f"it is {_MOST_WAITING} lines behind")
 
     def _run(self) -> None:
+        tracker = None
         try:
             tracker = _open(self._name, self._config, self._folder)
             while (call := self._waiting.get()) is not None:
-                for step, values in self._rows.new() if self._rows else ():
+                for step, values in self._new_rows():
                     tracker.log(step, values)
                 call(tracker)
         # Whatever a service raises, the training goes on.
         except Exception as error:
             self._tell(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+            # Whoever looks must not see it run on, and what it holds must not be lost with the thread.
+            if tracker is not None:
+                with contextlib.suppress(Exception):
+                    tracker.finish({}, failed=self._failed)
+
+    def _new_rows(self) -> list[tuple[int, dict[str, float]]]:
+        # The run's own storage may be away for a moment: they come with a later line.
+        with contextlib.suppress(OSError, StorageError):
+            return self._rows.new() if self._rows else []
+        return []
 
     def _tell(self, why: str) -> None:
         if not self._broken:
@@ -137,8 +151,10 @@ class _EvaluatedRows:
         """Step and metrics of each."""
         if not self._path.is_file() or self._path.stat().st_size == self._size:
             return []
-        self._size = self._path.stat().st_size
+        size = self._path.stat().st_size
         rows = list(metric_lines(self._path))
+        # Only now: what cannot be read is asked for again.
+        self._size = size
         fresh, self._sent = rows[self._sent :], len(rows)
         return [(row["step"], _row_numbers(row)) for row in fresh if "metrics" in row]
 

@@ -33,10 +33,11 @@ class WandbTracker:
         import wandb
 
         check_key()
-        self._teardown = wandb.teardown
         self._files = contextlib.ExitStack()
         # Of a run in an object store the files are sent at the end.
         folder = self._files.enter_context(writing_tree(run.folder / TRACKER_FOLDER))
+        # Its service writes the last lines after a run's end, and has done so when it has ended: before they are sent.
+        self._files.callback(wandb.teardown)
         folder.mkdir(parents=True, exist_ok=True)
         self._run = wandb.init(
             project=run.project,
@@ -66,8 +67,8 @@ class WandbTracker:
 
     def finish(self, values: Mapping[str, float], *, failed: bool) -> None:
         """End the run, its last numbers in the summary; a later start goes on with it."""
-        self._run.summary.update({f"final/{name}": value for name, value in values.items()})
-        self._run.finish(exit_code=int(failed))
-        # Its service writes the last lines after that call has returned, and has done so when it has ended.
-        self._teardown()
-        self._files.close()
+        try:
+            self._run.summary.update({f"final/{name}": value for name, value in values.items()})
+            self._run.finish(exit_code=int(failed))
+        finally:
+            self._files.close()

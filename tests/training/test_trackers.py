@@ -1,17 +1,21 @@
 """Trackers for real: MLflow's database and W&B's offline files, one id over restarts, and failures that end nothing."""
 
+import dataclasses
 import json
 import sqlite3
 import struct
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 import torch
 
+from benchmarks.s3_server import BUCKET, s3_server
 from glotok_ray.config import OptimizerConfig, ScalingConfig, ScheduleConfig, TrackingConfig
 from glotok_ray.data.records import DatasetInfo
+from glotok_ray.storage.places import to_path
 from glotok_ray.training import trackers
 from glotok_ray.training.evaluated_checkpoints import ROWS_FILE
 from glotok_ray.training.metrics_log import MetricsLog
@@ -114,9 +118,7 @@ def test_wandb_offline_holds_one_id_over_restarts_with_configuration_and_numbers
     train(plan, range(0, 2), failed=True)
     train(plan, range(1, 4))
     # Its service writes the last lines after `finish`, until it ends.
-    assert not [
-        child for child in psutil.Process().children(recursive=True) if "wandb" in child.name()
-    ]
+    assert not services()
 
     key = json.loads((plan.folder / "trackers" / "key.json").read_text())["key"]
     files = sorted(plan.folder.glob("trackers/wandb/offline-run-*/*.wandb"))
@@ -166,18 +168,73 @@ def test_a_tracker_that_fails_in_the_middle_costs_one_warning(tmp_path, caplog):
     log = Trackers(plan.tracking, plan.folder)
     log.log(1, {"train/total": 1.0})
     path = plan.folder / "trackers" / "mlflow.db"
-    deadline = time.monotonic() + 300
-    while not _has_metrics(path) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_until(lambda: _has_metrics(path))
     with sqlite3.connect(path) as database:
         database.execute("drop table metrics")
-        database.execute("drop table latest_metrics")
     for step in range(2, 9):
         log.log(step, {"train/total": 1.0})
+    # It does not stand there as one that runs on.
+    wait_until(lambda: rows(plan, "select status from runs") != [("RUNNING",)])
+    assert rows(plan, "select status from runs") == [("FAILED",)]
     log.finish({"train/total": 1.0})
     told = [record.message for record in caplog.records if record.message.startswith("tracker ")]
     assert len(told) == 1
     assert "metrics" in told[0]
+
+
+def test_rows_that_storage_does_not_give_come_with_a_later_line(tmp_path, caplog):
+    plan = plan_in(tmp_path / "run", "mlflow")
+    path = plan.folder / ROWS_FILE
+    path.symlink_to("/proc/self/mem")  # a file whose first byte cannot be read
+    with pytest.raises(OSError, match=r"."):
+        path.read_bytes()
+    log = Trackers(plan.tracking, plan.folder, rows_file=ROWS_FILE)
+    log.log(1, {"train/total": 1.0})
+    wait_until(lambda: _has_metrics(plan.folder / "trackers" / "mlflow.db"))
+    path.unlink()
+    evaluated(plan, 1, 21.5)
+    log.log(2, {"train/total": 2.0})
+    log.finish({"train/total": 2.0})
+    found = "select key, step, value from metrics where key not like 'final/%'"
+    assert set(rows(plan, found)) == {
+        ("train/total", 1, 1.0),
+        ("train/total", 2, 2.0),
+        ("checkpoint/psnr", 1, 21.5),
+    }
+    assert rows(plan, "select status from runs") == [("FINISHED",)]
+    assert not [record for record in caplog.records if record.message.startswith("tracker ")]
+
+
+def test_wandb_files_of_a_run_in_a_store_are_sent_though_it_failed_in_the_middle(tmp_path, caplog):
+    import wandb
+
+    with s3_server():
+        plan = dataclasses.replace(
+            plan_in(tmp_path / "run", "wandb"), folder=to_path(f"s3://{BUCKET}/run")
+        )
+        log = Trackers(plan.tracking, plan.folder)
+        log.log(1, {"train/total": 1.0})
+        wait_until(lambda: wandb.run is not None)
+        wandb.finish()  # from then on it takes no line
+        for step in range(2, 9):
+            log.log(step, {"train/total": 1.0})
+        log.finish({"train/total": 1.0})
+        told = [record for record in caplog.records if record.message.startswith("tracker ")]
+        assert len(told) == 1
+        names = [path.name for path in (plan.folder / "trackers").rglob("*")]
+        assert [name for name in names if name.endswith(".wandb")]
+
+
+def services() -> list[psutil.Process]:
+    """W&B's own process below this one, which its client starts."""
+    children = psutil.Process().children(recursive=True)
+    return [child for child in children if "wandb" in child.name()]
+
+
+def wait_until(is_so: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 300
+    while not is_so() and time.monotonic() < deadline:
+        time.sleep(0.05)
 
 
 def _has_metrics(path: Path) -> bool:
