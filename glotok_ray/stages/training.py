@@ -15,18 +15,19 @@ from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.storage.output import Output, look
 from glotok_ray.training import checkpoint
-from glotok_ray.training.checkpoint import CHECKPOINT_FOLDER, check_state_layout
+from glotok_ray.training.checkpoint import CHECKPOINT_FOLDER, check_same_layout, check_state_layout
 from glotok_ray.training.evaluated_checkpoints import BEST_FOLDER, WORK_FOLDER, read_best
 from glotok_ray.training.metrics_file import last_metrics
 from glotok_ray.training.metrics_log import TENSORBOARD_FOLDER
 from glotok_ray.training.plan import LOG_FOLDER, RAY_FOLDER, RUN_FILE, RunPlan
 from glotok_ray.training.profiling import PROFILE_FOLDER
-from glotok_ray.training.rows_seen import AUDIT_FOLDER, BAD_ROWS_FOLDER
+from glotok_ray.training.rows_seen import AUDIT_FOLDER, BAD_ROWS_FOLDER, check_broken_before
 from glotok_ray.training.stalls import HEARTBEAT_FOLDER, STALL_FOLDER
 from glotok_ray.training.tracked_run import TRACKER_FOLDER
 
 logger = logging.getLogger(__name__)
 
+_CONFIG_FILE = "config.json"
 _WORKING_FOLDERS = (
     CHECKPOINT_FOLDER,
     TENSORBOARD_FOLDER,
@@ -59,13 +60,18 @@ def train_to_the_end(
     `settings` decide what the run is, `facts` are noted in run.json.
     """
     output = look(plan.folder, kind, settings, inputs, fresh=fresh)
-    if output.finished is not None and output.finished["step"] >= plan.last_step:
-        logger.info("%s: already finished: %s", kind, plan.folder)
-        return output.finished
+    if output.finished is not None:
+        _check_finished_layout(plan)
+        _check_step(plan.folder, output.finished["step"], plan)
+        if output.finished["step"] == plan.last_step:
+            logger.info("%s: already finished: %s", kind, plan.folder)
+            return output.finished
     newest = checkpoint.newest_checkpoint(plan.folder / CHECKPOINT_FOLDER, verify=False)
     if newest is not None and not fresh:
         check_state_layout(newest, plan)
-        _check_step(newest, plan)
+        step = checkpoint.checkpoint_step(newest)
+        _check_step(newest, step, plan)
+        check_broken_before(plan.folder, step, plan.max_bad_rows)
     _open_folder(output, config, facts)
     faults.boundary("unit", 0)
     _fit(config, plan)
@@ -78,14 +84,23 @@ def train_to_the_end(
     )
 
 
-def _check_step(newest: Path, plan: RunPlan) -> None:
+def _check_finished_layout(plan: RunPlan) -> None:
+    """Raise ArtefactError where the finished run was trained under another engine or precision, which its fingerprint
+    does not hold; its config.json does, and where it tells nothing, the run is taken as it is.
+    """
+    path = plan.folder / _CONFIG_FILE
+    stored = artefact.read_json(path) if path.is_file() else {}
+    scaling = {f"scaling.{name}": value for name, value in stored.get("scaling", {}).items()}
+    check_same_layout(plan.folder, plan.state_layout | scaling, plan)
+
+
+def _check_step(path: Path, step: int, plan: RunPlan) -> None:
     """Raise ArtefactError where the run has come further than it is to go: the weights would be told as of a step that
     they have left behind.
     """
-    step = checkpoint.checkpoint_step(newest)
     if step > plan.last_step:
         raise ArtefactError(
-            f"{newest}: is at step {step} already, and this command ends at step {plan.last_step} "
+            f"{path}: is at step {step} already, and this command ends at step {plan.last_step} "
             "(schedule.stop_after_steps, num_steps or epochs); let it end there or later, or give --fresh or another "
             "--name"
         )
@@ -116,5 +131,5 @@ def _open_folder(
     # kill would tell other files than those written here.
     output.reopen()
     artefact.write_json(folder / RUN_FILE, dict(facts))
-    artefact.write_json(folder / "config.json", to_dict(config))
+    artefact.write_json(folder / _CONFIG_FILE, to_dict(config))
     artefact.write_json(folder / "versions.json", artefact.versions())

@@ -162,6 +162,11 @@ def check_state_layout(path: Path, plan: RunPlan) -> None:
             "version, or start a new run under another --name (in jobs.train_tokenizer from its weights: "
             f"--initial-path {path})"
         )
+    check_same_layout(path, saved, plan)
+
+
+def check_same_layout(path: Path, saved: Mapping[str, Any], plan: RunPlan) -> None:
+    """Raise ArtefactError when what is `saved` at `path` has another layout than the plan."""
     for name, value in plan.state_layout.items():
         if saved.get(name) != value:
             raise ArtefactError(

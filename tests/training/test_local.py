@@ -18,6 +18,7 @@ from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.training import local
 from glotok_ray.training.plan import RunPlan
+from glotok_ray.training.rows_seen import BAD_ROWS_FOLDER
 from glotok_ray.training.shown_progress import describe_metrics
 
 
@@ -113,6 +114,49 @@ def test_a_run_that_is_past_its_end_is_refused_and_left_as_it_is(config, monkeyp
     assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     # At its very step there is nothing left but the export.
     assert train_tokenizer.run(override(config, {"schedule.stop_after_steps": 5}))["step"] == 5
+    # Nor is a finished one told as of a step that it has left behind.
+    with pytest.raises(ArtefactError, match=r"tokenizer.*: is at step 5 already, .* at step 3 "):
+        train_tokenizer.run(override(config, {"schedule.stop_after_steps": 3}))
+
+
+def test_a_finished_run_of_another_precision_or_engine_is_refused(config) -> None:
+    config = override(config, {"schedule.profile_steps": 0, "schedule.stop_after_steps": 1})
+    folder = Path(config.output_path) / config.name
+    made = train_tokenizer.run(config)
+    for changes, told in (
+        (
+            {"scaling.precision": "bf16_autocast"},
+            "precision = fp32, and this run has bf16_autocast",
+        ),
+        ({"scaling.engine": "deepspeed"}, "engine = torch, and this run has deepspeed"),
+    ):
+        with pytest.raises(ArtefactError, match=rf"{folder}: .* scaling\.{told}; .*--name"):
+            train_tokenizer.run(override(config, changes))
+    free = override(config, {"scaling.zero_stage": 3, "scaling.max_failures": 9})
+    assert train_tokenizer.run(free) == made
+    # A folder whose config tells nothing of it, as an older version may have left it.
+    stored = artefact.read_json(folder / "config.json")
+    del stored["scaling"]
+    artefact.write_json(folder / "config.json", stored)
+    artefact.write_manifest(folder, "tokenizer", made["fingerprint"], step=1)
+    other = override(config, {"scaling.precision": "bf16_autocast"})
+    assert train_tokenizer.run(other)["step"] == 1
+
+
+def test_broken_rows_of_steps_that_are_done_stop_a_start_before_it_trains(config) -> None:
+    config = override(config, {"schedule.profile_steps": 0, "schedule.stop_after_steps": 1})
+    folder = Path(config.output_path) / config.name
+    train_tokenizer.run(config)
+    artefact.append_line(
+        folder / BAD_ROWS_FOLDER / "rank-0000.jsonl", {"step": 0, "key": "3", "reason": "torn"}
+    )
+    config = override(config, {"schedule.stop_after_steps": 2})
+    with pytest.raises(ArtefactError, match=r"data\.max_bad_rows = 0: 1 different rows .*: torn"):
+        train_tokenizer.run(config)
+    assert artefact.read_manifest(folder, "tokenizer")["step"] == 1
+    train_tokenizer.run(override(config, {"data.max_bad_rows": 1}))
+    # In every line, as without a start in between.
+    assert [line["data/bad_rows"] for line in lines(folder) if "data/bad_rows" in line] == [1]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
