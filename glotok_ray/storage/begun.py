@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 class FolderInUseError(ArtefactError):
-    """Another job works on a folder; the text names it."""
+    """Another job works on a folder, or has ended there since this one looked; the text names the folder."""
 
 
 def own(folder: Path) -> None:

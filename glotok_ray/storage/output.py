@@ -77,12 +77,30 @@ class Output:
         For trainings that were stopped early and for tables that take more rows. A folder with files and without a mark
         is taken only where it has the folder `adopt`, in which a job's parts have fingerprints of their own, and never
         with `fresh`. Raises ArtefactError for unfinished work of another fingerprint and for such a folder;
-        FolderInUseError when another job works on it.
+        FolderInUseError when another job works on it, or has finished or reopened it since the look.
         """
         if self.fresh:
             begun.set_aside(self.folder)
         begun.go_on(self.folder, self.begun_fingerprint, adopt=adopt)
+        self._check_as_looked_at()
         return self.folder
+
+    def _check_as_looked_at(self) -> None:
+        """Give the folder back where its manifest is not the one of the look: a claim may take seconds, in which the
+        owner before ends. What the caller knows of the folder holds no more, and nothing may change below a manifest.
+        """
+        path = self.folder / artefact.MANIFEST
+        there = artefact.read_json(path) if path.is_file() else None
+        if there == self.finished:
+            return
+        if there is None:
+            ownership.give_back(self.folder)
+        else:
+            ownership.finish(self.folder)
+        raise begun.FolderInUseError(
+            f"{self.folder}: another job has worked there just now; start the same command again, which "
+            "reads what is there"
+        )
 
     def reopen(self) -> None:
         """Remove the manifest of a finished folder that is gone on with, before the first of its files changes."""

@@ -4,6 +4,7 @@ import pytest
 
 from glotok_ray.storage import artefact, begun, contents, marks, ownership
 from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.begun import FolderInUseError
 from glotok_ray.storage.contents import Collection
 from glotok_ray.storage.output import Unfinished, begin, collection, look, look_at_all
 
@@ -103,6 +104,33 @@ def test_a_finished_folder_is_gone_on_with_and_stays_finished_until_it_is_reopen
     assert names(folder) == [".begun.json"]
     assert output.finish(step=9)["step"] == 9
     assert names(folder) == ["manifest.json"]
+
+
+def test_what_another_job_has_finished_since_the_look_is_left_alone(folder):
+    late, first = look(folder, "thing", ONE), look(folder, "thing", ONE)
+    first.go_on()
+    (folder / "a").write_text("first")
+    first.finish(step=5)
+    with pytest.raises(FolderInUseError, match=r"thing: another job has worked there just now;"):
+        late.go_on()
+    assert names(folder) == ["a", "manifest.json"]
+    assert not ownership.holds(folder)
+    # It goes on with what another job finishes again, or has reopened and left.
+    for left in (False, True):
+        late, first = look(folder, "thing", ONE), look(folder, "thing", ONE)
+        first.go_on()
+        first.reopen()
+        if left:
+            ownership.give_back(folder)
+        else:
+            first.finish(step=9)
+        with pytest.raises(FolderInUseError, match="start the same command again"):
+            late.go_on()
+        assert not ownership.holds(folder)
+    assert marks.read_mark(folder).fingerprint == late.fingerprint
+    again = look(folder, "thing", ONE)
+    again.go_on()
+    assert names(folder) == [".begun.json", "a"]
 
 
 def test_unfinished_work_goes_on_under_the_settings_that_bind_it(folder):
