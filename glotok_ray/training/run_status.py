@@ -148,7 +148,9 @@ def _owner(folder: Path, mark: marks.Mark | None, now: float) -> str:
         alive = owners.is_this(mark.owner) or owners.is_alive(folder, mark)
     else:
         # Two clocks are compared, so that nothing is waited for: a look may be wrong by their difference.
-        alive = _age(folder / marks.MARK, now) < owners.LEASE_S
+        # In a store beats are objects of their own, of which there is none before the first beat.
+        signs = (marks.beat_path(folder, mark), folder / marks.MARK)
+        alive = min(_age(path, now) for path in signs) < owners.LEASE_S
     return str(mark.owner) if alive else ""
 
 

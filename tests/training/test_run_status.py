@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
+from benchmarks.s3_server import BUCKET, s3_server
 from glotok_ray.config import to_dict
 from glotok_ray.recipes import train_generator
 from glotok_ray.storage import artefact, marks, owners
 from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.places import to_path
 from glotok_ray.training.run_problems import describe_status, problems
 from glotok_ray.training.run_status import runs_under, status_of
 from glotok_ray.training.stalls import Beat, heartbeat_path, stall_path
@@ -92,6 +94,25 @@ def test_a_mark_that_nobody_touches_is_of_a_stopped_run(run: Path) -> None:
     found = status_of(run, now=NOW)
     assert (found.state, found.owner, found.seconds_left) == ("stopped", "", None)
     assert list(problems(found, now=NOW)) == ["nobody works on it; the same command goes on"]
+
+
+def test_in_a_store_the_beats_beside_the_mark_are_looked_at(monkeypatch: Any) -> None:
+    monkeypatch.setattr(owners, "LEASE_S", 100.0)
+    with s3_server():
+        folder = to_path(f"s3://{BUCKET}/status/run")
+        mark = marks.Mark(token="t", fingerprint="f", owner=ELSEWHERE)
+        assert marks.succeed(folder, None, mark)
+        (folder / "metrics.jsonl").write_text(json.dumps(LINE) + "\n")
+        # Before its first beat an owner is as old as its mark.
+        begun = (folder / marks.MARK).stat().st_mtime
+        assert status_of(folder, now=begun + 90).state == "running"
+        assert status_of(folder, now=begun + 110).state == "stopped"
+        time.sleep(2.1)  # a store tells whole seconds
+        marks.touch(folder, mark)
+        beaten = marks.beat_path(folder, mark).stat().st_mtime
+        assert beaten > begun
+        assert status_of(folder, now=begun + 100.5).state == "running"
+        assert status_of(folder, now=beaten + 100.5).state == "stopped"
 
 
 def test_an_owner_on_this_machine_is_looked_at(run: Path) -> None:
