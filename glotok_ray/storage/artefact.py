@@ -17,7 +17,7 @@ import os
 import subprocess
 import threading
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -100,13 +100,26 @@ def write_json(path: Path, values: Any) -> None:
 def append_line(path: Path, values: Any) -> None:
     """Append JSON as one line: all of it, or nothing when it raises OSError (a disk that is full takes half a line).
 
-    Numbers that are not finite become null, since JSON has none such, and "not_finite" names them.
+    Numbers that are not finite become null, since JSON has none such, and "not_finite" names them. Who tries again
+    after OSError calls a `line_appender` again, and not this.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    line_appender(path, values)()
+
+
+def line_appender(path: Path, values: Any) -> Callable[[], None]:
+    """What appends as `append_line` does, and may be called again after OSError: the line is there once in the end.
+
+    A store may have taken a line and its answer been lost; only the appender of that line can tell. What is appended
+    is `values` as of now.
+    """
     line = (json.dumps(_without_broken(values)) + "\n").encode()
     if is_remote(path):
-        _append_whole(path, line)
-        return
+        return _ObjectAppender(path, line)
+    return functools.partial(_append_to_file, path, line)
+
+
+def _append_to_file(path: Path, line: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+b", buffering=0) as stream:
         size = stream.seek(0, os.SEEK_END)
         if size:
@@ -121,13 +134,23 @@ def append_line(path: Path, values: Any) -> None:
             raise
 
 
-def _append_whole(path: Path, line: bytes) -> None:
+class _ObjectAppender:
     """An object cannot grow: it is sent again as a whole, so that it must have one writer at a time."""
-    try:
-        before = path.read_bytes()
-    except FileNotFoundError:
-        before = b""
-    path.write_bytes(before + line)
+
+    def __init__(self, path: Path, line: bytes) -> None:
+        self._path, self._line = path, line
+        self._sent: bytes | None = None
+        """The whole content of the last try."""
+
+    def __call__(self) -> None:
+        try:
+            before = self._path.read_bytes()
+        except FileNotFoundError:
+            before = b""
+        if before == self._sent:
+            return
+        self._sent = before + self._line
+        self._path.write_bytes(self._sent)
 
 
 def json_bytes(values: Any) -> bytes:

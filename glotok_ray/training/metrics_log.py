@@ -5,7 +5,6 @@ Read next: glotok_ray/training/step_times.py
 
 import collections
 import contextlib
-import functools
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -185,7 +184,7 @@ class MetricsLog:
         if self._worker.rank:
             return
         line = {"step": step, "epoch": step / self._plan.steps_per_epoch, **values}
-        self._patiently(lambda: artefact.append_line(self._path, line))
+        self._patiently(artefact.line_appender(self._path, line))
         self._draw(step, values)
         if self._trackers is not None:
             self._trackers.log(step, values)
@@ -234,8 +233,7 @@ class MetricsLog:
         for restart in restarts:
             if (restart["attempt"], restart["unix_s"]) not in known:
                 line = {"step": resumed_step, EVENT: "restart", "resumed_step": resumed_step}
-                told_now = line | restart
-                self._patiently(functools.partial(artefact.append_line, self._path, told_now))
+                self._patiently(artefact.line_appender(self._path, line | restart))
                 known.add((restart["attempt"], restart["unix_s"]))
         self._restarts = len(known)
 

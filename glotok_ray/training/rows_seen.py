@@ -3,7 +3,6 @@
 Read next: glotok_ray/training/trainer.py
 """
 
-import functools
 import json
 import logging
 from collections.abc import Iterable, Iterator, Sequence
@@ -118,8 +117,7 @@ class RowsSeen:
         return count
 
     def _append(self, path: Path, line: dict[str, Any]) -> None:
-        write = functools.partial(artefact.append_line, path, line)
-        patiently(write, path, minutes=self._minutes, doing="writing")
+        patiently(artefact.line_appender(path, line), path, minutes=self._minutes, doing="writing")
 
 
 def check_broken_before(folder: Path, first_step: int, max_bad_rows: int) -> None:

@@ -127,7 +127,7 @@ class TrialFiles:
 
     def _append(self, name: str, what: str, values: Mapping[str, Any]) -> None:
         path = self._path(name, what)
-        self._patiently(lambda: artefact.append_line(path, values), "writing")
+        self._patiently(artefact.line_appender(path, values), "writing")
 
     def _lines(self, name: str, what: str) -> list[dict[str, Any]]:
         path = self._path(name, what)

@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks.s3_server import BUCKET, S3Server, s3_server
 from glotok_ray.storage import object_stores
-from glotok_ray.storage.artefact import append_line, hashed_writer, write_json
+from glotok_ray.storage.artefact import append_line, hashed_writer, line_appender, write_json
 from glotok_ray.storage.object_paths import ObjectPath
 from glotok_ray.storage.places import (
     copy_file,
@@ -22,6 +22,7 @@ from glotok_ray.storage.places import (
     to_path,
     writing,
 )
+from glotok_ray.storage.retries import patiently
 
 
 @pytest.fixture(scope="module")
@@ -164,6 +165,32 @@ def test_lines_are_appended(folder: Any) -> None:
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     assert len(lines) == 3
     assert lines[2] == '{"step": 2, "loss": null, "not_finite": ["loss"]}'
+
+
+@pytest.mark.parametrize("arrived", [True, False])
+def test_a_line_is_there_once_however_often_it_is_sent(
+    folder: Any, monkeypatch: Any, arrived: bool
+) -> None:
+    path, send, tries = folder / "lines.jsonl", ObjectPath.write_bytes, []
+
+    def fail_at_first(object_: ObjectPath, content: bytes) -> int:
+        tries.append(content)
+        if arrived or len(tries) > 2:
+            send(object_, content)
+        if len(tries) < 3:
+            raise OSError("the answer was lost")
+        return len(content)
+
+    append_line(path, {"step": 1})
+    with monkeypatch.context() as patched:
+        patched.setattr(ObjectPath, "write_bytes", fail_at_first)
+        write = line_appender(path, {"step": 2})
+        patiently(write, path, minutes=1, sleep=lambda _: None)
+    assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
+    assert len(tries) == (1 if arrived else 3)
+    # Lines of two calls are two, and equal ones, too.
+    line_appender(path, {"step": 2})()
+    assert path.read_text().count('{"step": 2}') == 2
 
 
 def test_a_server_that_is_away_costs_time_alone(server: S3Server, folder: Any) -> None:

@@ -11,9 +11,11 @@ import torch
 from benchmarks.s3_drill import TINY
 from benchmarks.s3_server import BUCKET, s3_server
 from glotok_ray.config import override
+from glotok_ray.data.records import DatasetInfo
 from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.recipes.quickstart import quickstart
 from glotok_ray.storage import artefact, node_cache
+from glotok_ray.storage.object_paths import ObjectPath
 from glotok_ray.storage.object_streams import ObjectLog
 from glotok_ray.storage.places import (
     appending,
@@ -23,10 +25,15 @@ from glotok_ray.storage.places import (
     to_path,
     writing_tree,
 )
+from glotok_ray.training.batches import MicroBatch
 from glotok_ray.training.checkpoint import agreed_checkpoint, newest_checkpoint
 from glotok_ray.training.checkpoint_writer import CheckpointWriter
 from glotok_ray.training.metrics_file import last_metrics, latest_metrics
+from glotok_ray.training.metrics_log import MetricsLog
+from glotok_ray.training.plan import RunPlan
+from glotok_ray.training.rows_seen import RowsSeen
 from glotok_ray.training.snapshot import Snapshot
+from glotok_ray.training.trials import TrialFiles
 from glotok_ray.training.worker import LocalWorker
 
 
@@ -81,6 +88,52 @@ def test_metrics_are_read_from_the_store(folder: Any) -> None:
     for step in (1, 2):
         artefact.append_line(folder / "metrics.jsonl", {"step": step, "loss": 1.0 / step})
     assert last_metrics(folder) == latest_metrics(folder) == {"step": 2, "loss": 0.5}
+
+
+def test_lines_whose_answers_are_lost_are_there_once(folder: Any, monkeypatch: Any) -> None:
+    send, lost = ObjectPath.write_bytes, []
+
+    def lose_the_first_answer(path: ObjectPath, content: bytes) -> int:
+        send(path, content)
+        if path.suffix == ".jsonl" and path not in lost:
+            lost.append(path)
+            raise OSError("the answer was lost")
+        return len(content)
+
+    monkeypatch.setattr(ObjectPath, "write_bytes", lose_the_first_answer)
+    run = quickstart().generator
+    plan = RunPlan(
+        folder=folder,
+        dataset=DatasetInfo(kind="shards", classes=("a",), num_images=8, image_size=32, shards=()),
+        seed=0,
+        steps_per_epoch=8,
+        schedule=run.schedule,
+        optimizer=run.optimizer,
+        scaling=override(run.scaling, {"storage_retry_minutes": 1.0}),
+    )
+    seen = RowsSeen(folder, LocalWorker(), 9, audit=True, retry_minutes=1)
+    seen.add(4, [MicroBatch({"x": torch.zeros(1)}, ["a"], ["torn"])])
+    log = MetricsLog(plan, LocalWorker(), 0, seen)
+    log.write(5, {"train/total": 5.0})
+    lost.clear()
+    log.tell_restarts([{"cause": "rank 1 died", "attempt": 2, "lost_step": 7, "unix_s": 1}], 5)
+    trials = TrialFiles(folder / "trials", retry_minutes=1)
+    # Starts are counted, and two may note the same.
+    for _ in range(2):
+        trials.started("trial_00", {"host": "gpu-3"})
+    trials.reported("trial_00", {"step": 4, "fid": 9.0})
+    lines = {
+        path.relative_to(folder).as_posix(): len(path.read_text().splitlines())
+        for path in folder.rglob("*.jsonl")
+    }
+    assert lines == {
+        "audit/rank-0000.jsonl": 1,
+        "bad_rows/rank-0000.jsonl": 1,
+        "metrics.jsonl": 2,
+        "trials/trial_00_reports.jsonl": 1,
+        "trials/trial_00_starts.jsonl": 2,
+    }
+    log.close()
 
 
 def test_logs_grow_and_keep_what_came_before_an_error(folder: Any) -> None:
