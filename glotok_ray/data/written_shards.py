@@ -1,4 +1,5 @@
-"""What a shard of images says of itself while its job is unfinished, so that a killed job goes on behind it.
+"""What a shard of images, or a file of codes, says of itself while its job is unfinished, so that a killed job goes on
+behind it.
 
 Read next: glotok_ray/data/records.py
 """
@@ -39,22 +40,50 @@ def receipt_of(shard: Path) -> Path:
 
 def write_receipt(shard: Path, written: WrittenShard) -> None:
     """After the shard, so that what has a receipt is whole."""
-    path = receipt_of(shard)
-    path.parent.mkdir(exist_ok=True)
-    artefact.write_json(path, {**written._asdict(), "info": vars(written.info)})
+    _write(shard, {**written._asdict(), "info": vars(written.info)})
 
 
 def finished_shard(shard: Path) -> WrittenShard | None:
     """What the receipt says; None where there is none, or where the shard is not what it says: its bytes are read."""
-    path = receipt_of(shard)
-    if not path.is_file():
-        return None
+    facts = _read(shard)
     try:
-        facts: dict[str, Any] = artefact.read_json(path)
         written = WrittenShard(**{**facts, "info": ShardInfo(**facts["info"])})
-    except (ArtefactError, KeyError, TypeError):
+    except (KeyError, TypeError):
         return None
     if not written.info.rows:
         return written
-    is_there = shard.is_file() and shard.stat().st_size == written.bytes
-    return written if is_there and artefact.sha256_of(shard) == written.info.sha256 else None
+    return written if _holds(shard, written.bytes, written.info.sha256) else None
+
+
+def write_codes_receipt(file: Path, size: int, sha256: str) -> None:
+    """Of a file of codes that was written just now, of so many bytes."""
+    _write(file, {"bytes": size, "sha256": sha256})
+
+
+def is_whole(file: Path) -> bool:
+    """Whether a file of codes has a receipt and is what it says: its bytes are read. Raises OSError."""
+    facts = _read(file)
+    return {"bytes", "sha256"} <= facts.keys() and _holds(file, facts["bytes"], facts["sha256"])
+
+
+def _write(shard: Path, facts: dict[str, Any]) -> None:
+    path = receipt_of(shard)
+    path.parent.mkdir(exist_ok=True)
+    artefact.write_json(path, facts)
+
+
+def _read(shard: Path) -> dict[str, Any]:
+    """Empty where there is none, or none that can be read: a machine that lost its power may leave zeros."""
+    path = receipt_of(shard)
+    if not path.is_file():
+        return {}
+    try:
+        facts = artefact.read_json(path)
+    except ArtefactError:
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
+def _holds(shard: Path, size: int, sha256: str) -> bool:
+    is_there = shard.is_file() and shard.stat().st_size == size
+    return is_there and artefact.sha256_of(shard) == sha256

@@ -2,17 +2,17 @@
 
 Codes are what generators train on; tokenizers of any system make them, one column per grid. They are bound to the
 tokenizer by the sha256 of its weights. Views are cut from the stored images, originals or not, as dataset.json of the
-codes says. A killed job goes on behind the files that it has finished.
+codes says. A killed job goes on behind the files that it has finished, which are those with a receipt of their bytes.
 Read next: glotok_ray/data/training_rows.py
 """
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow
-import pyarrow.parquet
 import torch
 from jaxtyping import Int, UInt8
 
@@ -32,6 +32,7 @@ from glotok_ray.data.recorded import check_adm_protocol, check_side, crops_text,
 from glotok_ray.data.records import DATASET, DatasetInfo, ShardInfo, read_dataset
 from glotok_ray.data.shard_reader import read_shard, view_batches
 from glotok_ray.data.transforms import center_crop, ten_crop, with_mirror_images
+from glotok_ray.data.written_shards import RECEIPTS, is_whole, write_codes_receipt
 from glotok_ray.devices import chosen_device, full_precision
 from glotok_ray.nn.tokenizer_protocol import grids_of
 from glotok_ray.pretrained.tokenizer import (
@@ -43,9 +44,8 @@ from glotok_ray.pretrained.tokenizer import (
 )
 from glotok_ray.storage import artefact, output, ownership
 from glotok_ray.storage.artefact import ArtefactError
-from glotok_ray.storage.node_cache import at_hand
 from glotok_ray.storage.output import Unfinished
-from glotok_ray.storage.places import to_path
+from glotok_ray.storage.places import entries, remove_tree, to_path
 from glotok_ray.storage.retries import patiently
 
 logger = logging.getLogger(__name__)
@@ -96,12 +96,13 @@ class EncodeActor:
         codes = {name: np.concatenate([batch[name] for batch in found]) for name in layout.names}
         path = to_path(config.output_path) / shard.file
         keys, labels = table["key"].to_numpy(), table["label"].to_numpy()
-        return patiently(
-            lambda: write_code_shard(path, keys, labels, codes, layout),
-            path,
-            minutes=pool.storage_retry_minutes,
-            doing="writing",
-        )
+
+        def write() -> CodeShard:
+            written = write_code_shard(path, keys, labels, codes, layout)
+            write_codes_receipt(path, written.bytes, written.info.sha256)
+            return written
+
+        return patiently(write, path, minutes=pool.storage_retry_minutes, doing="writing")
 
     def _check_labels(self, labels: pyarrow.ChunkedArray, shard: ShardInfo) -> None:
         numbers = labels.to_numpy()
@@ -151,20 +152,22 @@ def run(config: EncodeRun, *, fresh: bool = False) -> dict[str, Any]:
         unfinished=Unfinished.SAME_ONLY,
     )
     if codes.finished is not None:
-        _remove_halves(codes.folder)
+        _remove_working_files(codes.folder)
         return codes.finished
     shards = _encode_shards(config, dataset)
     _write_facts(codes.folder, config, dataset, shards)
     manifest = codes.finish(
+        exclude=(RECEIPTS,),
         known={shard.info.file: (shard.bytes, shard.info.sha256) for shard in shards},
         num_images=sum(shard.rows for shard in dataset.shards),
     )
-    _remove_halves(codes.folder)
+    _remove_working_files(codes.folder)
     return manifest
 
 
-def _remove_halves(folder: Path) -> None:
-    """What actors that were killed had written of their files."""
+def _remove_working_files(folder: Path) -> None:
+    """The receipts, and what actors that were killed had written of their files."""
+    remove_tree(folder / RECEIPTS, ignore_errors=True)
     for left in folder.glob(".*.tmp"):
         left.unlink(missing_ok=True)
 
@@ -175,14 +178,8 @@ def _encode_shards(config: EncodeRun, dataset: DatasetInfo) -> list[CodeShard]:
     from glotok_ray.on_ray.actor_pool import map_shards
 
     folder = to_path(config.output_path)
-    missing = [
-        shard
-        for shard in dataset.shards
-        if not _is_finished(folder / shard.file, shard.rows * config.num_views)
-    ]
-    finished = len(dataset.shards) - len(missing)
-    if finished:
-        logger.info("%d of %d files are finished already", finished, len(dataset.shards))
+    finished = _finished(folder, dataset, minutes=config.pool.storage_retry_minutes)
+    missing = [shard for shard in dataset.shards if shard.file not in finished]
     sizes = [shard.rows for shard in missing]
     found: dict[str, CodeShard] = {}
     failed: dict[str, str] = {}
@@ -229,12 +226,29 @@ def _read_again(path: Path, layout: CodeLayout, pool: PoolConfig) -> CodeShard:
     )
 
 
-def _is_finished(path: Path, rows: int) -> bool:
-    """Whether a whole file of so many rows lies there; its end holds their number."""
-    try:
-        return pyarrow.parquet.read_metadata(at_hand(path)).num_rows == rows
-    except (OSError, pyarrow.ArrowInvalid):
-        return False
+def _finished(folder: Path, dataset: DatasetInfo, *, minutes: float) -> set[str]:
+    """The files that are what their receipts say, every byte read. Files of older versions have no receipt, and what a
+    machine that lost its power left of one may look whole at its end, so others are not taken.
+    """
+    there = {path.name for path, _ in entries(folder)}
+    names = [shard.file for shard in dataset.shards if shard.file in there]
+    if not names:
+        return set()
+
+    def check(name: str) -> bool:
+        path = folder / name
+        return patiently(lambda: is_whole(path), path, minutes=minutes)
+
+    with ThreadPoolExecutor() as threads:
+        whole = {name for name, good in zip(names, threads.map(check, names), strict=True) if good}
+    logger.info("%d of %d files are finished already", len(whole), len(dataset.shards))
+    if len(whole) < len(names):
+        logger.info(
+            "%d files are encoded again: they have no receipt (a job of an older version or one that was killed leaves "
+            "such), or are not what it says",
+            len(names) - len(whole),
+        )
+    return whole
 
 
 def _write_facts(

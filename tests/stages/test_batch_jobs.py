@@ -1,5 +1,6 @@
 """The actor-pool jobs on a tiny data set: codes, samples, and the pool's own promises."""
 
+import hashlib
 import io
 import json
 import shutil
@@ -33,6 +34,7 @@ from glotok_ray.data.records import (
     read_dataset,
     read_rows,
 )
+from glotok_ray.data.written_shards import RECEIPTS, write_codes_receipt
 from glotok_ray.nn.far import FAR
 from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.nn.xar import XAR
@@ -246,6 +248,10 @@ def test_a_killed_encoding_goes_on_behind_its_finished_files(
     def kill(fingerprint: str) -> int:
         """One file finished, one cut off as by a failing machine, one half written; returns when the first was made."""
         begun.reopen(folder, fingerprint)
+        for name, content in whole.items():
+            if name.endswith(".parquet"):
+                digest = hashlib.sha256(content).hexdigest()
+                write_codes_receipt(folder / name, len(content), digest)
         (folder / "part-00002.parquet").write_bytes(whole["part-00002.parquet"][:-9])
         (folder / "part-00000.parquet").unlink()
         (folder / ".part-00000.parquet.1.tmp").write_bytes(b"half")
@@ -290,7 +296,7 @@ def test_a_bad_shard_leaves_the_codes_of_the_others(
             encode_images.run(run)
         kept = ["part-00000.parquet", "part-00002.parquet"]
         folder = tmp_path / "codes"
-        assert sorted(path.name for path in folder.iterdir()) == [".begun.json", *kept]
+        assert sorted(path.name for path in folder.iterdir()) == [".begun.json", *kept, RECEIPTS]
     before = [(folder / name).stat().st_mtime_ns for name in kept]
     settings = tmp_path / "run.json"
     artefact.write_json(settings, config.to_dict(run))
