@@ -20,6 +20,10 @@ _PERPLEXITY = 30.0
 _MIN_DISTINCT_VECTORS = 4
 _REFERENCE_COUNT = 10000
 _SINGULAR = 1e-10
+# Code vectors come in fp32: a spread below its rounding, in parts of their size, is none.
+_ROUNDING = float(np.finfo(np.float32).eps)
+# In whitened space, where the spread is 1: points nearer than this are one.
+_SAME_POINT_DECIMALS = 6
 _ROWS_PER_BLOCK = 1024
 
 
@@ -171,8 +175,9 @@ def code_uniformity(
 
     Bandwidth 10000^(-1 / (d + 4)) whatever the number of tokens, so that sets of different size
     compare. Without leaving the own token out its kernel would dominate in eight dimensions. `code_vectors` are as
-    `VectorQuantizer.matched_codes` gives them. Raises UndefinedDensityError below 2 tokens and where every token is
-    alone, ValueError for vectors that are not finite.
+    `VectorQuantizer.matched_codes` gives them. Raises UndefinedDensityError below 2 tokens, where every token is alone,
+    and for a collapsed codebook: used vectors that are all alike, or so few that whitening makes a simplex of them,
+    ValueError for vectors that are not finite.
     """
     _check_finite(code_vectors)
     used = np.flatnonzero(counts)
@@ -181,6 +186,7 @@ def code_uniformity(
     if total < 2:
         raise UndefinedDensityError(f"{total:.0f} tokens: a leave-one-out density needs at least 2")
     points = _whiten(np.asarray(code_vectors, dtype=np.float64)[used], repeats)
+    _check_places(points)
     inverse_width = 0.5 * _REFERENCE_COUNT ** (2 / (code_vectors.shape[1] + 4))
     squared_norms = (points**2).sum(axis=1)
     densities = np.empty(len(points))
@@ -205,10 +211,30 @@ def _check_finite(vectors: Shaped[ndarray, "n d"]) -> None:
         )
 
 
-def _whiten(points: Float[ndarray, "n d"], repeats: Float[ndarray, " n"]) -> Float[ndarray, "n d"]:
-    """Zero mean and unit covariance under the counts; directions without spread are dropped."""
+def _check_places(points: Float[ndarray, "n k"]) -> None:
+    """Raise UndefinedDensityError for whitened points whose distances say nothing of where the codes lie.
+
+    k + 1 points that span k directions become a simplex, whose distances depend on the counts alone: two equally used
+    codes of a whole codebook would be perfectly uniform.
+    """
+    count, directions = points.shape
+    if directions == 0:
+        raise UndefinedDensityError(f"the vectors of all used codes ({count}) are alike")
+    distinct = len(np.unique(points.round(_SAME_POINT_DECIMALS), axis=0))
+    if distinct <= directions + 1:
+        raise UndefinedDensityError(
+            f"the used codes have {distinct} distinct vectors, which span {directions} directions: whitening makes "
+            f"them evenly spaced wherever they lie; needs at least {directions + 2}"
+        )
+
+
+def _whiten(points: Float[ndarray, "n d"], repeats: Float[ndarray, " n"]) -> Float[ndarray, "n k"]:
+    """Zero mean and unit covariance under the counts; directions without spread are dropped, all where points are
+    alike.
+    """
     centred = points - repeats @ points / repeats.sum()
     covariance = (centred * repeats[:, None]).T @ centred / repeats.sum()
     values, vectors = np.linalg.eigh(covariance)
-    kept = values > _SINGULAR * max(values[-1], 1e-300)
+    rounding = (_ROUNDING * np.abs(points).max(initial=0.0)) ** 2
+    kept = values > max(_SINGULAR * values[-1], rounding)
     return centred @ (vectors[:, kept] / np.sqrt(values[kept]))

@@ -122,6 +122,15 @@ def test_a_row_of_zeros_in_use_gives_a_reason_where_directions_count() -> None:
         assert reason in entry["protocol"]
 
 
+@pytest.mark.parametrize("lookup", ["cosine", "euclidean"])
+def test_a_collapsed_codebook_has_no_evenness_from_counts(lookup) -> None:
+    vectors = np.random.default_rng(1).normal(size=(8, 3))
+    metrics = codebook_metrics("visual", np.where(np.arange(8) == 3, 512, 0), vectors, lookup)
+    for name in ("density_cv", "normalized_entropy", "gini"):
+        assert metrics[f"visual_count_{name}"]["value"] is None
+        assert "undefined here (the vectors of all" in metrics[f"visual_count_{name}"]["protocol"]
+
+
 def test_vectors_that_are_not_finite_are_an_error_and_no_missing_figure() -> None:
     vectors = np.random.default_rng(1).normal(size=(8, 3))
     vectors[5, 1] = np.nan

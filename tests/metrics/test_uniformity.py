@@ -87,9 +87,44 @@ def test_draw_takes_one_standardised_vector_per_image() -> None:
     assert distances.max() < 1e-9
 
 
-def test_companion_of_two_equal_codes_is_uniform() -> None:
-    metrics = code_uniformity(np.array([5, 5]), np.array([[1.0, 0.0], [0.0, 1.0]]))
-    assert metrics == pytest.approx((0, 1, 0), abs=1e-12)
+def test_companion_of_equal_codes_on_a_regular_polygon_is_uniform() -> None:
+    angles = np.arange(12) * (2 * np.pi / 12)
+    polygon = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    metrics = code_uniformity(np.full(12, 5), polygon)
+    assert metrics == pytest.approx((0, 1, 0), abs=1e-9)
+
+
+def used(count: int) -> np.ndarray:
+    """Counts of 16 codes, the first ones used alike."""
+    return np.where(np.arange(16) < count, 3200, 0)
+
+
+def rounded(vector: np.ndarray) -> np.ndarray:
+    """16 vectors that differ by what fp32 rounds away."""
+    return vector * (1 + 3e-8 * np.random.default_rng(2).normal(size=(16, 8)))
+
+
+@pytest.mark.parametrize(
+    ("counts", "vectors", "reason"),
+    [
+        (used(1), sphere(16), r"all used codes \(1\) are alike"),
+        (used(16), np.repeat(sphere(1), 16, axis=0), r"all used codes \(16\) are alike"),
+        (used(16), rounded(sphere(1)), "are alike"),
+        (used(16), np.zeros((16, 8)), "are alike"),
+        (used(2), sphere(16), "2 distinct vectors, which span 1 directions"),
+        (used(3), sphere(16), "3 distinct vectors, which span 2 directions"),
+        (used(9), sphere(16), "9 distinct vectors, which span 8 directions"),
+        (used(16), np.repeat(sphere(2), 8, axis=0), "2 distinct vectors, which span 1"),
+    ],
+)
+def test_companion_of_a_collapsed_codebook_is_undefined(
+    counts: np.ndarray, vectors: np.ndarray, reason: str
+) -> None:
+    """Its points in whitened space would all have one density: perfectly uniform."""
+    with pytest.raises(UndefinedDensityError, match=reason):
+        code_uniformity(counts, vectors)
+    tripled = code_uniformity(used(3), np.arange(16.0)[:, None] * sphere(1))  # three on a line
+    assert tripled.density_cv > 0
 
 
 def test_companion_equals_the_expanded_set() -> None:
