@@ -84,6 +84,11 @@ def test_from_dict_refuses_unknown_fields():
 def test_alpha_defaults_to_one_bin_width():
     assert config.RelationConfig(num_bins=40).sharpness == pytest.approx(190.125)
     assert config.RelationConfig(alpha=50.0).sharpness == 50.0
+    # No bin count asks for a kernel that RelationConfig refuses, nor does the widest range of a sweep.
+    for num_bins in (2, 3, 16, 40, 128, 4096):
+        config.RelationConfig(
+            num_bins=num_bins, alpha=4 * config.RelationConfig(num_bins=num_bins).sharpness
+        )
 
 
 @pytest.mark.parametrize(

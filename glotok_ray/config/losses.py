@@ -7,6 +7,9 @@ from typing import Literal
 
 from glotok_ray.config.rules import ADDED_LATER, require
 
+KERNEL_REACH = 45.0
+"""The kernel of Eq. 6 counts as 0 where its exponent is below minus this: exp(-45) = 3e-20, far below an empty bin."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RelationConfig:
@@ -18,7 +21,7 @@ class RelationConfig:
     """N bins from -1 to 1 (paper section 4.1)."""
     alpha: float | Literal["bin_width"] = "bin_width"
     """Kernel sharpness of Eq. 6; "bin_width" is 1 / (2 * width^2), 190 at 40 bins: one bin is one
-    standard deviation.
+    standard deviation. At most 45 (N - 1)^2, 68445 at 40 bins: above, no bin counts a cosine half way between two.
     """
     include_diagonal: bool = False
     """Literal Eq. 4 has i <= j: it adds n constant ones. Off counts pairs i < j."""
@@ -48,6 +51,15 @@ class RelationConfig:
         if self.alpha != "bin_width":
             require(
                 self.alpha > 0, "relation.alpha", self.alpha, 'must be positive, or "bin_width"'
+            )
+            # Half way between two bins a cosine is 1 / (N - 1) from both. A histogram that counts none is 0 / 0.
+            most = KERNEL_REACH * (self.num_bins - 1) ** 2
+            require(
+                self.alpha <= most,
+                "relation.alpha",
+                self.alpha,
+                f"must be at most {KERNEL_REACH:g} * (num_bins - 1)^2 = {most:.0f} at {self.num_bins} bins: so sharp a "
+                'kernel reaches no bin from half way between two; lower it, take more bins, or "bin_width"',
             )
         require(
             1e-7 <= self.tolerance <= 1e-2,

@@ -13,13 +13,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from glotok_ray.config.losses import RelationConfig
+from glotok_ray.config.losses import KERNEL_REACH, RelationConfig
 from glotok_ray.losses.pairs.passes import Sharing, accumulate_gradient, pair_histogram
 from glotok_ray.losses.pairs.tables import Share
 
 _SMALLEST_PROBABILITY = 1e-12
-# The kernel counts as 0 where its exponent is below -_REACH: exp(-45) = 3e-20, far below an empty bin.
-_REACH = 45.0
 
 
 def pairwise_cosine(
@@ -231,7 +229,7 @@ def _neighbours(targets: Tensor, points: int, sharpness: float) -> Int[Tensor, "
     Without a reach, the work would grow with bins times nodes.
     """
     spacing = 2 / (points - 1)
-    width = min(points, 2 * math.ceil(math.sqrt(_REACH / sharpness) / spacing) + 1)
+    width = min(points, 2 * math.ceil(math.sqrt(KERNEL_REACH / sharpness) / spacing) + 1)
     first = ((targets + 1) / spacing).round().long() - width // 2
     return first.clamp(0, points - width)[:, None] + torch.arange(width)
 

@@ -2,7 +2,6 @@
 reproduced literally.
 """
 
-import dataclasses
 import math
 
 import pytest
@@ -353,6 +352,25 @@ def test_no_input_but_nan_gives_nan(broken, literal):
     assert torch.isfinite(gradient).all()
 
 
+@pytest.mark.parametrize("literal", [False, True])
+@pytest.mark.parametrize(("normalization", "share"), [("sum", 0.5), ("l2", 0.5**0.5)])
+@pytest.mark.parametrize("num_bins", [2, 40])
+def test_the_sharpest_kernel_still_counts_a_cosine_half_way_between_bins(
+    num_bins, normalization, share, literal
+):
+    """Each of the two bins beside cosine 0 gets exp(-alpha / (N - 1)^2) = exp(-45), which normalisation makes equal."""
+    options = {"num_bins": num_bins, "normalization": normalization, "literal": literal}
+    sharpest = RelationConfig(alpha=45.0 * (num_bins - 1) ** 2, **options)
+    leaf = torch.eye(2, requires_grad=True)
+    histogram = codebook_histogram(leaf, sharpest)
+    expected = torch.zeros(num_bins)
+    expected[num_bins // 2 - 1 : num_bins // 2 + 1] = share
+    torch.testing.assert_close(histogram.detach(), expected, rtol=1e-3, atol=1e-6)
+    assert torch.autograd.grad(histogram[0], leaf)[0].isfinite().all()
+    with pytest.raises(ValueError, match=rf"alpha = .* at {num_bins} bins: so sharp a kernel"):
+        RelationConfig(alpha=45.1 * (num_bins - 1) ** 2, **options)
+
+
 def test_nan_shows_in_the_loss():
     codebook = codes(40)
     codebook[3, 1] = float("nan")
@@ -373,11 +391,10 @@ def test_nodes_follow_the_error_bound(alpha, nodes):
     # A cosine half way between two nodes, at the middle of a bin's kernel: the worst case.
     between = torch.zeros(nodes + 1, dtype=torch.float64)
     between[nodes // 2 : nodes // 2 + 2] = 0.5
-    middle = RelationConfig(alpha=alpha, num_bins=3)  # its middle bin is cosine 0
-    middle = dataclasses.replace(middle, alpha=relation.sharpness)
+    middle = RelationConfig(alpha=relation.sharpness, num_bins=9)  # its middle bin is cosine 0
     exact = math.exp(-relation.sharpness / nodes**2)
     # The bin at 0 lies on a node; the kernel there is 1, one node on exp(-alpha (2 / M)^2).
-    found = float(rebin(between, middle)[1])
+    found = float(rebin(between, middle)[4])
     assert abs(found - exact) <= relation.sharpness / nodes**2 <= relation.tolerance
 
 
