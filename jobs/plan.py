@@ -7,9 +7,11 @@ source. Starts nothing and needs no GPU; takes seconds per recipe. Read next: gl
 """
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 
+from glotok_ray.config.rules import require
 from glotok_ray.recipes import train_generator, train_tokenizer
 from jobs.command_line import start_logging
 from jobs.failures import DONE, guarded
@@ -20,7 +22,12 @@ KINDS = ("a100", "h100", "h200", "b200")
 
 
 def plan(recipes: Sequence[str], gpus: Sequence[int], kind: str, price: float) -> str:
-    """The tables and the assumptions, in Markdown; `price` is per GPU and hour."""
+    """The tables and the assumptions, in Markdown; `price` is per GPU and hour. Raises ValueError for a price that is
+    negative or not finite, and for a number of GPUs below 1.
+    """
+    require(
+        math.isfinite(price) and price >= 0, "--price", price, "must be a finite number, 0 or more"
+    )
     from glotok_ray.training.gpu_kinds import GPUS
     from glotok_ray.training.scale import needs_of, row_of
     from glotok_ray.training.scale_table import assumptions, table

@@ -47,6 +47,17 @@ def test_what_is_sent_counts_the_rings(xar_b: Needs, stage: int, gpus: int, time
     assert row.seconds["network"] == pytest.approx(row.network_gb * 1e9 / (0.7 * link))
 
 
+@pytest.mark.parametrize("price", ["-3", "nan", "inf"])
+def test_a_price_that_is_none_is_refused_in_one_line(
+    price: str, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert plan.main(["xar_b", "--gpus", "8", f"--price={price}"]) == 2
+    assert caplog.messages == [
+        f"plan: --price = {float(price)}: must be a finite number, 0 or more"
+    ]
+    assert capsys.readouterr().out == ""
+
+
 def test_one_gpu_sends_nothing(xar_b: Needs) -> None:
     assert row_of(xar_b, 1, H100).network_gb == 0
 
