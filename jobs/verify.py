@@ -4,9 +4,10 @@ r"""Verify finished folders: all bytes against manifest.json, data sets against 
     ray job submit --address http://127.0.0.1:8265 -- python -m jobs.verify runs/glotok_16k_codes
 
 Machine: any; it starts no Ray, and its threads read as fast as storage and cores allow (ImageNet's 147 GB: minutes). A
-run folder is verified with its checkpoints, and `runs` with all that lies in it. Result: verified.json in each folder,
-which launches trust as long as manifest, sizes and times of the files stay; with damage none, a line per damaged file
-that names the damaged rows of a shard, and exit code 2. Read next: glotok_ray/data/verification.py
+run folder is verified with its checkpoints, and `runs` with all that lies in it or is linked there. Result:
+verified.json in each folder, which launches trust as long as manifest, sizes and times of the files stay; with damage
+none, a line per damaged file that names the damaged rows of a shard, and exit code 2.
+Read next: glotok_ray/data/verification.py
 """
 
 import argparse

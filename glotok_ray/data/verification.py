@@ -44,7 +44,8 @@ class Verdict(NamedTuple):
 def manifest_folders(folder: Path) -> list[Path]:
     """The folder and those below it that hold a manifest: a data set, a run with its checkpoints, a whole quickstart.
 
-    Hidden folders are unfinished work and left out. Raises ArtefactError when there is none.
+    Links are followed, each folder once; one that leads nowhere is told. Hidden folders are unfinished work and left
+    out. Raises ArtefactError when there is none.
     """
     if not folder.is_dir():
         raise ArtefactError(f"{folder}: no such folder; correct the path")
@@ -66,9 +67,19 @@ def _with_manifest(folder: Path) -> list[Path]:
             for place in sorted(seen)
             if not any(part.startswith(".") for part in place.relative_to(folder).parts)
         ]
-    found = []
-    for place, folders, files in os.walk(folder):
+    found: list[Path] = []
+    walked: set[str] = set()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        # A link may lead to a folder above it, or two to one.
+        real = os.path.realpath(place)
+        if real in walked:
+            folders.clear()
+            continue
+        walked.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for path in (Path(place, name) for name in files):
+            if path.is_symlink() and not path.exists():
+                logger.warning("%s: is a link to nothing, of which nothing is verified", path)
         if artefact.MANIFEST in files:
             found.append(Path(place))
     return found
@@ -80,21 +91,17 @@ def _is_ours(folder: Path) -> bool:
         values = artefact.read_json(folder / artefact.MANIFEST)
     except ArtefactError:
         return True
-    return isinstance(values, dict) and "kind" in values
+    return isinstance(values, dict) and not values.keys().isdisjoint(("kind", "fingerprint"))
 
 
 def verify_folder(folder: Path) -> Verdict:
     """Read every file that the manifest lists; leave a receipt when all are whole, and none when one is not."""
     try:
-        manifest = artefact.read_json(folder / artefact.MANIFEST)
-        listed = {
-            name: (facts["bytes"], facts["sha256"]) for name, facts in manifest["files"].items()
-        }
-        size = sum(length for length, _ in listed.values())
-    except (ArtefactError, LookupError, TypeError, AttributeError) as error:
-        path = folder / artefact.MANIFEST
-        text = f"{path}: cannot be read ({error}); restore it or rebuild the folder with --fresh"
-        return _measured(folder, Verdict(folder, "", 0, 0, [text]), {})
+        manifest = artefact.stated_manifest(folder)
+    except ArtefactError as error:
+        return _measured(folder, Verdict(folder, "", 0, 0, [str(error)]), {})
+    listed = {name: (facts["bytes"], facts["sha256"]) for name, facts in manifest["files"].items()}
+    size = sum(length for length, _ in listed.values())
     paths = [folder / name for name in listed]
     found = dict(zip(listed, read_files(paths, _progress(folder, size)), strict=True))
     damage = {
@@ -105,7 +112,7 @@ def verify_folder(folder: Path) -> Verdict:
     if DATASET in listed and DATASET not in damage:
         damage = _with_rows(folder, damage)
         damage |= _dataset_damage(folder, found, damage)
-    verdict = Verdict(folder, str(manifest["kind"]), len(listed), size, list(damage.values()))
+    verdict = Verdict(folder, manifest["kind"], len(listed), size, list(damage.values()))
     return _measured(folder, verdict, found)
 
 

@@ -97,10 +97,10 @@ def code_facts() -> dict[str, str]:
 
 def sampling_facts(samples_path: str) -> dict[str, Any]:
     """How samples were drawn, as their folder's manifest says; empty for images of others, which have none."""
-    path = to_path(samples_path) / MANIFEST
-    if not samples_path or not path.is_file():
+    folder = to_path(samples_path)
+    if not samples_path or not (folder / MANIFEST).is_file():
         return {}
-    manifest = artefact.read_json(path)
+    manifest = artefact.stated_manifest(folder)
     facts: dict[str, Any] = {"class_sampling": EQUALLY_OFTEN}
     if _SAMPLES_FILE in manifest["files"]:
         facts["samples_sha256"] = manifest["files"][_SAMPLES_FILE]["sha256"]

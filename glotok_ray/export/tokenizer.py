@@ -78,7 +78,7 @@ def check_inputs(config: ExportRun) -> Path:
 def _weights_folder(source: Path) -> Path:
     """The folder with the export of a finished run, of a checkpoint, or of an unfinished run's newest checkpoint."""
     if (source / artefact.MANIFEST).is_file():
-        kind = artefact.read_json(source / artefact.MANIFEST)["kind"]
+        kind = artefact.stated_manifest(source)["kind"]
         artefact.read_manifest(source, "checkpoint" if kind == "checkpoint" else "tokenizer")
         return source
     newest = checkpoint.newest_checkpoint(source / CHECKPOINT_FOLDER)

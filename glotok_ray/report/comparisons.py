@@ -53,7 +53,7 @@ def is_comparison(folder: Path) -> bool:
     """Whether a finished comparison of tokenizers lies there."""
     if not artefact.is_finished(folder):
         return False
-    return artefact.read_json(folder / artefact.MANIFEST)["kind"] == KIND
+    return artefact.stated_manifest(folder)["kind"] == KIND
 
 
 def read_comparison(folder: Path) -> Comparison:

@@ -127,7 +127,7 @@ def _evaluations_in(folder: Path) -> list[Path]:
 def _is_evaluation(folder: Path) -> bool:
     if not artefact.is_finished(folder) or not (folder / METRICS_FILE).is_file():
         return False
-    return artefact.read_json(folder / MANIFEST)["kind"] == KIND
+    return artefact.stated_manifest(folder)["kind"] == KIND
 
 
 def read_run(folder: Path) -> FinishedRun:

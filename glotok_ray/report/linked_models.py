@@ -157,8 +157,8 @@ def read_samples(folder: Path) -> LinkedSamples:
 def _opened(folder: Path, kind: str) -> dict[str, Any]:
     """The manifest of a finished folder of that kind, whose files have their sizes."""
     if (folder / MANIFEST).is_file():
-        manifest = artefact.read_json(folder / MANIFEST)
-        if manifest.get("kind") == kind:
+        manifest = artefact.stated_manifest(folder)
+        if manifest["kind"] == kind:
             artefact.check_sizes(folder)
             return manifest
     return artefact.read_manifest(folder, kind)  # which says what is wrong

@@ -151,7 +151,7 @@ def _shards(evaluation: EvaluateRun) -> list[str]:
 
 
 def _digest(folder: Path) -> str:
-    return artefact.read_json(folder / artefact.MANIFEST)["files"][WEIGHTS_FILE]["sha256"]
+    return artefact.stated_manifest(folder)["files"][WEIGHTS_FILE]["sha256"]
 
 
 def _timed(config: CompareGeneratorsRun, one: ComparedGenerator, folder: Path) -> float | None:

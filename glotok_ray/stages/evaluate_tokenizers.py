@@ -127,7 +127,7 @@ def _loaded(folder: Path, device: torch.device) -> Tokenizer:
 
 
 def _weights_digest(folder: Path) -> str:
-    return artefact.read_json(folder / artefact.MANIFEST)["files"][WEIGHTS_FILE]["sha256"]
+    return artefact.stated_manifest(folder)["files"][WEIGHTS_FILE]["sha256"]
 
 
 def _networks_config(config: EvaluateTokenizersRun) -> EvaluateRun:

@@ -40,6 +40,18 @@ SMALL_BYTES = 1 << 30
 """Folders of up to this size, a second's work, are hashed whenever they are opened: tokenizers, teachers, few data."""
 # The last one is of older versions.
 _UNLISTED = (MANIFEST, RECEIPT, LOG_FILE, "failure.log")
+# What all folders of a kind list, in all versions. Of kinds that are not here they list something.
+_ALWAYS_LISTED = {
+    "shards": ("dataset.json",),
+    "codes": ("dataset.json",),
+    "samples": ("samples.npz",),
+    "teacher": ("teacher.json", "teacher.safetensors"),
+    "tokenizer": ("config.json", "tokenizer.safetensors"),
+    "generator": ("generator.json",),
+    "evaluation": ("metrics.json",),
+    "tokenizer_comparison": ("metrics.json",),
+    "generator_comparison": ("metrics.json",),
+}
 _PACKAGES = ("ray", "torch", "torchvision", "deepspeed", "numpy", "pyarrow", "faiss-cpu", "timm")
 
 
@@ -315,6 +327,50 @@ def _listed(folder: Path, exclude: tuple[str, ...]) -> list[Path]:
     ]
 
 
+def stated_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a finished folder of any kind; of its files nothing is looked at. Raises ArtefactError that names
+    it when it is missing, broken or another program's, and when it does not list what every folder of its kind holds.
+    """
+    path = folder / MANIFEST
+    manifest = read_json(path)
+    wrong = _wrong_form(manifest)
+    if wrong:
+        raise ArtefactError(
+            f"{path}: is not the manifest of a finished folder of this package ({wrong}); correct the path, or restore "
+            "the file"
+        )
+    kind, files = manifest["kind"], manifest["files"]
+    # Without files, or without the one that says what the others are, damage of them would never be found.
+    missing = [name for name in _ALWAYS_LISTED.get(kind, ()) if name not in files]
+    if not files or missing:
+        what = f"{missing[0]}, which every folder of kind {kind!r} has" if missing else "files"
+        raise ArtefactError(
+            f"{path}: lists no {what}; restore it or rebuild the folder with --fresh"
+        )
+    return manifest
+
+
+def _wrong_form(manifest: Any) -> str:
+    """What `write_manifest` writes otherwise; empty where nothing is."""
+    if not isinstance(manifest, dict):
+        return "it holds no fields"
+    for name, form, what in (
+        ("kind", str, "text"),
+        ("fingerprint", str, "text"),
+        ("files", dict, "a list of files"),
+    ):
+        if not isinstance(manifest.get(name), form):
+            return f"its {name} is not {what}"
+    for name, facts in manifest["files"].items():
+        if not (
+            isinstance(facts, dict)
+            and isinstance(facts.get("bytes"), int)
+            and isinstance(facts.get("sha256"), str)
+        ):
+            return f"of {name} it holds no bytes and sha256"
+    return ""
+
+
 def read_manifest(folder: Path, kind: str, *, every_byte: bool = False) -> dict[str, Any]:
     """The manifest of a finished folder, its files checked as the head of this module says; with `every_byte` all of
     them are hashed whatever a receipt says. Raises ArtefactError otherwise.
@@ -343,10 +399,10 @@ def _checked(
         raise ArtefactError(
             f"{folder}: holds no finished {kind} (no {MANIFEST}); run the job that writes it, or correct the path"
         )
-    manifest = read_json(folder / MANIFEST)
-    if manifest.get("kind") != kind:
+    manifest = stated_manifest(folder)
+    if manifest["kind"] != kind:
         raise ArtefactError(
-            f"{folder}: holds a {manifest.get('kind')!r}, not a {kind!r}; correct the path"
+            f"{folder}: holds a {manifest['kind']!r}, not a {kind!r}; correct the path"
         )
     stamps = _check_sizes(folder, manifest["files"])
     if not every_byte and _is_trusted(folder, stamps):
@@ -359,8 +415,8 @@ def _checked(
 
 
 def check_sizes(folder: Path) -> None:
-    """Raise ArtefactError when a file that the manifest lists is missing or of another size."""
-    _check_sizes(folder, read_json(folder / MANIFEST)["files"])
+    """Raise ArtefactError as `stated_manifest` does, and when a file that it lists is missing or of another size."""
+    _check_sizes(folder, stated_manifest(folder)["files"])
 
 
 def _check_sizes(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> dict[str, Stamp]:
@@ -457,7 +513,7 @@ def finished(folder: Path, kind: str, fingerprint: str) -> dict[str, Any] | None
     """
     if not (folder / MANIFEST).is_file():
         return None
-    found = read_json(folder / MANIFEST).get("kind")
+    found = stated_manifest(folder)["kind"]
     if found != kind:
         raise OtherWorkError(
             f"{folder}: holds a finished {found!r}, and this job writes {kind!r}",

@@ -204,7 +204,7 @@ def _check_weights(folder: Path) -> None:
     """Raise ArtefactError for weights in an input that are not finite; of large files the actors say it, which read
     them anyway.
     """
-    for name, facts in artefact.read_json(folder / artefact.MANIFEST)["files"].items():
+    for name, facts in artefact.stated_manifest(folder)["files"].items():
         if name.endswith(".safetensors") and facts["bytes"] <= artefact.SMALL_BYTES:
             check_stored(folder / name)
 

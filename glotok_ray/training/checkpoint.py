@@ -114,13 +114,9 @@ def _shares(files: Mapping[str, Mapping[str, Any]], num_workers: int) -> list[li
 
 def _check_sizes(path: Path) -> Mapping[str, Mapping[str, Any]]:
     """The files of a checkpoint by its manifest; raises ArtefactError where a name or a size is not as it says."""
-    manifest = artefact.read_json(path / artefact.MANIFEST)
-    files = manifest.get("files") if isinstance(manifest, dict) else None
-    if (
-        not isinstance(files, dict)
-        or manifest.get("kind") != _KIND
-        or not all({"bytes", "sha256"} <= facts.keys() for facts in files.values())
-    ):
+    manifest = artefact.stated_manifest(path)
+    files = manifest["files"]
+    if manifest["kind"] != _KIND:
         raise ArtefactError(f"{path / artefact.MANIFEST}: is not the manifest of a {_KIND}")
     for name, facts in files.items():
         file = path / name
@@ -155,7 +151,7 @@ def partial_path(folder: Path, step: int) -> Path:
 
 def check_state_layout(path: Path, plan: RunPlan) -> None:
     """Raise ArtefactError when the checkpoint at `path` was saved under a layout that the plan does not have."""
-    saved = artefact.read_json(path / artefact.MANIFEST)["state_layout"]
+    saved = artefact.stated_manifest(path).get("state_layout", {})
     if "checkpoint.format" not in saved:
         raise ArtefactError(
             f"{path}: saved by an older version of this package, in parts that belong to its workers; go on with that "

@@ -64,9 +64,8 @@ def _copy(
 
 
 def _manifest(checkpoint: Path) -> dict[str, Any]:
-    path = checkpoint / artefact.MANIFEST
     try:
-        return artefact.read_json(path)
+        return artefact.stated_manifest(checkpoint)
     except ArtefactError:
-        path.stat()  # FileNotFoundError where the checkpoint is gone
+        (checkpoint / artefact.MANIFEST).stat()  # FileNotFoundError where the checkpoint is gone
         raise

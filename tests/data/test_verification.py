@@ -142,14 +142,15 @@ def test_a_run_folder_is_verified_with_its_checkpoints(tmp_path: Path, capsys: A
     steps = {f"run/checkpoints/step-{step}": "checkpoint" for step in (1, 2)}
     assert verify.main([str(tmp_path / "run")]) == 0
     assert found() == steps
-    artefact.write_manifest(tmp_path / "run", "tokenizer", exclude=("checkpoints", "web"))
+    artefact.write_manifest(tmp_path / "run", "sweep", exclude=("checkpoints", "web"))
     # Named twice, read once.
     assert verify.main([str(tmp_path), str(tmp_path / "run")]) == 0
-    assert found() == {"run": "tokenizer"} | steps
+    assert found() == {"run": "sweep"} | steps
 
 
 @pytest.mark.parametrize(
-    "text", ["{", "[]", '{"kind": "shards"}', '{"kind": "shards", "files": 3}']
+    "text",
+    ["{", "[]", '{"kind": "shards"}', '{"kind": "shards", "files": 3}', '{"fingerprint": "f"}'],
 )
 def test_a_damaged_manifest_is_named(tmp_path: Path, caplog: Any, text: str) -> None:
     folder = shards(tmp_path / "d")
@@ -157,6 +158,74 @@ def test_a_damaged_manifest_is_named(tmp_path: Path, caplog: Any, text: str) -> 
     assert verify.main([str(folder)]) == 2
     assert f"{folder}" in caplog.text
     assert "manifest.json" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (
+            lambda files: files.clear(),
+            "lists no dataset.json, which every folder of kind 'shards' has",
+        ),
+        (lambda files: files.pop("dataset.json"), "lists no dataset.json, which every folder"),
+        (lambda files: files.update({"dataset.json": 3}), "of dataset.json it holds no bytes"),
+        (
+            lambda files: files["dataset.json"].update(bytes="9"),
+            "of dataset.json it holds no bytes",
+        ),
+    ],
+)
+def test_a_manifest_that_lists_less_than_the_folder_holds_is_damage(
+    tmp_path: Path, caplog: Any, change: Any, text: str
+) -> None:
+    folder = shards(tmp_path / "d")
+    manifest = artefact.read_json(folder / artefact.MANIFEST)
+    change(manifest["files"])
+    artefact.write_json(folder / artefact.MANIFEST, manifest)
+    assert verify.main([str(folder)]) == 2
+    assert text in caplog.text
+    assert not (folder / artefact.RECEIPT).exists()
+    for reader in (
+        lambda: artefact.read_manifest(folder, "shards"),
+        lambda: artefact.verify_once(folder, "shards"),
+        lambda: artefact.finished(folder, "shards", "f"),
+        lambda: artefact.check_sizes(folder),
+    ):
+        with pytest.raises(ArtefactError, match=text):
+            reader()
+
+
+def test_a_folder_that_lists_nothing_is_no_finished_one_of_any_kind(
+    tmp_path: Path, caplog: Any
+) -> None:
+    artefact.write_manifest(tmp_path, "sweep")
+    assert verify.main([str(tmp_path)]) == 2
+    assert f"{tmp_path / artefact.MANIFEST}: lists no files; restore it" in caplog.text
+
+
+def test_links_to_folders_are_followed_once_and_one_to_nothing_is_told(
+    tmp_path: Path, caplog: Any, capsys: Any
+) -> None:
+    shards(tmp_path / "runs" / "near")
+    far = shards(tmp_path / "far" / "disk")
+    for name, target in (
+        ("linked", tmp_path / "far"),  # a folder above the finished one
+        ("twice", tmp_path / "far" / "disk"),
+        ("loop", tmp_path / "runs"),
+    ):
+        (tmp_path / "runs" / name).symlink_to(target, target_is_directory=True)
+    (tmp_path / "far" / "up").symlink_to(tmp_path, target_is_directory=True)
+    assert verify.main([str(tmp_path / "runs")]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert [item["folder"] for item in answer] == [
+        str(tmp_path / "runs" / name) for name in ("linked/disk", "near")
+    ]
+    assert (far / artefact.RECEIPT).is_file()
+    same_size(far / "part-00000.parquet")
+    (tmp_path / "runs" / "gone").symlink_to(tmp_path / "unmounted", target_is_directory=True)
+    assert verify.main([str(tmp_path / "runs")]) == 2
+    assert "linked/disk/part-00000.parquet: differs from its sha256" in caplog.text
+    assert f"{tmp_path / 'runs' / 'gone'}: is a link to nothing" in caplog.text
 
 
 def test_folders_without_anything_finished_are_refused(tmp_path: Path, caplog: Any) -> None:

@@ -78,6 +78,7 @@ def test_samples_say_how_they_were_drawn(
     tmp_path: Path, recipe: str, expected: dict, sentence: str
 ) -> None:
     run = override(sample_images.RECIPES[recipe](), {"seed": 3})
+    (tmp_path / "samples.npz").write_bytes(b"images")
     artefact.write_manifest(tmp_path, "samples", config=to_dict(run))
     found = sampling_facts(str(tmp_path))
     assert {name: found[name] for name in expected} == expected

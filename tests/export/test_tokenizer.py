@@ -64,6 +64,14 @@ def test_an_unfinished_run_exports_its_newest_checkpoint(model, tmp_path):
     assert "the run 'mine' after 9 steps on CROPS, with" in (output / "README.md").read_text()
 
 
+def test_a_folder_with_another_programs_manifest_is_bad_input(tmp_path, caplog):
+    (tmp_path / "extension").mkdir()
+    (tmp_path / "extension" / "manifest.json").write_text('{"name": "ext", "version": 1}')
+    arguments = ["llamagen_vq16", "--source-path", str(tmp_path / "extension")]
+    assert export_tokenizer.main([*arguments, "--output-path", str(tmp_path / "out")]) == 2
+    assert "manifest.json: is not the manifest of a finished folder" in caplog.text
+
+
 def test_a_peers_file_is_encoded_with_like_an_own_tokenizer(model, tmp_path):
     levels = len(SINGLE.autoencoder.channel_multipliers)
     inverse = {}

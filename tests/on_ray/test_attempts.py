@@ -72,7 +72,10 @@ class Scripted:
             beat.enter("data", step)
         beat.close()
         if saved:
-            artefact.write_manifest(self.folder / "checkpoints" / f"step-{saved:09d}", "checkpoint")
+            place = self.folder / "checkpoints" / f"step-{saved:09d}"
+            place.mkdir(parents=True)
+            (place / "part-0.pt").write_bytes(b"state")
+            artefact.write_manifest(place, "checkpoint")
         raise error
 
     def run(self, plan, **settings):

@@ -58,9 +58,15 @@ def test_a_running_group_grows_only_behind_a_new_checkpoint(
     def look() -> object:
         return found.make_decision_for_running_worker_group(running, None)
 
-    artefact.write_manifest(checkpoint_path(tmp_path, 5), "checkpoint")
+    def save(step: int) -> None:
+        place = checkpoint_path(tmp_path, step)
+        place.mkdir()
+        (place / "part-0.pt").write_bytes(b"state")
+        artefact.write_manifest(place, "checkpoint")
+
+    save(5)
     assert [type(look()) for _ in range(3)] == [NoopDecision] * 3
-    artefact.write_manifest(checkpoint_path(tmp_path, 9), "checkpoint")
+    save(9)
     decision = look()
     assert isinstance(decision, ResizeDecision)
     assert decision.num_workers == 5

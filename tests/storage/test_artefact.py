@@ -6,6 +6,7 @@ import io
 import json
 import math
 import pickle
+import re
 import resource
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,7 @@ import torch
 
 from glotok_ray.storage import artefact, begun
 from glotok_ray.storage.artefact import ArtefactError, OtherWorkError
+from glotok_ray.storage.output import check_finished
 
 
 @pytest.fixture
@@ -122,6 +124,35 @@ def test_what_no_job_began_is_never_removed(tmp_path, fresh):
         with pytest.raises(ArtefactError, match=text):
             begun.start_folder(tmp_path / name, fresh=fresh)
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years"
+
+
+FOREIGN = {
+    "{}": "its kind is not text",
+    "[]": "it holds no fields",
+    "3": "it holds no fields",
+    '{"name": "app", "version": 1}': "its kind is not text",
+    '{"kind": "thing", "files": {}}': "its fingerprint is not text",
+    '{"kind": "thing", "fingerprint": "f"}': "its files is not a list of files",
+    '{"kind": "thing", "fingerprint": "f", "files": ["a"]}': "its files is not a list of files",
+    '{"kind": "thing", "fingerprint": "f", "files": {"a": null}}': "of a it holds no bytes and sha256",
+    '{"kind": "thing", "fingerprint": "f", "files": {"a": {"bytes": 1}}}': "of a it holds no bytes",
+}
+
+
+@pytest.mark.parametrize("text", FOREIGN)
+def test_a_manifest_of_another_program_or_a_damaged_one_is_named(folder, text):
+    path = folder / artefact.MANIFEST
+    path.write_text(text)
+    expected = re.escape(f"{path}: is not the manifest of a finished folder of this package (")
+    for reader in (
+        lambda: artefact.stated_manifest(folder),
+        lambda: artefact.read_manifest(folder, "thing"),
+        lambda: artefact.check_sizes(folder),
+        lambda: artefact.finished(folder, "thing", "f"),
+        lambda: check_finished([str(folder)]),
+    ):
+        with pytest.raises(ArtefactError, match=f"{expected}{FOREIGN[text]}"):
+            reader()
 
 
 def test_the_fingerprint_follows_config_and_inputs(folder):

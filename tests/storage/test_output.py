@@ -94,16 +94,16 @@ def test_what_an_unfinished_job_left_is_kept_removed_or_refused(folder, unfinish
 
 
 def test_a_finished_folder_is_gone_on_with_and_stays_finished_until_it_is_reopened(folder):
-    look(folder, "thing", ONE).go_on()
+    (look(folder, "thing", ONE).go_on() / "weights").write_text("w")
     look(folder, "thing", ONE).finish(step=5)
     output = look(folder, "thing", ONE)
     output.go_on()
     assert artefact.is_finished(folder)
     assert marks.read_mark(folder).fingerprint == output.fingerprint
     output.reopen()
-    assert names(folder) == [".begun.json"]
+    assert names(folder) == [".begun.json", "weights"]
     assert output.finish(step=9)["step"] == 9
-    assert names(folder) == ["manifest.json"]
+    assert names(folder) == ["manifest.json", "weights"]
 
 
 def test_what_another_job_has_finished_since_the_look_is_left_alone(folder):
@@ -141,6 +141,7 @@ def test_unfinished_work_goes_on_under_the_settings_that_bind_it(folder):
     looked(trials=4).go_on()
     with pytest.raises(ArtefactError, match="unfinished work of other settings"):
         look(folder, "thing", TWO, begun_settings=TWO).go_on()
+    (folder / "rows").write_text("r")
     looked(trials=4).finish()
     with pytest.raises(ArtefactError, match="made by other settings"):
         looked(trials=3)
@@ -255,6 +256,7 @@ def test_an_input_is_looked_at_before_the_folder_is_begun(tmp_path, folder):
         begin(str(folder), "thing", inputs=[str(tmp_path / "absent")], **given)
     data = look(tmp_path / "data", "shards", ONE).begin(Unfinished.REPLACE)
     (data / "part").write_text("long")
+    (data / "dataset.json").write_text("{}")
     look(data, "shards", ONE).finish()
     (data / "part").write_text("short")
     with pytest.raises(ArtefactError, match="part: differs from its sha256"):
@@ -263,6 +265,7 @@ def test_an_input_is_looked_at_before_the_folder_is_begun(tmp_path, folder):
     (data / "part").write_text("long")
     output = begin(str(folder), "thing", inputs=[str(data)], **given)
     assert output.fingerprint == artefact.fingerprint("thing", ONE, [data])
+    (folder / "result").write_text("r")
     output.finish()
     assert begin(str(folder), "thing", inputs=[str(data)], **given).finished is not None
 
@@ -272,20 +275,20 @@ def test_folders_of_one_job_are_finished_together_or_not_at_all(tmp_path):
     outputs = look_at_all(folders, "shards", ONE)
     assert [output.finished for output in outputs] == [None, None]
     for output in outputs:
-        output.begin(Unfinished.REPLACE)
+        (output.begin(Unfinished.REPLACE) / "dataset.json").write_text("{}")
     outputs[0].finish()
     ownership.give_back(folders[1])  # killed in between
     again = look_at_all(folders, "shards", ONE)
     assert [output.finished for output in again] == [None, None]
-    assert names(folders[0]) == [".begun.json"]
+    assert names(folders[0]) == [".begun.json", "dataset.json"]
     for output in again:
         output.check_startable()
-        output.begin(Unfinished.REPLACE)
+        (output.begin(Unfinished.REPLACE) / "dataset.json").write_text("{}")
         output.finish()
     assert all(output.finished for output in look_at_all(folders, "shards", ONE))
     fresh = look_at_all(folders, "shards", TWO, fresh=True)
     assert [output.finished for output in fresh] == [None, None]
-    assert names(folders[0]) == ["manifest.json"]
+    assert names(folders[0]) == ["dataset.json", "manifest.json"]
 
 
 def test_a_collection_is_begun_as_long_as_its_parts_are_made(folder):

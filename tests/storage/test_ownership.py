@@ -434,10 +434,11 @@ def test_the_same_process_may_go_on(tmp_path):
 def test_a_finished_folder_loses_the_mark_that_a_killed_job_left_in_it(tmp_path):
     folder = begun.start_folder(tmp_path / "thing", fresh=False)
     content = (folder / ".begun.json").read_bytes()
+    (folder / "result").write_text("r")
     artefact.write_manifest(folder, "thing", "f")
     (folder / ".begun.json").write_bytes(content)
     assert artefact.finished(folder, "thing", "f")
-    assert [path.name for path in folder.iterdir()] == ["manifest.json"]
+    assert sorted(path.name for path in folder.iterdir()) == ["manifest.json", "result"]
 
 
 def test_fresh_gives_the_old_folder_away_without_a_mark(tmp_path):
