@@ -116,6 +116,8 @@ def test_trainings_that_end_before_max_steps_are_refused_before_the_first_trains
     shards = str(write_shards(tmp_path / "shards"))
     teacher = look(tmp_path / "teacher", "teacher", {})
     teacher.begin(Unfinished.REPLACE)
+    for name in ("teacher.json", "teacher.safetensors"):
+        (teacher.folder / name).write_text("{}")
     teacher.finish()
     recipe = sweep_tokenizer.quickstart() if kind == "sweep" else ablations_tiny()
     images = read_dataset(tmp_path / "shards").num_images
