@@ -87,7 +87,7 @@ class GeneratorLoss(ABC):
 class FlowLoss(GeneratorLoss):
     """Flow matching of xAR, the mean over several draws of noise and times, which are the same for all labels.
 
-    A model that learned nothing answers with a velocity of zero.
+    UNLEARNED is that of a velocity of zero.
     """
 
     def __init__(

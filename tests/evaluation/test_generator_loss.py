@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,11 +23,18 @@ from glotok_ray.evaluation.generator_loss import (
     TokenLoss,
     other_labels,
 )
-from glotok_ray.evaluation.generator_metrics import loss_metrics
+from glotok_ray.evaluation.generator_metrics import generator_loss_metrics, loss_metrics
 from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.nn.var import VAR
 from glotok_ray.training.generator_step import FlowObjective, ScaleObjective, TokenObjective
-from tests.evaluation.tiny_inputs import TINY_FAR, TINY_XAR, TOKENIZER, random_generator
+from tests.evaluation.tiny_inputs import (
+    TINY_FAR,
+    TINY_XAR,
+    TOKENIZER,
+    random_generator,
+    settings,
+    write_inputs,
+)
 from tests.small_pyramid import TINY_BRANCHES, TINY_VAR, SmallPyramid
 
 # An evaluation masks no inputs.
@@ -195,11 +203,16 @@ def test_metrics_are_means_with_standard_errors_chance_and_gap() -> None:
         SHUFFLED: np.array([1.5, 2.5, 3.5, 4.5]),
         UNLEARNED: np.full(4, 5.0),
     }
-    flow, tokens = (loss_metrics(arrays, architecture, 4) for architecture in ("xar", "far"))
+    flow, tokens = (
+        loss_metrics(arrays, architecture, 4, chance)
+        for architecture, chance in (("xar", 4.5), ("far", 5.0))
+    )
     assert flow[LOSS]["value"] == 2.5
     assert flow[LOSS]["std"] == pytest.approx(np.sqrt(5 / 3) / 2)
     assert flow[SHUFFLED]["value"] == 3
-    assert flow[LOSS]["chance"] == flow[SHUFFLED]["chance"] == 5
+    assert flow[LOSS]["chance"] == flow[SHUFFLED]["chance"] == 4.5
+    assert flow[LOSS]["facts"]["chance_is"] == "the best linear guess"
+    assert "would have 4.5, a velocity of zero 5." in flow[LOSS]["protocol"]
     assert "higher by 0.5 ± 0 per crop" in flow[SHUFFLED]["protocol"]
     assert "4 draws of noise and times" in flow[LOSS]["protocol"]
     assert flow[LOSS]["label"] == "Flow-matching loss"
@@ -207,9 +220,21 @@ def test_metrics_are_means_with_standard_errors_chance_and_gap() -> None:
     assert "equally likely would have 5" in tokens[LOSS]["protocol"]
 
 
+@pytest.mark.parametrize(("architecture", "chance"), [("xar", 1.744), ("far", 2.003)])
+def test_the_chance_of_a_finished_xar_is_that_of_the_best_linear_guess(
+    tmp_path: Path, architecture: str, chance: float
+) -> None:
+    """Of latents whose mean square is 1.003, at the times of xAR's recipe."""
+    inputs = write_inputs(tmp_path)
+    config = settings(inputs, tmp_path, generator_path=str(inputs / architecture))
+    arrays = {LOSS: np.ones(3), SHUFFLED: np.ones(3), UNLEARNED: np.full(3, 2.003)}
+    for entry in generator_loss_metrics(arrays, config).values():
+        assert entry["chance"] == pytest.approx(chance, abs=0.001)
+
+
 def test_a_single_class_has_no_other_label() -> None:
     arrays = {LOSS: np.ones(3), SHUFFLED: np.full(3, np.nan), UNLEARNED: np.full(3, 2.0)}
-    found = loss_metrics(arrays, "far", 1)
+    found = loss_metrics(arrays, "far", 1, 2.0)
     assert found[LOSS]["value"] == 1
     assert found[SHUFFLED]["value"] is None
     assert found[SHUFFLED]["protocol"].startswith("Undefined with a single class")

@@ -259,7 +259,7 @@ def test_the_loss_of_var_is_of_its_tokenizers_codes(inputs: Path, tmp_path: Path
         np.testing.assert_allclose(measured[name], values, rtol=1e-5)
         np.testing.assert_allclose(alone[name], values, rtol=1e-5)
     assert "scale_1x1" not in alone
-    found = loss_metrics(losses, "var", 4)[LOSS]
+    found = loss_metrics(losses, "var", 4, float(losses[UNLEARNED].mean()))[LOSS]
     assert found["value"] == pytest.approx(losses[LOSS].mean())
     assert "every code given those of smaller scales" in found["protocol"]
 
@@ -303,7 +303,7 @@ def test_the_loss_of_rq_transformer_is_of_its_tokenizers_codes(
     chosen = logits.log_softmax(-1).gather(-1, codes.flatten(1).unsqueeze(-1)).squeeze(-1)
     np.testing.assert_allclose(arrays[LOSS], -chosen.mean(dim=1), rtol=1e-4)
     np.testing.assert_allclose(arrays[UNLEARNED], np.log(32), rtol=1e-6)
-    protocol = loss_metrics(arrays, "rq", 4)[LOSS]["protocol"]
+    protocol = loss_metrics(arrays, "rq", 4, float(arrays[UNLEARNED].mean()))[LOSS]["protocol"]
     assert "every code given those of earlier positions and of smaller depths" in protocol
     write_generator(tmp_path / "other", inputs / "rq_vae", classes, **RQ_SIZES | {"code_width": 5})
     with pytest.raises(ArtefactError, match=r"generator.code_width = 5: the tokenizer has 8"):

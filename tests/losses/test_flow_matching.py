@@ -5,6 +5,7 @@ import torch
 
 from glotok_ray.config import FlowConfig
 from glotok_ray.losses.flow_matching import (
+    best_linear_loss,
     draw_noisy_batch,
     draw_times,
     drop_labels,
@@ -129,3 +130,24 @@ def test_a_noisy_batch_is_times_then_noise_and_the_path_between(context: str) ->
     assert torch.equal(drawn.noise, torch.randn(clean.shape, generator=again))
     assert torch.equal(drawn.tokens, noisy_entities(clean, drawn.noise, times, lengths))
     assert [each is clean for each in drawn.context] == ([True] if context == "clean" else [])
+
+
+@pytest.mark.parametrize("context", ["random", "increasing"])
+@pytest.mark.parametrize("distribution", ["logit_normal", "uniform"])
+@pytest.mark.parametrize("mean_square", [1.0, 0.25])
+def test_the_best_linear_loss_is_that_of_least_squares_at_each_time(
+    context: str, distribution: str, mean_square: float
+) -> None:
+    lengths, flow = (1, 3), FlowConfig(context=context, time_distribution=distribution)
+    source = torch.Generator().manual_seed(5)
+    clean = mean_square**0.5 * torch.randn((40_000, 4, 8), generator=source)
+    drawn = draw_noisy_batch(clean, lengths, flow, source)
+    times = drawn.times.repeat_interleave(torch.tensor(lengths), dim=1)
+    target, bins = drawn.noise - clean, (times * 200).long()
+    sums = torch.zeros(2, 201)
+    for row, other in zip(sums, (target, drawn.tokens), strict=True):
+        row.index_add_(0, bins.flatten(), (other * drawn.tokens).sum(dim=2).flatten())
+    fitted = (sums[0] / sums[1])[bins].unsqueeze(2) * drawn.tokens
+    found = best_linear_loss(mean_square, lengths, flow)
+    assert found == pytest.approx(flow_matching_loss(fitted, clean, drawn.noise).item(), rel=0.005)
+    assert found < 0.97 * (1 + mean_square)
