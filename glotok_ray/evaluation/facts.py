@@ -39,7 +39,7 @@ _SAMPLER_FACTS = {
 }
 # Metrics of EfficientNet's features that do not name it themselves.
 _OF_EFFNET = ("_own_class", "_nearest_training")
-_OF_TOKENIZER = ("reconstruction_", "retention_", "baseline_", "probe_")
+_OF_TOKENIZER = ("reconstruction_", "retention_", "baseline_", "probe_", "decoded_")
 _LPIPS = "reconstruction_lpips"
 _SAMPLES, _BASELINE, _GENERATOR = "samples_", "baseline_", "generator_"
 

@@ -37,7 +37,7 @@ from glotok_ray.evaluation.generator_loss import Codes, build_generator_loss
 from glotok_ray.evaluation.inputs import encoding_tokenizer, takes_training_codes
 from glotok_ray.evaluation.lpips_distance import LPIPSDistance
 from glotok_ray.evaluation.parts import MeasuredBlock
-from glotok_ray.evaluation.plan import REFERENCE, SAMPLES, TRAINING, VALIDATION, Block
+from glotok_ray.evaluation.plan import DECODED, REFERENCE, SAMPLES, TRAINING, VALIDATION, Block
 from glotok_ray.evaluation.retention import decoded_alone
 from glotok_ray.evaluation.sample_files import read_images, unpacked
 from glotok_ray.evaluation.sample_inputs import SampleReader
@@ -114,12 +114,14 @@ class BlockMeasurement:
         self, blocks: Sequence[Block], *, done: Collection[str] = ()
     ) -> list[MeasuredBlock]:
         """Measure blocks of one kind; those of validation images must be adjacent blocks of one shard, and those of
-        training crops blocks of one shard. The features of networks that are `done` are left out.
+        training crops, decoded or not, blocks of one shard. The features of networks that are `done` are left out.
         """
         if blocks[0].kind == VALIDATION:
             return list(self._validation(blocks, done))
         if blocks[0].kind == TRAINING:
             return list(self._training(blocks, done))
+        if blocks[0].kind == DECODED:
+            return list(self._decoded(blocks))
         return [self._drawn(block, done) for block in blocks]
 
     def _drawn(self, block: Block, done: Collection[str]) -> MeasuredBlock:
@@ -177,10 +179,7 @@ class BlockMeasurement:
             yield self._measured(block, images, {**features, LABELS: own})
 
     def _training(self, blocks: Sequence[Block], done: Collection[str]) -> Iterator[MeasuredBlock]:
-        path = to_path(self._config.training_path) / blocks[0].file
-        chosen = np.concatenate([block.rows for block in blocks if block.rows is not None])
-        minutes = self._config.pool.storage_retry_minutes
-        rows = read_chosen_rows(path, chosen, minutes=minutes)
+        rows = self._training_rows(blocks)
         labels = rows["label"].to_numpy()
         size = blocks[0].stop - blocks[0].start
         for number, images in enumerate(self._crops(rows, size)):
@@ -195,6 +194,19 @@ class BlockMeasurement:
                 )
             yield MeasuredBlock(TRAINING, arrays, {})
 
+    def _decoded(self, blocks: Sequence[Block]) -> Iterator[MeasuredBlock]:
+        rows = self._training_rows(blocks)
+        for images in self._crops(rows, blocks[0].stop - blocks[0].start):
+            decoded = to_uint8(self._images_of(self._codes_to_decode(images)))
+            yield MeasuredBlock(DECODED, self._features(decoded), {})
+
+    def _training_rows(self, blocks: Sequence[Block]) -> pyarrow.Table:
+        """The rows of training shards that blocks of one shard hold."""
+        path = to_path(self._config.training_path) / blocks[0].file
+        chosen = np.concatenate([block.rows for block in blocks if block.rows is not None])
+        minutes = self._config.pool.storage_retry_minutes
+        return read_chosen_rows(path, chosen, minutes=minutes)
+
     def _measured(
         self, block: Block, images: Images, arrays: dict[str, np.ndarray]
     ) -> MeasuredBlock:
@@ -204,13 +216,12 @@ class BlockMeasurement:
         pictures: dict[str, Images] = {}
         if self._tokenizer is not None:
             reconstructs = bool(self._config.tokenizer_path)
-            # What ours makes of codes that do not exist, the reconstruction's own check finds.
-            waits = not (reconstructs and isinstance(self._tokenizer, GloTokTokenizer))
-            encode = self._tokenizer.encode if waits else self._tokenizer.look_up
-            codes = encode(to_model_range(images, self._device))
             if reconstructs:
+                codes = self._codes_to_decode(images)
                 measured = self._reconstructed(block, images, codes)
                 arrays, pictures = arrays | measured.arrays, measured.pictures
+            else:
+                codes = self._tokenizer.encode(to_model_range(images, self._device))
             if self._generator_loss is not None:
                 ids = range(block.first_image, block.first_image + len(images))
                 grids = grids_of(codes, self._tokenizer.rate)
@@ -241,6 +252,14 @@ class BlockMeasurement:
                 arrays[error_parts(row)] = squared_error_parts(images, alone)
                 pictures[row] = alone[:kept]
         return MeasuredBlock(block.kind, arrays, pictures)
+
+    def _codes_to_decode(self, images: Images) -> TokenizerCodes:
+        assert self._tokenizer is not None
+        pixels = to_model_range(images, self._device)
+        # What ours makes of codes that do not exist, the check of the decoded images finds.
+        if isinstance(self._tokenizer, GloTokTokenizer):
+            return self._tokenizer.look_up(pixels)
+        return self._tokenizer.encode(pixels)
 
     def _images_of(self, codes: TokenizerCodes) -> Tensor:
         if isinstance(self._tokenizer, GloTokTokenizer):

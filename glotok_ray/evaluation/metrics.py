@@ -25,7 +25,7 @@ from glotok_ray.evaluation.extractors import INCEPTION, Network
 from glotok_ray.evaluation.generator_loss import LOSS, SHUFFLED, UNLEARNED
 from glotok_ray.evaluation.generator_metrics import generator_loss_metrics
 from glotok_ray.evaluation.inception_metrics import inception_metrics
-from glotok_ray.evaluation.plan import SAMPLES, TRAINING, VALIDATION
+from glotok_ray.evaluation.plan import DECODED, SAMPLES, TRAINING, VALIDATION
 from glotok_ray.evaluation.probe_metrics import probe_metrics
 from glotok_ray.evaluation.reference import Reference
 from glotok_ray.evaluation.retention import retention_names
@@ -104,7 +104,11 @@ def metrics_of(
         )
     if training is not None:
         metrics |= nearest_training_metrics(
-            {kind: measured[kind].blocks(EFFNET_POOLED) for kind in (SAMPLES, VALIDATION)},
+            {
+                kind: measured[kind].blocks(EFFNET_POOLED)
+                for kind in (SAMPLES, VALIDATION, DECODED)
+                if kind in measured
+            },
             training.blocks(EFFNET_POOLED),
             training.count,
             config,

@@ -14,6 +14,7 @@ from jaxtyping import Int64
 from glotok_ray.config.evaluation import EvaluateRun
 from glotok_ray.data.drawing import draw_images
 from glotok_ray.data.records import DatasetInfo
+from glotok_ray.data.shard_plan import seeded_generator
 from glotok_ray.evaluation.files import BASELINES
 from glotok_ray.evaluation.inputs import (
     baseline_codes,
@@ -28,24 +29,27 @@ from glotok_ray.pretrained.tokenizer import code_layout
 from glotok_ray.storage.places import to_path
 
 VALIDATION, SAMPLES, TRAINING = "validation", "samples", "training"
+DECODED = "decoded"
+"""Some of the training crops, encoded and decoded by the tokenizer: what copies of them would look like."""
 REFERENCE = "reference"
 """Images that lie beside published statistics."""
 # Blocks of a shard that an actor takes at once, so that images are decoded while the device works on those before.
 _BLOCKS_PER_UNIT = 4
+_MOST_DECODED = 200
 
 
 class Block(NamedTuple):
     """Images of one batch: rows of a shard, samples, images of the reference, or images of a baseline."""
 
     kind: str
-    """VALIDATION, SAMPLES, TRAINING, REFERENCE, or the name of a baseline."""
+    """VALIDATION, SAMPLES, TRAINING, DECODED, REFERENCE, or the name of a baseline."""
     start: int
     stop: int
     first_image: int = 0
     """Position of the block's first image within its kind."""
     file: str = ""
     rows: Int64[np.ndarray, " b"] | None = None
-    """Rows of the shard that a block of training crops holds, which need not be adjacent."""
+    """Rows of the shard that a block of TRAINING or DECODED holds, which need not be adjacent."""
 
 
 def plan(config: EvaluateRun, samples: Samples | None = None) -> tuple[list[Block], int]:
@@ -75,7 +79,10 @@ def plan(config: EvaluateRun, samples: Samples | None = None) -> tuple[list[Bloc
                 for start in range(0, reference_images, size)
             ]
     if config.training_path:
-        blocks += _training_blocks(training_images(config, dataset, image_size), config)
+        training = list(_training_blocks(training_images(config, dataset, image_size), config))
+        blocks += training
+        if config.samples_path and config.tokenizer_path:
+            blocks += _decoded_blocks(training, config)
     if config.generator_path:
         check_generator(config, dataset)
     return blocks, image_size
@@ -115,10 +122,38 @@ def _training_blocks(training: DatasetInfo, config: EvaluateRun) -> Iterator[Blo
         seed=config.seed,
         minutes=config.pool.storage_retry_minutes,
     )
+    rows_of = [(shard.file, np.array(rows)) for shard, rows in drawn]
+    return _blocks_of_rows(TRAINING, rows_of, config)
+
+
+def _decoded_blocks(training: Sequence[Block], config: EvaluateRun) -> Iterator[Block]:
+    """As many as are asked for of the crops in `training`, drawn by the seed: each has itself among those that it is
+    compared with.
+    """
+    rows_of = [
+        (file, np.concatenate([block.rows for block in blocks if block.rows is not None]))
+        for file, blocks in itertools.groupby(training, key=lambda block: block.file)
+    ]
+    ends = np.cumsum([len(rows) for _, rows in rows_of])
+    draw = seeded_generator("decoded", config.seed)
+    chosen = np.sort(draw.choice(ends[-1], min(ends[-1], _MOST_DECODED), replace=False))
+    parts = np.split(chosen, np.searchsorted(chosen, ends[:-1]))
+    starts = [0, *ends[:-1]]
+    drawn = [
+        (file, rows[part - start])
+        for (file, rows), part, start in zip(rows_of, parts, starts, strict=True)
+    ]
+    return _blocks_of_rows(DECODED, drawn, config)
+
+
+def _blocks_of_rows(
+    kind: str, rows_of: Sequence[tuple[str, Int64[np.ndarray, " n"]]], config: EvaluateRun
+) -> Iterator[Block]:
+    """Blocks of the rows of each shard, in order."""
     size, first_image = config.pool.batch_size, 0
-    for shard, rows in drawn:
+    for file, rows in rows_of:
         for start in range(0, len(rows), size):
-            part = np.array(rows[start : start + size])
+            part = rows[start : start + size]
             stop = start + len(part)
-            yield Block(TRAINING, start, stop, first_image + start, file=shard.file, rows=part)
+            yield Block(kind, start, stop, first_image + start, file=file, rows=part)
         first_image += len(rows)

@@ -23,6 +23,7 @@ from glotok_ray.evaluation.inputs import baseline_codes
 from glotok_ray.evaluation.plan import TRAINING, VALIDATION
 from glotok_ray.evaluation.streams import MeasuredImages
 from glotok_ray.metrics.blocks import rows_of
+from glotok_ray.metrics.class_means import most_frequent_share
 from glotok_ray.metrics.linear_probe import (
     CodeBlocks,
     Labelled,
@@ -37,6 +38,7 @@ from glotok_ray.pretrained.tokenizer import load_glotok_tokenizer
 from glotok_ray.storage.node_cache import at_hand
 from glotok_ray.storage.places import to_path
 
+NAMING_ONE_CLASS = "always naming the most frequent class"
 _MOST_WEIGHTS = 1 << 22
 """Of a probe: its solver holds some twenty numbers for each, 0.7 GB in all."""
 _ROWS_PER_READ = 4096
@@ -117,7 +119,8 @@ def codebook_probes(
             f"Class from the {name} codes ({label})",
             what,
             found,
-            counts=(len(training.labels), len(test.labels)),
+            num_training=len(training.labels),
+            test=test.labels,
             num_classes=num_classes,
             config=config,
         )
@@ -146,20 +149,23 @@ def _entry(
     what: str,
     found: Probe | str,
     *,
-    counts: tuple[int, int],
+    num_training: int,
+    test: Integer[ndarray, " m"],
     num_classes: int,
     config: EvaluateRun,
 ) -> dict[str, Any]:
+    chance = most_frequent_share(test)
     crops = (
         "training images' codes at codes_path (the first view of each)"
         if config.codes_path
         else "training crops"
     )
     protocol = (
-        f"Share of {counts[1]} validation crops whose class a linear classifier names from {what}: multinomial "
-        f"logistic regression in float64, fitted on {counts[0]} {crops}, at most {config.probe_images}, drawn by the "
-        f"seed, with {config.probe_l2:g} / 2 times the squared weights added to the mean loss. Guessing gives "
-        f"1/{num_classes}; ± is the standard error over crops."
+        f"Share of {len(test)} validation crops whose class a linear classifier names from {what}: multinomial "
+        f"logistic regression in float64, fitted on {num_training} {crops}, at most {config.probe_images}, drawn by "
+        f"the seed, with {config.probe_l2:g} / 2 times the squared weights added to the mean loss. Always "
+        f"naming the most frequent class of these validation crops gives {chance:.4g}; ± is the standard error over "
+        "crops, half of Wilson's interval where all or none are named."
     )
     if isinstance(found, str):
         protocol = f"Undefined here ({found}). {protocol}"
@@ -170,11 +176,12 @@ def _entry(
         None if isinstance(found, str) else found.accuracy,
         protocol,
         None if isinstance(found, str) else found.standard_error,
-        chance=1 / num_classes,
+        chance=chance,
         facts={
-            "num_images": counts[1],
+            "num_images": len(test),
             "reference": crops,
-            "reference_images": counts[0],
+            "reference_images": num_training,
+            "chance_is": NAMING_ONE_CLASS,
             "classes": num_classes,
             "l2": config.probe_l2,
             "seed": config.seed,

@@ -52,6 +52,13 @@ def check_labels(labels: Integer[ndarray, " n"], num_classes: int) -> None:
         )
 
 
+def most_frequent_share(labels: Integer[ndarray, " n"]) -> float:
+    """Share of the most frequent label, in (0, 1]: what who always names that class is right in, and the most that a
+    guess which looks at no image reaches. It is 1 / number of classes where all are equally frequent.
+    """
+    return float(np.unique(labels, return_counts=True)[1].max() / len(labels))
+
+
 def own_class_share(
     features: Iterable[Shaped[ndarray, "b d"]],
     labels: Integer[ndarray, " n"],
@@ -59,7 +66,7 @@ def own_class_share(
 ) -> float:
     """Share of vectors that are nearest, by the Euclidean distance, to the mean of their label's class, in [0, 1].
 
-    The vectors are none of those that the means are of; guessing classes would give 1 / number of classes.
+    The vectors are none of those that the means are of; `most_frequent_share` tells what to compare it with.
     """
     return _share(features, labels, classes, own_factor=np.ones(len(classes.counts)))
 

@@ -32,7 +32,9 @@ class Probe(NamedTuple):
     accuracy: float
     """Share of test images whose class it names, in [0, 1]."""
     standard_error: float
-    """Of the accuracy, over test images."""
+    """Of the accuracy, over test images; where it is 0 or 1, half the width of Wilson's interval of one standard error,
+    since the estimate of the deviation would be 0.
+    """
     converged: bool
     """Whether the fit ended by itself, and not at its last step."""
 
@@ -96,8 +98,15 @@ def linear_probe(training: Labelled, test: Labelled, *, num_classes: int, l2: fl
         _fit(classifier, training)
         hits = _hits(classifier, test)
     accuracy = float(hits.mean())
-    error = float(np.sqrt(accuracy * (1 - accuracy) / len(hits)))
-    return Probe(accuracy, error, int(classifier.n_iter_.max()) < _MOST_STEPS)
+    return Probe(
+        accuracy, _standard_error(accuracy, len(hits)), int(classifier.n_iter_.max()) < _MOST_STEPS
+    )
+
+
+def _standard_error(accuracy: float, count: int) -> float:
+    if accuracy in (0, 1):
+        return 1 / (2 * (count + 1))
+    return float(np.sqrt(accuracy * (1 - accuracy) / count))
 
 
 def _fit(classifier: Any, training: Labelled) -> None:

@@ -31,6 +31,7 @@ def test_every_metric_has_what_all_share_and_what_is_its_own(inputs: Path, tmp_p
         "samples_own_class": metric_entry("Own class", 0.5, "Share."),
         "samples_fd_effnet_training": metric_entry("FD", 5.0, "Distance.", facts=own),
         "generator_loss": metric_entry("Loss", 1.0, "Mean."),
+        "decoded_nearest_training": metric_entry("Nearest", 4.0, "Median.", facts=own),
     }
     config = settings(inputs, tmp_path, seed=7)
     counts = {"validation": 11, "samples": 6}
@@ -53,6 +54,9 @@ def test_every_metric_has_what_all_share_and_what_is_its_own(inputs: Path, tmp_p
     training = artefact.sha256_of(inputs / "training" / "dataset.json")
     assert of["samples_fd_effnet_training"]["reference_sha256"] == training
     assert "generator_sha256" in of["generator_loss"]
+    decoded = of["decoded_nearest_training"]
+    assert (decoded["tokenizer_sha256"], decoded["num_images"]) == (tokenizer, 5)
+    assert (decoded["weights_sha256"], decoded["reference_sha256"]) == ("a" * 64, training)
     # The tiny samples have no settings, as those of older versions.
     assert of["samples_own_class"]["class_sampling"] == "equally often"
     assert "guidance" not in of["samples_own_class"]

@@ -133,9 +133,10 @@ def test_beside_a_tokenizer_crops_are_reconstructed_and_not_measured_again(
         "generator_path": str(inputs / "xar"),
     }
     found = measured.run("second", statistics_path=kept, **with_tokenizer)
-    assert measured.images == 11 + 6
+    # Reconstructions, samples, and the training crops, decoded.
+    assert measured.images == 11 + 6 + 11
     expected = measured.run("anew", **with_tokenizer)
-    assert measured.images == 11 + 6 + 11 + 11
+    assert measured.images == 11 + 6 + 11 + 11 + 11
     assert found == expected
     assert found["reconstruction_fd_effnet"]["value"] is not None
 

@@ -14,14 +14,14 @@ from glotok_ray.config import CodebookConfig, EvaluateRun, FeatureNetworkConfig
 from glotok_ray.data.image_files import stored_image
 from glotok_ray.data.records import Row, decode_image, read_rows, write_shard
 from glotok_ray.data.transforms import center_crop
-from glotok_ray.evaluation.array_names import EFFNET_POOLED
+from glotok_ray.evaluation.array_names import EFFNET_POOLED, of_reconstructions
 from glotok_ray.evaluation.codebook_metrics import code_metrics
 from glotok_ray.evaluation.extractors import networks_of
 from glotok_ray.evaluation.features import POOLED, EfficientNetLite0Features
 from glotok_ray.evaluation.generator_loss import LOSS, SHUFFLED, UNLEARNED
 from glotok_ray.evaluation.measure import BlockMeasurement
 from glotok_ray.evaluation.metrics import metrics_of
-from glotok_ray.evaluation.plan import SAMPLES, TRAINING, VALIDATION, Block, plan, units_of
+from glotok_ray.evaluation.plan import DECODED, SAMPLES, TRAINING, VALIDATION, Block, plan, units_of
 from glotok_ray.evaluation.units import build_measurement
 from glotok_ray.metrics.blocks import recut
 from glotok_ray.metrics.nearest import nearest_distances
@@ -251,6 +251,35 @@ def test_a_copied_sample_has_no_distance_to_its_training_crop(inputs: Path, tmp_
     metrics = metrics_of(measured, config, image_size, no_draws, num_classes=2, networks=NETWORKS)
     assert metrics["samples_nearest_training"]["value"] == pytest.approx(np.median(distances))
     assert metrics["validation_nearest_training"]["value"] > 0
+
+
+def test_decoded_training_crops_are_reconstructions_of_the_very_crops(
+    inputs: Path, tmp_path: Path
+) -> None:
+    """The training shards measured as validation crops have the same reconstructions."""
+    config = settings(
+        inputs, tmp_path, generator_path="", codes_path="", probe_images=0, uniformity_repeats=0
+    )
+    blocks, image_size = plan(config)
+    measured = in_parts(blocks, measurement(config, image_size=image_size), tmp_path)
+    decoded = np.concatenate(list(measured[DECODED].blocks(EFFNET_POOLED)))
+    swapped = settings(
+        inputs,
+        tmp_path,
+        data_path=str(inputs / "training"),
+        **dict.fromkeys(("samples_path", "codes_path", "training_path", "generator_path"), ""),
+    )
+    crops = in_parts(
+        plan(swapped)[0], measurement(swapped, image_size=image_size), tmp_path / "swapped"
+    )[VALIDATION]
+    expected = np.concatenate(list(crops.blocks(of_reconstructions(EFFNET_POOLED))))
+    np.testing.assert_array_equal(decoded, expected)
+    metrics = metrics_of(measured, config, image_size, no_draws, num_classes=2, networks=NETWORKS)
+    distances = nearest_distances([decoded], measured[TRAINING].blocks(EFFNET_POOLED))
+    entry = metrics["decoded_nearest_training"]
+    assert entry["value"] == pytest.approx(np.median(distances))
+    assert entry["value"] > 0
+    assert "11 of these training crops" in entry["protocol"]
 
 
 @pytest.mark.parametrize("architecture", ["xar", "far"])

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from glotok_ray.evaluation.plan import TRAINING, VALIDATION, plan, units_of
+from glotok_ray.evaluation import plan as plan_module
+from glotok_ray.evaluation.plan import DECODED, TRAINING, VALIDATION, plan, units_of
 from tests.evaluation.tiny_inputs import settings, write_inputs
 
 
@@ -47,3 +48,26 @@ def test_training_crops_are_all_or_as_many_as_asked_for(inputs: Path, tmp_path: 
     assert all(
         block.kind != TRAINING for block in plan(settings(inputs, tmp_path, training_path=""))[0]
     )
+
+
+def test_decoded_crops_are_some_of_those_that_are_compared_with(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def rows(kind: str, **changes: object) -> list[tuple[str, int]]:
+        blocks = [one for one in plan(settings(inputs, tmp_path, **changes))[0] if one.kind == kind]
+        sizes = [len(block.rows) for block in blocks]
+        assert [block.first_image for block in blocks] == [
+            sum(sizes[:place]) for place in range(len(sizes))
+        ]
+        return [(block.file, int(row)) for block in blocks for row in block.rows]
+
+    assert rows(DECODED) == rows(TRAINING)
+    monkeypatch.setattr(plan_module, "_MOST_DECODED", 4)
+    drawn = rows(DECODED, training_images=6)
+    assert len(drawn) == 4
+    assert drawn == [row for row in rows(TRAINING, training_images=6) if row in drawn]
+    assert drawn == rows(DECODED, training_images=6)
+    assert rows(DECODED) != rows(DECODED, seed=1)
+    assert not rows(DECODED, tokenizer_path="", codes_path="")
+    alone = {"samples_path": "", "codes_path": "", "generator_path": ""}
+    assert not rows(DECODED, **alone)

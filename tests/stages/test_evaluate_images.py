@@ -49,6 +49,7 @@ def test_figures_do_not_depend_on_the_number_of_actors(
         "validation_own_class",
         "samples_nearest_training",
         "validation_nearest_training",
+        "decoded_nearest_training",
         "retention_visual_psnr",
         "retention_semantic_psnr",
         "generator_loss",

@@ -82,6 +82,7 @@ def test_all_stages_leave_their_artefacts(finished):
         "far_samples_fd_effnet",
         "baseline_uniform_fd_effnet",
         "baseline_marginal_fd_effnet",
+        "decoded_nearest_training",
         *(f"{model}{name}" for model in ("", "far_") for name in OF_SAMPLES),
         "retention_visual_psnr",
         "retention_semantic_psnr",
