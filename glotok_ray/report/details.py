@@ -20,6 +20,7 @@ _GROUPS = {
     "generator": "xAR and baselines",
     "baseline": "xAR and baselines",
     "validation": "xAR and baselines",
+    "decoded": "xAR and baselines",
     "far": "FAR",
     "semantic": "Semantic codebook",
     "visual": "Visual codebook",

@@ -13,6 +13,10 @@ GENERATORS = {"xAR": "", "FAR": "far_"}
 """Name of a generator -> prefix of its metrics."""
 
 
+_LEAST_SHARE = 1 / 4
+"""Of the samples' count: a Frechet distance of fewer real crops says more of their count than of the crops."""
+
+
 class Headline(NamedTuple):
     """One line of the short table."""
 
@@ -44,6 +48,10 @@ class Source:
         """The chance level of a metric; None where it has none."""
         return self.metrics[name].get("chance") if name in self.metrics else None
 
+    def fact(self, name: str, fact: str) -> Any:
+        """A fact of a metric's protocol; None where it does not state it."""
+        return self.metrics.get(name, {}).get("facts", {}).get(fact)
+
     def of_generators(self, name: str) -> dict[str, float]:
         """The value of a metric of every generator that has it."""
         return self._of_generators(name, self.value)
@@ -52,7 +60,11 @@ class Source:
         """The chance level of a metric of every generator that has it."""
         return self._of_generators(name, self.chance)
 
-    def _of_generators(self, name: str, read: Callable[[str], float | None]) -> dict[str, float]:
+    def facts(self, name: str, fact: str) -> dict[str, Any]:
+        """A fact of the protocols of every generator that states it."""
+        return self._of_generators(name, lambda metric: self.fact(metric, fact))
+
+    def _of_generators(self, name: str, read: Callable[[str], Any]) -> dict[str, Any]:
         found = {model: read(f"{prefix}{name}") for model, prefix in GENERATORS.items()}
         return {model: value for model, value in found.items() if value is not None}
 
@@ -90,19 +102,23 @@ def _reconstruction(source: Source) -> Headline:
 
 
 def _class_from_codes(source: Source) -> Headline:
-    """The better of a codebook's probes, since either is what a linear classifier finds."""
-    found: dict[str, float] = {}
-    for branch in ("semantic", "visual"):
-        names = (f"probe_{branch}", f"probe_{branch}_histogram")
-        values = [value for name in names if (value := source.value(name)) is not None]
-        if values:
-            found[branch] = max(values)
-    chance = source.chance("probe_semantic")
-    beside = "" if chance is None else f"Chance {percent(chance)}."
-    text = ", ".join(f"{branch} {percent(value)}" for branch, value in found.items())
-    return Headline(
-        "Class told from one codebook's codes (linear)", {"": text} if text else {}, beside
-    )
+    """One probe for all codebooks, whichever finds more: that of histograms, or that of mean vectors where there are
+    too many codes for it.
+    """
+    for suffix, what in (("_histogram", "histogram of codes"), ("", "mean code vector")):
+        names = {branch: f"probe_{branch}{suffix}" for branch in ("semantic", "visual")}
+        values = {b: source.value(name) for b, name in names.items() if name in source.metrics}
+        found = {branch: value for branch, value in values.items() if value is not None}
+        if not found or len(found) < len(values):
+            continue
+        name = names[next(iter(found))]
+        chance, words = source.chance(name), source.fact(name, "chance_is") or "chance"
+        return Headline(
+            f"Class told from one codebook's {what} (linear)",
+            {"": ", ".join(f"{branch} {percent(value)}" for branch, value in found.items())},
+            _sentence("" if chance is None else f"{words} {percent(chance)}"),
+        )
+    return Headline("", {}, "")
 
 
 def own_class(source: Source) -> tuple[dict[str, float], float | None]:
@@ -119,6 +135,13 @@ def _own_class(source: Source) -> Headline:
     parts = [] if chance is None else [f"chance {percent(chance)}"]
     if (ceiling := source.value("validation_own_class")) is not None:
         parts.append(f"real crops {percent(ceiling)}")
+    with_mean = source.facts("samples_own_class", "classes_with_mean")
+    if with_mean and found:
+        model, count = next(iter(with_mean.items()))
+        total = source.facts("samples_own_class", "classes")[model]
+        parts.append(
+            f"of {count:,} of {total:,} classes: the others have too few real crops to tell"
+        )
     values = {model: percent(value) for model, value in found.items()}
     return Headline(
         "Samples that look most like their own class", values, _sentence("; ".join(parts))
@@ -131,41 +154,67 @@ def _distance(source: Source) -> Headline:
     if not (found := source.of_generators(trained)):
         trained, crops = "samples_fd_effnet", "real crops"
         found = source.of_generators(trained)
-    parts = [
-        f"{what} {value:.4g}"
-        for name, what in (
-            ("baseline_marginal", "codes drawn by how often they occur at each place"),
-            ("baseline_uniform", "codes drawn blindly"),
-            ("validation", "real crops never trained on"),
-        )
-        if (value := source.value(trained.replace("samples", name))) is not None
-    ]
+    counts = source.facts(trained, "num_images")
+    parts = []
+    if counts:
+        numbers = dict.fromkeys(f"{count:,}" for count in counts.values())
+        parts.append(f"of {' and '.join(numbers)} samples")
+    for name, what in (
+        ("baseline_marginal", "codes drawn by how often they occur at each place"),
+        ("baseline_uniform", "codes drawn blindly"),
+        ("validation", "real crops never trained on"),
+    ):
+        metric = trained.replace("samples", name)
+        if (value := source.value(metric)) is None:
+            continue
+        count = source.fact(metric, "num_images")
+        images = "" if count is None else f" ({count:,} images)"
+        if count is not None and count < _LEAST_SHARE * max(counts.values(), default=0):
+            parts.append(f"{what} are too few to compare with{images}")
+        else:
+            parts.append(f"{what} {value:.4g}{images}")
     values = {model: f"{value:.4g}" for model, value in found.items()}
-    beside = _sentence("; ".join([*parts, "lower is closer"]))
-    return Headline(f"Distance of samples from {crops} (FD-EffNet)", values, beside)
+    closer = "lower is closer, and fewer images lie farther" if counts else "lower is closer"
+    return Headline(
+        f"Distance of samples from {crops} (FD-EffNet)",
+        values,
+        _sentence("; ".join([*parts, closer])),
+    )
 
 
 def _labels_matter(source: Source) -> Headline:
     values = {m: f"{value:.3f}" for m, value in source.of_generators("generator_loss").items()}
     shuffled = source.of_generators("generator_loss_shuffled_labels")
-    unlearned = source.chances("generator_loss")
-    parts = [
-        f"{what} {' and '.join(f'{value:.3f}' for value in found.values())}"
-        for what, found in (
-            ("with the label of another class", shuffled),
-            ("knowing nothing", unlearned),
-        )
-        if found
-    ]
+    # Evaluations of before noted no words, and xAR's chance was another one.
+    words = {"xAR": "a velocity of zero", "FAR": "codes that are equally likely"}
+    words |= source.facts("generator_loss", "chance_is")
+    parts = []
+    if shuffled:
+        losses = " and ".join(f"{value:.3f}" for value in shuffled.values())
+        parts.append(f"with the label of another class {losses}")
+    for model, value in source.chances("generator_loss").items():
+        parts.append(f"{words[model]} {value:.3f}")
     beside = _sentence("; ".join([*parts, "lower is better"]))
     return Headline("Loss on crops never trained on, with their label", values, beside)
 
 
 def _memory(source: Source) -> Headline:
-    found = source.of_generators("samples_nearest_training")
-    values = {model: f"{value:.3g}" for model, value in found.items()}
-    real = source.value("validation_nearest_training")
-    beside = "" if real is None else f"Crops never trained on {real:.3g}; a copy would be at 0."
+    name = "nearest_training"
+    values = {m: f"{value:.3g}" for m, value in source.of_generators(f"samples_{name}").items()}
+    parts = [
+        f"{what} {value:.3g}"
+        for metric, what in (
+            (f"decoded_{name}", "training crops themselves, encoded and decoded"),
+            (f"validation_{name}", "crops never trained on"),
+        )
+        if (value := source.value(metric)) is not None
+    ]
+    for model, reference in source.facts(f"samples_{name}", "reference").items():
+        if "drawn" in reference:
+            count = source.facts(f"samples_{name}", "reference_images")[model]
+            parts.append(f"only {count:,} training crops were searched")
+            break
+    beside = _sentence("; ".join(parts))
     return Headline("Distance of a sample to its nearest training crop", values, beside)
 
 

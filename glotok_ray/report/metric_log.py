@@ -1,4 +1,4 @@
-"""metrics.jsonl of a training run: its lines, one metric over the steps, and the last value of one.
+"""metrics.jsonl of a training run: its lines, and one metric over the steps.
 
 Read next: glotok_ray/report/curves.py
 """
@@ -42,9 +42,3 @@ def points(log: MetricLog, name: str) -> Float[ndarray, "2 n"]:
         if isinstance(line.get(name), int | float) and np.isfinite(line[name])
     ]
     return np.array(found, dtype=np.float64).reshape(-1, 2).T
-
-
-def last_value(log: MetricLog, name: str) -> float | None:
-    """The last finite value of one metric; None where the log has none."""
-    _, values = points(log, name)
-    return float(values[-1]) if len(values) else None

@@ -9,7 +9,6 @@ from glotok_ray.report.curves import relation_chart
 from glotok_ray.report.headlines import Source
 from glotok_ray.report.inputs import ReportInputs
 from glotok_ray.report.markup import ImageFormat, absent, table, text
-from glotok_ray.report.metric_log import last_value
 
 
 class _Value(NamedTuple):
@@ -29,8 +28,6 @@ class _Measure(NamedTuple):
     """A format of Python."""
     metric: str = ""
     """Its name in metrics.json."""
-    logged: str = ""
-    """Its name in metrics.jsonl, where it is measured in training alone."""
     is_mean: bool = False
     """Over crops: without a deviation there were too few to say which side is better."""
 
@@ -71,7 +68,7 @@ _MEASURES = (
         "codes with another one beside them",
         True,
         "{:.1%}",
-        logged="eval/semantic_duplicates",
+        metric="semantic_duplicates",
     ),
     _Measure("Codes in use", "in the validation crops", False, "{:.0%}", metric="semantic_usage"),
     _Measure(
@@ -137,7 +134,7 @@ def _comparison(inputs: ReportInputs) -> str:
     rows = [row for row in _rows(inputs) if row.with_loss or row.without_loss]
     bold = any(_better(row) is not None for row in rows)
     note = (
-        "Bold: the better one, where the difference exceeds both deviations (\u00b1)."
+        "Bold: the better one, where the shown numbers differ; in rows with deviations (\u00b1), by more than both."
         if bold
         else ""
     )
@@ -160,7 +157,11 @@ def _shown(row: _Row, value: _Value | None) -> str:
     if value is None:
         return "\u2013"
     spread = "" if value.deviation is None else f"<small>\u00b1 {value.deviation:.2g}</small>"
-    return f"{row.measure.shown.format(value.mean).replace('%', ' %')}{spread}"
+    return f"{_number(row, value)}{spread}"
+
+
+def _number(row: _Row, value: _Value) -> str:
+    return row.measure.shown.format(value.mean).replace("%", " %")
 
 
 def _better(row: _Row) -> bool | None:
@@ -170,6 +171,8 @@ def _better(row: _Row) -> bool | None:
     difference = row.with_loss.mean - row.without_loss.mean
     deviations = [value.deviation for value in (row.with_loss, row.without_loss)]
     if row.measure.is_mean and None in deviations:
+        return None
+    if _number(row, row.with_loss) == _number(row, row.without_loss):
         return None
     noise = sum(value or 0 for value in deviations)
     return None if abs(difference) <= noise else (difference < 0) is row.measure.lower_is_better
@@ -182,12 +185,8 @@ def _rows(inputs: ReportInputs) -> list[_Row]:
 
 
 def _row(measure: _Measure, inputs: ReportInputs) -> _Row:
-    if measure.logged:
-        logs = (inputs.tokenizer_log, inputs.twin_log)
-        found = [(last_value(log, measure.logged), None) for log in logs]
-    else:
-        source = Source(inputs.metrics)
-        names = (measure.metric, f"twin_{measure.metric}")
-        found = [(source.value(name), source.deviation(name)) for name in names]
+    source = Source(inputs.metrics)
+    names = (measure.metric, f"twin_{measure.metric}")
+    found = [(source.value(name), source.deviation(name)) for name in names]
     first, second = (None if mean is None else _Value(mean, std) for mean, std in found)
     return _Row(measure, first, second)

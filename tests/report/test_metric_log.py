@@ -2,7 +2,7 @@
 
 import pytest
 
-from glotok_ray.report.metric_log import last_value, metric_names, points, read_metric_lines
+from glotok_ray.report.metric_log import metric_names, points, read_metric_lines
 
 LOG = [
     {"step": 1, "train/b": 2.0, "time/x": 1.0},
@@ -14,8 +14,6 @@ LOG = [
 def test_names_are_training_first_and_values_finite():
     assert metric_names(LOG) == ["train/a", "train/b", "eval/a"]
     assert points(LOG, "train/b").tolist() == [[1.0], [2.0]]
-    assert last_value(LOG, "eval/a") == 0.5
-    assert last_value(LOG, "eval/none") is None
 
 
 def test_a_cut_last_line_is_left_out_and_a_broken_one_inside_is_named(tmp_path):

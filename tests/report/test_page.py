@@ -229,3 +229,29 @@ def test_of_one_crop_no_side_is_the_better_one(deviation: float | None, side: bo
     (psnr,) = (item for item in relation_section._MEASURES if item.metric == "reconstruction_psnr")
     values = (relation_section._Value(mean, deviation) for mean in (23.0, 22.0))
     assert relation_section._better(relation_section._Row(psnr, *values)) is side
+
+
+@pytest.mark.parametrize(("first", "second", "side"), [(0.996, 1.0, None), (0.98, 1.0, False)])
+def test_equal_numbers_as_shown_have_no_better_side(
+    first: float, second: float, side: bool | None
+) -> None:
+    (usage,) = (item for item in relation_section._MEASURES if item.metric == "semantic_usage")
+    values = (relation_section._Value(mean) for mean in (first, second))
+    assert relation_section._better(relation_section._Row(usage, *values)) is side
+
+
+def test_near_duplicates_are_those_of_the_evaluation(tmp_path: Path) -> None:
+    """The log's last value that is finite may be one of before."""
+    write_run(tmp_path)
+    for name, value in (("evaluation", 0.25), ("twin_evaluation", None)):
+        path = tmp_path / name / "metrics.json"
+        found = {"label": "Near duplicates", "value": value, "protocol": "p"}
+        path.write_text(json.dumps({**json.loads(path.read_text()), "semantic_duplicates": found}))
+    for name in ("tokenizer", "twin"):
+        lines = [{"step": 1, "eval/semantic_duplicates": 0.5}, {"step": 2}]
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (tmp_path / name / "metrics.jsonl").write_text(text)
+    page = render(collect(tmp_path))
+    section = page[page.index('id="relation"') : page.index('id="curves"')]
+    row = section[section.index("Near duplicates") :]
+    assert PageReader(row[: row.index("</tr>")]).text.endswith("25.0 %\u2013")
