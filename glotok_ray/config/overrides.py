@@ -104,6 +104,15 @@ def addresses(config: Any) -> dict[str, str]:
     return {name: value for name, value in _paths(config).items() if is_address(value)}
 
 
+def input_paths(config: Any) -> dict[str, str]:
+    """The paths of a config that its job reads, by dotted name: all that are set but folders that it writes."""
+    return {
+        name: value
+        for name, value in _paths(config).items()
+        if not name.endswith(("output_path", "statistics_path"))
+    }
+
+
 def is_address(value: str) -> bool:
     """Whether a path is an address in an object store, such as s3://bucket/prefix."""
     return bool(_ADDRESS.match(value))

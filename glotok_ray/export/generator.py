@@ -41,7 +41,8 @@ from glotok_ray.pretrained.tokenizer import WEIGHTS_FILE, code_layout, read_any_
 from glotok_ray.sampling.images import ImageGenerator
 from glotok_ray.storage import artefact, ownership
 from glotok_ray.storage.artefact import ArtefactError
-from glotok_ray.storage.output import Output, Unfinished, look
+from glotok_ray.storage.optional_files import optional_file
+from glotok_ray.storage.output import Output, Unfinished, check_apart, look
 from glotok_ray.storage.places import to_path
 from glotok_ray.storage.weights import save_weights
 from glotok_ray.training.evaluated_checkpoints import best_text, best_weights
@@ -71,7 +72,7 @@ class _Source:
 def run(config: ExportGeneratorRun, *, fresh: bool = False) -> dict[str, Any]:
     """Write the folder, or recognise it; returns its manifest. Raises ArtefactError for what cannot be exported."""
     config = with_absolute_paths(config)
-    check_inputs(config)
+    check_inputs(config, fresh=fresh)
     source = _source(config)
     output = _look(config, source, fresh=fresh)
     if output.finished is not None:
@@ -100,19 +101,22 @@ def run(config: ExportGeneratorRun, *, fresh: bool = False) -> dict[str, Any]:
     return output.finish(source=found.origin, parameters=parameters)
 
 
-def check_inputs(config: ExportGeneratorRun) -> None:
-    """Raise ArtefactError when there is nothing to export, an unfinished run, or no other folder to write."""
+def check_inputs(config: ExportGeneratorRun, *, fresh: bool = False) -> None:
+    """Raise ArtefactError when there is nothing to export, an unfinished run, or an output folder that is not apart
+    from what is read.
+    """
     source = to_path(config.source_path)
     if not config.source_path or not source.exists():
         raise ArtefactError(
             f"source_path = {config.source_path!r}: no such run folder or file; correct it"
         )
-    if to_path(config.output_path) == source:
-        raise ArtefactError(
-            f"output_path = {config.output_path!r}: is the source_path; choose another folder"
-        )
+    output = to_path(config.output_path)
+    check_apart(output, [source], fresh=fresh, outside=True)
+    if config.tokenizer_path:
+        check_apart(output, [config.tokenizer_path], fresh=fresh)
     if source.is_dir():
         folder = _source(config)
+        check_apart(output, [folder], fresh=fresh, outside=True)
         artefact.read_manifest(folder, "generator")
         if config.checkpoint == "best" and config.weights == "model" and _is_averaged(folder):
             raise ArtefactError(
@@ -128,7 +132,7 @@ def _source(config: ExportGeneratorRun) -> Path:
 
 
 def _is_averaged(folder: Path) -> bool:
-    return (folder / AVERAGE_FILE).is_file()
+    return optional_file(folder, AVERAGE_FILE) is not None
 
 
 def _look(config: ExportGeneratorRun, source: Path, *, fresh: bool) -> Output:

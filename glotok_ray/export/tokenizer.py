@@ -5,8 +5,11 @@ every job that takes a tokenizer_path. Read next: glotok_ray/interop/tokenizers.
 """
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from torch import Tensor
 
 from glotok_ray.config.jobs import ExportRun
 from glotok_ray.config.overrides import bound_settings, with_absolute_paths
@@ -20,8 +23,9 @@ from glotok_ray.pretrained.peer_tokenizers import write_peer
 from glotok_ray.pretrained.tokenizer import DISCRIMINATOR_FILE, WEIGHTS_FILE
 from glotok_ray.storage import artefact, ownership
 from glotok_ray.storage.artefact import ArtefactError
-from glotok_ray.storage.output import Output, Unfinished, look
-from glotok_ray.storage.places import to_path
+from glotok_ray.storage.optional_files import optional_file
+from glotok_ray.storage.output import Output, Unfinished, check_apart, look
+from glotok_ray.storage.places import copy_file, to_path
 from glotok_ray.storage.weights import save_weights
 from glotok_ray.training import checkpoint
 from glotok_ray.training.checkpoint import CHECKPOINT_FOLDER
@@ -32,11 +36,21 @@ from glotok_ray.training.plan import RUN_FILE
 logger = logging.getLogger(__name__)
 
 
+class _Source(NamedTuple):
+    """What a run or a peer's file gives."""
+
+    model: GloTokTokenizer
+    origin: str
+    metrics: dict[str, Any]
+    discriminator: Path | Mapping[str, Tensor] | None
+    """The file of a run's, or the tensors of a peer's."""
+
+
 @ownership.holding()
 def run(config: ExportRun, *, fresh: bool = False) -> dict[str, Any]:
     """Write the folder, or recognise it; returns its manifest. Raises ArtefactError for what cannot be exported."""
     config = with_absolute_paths(config)
-    file = check_inputs(config)
+    file = check_inputs(config, fresh=fresh)
     settings = {**bound_settings(config), "source_sha256": artefact.sha256_of(file)}
     output = look(to_path(config.output_path), "tokenizer", settings, fresh=fresh, made_by="export")
     if output.finished is not None:
@@ -44,18 +58,31 @@ def run(config: ExportRun, *, fresh: bool = False) -> dict[str, Any]:
         return output.finished
     if config.peer:
         return _export_released(config, output)
-    if file == to_path(config.source_path):
-        model, origin, metrics = _from_peer(config, output)
-    else:
-        output.begin(Unfinished.REPLACE)
-        model, origin, metrics = _from_run(file.parent, output.folder)
-    write_model_card(output.folder, model.config, metrics, source=origin)
-    model.save_pretrained(output.folder, source=origin)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    return output.finish(source=origin, parameters=parameters)
+    # Read before the folder is begun: a file that does not fit must leave nothing behind.
+    found = _from_peer(config) if file == to_path(config.source_path) else _from_run(file.parent)
+    output.begin(Unfinished.REPLACE)
+    if isinstance(found.discriminator, Path):
+        copy_file(found.discriminator, output.folder / DISCRIMINATOR_FILE)
+    elif found.discriminator:
+        save_weights(output.folder / DISCRIMINATOR_FILE, found.discriminator)
+    write_model_card(output.folder, found.model.config, found.metrics, source=found.origin)
+    found.model.save_pretrained(output.folder, source=found.origin)
+    parameters = sum(parameter.numel() for parameter in found.model.parameters())
+    return output.finish(source=found.origin, parameters=parameters)
 
 
-def check_inputs(config: ExportRun) -> Path:
+def check_inputs(config: ExportRun, *, fresh: bool = False) -> Path:
+    """The file with the weights to export; raises ArtefactError when there is none, and when the output folder is not
+    apart from what is read.
+    """
+    file = _weights_file(config)
+    source = to_path(config.source_path)
+    read = [source] if source.is_file() else [source, file.parent]
+    check_apart(to_path(config.output_path), read, fresh=fresh, outside=True)
+    return file
+
+
+def _weights_file(config: ExportRun) -> Path:
     """The file with the weights to export; raises ArtefactError when there is none."""
     source = to_path(config.source_path)
     if config.peer:
@@ -90,11 +117,8 @@ def _weights_folder(source: Path) -> Path:
     return newest
 
 
-def _from_run(found: Path, folder: Path) -> tuple[GloTokTokenizer, str, dict[str, Any]]:
+def _from_run(found: Path) -> _Source:
     manifest = artefact.read_json(found / artefact.MANIFEST)
-    discriminator = found / DISCRIMINATOR_FILE
-    if discriminator.is_file():
-        (folder / DISCRIMINATOR_FILE).write_bytes(discriminator.read_bytes())
     step = manifest.get("step")
     if found.parent.name in (CHECKPOINT_FOLDER, BEST_FOLDER):
         run_folder = found.parents[1]
@@ -106,7 +130,8 @@ def _from_run(found: Path, folder: Path) -> tuple[GloTokTokenizer, str, dict[str
         manifest.get("source")
         or f"the run {run_folder.name!r} after {step} steps{chosen}{_trained_on(run_folder)}"
     )
-    return GloTokTokenizer.from_pretrained(found), origin, metrics
+    model = GloTokTokenizer.from_pretrained(found)
+    return _Source(model, origin, metrics, optional_file(found, DISCRIMINATOR_FILE))
 
 
 def _trained_on(run_folder: Path) -> str:
@@ -116,19 +141,15 @@ def _trained_on(run_folder: Path) -> str:
     return f" on {facts['crops']}" if "crops" in facts else ""
 
 
-def _from_peer(config: ExportRun, output: Output) -> tuple[GloTokTokenizer, str, dict[str, Any]]:
+def _from_peer(config: ExportRun) -> _Source:
     source = to_path(config.source_path)
-    # Read before the folder is begun: a file that does not fit must leave nothing behind.
     imported = import_tokenizer(source, config.model, weights=config.weights)
-    output.begin(Unfinished.REPLACE)
     model = GloTokTokenizer(config.model)
     model.load_state_dict(imported.tokenizer)
-    if imported.discriminator:
-        save_weights(output.folder / DISCRIMINATOR_FILE, imported.discriminator)
     if imported.left_out:
         logger.info("left out on purpose: %s", ", ".join(imported.left_out))
     origin = f"imported from {source.name} ({imported.layout} names, sha256 {imported.sha256})"
-    return model, origin, {}
+    return _Source(model, origin, {}, imported.discriminator)
 
 
 def _export_released(config: ExportRun, output: Output) -> dict[str, Any]:

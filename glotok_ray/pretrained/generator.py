@@ -25,6 +25,7 @@ from glotok_ray.nn.xar import XAR
 from glotok_ray.pretrained import tokenizer
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
+from glotok_ray.storage.optional_files import optional_file
 from glotok_ray.storage.places import copy_file, to_path
 from glotok_ray.storage.weights import load_weights, save_weights, stored_tensor
 
@@ -138,13 +139,12 @@ def flow_config(folder: Path) -> FlowConfig:
 def load_generator(folder: Path, *, use_ema: bool) -> XAR | FAR | VAR | RQTransformer:
     """The frozen generator of a folder, on the CPU, in evaluation mode.
 
-    `use_ema` takes the averaged weights where the folder has them. Raises ArtefactError when files are missing or do
-    not fit each other.
+    `use_ema` takes the averaged weights where the folder has them. Raises ArtefactError when files are missing, do not
+    fit each other, or are none of those that the folder's manifest lists.
     """
     model = build_generator(model_config(folder))
-    average = folder / AVERAGE_FILE
-    weights = average if use_ema and average.is_file() else folder / WEIGHTS_FILE
-    load_weights(model, weights)
+    average = optional_file(folder, AVERAGE_FILE) if use_ema else None
+    load_weights(model, average or folder / WEIGHTS_FILE)
     check_scale(folder)
     return model.requires_grad_(False).eval()
 
@@ -158,8 +158,8 @@ def check_scale(folder: Path) -> None:
         return
     recorded = torch.tensor(facts["latent_scale"])
     for name in (WEIGHTS_FILE, AVERAGE_FILE):
-        path = folder / name
-        stored = stored_tensor(path, "latent_scale") if path.is_file() else None
+        path = optional_file(folder, name)
+        stored = stored_tensor(path, "latent_scale") if path else None
         if stored is None:
             continue
         if recorded.shape != stored.shape or not torch.allclose(recorded, stored, rtol=1e-5):

@@ -16,7 +16,7 @@ import torch
 
 from glotok_ray import faults
 from glotok_ray.config.jobs import TeacherRun
-from glotok_ray.config.overrides import bound_settings, with_absolute_paths
+from glotok_ray.config.overrides import bound_settings, input_paths, with_absolute_paths
 from glotok_ray.config.tokenizer import CodebookConfig
 from glotok_ray.data.drawing import DrawnRows, draw_images, drawn_per_class
 from glotok_ray.data.recorded import crops_text, read_image_dataset
@@ -55,6 +55,7 @@ def run(config: TeacherRun, *, fresh: bool = False) -> dict[str, Any]:
     """
     # Actors run in working directories of their own.
     config = with_absolute_paths(config)
+    output.check_apart(to_path(config.output_path), input_paths(config).values(), fresh=fresh)
     if to_path(config.data_path).suffix in centroids.SUFFIXES:
         return _from_centroids(config, fresh=fresh)
     dataset, units = check_inputs(config)

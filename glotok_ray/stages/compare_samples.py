@@ -10,13 +10,13 @@ from dataclasses import replace
 from typing import Any
 
 from glotok_ray.config.evaluation import EvaluateRun
-from glotok_ray.config.overrides import bound_settings, to_dict, with_absolute_paths
+from glotok_ray.config.overrides import bound_settings, input_paths, to_dict, with_absolute_paths
 from glotok_ray.evaluation.compared_samples import check_alike
 from glotok_ray.recipes.sweep_parts import STATISTICS_FOLDER, VALUES_FOLDER, samples_evaluations
 from glotok_ray.report.samples_table import COMPARISON, write_comparison
 from glotok_ray.stages import evaluate_images
 from glotok_ray.storage import artefact, ownership
-from glotok_ray.storage.output import Output, check_finished, look
+from glotok_ray.storage.output import Output, check_apart, check_finished, look
 from glotok_ray.storage.places import to_path
 
 logger = logging.getLogger(__name__)
@@ -31,6 +31,7 @@ def run(config: EvaluateRun, *, fresh: bool = False) -> dict[str, Any]:
     # Actors run in working directories of their own.
     config = with_absolute_paths(config)
     evaluations = samples_evaluations(config)
+    check_apart(to_path(config.output_path), input_paths(config).values(), fresh=fresh)
     check_alike(evaluations.values())
     output = _look(config, fresh=fresh)
     output.go_on(adopt=VALUES_FOLDER)

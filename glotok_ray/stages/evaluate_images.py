@@ -13,7 +13,7 @@ import torch
 
 from glotok_ray import faults
 from glotok_ray.config.evaluation import EvaluateRun
-from glotok_ray.config.overrides import bound_settings, to_dict, with_absolute_paths
+from glotok_ray.config.overrides import bound_settings, input_paths, to_dict, with_absolute_paths
 from glotok_ray.data.recorded import crops_text
 from glotok_ray.data.records import DatasetInfo
 from glotok_ray.evaluation.entries import Metrics, with_crops, with_samples
@@ -69,6 +69,7 @@ def run(config: EvaluateRun, *, fresh: bool = False) -> dict[str, Any]:
     """
     # Actors run in working directories of their own.
     config = with_absolute_paths(config)
+    output.check_apart(to_path(config.output_path), input_paths(config).values(), fresh=fresh)
     # Before the output folder is begun: what does not fit must leave everything as it is.
     inputs = _read_inputs(config)
     settings = bound_settings(config) | inputs.digests

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from glotok_ray.config.jobs import ShardRun
-from glotok_ray.config.overrides import with_absolute_paths
+from glotok_ray.config.overrides import input_paths, with_absolute_paths
 from glotok_ray.data.encoding_order import times_read
 from glotok_ray.data.forms import PARQUET
 from glotok_ray.data.left_out import Losses, left_out_text
@@ -28,7 +28,7 @@ from glotok_ray.data.shard_writing import ShardTask, shard_file, write_task
 from glotok_ray.data.sources import ImageSource
 from glotok_ray.data.written_shards import RECEIPTS, WrittenShard, receipt_of
 from glotok_ray.storage import artefact, ownership
-from glotok_ray.storage.output import Unfinished, look_at_all
+from glotok_ray.storage.output import Unfinished, check_apart, look_at_all
 from glotok_ray.storage.places import remove_tree, to_path
 
 logger = logging.getLogger(__name__)
@@ -64,9 +64,11 @@ def run(config: ShardRun, *, fresh: bool = False) -> dict[str, Any]:
     Connects to Ray when there is work. Raises ValueError for what the user can mend.
     """
     config = with_absolute_paths(config)
-    source = ImageSource.of(config)
     top = to_path(config.output_path)
     folders = [top / split for split in SPLITS]
+    for folder in folders:
+        check_apart(folder, input_paths(config).values(), fresh=fresh)
+    source = ImageSource.of(config)
     outputs = look_at_all(folders, "shards", source.bound_settings(), fresh=fresh)
     if all(output.finished is not None for output in outputs):
         logger.info("already finished: %s", top)

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from glotok_ray import faults
-from glotok_ray.config.overrides import to_dict
+from glotok_ray.config.overrides import input_paths, to_dict
 from glotok_ray.config.runs import GeneratorRun, TokenizerRun
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
-from glotok_ray.storage.output import Output, look
+from glotok_ray.storage.output import Output, check_apart, look
 from glotok_ray.training import checkpoint
 from glotok_ray.training.checkpoint import CHECKPOINT_FOLDER, check_same_layout, check_state_layout
 from glotok_ray.training.evaluated_checkpoints import BEST_FOLDER, WORK_FOLDER, read_best
@@ -59,6 +59,7 @@ def train_to_the_end(
 
     `settings` decide what the run is, `facts` are noted in run.json.
     """
+    check_apart(plan.folder, input_paths(config).values(), fresh=fresh)
     output = look(plan.folder, kind, settings, inputs, fresh=fresh)
     if output.finished is not None:
         _check_finished_layout(plan)

@@ -80,6 +80,15 @@ def set_aside(folder: Path, collection: Collection | None = None) -> None:
         ownership.clear(previous)
 
 
+def removed_by_fresh(folder: Path) -> Path | None:
+    """The NAME.previous whose place the folder takes with `fresh`; None where it stays, or where there is none."""
+    previous = _previous(folder)
+    if not (folder.exists() and previous.exists()):
+        return None
+    stays = artefact.is_finished(previous) and not artefact.is_finished(folder)
+    return None if stays else previous
+
+
 def _previous(folder: Path) -> Path:
     return folder.with_name(folder.name + ".previous")
 

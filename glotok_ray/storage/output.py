@@ -8,7 +8,7 @@ fingerprint of what is in it. Read next: glotok_ray/storage/begun.py
 import contextlib
 import enum
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 from glotok_ray.storage import artefact, begun, ownership
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.storage.contents import Collection
-from glotok_ray.storage.places import to_path
+from glotok_ray.storage.places import is_remote, to_path
 from glotok_ray.storage.weights import check_stored
 
 logger = logging.getLogger(__name__)
@@ -134,15 +134,48 @@ def look(
 
     `begun_settings` are those under which unfinished work goes on, where they are fewer than `settings`. `made_by`
     is the fingerprint's kind where several jobs write folders of one kind. Raises ArtefactError for a folder that was
-    finished with other settings or inputs, or by another job.
+    finished with other settings or inputs, or by another job, and as `check_apart`.
     """
     folder = folder.absolute()
+    check_apart(folder, inputs, fresh=fresh)
     fingerprint = artefact.fingerprint(made_by or kind, settings, inputs)
     begun_fingerprint = fingerprint
     if begun_settings is not None:
         begun_fingerprint = artefact.fingerprint(made_by or kind, begun_settings, inputs)
     finished = None if fresh else artefact.finished(folder, kind, fingerprint)
     return Output(folder, kind, fingerprint, begun_fingerprint, fresh, finished)
+
+
+def check_apart(
+    folder: Path, inputs: Iterable[str | Path], *, fresh: bool = False, outside: bool = False
+) -> None:
+    """Raise ArtefactError where a job that writes `folder` would remove or move what it reads: an input that is the
+    folder or lies in it or, with `fresh`, in a NAME.previous that is removed. `outside` also refuses a folder that lies
+    in an input. Links are followed.
+    """
+    place, removed = folder.resolve(), begun.removed_by_fresh(folder) if fresh else None
+    for path in map(to_path, inputs):
+        source = path.resolve()
+        if _lies_in(source, place) or (outside and _lies_in(place, source)):
+            raise ArtefactError(
+                f"output_path = {str(folder)!r}: {_how(place, source)} the input {path}, which must stay as it is; "
+                "choose another output_path"
+            )
+        if removed is not None and _lies_in(source, removed.resolve()):
+            raise ArtefactError(
+                f"{path}: lies in {removed}, which --fresh would remove; move it away yourself, or choose another "
+                "output_path"
+            )
+
+
+def _lies_in(path: Path, folder: Path) -> bool:
+    return is_remote(path) == is_remote(folder) and path.is_relative_to(folder)
+
+
+def _how(place: Path, source: Path) -> str:
+    if place == source:
+        return "is"
+    return "holds" if _lies_in(source, place) else "lies in"
 
 
 def look_at_all(

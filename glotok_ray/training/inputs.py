@@ -33,6 +33,7 @@ from glotok_ray.pretrained.tokenizer import (
 from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.storage.node_cache import at_hand
+from glotok_ray.storage.optional_files import optional_file
 from glotok_ray.storage.places import to_path
 from glotok_ray.storage.weights import check_stored, misfits, stored_shapes
 from glotok_ray.teacher.histogram import TeacherHistogram, load_teacher
@@ -118,8 +119,9 @@ def check_initial(run: TokenizerRun) -> None:
             f"{path}: does not fit the run's model: {problems}; take the recipe that made it, or correct initial_path"
         )
     check_stored(path)
-    if path.with_name(DISCRIMINATOR_FILE).is_file():
-        check_stored(path.with_name(DISCRIMINATOR_FILE))
+    discriminator = optional_file(path.parent, DISCRIMINATOR_FILE)
+    if discriminator:
+        check_stored(discriminator)
     recorded = path.with_name(CONFIG_FILE)
     if recorded.is_file():
         made = to_dict(tokenizer_config(path.parent))

@@ -20,6 +20,7 @@ from glotok_ray.nn.tokenizer import GloTokTokenizer
 from glotok_ray.pretrained.perceptual import build_perceptual
 from glotok_ray.pretrained.tokenizer import DISCRIMINATOR_FILE, WEIGHTS_FILE
 from glotok_ray.storage import artefact
+from glotok_ray.storage.optional_files import optional_file
 from glotok_ray.storage.places import to_path
 from glotok_ray.storage.weights import load_weights
 from glotok_ray.teacher.image_vectors import build_image_network
@@ -108,8 +109,9 @@ def build_frozen_networks(config: TokenizerRun, device: torch.device) -> FrozenN
 def _start_from(path: str, model: nn.Module, discriminator: nn.Module) -> None:
     if path:
         load_weights(model, to_path(path) / WEIGHTS_FILE)
-        if (to_path(path) / DISCRIMINATOR_FILE).is_file():
-            load_weights(discriminator, to_path(path) / DISCRIMINATOR_FILE)
+        judge = optional_file(to_path(path), DISCRIMINATOR_FILE)
+        if judge:
+            load_weights(discriminator, judge)
 
 
 def _histogram(model: GloTokTokenizer, relation: RelationConfig) -> Tensor:

@@ -284,7 +284,7 @@ def test_what_cannot_be_exported_is_refused_and_leaves_nothing_behind(
     with pytest.raises(ArtefactError, match="holds no finished generator"):
         export.run(wanted(tmp_path, tmp_path, "unfinished"))
     same = str(inputs / "mine")
-    with pytest.raises(ArtefactError, match="is the source_path"):
+    with pytest.raises(ArtefactError, match="is the input"):
         export.run(ExportGeneratorRun(source_path=same, output_path=same), fresh=True)
     other = config.override(TOKENS, {"codebooks.0.size": 32})
     with pytest.raises(ArtefactError, match="bring the tokenizer of the generator's codes"):

@@ -155,3 +155,56 @@ def test_a_peers_file_that_is_not_finite_ends_in_one_line_and_exit_code_2(model,
     assert "encoder.conv_in.weight (1 of 216 values)" in told
     assert "\n" not in told
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+@pytest.mark.parametrize(
+    ("source", "output"),
+    [
+        ("run", "run"),
+        ("run", "."),
+        ("run", "run/exported"),
+        ("run", "run/checkpoints"),
+        ("run", "link"),
+        ("link", "run"),
+        ("run/checkpoints/step-000000009", "run"),
+        ("run/checkpoints/step-000000009", "run/checkpoints/step-000000009"),
+    ],
+)
+def test_a_run_is_never_exported_into_itself(model, tmp_path, source, output, fresh):
+    folder = tmp_path / "run"
+    saved(folder / "checkpoints" / "step-000000009", model, "checkpoint", step=9, world_size=1)
+    for begun in (folder, tmp_path):
+        (begun / ".begun.json").write_text(json.dumps({"token": "", "fingerprint": "of a run"}))
+    (tmp_path / "link").symlink_to(folder)
+    before = sorted(tmp_path.rglob("*"))
+    wanted = ExportRun(source_path=str(tmp_path / source), output_path=str(tmp_path / output))
+    with pytest.raises(ArtefactError, match=r"^output_path = \S+ (is|holds|lies in) the input "):
+        tokenizer.run(wanted, fresh=fresh)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_finished_run_is_not_moved_away_by_its_own_export(model, tmp_path):
+    source = saved(tmp_path / "mine", model, "tokenizer", step=7)
+    with pytest.raises(ArtefactError, match="is the input"):
+        tokenizer.run(ExportRun(source_path=str(source), output_path=str(source)), fresh=True)
+    assert not (tmp_path / "mine.previous").exists()
+
+
+def test_a_run_that_cannot_be_read_leaves_the_output_as_it_is(model, tmp_path):
+    source = saved(tmp_path / "mine", model, "tokenizer", step=7)
+    (source / "config.json").write_text('{"model": {"adapter": {"depth": 3}}}')
+    artefact.write_manifest(source, "tokenizer", step=7)
+    with pytest.raises(ArtefactError, match="do not fit the config"):
+        tokenizer.run(ExportRun(source_path=str(source), output_path=str(tmp_path / "out")))
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_discriminator_of_a_run_is_exported_where_its_manifest_lists_it(model, tmp_path):
+    source = saved(tmp_path / "mine", model, "tokenizer", step=7)
+    (source / "discriminator.safetensors").write_bytes(b"of another run")
+    wanted = ExportRun(source_path=str(source), output_path=str(tmp_path / "out"))
+    with pytest.raises(ArtefactError, match=r"discriminator\.safetensors: is not listed .*away$"):
+        tokenizer.run(wanted)
+    artefact.write_manifest(source, "tokenizer", step=7)
+    assert "discriminator.safetensors" in tokenizer.run(wanted)["files"]

@@ -138,3 +138,18 @@ def test_missing_and_misfitting_files_are_named(tmp_path: Path) -> None:
     save_generator(tmp_path, wider.state_dict(), None, facts())
     with pytest.raises(ArtefactError, match=r"generator\.safetensors: its tensors do not fit"):
         load_generator(tmp_path, use_ema=True)
+
+
+def test_an_average_that_the_manifest_does_not_list_is_refused(tmp_path: Path) -> None:
+    first, second = XAR(TINY_XAR), XAR(TINY_XAR)
+    save_generator(tmp_path, first.state_dict(), None, facts(latent_scale=[1.0] * 6))
+    save_generator(tmp_path / "other", second.state_dict(), second.state_dict(), facts())
+    artefact.write_manifest(tmp_path, "generator", exclude=("other",), step=1)
+    name = "generator_ema.safetensors"
+    (tmp_path / "other" / name).rename(tmp_path / name)
+    with pytest.raises(ArtefactError, match=r"ema\.safetensors: is not listed in .*; move it away"):
+        load_generator(tmp_path, use_ema=True)
+    assert isinstance(load_generator(tmp_path / "other", use_ema=False), XAR)
+    (tmp_path / "manifest.json").unlink()  # an unfinished folder lists nothing
+    found = load_generator(tmp_path, use_ema=True)
+    assert torch.equal(found.class_embedding.weight, second.class_embedding.weight)

@@ -6,7 +6,15 @@ from glotok_ray.storage import artefact, begun, contents, marks, ownership
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.storage.begun import FolderInUseError
 from glotok_ray.storage.contents import Collection
-from glotok_ray.storage.output import Unfinished, begin, collection, look, look_at_all
+from glotok_ray.storage.object_paths import ObjectPath
+from glotok_ray.storage.output import (
+    Unfinished,
+    begin,
+    check_apart,
+    collection,
+    look,
+    look_at_all,
+)
 
 ONE, TWO = {"seed": 1}, {"seed": 2}
 PARTS = Collection(
@@ -422,3 +430,33 @@ def mark_as_being_emptied(folder):
     begun.own(folder)
     ownership.ask(folder, contents.BEING_EMPTIED)
     ownership.give_back(folder)
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+@pytest.mark.parametrize("place", ["thing", ".", "link"])
+def test_no_job_writes_over_its_input_or_around_it(tmp_path, folder, place, fresh):
+    look(folder, "thing", ONE).begin(Unfinished.REPLACE)
+    look(folder, "thing", ONE).finish()
+    (tmp_path / "link").symlink_to(folder)
+    with pytest.raises(ArtefactError, match=r"(is|holds) the input \S+thing, .*choose another"):
+        look(tmp_path / place, "thing", TWO, [folder], fresh=fresh)
+    assert look(tmp_path / "other", "thing", TWO, [folder], fresh=fresh).finished is None
+    assert look(folder / "inside", "thing", TWO, [folder], fresh=fresh).finished is None
+
+
+def test_fresh_removes_no_previous_folder_that_is_read(folder, finished_previous):
+    given = (folder, "thing", TWO, [finished_previous])
+    assert look(*given, fresh=True).finished is None  # unfinished work does not take its place
+    look(folder, "thing", TWO).go_on()
+    look(folder, "thing", TWO).finish()
+    with pytest.raises(ArtefactError, match=r"lies in \S+\.previous, which --fresh would remove"):
+        look(*given, fresh=True)
+
+
+def test_objects_are_kept_apart_by_their_addresses():
+    run = ObjectPath("s3://bucket/runs/first")
+    for place, outside in (("runs/first", False), ("runs", False), ("runs/first/out", True)):
+        with pytest.raises(ArtefactError, match=r"the input s3://bucket/runs/first, which"):
+            check_apart(ObjectPath(f"s3://bucket/{place}"), [run], outside=outside)
+    check_apart(ObjectPath("s3://bucket/runs/first_exported"), [run], outside=True)
+    check_apart(ObjectPath("s3://bucket/runs/first/out"), [run])
