@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from glotok_ray.config.rules import require_positive
 from glotok_ray.config.tokenizer import AutoencoderConfig
 from glotok_ray.nn.tokenizer_protocol import Codes, Grid, Rate
 from glotok_ray.peers.look_up import largest_product_on_map, rows_on_map
@@ -29,6 +30,9 @@ class IBQConfig:
     """Trunk; the decoder has five blocks per level."""
     num_codes: int = 16384
     """Rows of the codebook, as wide as the trunk's latent."""
+
+    def __post_init__(self) -> None:
+        require_positive("model", self, ("num_codes",))
 
     @property
     def image_size(self) -> int:

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from glotok_ray.config.rules import require_positive
 from glotok_ray.nn.blocks import positions_on_grid, to_tokens
 from glotok_ray.nn.tokenizer_protocol import Codes, Rate, grids_of
 from glotok_ray.peers.base import PeerTokenizer, scale_names
@@ -56,6 +57,7 @@ class ImageFolderConfig:
     def __post_init__(self) -> None:
         require_patches(self.image_size, _PATCH_SIZE)
         require_heads(self.width, self.num_heads)
+        require_positive("model", self, ("num_codes", "code_width", "width", "depth"))
 
     @property
     def grid_size(self) -> int:

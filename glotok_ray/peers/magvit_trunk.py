@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from glotok_ray.config.rules import require, require_positive
 from glotok_ray.nn.blocks import group_norm
 
 
@@ -29,6 +30,29 @@ class MagvitConfig:
     """Bits per code: channels between encoder and decoder."""
     norm_groups: int = 32
     """Groups of every GroupNorm."""
+
+    def __post_init__(self) -> None:
+        names = ("image_size", "base_channels", "num_res_blocks", "num_bits", "norm_groups")
+        require_positive("model", self, names)
+        require(
+            bool(self.channel_multipliers) and min(self.channel_multipliers) >= 1,
+            "model.channel_multipliers",
+            self.channel_multipliers,
+            "must hold a factor of at least 1 for each of one or more levels",
+        )
+        for width in self.widths:
+            require(
+                width % self.norm_groups == 0,
+                "model.base_channels",
+                self.base_channels,
+                f"times every multiplier must be a multiple of norm_groups = {self.norm_groups}",
+            )
+        require(
+            self.image_size % self.downsample_factor == 0,
+            "model.image_size",
+            self.image_size,
+            f"must be a multiple of {self.downsample_factor}",
+        )
 
     @property
     def downsample_factor(self) -> int:

@@ -93,7 +93,7 @@ class MultiScaleQuantizer(nn.Module):
     """One codebook for all scales, and the convolutions which smooth what is added; inference alone.
 
     `lookup` is Euclidean in VAR and by cosine in ImageFolder; the rows that are added are the codebook's own in both.
-    `smoothing_of_scale` gives each scale the number of its convolution.
+    `smoothing_of_scale` gives each of `sides` the number of its convolution.
     """
 
     def __init__(
@@ -104,7 +104,6 @@ class MultiScaleQuantizer(nn.Module):
         smoothing_of_scale: Sequence[int],
     ) -> None:
         super().__init__()
-        assert len(sides) == len(smoothing_of_scale)
         width = codebook_shape[1]
         self.lookup: Lookup = lookup
         self.sides = tuple(sides)

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from glotok_ray.config.rules import require_positive
 from glotok_ray.config.tokenizer import AutoencoderConfig
 from glotok_ray.nn.tokenizer_protocol import Codes, Grid, Rate
 from glotok_ray.peers.look_up import nearest_on_map, rows_on_map
@@ -32,6 +33,9 @@ class RQVAEConfig:
     """Rows of the codebook, as wide as the trunk's latent."""
     depth: int = 4
     """Codes per position, each of what those before it left over."""
+
+    def __post_init__(self) -> None:
+        require_positive("model", self, ("num_codes", "depth"))
 
     @property
     def image_size(self) -> int:

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from glotok_ray.config.rules import require_positive
 from glotok_ray.nn.blocks import to_map
 from glotok_ray.nn.tokenizer_protocol import Codes, Grid, Rate, grids_of
 from glotok_ray.peers.base import PeerTokenizer
@@ -60,6 +61,8 @@ class TiTokConfig:
         check_base_channels(self.base_channels)
         require_patches(self.image_size, DOWNSAMPLE_FACTOR)
         require_heads(self.width, self.num_heads)
+        names = ("num_codes", "code_width", "num_latents", "width", "depth")
+        require_positive("model", self, names)
 
     @property
     def grid_size(self) -> int:

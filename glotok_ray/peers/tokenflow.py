@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from glotok_ray.config.rules import require
+from glotok_ray.config.rules import require, require_positive
 from glotok_ray.config.tokenizer import AutoencoderConfig
 from glotok_ray.nn.autoencoder import PixelDecoder, PixelEncoder
 from glotok_ray.nn.blocks import to_map
@@ -76,6 +76,8 @@ class TokenFlowConfig:
             f"must give {SIDES[-1]} x {SIDES[-1]} positions, in the trunk and in patches of {_PATCH_SIZE} pixels",
         )
         require_heads(self.width, self.num_heads)
+        names = ("num_codes", "semantic_width", "pixel_width", "trained_grid", "width", "depth")
+        require_positive("model", self, names)
 
     @property
     def image_size(self) -> int:

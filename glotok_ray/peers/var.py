@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from glotok_ray.config.rules import require, require_positive
 from glotok_ray.config.tokenizer import AutoencoderConfig
 from glotok_ray.nn.tokenizer_protocol import Codes, grids_of
 from glotok_ray.peers.multi_scale import (
@@ -38,6 +39,22 @@ class VARConfig:
     """Sides of the grids, rising to the trunk's own."""
     smoothing: tuple[int, ...] = SMOOTHING_OF_SCALE
     """Which convolution smooths each scale."""
+
+    def __post_init__(self) -> None:
+        require_positive("model", self, ("num_codes",))
+        sides, grid = self.sides, self.autoencoder.grid_size
+        require(
+            bool(sides) and sides[0] >= 1 and list(sides) == sorted(sides) and sides[-1] == grid,
+            "model.sides",
+            sides,
+            f"must rise from at least 1 to {grid}, the side of the trunk's grid",
+        )
+        require(
+            len(self.smoothing) == len(sides) and min(self.smoothing) >= 0,
+            "model.smoothing",
+            self.smoothing,
+            f"must hold the number of a convolution, from 0, for each of the {len(sides)} sides",
+        )
 
     @property
     def image_size(self) -> int:

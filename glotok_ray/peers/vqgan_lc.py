@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from glotok_ray.config.rules import require_positive
 from glotok_ray.config.tokenizer import AutoencoderConfig
 from glotok_ray.nn.tokenizer_protocol import Codes, Grid, Rate
 from glotok_ray.peers.look_up import nearest_on_map, rows_on_map
@@ -29,6 +30,9 @@ class VQGANLCConfig:
     """Width of the frozen CLIP features."""
     code_width: int = 8
     """Width of the codes."""
+
+    def __post_init__(self) -> None:
+        require_positive("model", self, ("num_codes", "feature_width", "code_width"))
 
     @property
     def image_size(self) -> int:

@@ -4,6 +4,7 @@ Only the model is read and written here; whether a run is finished is told by it
 Read next: glotok_ray/sampling/images.py
 """
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -109,7 +110,22 @@ def read_facts(folder: Path) -> dict[str, Any]:
             f"{path}: architecture = {architecture!r}: must be one of {', '.join(CONFIGS)}; train the generator "
             "again with this version"
         )
+    if "latent_scale" in facts and not _is_scale(facts["latent_scale"]):
+        raise ArtefactError(
+            f"{path}: latent_scale = {facts['latent_scale']!r}: must be a list of finite numbers above 0, one for each "
+            "channel; restore the file, or export the generator again"
+        )
     return facts
+
+
+def _is_scale(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(item, int | float)
+        and not isinstance(item, bool)
+        and math.isfinite(item)
+        and item > 0
+        for item in value
+    )
 
 
 def model_config(folder: Path) -> ModelConfig:
@@ -120,6 +136,12 @@ def model_config(folder: Path) -> ModelConfig:
         raise ArtefactError(
             f"{folder / GENERATOR_FILE}: names {len(facts['classes'])} classes, and its model.num_classes = "
             f"{model.num_classes}; correct the names, or export the generator again"
+        )
+    scale = facts.get("latent_scale")
+    if isinstance(model, XARConfig) and scale is not None and len(scale) != model.channels:
+        raise ArtefactError(
+            f"{folder / GENERATOR_FILE}: latent_scale has {len(scale)} numbers, and its model.channels = "
+            f"{model.channels}; restore the file, or export the generator again"
         )
     return model
 

@@ -29,7 +29,8 @@ def empty_peer(folder: Path, stored: Mapping[str, Any]) -> PeerTokenizer:
     a config that this version does not know.
     """
     system, named_in = stored["system"], folder / CONFIG_FILE
-    if system not in SYSTEMS:
+    # A list or a mapping has no hash to be looked up by.
+    if not isinstance(system, str) or system not in SYSTEMS:
         raise ArtefactError(
             f"{named_in}: system = {system!r}: this version knows {', '.join(SYSTEMS)}; export the tokenizer again"
         )

@@ -88,7 +88,7 @@ def test_names_and_scale_must_be_those_of_the_model(tmp_path: Path) -> None:
     model.latent_scale.fill_(2.0)
     save_generator(tmp_path, model.state_dict(), None, facts(latent_scale=[2.0] * 6))
     assert torch.equal(load_generator(tmp_path, use_ema=True).latent_scale, model.latent_scale)
-    for scale in ([1.0] + [2.0] * 5, [2.0] * 5):
+    for scale in ([1.0] + [2.0] * 5,):
         artefact.write_json(tmp_path / "generator.json", facts(latent_scale=scale))
         with pytest.raises(ArtefactError, match=r"safetensors: its latent_scale begins \[2\.0"):
             load_generator(tmp_path, use_ema=True)
@@ -153,3 +153,19 @@ def test_an_average_that_the_manifest_does_not_list_is_refused(tmp_path: Path) -
     (tmp_path / "manifest.json").unlink()  # an unfinished folder lists nothing
     found = load_generator(tmp_path, use_ema=True)
     assert torch.equal(found.class_embedding.weight, second.class_embedding.weight)
+
+
+@pytest.mark.parametrize(
+    "scale", [None, 1.0, "abc", [["x"]], [True] * 6, [1.0] * 5 + [0.0], [float("inf")] * 6]
+)
+def test_a_scale_of_the_latents_that_is_none_is_named(tmp_path: Path, scale: object) -> None:
+    save_generator(tmp_path, XAR(TINY_XAR).state_dict(), None, facts(latent_scale=scale))
+    message = r"generator\.json: latent_scale = .*: must be a list of finite numbers above 0"
+    with pytest.raises(ArtefactError, match=message):
+        load_generator(tmp_path, use_ema=True)
+
+
+def test_a_scale_of_another_length_is_named(tmp_path: Path) -> None:
+    save_generator(tmp_path, XAR(TINY_XAR).state_dict(), None, facts(latent_scale=[1.0] * 5))
+    with pytest.raises(ArtefactError, match=r"latent_scale has 5 numbers, .*channels = 6"):
+        load_generator(tmp_path, use_ema=True)
