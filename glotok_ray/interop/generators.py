@@ -1,7 +1,8 @@
 """Import a generator that a project of Table 2 trained, or RQ-Transformer, and export one so that their code loads it.
 
-Names and shapes are checked, and xAR's mask: the number of attention heads, and of FAR and the GPTs the grid's size,
-leave no trace in a checkpoint, and the config must state them. Read next: glotok_ray/interop/generator_layouts.py
+Names and shapes are checked, and of xAR its mask and its rotary angles, which tell the number of heads where the file
+has them. Of FAR and the GPTs the number of attention heads and the grid's size leave no trace in a checkpoint, and the
+config must state them. Read next: glotok_ray/interop/generator_layouts.py
 """
 
 from collections.abc import Mapping
@@ -50,6 +51,8 @@ _ORDERS = {
     2: ("visual", "semantic"),
     3: ("visual", "semantic_mid", "semantic_high"),
 }
+# Of cosines that a file keeps in bfloat16; those of another place differ by more.
+_ANGLE_ERROR = 1e-2
 _POSITIONS = ("first_position", "second_position", "positions")
 
 
@@ -102,6 +105,7 @@ def import_generator(
     found, left_out = _renamed(tensors, layout, config.depth // 2)
     if isinstance(config, XARConfig):
         _check_mask(path, tensors, config)
+        _check_angles(path, tensors, config)
         found["latent_scale"] = torch.full((config.channels,), XAR_LATENT_SCALE)
     problems = misfits(found, _expected(config))
     if problems:
@@ -212,10 +216,28 @@ def _expected(config: XARConfig | FARConfig) -> dict[str, Tensor]:
 
 def _check_mask(path: Path, tensors: Mapping[str, Tensor], config: XARConfig) -> None:
     # Cells of another size have tensors of the same names and shapes; their mask alone tells.
-    if "mask" in tensors and not torch.equal(tensors["mask"], _mask(config)):
+    if "mask" in tensors and not torch.equal(tensors["mask"].float(), _mask(config)):
         raise ArtefactError(
             f"{path}: its mask, {tuple(tensors['mask'].shape)}, is not that of 2 x 2 cells of "
             f"{config.cell_size} x {config.cell_size} ({_described(config)}); bring a checkpoint of such cells"
+        )
+
+
+def _check_angles(path: Path, tensors: Mapping[str, Tensor], config: XARConfig) -> None:
+    # Another number of heads has weights of the same shapes; the angles, one for each channel of a head, tell.
+    expected = _angles(config)["freqs_cos"]
+    for name, value in tensors.items():
+        if not name.endswith(".rope.freqs_cos"):
+            continue
+        if value.shape != expected.shape:
+            problem = f"of shape {tuple(value.shape)} and must be {tuple(expected.shape)}"
+        elif not torch.allclose(value.float(), expected, atol=_ANGLE_ERROR):
+            problem = "of other positions"
+        else:
+            continue
+        raise ArtefactError(
+            f"{path}: {name} is {problem} for num_heads = {config.num_heads} and grid_size = {config.grid_size} "
+            f"({_described(config)}); choose the recipe that fits: {RECIPES}"
         )
 
 
@@ -231,14 +253,19 @@ def _taming_masks(config: FARConfig) -> dict[str, Tensor]:
     return {f"blocks.{block}.attn.mask": mask for block in range(config.depth)}
 
 
-def _xar_buffers(config: XARConfig) -> dict[str, Tensor]:
+def _angles(config: XARConfig) -> dict[str, Tensor]:
+    """What each block's rotary embedding keeps in xAR's files."""
     head_width = config.width // config.num_heads
     rotation = grid_rotation(token_places(config, torch.device("cpu")), head_width)
-    angles = {
+    return {
         "freqs": pair_frequencies(head_width, torch.device("cpu")),
         "freqs_cos": rotation.cosine.repeat_interleave(2, dim=1),
         "freqs_sin": rotation.sine.repeat_interleave(2, dim=1),
     }
+
+
+def _xar_buffers(config: XARConfig) -> dict[str, Tensor]:
+    angles = _angles(config)
     buffers = {"mask": _mask(config)}
     for half in ("encoder", "decoder"):
         for block in range(config.depth // 2):

@@ -71,8 +71,8 @@ def peer_name(name: str) -> str | None:
 def import_var(path: str | Path, config: VARConfig) -> dict[str, Tensor]:
     """The state dict of `VAR(config)` in fp32 from a released file or a training file; nothing in it is executed.
 
-    The number of heads shows in its shapes, the order of branches does not. Raises ArtefactError that lists all that
-    does not fit or is not finite.
+    The number of heads shows in its shapes and the scales in its lvl_1L, the order of branches does not. Raises
+    ArtefactError that lists all that does not fit or is not finite.
     """
     path = to_path(path)
     loaded = read_checkpoint(path, purpose="a checkpoint of VAR")
@@ -96,8 +96,32 @@ def import_var(path: str | Path, config: VARConfig) -> dict[str, Tensor]:
             "fits: var_d16, var_d20, var_d24, var_d30 or imagefolder_var_d17, whose empty_emb takes an input_masking "
             "above 0"
         )
+    _check_scales(path, tensors, config)
     check_finite(used(tensors, left_out), path, BRING_ANOTHER)
     return found
+
+
+def _check_scales(path: Path, tensors: Mapping[str, Tensor], config: VARConfig) -> None:
+    # Other sides of as many scales and positions have tensors of the same shapes; the scale of each position tells.
+    stated, expected = tensors.get("lvl_1L"), _levels(config)
+    if stated is not None and not (
+        stated.numel() == expected.numel() and torch.equal(stated.flatten().long(), expected)
+    ):
+        raise ArtefactError(
+            f"{path}: its lvl_1L states scales of {_lengths(stated)} positions, but the config's scale_sides = "
+            f"{config.scale_sides} give {_lengths(expected)}; correct scale_sides, or bring another file"
+        )
+
+
+def _lengths(levels: Tensor) -> str:
+    counts = torch.unique_consecutive(levels.flatten(), return_counts=True)[1]
+    return ", ".join(str(count) for count in counts.tolist())
+
+
+def _levels(config: VARConfig) -> Tensor:
+    """The number of the scale of each position."""
+    lengths = torch.tensor(config.scale_lengths)
+    return torch.arange(len(lengths)).repeat_interleave(lengths)
 
 
 def layout_of_scales(config: VARConfig) -> str:
@@ -133,8 +157,7 @@ def _peer_shape(peer: str, value: Tensor) -> tuple[int, ...]:
 
 
 def _constants(config: VARConfig) -> dict[str, Tensor]:
-    lengths = torch.tensor(config.scale_lengths)
-    levels = torch.arange(len(lengths)).repeat_interleave(lengths)
+    levels = _levels(config)
     hidden = levels[:, None] < levels[None, :]
     mask = torch.zeros(hidden.shape).masked_fill(hidden, -torch.inf)
     bias = {

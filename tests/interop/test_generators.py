@@ -156,6 +156,10 @@ def test_every_tensor_of_xar_has_its_place(size: str, tmp_path: Path) -> None:
     width, half, heads, total = XAR_SIZES[size]
     config = XARConfig(width=width, depth=2 * half, num_heads=heads)
     peers = zeros_of(xar_shapes(width, half, heads)) | {"mask": cell_mask(16)}
+    angles = xar_angles(16, width // heads)
+    for name in peers:
+        if ".rope." in name:
+            peers[name] = angles[name.rpartition(".")[2]]
     found = import_generator(saved(tmp_path, peers), config)
     assert {key: value.shape for key, value in found.tensors.items()} == {
         key: value.shape for key, value in on_meta(config).items()
@@ -586,3 +590,37 @@ def test_a_file_with_numbers_that_are_not_finite_is_refused(config: Any, tmp_pat
     peers[name].view(-1)[5] = math.nan
     with pytest.raises(ArtefactError, match=rf"{re.escape(name)} \(1 of .*fetch the file again"):
         import_generator(saved(tmp_path, peers), config)
+
+
+@pytest.mark.parametrize("num_heads", [1, 4, 8])
+def test_another_number_of_heads_is_told_by_the_angles_of_an_xar(num_heads, tmp_path):
+    small = XARConfig(
+        grid_size=4, cell_size=2, channels=8, width=32, depth=4, num_heads=2, num_classes=5
+    )
+    peers = export_generator(XAR(small).state_dict(), small)
+    torch.save(peers, tmp_path / "xar.pt")
+    half = {name: value.bfloat16() for name, value in peers.items()}
+    torch.save(half, tmp_path / "half.pt")
+    import_generator(tmp_path / "half.pt", small)
+    other = dataclasses.replace(small, num_heads=num_heads)
+    message = rf"rope\.freqs_cos is of shape \(16, 16\) .* for num_heads = {num_heads} "
+    with pytest.raises(ArtefactError, match=message):
+        import_generator(tmp_path / "xar.pt", other)
+    peers["encoder_blocks.0.attn.rope.freqs_cos"] = torch.ones(16, 16)
+    torch.save(peers, tmp_path / "xar.pt")
+    with pytest.raises(ArtefactError, match=r"encoder_blocks\.0\S+ is of other positions for num"):
+        import_generator(tmp_path / "xar.pt", small)
+
+
+def test_a_quantised_checkpoint_is_refused(tmp_path):
+    small = XARConfig(
+        grid_size=4, cell_size=2, channels=8, width=32, depth=4, num_heads=2, num_classes=5
+    )
+    peers = export_generator(XAR(small).state_dict(), small)
+    codes = {
+        name: value.to(torch.int8) if value.ndim == 2 and "rope" not in name else value
+        for name, value in peers.items()
+    }
+    torch.save(codes, tmp_path / "xar.pt")
+    with pytest.raises(ArtefactError, match=r"of another kind of number \(.* int8 for float32"):
+        import_generator(tmp_path / "xar.pt", small)

@@ -92,3 +92,16 @@ def test_numbers_that_are_not_finite_are_named(tmp_path: Path) -> None:
     message = r"1 of its tensors hold NaN or infinite values: blocks\.1\.ffn\.fc2\.bias"
     with pytest.raises(ArtefactError, match=message):
         import_var(tmp_path / "broken.pth", TINY_BRANCHES)
+
+
+def test_other_scales_of_as_many_positions_are_refused(tmp_path: Path) -> None:
+    config = dataclasses.replace(TINY_VAR, scale_sides=(1, 5, 5))
+    torch.save(export_var(VAR(config).state_dict(), config), tmp_path / "var.pth")
+    other = dataclasses.replace(TINY_VAR, scale_sides=(1, 1, 7))
+    message = r"lvl_1L states scales of 1, 25, 25 positions, .*= \(1, 1, 7\) give 1, 1, 49; correct"
+    with pytest.raises(ArtefactError, match=message):
+        import_var(tmp_path / "var.pth", other)
+    peers = export_var(VAR(config).state_dict(), config)
+    del peers["lvl_1L"]
+    torch.save(peers, tmp_path / "without.pth")
+    assert import_var(tmp_path / "without.pth", config)
