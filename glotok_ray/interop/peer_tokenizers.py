@@ -50,7 +50,8 @@ def import_peer(path: str | Path, name: str, *, weights: Literal["model", "ema"]
     """Read the released file of that name; nothing in it is executed.
 
     `weights` takes the raw weights or demands their moving average. Raises ArtefactError, which lists missing, extra
-    and misshapen tensors, or all that is not finite, and ValueError for an unknown name.
+    and misshapen tensors and those of another kind of number, or all that is not finite, and ValueError for an unknown
+    name.
     """
     path = to_path(path)
     system_name, file = released(name)

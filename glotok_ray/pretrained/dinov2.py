@@ -18,6 +18,7 @@ from glotok_ray.storage.artefact import ArtefactError, sha256_of
 from glotok_ray.storage.places import to_path
 from glotok_ray.storage.weights import (
     BRING_ANOTHER,
+    FLOATS,
     check_finite,
     misfits,
     read_tensors,
@@ -105,9 +106,9 @@ def build_dinov2(
 
 def _resampled(positions: Tensor, count: int) -> Tensor:
     """Positions of a square grid, behind that of the class token, for `count` tokens; unchanged where they are no such
-    grid, or as many already.
+    grid, no such numbers, or as many already.
     """
-    if positions.ndim != 3 or positions.shape[1] == count:
+    if positions.ndim != 3 or positions.shape[1] == count or positions.dtype not in FLOATS:
         return positions
     side, wanted = math.isqrt(positions.shape[1] - 1), math.isqrt(count - 1)
     if side * side != positions.shape[1] - 1:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.storage.node_cache import at_hand
-from glotok_ray.storage.weights import BRING_ANOTHER, check_finite
+from glotok_ray.storage.weights import BRING_ANOTHER, check_finite, same_kind
 
 if TYPE_CHECKING:
     import lpips
@@ -91,6 +91,11 @@ def fill_lpips(
             raise ArtefactError(
                 f"{source.name}: {name if name in weights else alias} has shape {tuple(value.shape)}, must have "
                 f"{tuple(wanted.shape)}; {source.remedy}"
+            )
+        if not same_kind(value, wanted):
+            raise ArtefactError(
+                f"{source.name}: {name if name in weights else alias} holds {value.dtype}, must be floating-point "
+                f"numbers of 16, 32 or 64 bits; {source.remedy}"
             )
         found[name] = taken[name if name in weights else alias] = value.float()
     check_finite(taken, source.name, BRING_ANOTHER)

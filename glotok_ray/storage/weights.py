@@ -39,6 +39,18 @@ _SAFETENSORS_NAMES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+"""What weights are in files. Of eight bits they are codes that mean nothing without scales, which lie elsewhere."""
+_BY_SAFETENSORS_NAME = {name: dtype for dtype, name in _SAFETENSORS_NAMES.items()} | {
+    "F64": torch.float64,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "C64": torch.complex64,
+}
 BRING_ANOTHER = "weights must be finite: fetch the file again, or take an earlier checkpoint"
 """The remedy where a file of others is read."""
 _EXPORT_ANOTHER = (
@@ -137,14 +149,20 @@ def misfitting(path: Path, problems: str) -> ArtefactError:
 
 
 def stored_shapes(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file on the meta device: shapes alone, without reading the values."""
+    """The tensors of a safetensors file on the meta device: shapes and dtypes alone, without reading the values."""
     try:
         with safe_open(str(at_hand(path)), framework="pt") as file:
-            names = list(file.keys())
-            shapes = {name: file.get_slice(name).get_shape() for name in names}
+            slices = {name: file.get_slice(name) for name in list(file.keys())}
+            return {
+                name: torch.empty(
+                    part.get_shape(), dtype=_BY_SAFETENSORS_NAME[part.get_dtype()], device="meta"
+                )
+                for name, part in slices.items()
+            }
     except (SafetensorError, OSError) as error:
         raise _not_readable(path, error) from error
-    return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+    except KeyError as error:
+        raise _not_readable(path, ValueError(f"it holds numbers of the kind {error}")) from error
 
 
 def stored_tensor(path: Path, name: str) -> Tensor | None:
@@ -272,9 +290,9 @@ def weights_in(
 
 
 def tensors_of(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The tensors among the entries, in fp32, without what wrappers of a model put before all names."""
+    """The tensors among the entries, `FLOATS` in fp32, without what wrappers of a model put before all names."""
     tensors = {
-        name: value.detach().float() if value.is_floating_point() else value.detach()
+        name: value.detach().float() if value.dtype in FLOATS else value.detach()
         for name, value in state.items()
         if isinstance(name, str) and isinstance(value, Tensor)
     }
@@ -303,7 +321,7 @@ def shown_names(names: Mapping[str, Any]) -> str:
 
 
 def misfits(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
-    """Missing, extra and misshapen tensors in words; empty where everything fits."""
+    """Missing, extra and misshapen tensors, and those of another kind of number, in words; empty where all fit."""
     problems = {
         "missing": sorted(expected.keys() - found.keys()),
         "extra": sorted(found.keys() - expected.keys()),
@@ -312,9 +330,25 @@ def misfits(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
             for name, value in expected.items()
             if name in found and found[name].shape != value.shape
         ],
+        "of another kind of number": [
+            f"{name} {_dtype(found[name])} for {_dtype(value)}"
+            for name, value in expected.items()
+            if name in found and not same_kind(found[name], value)
+        ],
     }
     return "; ".join(
         f"{len(names)} {problem} ({', '.join(names[:_LISTED])}{', ...' if len(names) > _LISTED else ''})"
         for problem, names in problems.items()
         if names
     )
+
+
+def same_kind(found: Tensor, expected: Tensor) -> bool:
+    """Whether a file's numbers can be those of a tensor: for weights `FLOATS` alone, since what a quantised file has in
+    their shapes are codes. Counters, which conversions to half precision make fractions too, may be any real numbers.
+    """
+    return found.dtype in FLOATS if expected.is_floating_point() else not found.is_complex()
+
+
+def _dtype(value: Tensor) -> str:
+    return str(value.dtype).removeprefix("torch.")

@@ -17,7 +17,7 @@ from glotok_ray.storage import artefact
 from glotok_ray.storage.artefact import ArtefactError
 from glotok_ray.storage.node_cache import at_hand
 from glotok_ray.storage.places import to_path
-from glotok_ray.storage.weights import BRING_ANOTHER, check_finite, misfits
+from glotok_ray.storage.weights import BRING_ANOTHER, FLOATS, check_finite, misfits
 from glotok_ray.teacher.clip_names import from_hugging_face, is_hugging_face
 
 # timm is imported where it is used: a command's --help should be quick.
@@ -260,6 +260,12 @@ def fitting_tensors(
             raise ArtefactError(
                 f"{source}: {name} has shape {tuple(value.shape)}, while patches of "
                 f"{config.name} have {side} pixels; {file_to_bring(config)}"
+            )
+        # The conversion below would take whole numbers for weights.
+        if value.dtype not in FLOATS:
+            raise ArtefactError(
+                f"{source}: {name} holds {value.dtype}, must be floating-point numbers of 16, 32 or 64 bits; "
+                f"{file_to_bring(config)}"
             )
     try:
         # In fp32 first: positions resampled in a file's half precision would be rounded.

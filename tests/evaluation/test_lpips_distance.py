@@ -80,6 +80,10 @@ def test_files_that_are_not_the_backbone_s_are_refused(file: Path, tmp_path: Pat
         ArtefactError, match=r"lpips_path = '.*features\.0\.weight has shape .*vgg16-397923af"
     ):
         LPIPSDistance("vgg", str(file), device=CPU)
+    codes = {"features.3.bias": torch.ones(192, dtype=torch.int8)}
+    torch.save(trunk() | codes, tmp_path / "codes.pth")
+    with pytest.raises(ArtefactError, match=r"features\.3\.bias holds torch\.int8, must be float"):
+        LPIPSDistance("alex", str(tmp_path / "codes.pth"), device=CPU)
     with pytest.raises(ArtefactError, match="is no file; bring torchvision's alexnet-owt-7be5be79"):
         LPIPSDistance("alex", "", device=CPU, field="evaluation.lpips_path")
     with pytest.raises(ValueError, match="backbone = 'squeeze': must be one of alex, vgg"):

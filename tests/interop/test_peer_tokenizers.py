@@ -89,6 +89,14 @@ def test_all_that_does_not_fit_is_listed_in_one_line(
     assert "\n" not in message
 
 
+def test_whole_numbers_are_no_codebook(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    tensors = released_tensors("ibq_16384", small_model("ibq_16384", monkeypatch))
+    tensors["quantize.embedding.weight"] = torch.ones(32, 8, dtype=torch.int64)
+    torch.save({"state_dict": tensors}, tmp_path / "whole.ckpt")
+    with pytest.raises(ArtefactError, match=r"of another kind .*codebook int64 for float32"):
+        import_peer(tmp_path / "whole.ckpt", "ibq_16384", weights="model")
+
+
 def test_an_average_among_the_weights_is_found_without_its_dots(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -71,6 +71,9 @@ def test_what_does_not_fit_is_listed(tmp_path: Path) -> None:
         built({name: value for name, value in tensors.items() if name != "cls_token"})
     with pytest.raises(ArtefactError, match=r"misshapen \(pos_embed \(1, 8, 16\)"):
         built(tensors | {"pos_embed": torch.zeros(1, 8, 16)})
+    codes = {"pos_embed": tensors["pos_embed"].to(torch.int8)}
+    with pytest.raises(ArtefactError, match=r"of another kind .*pos_embed int8 for float32"):
+        built(tensors | codes)
     with pytest.raises(ArtefactError, match="NaN or infinite"):
         built(tensors | {"norm.bias": torch.full((16,), torch.inf)})
     with pytest.raises(ArtefactError, match=r"dinov2_path = '': no such file; bring"):

@@ -70,6 +70,8 @@ def test_weights_of_another_network_are_listed(
     assert "1 extra (features.0.weight)" in refused(path)
     torch.save(tensors | {"fc.bias": torch.zeros(1000)}, path)
     assert "1 misshapen (fc.bias (1000,) for (1008,))" in refused(path)
+    torch.save(tensors | {"fc.bias": torch.zeros(1008, dtype=torch.int8)}, path)
+    assert "1 of another kind of number (fc.bias int8 for float32)" in refused(path)
     torch.save(tensors | {"fc.bias": torch.full((1008,), torch.nan)}, path)
     assert "fc.bias (1,008 of 1,008 values)" in refused(path)
 

@@ -1,6 +1,7 @@
-"""Weights that are not finite: refused by name where they are read and where they would be written."""
+"""Weights that are not finite, or codes of a quantised file: refused by name where they are read and written."""
 
 import io
+import re
 
 import pytest
 import torch
@@ -12,7 +13,10 @@ from glotok_ray.storage.weights import (
     check_finite,
     check_stored,
     load_weights,
+    misfits,
     save_weights,
+    stored_shapes,
+    tensors_of,
     write_weights,
 )
 
@@ -89,3 +93,36 @@ def test_masks_hold_infinities_rightly(tmp_path):
     state = {"mask": torch.tensor([0.0, -INF]), "weight": torch.ones(2)}
     save_weights(tmp_path / "out.safetensors", state, masks=("mask",))
     assert torch.equal(load_file(tmp_path / "out.safetensors")["mask"], state["mask"])
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [torch.int8, torch.uint8, torch.int64, torch.bool, torch.complex64, torch.float8_e4m3fn],
+)
+def test_numbers_of_another_kind_are_no_weights(dtype, tmp_path):
+    model = torch.nn.Linear(3, 2, bias=False)
+    name = str(dtype).removeprefix("torch.")
+    codes = torch.ones(2, 3).to(dtype)
+    message = rf"1 of another kind of number \(weight {name} for float32\)"
+    assert re.fullmatch(message, misfits({"weight": codes}, model.state_dict()))
+    assert tensors_of({"weight": codes})["weight"].dtype == dtype
+    save_file({"weight": codes}, tmp_path / "codes.safetensors")
+    stored = stored_shapes(tmp_path / "codes.safetensors")
+    assert re.fullmatch(message, misfits(stored, model.state_dict()))
+    with pytest.raises(ArtefactError, match=message):
+        load_weights(model, tmp_path / "codes.safetensors")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_weights_of_every_precision_fit_and_so_do_counters_in_them(dtype, tmp_path):
+    norm = torch.nn.BatchNorm1d(2)
+    state = {
+        name: value.to(dtype) if value.is_floating_point() else value.int()
+        for name, value in norm.state_dict().items()
+    }
+    save_file(state, tmp_path / "norm.safetensors")
+    load_weights(norm, tmp_path / "norm.safetensors")
+    counter = {**state, "num_batches_tracked": torch.tensor(2, dtype=dtype)}
+    assert not misfits(counter, norm.state_dict())
+    counter["num_batches_tracked"] = torch.tensor(2j)
+    assert "num_batches_tracked complex64 for int64" in misfits(counter, norm.state_dict())

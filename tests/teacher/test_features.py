@@ -356,6 +356,10 @@ def with_patches_of_sixteen(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
             lambda tensors: {**tensors, "norm.weight": torch.full((384,), torch.nan)},
             r"norm\.weight \(384 of 384 values\).*fetch the file again",
         ),
+        (
+            lambda tensors: {**tensors, "norm.weight": torch.ones(384, dtype=torch.int8)},
+            r"norm\.weight holds torch\.int8, must be floating-point",
+        ),
         (lambda tensors: {"epoch": 3, **tensors}, "no plain state dict"),
         (lambda tensors: list(tensors.values()), "no plain state dict"),
     ],
