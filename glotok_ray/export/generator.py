@@ -159,7 +159,7 @@ def _tokenizer_weights(config: ExportGeneratorRun) -> Path:
 
 
 def _from_run(config: ExportGeneratorRun, source: Path) -> _Source:
-    manifest = artefact.read_json(source / artefact.MANIFEST)
+    manifest = artefact.stated_manifest(source)
     facts = read_facts(source)
     use_ema = config.weights == "ema"
     averaged = use_ema and _is_averaged(source)

@@ -20,7 +20,7 @@ def optional_file(folder: Path, name: str) -> Path | None:
         return None
     if not artefact.is_finished(folder):
         return path
-    if name not in artefact.read_json(folder / artefact.MANIFEST)["files"]:
+    if name not in artefact.stated_manifest(folder)["files"]:
         raise ArtefactError(
             f"{path}: is not listed in the folder's {artefact.MANIFEST}, so it does not belong to it; move it away"
         )

@@ -63,6 +63,16 @@ def _fill(folder: Path, stage: str) -> None:
         histogram = [0.2, 0.5, 0.3]
         relation |= dict.fromkeys(("teacher", "student_initial", "student_final"), histogram)
         artefact.write_json(folder / "relation.json", relation)
+    else:
+        (folder / "made.txt").touch()
+    _fill_listed(folder, stage)
+
+
+def _fill_listed(folder: Path, kind: str) -> None:
+    """What the manifest of the kind must list, where it is missing."""
+    for name in artefact._ALWAYS_LISTED.get(kind, ()):
+        if not (folder / name).is_file():
+            artefact.write_json(folder / name, {})
 
 
 @pytest.fixture
@@ -93,7 +103,7 @@ def attempt(root: Path, doing: Callable[[], Any]) -> dict[str, Any]:
         with ownership.holding():
             found = look(folder, "tokenizer", {})
             if found.finished is None:
-                found.begin(Unfinished.SAME_ONLY)
+                _fill_listed(found.begin(Unfinished.SAME_ONLY), "tokenizer")
                 doing()
                 found.finish()
         return {}
@@ -169,9 +179,9 @@ def test_a_kill_behind_the_manifest_does_not_make_the_recognition_the_stages_tim
     tmp_path: Path,
 ) -> None:
     attempt(tmp_path, lambda: None)
-    manifest = (tmp_path / "tokenizer" / artefact.MANIFEST).read_bytes()
-    (tmp_path / "tokenizer" / artefact.MANIFEST).unlink()
-    killed(tmp_path, lambda: (tmp_path / "tokenizer" / artefact.MANIFEST).write_bytes(manifest))
+    made, folder = tmp_path / "made", tmp_path / "tokenizer"
+    folder.rename(made)
+    killed(tmp_path, lambda: shutil.copytree(made, folder, dirs_exist_ok=True))
     row = attempt(tmp_path, lambda: pytest.fail("the stage is finished"))
     assert (row["status"], row["seconds"]) == ("recognised", 0)
     assert "not known" in page_of(tmp_path, row)[1]
@@ -257,7 +267,7 @@ def test_unfinished_work_of_other_settings_has_the_quickstarts_remedy_too(
     root = Path(small.output_path)
     quickstart.run(small)
     with ownership.holding():
-        (root / "codes" / artefact.MANIFEST).unlink()
+        shutil.rmtree(root / "codes")
         look(root / "codes", "codes", {"other": 1}).go_on()
     with pytest.raises(ArtefactError) as raised:
         quickstart.run(small)

@@ -280,9 +280,9 @@ def test_changed_pictures_are_named(
 def test_folders_of_others_are_not_emptied(tmp_path: Path) -> None:
     # The images lie where the shards would go: output_path/train.
     source = images(tmp_path / "data" / "train")
-    with pytest.raises(ArtefactError, match="is the input .*data/train, which must stay"):
+    with pytest.raises(ArtefactError, match=r"is the input .*data/train, which must stay"):
         shard_images.run(folder_run(source, tmp_path / "data"))
-    with pytest.raises(ArtefactError, match="is the input .*data/train, which must stay"):
+    with pytest.raises(ArtefactError, match=r"is the input .*data/train, which must stay"):
         shard_images.run(folder_run(source, tmp_path / "data"), fresh=True)
     assert len(list(source.rglob("*.png"))) == 12
 
