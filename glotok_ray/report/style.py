@@ -64,7 +64,7 @@ img {
   align-items: center; padding: .6rem 0;
 }
 .class + .class { border-top: 1px solid var(--line); }
-.class h3 { margin: 0; overflow-wrap: anywhere; }
+.class h3 { margin: 0; overflow-wrap: anywhere; hyphens: auto; }
 .heads { padding: 0 0 .25rem; font-weight: 600; color: var(--soft); font-size: .9rem; }
 .set { display: grid; grid-template-columns: repeat(var(--across), minmax(0, 1fr)); gap: var(--gap); }
 
@@ -159,7 +159,7 @@ nav .desk { color: var(--soft); }
   .headlines td.number { min-width: 0; text-align: right; }
   .headlines th:not(:first-child) { text-align: right; }
   .headlines th:last-child { display: none; }
-  .headlines td[colspan] { grid-column: span 2; }
+  .headlines td[colspan] { grid-column: span 2; white-space: normal; }
   .headlines .beside { grid-column: 1 / -1; margin-top: .15rem; }
   .twins td, .twins th { padding-right: .5rem; }
   .metrics thead, .stages thead { display: none; }
