@@ -72,22 +72,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _configured(flags: argparse.Namespace) -> ReportRun:
     """The one recipe that was named, or the folders; all paths absolute."""
     root = storage_root.chosen(flags.storage_root)
-    config = (
-        RECIPES[flags.folders[0]]()
-        if flags.folders[0] in RECIPES
-        else ReportRun(evaluations=tuple(flags.folders))
-    )
     if len(flags.folders) > 1 and set(flags.folders) & set(RECIPES):
         raise ValueError(
             f"FOLDER = {' '.join(flags.folders)}: must be one recipe ({', '.join(RECIPES)}) or folders; write "
             "./NAME for a folder of a recipe's name"
         )
+    if flags.folders[0] in RECIPES:
+        config = RECIPES[flags.folders[0]]()
+    else:
+        named = (str(storage_root.given(name, root, "FOLDER")) for name in flags.folders)
+        config = ReportRun(evaluations=tuple(named))
     changes = {"output_path": flags.output_path or config.output_path}
-    config = dataclasses.replace(config, **changes)
-    evaluations = tuple(
-        str(storage_root.given(name, root, "FOLDER")) for name in config.evaluations
-    )
-    return storage_root.located(dataclasses.replace(config, evaluations=evaluations), root)
+    return storage_root.located(dataclasses.replace(config, **changes), root)
 
 
 def _parser() -> argparse.ArgumentParser:

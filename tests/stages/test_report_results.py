@@ -124,8 +124,15 @@ def test_a_dry_run_says_what_would_be_reported_and_writes_nothing(
     assert not (tmp_path / "runs").exists()
 
 
-def test_recipes_name_folders_below_the_storage_root(tmp_path: Path, capsys: Any) -> None:
+def test_recipes_name_folders_below_the_storage_root(
+    tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_runs(tmp_path / "runs" / "quickstart")
+    # Folders of the same names in the directory of the call are not the recipe's.
+    here = tmp_path / "here"
+    for name in ("quickstart", "xar_h_evaluation"):
+        write_runs(here / "runs" / name)
+    monkeypatch.chdir(here)
     for recipe, output in (("quickstart", "quickstart_report"), ("paper", "report")):
         if recipe == "paper":
             (tmp_path / "runs" / "quickstart" / "evaluation").rename(
@@ -135,7 +142,8 @@ def test_recipes_name_folders_below_the_storage_root(tmp_path: Path, capsys: Any
         assert job.main(flags) == 0
         answer = json.loads(capsys.readouterr().out)
         assert answer["output_path"] == str(tmp_path / "runs" / output)
-        assert len(answer["evaluations"]) == 1
+        (found,) = answer["evaluations"]
+        assert Path(found).is_relative_to(tmp_path / "runs")
 
 
 def test_a_report_of_other_evaluations_is_not_overwritten(tmp_path: Path) -> None:
