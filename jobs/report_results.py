@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from glotok_ray.config.overrides import to_dict
+from glotok_ray.config.overrides import absolute_path, to_dict
 from glotok_ray.config.report import ReportRun
 from glotok_ray.recipes.report_results import RECIPES
 from glotok_ray.storage.places import to_path
@@ -79,10 +79,11 @@ def _configured(flags: argparse.Namespace) -> ReportRun:
         )
     if flags.folders[0] in RECIPES:
         config = RECIPES[flags.folders[0]]()
+        found = tuple(absolute_path("FOLDER", name, root) for name in config.evaluations)
     else:
-        named = (str(storage_root.given(name, root, "FOLDER")) for name in flags.folders)
-        config = ReportRun(evaluations=tuple(named))
-    changes = {"output_path": flags.output_path or config.output_path}
+        config = ReportRun(evaluations=tuple(flags.folders))
+        found = tuple(str(storage_root.given(name, root, "FOLDER")) for name in flags.folders)
+    changes = {"evaluations": found, "output_path": flags.output_path or config.output_path}
     return storage_root.located(dataclasses.replace(config, **changes), root)
 
 
